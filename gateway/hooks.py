@@ -1,0 +1,167 @@
+"""The media server's hooks: the catalogue of method names, and a request read without re-encoding it.
+
+The four types decide what a refusal means to the media server; see the REST hooks chapters of the
+Flashphoner WCS 5.2 documentation.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+
+class MethodType(StrEnum):
+    """How the media server treats a method's answer."""
+
+    CONNECT = "connect"
+    """A client's session begins; a refusal declines it."""
+    DIRECT = "direct"
+    """A client asks for something; a refusal stops it only with restOnError=FAIL."""
+    EVENT = "event"
+    """It has happened already and cannot be refused."""
+    INCOMING = "incoming"
+    """A call, message or transfer comes in; a refusal stops it only with restOnError=FAIL."""
+
+
+_DIRECT = (
+    "call answer hold unhold transfer hangup sendDTMF sendDtmf sendMessage sendIMDN subscribe sendXcapRequest "
+    "publishStream unPublishStream playStream pauseStream stopStream playHLS playRTSP snapshot OnDataEvent "
+    "sendBugReport submitBugReport pushLogs sessionDebug"
+).split()
+_EVENTS = (
+    "ConnectionStatusEvent RegistrationStatusEvent CallStatusEvent TransferStatusEvent MessageStatusEvent "
+    "SubscriptionStatusEvent XcapStatusEvent StreamStatusEvent StreamKeepAliveEvent DataStatusEvent "
+    "BugReportStatusEvent SessionDebugStatusEvent ErrorEvent"
+).split()
+_INCOMING = ("OnCallEvent", "OnMessageEvent", "OnTransferEvent")
+
+CATALOGUE: Final[Mapping[str, MethodType]] = {
+    "connect": MethodType.CONNECT,
+    **dict.fromkeys(_DIRECT, MethodType.DIRECT),
+    **dict.fromkeys(_EVENTS, MethodType.EVENT),
+    **dict.fromkeys(_INCOMING, MethodType.INCOMING),
+}
+"""The method names that the documentation lists, with their types."""
+
+
+def method_type(method: str, extra: Mapping[str, MethodType] | None = None) -> MethodType:
+    """The type of a method; *extra* is the configuration's ``hook_types``, which wins.
+
+    A name in neither list is an event if it ends in ``StatusEvent``, else a direct invocation.
+    """
+    if extra is not None and method in extra:
+        return extra[method]
+    known = CATALOGUE.get(method)
+    if known is not None:
+        return known
+    return MethodType.EVENT if method.endswith("StatusEvent") else MethodType.DIRECT
+
+
+class Hook(msgspec.Struct, frozen=True):
+    """The fields of a hook's body that the gateway itself reads; everything else is passed over unread."""
+
+    app_key: str = msgspec.field(name="appKey")
+    node_id: msgspec.Raw = msgspec.field(name="nodeId", default=msgspec.Raw())
+    session_id: msgspec.Raw = msgspec.field(name="sessionId", default=msgspec.Raw())
+    call_id: msgspec.Raw = msgspec.field(name="callId", default=msgspec.Raw())
+    caller: msgspec.Raw = msgspec.Raw()
+    callee: msgspec.Raw = msgspec.Raw()
+
+
+class BadHookError(ValueError):
+    """The body is no hook; the message says why in the words of whoever has to mend the sender."""
+
+
+_decode_hook = msgspec.json.Decoder(Hook).decode
+_decode_object = msgspec.json.Decoder(type("_AnyObject", (msgspec.Struct,), {})).decode
+_KEY: Final = b'"appKey"'
+_find_escaped_ascii = re.compile(rb"\\u00").search
+
+
+def parse_hook(body: bytes) -> Hook:
+    """Read a hook's body: strict UTF-8 JSON (RFC 8259), one object, exactly one string ``appKey``.
+
+    Raises BadHookError with a message for the client.
+    """
+    try:
+        if not body.isascii():
+            body.decode("utf-8")
+        hook = _decode_hook(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise BadHookError(_explain(body, exc)) from exc
+    # A second appKey, however it is spelt, would let the gateway route by one and the backend act on the other.
+    # Its letters can only be hidden behind \u00xx escapes, so without those two plain searches settle it.
+    if body.find(_KEY) != body.rfind(_KEY) or _find_escaped_ascii(body):
+        _refuse_duplicate_app_key(body)
+    if not hook.app_key:
+        raise BadHookError("appKey is empty")
+    return hook
+
+
+def is_json_object(body: bytes) -> bool:
+    """Whether the bytes are exactly one JSON object in strict UTF-8, white space around it allowed."""
+    try:
+        if not body.isascii():
+            body.decode("utf-8")
+        _decode_object(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
+def text_of(raw: msgspec.Raw, limit: int = 256) -> str | None:
+    """A field of the hook as text for the log, bounded; None where the hook does not carry it."""
+    data = bytes(raw)
+    if not data or data == b"null":
+        return None
+    if data.startswith(b'"'):
+        try:
+            text = msgspec.json.decode(data, type=str)
+        except msgspec.DecodeError:
+            text = data.decode("utf-8", "replace")
+    else:
+        text = data.decode("utf-8", "replace")
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _refuse_duplicate_app_key(body: bytes) -> None:
+    top: list[tuple[str, Any]] = []
+
+    def remember(pairs: list[tuple[str, Any]]) -> None:
+        top[:] = pairs  # the outermost object is completed last
+
+    try:
+        json.loads(body, object_pairs_hook=remember, parse_int=str, parse_float=str)
+    except (ValueError, RecursionError) as exc:
+        raise BadHookError("the body is not JSON") from exc
+    if sum(1 for key, _ in top if key == "appKey") > 1:
+        raise BadHookError("appKey stands in the body more than once")
+
+
+def _explain(body: bytes, exc: Exception) -> str:
+    if not body.strip():
+        return "the body is empty; a hook is a JSON object with a string appKey"
+    if isinstance(exc, UnicodeDecodeError):
+        return f"the body is not UTF-8 (byte {exc.start})"
+    if isinstance(exc, RecursionError):
+        return "the body is nested too deeply"
+    if isinstance(exc, msgspec.ValidationError):
+        text = str(exc)
+        if "missing required field" in text:
+            return "the body has no appKey"
+        if "$.appKey" in text:
+            return "appKey is not a string"
+        return "the body is JSON, but not an object"
+    if body.startswith(b"\xef\xbb\xbf"):
+        return "the body is not JSON: it begins with a byte-order mark"
+    return "the body is not JSON" + (f": {text}" if (text := _position(exc)) else "")
+
+
+def _position(exc: Exception) -> str:
+    found = re.search(r"byte (\d+)", str(exc))
+    return f"it goes wrong at byte {found.group(1)}" if found else "it ends too early"

@@ -1,0 +1,215 @@
+"""The vocabulary of an answer: what was decided, by whom, why, and how it is said in HTTP.
+
+This is the only room that knows which status a verdict travels as.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+
+class Verdict(StrEnum):
+    """What the media server is told about a hook."""
+
+    ALLOW = "allow"
+    REJECT = "reject"
+    ERROR = "error"
+    """Not a hook that could be decided: the request itself was refused with a 4xx."""
+
+
+class Cause(StrEnum):
+    """Why a backend gave no verdict; every failure has exactly one."""
+
+    TIMEOUT = "timeout"
+    """No complete answer within the budget."""
+    UNREACHABLE = "unreachable"
+    """Refused, reset, closed without an answer, DNS, TLS; or every target is ejected."""
+    OVERLOAD = "overload"
+    """An in-flight or queue limit of the gateway's own was reached."""
+    BAD_ANSWER = "bad_answer"
+    """A 200 that is not one JSON object, is cut short, malformed HTTP, or too large."""
+    ERROR_STATUS = "error_status"
+    """Any status other than 200 and 403."""
+
+
+class Source(StrEnum):
+    """Who decided."""
+
+    BACKEND = "backend"
+    FALLBACK = "fallback"
+    DUPLICATE = "duplicate"
+    STATIC = "static"
+    GATEWAY = "gateway"
+
+
+class Reason(StrEnum):
+    """Why a hook ended as it did: a verdict's own word, a cause, or what was wrong with the request."""
+
+    OK = "ok"
+    DENIED = "denied"
+    TIMEOUT = Cause.TIMEOUT.value
+    UNREACHABLE = Cause.UNREACHABLE.value
+    OVERLOAD = Cause.OVERLOAD.value
+    BAD_ANSWER = Cause.BAD_ANSWER.value
+    ERROR_STATUS = Cause.ERROR_STATUS.value
+    UNKNOWN_APP = "unknown_app"
+    BAD_REQUEST = "bad_request"
+    UNAUTHORIZED = "unauthorized"
+    INTERNAL = "internal"
+
+
+class ProxyError(StrEnum):
+    """The proxy error types of RFC 9209, section 2.3, that a hook's fate can need."""
+
+    DNS_TIMEOUT = "dns_timeout"
+    DNS_ERROR = "dns_error"
+    DESTINATION_UNAVAILABLE = "destination_unavailable"
+    DESTINATION_IP_UNROUTABLE = "destination_ip_unroutable"
+    CONNECTION_REFUSED = "connection_refused"
+    CONNECTION_TERMINATED = "connection_terminated"
+    CONNECTION_TIMEOUT = "connection_timeout"
+    CONNECTION_LIMIT_REACHED = "connection_limit_reached"
+    TLS_PROTOCOL_ERROR = "tls_protocol_error"
+    TLS_CERTIFICATE_ERROR = "tls_certificate_error"
+    HTTP_REQUEST_ERROR = "http_request_error"
+    HTTP_REQUEST_DENIED = "http_request_denied"
+    HTTP_RESPONSE_INCOMPLETE = "http_response_incomplete"
+    HTTP_RESPONSE_HEADER_SECTION_SIZE = "http_response_header_section_size"
+    HTTP_RESPONSE_BODY_SIZE = "http_response_body_size"
+    HTTP_RESPONSE_CONTENT_CODING = "http_response_content_coding"
+    HTTP_RESPONSE_TIMEOUT = "http_response_timeout"
+    HTTP_UPGRADE_FAILED = "http_upgrade_failed"
+    HTTP_PROTOCOL_ERROR = "http_protocol_error"
+    PROXY_LOOP_DETECTED = "proxy_loop_detected"
+    PROXY_INTERNAL_ERROR = "proxy_internal_error"
+
+
+ALLOW_STATUS: Final = 200
+REJECT_STATUS: Final = 403
+"""The media server takes exactly 200 as yes; 403 with an empty body is how a backend says no."""
+
+
+class Failure(NamedTuple):
+    """A backend that gave no verdict: what happened, for the answer and for the log."""
+
+    cause: Cause
+    proxy_error: ProxyError
+    detail: str
+    """One bounded line for the operator; never a part of a body."""
+    received_status: int | None = None
+
+
+class Ruling(NamedTuple):
+    """What goes out for a hook, and why."""
+
+    verdict: Verdict
+    source: Source
+    reason: Reason
+    status: int
+    body: bytes = b""
+    content_type: bytes | None = None
+    proxy_status: bytes | None = None
+    """Value of the Proxy-Status field (RFC 9209), where the gateway itself decided."""
+    error: str = ""
+    """The operator's line of explanation; empty where there is nothing to explain."""
+
+
+class Decision(NamedTuple):
+    """One hook's fate: the frozen record that metrics, log and whoever else listens consume."""
+
+    ruling: Ruling
+    time: float
+    """Unix time at which the hook began, in seconds."""
+    request_id: str
+    app: str
+    """The configured app's name, or ``_unknown``: safe as a metric label."""
+    method: str
+    """A method of the catalogue or the configuration, or ``_other``: safe as a metric label."""
+    budget: float | None
+    """Seconds; None where no backend was to be asked."""
+    duration: float
+    """Seconds from the hook's head to its answer."""
+    upstream: str | None = None
+    target: str | None = None
+    attempts: int = 0
+    upstream_duration: float = 0.0
+    """Seconds spent on backends, all attempts together."""
+    body: bytes = b""
+    """The hook's raw body: the log takes the call's identifiers from it, and nothing else."""
+
+
+class Fallback:
+    """The verdict that stands in for a backend's, per cause."""
+
+    __slots__ = ("_allowed",)
+
+    def __init__(self, allowed: frozenset[Cause] = frozenset()) -> None:
+        self._allowed = allowed
+
+    @property
+    def allowed(self) -> frozenset[Cause]:
+        """The causes that let a hook pass."""
+        return self._allowed
+
+    def verdict(self, cause: Cause) -> Verdict:
+        """*allow* or *reject* for a hook whose backend failed this way."""
+        return Verdict.ALLOW if cause in self._allowed else Verdict.REJECT
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Fallback) and self._allowed == other._allowed
+
+    def __repr__(self) -> str:
+        return f"Fallback(allowed={sorted(self._allowed)})"
+
+
+JSON_TYPE: Final = b"application/json"
+PROBLEM_TYPE: Final = b"application/problem+json"
+_DENIED: Final = Ruling(Verdict.REJECT, Source.BACKEND, Reason.DENIED, REJECT_STATUS)
+
+
+def allowed_by_backend(body: bytes) -> Ruling:
+    """The backend's 200: its body goes out as it came."""
+    return Ruling(Verdict.ALLOW, Source.BACKEND, Reason.OK, ALLOW_STATUS, body, JSON_TYPE)
+
+
+def denied_by_backend() -> Ruling:
+    """The backend's 403: a decision, and final."""
+    return _DENIED
+
+
+def by_fallback(failure: Failure, fallback: Fallback, request_body: bytes) -> Ruling:
+    """The configured verdict for a backend's failure; *allow* echoes the request's own body."""
+    reason = Reason(failure.cause.value)
+    proxy_status = _proxy_status(failure.proxy_error, failure.received_status)
+    if fallback.verdict(failure.cause) is Verdict.ALLOW:
+        return Ruling(
+            Verdict.ALLOW, Source.FALLBACK, reason, ALLOW_STATUS,
+            request_body, JSON_TYPE, proxy_status, failure.detail,
+        )  # fmt: skip
+    return Ruling(
+        Verdict.REJECT, Source.FALLBACK, reason, REJECT_STATUS,
+        b"", None, proxy_status, failure.detail,
+    )  # fmt: skip
+
+
+def by_static(verdict: Verdict, request_body: bytes) -> Ruling:
+    """The verdict of an app that has no backend at all."""
+    if verdict is Verdict.ALLOW:
+        return Ruling(Verdict.ALLOW, Source.STATIC, Reason.OK, ALLOW_STATUS, request_body, JSON_TYPE)
+    return Ruling(
+        Verdict.REJECT, Source.STATIC, Reason.DENIED, REJECT_STATUS,
+        proxy_status=_proxy_status(ProxyError.HTTP_REQUEST_DENIED),
+    )  # fmt: skip
+
+
+def _proxy_status(error: ProxyError, received_status: int | None = None) -> bytes:
+    text = f"gateway; error={error.value}"
+    if received_status is not None:
+        text += f"; received-status={received_status}"
+    return text.encode("ascii")
+
+
+def proxy_status(error: ProxyError) -> bytes:
+    """The Proxy-Status field's value for an error of the gateway's own finding (RFC 9209, section 2)."""
+    return _proxy_status(error)
