@@ -73,12 +73,16 @@ class Hook(msgspec.Struct, frozen=True):
     callee: msgspec.Raw = msgspec.Raw()
 
 
+class _AnyObject(msgspec.Struct):
+    """Any JSON object: checked to its end, nothing kept."""
+
+
 class BadHookError(ValueError):
     """The body is no hook; the message says why in the words of whoever has to mend the sender."""
 
 
 _decode_hook = msgspec.json.Decoder(Hook).decode
-_decode_object = msgspec.json.Decoder(type("_AnyObject", (msgspec.Struct,), {})).decode
+_decode_object = msgspec.json.Decoder(_AnyObject).decode
 _KEY: Final = b'"appKey"'
 _find_escaped_ascii = re.compile(rb"\\u00").search
 

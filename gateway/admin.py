@@ -1,0 +1,147 @@
+"""The admin port's endpoints: metrics, health, reload, the configuration in force. Never on the hook port."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import platform
+import time
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway import __version__
+from gateway.lifecycle import Lifecycle, Phase
+from gateway.log import timestamp
+from gateway.metrics.exposition import CONTENT_TYPE
+from gateway.runtime import Runtime
+
+_SECURITY_HEADERS = [
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+]
+
+
+class Guard:
+    """Lets in who is on loopback or has the token; POST asks everyone for the token where there is one."""
+
+    def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
+        self._app = app
+        self._runtime = runtime
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check one request, and add the security headers to whatever answers it."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+
+        async def with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *_SECURITY_HEADERS]
+            await send(message)
+
+        refusal = self._refusal(scope)
+        return await (refusal or self._app)(scope, receive, with_headers)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        configured = self._runtime.snapshot.config.admin.token
+        headers = dict(scope["headers"])
+        if configured is not None and _has_token(headers, configured.reveal()):
+            return None
+        client = scope["client"]
+        if client is not None and not _is_loopback(client[0]):
+            return _say(401, "the admin port asks for its token (Authorization: Bearer …) from all but loopback")
+        if scope["method"] in ("GET", "HEAD"):
+            return None
+        if configured is not None:
+            return _say(401, "this asks for the admin token (Authorization: Bearer …)")
+        # Without a token, a web page open on this machine must still not be able to steer the gateway.
+        if b"origin" in headers or b"sec-fetch-site" in headers:
+            return _say(403, "browsers may not do this without an admin token; set admin.token")
+        return None
+
+
+def _has_token(headers: dict[bytes, bytes], token: str) -> bool:
+    scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+    return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), token.encode("utf-8"))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+def _say(status: int, text: str) -> Response:
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    return PlainTextResponse(text + "\n", status, headers)
+
+
+class Admin:
+    """The endpoints."""
+
+    def __init__(self, runtime: Runtime, lifecycle: Lifecycle) -> None:
+        self._runtime = runtime
+        self._lifecycle = lifecycle
+
+    def routes(self) -> list[BaseRoute]:
+        """Paths and who answers them."""
+        return [
+            Route("/metrics", self.metrics),
+            Route("/-/healthy", self.healthy),
+            Route("/-/ready", self.ready),
+            Route("/-/reload", self.reload, methods=["POST"]),
+            Route("/api/status", self.status),
+            Route("/api/config", self.config),
+        ]
+
+    async def metrics(self, request: Request) -> Response:
+        """Everything counted, for Prometheus."""
+        text = await asyncio.to_thread(self._runtime.metrics.render)
+        return Response(text, headers={"Content-Type": CONTENT_TYPE})
+
+    async def healthy(self, request: Request) -> Response:
+        """The process lives."""
+        return PlainTextResponse("healthy\n")
+
+    async def ready(self, request: Request) -> Response:
+        """Whether a balancer should send hooks here; a dead backend is no reason not to."""
+        phase = self._lifecycle.phase
+        return PlainTextResponse(f"{phase}\n", 200 if phase is Phase.READY else 503)
+
+    async def reload(self, request: Request) -> Response:
+        """Load the configuration again; 200 with what changed, or 422 with the problems and nothing changed."""
+        report = await self._runtime.reload("admin")
+        return JSONResponse(report.as_json(), 200 if report.successful else 422)
+
+    async def status(self, request: Request) -> Response:
+        """What runs, since when, with which configuration."""
+        config = self._runtime.snapshot.config
+        return JSONResponse(
+            {
+                "version": __version__,
+                "python": platform.python_version(),
+                "phase": self._lifecycle.phase,
+                "started": timestamp(self._lifecycle.started_at),
+                "uptime_seconds": round(time.time() - self._lifecycle.started_at, 3),
+                "config": {
+                    "path": str(self._runtime.path),
+                    "apps": len(config.apps),
+                    "upstreams": len(config.upstreams),
+                    "last_reload_successful": bool(self._runtime.metrics.reload_successful.get()),
+                    "loaded": timestamp(self._runtime.metrics.reload_time.get()),
+                },
+            }
+        )
+
+    async def config(self, request: Request) -> Response:
+        """The configuration in force, as it was written, secrets masked."""
+        return JSONResponse(self._runtime.snapshot.loaded.shown)

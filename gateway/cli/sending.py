@@ -1,0 +1,67 @@
+"""``gateway send``: one hook fired as the media server would."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Annotated
+
+import httpx
+import typer
+
+from gateway.cli.common import HookFile, MethodOption, fail, read_hook_file
+from gateway.verdicts import ALLOW_STATUS, REJECT_STATUS
+
+HOOK_HEADERS = {
+    "Accept": "application/json",
+    "Content-Type": "application/json;charset=UTF-8",
+    "User-Agent": "wcs-gateway send",
+}
+_proxy_error = re.compile(r"error=([a-z_]+)(?:.*received-status=(\d+))?").search
+
+
+def send(
+    file: HookFile,
+    method: MethodOption = "OnCallEvent",
+    url: Annotated[
+        str, typer.Option("--url", "-u", metavar="URL", help="The app's URL, without the method.")
+    ] = "http://127.0.0.1:8080/rest/my_api",
+    timeout: Annotated[float, typer.Option(help="Seconds; the media server itself waits 15.")] = 15.0,
+) -> None:
+    """Fire a hook and print verdict, status, reason and time."""
+    body = read_hook_file(file)
+    started = time.perf_counter()
+    try:
+        with httpx.Client(trust_env=False, timeout=timeout) as client:
+            response = client.post(f"{url.rstrip('/')}/{method}", content=body, headers=HOOK_HEADERS)
+    except httpx.InvalidURL as exc:
+        fail(f"{url}: {exc}", 2)
+    except httpx.TimeoutException:
+        fail(f"{url}: no answer within {timeout:g} s")
+    except httpx.HTTPError as exc:
+        fail(f"{url}: {exc}")
+    milliseconds = (time.perf_counter() - started) * 1000
+    print(f"verdict   {verdict_of(response)}")
+    print(f"status    {response.status_code} {response.reason_phrase}")
+    print(f"reason    {reason_of(response)}")
+    print(f"time      {milliseconds:.1f} ms")
+    print(f"request   {response.headers.get('x-request-id', '(no id)')}")
+
+
+def verdict_of(response: httpx.Response) -> str:
+    """What the media server makes of the answer."""
+    if response.status_code == ALLOW_STATUS:
+        return "allow"
+    return "reject" if response.status_code == REJECT_STATUS else "error (the media server treats it as a refusal)"
+
+
+def reason_of(response: httpx.Response) -> str:
+    """Why, as far as the answer tells."""
+    if "problem+json" in response.headers.get("content-type", ""):
+        return str(response.json().get("detail"))
+    status = response.headers.get("proxy-status", "")
+    found = _proxy_error(status)
+    if found is None:
+        return "the backend's own decision"
+    received = f", the backend answered {found.group(2)}" if found.group(2) else ""
+    return f"the gateway decided: {found.group(1)}{received}"

@@ -1,0 +1,53 @@
+"""``gateway run`` and ``gateway demo``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import uvloop
+
+from gateway.cli.common import DEFAULT_CONFIG, ConfigOption, fail, load_or_fail
+from gateway.config import Loaded, loads
+from gateway.demo import DEMO_CONFIG, run_demo
+from gateway.log import Writer, configure_logging
+from gateway.server import Gateway, StartError
+
+_STDOUT = 1
+
+
+def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Serve until SIGTERM or SIGINT; SIGHUP reloads."""
+    _serve(load_or_fail(config), _run)
+
+
+def demo(
+    config: Annotated[
+        Path | None,
+        typer.Option("-c", "--config", metavar="FILE", help="Play the backends of this configuration."),
+    ] = None,
+) -> None:
+    """Start an embedded backend and a gateway on loopback, show a few hooks and their verdicts, then serve."""
+    _serve(loads(DEMO_CONFIG, "demo.yaml") if config is None else load_or_fail(config), run_demo)
+
+
+async def _run(loaded: Loaded, writer: Writer) -> None:
+    await Gateway(loaded, writer).serve()
+
+
+def _serve(loaded: Loaded, main: Any) -> None:
+    log = loaded.config.log
+    writer = Writer(_STDOUT)
+    configure_logging(writer, level=log.level, console=log.format == "console")
+    work: Coroutine[Any, Any, None] = main(loaded, writer)
+    try:
+        uvloop.run(work)
+    except StartError as exc:
+        fail(str(exc))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        writer.close()

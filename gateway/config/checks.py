@@ -1,0 +1,190 @@
+"""What no single value can show: references between sections, budgets, addresses, names that look mistyped.
+
+The checks run on the file's plain data rather than on the model, so that they also speak where some other part is
+wrong. Whatever has the wrong type here has been reported by the model, and is passed over.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from gateway.hooks import CATALOGUE
+
+from .document import Document, Unresolved
+from .model import Config
+from .problems import Path, Problem, Speller
+from .values import Address, format_duration, parse_address, parse_duration
+
+_JAVA_KEEPALIVE: Final = 5.0
+"""Seconds after which Java's HTTP client drops an idle connection of its own accord."""
+_DEFAULTS: Final = Config()
+
+
+class CrossChecks:
+    """Runs all checks on one document; ``problems`` and ``warnings`` hold what they found."""
+
+    def __init__(self, document: Document, data: dict[str, Any], speller: Speller) -> None:
+        self.problems: list[Problem] = []
+        self.warnings: list[Problem] = []
+        self._document = document
+        self._data = data
+        self._speller = speller
+        self._server = self._section("server")
+        self._defaults = self._section("defaults")
+        self._upstreams = self._section("upstreams")
+        self._apps = self._section("apps")
+        self._methods = {**CATALOGUE, **self._section("hook_types")}
+        self._checks_upstreams = isinstance(data.get("upstreams", {}), dict)
+        self._has_default_upstream = "upstream" in self._defaults or not isinstance(data.get("defaults", {}), dict)
+        self._limit = self._budget_limit()
+        self._addresses()
+        self._client_keepalive()
+        self._default_settings()
+        for name, app in self._apps.items():
+            if isinstance(app, dict):
+                self._app(name, app)
+        self._unknown_app()
+
+    def _section(self, name: str) -> dict[str, Any]:
+        section = self._data.get(name)
+        return section if isinstance(section, dict) else {}
+
+    def _problem(self, path: Path, message: str) -> None:
+        if not isinstance(self._document.node(path), Unresolved):
+            self.problems.append(self._document.problem(path, message))
+
+    def _warn(self, path: Path, message: str) -> None:
+        self.warnings.append(self._document.problem(path, message))
+
+    # --- server ---
+
+    def _addresses(self) -> None:
+        listen = self._server.get("listen", str(_DEFAULTS.server.listen[0]))
+        is_list = isinstance(listen, list)
+        taken: list[Address] = []
+        for index, text in enumerate(listen if is_list else [listen]):
+            address = _address(text)
+            if address is None:
+                continue
+            if any(_overlap(address, other) for other in taken):
+                place = ("server", "listen", index)
+                self._problem(place, f"{address} is taken by another address of this list")
+            taken.append(address)
+        admin = _address(self._server.get("admin", str(_DEFAULTS.server.admin)))
+        if admin and any(_overlap(admin, other) for other in taken):
+            self._problem(("server", "admin"), f"{admin} is a hook port too: the admin port needs its own")
+
+    def _client_keepalive(self) -> None:
+        seconds = _seconds(self._server.get("keepalive_timeout"))
+        if seconds is not None and seconds <= _JAVA_KEEPALIVE:
+            self._warn(
+                ("server", "keepalive_timeout"),
+                "should be longer than 5s: the media server keeps idle connections that long, and repeats a hook "
+                "that meets a closing one",
+            )
+
+    # --- budgets ---
+
+    def _budget_limit(self) -> float | None:
+        section = self._section("media_server")
+        request_timeout = _seconds(section.get("request_timeout"), _DEFAULTS.media_server.request_timeout)
+        margin = _seconds(section.get("margin"), _DEFAULTS.media_server.margin)
+        if request_timeout is None or margin is None:
+            return None
+        if margin >= request_timeout:
+            self._problem(
+                ("media_server", "margin"),
+                f"{format_duration(margin)} leaves no time for a hook: it must be shorter than request_timeout, "
+                f"which is {format_duration(request_timeout)}",
+            )
+            return None
+        limit = round(request_timeout - margin, 9)
+        self._limit_text = (
+            f"reaches the media server's own limit: request_timeout {format_duration(request_timeout)} less margin "
+            f"{format_duration(margin)} leaves less than {format_duration(limit)}; a hook answered later counts as "
+            "an error there"
+        )
+        return limit
+
+    def _budget(self, path: Path, value: object) -> None:
+        seconds = _seconds(value)
+        if self._limit is not None and seconds is not None and seconds >= self._limit:
+            self._problem((*path, "timeout"), f"{format_duration(seconds)} {self._limit_text}")
+
+    # --- apps ---
+
+    def _default_settings(self) -> None:
+        if "timeout" in self._defaults:
+            self._budget(("defaults",), self._defaults["timeout"])
+        else:
+            self._budget(("defaults",), format_duration(_DEFAULTS.defaults.timeout))
+        self._upstream_exists(("defaults", "upstream"), self._defaults.get("upstream"))
+
+    def _app(self, name: str, app: dict[str, Any]) -> None:
+        path = ("apps", name)
+        if "static" in app:
+            self._static_app(path, app)
+        elif "upstream" not in app and not self._has_default_upstream:
+            self._problem(path, "has no upstream: name one here or in defaults, or write static: allow or reject")
+        if "upstream" in app:
+            self._upstream_exists((*path, "upstream"), app["upstream"])
+        if "timeout" in app:
+            self._budget(path, app["timeout"])
+        methods = app.get("methods")
+        if isinstance(methods, dict):
+            for method, settings in methods.items():
+                self._method((*path, "methods", method), method, settings)
+
+    def _static_app(self, path: Path, app: dict[str, Any]) -> None:
+        if "upstream" in app:
+            self._problem((*path, "static"), "stands beside an upstream: an app has one or the other")
+        for key in ("timeout", "fallback", "methods"):
+            if key in app:
+                self._warn((*path, key), "has no effect: the app is static, so no backend is asked")
+
+    def _method(self, path: Path, method: str, settings: object) -> None:
+        if isinstance(settings, dict) and "timeout" in settings:
+            self._budget(path, settings["timeout"])
+        if method not in self._methods:
+            hint = self._speller.hint(method, self._methods)
+            hint = hint or "; if the media server has it, give its type there"
+            self._warn(path, f"neither in the catalogue of methods nor in hook_types{hint}")
+
+    def _upstream_exists(self, path: Path, name: object) -> None:
+        if self._checks_upstreams and isinstance(name, str) and name not in self._upstreams:
+            self._problem(path, f"no upstream has this name{self._speller.hint(name, self._upstreams)}")
+
+    def _unknown_app(self) -> None:
+        name = self._data.get("unknown_app")
+        if isinstance(name, str) and name != "reject" and name not in self._apps:
+            self._problem(("unknown_app",), f"no app has this name{self._speller.hint(name, self._apps)}")
+        if not self._apps and isinstance(self._data.get("apps", {}), dict):
+            self._warn(("apps",), "there are no apps: every hook will be refused")
+
+
+def _seconds(value: object, default: float | None = None) -> float | None:
+    """A duration of the file; the default where there is none; None where it is not one."""
+    if value is None:
+        return default
+    try:
+        return parse_duration(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _address(text: object) -> Address | None:
+    try:
+        return parse_address(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+
+
+def _overlap(one: Address, other: Address) -> bool:
+    """Whether both cannot be listened on at once; port 0 takes a free one each time."""
+    if one.port != other.port or one.port == 0:
+        return False
+    if one.host == other.host or "" in (one.host, other.host):
+        return True
+    if (":" in one.host) != (":" in other.host):
+        return False
+    return not {"0.0.0.0", "::"}.isdisjoint((one.host, other.host))  # noqa: S104 - compared, not bound

@@ -1,0 +1,75 @@
+"""The one way to a configuration, for start, check and reload: read it, check it, say all that is wrong with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from .checks import CrossChecks
+from .document import MAX_BYTES, Document, parse
+from .expand import ReadError, read_text
+from .explain import explain
+from .model import Config
+from .problems import MAX_PROBLEMS, ConfigError, Problem, Speller
+from .shape import shown
+
+_MAX_ERRORS: Final = 100_000
+"""Pydantic describes its errors all at once, at about 1 kB each."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A configuration that can be used."""
+
+    config: Config
+    warnings: tuple[Problem, ...]
+    """What looks mistaken but is allowed, by position."""
+    shown: dict[str, Any]
+    """The file as written, references unexpanded and literal secrets masked."""
+    path: Path
+
+
+def load(path: str | Path) -> Loaded:
+    """Read and check a configuration file. Raises ConfigError with every problem found."""
+    try:
+        text = read_text(path, MAX_BYTES, "16 MiB")
+    except ReadError as exc:
+        raise ConfigError([Problem(str(path), 1, 1, "", f"cannot be read: {exc}")]) from exc
+    return _load(text, str(path))
+
+
+def loads(text: str, name: str = "gateway.yaml") -> Loaded:
+    """Check a configuration's text; *name* stands for the file in messages. Raises ConfigError."""
+    if len(text) > MAX_BYTES:
+        raise ConfigError([Problem(name, 1, 1, "", "cannot be read: it is larger than 16 MiB")])
+    return _load(text, name)
+
+
+def _load(text: str, name: str) -> Loaded:
+    document = parse(text, name)
+    data = document.plain()
+    speller = Speller()
+    config, problems = _validate(document, data, speller)
+    checks = CrossChecks(document, data, speller)
+    problems += [*document.problems, *checks.problems]
+    if config is None or problems:
+        raise ConfigError(problems)
+    warnings = sorted(checks.warnings, key=lambda it: (it.line, it.column, it.path))
+    return Loaded(config, tuple(warnings), shown(document), Path(name))
+
+
+def _validate(document: Document, data: dict[str, Any], speller: Speller) -> tuple[Config | None, list[Problem]]:
+    """The model, or what keeps it from being built. Pydantic's error holds secrets, so it goes no further."""
+    try:
+        return Config.model_validate(data), []
+    except ValidationError as exc:
+        count = exc.error_count()
+        errors = exc.errors(include_url=False, include_input=False) if count <= _MAX_ERRORS else []
+    if count > _MAX_ERRORS:
+        message = f"{count:,} values are wrong, too many to list: this is hardly a configuration of the gateway"
+        return None, [document.problem((), message)]
+    found = (explain(document, error, speller) for error in errors[: MAX_PROBLEMS + 1])
+    return None, [problem for problem in found if problem is not None]

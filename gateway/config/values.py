@@ -1,0 +1,367 @@
+"""The values that a configuration writes as text: durations, sizes, addresses, names, secrets.
+
+Each type brings its own words for what is wrong and its own JSON Schema. No validator ever puts the value itself
+into a message: ``explain`` adds it, as written in the file, where no secret can be meant.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from typing import Annotated, Any, Final, NamedTuple
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+WANTS: Final = "wants"
+"""Type of an error whose text continues with ``, not VALUE``."""
+SAYS: Final = "says"
+"""Type of an error whose text is complete."""
+_TEXT: Final = "{text}"
+
+REFERENCE_PATTERN: Final = r"[$][{]"
+
+
+def wants(text: str) -> PydanticCustomError:
+    """An error that says what the value must be; what it is instead is added later."""
+    return PydanticCustomError(WANTS, _TEXT, {"text": text})
+
+
+def says(text: str) -> PydanticCustomError:
+    """An error that says all there is to say."""
+    return PydanticCustomError(SAYS, _TEXT, {"text": text})
+
+
+def wanting(schema: CoreSchema, text: str) -> CoreSchema:
+    """A schema that has one message for whatever is wrong."""
+    return core_schema.custom_error_schema(
+        schema, custom_error_type=WANTS, custom_error_message=_TEXT, custom_error_context={"text": text}
+    )
+
+
+def _text_schema(pattern: str, *examples: str) -> dict[str, Any]:
+    """JSON Schema of a string that may also be, or hold, a reference."""
+    return {"type": "string", "pattern": f"^(?:{pattern})$|{REFERENCE_PATTERN}", "examples": list(examples)}
+
+
+# --- durations and sizes ---
+
+_DURATION: Final = r"[0-9]{1,9}(?:\.[0-9]{1,9})?(?:ms|s|m|h)"
+_match_duration = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)").fullmatch
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SIZE: Final = r"[0-9]{1,12}(?:B|KiB|MiB|GiB)"
+_match_size = re.compile(r"([0-9]{1,12})(B|KiB|MiB|GiB)").fullmatch
+_BYTES: Final = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+
+
+@lru_cache(maxsize=1024)
+def parse_duration(text: str) -> float:
+    """``250ms``, ``3s``, ``1.5s``, ``2m``, ``1h`` as seconds. Raises ValueError."""
+    match = _match_duration(text)
+    if match is None:
+        raise ValueError("must be a duration such as 3s or 250ms")
+    number, unit = match.groups()
+    return float(number) / 1000 if unit == "ms" else float(number) * _SECONDS[unit]
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds as the shortest text that ``parse_duration`` reads back as the same duration."""
+    for unit in ("h", "m"):
+        count = seconds / _SECONDS[unit]
+        if count >= 1 and count == int(count):
+            return f"{int(count)}{unit}"
+    if seconds >= 1 or seconds == 0:
+        return f"{_decimal(seconds)}s"
+    return f"{_decimal(seconds * 1000)}ms"
+
+
+def _decimal(number: float) -> str:
+    return f"{number:.9f}".rstrip("0").rstrip(".")
+
+
+@lru_cache(maxsize=1024)
+def parse_size(text: str) -> int:
+    """``512B``, ``64KiB``, ``1MiB`` as bytes. Raises ValueError."""
+    match = _match_size(text)
+    if match is None:
+        raise ValueError("must be a size such as 64KiB or 1MiB")
+    number, unit = match.groups()
+    return int(number) * _BYTES[unit]
+
+
+@dataclass(frozen=True)
+class DurationIn:
+    """Annotates ``float``: a duration within bounds, in seconds; with *off*, ``off`` stands for None."""
+
+    low: str
+    high: str
+    off: bool = False
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        low, high = parse_duration(self.low), parse_duration(self.high)
+        form = "must be a duration such as 3s or 250ms" + (", or off" if self.off else "")
+
+        def read(value: object) -> float | None:
+            if not isinstance(value, str):
+                raise wants(form)
+            if self.off and value == "off":
+                return None
+            try:
+                seconds = parse_duration(value)
+            except ValueError as exc:
+                raise wants(form) from exc
+            if not low <= seconds <= high:
+                raise wants(f"must be between {self.low} and {self.high}")
+            return seconds
+
+        return core_schema.no_info_plain_validator_function(read)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        if self.off:
+            return _text_schema(f"off|{_DURATION}", "60s", "off")
+        return _text_schema(_DURATION, "250ms", "3s", "2m")
+
+
+@dataclass(frozen=True)
+class SizeIn:
+    """Annotates ``int``: a size within bounds, in bytes."""
+
+    low: str
+    high: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        low, high = parse_size(self.low), parse_size(self.high)
+
+        def read(value: object) -> int:
+            try:
+                size = parse_size(value) if isinstance(value, str) else None
+            except ValueError:
+                size = None
+            if size is None:
+                raise wants("must be a size such as 64KiB or 1MiB")
+            if not low <= size <= high:
+                raise wants(f"must be between {self.low} and {self.high}")
+            return size
+
+        return core_schema.no_info_plain_validator_function(read)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return _text_schema(_SIZE, "64KiB", "1MiB")
+
+
+# --- whole numbers, text ---
+
+
+@dataclass(frozen=True)
+class WholeNumber:
+    """Annotates ``int``: within bounds, and no text, no fraction, no boolean."""
+
+    low: int
+    high: int
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = core_schema.int_schema(strict=True, ge=self.low, le=self.high)
+        return wanting(schema, f"must be a whole number from {self.low} to {self.high}")
+
+
+@dataclass(frozen=True)
+class Text:
+    """Annotates ``str``: matches a pattern (of Rust's regex crate and of JSON Schema alike)."""
+
+    pattern: str
+    form: str
+    """Says what it must be, with ``must be …`` in front."""
+    max_length: int
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = core_schema.str_schema(pattern=self.pattern, max_length=self.max_length, strict=True)
+        return wanting(schema, self.form)
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Annotates an enumeration of which only some members may be written; None then means *left out*."""
+
+    members: tuple[StrEnum, ...]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = core_schema.literal_schema(list(self.members))
+        return wanting(schema, f"must be {' or '.join(self.members)}")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Annotates ``str``: a function returns the value, or raises ValueError with a message for the operator."""
+
+    read: Callable[[str], str]
+    pattern: str
+    """For the JSON Schema: what an editor can check."""
+    example: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def check(value: object) -> str:
+            if not isinstance(value, str):
+                raise wants(f"must be text such as {self.example}")
+            try:
+                return self.read(value)
+            except ValueError as exc:
+                raise says(str(exc)) from exc
+
+        return core_schema.no_info_plain_validator_function(check)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return _text_schema(self.pattern, self.example)
+
+
+class NotNull:
+    """Annotates ``X | None`` where None only means *left out*: a null in the file is an error."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        if schema["type"] == "nullable":
+            inner: CoreSchema = schema["schema"]
+            return inner
+        return schema
+
+
+# --- addresses ---
+
+_ADDRESS: Final = r"(?:\[[0-9A-Fa-f:.%A-Za-z]+\]|[A-Za-z0-9._-]*):[0-9]{1,5}"
+_ADDRESS_FORM: Final = "must be an address such as 127.0.0.1:8080, [::1]:8080 or :8080"
+_MAX_ADDRESSES: Final = 64
+_is_host_name = re.compile(r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?)+").fullmatch
+_ends_in_number = re.compile(r"(?:.*\.)?[0-9]+\.?").fullmatch
+
+
+class Address(NamedTuple):
+    """Where to listen: *host* is an IP address or a name, empty for all interfaces; port 0 takes any free port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def read(value: object) -> Address:
+            if not isinstance(value, str):
+                raise wants(_ADDRESS_FORM)
+            try:
+                return parse_address(value)
+            except ValueError as exc:
+                raise wants(str(exc)) from exc
+
+        return core_schema.no_info_plain_validator_function(read)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return _text_schema(_ADDRESS, "0.0.0.0:8080", "127.0.0.1:8080", "[::1]:8080", ":8080")
+
+
+def parse_address(text: str) -> Address:
+    """``127.0.0.1:8080``, ``[::1]:8080``, ``localhost:8080``, ``:8080``. Raises ValueError."""
+    if text.startswith("unix:"):
+        raise ValueError(f"{_ADDRESS_FORM} (unix sockets are not supported)")
+    host, colon, digits = text.rpartition(":")
+    if not colon or not (digits.isascii() and digits.isdigit()) or len(digits) > 5 or int(digits) > 65535:
+        raise ValueError(_ADDRESS_FORM)
+    try:
+        return Address(_host(host), int(digits))
+    except ValueError as exc:
+        raise ValueError(_ADDRESS_FORM) from exc
+
+
+def _host(text: str) -> str:
+    if text.startswith("[") and text.endswith("]"):
+        return str(ipaddress.IPv6Address(text[1:-1]))
+    if not text:
+        return text
+    if _ends_in_number(text):  # RFC 3986, section 3.2.2: what looks like an IPv4 address must be one
+        return str(ipaddress.IPv4Address(text))
+    if len(text) > 253 or not _is_host_name(text):
+        raise ValueError("not a host")
+    return text
+
+
+class _OneOrMore:
+    """Lets one address stand for a list of one."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._as_list, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        many = handler(schema)
+        return {"anyOf": [many["items"], {"type": "array", "items": many["items"], "minItems": 1}]}
+
+    @staticmethod
+    def _as_list(value: object) -> object:
+        if value == []:
+            raise says("must name at least one address")
+        if isinstance(value, list) and len(value) > _MAX_ADDRESSES:
+            raise says(f"must name at most {_MAX_ADDRESSES} addresses")
+        return value if isinstance(value, list) else [value]
+
+
+Addresses = Annotated[tuple[Address, ...], _OneOrMore()]
+"""One address or a list of them."""
+
+
+# --- secrets ---
+
+
+class Secret:
+    """Text that never shows itself: ``str`` and ``repr`` are ``***``; ``reveal()`` gives it to whoever sends it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The text itself: to be sent or compared, never to be logged."""
+        return self._value
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(self._value.encode(), other._value.encode())
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __str__(self) -> str:
+        return "***"
+
+    def __repr__(self) -> str:
+        return "***"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        text = wanting(core_schema.str_schema(strict=True), "must be text (in quotes if it looks like a number)")
+        return core_schema.no_info_after_validator_function(cls, text, serialization=core_schema.to_string_ser_schema())
+
+
+@dataclass(frozen=True)
+class SecretRule:
+    """Annotates ``Secret``: a function raises ValueError with a message that does not hold the secret."""
+
+    check: Callable[[str], None]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def apply(secret: Secret) -> Secret:
+            try:
+                self.check(secret.reveal())
+            except ValueError as exc:
+                raise says(str(exc)) from exc
+            return secret
+
+        return core_schema.no_info_after_validator_function(apply, handler(source))

@@ -1,0 +1,273 @@
+"""Logs: one JSON object a line on standard output, written by a thread of its own so that no hook waits for a pipe.
+
+Access lines are made from Decisions; everything else goes through the standard library's logging. Bodies and secrets
+never come here, and whatever a caller or backend sent is bounded and escaped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+from gateway.hooks import BadHookError, Hook, parse_hook, text_of
+from gateway.verdicts import Decision, Verdict
+
+MAX_BUFFER: Final = 8 * 1024 * 1024
+"""Bytes of lines waiting to be written; past it, lines are dropped and counted."""
+FLUSH_AFTER: Final = 0.05
+"""Seconds for which access lines are gathered before they are handed to the writer."""
+MAX_TEXT: Final = 512
+"""Characters of any one text in a line."""
+
+
+class Writer:
+    """Writes lines to a file descriptor from a thread; never blocks whoever hands them in, never raises."""
+
+    def __init__(self, fd: int, on_drop: Callable[[int], None] = lambda lines: None) -> None:
+        self._fd = fd
+        self.on_drop = on_drop
+        self._chunks: deque[bytes] = deque()
+        self._waiting = 0
+        self._wake = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
+        self._thread.start()
+
+    def write(self, lines: bytes) -> None:
+        """Queue whole lines for writing."""
+        with self._wake:
+            if self._waiting + len(lines) > MAX_BUFFER or self._closing:
+                self.on_drop(lines.count(b"\n"))
+                return
+            self._chunks.append(lines)
+            self._waiting += len(lines)
+            self._wake.notify()
+
+    def close(self, timeout: float = 2.0) -> None:
+        """Write what is queued, for at most *timeout* seconds, and end."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not self._chunks and not self._closing:
+                    self._wake.wait()
+                if not self._chunks:
+                    return
+                data = b"".join(self._chunks)
+                self._chunks.clear()
+            written = self._write_all(data)
+            with self._wake:
+                self._waiting -= len(data)
+            if written < len(data):
+                self.on_drop(data.count(b"\n", written))
+
+    def _write_all(self, data: bytes) -> int:
+        """Bytes written before an error (a full disk, a closed pipe): the rest of this batch is given up."""
+        view, done = memoryview(data), 0
+        while done < len(data):
+            try:
+                done += os.write(self._fd, view[done : done + 65536])
+            except BlockingIOError:
+                time.sleep(0.01)
+            except OSError:
+                break
+        return done
+
+
+class _AccessLine(msgspec.Struct):
+    ts: str
+    request_id: str
+    node_id: str | None
+    app: str
+    method: str
+    session_id: str | None
+    call_id: str | None
+    caller: str | None
+    callee: str | None
+    verdict: str
+    source: str
+    reason: str
+    error: str
+    status: int
+    upstream: str | None
+    target: str | None
+    attempts: int
+    budget_ms: float | None
+    duration_ms: float
+    upstream_ms: float
+
+
+class AccessLog:
+    """Turns Decisions into access lines, gathered and handed on in batches."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._encode = msgspec.json.Encoder().encode
+        self._lines: list[bytes] = []
+        self._scheduled = False
+        self.configure(access="all", console=False, mask=())
+
+    def configure(self, *, access: str, console: bool, mask: Collection[str]) -> None:
+        """Set what is written (``all``, ``failures``, ``off``), how, and which fields are masked."""
+        self._off = access == "off"
+        self._failures_only = access == "failures"
+        self._console = console
+        self._mask = frozenset(mask)
+
+    def record(self, decision: Decision) -> None:
+        """Write a hook's line, if it is asked for; an allowed hook that the backend allowed is no failure."""
+        if self._off or (self._failures_only and not is_failure(decision)):
+            return
+        line = self._line(decision)
+        self._lines.append(_console_line(line) if self._console else self._encode(line))
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_later(FLUSH_AFTER, self.flush)
+
+    def flush(self) -> None:
+        """Hand the gathered lines to the writer."""
+        self._scheduled = False
+        if self._lines:
+            self._lines.append(b"")
+            self._writer.write(b"\n".join(self._lines))
+            self._lines.clear()
+
+    def _line(self, decision: Decision) -> _AccessLine:
+        ruling = decision.ruling
+        hook = _hook_of(decision)
+        budget = decision.budget
+        return _AccessLine(
+            timestamp(decision.time),
+            decision.request_id,
+            text_of(hook.node_id) if hook else None,
+            decision.app,
+            decision.method,
+            text_of(hook.session_id) if hook else None,
+            text_of(hook.call_id) if hook else None,
+            self._number("caller", hook.caller) if hook else None,
+            self._number("callee", hook.callee) if hook else None,
+            ruling.verdict,
+            ruling.source,
+            ruling.reason,
+            bounded(ruling.error),
+            ruling.status,
+            decision.upstream,
+            decision.target,
+            decision.attempts,
+            None if budget is None else round(budget * 1000, 3),
+            round(decision.duration * 1000, 3),
+            round(decision.upstream_duration * 1000, 3),
+        )
+
+    def _number(self, field: str, raw: msgspec.Raw) -> str | None:
+        text = text_of(raw, 64)
+        return masked(text) if text is not None and field in self._mask else text
+
+
+def is_failure(decision: Decision) -> bool:
+    """Whether an operator would look for this hook among the failures: anything but a verdict as it was meant."""
+    return bool(decision.ruling.error) or decision.ruling.verdict is Verdict.ERROR
+
+
+def masked(number: str) -> str:
+    """A phone number with all but its last two characters hidden; a short one is hidden whole."""
+    return "*" * (len(number) - 2) + number[-2:] if len(number) > 4 else "*" * len(number)
+
+
+def timestamp(seconds: float) -> str:
+    """Unix time as RFC 3339 in UTC with milliseconds."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def bounded(text: str, limit: int = MAX_TEXT) -> str:
+    """The text, cut where it is too long for a log line."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _hook_of(decision: Decision) -> Hook | None:
+    if not decision.body:
+        return None
+    try:
+        return parse_hook(decision.body)
+    except BadHookError:
+        return None
+
+
+def _console_line(line: _AccessLine) -> bytes:
+    call = f" call={line.call_id}" if line.call_id else ""
+    where = f" → {line.target or line.upstream}" if line.upstream else ""
+    why = f": {line.error}" if line.error else ""
+    text = (
+        f"{line.ts} {line.verdict:6} {line.status} {line.app} {line.method}{where} "
+        f"{line.source}/{line.reason} {line.duration_ms:.1f} ms{call}{why}"
+    )
+    return printable(text).encode("utf-8", "replace")
+
+
+def printable(text: str) -> str:
+    """The text with every character that could move a terminal's cursor or forge a line escaped."""
+    return (
+        text
+        if text.isprintable()
+        else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    )
+
+
+class _Handler(logging.Handler):
+    """The standard library's records as lines of the same stream."""
+
+    def __init__(self, writer: Writer, *, console: bool) -> None:
+        super().__init__()
+        self._writer = writer
+        self._console = console
+        self._exceptions = logging.Formatter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._writer.write(self._format(record) + b"\n")
+        except Exception:  # a log line that cannot be made must not become a second failure
+            self._writer.on_drop(1)
+
+    def _format(self, record: logging.LogRecord) -> bytes:
+        message = bounded(record.getMessage(), 2000)
+        fields: dict[str, Any] = getattr(record, "fields", {})
+        trace = self._exceptions.formatException(record.exc_info) if record.exc_info else None
+        if self._console:
+            extra = "".join(f" {name}={value}" for name, value in fields.items())
+            text = printable(f"{timestamp(record.created)} {record.levelname.lower():7} {message}{extra}")
+            return (text + (f"\n{trace}" if trace else "")).encode("utf-8", "replace")
+        line = {
+            "ts": timestamp(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": message,
+            **fields,
+        }
+        if trace:
+            line["exception"] = bounded(trace, 8000)
+        return msgspec.json.encode(line, enc_hook=str)
+
+
+def configure_logging(writer: Writer, *, level: str, console: bool) -> None:
+    """Send everything that is logged to the writer; uvicorn's own chatter stays at warnings."""
+    root = logging.getLogger()
+    root.handlers[:] = [_Handler(writer, console=console)]
+    root.setLevel(level.upper())
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio", "httpx", "watchfiles"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(max(logging.WARNING, root.level))

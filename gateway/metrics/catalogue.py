@@ -1,0 +1,162 @@
+"""Every metric's name, labels and buckets, and the one place that turns a Decision into numbers."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Collection
+from typing import Final, NamedTuple, TypeVar
+
+from gateway.metrics.cells import Cells, Counter, Distribution, Family, Gauge, Histogram, Value
+from gateway.metrics.exposition import render
+from gateway.verdicts import Decision
+
+DURATION_BUCKETS: Final = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 15.0,
+)  # fmt: skip
+OVERHEAD_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+APP_LABEL_LIMIT: Final = 500
+"""Configured apps beyond which histograms lose their app label, so that a scrape stays bounded."""
+
+UNKNOWN_APP: Final = "_unknown"
+
+
+class _HookSeries(NamedTuple):
+    hooks: Value
+    duration: Distribution
+    overhead: Distribution
+
+
+_F = TypeVar("_F", bound=Family)
+
+
+class Metrics:
+    """All families of this process. ``app`` and ``method`` come from the configuration, never from a caller."""
+
+    def __init__(self, version: str) -> None:
+        cells = Cells()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return self._add(Counter(cells, name, text, labels))
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return self._add(Gauge(cells, name, text, labels))
+
+        def histogram(name: str, text: str, bounds: tuple[float, ...], *labels: str) -> Histogram:
+            return self._add(Histogram(cells, name, text, labels, bounds))
+
+        self._families: list[Family] = []
+        self._samplers: list[Callable[[], None]] = []
+        self._app_label = True
+
+        self.hooks = counter(
+            "gateway_hooks_total", "Hooks by what became of them.", "app", "method", "verdict", "source", "reason"
+        )
+        self.duration = histogram(
+            "gateway_hook_duration_seconds", "From a hook's head to its answer.", DURATION_BUCKETS, "app", "method"
+        )
+        self.in_flight = gauge("gateway_hooks_in_flight", "Hooks inside the gateway.", "app")
+        self.overhead = histogram(
+            "gateway_overhead_seconds", "A hook's time less the time spent on backends.", OVERHEAD_BUCKETS, "app"
+        )
+        self.attempts = counter(
+            "gateway_upstream_attempts_total", "Requests to backends by outcome.", "upstream", "target", "outcome"
+        )
+        self.upstream_duration = histogram(
+            "gateway_upstream_duration_seconds", "From a backend's choice to its answer.", DURATION_BUCKETS, "upstream"
+        )
+        self.retries = counter(
+            "gateway_upstream_retries_total", "Further attempts, by the cause of the one before.", "upstream", "cause"
+        )
+        self.target_up = gauge(
+            "gateway_target_up", "1 while the backend's last attempt reached it, else 0.", "upstream", "target"
+        )
+        self.target_connections = gauge(
+            "gateway_target_connections", "Connections open to a backend.", "upstream", "target"
+        )
+        self.reload_successful = gauge(
+            "gateway_config_last_reload_successful", "1 if the last load of the configuration was taken, else 0."
+        ).labelled()
+        self.reload_time = gauge(
+            "gateway_config_last_reload_success_timestamp_seconds",
+            "Unix time of the last load of the configuration that was taken.",
+        ).labelled()
+        self._reloads = counter("gateway_config_reloads_total", "Reloads of the configuration.", "result")
+        for result in ("success", "failure"):
+            self._reloads.labelled(result)
+        self.log_dropped = counter(
+            "gateway_log_lines_dropped_total", "Log lines given up because nobody took them in time."
+        ).labelled()
+        info = gauge("gateway_build_info", "1; the labels tell what runs.", "version", "python")
+        info.labelled(version, platform.python_version()).set(1)
+
+        self._apps: set[str] = {UNKNOWN_APP}
+        self._hook_series: dict[tuple[str, ...], _HookSeries] = {}
+
+    def _add(self, family: _F) -> _F:
+        self._families.append(family)
+        return family
+
+    def record(self, decision: Decision) -> None:
+        """Count one hook's fate."""
+        ruling = decision.ruling
+        key = (decision.app, decision.method, ruling.verdict, ruling.source, ruling.reason)
+        series = self._hook_series.get(key)
+        if series is None:
+            series = self._hook_series[key] = self._series_of(decision)
+        series.hooks.inc()
+        series.duration.observe(decision.duration)
+        series.overhead.observe(decision.duration - decision.upstream_duration)
+
+    def record_reload(self, *, successful: bool) -> None:
+        """Count an attempt to load a new configuration."""
+        self._reloads.labelled("success" if successful else "failure").inc()
+        self.loaded(successful=successful)
+
+    def loaded(self, *, successful: bool) -> None:
+        """Note how the last load of the configuration, at start or later, went."""
+        self.reload_successful.set(1.0 if successful else 0.0)
+        if successful:
+            self.reload_time.set(time.time())
+
+    def configure(self, apps: Collection[str], targets: Collection[tuple[str, str]]) -> None:
+        """Keep the series of these apps and (upstream, target) pairs; all others' go away."""
+        self._apps = known = {*apps, UNKNOWN_APP}
+        upstreams = {upstream for upstream, _ in targets}
+        self._app_label = len(apps) <= APP_LABEL_LIMIT
+
+        def wanted(labels: dict[str, str]) -> bool:
+            app, upstream, target = labels.get("app"), labels.get("upstream"), labels.get("target")
+            if app is not None and app not in known:
+                return not app and not self._app_label
+            if target is not None:
+                return (upstream, target) in targets
+            return upstream is None or upstream in upstreams
+
+        for family in self._families:
+            if isinstance(family, Histogram) and "app" in family.labels and not self._app_label:
+                family.keep(lambda labels: not labels["app"])
+            else:
+                family.keep(wanted)
+        self._hook_series.clear()
+
+    def on_scrape(self, sampler: Callable[[], None]) -> None:
+        """Call *sampler* before each exposition, to set the gauges that nobody keeps up to date."""
+        self._samplers.append(sampler)
+
+    def render(self) -> bytes:
+        """Everything in Prometheus's text format."""
+        for sampler in self._samplers:
+            sampler()
+        return render(self._families)
+
+    def _series_of(self, decision: Decision) -> _HookSeries:
+        ruling = decision.ruling
+        # A hook that was in flight while a reload removed its app must not bring the app's series back.
+        app = decision.app if decision.app in self._apps else UNKNOWN_APP
+        histogram_app = app if self._app_label else ""
+        return _HookSeries(
+            self.hooks.labelled(app, decision.method, ruling.verdict, ruling.source, ruling.reason),
+            self.duration.labelled(histogram_app, decision.method),
+            self.overhead.labelled(histogram_app),
+        )

@@ -1,0 +1,153 @@
+"""Metric families over one flat block of floats: recording is an addition in place, reading is somebody else's work.
+
+prometheus-client's own counters take a lock per increment; a hook makes a dozen increments. Here a child is an index
+into the block, resolved when a route is first met. Exposition stays prometheus-client's (see exposition.py).
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+_QUARANTINE: Final = 60.0
+"""Seconds before a removed series' cells are used again: a hook in flight may still add to them."""
+
+
+class Cells:
+    """The block of floats. Cells are handed out in runs, zeroed, and taken back after a quarantine."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.values: array[float] = array("d")
+        self._clock = clock
+        self._freed: dict[int, deque[tuple[float, int]]] = {}
+
+    def allocate(self, length: int) -> int:
+        """The index of *length* fresh cells, all zero."""
+        freed = self._freed.get(length)
+        if freed and freed[0][0] <= self._clock():
+            index = freed.popleft()[1]
+            self.values[index : index + length] = array("d", bytes(8 * length))
+            return index
+        index = len(self.values)
+        self.values.frombytes(bytes(8 * length))
+        return index
+
+    def free(self, index: int, length: int) -> None:
+        """Take cells back; whoever still holds their index does no harm within the quarantine."""
+        self._freed.setdefault(length, deque()).append((self._clock() + _QUARANTINE, index))
+
+
+class Value:
+    """One series of a counter or gauge."""
+
+    __slots__ = ("_cells", "_index")
+
+    def __init__(self, cells: Cells, index: int) -> None:
+        self._cells = cells
+        self._index = index
+
+    def inc(self, amount: float = 1.0) -> None:
+        """Add to it."""
+        self._cells.values[self._index] += amount
+
+    def set(self, value: float) -> None:
+        """Set it (gauges)."""
+        self._cells.values[self._index] = value
+
+    def get(self) -> float:
+        """What it stands at."""
+        return self._cells.values[self._index]
+
+
+class Distribution:
+    """One series of a histogram: a cell per bucket (not cumulative), one past the last bound, one for the sum."""
+
+    __slots__ = ("_bounds", "_cells", "_index", "_sum")
+
+    def __init__(self, cells: Cells, index: int, bounds: Sequence[float]) -> None:
+        self._cells = cells
+        self._index = index
+        self._bounds = bounds
+        self._sum = index + len(bounds) + 1
+
+    def observe(self, value: float) -> None:
+        """Count one observation."""
+        values = self._cells.values
+        values[self._index + bisect_left(self._bounds, value)] += 1.0
+        values[self._sum] += value
+
+
+class Series(NamedTuple):
+    """A series as it stood when it was read; a histogram's values are its buckets' and then its sum."""
+
+    labels: tuple[str, ...]
+    values: Sequence[float]
+
+
+class Family:
+    """A named metric and its series by label values. A label whose value is empty is left out when exposed."""
+
+    kind: str
+    _length: int
+
+    def __init__(self, cells: Cells, name: str, help_text: str, labels: Sequence[str] = ()) -> None:
+        self.name = name
+        self.help_text = help_text
+        self.labels = tuple(labels)
+        self._cells = cells
+        self._indexes: dict[tuple[str, ...], int] = {}
+
+    def read(self) -> Iterator[Series]:
+        """All series with their present values."""
+        for labels, index in list(self._indexes.items()):
+            yield Series(labels, self._cells.values[index : index + self._length])
+
+    def keep(self, wanted: Callable[[dict[str, str]], bool]) -> None:
+        """Remove every series whose labels are not *wanted*."""
+        for labels in list(self._indexes):
+            if not wanted(dict(zip(self.labels, labels, strict=True))):
+                self._cells.free(self._indexes.pop(labels), self._length)
+
+    def _index(self, labels: tuple[str, ...]) -> int:
+        index = self._indexes.get(labels)
+        if index is None:
+            if len(labels) != len(self.labels):
+                raise ValueError(f"{self.name} has the labels {self.labels}, not {len(labels)} of them")
+            index = self._indexes[labels] = self._cells.allocate(self._length)
+        return index
+
+
+class Counter(Family):
+    """Only ever goes up."""
+
+    kind = "counter"
+    _length = 1
+
+    def labelled(self, *labels: str) -> Value:
+        """The series with these label values, made if need be."""
+        return Value(self._cells, self._index(labels))
+
+
+class Gauge(Counter):
+    """Goes up and down."""
+
+    kind = "gauge"
+
+
+class Histogram(Family):
+    """Counts observations in buckets; *bounds* are the buckets' upper bounds, rising."""
+
+    kind = "histogram"
+
+    def __init__(self, cells: Cells, name: str, help_text: str, labels: Sequence[str], bounds: Sequence[float]) -> None:
+        super().__init__(cells, name, help_text, labels)
+        self.bounds = tuple(bounds)
+        self._length = len(self.bounds) + 2
+
+    def labelled(self, *labels: str) -> Distribution:
+        """The series with these label values, made if need be."""
+        return Distribution(self._cells, self._index(labels), self.bounds)

@@ -1,0 +1,123 @@
+"""From appKey and method to a Route: an immutable table, all of it worked out when the configuration is loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from gateway.config import Config
+from gateway.hooks import CATALOGUE
+from gateway.verdicts import Fallback, Verdict
+
+OTHER_METHOD = "_other"
+
+
+class Route(NamedTuple):
+    """What awaits a hook of one app and method."""
+
+    app: str
+    """The configured name or glob that serves it."""
+    method: str | None
+    """The configured method whose settings these are; None = the app's own."""
+    upstream: str | None
+    """None where *static* decides."""
+    static: Verdict | None
+    budget: float
+    """Seconds for the whole hook."""
+    fallback: Fallback
+
+
+class _App(NamedTuple):
+    default: Route
+    methods: Mapping[str, Route]
+
+
+class Match(NamedTuple):
+    """A route and why it was taken, for people."""
+
+    route: Route
+    why: str
+
+
+class Table:
+    """All routes of one configuration. Look-ups cost the same for ten apps and for ten thousand."""
+
+    def __init__(self, config: Config) -> None:
+        self._apps = {name: _compile(config, name, app.methods) for name, app in config.apps.items()}
+        self._exact: dict[str, _App] = {}
+        prefixes: dict[int, dict[str, _App]] = {}
+        globs: list[tuple[str, re.Pattern[str], _App]] = []
+        for name, compiled in self._apps.items():
+            if not is_glob(name):
+                self._exact[name] = compiled
+            elif is_glob(name[:-1]) or not name.endswith("*"):
+                globs.append((name, _pattern(name), compiled))
+            else:
+                prefixes.setdefault(len(name) - 1, {})[name[:-1]] = compiled
+        # ``prefix*`` is the usual glob: it is found by its prefix, longest first, however many there are.
+        self._prefixes = sorted(prefixes.items(), reverse=True)
+        self._globs = sorted(globs, key=lambda entry: len(entry[0]), reverse=True)
+        self._other = None if config.unknown_app == "reject" else self._apps[config.unknown_app]
+        configured = {method for app in config.apps.values() for method in app.methods}
+        self._labels = {method: method for method in (*CATALOGUE, *config.hook_types, *configured)}
+
+    def find(self, app_key: str, method: str) -> Route | None:
+        """The route of a hook; None where no app of the configuration serves it."""
+        app = self._exact.get(app_key) or self._by_glob(app_key) or self._other
+        return None if app is None else app.methods.get(method, app.default)
+
+    def explain(self, app_key: str, method: str) -> Match | None:
+        """The route of a hook, with the reason in words."""
+        route = self.find(app_key, method)
+        if route is None:
+            return None
+        if app_key in self._exact:
+            why = "an app of exactly this name is configured"
+        elif self._by_glob(app_key) is not None:
+            why = f"{route.app!r} is the longest glob that matches"
+        else:
+            why = f"no app matches; unknown_app names {route.app!r}"
+        return Match(route, why)
+
+    def route_of(self, app: str, method: str | None) -> Route:
+        """The route that a configured app has for one of its configured methods, or for all others (None)."""
+        compiled = self._apps[app]
+        return compiled.default if method is None else compiled.methods[method]
+
+    def method_label(self, method: str) -> str:
+        """The method's name as a metric label: bounded by catalogue and configuration."""
+        return self._labels.get(method, OTHER_METHOD)
+
+    def _by_glob(self, app_key: str) -> _App | None:
+        found: _App | None = None
+        length = -1
+        for size, apps in self._prefixes:
+            if size <= len(app_key) and (app := apps.get(app_key[:size])) is not None:
+                found, length = app, size + 1
+                break
+        for name, pattern, app in self._globs:
+            if len(name) <= length:
+                break
+            if pattern.fullmatch(app_key):
+                return app
+        return found
+
+
+def is_glob(name: str) -> bool:
+    """Whether an app's name in the configuration is a pattern."""
+    return "*" in name or "?" in name
+
+
+def _pattern(glob: str) -> re.Pattern[str]:
+    parts = (".*" if char == "*" else "." if char == "?" else re.escape(char) for char in re.sub(r"\*+", "*", glob))
+    return re.compile("".join(parts), re.DOTALL)
+
+
+def _compile(config: Config, name: str, methods: Mapping[str, object]) -> _App:
+    return _App(_route(config, name, None), {method: _route(config, name, method) for method in methods})
+
+
+def _route(config: Config, app: str, method: str | None) -> Route:
+    settings = config.settings(app, method)
+    return Route(app, method, settings.upstream, settings.static, settings.timeout, settings.fallback)

@@ -1,0 +1,154 @@
+"""The httpx transport over our pools: takes an ``httpx.Request``, returns a whole, bounded ``httpx.Response``.
+
+Works under ``httpx.AsyncClient(transport=…)`` too. It keeps no cookies, follows no redirects, decodes no bodies and
+reads no proxy variables. Beyond httpx's own it understands two request extensions:
+
+``deadline``
+    loop time (seconds) by which the whole exchange must be over; it stands above the four phase timeouts.
+``fresh_connection``
+    true = do not use a connection that has carried a request before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from dataclasses import dataclass
+from typing import Final
+
+import httpx
+
+from gateway.transport.pool import Deadlines, Origin, Pool, PoolLimits
+from gateway.transport.resolver import Resolver
+
+_DEFAULT_PORTS: Final = {b"http": 80, b"https": 443}
+_OWN_FRAMING: Final = frozenset((b"content-length", b"transfer-encoding"))
+_NO_TIMEOUTS: Final[dict[str, float | None]] = {}
+
+
+@dataclass(frozen=True)
+class TransportSettings:
+    """A transport's limits; times in seconds, sizes in bytes."""
+
+    connect_timeout: float = 5.0
+    keepalive: float | None = 60.0
+    max_connections: int = 64
+    max_answer: int = 1024 * 1024
+
+    @property
+    def limits(self) -> PoolLimits:
+        """The part of them that the pools keep."""
+        return PoolLimits(self.keepalive, self.max_connections, self.max_answer)
+
+
+async def whole(stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> bytes:
+    """All bytes of a request's or response's stream."""
+    if isinstance(stream, httpx.SyncByteStream):
+        return b"".join(stream)
+    return b"".join([chunk async for chunk in stream])
+
+
+class Transport(httpx.AsyncBaseTransport):
+    """HTTP/1.1 with pooled connections; one pool per scheme, host and port. Build it inside a running loop."""
+
+    def __init__(
+        self,
+        settings: TransportSettings | None = None,
+        *,
+        resolver: Resolver | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._settings = settings or TransportSettings()
+        self._resolver = resolver or Resolver()
+        self._owns_resolver = resolver is None
+        self._tls = tls
+        self._loop = asyncio.get_running_loop()
+        self._pools: dict[tuple[bytes, bytes, int | None], Pool] = {}
+
+    def __repr__(self) -> str:
+        return f"<Transport {list(self._pools.values())}>"
+
+    @property
+    def open_connections(self) -> int:
+        """Connections open or being opened, in all pools."""
+        return sum(pool.open_connections for pool in self._pools.values())
+
+    @property
+    def queued(self) -> int:
+        """Requests waiting for a connection, in all pools."""
+        return sum(pool.queued for pool in self._pools.values())
+
+    def configure(self, settings: TransportSettings) -> None:
+        """Change the limits under way; connections already open stay."""
+        self._settings = settings
+        for pool in self._pools.values():
+            pool.limits = settings.limits
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Exchange one request for its whole answer.
+
+        Raises the kinds of ExchangeError, each of which is the httpx exception of its phase too, and
+        httpx.LocalProtocolError for a request that cannot be written.
+        """
+        body = await whole(request.stream)
+        answer = await self._pool(request.url).exchange(
+            self._head(request, len(body)),
+            body,
+            self._deadlines(request.extensions),
+            fresh=bool(request.extensions.get("fresh_connection")),
+        )
+        return httpx.Response(answer.status, headers=answer.headers, stream=httpx.ByteStream(answer.body))
+
+    async def aclose(self) -> None:
+        """Close idle connections now, busy ones when their exchange ends."""
+        for pool in self._pools.values():
+            await pool.aclose()
+        if self._owns_resolver:
+            await self._resolver.aclose()
+
+    def _pool(self, url: httpx.URL) -> Pool:
+        key = (url.raw_scheme, url.raw_host, url.port)
+        pool = self._pools.get(key)
+        if pool is None:
+            pool = self._pools[key] = self._new_pool(url)
+        return pool
+
+    def _new_pool(self, url: httpx.URL) -> Pool:
+        if url.raw_scheme not in _DEFAULT_PORTS:
+            raise httpx.UnsupportedProtocol(f"{url.scheme!r} is neither http nor https")
+        tls = None
+        if url.raw_scheme == b"https":
+            tls = self._tls or ssl.create_default_context()
+        port = url.port or _DEFAULT_PORTS[url.raw_scheme]
+        return Pool(Origin(url.scheme, url.host, port), self._settings.limits, self._resolver, tls)
+
+    def _head(self, request: httpx.Request, length: int) -> bytes:
+        lines = [b"%b %b HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path)]
+        lines += [b"%b: %b" % (name, value) for name, value in request.headers.raw if name.lower() not in _OWN_FRAMING]
+        if length or request.method in ("POST", "PUT", "PATCH"):
+            lines.append(b"Content-Length: %d" % length)
+        if self._settings.keepalive is None:
+            lines.append(b"Connection: close")
+        head = b"\r\n".join(lines)
+        # One line break per line and no other: nothing that a header's value carries can begin another line.
+        if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1 or b"\0" in head:
+            raise httpx.LocalProtocolError("a request's line would break in two")
+        return head + b"\r\n\r\n"
+
+    def _deadlines(self, extensions: dict[str, object]) -> Deadlines:
+        now = self._loop.time()
+        deadline = extensions.get("deadline")
+        if isinstance(deadline, float):
+            return Deadlines(deadline, now + self._settings.connect_timeout, deadline, deadline)
+        timeouts = extensions.get("timeout")
+        phases = timeouts if isinstance(timeouts, dict) else _NO_TIMEOUTS
+        read = phases.get("read")
+        queue = phases.get("pool")
+        connect = phases.get("connect")
+        never = now + 86400.0
+        return Deadlines(
+            now + queue if queue is not None else never,
+            now + min(connect if connect is not None else 86400.0, self._settings.connect_timeout),
+            now + read if read is not None else never,
+            never,
+        )

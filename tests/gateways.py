@@ -1,0 +1,150 @@
+"""Starts real gateways for the tests: a process of its own, a file of configuration, ports that the system picks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+ROOT = Path(__file__).parent.parent
+START_LIMIT = 20.0
+STOP_LIMIT = 30.0
+
+LISTEN = "server: {listen: '127.0.0.1:0', admin: '127.0.0.1:0'}\n"
+"""Begins most tests' configurations."""
+
+
+@dataclass
+class RunningGateway:
+    """A gateway process and what it has said."""
+
+    process: subprocess.Popen[bytes]
+    config: Path
+    log: Path
+    hooks: str = ""
+    """host:port of the hook listener."""
+    admin: str = ""
+    client: httpx.Client = field(default_factory=lambda: httpx.Client(trust_env=False, timeout=20.0))
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def url(self) -> str:
+        """The URL to set on the media server, without the method."""
+        return f"http://{self.hooks}/rest/my_api"
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The log so far, whole lines only."""
+        text = self.log.read_text("utf-8", "replace")
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+    def access_lines(self) -> list[dict[str, Any]]:
+        return [line for line in self.lines() if "verdict" in line]
+
+    def wait_for_line(self, wanted: Callable[[dict[str, Any]], bool], seconds: float = 10.0) -> dict[str, Any]:
+        """The first log line that is *wanted*."""
+        found = wait_until(lambda: next((line for line in self.lines() if wanted(line)), None), seconds)
+        assert found is not None, self.log.read_text()
+        return found
+
+    def hook(
+        self,
+        method: str = "OnCallEvent",
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        **fields: Any,
+    ) -> httpx.Response:
+        """Send a hook as the media server does; *fields* make the body where none is given."""
+        content = body if body is not None else json.dumps({"appKey": "defaultApp", **fields}).encode()
+        sent = {"Content-Type": "application/json;charset=UTF-8", **(headers or {})}
+        return self.client.post(f"{self.url}/{method}", content=content, headers=sent)
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        """Ask the admin port."""
+        return self.client.get(f"http://{self.admin}{path}", **options)
+
+    def post(self, path: str, **options: Any) -> httpx.Response:
+        """Tell the admin port."""
+        return self.client.post(f"http://{self.admin}{path}", **options)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that carry these labels."""
+        families = text_string_to_metric_families(self.get("/metrics").text)
+        return sum(
+            sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    def write_config(self, text: str) -> None:
+        """Replace the configuration's file as an editor does: a new file renamed into place."""
+        new = self.config.with_suffix(".new")
+        new.write_text(text)
+        os.replace(new, self.config)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send the signal, wait for the end, and return the exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(STOP_LIMIT)
+
+
+def wait_until(check: Callable[[], Any], seconds: float = 10.0) -> Any:
+    """Poll until *check* returns something true, and return it; its last word when the time is over."""
+    deadline = time.monotonic() + seconds
+    while not (result := check()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return result
+
+
+@contextlib.contextmanager
+def running_gateway(
+    config: str, directory: Path, *, environment: Mapping[str, str] | None = None
+) -> Iterator[RunningGateway]:
+    """``gateway run`` with this configuration; ready when the block begins, gone when it ends."""
+    path = directory / "gateway.yaml"
+    path.write_text(config)
+    log = directory / "gateway.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gateway", "run", "-c", str(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
+        )
+    gateway = RunningGateway(process, path, log)
+    try:
+        ready = wait_until(lambda: _ready_line(gateway), START_LIMIT)
+        assert ready, f"the gateway did not start:\n{log.read_text()}"
+        gateway.hooks, gateway.admin = ready["hooks"][0], ready["admin"]
+        yield gateway
+    finally:
+        gateway.client.close()
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(STOP_LIMIT)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _ready_line(gateway: RunningGateway) -> dict[str, Any] | None:
+    if gateway.process.poll() is not None:
+        raise AssertionError(f"the gateway ended at its start:\n{gateway.log.read_text()}")
+    return next((line for line in gateway.lines() if line.get("event") == "ready"), None)
