@@ -154,11 +154,11 @@ class Gateway:
 
     def _log_start(self, runtime: Runtime) -> None:
         config = runtime.snapshot.config
-        hooks = ", ".join(_address(sock) for sock in self._hook_sockets)
+        hooks = [_address(sock) for sock in self._hook_sockets]
         logger.info(
             "ready: hooks on http://%s, admin on http://%s, %d apps, %d upstreams, from %s",
-            hooks, self.admin_address, len(config.apps), len(config.upstreams), runtime.path,
-            extra={"fields": {"event": "ready", "version": __version__}},
+            ", ".join(hooks), self.admin_address, len(config.apps), len(config.upstreams), runtime.path,
+            extra={"fields": {"event": "ready", "version": __version__, "hooks": hooks, "admin": self.admin_address}},
         )  # fmt: skip
         for warning in self._loaded.warnings:
             logger.warning("%s", warning)

@@ -140,13 +140,14 @@ class Upstream:
             response = await target.transport.handle_async_request(request)
             result = judge(response.status_code, response.headers, await whole(response.stream))
         except httpx.TransportError as exc:
-            failure = failure_of(exc)
-            target.count(failure.cause)
-            target.up.set(0.0 if failure.cause is Cause.UNREACHABLE else 1.0)
-            return failure, isinstance(exc, ConnectionLost) and exc.harmless
-        target.up.set(1.0)
-        target.count("denied" if result is _DENIED else "ok" if isinstance(result, Ruling) else result.cause)
-        return result, False
+            result = judge_failure(failure_of(exc))
+            again = isinstance(exc, ConnectionLost) and exc.harmless
+        else:
+            again = False
+        failed = result.cause if isinstance(result, Failure) else None
+        target.up.set(0.0 if failed is Cause.UNREACHABLE else 1.0)
+        target.count(failed or ("denied" if result is _DENIED else "ok"))
+        return result, again
 
 
 _DENIED: Final = denied_by_backend()
@@ -161,6 +162,16 @@ def judge(status: int, headers: Mapping[str, str], body: bytes) -> Ruling | Fail
     if status == REJECT_STATUS:
         return _DENIED
     return Failure(Cause.ERROR_STATUS, ProxyError.HTTP_PROTOCOL_ERROR, f"status {status}", status)
+
+
+def judge_failure(failure: Failure) -> Ruling | Failure:
+    """An answer that broke off after its head: where the status is no 200, it has said enough.
+
+    Above all a 403 is the backend's refusal, and stays one though its page was cut short.
+    """
+    if failure.received_status in (None, ALLOW_STATUS):
+        return failure
+    return judge(failure.received_status, {}, b"")
 
 
 def _not_an_object(headers: Mapping[str, str], body: bytes) -> Failure:

@@ -22,6 +22,8 @@ MAX_HEADERS: Final = 200
 MAX_INTERIM: Final = 32
 """1xx answers before the final one (RFC 9110, section 15.2)."""
 
+_FIRST_BYTES: Final = b"HTTP/1."
+"""llhttp takes RTSP/1.0 for an answer too."""
 _NO_BODY: Final = frozenset((204, 304))
 
 
@@ -124,6 +126,9 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:  # noqa: D102
         if self._waiter is None:
             self._drop_idle()  # an answer that nobody asked for: whose it is cannot be known
+            return
+        if not self._received and not data.startswith(_FIRST_BYTES[: len(data)]):
+            self._fail(self._bad("not an HTTP/1 answer"))
             return
         self._received += len(data)
         try:
@@ -263,14 +268,8 @@ class Connection(asyncio.Protocol):
             self._fail(self._lost("closed without an answer" if exc is None else "reset without an answer"))
 
     def _on_deadline(self) -> None:
-        detail = (
-            f"{self.address}: no answer in time"
-            if not self._received
-            else f"{self.address}: answer not complete in time"
-        )
-        self._fail(
-            AnswerTimedOut(Failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, detail)),
-        )
+        what = "answer not complete in time" if self._received else "no answer in time"
+        self._fail(AnswerTimedOut(self._failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, what)))
 
     def _fail(self, fault: ExchangeError) -> None:
         waiter = self._waiter
@@ -291,7 +290,10 @@ class Connection(asyncio.Protocol):
         self._on_idle_close(self)
 
     def _bad(self, what: str, error: ProxyError = ProxyError.HTTP_PROTOCOL_ERROR) -> BadAnswer:
-        return BadAnswer(Failure(Cause.BAD_ANSWER, error, f"{self.address}: {what}"))
+        return BadAnswer(self._failure(Cause.BAD_ANSWER, error, what))
+
+    def _failure(self, cause: Cause, error: ProxyError, what: str) -> Failure:
+        return Failure(cause, error, f"{self.address}: {what}", self._status if self._in_body else None)
 
     def _too_large(self) -> BadAnswer:
         return self._bad(f"answer's body is larger than {self.max_answer} bytes", ProxyError.HTTP_RESPONSE_BODY_SIZE)
@@ -299,7 +301,7 @@ class Connection(asyncio.Protocol):
     def _lost(self, how: str) -> ConnectionLost:
         # A backend that closes an idle connection just as the next request sets out has not acted on that request.
         stale = self.exchanges > 1 and not self._received
-        failure = Failure(Cause.UNREACHABLE, ProxyError.CONNECTION_TERMINATED, f"{self.address}: {how}")
+        failure = self._failure(Cause.UNREACHABLE, ProxyError.CONNECTION_TERMINATED, how)
         return ConnectionLost(failure, harmless=stale)
 
 

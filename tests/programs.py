@@ -1,0 +1,316 @@
+"""The real programs that tests run: legacy PHP backends, a Java client, promtool.
+
+Every server is a context manager that ends what it started. A program that is missing skips the test and
+names its Debian package; with ``CI=true`` it fails it, so that nothing goes untested unseen.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final, NamedTuple, NoReturn
+
+import pytest
+
+_TESTS: Final = Path(__file__).resolve().parent
+_PHP_BACKEND: Final = _TESTS.parent / "deploy" / "php" / "index.php"
+_APACHE_CONF: Final = _TESTS / "tools" / "apache.conf"
+_JAVA_CLIENT: Final = _TESTS / "java" / "HookClient.java"
+_APACHE_MODULES: Final = Path("/usr/lib/apache2/modules")
+# Debian keeps servers where an ordinary user's PATH does not look.
+_SEARCH_PATH: Final = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin:/usr/sbin:/sbin"])
+
+_START_SECONDS: Final = 15.0
+_STOP_SECONDS: Final = 5.0
+_START_ATTEMPTS: Final = 3
+
+CALL_ID: Final = "@callId@"
+"""Stands in a template of ``java_hooks`` for each hook's own call id."""
+
+
+class SeenHook(NamedTuple):
+    """One hook as the PHP backend received it."""
+
+    time: float
+    """Unix time in seconds."""
+    method: str
+    """The last segment of the path."""
+    sha1: str
+    """Of the raw body, in hex."""
+    length: int
+    """Of the raw body, in bytes."""
+    request_id: str | None
+    authorization: bool
+    """Whether the hook carried an Authorization header."""
+
+
+class Backend:
+    """A PHP backend that runs: ``deploy/php/index.php`` behind some web server."""
+
+    def __init__(self, port: int, pid: int, directory: Path) -> None:
+        self.port = port
+        self.pid = pid
+        """Of the server's first process, which leads a process group of its own."""
+        self.url = f"http://127.0.0.1:{port}/rest/my_api"
+        """What a target's ``url`` is set to; a hook goes to ``{url}/{method}``."""
+        self._directory = directory
+
+    def hooks(self) -> list[SeenHook]:
+        """Every hook that arrived so far, each written down before it was answered."""
+        lines = (self._directory / "hooks.log").read_text().splitlines()
+        return [SeenHook(**json.loads(line)) for line in lines]
+
+    def errors(self) -> str:
+        """What the server and PHP wrote to their error log so far."""
+        return (self._directory / "error.log").read_text(errors="replace")
+
+    def __repr__(self) -> str:
+        return f"Backend(url={self.url!r}, pid={self.pid}, hooks={len(self.hooks())})"
+
+
+class HookResult(NamedTuple):
+    """What became of one hook that the Java client sent."""
+
+    call_id: str
+    sent_sha1: str
+    """Of the body, in hex."""
+    status: int | None
+    """None where no whole answer came."""
+    received_sha1: str | None
+    """Of the answer's body; None where no whole answer came."""
+    ms: float
+    """From before the connection to the end of the answer."""
+    error: str | None
+    """Java's exception, where no whole answer came."""
+
+
+def require(program: str, package: str) -> str:
+    """The path of a program.
+
+    Without it the test is skipped, or failed under ``CI=true``, naming the Debian package that has it.
+    """
+    path = shutil.which(program, path=_SEARCH_PATH)
+    if path is None:
+        _missing(program, package)
+    return path
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on; bind it soon, for it is not reserved."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def php_server(*, workers: int = 4) -> Iterator[Backend]:
+    """The PHP backend under ``php -S``: *workers* hooks at a time, each on a new connection."""
+    php = require("php", "php-cli")
+    with _server_directory() as directory:
+        environment = {"HOOK_LOG": str(directory / "hooks.log")}
+        if workers > 1:  # PHP complains of fewer than two
+            environment["PHP_CLI_SERVER_WORKERS"] = str(workers)
+
+        def command(port: int) -> list[str]:
+            return [php, "-S", f"127.0.0.1:{port}", str(_PHP_BACKEND)]
+
+        with _server(command, environment, directory) as backend:
+            yield backend
+
+
+@contextmanager
+def apache_php(*, workers: int = 8, keep_alive: bool = True, keep_alive_timeout: float = 5.0) -> Iterator[Backend]:
+    """The PHP backend under Apache with mod_php, as an ordinary user.
+
+    Apache answers on at most *workers* connections at once, and an idle one counts until
+    *keep_alive_timeout* seconds have passed; whoever connects beyond them waits. With *keep_alive* off
+    every answer says ``Connection: close``.
+    """
+    apache = require("apache2", "apache2-bin")
+    php_module = next(_APACHE_MODULES.glob("libphp*.so"), None)
+    if php_module is None:
+        _missing("mod_php", "libapache2-mod-php")
+    user = pwd.getpwnam("nobody")
+    with _server_directory() as directory:
+        public = directory / "public"
+        public.mkdir()
+        shutil.copy(_PHP_BACKEND, public)
+        command = [apache, "-f", str(_APACHE_CONF), "-DFOREGROUND"]
+        if os.geteuid() == 0:
+            command.append("-DROOT")
+            for path in (directory, *directory.rglob("*")):
+                os.chown(path, user.pw_uid, user.pw_gid)
+        environment = {
+            "DIRECTORY": str(directory),
+            "HOOK_LOG": str(directory / "hooks.log"),
+            "MODULES": str(_APACHE_MODULES),
+            "PHP_MODULE": str(php_module),
+            "UNPRIVILEGED_USER": user.pw_name,
+            "UNPRIVILEGED_GROUP": f"#{user.pw_gid}",
+            "WORKERS": str(workers),
+            "KEEP_ALIVE": "On" if keep_alive else "Off",
+            "KEEP_ALIVE_TIMEOUT": f"{round(keep_alive_timeout * 1000)}ms",
+        }
+        with _server(lambda _port: command, environment, directory) as backend:
+            yield backend
+
+
+def java_hooks(
+    url: str,
+    threads: int,
+    count: int,
+    template: str,
+    *,
+    connect_timeout: float = 15.0,
+    read_timeout: float = 15.0,
+) -> list[HookResult]:
+    """Send *count* hooks with Java's HTTP client, as many at a time as *threads*, and wait for all of them.
+
+    *template* is the body, with CALL_ID where each hook's own call id belongs. Timeouts in seconds, each for
+    one hook.
+    """
+    java = require("java", "default-jdk-headless")
+    classes = _compiled_java_client()
+    longest = 30.0 + (connect_timeout + read_timeout) * -(-count // threads)
+    with tempfile.TemporaryDirectory(prefix="wcs-java-") as name:
+        body = Path(name, "body")
+        body.write_text(template, encoding="utf-8", newline="")
+        done = subprocess.run(
+            [
+                *(java, "-XX:TieredStopAtLevel=1", "-cp", str(classes), "HookClient"),
+                *(url, str(threads), str(count), str(body)),
+                *(str(round(connect_timeout * 1000)), str(round(read_timeout * 1000))),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=longest,
+        )
+    assert done.returncode == 0, done.stderr
+    return [HookResult(**json.loads(line)) for line in done.stdout.splitlines()]
+
+
+def promtool_check(text: str) -> list[str]:
+    """The complaints of ``promtool check metrics`` about metrics in the text format; none if all is well."""
+    promtool = require("promtool", "prometheus")
+    done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, timeout=30)
+    complaints = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    if done.returncode != 0 and not complaints:
+        complaints = [f"promtool ended with exit status {done.returncode}"]
+    return complaints
+
+
+def _missing(program: str, package: str) -> NoReturn:
+    reason = f"{program} is not installed (Debian package {package})"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+@functools.cache
+def _compiled_java_client() -> Path:
+    javac = require("javac", "default-jdk-headless")
+    classes = Path(tempfile.mkdtemp(prefix="wcs-java-"))
+    atexit.register(shutil.rmtree, classes, ignore_errors=True)
+    done = subprocess.run(
+        [javac, "-Xlint:all", "-Werror", "-d", str(classes), str(_JAVA_CLIENT)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return classes
+
+
+@contextmanager
+def _server_directory() -> Iterator[Path]:
+    # Not pytest's tmp_path: that is closed to the user that Apache drops to.
+    with tempfile.TemporaryDirectory(prefix="wcs-backend-", ignore_cleanup_errors=True) as name:
+        directory = Path(name)
+        for log in ("hooks.log", "error.log"):
+            (directory / log).touch()
+        yield directory
+
+
+@contextmanager
+def _server(
+    command: Callable[[int], Sequence[str]], environment: Mapping[str, str], directory: Path
+) -> Iterator[Backend]:
+    process, port = _start(command, environment, directory)
+    try:
+        yield Backend(port, process.pid, directory)
+    finally:
+        _end(process, port)
+
+
+def _start(
+    command: Callable[[int], Sequence[str]], environment: Mapping[str, str], directory: Path
+) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a server and wait until it accepts; on another port if it ended, for the first may be taken."""
+    error_log = directory / "error.log"
+    for _ in range(_START_ATTEMPTS):
+        port = free_port()
+        with error_log.open("ab") as errors:
+            process = subprocess.Popen(
+                command(port),
+                env={"PATH": _SEARCH_PATH, **environment, "PORT": str(port)},
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                cwd=directory,
+                start_new_session=True,
+            )
+        try:
+            if _wait_until_it_accepts(process, port):
+                return process, port
+        except BaseException:
+            _end(process, port)
+            raise
+    raise RuntimeError(f"{process.args!r} does not start: {error_log.read_text(errors='replace')[-2000:]}")
+
+
+def _wait_until_it_accepts(process: subprocess.Popen[bytes], port: int) -> bool:
+    """False if the process ended instead. Raises TimeoutError."""
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            return False
+        if _accepts(port):
+            return True
+        time.sleep(0.02)
+    raise TimeoutError(f"{process.args!r} does not accept on port {port} after {_START_SECONDS:g} s")
+
+
+def _end(process: subprocess.Popen[bytes], port: int) -> None:
+    """End a server with the workers in its process group, until nothing listens; every wait is bounded."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_STOP_SECONDS)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(_STOP_SECONDS)
+    # Workers are not our children and cannot be waited for, but each holds the listening socket.
+    deadline = time.monotonic() + _STOP_SECONDS
+    while _accepts(port) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
