@@ -21,6 +21,8 @@ def _tidy(node: Any) -> Any:
         return [_tidy(item) for item in node]
     if not isinstance(node, dict):
         return node
+    if "patternProperties" in node:  # names that match no pattern are errors, as the loader says
+        node = {**node, "additionalProperties": False}
     return {
         key: {name: _tidy(inner) for name, inner in value.items()} if key == "properties" else _tidy(value)
         for key, value in node.items()

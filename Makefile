@@ -1,0 +1,56 @@
+# The commands of README.md. `make install` needs Python 3.11 or newer and nothing else.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+
+LOCK   := $(VENV)/lock/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+          --custom-compile-command 'make lock'
+
+.PHONY: install run test lint format bench lock clean
+
+install: $(VENV)/.installed
+
+run: install
+	@$(BIN)/gateway demo -c gateway.yaml
+
+test: $(VENV)/.test-tools
+	@tests/tools/install
+	@$(BIN)/python -m pytest $(TESTS)
+
+lint: $(VENV)/.test-tools
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(VENV)/.test-tools
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench:
+	@echo "bench: not yet; it comes with the issue on speed"
+
+# Pins every dependency with its hashes, for all platforms at once.
+lock:
+	@$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install -q uv==0.13.9
+	@$(LOCK) pyproject.toml -o requirements.lock
+	@$(LOCK) deploy/requirements-build.in -o deploy/requirements-build.lock
+	@$(LOCK) -c requirements.lock tests/requirements.in -o tests/requirements.lock
+	@rm -rf $(VENV)/lock
+
+clean:
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "$(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml requirements.lock | $(VENV)/bin/python
+	@$(PIP) install -q --require-hashes -r requirements.lock -r deploy/requirements-build.lock
+	@$(PIP) install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.test-tools: tests/requirements.lock $(VENV)/.installed
+	@$(PIP) install -q --require-hashes -r tests/requirements.lock
+	@touch $@

@@ -1,0 +1,196 @@
+"""One bad file per rule, with the exact message: the messages are what an operator works with."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.config import ConfigError, loads
+
+UPSTREAM = "upstreams: {u: {url: http://backend/api}}\n"
+APP = "apps: {a: {upstream: u}}\n"
+
+REJECTED = [
+    # --- the file as a whole ---
+    ("", "1:1: the file is empty; it needs at least upstreams and apps"),
+    ("# only a comment\n", "1:1: the file is empty; it needs at least upstreams and apps"),
+    ("---\n~\n", "2:1: the file is empty; it needs at least upstreams and apps"),
+    ("- a\n", "1:1: the file must be a mapping of keys such as server, upstreams and apps"),
+    ("just text\n", "1:1: the file must be a mapping of keys such as server, upstreams and apps"),
+    ("{}\n---\n{}\n", "2:1: a second YAML document begins here; a configuration is one document"),
+    ("log: {level: info\n", "2:1: not valid YAML: while parsing a flow mapping, did not find expected ',' or '}'"),
+    ("log:\n\tlevel: info\n", "2:1: not valid YAML: while scanning for the next token, found character that cannot start any token"),
+    ("log: {}\nx\x00: 1\n", "2:2: not valid YAML: the character U+0000 is not allowed"),
+    ("log: {level: !!str info}\n", '1:14: log.level: the tag "!!str" is not allowed: remove it'),
+    ("log: !!python/object:os.system {}\n", '1:6: log: the tag "!!python/object:os.system" is not allowed: remove it'),
+    ("? [a]\n: b\n", "1:3: a key must be a single value, not a list or a mapping"),
+    ("log: {level: info}\nserver: {}\nlog: {}\n", '3:1: log: the key "log" stands twice: on line 1 and on line 3'),
+    ("log: *x\n", "1:6: the alias *x has no anchor before it"),
+    ("log: &x {mask: *x}\n", "1:16: the alias *x stands inside its own anchor"),
+    ("log: {<<: info}\n", "1:7: log.<<: << takes a mapping or a list of mappings, usually an alias such as *base"),
+    # --- keys and types ---
+    ("sever: {}\n", '1:1: sever: unknown key; did you mean "server"?'),
+    ("tracing: {}\n", "1:1: tracing: unknown key"),
+    (UPSTREAM + "apps:\n  a:\n    upstream: u\n    tiemout: 3s\n", '5:5: apps.a.tiemout: unknown key; did you mean "timeout"?'),
+    (UPSTREAM + 'apps: {"a.b": {upstream: u, x: 1}}\n', '2:29: apps."a.b".x: unknown key'),
+    ("server:\n", "1:1: server: must be a mapping, not empty"),
+    ("server: 5\n", "1:1: server: must be a mapping, not 5"),
+    ("apps: [a]\n", "1:1: apps: must be a mapping, not a list"),
+    ("apps: {a: yes}\n", '1:8: apps.a: must be a mapping, not "yes"'),
+    # --- server ---
+    ("server: {listen: 8080}\n", "1:10: server.listen: must be an address such as 127.0.0.1:8080, [::1]:8080 or :8080, not 8080"),
+    ("server: {listen: 'h:65536'}\n", '1:10: server.listen: must be an address such as 127.0.0.1:8080, [::1]:8080 or :8080, not "h:65536"'),
+    ("server: {listen: [':1', '256.0.0.1:80']}\n", '1:25: server.listen[1]: must be an address such as 127.0.0.1:8080, [::1]:8080 or :8080, not "256.0.0.1:80"'),
+    ("server: {listen: 'unix:/run/g.sock'}\n", '1:10: server.listen: must be an address such as 127.0.0.1:8080, [::1]:8080 or :8080 (unix sockets are not supported), not "unix:/run/g.sock"'),
+    ("server: {listen: []}\n", "1:10: server.listen: must name at least one address"),
+    ("server: {listen: ['127.0.0.1:80', ':80']}\n", "1:35: server.listen[1]: :80 is taken by another address of this list"),
+    ("server: {listen: ':9180'}\n", "1:1: server.admin: 127.0.0.1:9180 is a hook port too: the admin port needs its own"),
+    ("server: {admin: '127.0.0.1:8080'}\n", "1:10: server.admin: 127.0.0.1:8080 is a hook port too: the admin port needs its own"),
+    ("server: {max_body: 65536}\n", "1:10: server.max_body: must be a size such as 64KiB or 1MiB, not 65536"),
+    ("server: {max_body: 1GiB}\n", '1:10: server.max_body: must be between 1B and 64MiB, not "1GiB"'),
+    ("server: {read_timeout: 3}\n", "1:10: server.read_timeout: must be a duration such as 3s or 250ms, not 3"),
+    ("server: {read_timeout: 0s}\n", '1:10: server.read_timeout: must be between 1ms and 10m, not "0s"'),
+    ("server: {drain_timeout: true}\n", "1:10: server.drain_timeout: must be a duration such as 3s or 250ms, not true"),
+    # --- log, media server ---
+    ("log: {level: loud}\n", '1:7: log.level: must be debug, info, warning or error, not "loud"'),
+    ("log: {mask: [caller, cal]}\n", '1:22: log.mask[1]: must be caller or callee, not "cal"'),
+    ("log: {mask: caller}\n", '1:7: log.mask: must be a list, not "caller"'),
+    ("log: {mask: [caller, caller, caller]}\n", "1:7: log.mask: must be a shorter list: each once"),
+    ("media_server: {margin: 20s}\n", "1:16: media_server.margin: 20s leaves no time for a hook: it must be shorter than request_timeout, which is 15s"),
+    # --- budgets ---
+    ("defaults:\n  timeout: 14500ms\n", "2:3: defaults.timeout: 14.5s reaches the media server's own limit: request_timeout 15s less margin 500ms leaves less than 14.5s; a hook answered later counts as an error there"),
+    ("media_server: {request_timeout: 3s}\n", "1:1: defaults.timeout: 3s reaches the media server's own limit: request_timeout 3s less margin 500ms leaves less than 2.5s; a hook answered later counts as an error there"),
+    (UPSTREAM + "apps:\n  defaultApp:\n    upstream: u\n    timeout: 15s\n", "5:5: apps.defaultApp.timeout: 15s reaches the media server's own limit: request_timeout 15s less margin 500ms leaves less than 14.5s; a hook answered later counts as an error there"),
+    (UPSTREAM + "apps: {a: {upstream: u, methods: {connect: {timeout: 1m}}}}\n", "2:45: apps.a.methods.connect.timeout: 1m reaches the media server's own limit: request_timeout 15s less margin 500ms leaves less than 14.5s; a hook answered later counts as an error there"),
+    # --- fallback ---
+    ("defaults: {fallback: maybe}\n", '1:12: defaults.fallback: must be reject, allow, or a mapping such as {timeout: allow, unreachable: allow}, not "maybe"'),
+    ("defaults: {fallback: {timout: allow}}\n", "1:23: defaults.fallback.timout: unknown cause; there are timeout, unreachable, overload, bad_answer, error_status"),
+    ("defaults: {fallback: {timeout: yes}}\n", '1:23: defaults.fallback.timeout: must be allow or reject, not "yes"'),
+    # --- upstreams ---
+    ("upstreams: {u: {}}\n", "1:13: upstreams.u.url: is required"),
+    ("upstreams: {'': {url: http://h}}\n", '1:13: upstreams."": must be an upstream\'s name: 1 to 256 characters, no control characters'),
+    ("upstreams: {u: {url: 5}}\n", "1:17: upstreams.u.url: must be text such as http://192.168.1.101/rest/my_api, not 5"),
+    ("upstreams: {u: {url: ftp://h/}}\n", "1:17: upstreams.u.url: must be a URL that begins with http:// or https:// and names a host"),
+    ("upstreams: {u: {url: 'http://'}}\n", "1:17: upstreams.u.url: must be a URL that begins with http:// or https:// and names a host"),
+    ("upstreams: {u: {url: 'http://h h/'}}\n", "1:17: upstreams.u.url: must be a URL in plain ASCII, without spaces, such as http://192.168.1.101/rest/my_api"),
+    ("upstreams: {u: {url: 'http://h:99999/'}}\n", "1:17: upstreams.u.url: must be a URL with a valid host and a port from 1 to 65535"),
+    ("upstreams: {u: {url: 'http://h:0/'}}\n", "1:17: upstreams.u.url: must be a URL with a valid host and a port from 1 to 65535"),
+    ("upstreams: {u: {url: 'http://me:pw@h/'}}\n", "1:17: upstreams.u.url: must not hold a user name or password: write them under credentials"),
+    ("upstreams: {u: {url: 'http://h/?a=b'}}\n", "1:17: upstreams.u.url: must end with its path: a query (?) or fragment (#) is not allowed"),
+    ("upstreams: {u: {url: 'http://h/#a'}}\n", "1:17: upstreams.u.url: must end with its path: a query (?) or fragment (#) is not allowed"),
+    ("upstreams: {u: {url: http://h, connect_timeout: 0s}}\n", '1:32: upstreams.u.connect_timeout: must be between 1ms and 1m, not "0s"'),
+    ("upstreams: {u: {url: http://h, keepalive: no}}\n", '1:32: upstreams.u.keepalive: must be a duration such as 3s or 250ms, or off, not "no"'),
+    ("upstreams: {u: {url: http://h, max_connections: 0}}\n", "1:32: upstreams.u.max_connections: must be a whole number from 1 to 65535, not 0"),
+    ("upstreams: {u: {url: http://h, max_connections: 1.0}}\n", "1:32: upstreams.u.max_connections: must be a whole number from 1 to 65535, not 1.0"),
+    ("upstreams: {u: {url: http://h, host: 'a b'}}\n", "1:32: upstreams.u.host: must be target, preserve, or a host name such as legacy.example.com"),
+    ("upstreams: {u: {url: http://h, headers: {Via: x}}}\n", "1:42: upstreams.u.headers.Via: must not be set here: the gateway sets or removes this header itself"),
+    ("upstreams: {u: {url: http://h, headers: {'a b': x}}}\n", '1:42: upstreams.u.headers."a b": must be a header name: letters, digits and hyphens'),
+    ('upstreams: {u: {url: http://h, headers: {A: "x\\r\\nB: y"}}}\n', "1:42: upstreams.u.headers.A: must be one line of printable ASCII characters"),
+    ("upstreams: {u: {url: http://h, headers: {A: ' x'}}}\n", "1:42: upstreams.u.headers.A: must not begin or end with white space, and be at most 8192 characters long"),
+    ("upstreams: {u: {url: http://h, headers: {A: x, a: y}}}\n", "1:32: upstreams.u.headers: must name each header once: upper and lower case do not differ"),
+    ("upstreams: {u: {url: http://h, credentials: {username: x}}}\n", "1:32: upstreams.u.credentials.password: is required"),
+    ("upstreams: {u: {url: http://h, credentials: {username: 'a:b', password: x}}}\n", "1:46: upstreams.u.credentials.username: must not hold a colon: HTTP Basic ends the user name there"),
+    ("upstreams: {u: {url: http://h, credentials: {username: a, password: 815}}}\n", "1:59: upstreams.u.credentials.password: must be text (in quotes if it looks like a number)"),
+    ("upstreams: {u: {url: http://h, credentials: }}\n", "1:32: upstreams.u.credentials: must be a mapping"),
+    ("admin: {token: ''}\n", "1:9: admin.token: must not be empty"),
+    ("admin: {token: }\n", "1:9: admin.token: must be text (in quotes if it looks like a number)"),
+    # --- apps and what they refer to ---
+    (UPSTREAM + "apps: {'': {upstream: u}}\n", '2:8: apps."": must be an appKey: 1 to 256 characters, no control characters'),
+    (UPSTREAM + 'apps: {"a\\nb": {upstream: u}}\n', '2:8: apps."a\\nb": must be an appKey: 1 to 256 characters, no control characters'),
+    (UPSTREAM + "apps: {a: {}}\n", "2:8: apps.a: has no upstream: name one here or in defaults, or write static: allow or reject"),
+    (UPSTREAM + "apps: {a: {upstream: u, static: allow}}\n", "2:25: apps.a.static: stands beside an upstream: an app has one or the other"),
+    (UPSTREAM + "apps: {a: {static: maybe}}\n", '2:12: apps.a.static: must be allow or reject, not "maybe"'),
+    (UPSTREAM + "apps: {a: {static: error}}\n", '2:12: apps.a.static: must be allow or reject, not "error"'),
+    (UPSTREAM + "apps: {a: {upstream: }}\n", "2:12: apps.a.upstream: must be the name of an upstream, not empty"),
+    ("upstreams: {legacy: {url: http://h}}\napps: {a: {upstream: legcay}}\n", '2:12: apps.a.upstream: no upstream has this name; did you mean "legacy"?'),
+    ("defaults: {upstream: nowhere}\n", "1:12: defaults.upstream: no upstream has this name"),
+    (UPSTREAM + "apps: {a: {upstream: u, timeout: }}\n", "2:25: apps.a.timeout: must be a duration such as 3s or 250ms, not empty"),
+    (UPSTREAM + "apps: {a: {upstream: u, methods: {a-b: {}}}}\n", "2:35: apps.a.methods.a-b: must be a method's name: a letter, then at most 63 letters, digits or _"),
+    (UPSTREAM + APP + "unknown_app: b\n", "3:1: unknown_app: no app has this name"),
+    (UPSTREAM + "apps: {defaultApp: {upstream: u}}\nunknown_app: defaultapp\n", '3:1: unknown_app: no app has this name; did you mean "defaultApp"?'),
+    ("hook_types: {MyEvent: events}\n", '1:14: hook_types.MyEvent: must be connect, direct, event or incoming, not "events"'),
+    # --- references ---
+    ("log: {level: '${env:}'}\n", '1:14: log.level: "" is no name of an environment variable; write ${env:NAME} or ${file:/path}, or $${ for a plain ${'),
+    ("log: {level: '${env:NO_SUCH_VARIABLE}'}\n", "1:14: log.level: the environment variable NO_SUCH_VARIABLE is not set"),
+    ("log: {level: '${file:/no/such/file}'}\n", '1:14: log.level: the file "/no/such/file" cannot be read: no such file or directory'),
+    ("log: {level: '${file:secret}'}\n", '1:14: log.level: "secret" is not an absolute path; write ${env:NAME} or ${file:/path}, or $${ for a plain ${'),
+    ("log: {level: '${LEVEL}'}\n", '1:14: log.level: "${LEVEL}" is not known; write ${env:NAME} or ${file:/path}, or $${ for a plain ${'),
+    ("log: {level: 'a${env:X'}\n", "1:14: log.level: has a ${ without its }; write ${env:NAME} or ${file:/path}, or $${ for a plain ${"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), REJECTED)
+def test_a_broken_rule_is_reported_once_at_its_place(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        loads(text)
+    assert [str(problem) for problem in caught.value.problems] == [f"gateway.yaml:{message}"]
+
+
+WARNED = [
+    ("upstreams: {}\n", "1:1: apps: there are no apps: every hook will be refused"),
+    ("server: {keepalive_timeout: 5s}\n" + UPSTREAM + APP, "1:10: server.keepalive_timeout: should be longer than 5s: the media server keeps idle connections that long, and repeats a hook that meets a closing one"),
+    (UPSTREAM + "apps: {a: {upstream: u, methods: {OnCalEvent: {}}}}\n", '2:35: apps.a.methods.OnCalEvent: neither in the catalogue of methods nor in hook_types; did you mean "OnCallEvent"?'),
+    (UPSTREAM + "apps: {a: {upstream: u, methods: {Zebra: {}}}}\n", "2:35: apps.a.methods.Zebra: neither in the catalogue of methods nor in hook_types; if the media server has it, give its type there"),
+    ("apps: {a: {static: allow, timeout: 2s}}\n", "1:27: apps.a.timeout: has no effect: the app is static, so no backend is asked"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), WARNED)
+def test_what_looks_mistaken_is_a_warning(text: str, message: str) -> None:
+    assert [str(warning) for warning in loads(text).warnings] == [f"gateway.yaml:{message}"]
+
+
+def test_a_method_named_in_hook_types_is_no_cause_for_a_warning() -> None:
+    loaded = loads(UPSTREAM + "apps: {a: {upstream: u, methods: {Zebra: {}}}}\nhook_types: {Zebra: event}\n")
+    assert loaded.warnings == ()
+
+
+def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
+    text = (
+        "server: {lisen: x}\n"
+        "server: {}\n"
+        "log: {level: '${env:NO_SUCH_VARIABLE}'}\n"
+        "upstreams: {u: {url: http://h, keepalive: 5}}\n"
+        "apps: {b: {upstream: v, timeout: 20s}, c: {timeout: 3}}\n"
+        "unknown_app: d\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        loads(text, "g.yaml")
+    assert [(problem.line, problem.path) for problem in caught.value.problems] == [
+        (1, "server.lisen"),
+        (2, "server"),
+        (3, "log.level"),
+        (4, "upstreams.u.keepalive"),
+        (5, "apps.b.upstream"),
+        (5, "apps.b.timeout"),
+        (5, "apps.c"),
+        (5, "apps.c.timeout"),
+        (6, "unknown_app"),
+    ]
+    assert str(caught.value).splitlines() == [str(problem) for problem in caught.value.problems]
+    assert {problem.file for problem in caught.value.problems} == {"g.yaml"}
+
+
+def test_a_long_value_is_cut_and_its_control_characters_are_escaped() -> None:
+    with pytest.raises(ConfigError) as caught:
+        loads('log: {level: "\\e[31m' + "x" * 100_000 + '"}\n')
+    message = caught.value.problems[0].message
+    assert "\\u001b[31m" in message
+    assert message.isprintable()
+    assert len(message) < 200
+
+
+def test_the_list_of_problems_is_bounded_and_says_so() -> None:
+    text = "".join(f"key{number}: 1\n" for number in range(3000))
+    with pytest.raises(ConfigError) as caught:
+        loads(text)
+    assert len(caught.value.problems) == 1001
+    assert caught.value.problems[-1].message == "there are more problems than these 1000"
+
+
+def test_values_that_are_nearly_all_wrong_are_counted_instead_of_listed() -> None:
+    text = "apps: {" + ",".join(f"a{number}" for number in range(100_001)) + "}"
+    with pytest.raises(ConfigError) as caught:
+        loads(text)
+    assert [problem.message for problem in caught.value.problems] == [
+        "100,001 values are wrong, too many to list: this is hardly a configuration of the gateway"
+    ]
