@@ -138,16 +138,21 @@ def parse(text: str, file: str) -> Document:
     try:
         for event in yaml.parse(text, Loader=_LOADER):
             builder.take(event)
-    except yaml.MarkedYAMLError as exc:
-        mark = exc.problem_mark or exc.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        said = ", ".join(part for part in (exc.context, exc.problem) if part)
-        builder.problems.append(Problem(file, line, column, "", f"not valid YAML: {said}"))
-        raise ConfigError(builder.problems) from exc
     except yaml.YAMLError as exc:
-        builder.problems.append(Problem(file, 1, 1, "", "not valid YAML"))
-        raise ConfigError(builder.problems) from exc
-    return builder.document()
+        unreadable = _syntax_problem(exc, file)
+    else:
+        return builder.document()
+    # Raised out here, and so without a cause: YAML's own error quotes the line, which may hold a secret.
+    raise ConfigError([*builder.problems, unreadable])
+
+
+def _syntax_problem(exc: yaml.YAMLError, file: str) -> Problem:
+    line, column, said = 1, 1, ""
+    if isinstance(exc, yaml.MarkedYAMLError):
+        if mark := exc.problem_mark or exc.context_mark:
+            line, column = mark.line + 1, mark.column + 1
+        said = ", ".join(part for part in (exc.context, exc.problem) if part)
+    return Problem(file, line, column, "", f"not valid YAML: {said}" if said else "not valid YAML")
 
 
 def _refuse_unprintable(text: str, file: str) -> None:

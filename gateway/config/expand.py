@@ -34,15 +34,13 @@ def read_text(path: str | os.PathLike[str], limit: int, size_text: str) -> str:
     """
     try:
         # O_NONBLOCK: opening a pipe that nobody writes to would otherwise wait for ever.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            status = os.fstat(file.fileno())
-            if stat.S_ISDIR(status.st_mode):
-                raise ReadError("it is a directory")
-            if not stat.S_ISREG(status.st_mode):
-                raise ReadError("it is not a regular file")
-            if status.st_size > limit:
-                raise ReadError(f"it is larger than {size_text}")
-            data = file.read(limit + 1)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            _refuse_by_status(os.fstat(descriptor), limit, size_text)
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read(limit + 1)
+        finally:
+            os.close(descriptor)
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else None
         raise ReadError((reason or "it has no valid name").lower()) from exc
@@ -52,6 +50,15 @@ def read_text(path: str | os.PathLike[str], limit: int, size_text: str) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as exc:
         raise ReadError(f"it is not UTF-8 (byte {exc.start})") from exc
+
+
+def _refuse_by_status(status: os.stat_result, limit: int, size_text: str) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise ReadError("it is a directory")
+    if not stat.S_ISREG(status.st_mode):
+        raise ReadError("it is not a regular file")
+    if status.st_size > limit:
+        raise ReadError(f"it is larger than {size_text}")
 
 
 class Expander:

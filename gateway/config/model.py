@@ -123,9 +123,13 @@ class _FallbackRule:
             custom_error_context={"text": f"unknown cause; there are {', '.join(self._CAUSES)}"},
         )
         verdict = wanting(core_schema.literal_schema(self._VERDICTS), "must be allow or reject")
+        mapping = core_schema.no_info_before_validator_function(
+            self._as_mapping, core_schema.dict_schema(cause, verdict)
+        )
         return core_schema.no_info_after_validator_function(
             self._fallback,
-            core_schema.no_info_before_validator_function(self._as_mapping, core_schema.dict_schema(cause, verdict)),
+            mapping,
+            serialization=core_schema.plain_serializer_function_ser_schema(self._written),
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
@@ -145,6 +149,10 @@ class _FallbackRule:
     @staticmethod
     def _fallback(verdicts: dict[str, str]) -> Fallback:
         return Fallback(frozenset(Cause(cause) for cause, verdict in verdicts.items() if verdict == "allow"))
+
+    @staticmethod
+    def _written(fallback: Fallback | None) -> dict[str, str] | None:
+        return None if fallback is None else {cause.value: fallback.verdict(cause).value for cause in Cause}
 
 
 class _HeadersRule:

@@ -234,7 +234,8 @@ class NotNull:
 _ADDRESS: Final = r"(?:\[[0-9A-Fa-f:.%A-Za-z]+\]|[A-Za-z0-9._-]*):[0-9]{1,5}"
 _ADDRESS_FORM: Final = "must be an address such as 127.0.0.1:8080, [::1]:8080 or :8080"
 _MAX_ADDRESSES: Final = 64
-_is_host_name = re.compile(r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?)+").fullmatch
+_LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_is_host_name = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?").fullmatch
 _ends_in_number = re.compile(r"(?:.*\.)?[0-9]+\.?").fullmatch
 
 

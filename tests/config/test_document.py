@@ -32,7 +32,8 @@ def only_message(text: str) -> str:
         ("on", "on"), ("off", "off"), ("yes", "yes"), ("no", "no"), ("y", "y"), ("tRue", "tRue"),
         ("null", None), ("~", None), ("", None), ("Null", None), ("none", "none"),
         ("1", 1), ("-7", -7), ("+5", 5), ("0815", 815), ("0o17", 15), ("0x1F", 31), ("1_000", "1_000"),
-        ("-.inf", float("-inf")), ("1.5", 1.5), ("-.5", -0.5), ("1e3", 1000.0), ("1.", 1.0), (".inf", float("inf")), ("e3", "e3"),
+        ("-.inf", float("-inf")), ("1.5", 1.5), ("-.5", -0.5), ("1e3", 1000.0), ("1.", 1.0),
+        (".inf", float("inf")), ("e3", "e3"),
         ("12:30:45", "12:30:45"), ("2026-01-01", "2026-01-01"), ("=", "="), ("3s", "3s"),
         ("'1'", "1"), ('"true"', "true"), ("'~'", "~"), ("1" * 5000, "1" * 5000),
     ],
@@ -44,7 +45,13 @@ def test_scalars_resolve_by_the_core_schema_of_yaml_1_2(text: str, value: object
 
 
 def test_keys_are_taken_as_their_text() -> None:
-    assert plain("0815: a\ntrue: b\n~: c\n1.50: d\n: e\n") == {"0815": "a", "true": "b", "~": "c", "1.50": "d", "": "e"}
+    assert plain("0815: a\ntrue: b\n~: c\n1.50: d\n'': e\n") == {
+        "0815": "a",
+        "true": "b",
+        "~": "c",
+        "1.50": "d",
+        "": "e",
+    }
 
 
 def test_an_alias_repeats_its_anchor_and_may_be_a_key() -> None:
@@ -110,9 +117,7 @@ def test_endless_nesting_is_given_up_early(opening: str) -> None:
 
 
 def test_an_alias_bomb_is_defused() -> None:
-    text = "a0: &a0 {x: y}\n" + "".join(
-        f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)
-    )
+    text = "a0: &a0 {x: y}\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9))
     assert only_message(text) == "more than 2,000,000 values, aliases counted as what they stand for"
 
 

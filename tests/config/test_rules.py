@@ -1,8 +1,10 @@
+# ruff: noqa: E501 - a row keeps its message on one line, so that it can be found by searching
 """One bad file per rule, with the exact message: the messages are what an operator works with."""
 
 from __future__ import annotations
 
 import pytest
+import yaml
 
 from gateway.config import ConfigError, loads
 
@@ -26,7 +28,7 @@ REJECTED = [
     ("log: {level: info}\nserver: {}\nlog: {}\n", '3:1: log: the key "log" stands twice: on line 1 and on line 3'),
     ("log: *x\n", "1:6: the alias *x has no anchor before it"),
     ("log: &x {mask: *x}\n", "1:16: the alias *x stands inside its own anchor"),
-    ("log: {<<: info}\n", "1:7: log.<<: << takes a mapping or a list of mappings, usually an alias such as *base"),
+    ("log: {<<: info}\n", "1:7: log: << takes a mapping or a list of mappings, usually an alias such as *base"),
     # --- keys and types ---
     ("sever: {}\n", '1:1: sever: unknown key; did you mean "server"?'),
     ("tracing: {}\n", "1:1: tracing: unknown key"),
@@ -120,6 +122,8 @@ REJECTED = [
 
 @pytest.mark.parametrize(("text", "message"), REJECTED)
 def test_a_broken_rule_is_reported_once_at_its_place(text: str, message: str) -> None:
+    if "not valid YAML: while" in message and not yaml.__with_libyaml__:
+        pytest.skip("PyYAML is here without libyaml, whose words these are")
     with pytest.raises(ConfigError) as caught:
         loads(text)
     assert [str(problem) for problem in caught.value.problems] == [f"gateway.yaml:{message}"]

@@ -1,0 +1,126 @@
+"""Whatever the file holds, loading it ends in a configuration or in a ConfigError."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.config import ConfigError, loads
+
+EXAMPLE = (Path(__file__).parents[2] / "gateway.yaml").read_text(encoding="utf-8")
+CORPUS = Path(__file__).parents[3] / "shared" / "corpora"
+MARKS = ["<<: ", "&a ", "*a", "${env:A}", "${", "---\n", "!!map "]
+SPECIAL = st.sampled_from([*"[]{}:,-?&*!|>'\"%@`#~<$\n\t \x85\u2028\ufeff\0é😀", *MARKS])
+
+
+def survive(text: str) -> None:
+    try:
+        loads(text)
+    except ConfigError as error:
+        problems = error.problems
+    else:
+        return
+    assert problems
+    for problem in problems:
+        assert problem.line >= 1
+        assert problem.column >= 1
+        assert "Input should be" not in problem.message
+        assert "\n" not in str(problem)
+        assert len(str(problem)) < 1500
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.text(st.one_of(st.characters(), SPECIAL.map(lambda part: part[0])), max_size=200))
+def test_arbitrary_text(text: str) -> None:
+    survive(text)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(SPECIAL | st.sampled_from(["apps", "a", "upstreams", "server", "1"]), max_size=60).map("".join))
+def test_arbitrary_yaml_marks(text: str) -> None:
+    survive(text)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_mutated_valid_files(data: st.DataObject) -> None:
+    text = EXAMPLE
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(text)))
+        end = min(len(text), start + data.draw(st.integers(0, 12)))
+        text = text[:start] + data.draw(SPECIAL | st.text(max_size=4)) + text[end:]
+    survive(text)
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=12)
+    | st.sampled_from(["3s", "allow", "u"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+FULL: dict[str, Any] = {
+    "server": {
+        "listen": ":1", "admin": ":2", "max_body": "1B", "read_timeout": "1s",
+        "keepalive_timeout": "9s", "drain_timeout": "1s",
+    },
+    "admin": {"token": "t"},
+    "log": {"level": "info", "format": "json", "access": "off", "mask": ["caller"]},
+    "media_server": {"request_timeout": "15s", "margin": "1s"},
+    "defaults": {"upstream": "u", "timeout": "3s", "fallback": {"timeout": "allow"}},
+    "upstreams": {
+        "u": {
+            "url": "http://h", "connect_timeout": "1s", "keepalive": "off", "max_connections": 1, "max_answer": "1B",
+            "host": "target", "headers": {"A": "b"}, "credentials": {"username": "u", "password": "p"},
+        }
+    },
+    "apps": {
+        "a": {
+            "upstream": "u", "timeout": "1s", "fallback": "allow",
+            "methods": {"call": {"timeout": "1s", "fallback": "reject"}},
+        },
+        "b": {"static": "allow"},
+    },
+    "unknown_app": "a",
+    "hook_types": {"X": "event"},
+}  # fmt: skip
+
+
+def _paths(node: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if isinstance(node, dict):
+        for key, inner in node.items():
+            yield (*above, key)
+            yield from _paths(inner, (*above, key))
+
+
+def test_the_full_file_is_valid() -> None:
+    loads(json.dumps(FULL))
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(list(_paths(FULL))), VALUES)
+def test_any_value_in_any_place(path: tuple[str, ...], value: object) -> None:
+    changed = json.loads(json.dumps(FULL))
+    holder = changed
+    for key in path[:-1]:
+        holder = holder[key]
+    holder[path[-1]] = value
+    survive(json.dumps(changed, ensure_ascii=False))
+
+
+@pytest.mark.skipif(not CORPUS.is_dir(), reason="the shared folder with its corpora is absent")
+def test_naughty_strings_as_values_and_as_names() -> None:
+    strings = json.loads((CORPUS / "naughty_strings.json").read_text(encoding="utf-8"))
+    assert len(strings) > 100
+    for text in strings:
+        survive(text)
+        survive(json.dumps({"apps": {text: {"upstream": text, "methods": {text: {}}}}, "unknown_app": text, text: 1}))

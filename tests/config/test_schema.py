@@ -1,0 +1,93 @@
+"""The JSON Schema says what the loader says, as far as one value can show it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]  # no stubs among the test dependencies
+import pytest
+
+from gateway.config import json_schema, loads
+from gateway.config.document import parse
+
+EXAMPLE = Path(__file__).parents[2] / "gateway.yaml"
+SCHEMA = json_schema()
+
+
+def is_valid(text: str) -> bool:
+    return bool(jsonschema.Draft202012Validator(SCHEMA).is_valid(parse(text, "gateway.yaml").plain()))
+
+
+def test_it_is_a_schema_of_draft_2020_12_with_a_title() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert SCHEMA["title"] == "wcs-gateway configuration"
+
+
+def _objects(node: Any) -> Iterator[dict[str, Any]]:
+    for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from _objects(inner)
+    if isinstance(node, dict) and node.get("type") == "object" and "properties" in node:
+        yield node
+
+
+def test_every_key_is_described_and_no_other_is_allowed() -> None:
+    sections = [node for node in _objects(SCHEMA) if "description" in node]
+    assert len(sections) == 10
+    for section in sections:
+        assert section["additionalProperties"] is False
+        for name, field in section["properties"].items():
+            assert field.get("description", "").endswith("."), name
+
+
+def test_the_example_validates() -> None:
+    assert is_valid(EXAMPLE.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "server: {listen: ':80', max_body: 1MiB, read_timeout: 1.5s}",
+        "server: {listen: ['[::1]:80', 'h:81']}",
+        "log: {level: debug, mask: []}",
+        "upstreams: {u: {url: http://h, keepalive: off, host: preserve, max_connections: 1, headers: {A: b}}}",
+        "upstreams: {u: {url: http://h, credentials: {username: u, password: p}}}",
+        "apps: {a: {static: allow}, 'b-*': {static: reject}}",
+        "defaults: {fallback: {timeout: allow, error_status: reject}}",
+        "hook_types: {MyEvent: event}",
+    ],
+)
+def test_what_loads_validates(text: str) -> None:
+    loads(text)
+    assert is_valid(text)
+
+
+def test_a_reference_validates_wherever_text_does() -> None:
+    assert jsonschema.Draft202012Validator(SCHEMA).is_valid(
+        {"server": {"listen": "${env:LISTEN}", "max_body": "${env:SIZE}", "read_timeout": "${env:TIME}"}}
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sever: {}",
+        "server: {listen: 80}",
+        "server: {listen: []}",
+        "server: {read_timeout: 3}",
+        "server: {max_body: 3s}",
+        "log: {level: loud}",
+        "upstreams: {u: {}}",
+        "upstreams: {u: {url: http://h, max_connections: 0}}",
+        "upstreams: {u: {url: 'http://h?x'}}",
+        "apps: {a: {static: error}}",
+        "apps: {a: {timeout: }}",
+        "apps: {a: {methods: {a-b: {}}}}",
+        "defaults: {fallback: {timout: allow}}",
+        "hook_types: {MyEvent: x}",
+    ],
+)
+def test_what_is_broken_does_not_validate(text: str) -> None:
+    assert not is_valid(text)

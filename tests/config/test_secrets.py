@@ -1,0 +1,196 @@
+"""References to secrets are expanded for use; neither they nor literal secrets are ever shown."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import traceback
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.config import ConfigError, Loaded, loads
+
+SECRET = "hunter2-S3CRET"
+
+
+def upstream(body: str) -> Loaded:
+    return loads(f"upstreams:\n  u: {{url: http://h, {body}}}\napps: {{a: {{upstream: u}}}}\n")
+
+
+def header(value: str) -> str:
+    return upstream(f"headers: {{X-A: {value}}}").config.upstreams["u"].headers["X-A"].reveal()
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_TEST_SECRET", SECRET)
+    monkeypatch.setenv("GATEWAY_TEST_EMPTY", "")
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("${env:GATEWAY_TEST_SECRET}", SECRET),
+        ("Bearer ${env:GATEWAY_TEST_SECRET}", f"Bearer {SECRET}"),
+        ("'${env:GATEWAY_TEST_SECRET}-${env:GATEWAY_TEST_SECRET}'", f"{SECRET}-{SECRET}"),
+        ("a${env:GATEWAY_TEST_EMPTY}b", "ab"),
+        ("$${env:GATEWAY_TEST_SECRET}", "${env:GATEWAY_TEST_SECRET}"),
+        ("'$$${env:GATEWAY_TEST_SECRET}'", "$${env:GATEWAY_TEST_SECRET}"),
+        ("a$b", "a$b"),
+        ("'$$'", "$$"),
+    ],
+)
+def test_references_are_expanded_anywhere_in_a_value(written: str, meant: str) -> None:
+    assert header(f'"{written}"' if "'" not in written else written) == meant
+
+
+@pytest.mark.parametrize(("content", "value"), [("pw", "pw"), ("pw\n", "pw"), ("pw\r\n", "pw"), ("", "")])
+def test_a_file_loses_one_trailing_line_end(tmp_path: Path, content: str, value: str) -> None:
+    (tmp_path / "secret").write_bytes(content.encode())
+    assert header(f'"${{file:{tmp_path}/secret}}"') == value
+
+
+def test_a_second_line_end_is_kept_and_refused_as_a_header(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(SECRET + "\n\n")
+    with pytest.raises(ConfigError, match="must be one line of printable ASCII characters"):
+        header(f'"${{file:{tmp_path}/secret}}"')
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"x" * 65537, "it is larger than 64 KiB"), (b"\xff", "it is not UTF-8 (byte 0)"), (None, "it is a directory")],
+)
+def test_a_file_that_cannot_be_taken_is_a_problem(tmp_path: Path, content: bytes | None, reason: str) -> None:
+    path = tmp_path / "secret"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        header(f'"${{file:{path}}}"')
+    (problem,) = caught.value.problems
+    assert problem.path == "upstreams.u.headers.X-A"
+    assert problem.message.endswith(f"cannot be read: {reason}")
+
+
+def test_a_small_text_cannot_expand_without_bound(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("x" * 65536)
+    with pytest.raises(ConfigError, match="the references of this file bring in more than 16 MiB"):
+        header('"' + f"${{file:{tmp_path}/secret}}" * 300 + '"')
+
+
+def test_an_unresolved_reference_is_one_problem_and_not_two() -> None:
+    with pytest.raises(ConfigError) as caught:
+        loads("apps: {a: {upstream: '${env:NO_SUCH}', timeout: '${env:NO_SUCH}'}}\n")
+    assert len(caught.value.problems) == 2
+
+
+def test_keys_are_not_expanded() -> None:
+    loaded = loads("apps: {'${env:GATEWAY_TEST_SECRET}': {static: allow}}\n")
+    assert list(loaded.config.apps) == ["${env:GATEWAY_TEST_SECRET}"]
+
+
+def test_what_is_shown_is_the_file_with_references_kept_and_literal_secrets_masked() -> None:
+    loaded = upstream(
+        "credentials: {username: wcs, password: hunter2-S3CRET}, headers: {A: '${env:GATEWAY_TEST_SECRET}', "
+        "B: 'Bearer ${env:GATEWAY_TEST_SECRET}', C: hunter2-S3CRET, D: 'x$${y'}, max_connections: 5, keepalive: off"
+    )
+    assert loaded.shown == {
+        "upstreams": {
+            "u": {
+                "url": "http://h",
+                "credentials": {"username": "wcs", "password": "***"},
+                "headers": {
+                    "A": "${env:GATEWAY_TEST_SECRET}",
+                    "B": "***${env:GATEWAY_TEST_SECRET}",
+                    "C": "***",
+                    "D": "***",
+                },
+                "max_connections": 5,
+                "keepalive": "off",
+            }
+        },
+        "apps": {"a": {"upstream": "u"}},
+    }
+
+
+def test_names_that_look_like_secrets_are_shown() -> None:
+    loaded = loads("apps: {token: {static: allow}, password: {static: reject}}\n")
+    assert loaded.shown == {"apps": {"token": {"static": "allow"}, "password": {"static": "reject"}}}
+
+
+def test_a_secret_reached_through_an_alias_or_a_merge_is_masked_too() -> None:
+    loaded = loads(
+        "upstreams:\n"
+        "  a: &a {url: http://h, headers: {X-A: &s hunter2-S3CRET}}\n"
+        "  b: {<<: *a, credentials: {username: w, password: *s}}\n"
+        "apps: {x: {upstream: b}}\n"
+    )
+    assert SECRET not in repr(loaded)
+    assert loaded.config.upstreams["b"].headers["X-A"].reveal() == SECRET
+
+
+def test_a_loaded_configuration_never_prints_a_secret(caplog: pytest.LogCaptureFixture) -> None:
+    loaded = loads(
+        "admin: {token: hunter2-S3CRET}\n"
+        "upstreams: {u: {url: http://h, credentials: {username: w, password: '${env:GATEWAY_TEST_SECRET}'}}}\n"
+        "apps: {a: {upstream: u}}\n"
+    )
+    logging.getLogger("test").warning("%s %r", loaded, loaded.config)
+    texts = [str(loaded), str(loaded.config), repr(loaded.config), loaded.config.model_dump_json(), caplog.text]
+    assert SECRET not in "".join(texts)
+    assert loaded.config.admin.token is not None
+    assert loaded.config.admin.token.reveal() == SECRET
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "admin: hunter2-S3CRET\n",
+        "admin: [hunter2-S3CRET]\n",
+        "admin: {token: [hunter2-S3CRET]}\n",
+        "upstreams: {u: {url: 'http://w:hunter2-S3CRET@h'}}\n",
+        "upstreams: {u: {url: 'http://w:hunter2-S3CRET@h/ x'}}\n",
+        "upstreams: {u: {url: 'ftp://w:hunter2-S3CRET@h'}}\n",
+        "upstreams: {u: {url: 'http://h/?key=hunter2-S3CRET'}}\n",
+        "upstreams: {u: {url: '${env:GATEWAY_TEST_SECRET}'}}\n",
+        "upstreams: {u: {url: http://h, headers: hunter2-S3CRET}}\n",
+        "upstreams: {u: {url: http://h, headers: {Via: hunter2-S3CRET}}}\n",
+        'upstreams: {u: {url: http://h, headers: {A: "hunter2-S3CRET\\n"}}}\n',
+        "upstreams: {u: {url: http://h, credentials: 'w:hunter2-S3CRET'}}\n",
+        "upstreams: {u: {url: http://h, credentials: {username: 'w:hunter2-S3CRET', password: x}}}\n",
+        'upstreams: {u: {url: http://h, credentials: {username: w, password: "hunter2-S3CRET\\0"}}}\n',
+        "upstreams: {u: {url: http://h, credentials: {username: w, pasword: hunter2-S3CRET}}}\n",
+        "server: {listen: '${env:GATEWAY_TEST_SECRET}', max_body: '${env:GATEWAY_TEST_SECRET}'}\n",
+        "defaults: {fallback: '${env:GATEWAY_TEST_SECRET}', upstream: '${env:GATEWAY_TEST_SECRET}'}\n",
+        "apps: {a: {upstream: '${env:GATEWAY_TEST_SECRET}', static: '${env:GATEWAY_TEST_SECRET}'}}\n",
+        "unknown_app: '${env:GATEWAY_TEST_SECRET}'\nlog: {level: '${env:GATEWAY_TEST_SECRET}'}\n",
+        "admin: {token: hunter2-S3CRET}}\n",
+        "admin: {token: !secret hunter2-S3CRET}\n",
+        "admin: {token: 'hunter2-S3CRET${env:NO_SUCH_VARIABLE}'}\n",
+    ],
+)
+def test_no_problem_names_a_secret(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        loads(text)
+    printed = "".join(traceback.format_exception(caught.value)) + repr(caught.value.problems)
+    assert SECRET not in printed
+
+
+@given(st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=8, max_size=30))
+def test_a_literal_password_is_shown_nowhere(password: str) -> None:
+    password = f"pw{password}"
+    loaded = upstream(f"credentials: {{username: w, password: {password}}}, headers: {{A: {password}}}")
+    assert password not in repr(loaded)
+    assert loaded.config.upstreams["u"].credentials is not None
+    assert loaded.config.upstreams["u"].credentials.password.reveal() == password
+
+
+def test_a_failed_load_leaves_no_open_file(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("x" * 70_000)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for name in ("secret", ".", "none"):
+        with pytest.raises(ConfigError):
+            header(f'"${{file:{tmp_path}/{name}}}"')
+    gc.collect()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
