@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
+import os
 import platform
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
@@ -15,10 +18,12 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import __version__
+from gateway.front.head import BadRequest
+from gateway.front.protocol import Answer
 from gateway.lifecycle import Lifecycle, Phase
 from gateway.log import timestamp
 from gateway.metrics.exposition import CONTENT_TYPE
-from gateway.runtime import Runtime
+from gateway.reloading import Reloader
 
 _SECURITY_HEADERS = [
     (b"cache-control", b"no-store"),
@@ -28,12 +33,23 @@ _SECURITY_HEADERS = [
 ]
 
 
+@dataclass(frozen=True)
+class AdminState:
+    """What the admin port speaks for: one process, or a supervisor and its workers."""
+
+    reloader: Reloader
+    lifecycle: Lifecycle
+    render_metrics: Callable[[], bytes]
+    """Prometheus's text; called in a thread."""
+    worker_pids: Callable[[], list[int]] = lambda: [os.getpid()]
+
+
 class Guard:
     """Lets in who is on loopback or has the token; POST asks everyone for the token where there is one."""
 
-    def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
+    def __init__(self, app: ASGIApp, state: AdminState) -> None:
         self._app = app
-        self._runtime = runtime
+        self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check one request, and add the security headers to whatever answers it."""
@@ -49,7 +65,7 @@ class Guard:
         return await (refusal or self._app)(scope, receive, with_headers)
 
     def _refusal(self, scope: Scope) -> Response | None:
-        configured = self._runtime.snapshot.config.admin.token
+        configured = self._state.reloader.loaded.config.admin.token
         headers = dict(scope["headers"])
         if configured is not None and _has_token(headers, configured.reveal()):
             return None
@@ -85,12 +101,17 @@ def _say(status: int, text: str) -> Response:
     return PlainTextResponse(text + "\n", status, headers)
 
 
+def refuse_plainly(refusal: BadRequest) -> Answer:
+    """The admin port's answer to what is no request."""
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), *_SECURITY_HEADERS]
+    return Answer(refusal.status, headers, f"{refusal.detail}\n".encode())
+
+
 class Admin:
     """The endpoints."""
 
-    def __init__(self, runtime: Runtime, lifecycle: Lifecycle) -> None:
-        self._runtime = runtime
-        self._lifecycle = lifecycle
+    def __init__(self, state: AdminState) -> None:
+        self._state = state
 
     def routes(self) -> list[BaseRoute]:
         """Paths and who answers them."""
@@ -105,7 +126,7 @@ class Admin:
 
     async def metrics(self, request: Request) -> Response:
         """Everything counted, for Prometheus."""
-        text = await asyncio.to_thread(self._runtime.metrics.render)
+        text = await asyncio.to_thread(self._state.render_metrics)
         return Response(text, headers={"Content-Type": CONTENT_TYPE})
 
     async def healthy(self, request: Request) -> Response:
@@ -114,34 +135,35 @@ class Admin:
 
     async def ready(self, request: Request) -> Response:
         """Whether a balancer should send hooks here; a dead backend is no reason not to."""
-        phase = self._lifecycle.phase
+        phase = self._state.lifecycle.phase
         return PlainTextResponse(f"{phase}\n", 200 if phase is Phase.READY else 503)
 
     async def reload(self, request: Request) -> Response:
         """Load the configuration again; 200 with what changed, or 422 with the problems and nothing changed."""
-        report = await self._runtime.reload("admin")
+        report = await self._state.reloader.reload("admin")
         return JSONResponse(report.as_json(), 200 if report.successful else 422)
 
     async def status(self, request: Request) -> Response:
         """What runs, since when, with which configuration."""
-        config = self._runtime.snapshot.config
+        loaded = self._state.reloader.loaded
         return JSONResponse(
             {
                 "version": __version__,
                 "python": platform.python_version(),
-                "phase": self._lifecycle.phase,
-                "started": timestamp(self._lifecycle.started_at),
-                "uptime_seconds": round(time.time() - self._lifecycle.started_at, 3),
+                "workers": self._state.worker_pids(),
+                "phase": self._state.lifecycle.phase,
+                "started": timestamp(self._state.lifecycle.started_at),
+                "uptime_seconds": round(time.time() - self._state.lifecycle.started_at, 3),
                 "config": {
-                    "path": str(self._runtime.path),
-                    "apps": len(config.apps),
-                    "upstreams": len(config.upstreams),
-                    "last_reload_successful": bool(self._runtime.metrics.reload_successful.get()),
-                    "loaded": timestamp(self._runtime.metrics.reload_time.get()),
+                    "path": str(loaded.path),
+                    "apps": len(loaded.config.apps),
+                    "upstreams": len(loaded.config.upstreams),
+                    "last_reload_successful": self._state.reloader.last_successful,
+                    "loaded": timestamp(self._state.reloader.loaded_at),
                 },
             }
         )
 
     async def config(self, request: Request) -> Response:
         """The configuration in force, as it was written, secrets masked."""
-        return JSONResponse(self._runtime.snapshot.loaded.shown)
+        return JSONResponse(self._state.reloader.loaded.shown)

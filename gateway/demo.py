@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway.config import Loaded
+from gateway.listening import StartError
 from gateway.log import Writer
-from gateway.server import Gateway, StartError
+from gateway.server import Gateway
 from gateway.verdicts import Decision
 
 DEMO_CONFIG: Final = """\
@@ -164,7 +165,12 @@ async def run_demo(loaded: Loaded, writer: Writer) -> None:
         started = asyncio.create_task(gateway.started.wait())
         await asyncio.wait((serving, started), return_when=asyncio.FIRST_COMPLETED)
         if started.done():
-            await _show(gateway, decisions)
+            showing = asyncio.create_task(_show(gateway, decisions))
+            await asyncio.wait((serving, showing), return_when=asyncio.FIRST_COMPLETED)
+            if not showing.done():
+                showing.cancel()  # a signal came amid the samples
+            with contextlib.suppress(asyncio.CancelledError, httpx.HTTPError):
+                await showing
         started.cancel()
         await serving
     finally:
@@ -178,9 +184,8 @@ def _readable(loaded: Loaded) -> Loaded:
 
 
 async def _play_backends(backend: DemoBackend, loaded: Loaded) -> None:
-    addresses = {
-        httpx.URL(upstream.url).netloc: httpx.URL(upstream.url) for upstream in loaded.config.upstreams.values()
-    }
+    targets = [target for upstream in loaded.config.upstreams.values() for target in upstream.targets]
+    addresses = {url.netloc: url for url in (httpx.URL(target.url) for target in targets)}
     for url in addresses.values():
         if url.scheme != "http" or url.host not in ("127.0.0.1", "localhost", "::1"):
             raise StartError(f"the demo plays backends on loopback only, and {url} is elsewhere")

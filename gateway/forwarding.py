@@ -5,6 +5,7 @@ RFC 9110, section 7.6 (hop-by-hop fields, Via); RFC 9110, section 7.2 (Host); W3
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from base64 import b64encode
@@ -14,7 +15,7 @@ from typing import Final, NamedTuple
 
 Headers = list[tuple[bytes, bytes]]
 
-PSEUDONYM: Final = b"wcs-gateway-" + secrets.token_hex(4).encode()
+PSEUDONYM: Final = b"wcs-gateway-" + (os.environ.get("WCS_GATEWAY_INSTANCE") or secrets.token_hex(4)).encode()
 """This instance's name in Via: two gateways may stand in a row, but no hook passes the same one twice."""
 
 _VIA: Final = b"1.1 " + PSEUDONYM
@@ -51,6 +52,7 @@ _REPLACED: Final = frozenset(
     )
 )
 _DROPPED: Final = HOP_BY_HOP | _REPLACED
+_STATE: Final = frozenset((b"tracestate",))
 
 _sane_id = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}").fullmatch
 _traceparent = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
@@ -70,8 +72,8 @@ class Identity(NamedTuple):
 class Policy(NamedTuple):
     """An upstream's own header rules."""
 
-    host: bytes | None
-    """The Host to send; None = the client's."""
+    host: str = "target"
+    """The Host to send: ``target`` = each target's own, ``preserve`` = the client's, else literally this."""
     headers: tuple[tuple[bytes, bytes], ...] = ()
     """Set on every request, in place of the client's of that name."""
     credentials: tuple[str, str] | None = None
@@ -86,9 +88,16 @@ class CompiledPolicy:
         if policy.credentials is not None:
             userpass = ":".join(policy.credentials).encode("utf-8")
             static.append((b"authorization", b"Basic " + b64encode(userpass)))
-        self.host = policy.host
+        self._preserve = policy.host == "preserve"
+        self._literal = None if policy.host in ("preserve", "target") else policy.host.encode("ascii")
         self.static: Headers = static
         self.dropped = _DROPPED | {name for name, _ in static}
+
+    def host(self, headers: Headers) -> bytes | None:
+        """The Host to send for a request with these headers; None = the target's own."""
+        if self._preserve:
+            return next((value for name, value in headers if name == b"host"), None)
+        return self._literal
 
 
 def identify(headers: Iterable[tuple[bytes, bytes]]) -> Identity:
@@ -106,17 +115,13 @@ def identify(headers: Iterable[tuple[bytes, bytes]]) -> Identity:
     return Identity(request_id, traceparent)
 
 
-def forwarded(
-    headers: Headers, policy: CompiledPolicy, identity: Identity, client: str | None, scheme: str, default_host: bytes
-) -> Headers:
-    """The header fields for the backend, but for those that each attempt sets itself.
+def forwarded(headers: Headers, policy: CompiledPolicy, identity: Identity, client: str | None, scheme: str) -> Headers:
+    """The header fields for the backend, but for Host and what else each attempt sets itself.
 
-    *default_host* is sent where the client sent no Host. Raises LoopError if Via says that this very gateway has had
-    the hook already.
+    Raises LoopError if Via says that this very gateway has had the hook already.
     """
     dropped = policy.dropped
     kept = [(name, value) for name, value in headers if name not in dropped]
-    host = policy.host
     via: list[bytes] = []
     listed: set[bytes] = set()
     for name, value in headers:
@@ -124,14 +129,13 @@ def forwarded(
             listed.update(token.strip().lower() for token in value.split(b","))
         elif name == b"via":
             via.append(value)
-        elif name == b"host" and host is None:
-            host = value
+    if (b"traceparent", identity.traceparent) not in headers:
+        listed |= _STATE  # what belongs to a trace that is not gone on with (W3C Trace Context, section 3.4)
     if listed - HOP_BY_HOP - _PLAIN_CONNECTION:  # fields that Connection names are for this hop only
         kept = [(name, value) for name, value in kept if name not in listed]
     if via and any(PSEUDONYM in value for value in via):
         raise LoopError("this hook has passed this gateway already: an upstream's url leads back to it")
     return [
-        (b"host", host or default_host),
         *kept,
         *policy.static,
         (b"via", b", ".join((*via, _VIA)) if via else _VIA),

@@ -83,6 +83,9 @@ class BadHookError(ValueError):
 
 _decode_hook = msgspec.json.Decoder(Hook).decode
 _decode_object = msgspec.json.Decoder(_AnyObject).decode
+_lone_surrogate = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]"
+).search
 _KEY: Final = b'"appKey"'
 _find_escaped_ascii = re.compile(rb"\\u00").search
 
@@ -163,9 +166,9 @@ def _explain(body: bytes, exc: Exception) -> str:
         return "the body is JSON, but not an object"
     if body.startswith(b"\xef\xbb\xbf"):
         return "the body is not JSON: it begins with a byte-order mark"
-    return "the body is not JSON" + (f": {text}" if (text := _position(exc)) else "")
-
-
-def _position(exc: Exception) -> str:
     found = re.search(r"byte (\d+)", str(exc))
-    return f"it goes wrong at byte {found.group(1)}" if found else "it ends too early"
+    if found:
+        return f"the body is not JSON: it goes wrong at byte {found.group(1)}"
+    if _lone_surrogate(body):
+        return "the body is not JSON: an escape in it is half of a surrogate pair"
+    return "the body is not JSON: it ends too early"

@@ -23,8 +23,11 @@ from gateway.verdicts import Decision, Verdict
 
 MAX_BUFFER: Final = 8 * 1024 * 1024
 """Bytes of lines waiting to be written; past it, lines are dropped and counted."""
+PIPE_ATOMIC: Final = 4096
+"""Bytes that a pipe takes in one piece (PIPE_BUF): processes that share one must not mix their lines."""
 FLUSH_AFTER: Final = 0.05
 """Seconds for which access lines are gathered before they are handed to the writer."""
+_MAX_TRACE: Final = 8000
 MAX_TEXT: Final = 512
 """Characters of any one text in a line."""
 
@@ -32,11 +35,13 @@ MAX_TEXT: Final = 512
 class Writer:
     """Writes lines to a file descriptor from a thread; never blocks whoever hands them in, never raises."""
 
-    def __init__(self, fd: int, on_drop: Callable[[int], None] = lambda lines: None) -> None:
+    def __init__(self, fd: int, on_drop: Callable[[int], None] = lambda lines: None, *, chunk: int = 64 * 1024) -> None:
         self._fd = fd
+        self._chunk = chunk
         self.on_drop = on_drop
         self._chunks: deque[bytes] = deque()
         self._waiting = 0
+        self._torn = False  # the last line written was cut by an error
         self._wake = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
@@ -76,15 +81,26 @@ class Writer:
 
     def _write_all(self, data: bytes) -> int:
         """Bytes written before an error (a full disk, a closed pipe): the rest of this batch is given up."""
+        if self._torn:
+            data = b"\n" + data
         view, done = memoryview(data), 0
         while done < len(data):
             try:
-                done += os.write(self._fd, view[done : done + 65536])
+                done += os.write(self._fd, view[done : self._end_of_chunk(data, done)])
             except BlockingIOError:
                 time.sleep(0.01)
             except OSError:
                 break
+        if done:
+            self._torn = data[done - 1 : done] != b"\n"
         return done
+
+    def _end_of_chunk(self, data: bytes, start: int) -> int:
+        """Where a write that begins at *start* ends: after as many whole lines as the chunk holds, or one."""
+        limit = start + self._chunk
+        if limit >= len(data):
+            return len(data)
+        return data.rfind(b"\n", start, limit) + 1 or data.find(b"\n", limit) + 1 or len(data)
 
 
 class _AccessLine(msgspec.Struct):
@@ -242,13 +258,14 @@ class _Handler(logging.Handler):
             self._writer.on_drop(1)
 
     def _format(self, record: logging.LogRecord) -> bytes:
-        message = bounded(record.getMessage(), 2000)
+        message = bounded(record.getMessage(), 2000).encode("utf-8", "backslashreplace").decode("utf-8")
         fields: dict[str, Any] = getattr(record, "fields", {})
         trace = self._exceptions.formatException(record.exc_info) if record.exc_info else None
         if self._console:
             extra = "".join(f" {name}={value}" for name, value in fields.items())
-            text = printable(f"{timestamp(record.created)} {record.levelname.lower():7} {message}{extra}")
-            return (text + (f"\n{trace}" if trace else "")).encode("utf-8", "replace")
+            text = f"{timestamp(record.created)} {record.levelname.lower():7} {message}{extra}"
+            lines = [text, *bounded(trace or "", _MAX_TRACE).splitlines()]
+            return "\n".join(map(printable, lines)).encode("utf-8", "replace")
         line = {
             "ts": timestamp(record.created),
             "level": record.levelname.lower(),
@@ -257,7 +274,7 @@ class _Handler(logging.Handler):
             **fields,
         }
         if trace:
-            line["exception"] = bounded(trace, 8000)
+            line["exception"] = bounded(trace, _MAX_TRACE)
         return msgspec.json.encode(line, enc_hook=str)
 
 

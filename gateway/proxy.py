@@ -13,13 +13,16 @@ from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
-from gateway.forwarding import Headers, Identity, LoopError, forwarded, identify
+from gateway.dedupe import OwnerLost
+from gateway.forwarding import CompiledPolicy, Headers, Identity, LoopError, forwarded, identify
+from gateway.front.head import BadRequest
+from gateway.front.protocol import Answer
 from gateway.hooks import BadHookError, parse_hook
 from gateway.metrics.catalogue import UNKNOWN_APP
-from gateway.requests import ClientLeftError, Refused, method_of, problem, read_body, unknown_app
+from gateway.requests import Refused, body_of, method_of, problem, unknown_app
 from gateway.routing import OTHER_METHOD, Route
 from gateway.runtime import Runtime, Snapshot
-from gateway.upstreams import Outcome, Outgoing, Upstream
+from gateway.upstreams import Outcome, Outgoing
 from gateway.verdicts import (
     REJECT_STATUS,
     Cause,
@@ -30,6 +33,7 @@ from gateway.verdicts import (
     Ruling,
     Source,
     Verdict,
+    as_duplicate,
     by_fallback,
     by_static,
     proxy_status,
@@ -39,9 +43,13 @@ logger = logging.getLogger(__name__)
 
 Listener = Callable[[Decision], None]
 
-_CLIENT_LEFT_STATUS: Final = 499
-"""In the log only, as nginx writes it: nobody was there to be answered."""
-_SHUTTING_DOWN: Final = Failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, "the gateway had to stop first")
+_CUT_OFF: Final = Failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, "the gateway had to stop first")
+_TOO_MANY: Final = Failure(
+    Cause.OVERLOAD, ProxyError.CONNECTION_LIMIT_REACHED, "server.max_in_flight hooks are inside the gateway already"
+)
+_TOO_MANY_OF_APP: Final = Failure(
+    Cause.OVERLOAD, ProxyError.CONNECTION_LIMIT_REACHED, "the app's max_in_flight hooks are inside already"
+)
 _DEFECT: Final = Ruling(
     Verdict.REJECT, Source.GATEWAY, Reason.INTERNAL, REJECT_STATUS,
     proxy_status=proxy_status(ProxyError.PROXY_INTERNAL_ERROR), error="a defect of the gateway; its log says more",
@@ -55,35 +63,42 @@ class HookEndpoint:
         self._runtime = runtime
         self._listeners = listeners
         self._loop = asyncio.get_running_loop()
+        self._inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One hook, from its head to its answer."""
         life = _Life(self._runtime.snapshot, self._loop.time(), identify(scope["headers"]))
-        close = False
+        self._inside += 1
         try:
             ruling = await self._decide(life, scope, receive)
         except Refused as refusal:
-            ruling, close = refusal.ruling, refusal.close
-        except ClientLeftError:
-            ruling = problem(400, "the client left before its request was whole")
-            return self._tell(life, ruling._replace(status=_CLIENT_LEFT_STATUS))
+            ruling = refusal.ruling
         except asyncio.CancelledError:  # the end of the drain: even now the hook gets its answer
             fallback = life.route.fallback if life.route is not None else None
-            ruling = _DEFECT if fallback is None else by_fallback(_SHUTTING_DOWN, fallback, life.body)
+            ruling = _DEFECT if fallback is None else by_fallback(_CUT_OFF, fallback, life.body)
         except Exception:
             logger.exception("a hook met a defect of the gateway", extra={"fields": {"request_id": life.request_id}})
             ruling = _DEFECT
         finally:
+            self._inside -= 1
             life.leave()
-        await _answer(send, ruling, life.identity.request_id, close=close)
-        return self._tell(life, ruling)
+        headers = _answer_headers(ruling, life.identity.request_id)
+        await send({"type": "http.response.start", "status": ruling.status, "headers": headers})
+        await send({"type": "http.response.body", "body": ruling.body})
+        self._tell(life, ruling)
+
+    def refuse(self, refusal: BadRequest) -> Answer:
+        """The answer to what never became a request; the front door asks for it, and writes it."""
+        ruling = problem(refusal.status, refusal.detail)
+        life = _Life(self._runtime.snapshot, self._loop.time(), identify(()))
+        self._tell(life, ruling)
+        return Answer(ruling.status, _answer_headers(ruling, life.identity.request_id), ruling.body)
 
     async def _decide(self, life: _Life, scope: Scope, receive: Receive) -> Ruling:
         snapshot = life.snapshot
-        server = snapshot.config.server
         method = method_of(scope)
         life.method = snapshot.table.method_label(method)
-        life.body = body = await read_body(scope, receive, server.max_body, server.read_timeout)
+        life.body = body = await body_of(scope, receive)
         app_key = _app_key(body)
         route = snapshot.table.find(app_key, method)
         if route is None:
@@ -91,11 +106,36 @@ class HookEndpoint:
         life.enter(route)
         if route.upstream is None:
             return by_static(route.static or Verdict.REJECT, body)
-        upstream = snapshot.upstreams[route.upstream]
-        outgoing = Outgoing(_path(method, scope), _headers(scope, upstream, life.identity), body)
-        life.outcome = outcome = await upstream.ask(outgoing, life.started + route.budget)
+        if route.dedupe is None:
+            return await self._ask(life, route, method, scope)
+        return await self._ask_once(life, route, method, scope)
+
+    async def _ask_once(self, life: _Life, route: Route, method: str, scope: Scope) -> Ruling:
+        """The verdict of the same hook, byte for byte, that is in flight or was decided lately; else ask."""
+        duplicates = self._runtime.duplicates
+        earlier = duplicates.find(method, life.body, self._loop.time())
+        if isinstance(earlier, Ruling):
+            return as_duplicate(earlier)
+        if earlier is not None:
+            try:
+                return as_duplicate(await earlier)
+            except OwnerLost:
+                return by_fallback(_CUT_OFF, route.fallback, life.body)
+        with duplicates.begin(method, life.body) as flight:
+            ruling = await self._ask(life, route, method, scope)
+            seen = life.outcome is not None and life.outcome.seen
+            flight.finish(ruling, self._loop.time(), route.dedupe if seen else None)
+        return ruling
+
+    async def _ask(self, life: _Life, route: Route, method: str, scope: Scope) -> Ruling:
+        """The backend's verdict, or the one that stands in for it."""
+        if (excess := life.excess(self._inside)) is not None:
+            return by_fallback(excess, route.fallback, life.body)
+        upstream = life.snapshot.upstreams[route.upstream or ""]
+        outgoing = _outgoing(scope, method, upstream.policy, life.identity, life.body, route.app)
+        life.outcome = outcome = await upstream.ask(outgoing, life.started + route.budget, route.retry)
         if isinstance(outcome.result, Failure):
-            return by_fallback(outcome.result, route.fallback, body)
+            return by_fallback(outcome.result, route.fallback, life.body)
         return outcome.result
 
     def _tell(self, life: _Life, ruling: Ruling) -> None:
@@ -127,12 +167,23 @@ class _Life:
         return self.identity.request_id.decode("ascii")
 
     def enter(self, route: Route) -> None:
+        """The hook is inside: it counts among its app's."""
         self.route = route
         self.snapshot.in_flight[route.app].inc()
 
     def leave(self) -> None:
+        """The hook is decided."""
         if self.route is not None:
             self.snapshot.in_flight[self.route.app].inc(-1.0)
+
+    def excess(self, inside: int) -> Failure | None:
+        """The limit that this hook is one too many for, if there is one; *inside* counts all hooks."""
+        route, snapshot = self.route, self.snapshot
+        if inside > snapshot.max_in_flight:
+            return _TOO_MANY
+        if route is None or route.max_in_flight is None:
+            return None
+        return _TOO_MANY_OF_APP if snapshot.in_flight[route.app].get() > route.max_in_flight else None
 
     def decision(self, ruling: Ruling) -> Decision:
         route, outcome = self.route, self.outcome
@@ -160,23 +211,19 @@ def _app_key(body: bytes) -> str:
         raise Refused(problem(400, str(exc))) from exc
 
 
-def _path(method: str, scope: Scope) -> str:
+def _outgoing(scope: Scope, method: str, policy: CompiledPolicy, identity: Identity, body: bytes, app: str) -> Outgoing:
     query: bytes = scope["query_string"]
-    return f"/{method}?{query.decode('latin-1')}" if query else f"/{method}"
-
-
-def _headers(scope: Scope, upstream: Upstream, identity: Identity) -> Headers:
+    path = f"/{method}?{query.decode('latin-1')}" if query else f"/{method}"
+    received: Headers = scope["headers"]
     client = scope["client"]
     try:
-        return forwarded(
-            scope["headers"], upstream.policy, identity, client[0] if client else None,
-            scope["scheme"], upstream.target.host_header,
-        )  # fmt: skip
+        headers = forwarded(received, policy, identity, client[0] if client else None, scope["scheme"])
     except LoopError as exc:
         raise Refused(problem(400, str(exc), error=ProxyError.PROXY_LOOP_DETECTED)) from exc
+    return Outgoing(path, policy.host(received), headers, body, app)
 
 
-async def _answer(send: Send, ruling: Ruling, request_id: bytes, *, close: bool) -> None:
+def _answer_headers(ruling: Ruling, request_id: bytes) -> Headers:
     headers = [(b"content-length", b"%d" % len(ruling.body)), (b"x-request-id", request_id)]
     if ruling.content_type is not None:
         headers.append((b"content-type", ruling.content_type))
@@ -184,7 +231,4 @@ async def _answer(send: Send, ruling: Ruling, request_id: bytes, *, close: bool)
         headers.append((b"proxy-status", ruling.proxy_status))
     if ruling.status == 405:
         headers.append((b"allow", b"POST"))
-    if close:
-        headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": ruling.status, "headers": headers})
-    await send({"type": "http.response.body", "body": ruling.body})
+    return headers

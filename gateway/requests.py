@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from http import HTTPStatus
-from typing import Final
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 from starlette.types import Receive, Scope
 
+from gateway.front.protocol import CLIENT_LEFT
 from gateway.verdicts import PROBLEM_TYPE, ProxyError, Reason, Ruling, Source, Verdict, proxy_status
 
 _method_name = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}").fullmatch
-_DISCARD_LIMIT: Final = 8
-"""A body that is too large is read on, up to this many times the limit, so that its sender sees the answer."""
 
 
 class Refused(Exception):
     """The request gets this answer and never reaches a backend."""
 
-    def __init__(self, ruling: Ruling, *, close: bool = False) -> None:
+    def __init__(self, ruling: Ruling) -> None:
         super().__init__(ruling.error)
         self.ruling = ruling
-        self.close = close
-        """Whether the connection must not be used again."""
-
-
-class ClientLeftError(Exception):
-    """The client closed the connection before its request was whole: there is nobody to answer."""
 
 
 def problem(
@@ -41,10 +32,12 @@ def problem(
     error: ProxyError = ProxyError.HTTP_REQUEST_ERROR,
 ) -> Ruling:
     """An answer of the gateway's own to bad input, as problem details (RFC 9457)."""
-    body = msgspec.json.encode(
-        {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    )
+    body = msgspec.json.encode({"type": "about:blank", "title": _title(status), "status": status, "detail": detail})
     return Ruling(verdict, Source.GATEWAY, reason, status, body, PROBLEM_TYPE, proxy_status(error), detail)
+
+
+def _title(status: int) -> str:
+    return HTTPStatus(status).phrase if status != CLIENT_LEFT else "Client Left"
 
 
 def unknown_app(app_key: str) -> Ruling:
@@ -73,52 +66,14 @@ def method_of(scope: Scope) -> str:
     return name
 
 
-async def read_body(scope: Scope, receive: Receive, max_body: int, read_timeout: float) -> bytes:
-    """The whole body, *max_body* bytes at most, within *read_timeout* seconds.
-
-    Raises Refused (400, 408, 413) and ClientLeftError.
-    """
-    announced = _announced_length(scope)
-    try:
-        async with asyncio.timeout(read_timeout):
-            body, size = await _receive_all(receive, max_body)
-    except TimeoutError:
-        refusal = problem(408, f"the body did not arrive within {read_timeout:g} s")
-        raise Refused(refusal, close=True) from None
-    if size > max_body:
-        raise Refused(problem(413, f"the body is larger than {max_body} bytes"), close=True)
-    if announced not in (None, size):
-        raise Refused(problem(400, "the body's length is not what Content-Length says"), close=True)
-    return body
-
-
-def _announced_length(scope: Scope) -> int | None:
-    """What Content-Length says; None where the body is chunked."""
-    length: int | None = None
+async def body_of(scope: Scope, receive: Receive) -> bytes:
+    """The body, whole and bounded by the front door. Raises Refused (400) where it is coded."""
     for name, value in scope["headers"]:
-        if name == b"content-length":
-            if length is not None or not value.isdigit() or len(value) > 18:
-                raise Refused(problem(400, "Content-Length is not one number"), close=True)
-            length = int(value)
-        elif name == b"content-encoding" and value.strip().lower() != b"identity":
+        if name == b"content-encoding" and value.lower() != b"identity":
             raise Refused(problem(400, "a hook's body is plain JSON, not compressed"))
-    return length
-
-
-async def _receive_all(receive: Receive, max_body: int) -> tuple[bytes, int]:
-    """The body and its size; what exceeds the limit is read on for a while, counted and thrown away."""
-    chunks: list[bytes] = []
-    size = 0
-    more = True
-    while more:
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    while message.get("more_body", False):  # another server than ours may hand it over in pieces
         message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientLeftError
-        chunk: bytes = message.get("body", b"")
-        more = message.get("more_body", False)
-        size += len(chunk)
-        if size <= max_body:
-            chunks.append(chunk)
-        elif size > max_body * _DISCARD_LIMIT:
-            break
-    return (chunks[0] if len(chunks) == 1 else b"".join(chunks)), size
+        body += message.get("body", b"")
+    return body

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from gateway.config import Config
+from gateway.config import DEDUPED, Config
 from gateway.hooks import CATALOGUE
+from gateway.retry import Retry
 from gateway.verdicts import Fallback, Verdict
 
 OTHER_METHOD = "_other"
@@ -26,6 +27,11 @@ class Route(NamedTuple):
     budget: float
     """Seconds for the whole hook."""
     fallback: Fallback
+    retry: Retry
+    dedupe: float | None
+    """Seconds for which a hook that comes again byte for byte gets the same verdict; None = each is asked."""
+    max_in_flight: int | None
+    """Hooks of the app inside this process at once; None = no limit of its own."""
 
 
 class _App(NamedTuple):
@@ -44,7 +50,7 @@ class Table:
     """All routes of one configuration. Look-ups cost the same for ten apps and for ten thousand."""
 
     def __init__(self, config: Config) -> None:
-        self._apps = {name: _compile(config, name, app.methods) for name, app in config.apps.items()}
+        self._apps = {name: _compile(config, name, {*app.methods, *DEDUPED}) for name, app in config.apps.items()}
         self._exact: dict[str, _App] = {}
         prefixes: dict[int, dict[str, _App]] = {}
         globs: list[tuple[str, re.Pattern[str], _App]] = []
@@ -85,6 +91,14 @@ class Table:
         compiled = self._apps[app]
         return compiled.default if method is None else compiled.methods[method]
 
+    def sharing(self) -> set[str]:
+        """The upstreams that several apps use."""
+        users: dict[str, set[str]] = {}
+        for name, app in self._apps.items():
+            if app.default.upstream is not None:
+                users.setdefault(app.default.upstream, set()).add(name)
+        return {upstream for upstream, apps in users.items() if len(apps) > 1 or any(map(is_glob, apps))}
+
     def method_label(self, method: str) -> str:
         """The method's name as a metric label: bounded by catalogue and configuration."""
         return self._labels.get(method, OTHER_METHOD)
@@ -110,14 +124,33 @@ def is_glob(name: str) -> bool:
 
 
 def _pattern(glob: str) -> re.Pattern[str]:
-    parts = (".*" if char == "*" else "." if char == "?" else re.escape(char) for char in re.sub(r"\*+", "*", glob))
-    return re.compile("".join(parts), re.DOTALL)
+    first, *rest = ("".join("." if c == "?" else re.escape(c) for c in part) for part in re.split(r"\*+", glob))
+    if not rest:
+        return re.compile(first, re.DOTALL)
+    *middle, last = rest
+    # Atomic groups: each part is sought once, from the left. Backtracking over several ``.*`` would let a long appKey
+    # stop the event loop for minutes.
+    return re.compile(first + "".join(f"(?>.*?{part})" for part in middle) + ".*" + last, re.DOTALL)
 
 
-def _compile(config: Config, name: str, methods: Mapping[str, object]) -> _App:
+def _compile(config: Config, name: str, methods: Collection[str]) -> _App:
     return _App(_route(config, name, None), {method: _route(config, name, method) for method in methods})
 
 
 def _route(config: Config, app: str, method: str | None) -> Route:
     settings = config.settings(app, method)
-    return Route(app, method, settings.upstream, settings.static, settings.timeout, settings.fallback)
+    return Route(
+        app,
+        method,
+        settings.upstream,
+        settings.static,
+        settings.timeout,
+        settings.fallback,
+        settings.retry or _retry_of(config, settings.upstream),
+        settings.dedupe,
+        None if settings.max_in_flight is None else max(1, settings.max_in_flight // config.server.workers),
+    )
+
+
+def _retry_of(config: Config, upstream: str | None) -> Retry:
+    return Retry() if upstream is None else config.upstreams[upstream].retry

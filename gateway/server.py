@@ -1,221 +1,152 @@
-"""Listeners, signals, and an orderly end: uvicorn carries the two apps, this decides when they start and stop."""
+"""One gateway process: hooks and admin in one loop, signals, file watch, and an orderly end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-import math
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
-
-import uvicorn
-from starlette.types import ASGIApp
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
 from gateway import __version__
-from gateway.app import admin_app, hook_app
-from gateway.config import Address, Config, Loaded
+from gateway.admin import AdminState, refuse_plainly
+from gateway.app import admin_app
+from gateway.config import Loaded
+from gateway.front import FrontLimits, FrontState
+from gateway.hookservice import HookService
 from gateway.lifecycle import Lifecycle
-from gateway.log import AccessLog, Writer, configure_logging
+from gateway.listening import Listener, StartError, address_of, all_started, bind, close
+from gateway.log import Writer
 from gateway.metrics import Metrics
-from gateway.proxy import Listener
-from gateway.runtime import Runtime
+from gateway.proxy import Listener as DecisionListener
+from gateway.reloading import Reloader
 from gateway.watch import changes
 
 logger = logging.getLogger(__name__)
 
-_BACKLOG = 4096
-_ADMIN_GRACE = 2
+_ADMIN_GRACE = 2.0
 """Seconds for admin requests under way when the process ends."""
-
-
-class StartError(Exception):
-    """The process cannot serve; the message says what an operator can do about it."""
-
-
-def bind(addresses: Sequence[Address], key: str) -> list[socket.socket]:
-    """Listening sockets for the addresses; raises StartError naming the configuration's *key*."""
-    sockets: list[socket.socket] = []
-    try:
-        for address in addresses:
-            family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-            sockets.append(socket.create_server((address.host, address.port), family=family, backlog=_BACKLOG))
-    except OSError as exc:
-        for opened in sockets:
-            opened.close()
-        raise StartError(f"cannot listen on {address} ({key}): {exc.strerror or exc}") from exc
-    return sockets
-
-
-class _Uvicorn(uvicorn.Server):
-    """uvicorn without its own signal handlers: the process has one place for signals."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _uvicorn(app: ASGIApp, *, keepalive: float, grace: float) -> _Uvicorn:
-    return _Uvicorn(
-        uvicorn.Config(
-            app,
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            backlog=_BACKLOG,
-            timeout_keep_alive=math.ceil(keepalive),
-            timeout_graceful_shutdown=math.ceil(grace),
-        )
-    )
+_ADMIN_LIMITS = FrontLimits(max_body=64 * 1024, read_timeout=5.0, keepalive_timeout=60.0, max_connections=256)
 
 
 class Gateway:
-    """One gateway process: build it, ``await serve()``, and it runs until a signal or ``stop()``."""
+    """A gateway in this process: build it, ``await serve()``, and it runs until a signal or ``stop()``."""
 
-    def __init__(self, loaded: Loaded, writer: Writer, *, listeners: tuple[Listener, ...] = ()) -> None:
+    def __init__(self, loaded: Loaded, writer: Writer, *, listeners: tuple[DecisionListener, ...] = ()) -> None:
+        server = loaded.config.server
         self._loaded = loaded
-        self._writer = writer
-        self._extra_listeners = listeners
-        self._server = loaded.config.server
-        self.lifecycle = Lifecycle()
-        self._hook_sockets = bind(self._server.listen, "server.listen")
+        self._hook_sockets = bind(server.listen, "server.listen")
         try:
-            self._admin_sockets = bind((self._server.admin,), "server.admin")
+            self._admin_sockets = bind((server.admin,), "server.admin")
         except StartError:
-            _close(self._hook_sockets)
+            close(self._hook_sockets)
             raise
+        self._metrics = Metrics(__version__)
+        self._service = HookService(loaded.config, self._hook_sockets, self._metrics, writer, listeners)
+        self._reloader = Reloader(loaded, self._metrics, self._take)
+        self.lifecycle = Lifecycle()
         self._stop = asyncio.Event()
-        self._running: list[_Uvicorn] = []
         self.started = asyncio.Event()
 
     @property
     def hook_address(self) -> str:
         """The first hook listener as host:port, with the port that it really got."""
-        return _address(self._hook_sockets[0])
+        return address_of(self._hook_sockets[0])
 
     @property
     def admin_address(self) -> str:
         """The admin listener as host:port."""
-        return _address(self._admin_sockets[0])
+        return address_of(self._admin_sockets[0])
 
     def stop(self) -> None:
         """Begin the orderly end; called a second time, end at once."""
         if self._stop.is_set():
-            for server in self._running:
-                server.force_exit = True
+            self._service.stop(at_once=True)
         self._stop.set()
 
-    async def serve(self, *, on_signals: bool = True, watch: bool = True) -> None:
+    async def serve(self) -> None:
         """Serve until told to stop; returns when everything in flight is answered or the drain's time is over."""
-        metrics = Metrics(__version__)
-        self._writer.on_drop = metrics.log_dropped.inc
-        access = AccessLog(self._writer)
-        runtime = Runtime(self._loaded, metrics, on_swap=lambda config: _apply_log(config, access, self._writer))
-        listeners = (metrics.record, access.record, *self._extra_listeners)
-        server = self._server
-        hooks = _uvicorn(hook_app(runtime, listeners), keepalive=server.keepalive_timeout, grace=server.drain_timeout)
-        admin = _uvicorn(admin_app(runtime, self.lifecycle), keepalive=5, grace=_ADMIN_GRACE)
-        self._running = [hooks, admin]
-        tasks = [
-            asyncio.create_task(hooks.serve(self._hook_sockets)),
-            asyncio.create_task(admin.serve(self._admin_sockets)),
-        ]
-        reloads = _Reloads(runtime)
-        if watch:
-            tasks.append(asyncio.create_task(reloads.watch(self._stop)))
+        state = AdminState(self._reloader, self.lifecycle, self._metrics.render)
+        admin = admin_listener(state, self._admin_sockets)
+        self._metrics.workers.set(1)
+        async with serving_admin(admin, self._reloader, self._stop, self.stop):
+            await self._service.start()
+            self.lifecycle.ready()
+            self.started.set()
+            log_ready(self._loaded, [address_of(sock) for sock in self._hook_sockets], self.admin_address)
+            await self._stop.wait()
+            self.lifecycle.drain()
+            log_stopping(self._loaded)
+            self._service.stop()
+            await self._service.stopped()
+        logger.info("stopped")
+
+    async def _take(self, loaded: Loaded) -> None:
+        await self._service.take(loaded.config)
+
+
+def admin_listener(state: AdminState, sockets: Sequence[socket.socket]) -> Listener:
+    """The admin port's listener."""
+    front = FrontState(_ADMIN_LIMITS, linger=0.0, refuse=refuse_plainly)
+    return Listener(admin_app(state), sockets, front, grace=_ADMIN_GRACE)
+
+
+@contextlib.asynccontextmanager
+async def serving_admin(
+    admin: Listener, reloader: Reloader, stop: asyncio.Event, on_stop_signal: Callable[[], None]
+) -> AsyncIterator[None]:
+    """The admin listener, the signals and the file watch around whatever serves the hooks."""
+    reloads: set[asyncio.Task[object]] = set()
+
+    def on_hangup() -> None:
+        task: asyncio.Task[object] = asyncio.create_task(reloader.reload("SIGHUP"))
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    async def watch() -> None:
+        async for _ in changes(reloader.loaded.path, reloader.loaded.digest, stop):
+            await reloader.reload("file changed")
+
+    with _signals({signal.SIGTERM: on_stop_signal, signal.SIGINT: on_stop_signal, signal.SIGHUP: on_hangup}):
+        serving = asyncio.create_task(admin.run_until_stopped())
+        watching = asyncio.create_task(watch())
         try:
-            with _signals(
-                {signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: reloads.on_hangup}, on_signals
-            ):
-                await _started(self._running, tasks)
-                self.lifecycle.ready()
-                self.started.set()
-                self._log_start(runtime)
-                await self._stop.wait()
-                self.lifecycle.drain()
-                logger.info("stopping: no new connections; hooks in flight have %g s", server.drain_timeout)
-                hooks.should_exit = True
-                await tasks[0]
-                admin.should_exit = True
-                await asyncio.gather(*tasks[1:])
+            await all_started([admin], [serving])
+            yield
         finally:
-            for task in tasks:
+            stop.set()
+            admin.stop()
+            for task in reloads:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await runtime.aclose()
-            access.flush()
-            logger.info("stopped")
-
-    def _log_start(self, runtime: Runtime) -> None:
-        config = runtime.snapshot.config
-        hooks = [_address(sock) for sock in self._hook_sockets]
-        logger.info(
-            "ready: hooks on http://%s, admin on http://%s, %d apps, %d upstreams, from %s",
-            ", ".join(hooks), self.admin_address, len(config.apps), len(config.upstreams), runtime.path,
-            extra={"fields": {"event": "ready", "version": __version__, "hooks": hooks, "admin": self.admin_address}},
-        )  # fmt: skip
-        for warning in self._loaded.warnings:
-            logger.warning("%s", warning)
+            await asyncio.gather(serving, watching, *reloads, return_exceptions=True)
 
 
-class _Reloads:
-    """What makes the gateway look at its file again, but for the admin port."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self._tasks: set[asyncio.Task[object]] = set()
-
-    def on_hangup(self) -> None:
-        task: asyncio.Task[object] = asyncio.get_running_loop().create_task(self._runtime.reload("SIGHUP"))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def watch(self, stop: asyncio.Event) -> None:
-        async for _ in changes(self._runtime.path, stop):
-            await self._runtime.reload("file changed")
+def log_ready(loaded: Loaded, hooks: list[str], admin: str) -> None:
+    """Say in the log what serves where, and the configuration's warnings."""
+    config = loaded.config
+    logger.info(
+        "ready: hooks on http://%s, admin on http://%s, %d apps, %d upstreams, from %s",
+        ", ".join(hooks), admin, len(config.apps), len(config.upstreams), loaded.path,
+        extra={"fields": {"event": "ready", "version": __version__, "hooks": hooks, "admin": admin}},
+    )  # fmt: skip
+    for warning in loaded.warnings:
+        logger.warning("%s", warning)
 
 
-def _apply_log(config: Config, access: AccessLog, writer: Writer) -> None:
-    console = config.log.format == "console"
-    access.configure(access=config.log.access, console=console, mask=config.log.mask)
-    configure_logging(writer, level=config.log.level, console=console)
+def log_stopping(loaded: Loaded) -> None:
+    """Say in the log that the end has begun."""
+    limit = loaded.config.server.drain_timeout
+    logger.info("stopping: no new connections; hooks in flight have %g s", limit)
 
 
 @contextlib.contextmanager
-def _signals(handlers: dict[signal.Signals, Callable[[], None]], wanted: bool) -> Iterator[None]:
+def _signals(handlers: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
-    if wanted:
-        for number, handler in handlers.items():
-            loop.add_signal_handler(number, handler)
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
     try:
         yield
     finally:
-        if wanted:
-            for number in handlers:
-                loop.remove_signal_handler(number)
-
-
-async def _started(servers: Sequence[_Uvicorn], tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Wait until all accept; a server that ends before that ends the start."""
-    while not all(server.started for server in servers):
-        for task in tasks:
-            if task.done():
-                await task
-                raise StartError("a listener ended before it had begun")
-        await asyncio.sleep(0.005)
-
-
-def _close(sockets: Sequence[socket.socket]) -> None:
-    for opened in sockets:
-        opened.close()
-
-
-def _address(sock: socket.socket) -> str:
-    host, port = sock.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        for number in handlers:
+            loop.remove_signal_handler(number)

@@ -193,6 +193,11 @@ def by_fallback(failure: Failure, fallback: Fallback, request_body: bytes) -> Ru
     )  # fmt: skip
 
 
+def as_duplicate(ruling: Ruling) -> Ruling:
+    """The verdict of an earlier hook, given to the same hook come again."""
+    return ruling._replace(source=Source.DUPLICATE)
+
+
 def by_static(verdict: Verdict, request_body: bytes) -> Ruling:
     """The verdict of an app that has no backend at all."""
     if verdict is Verdict.ALLOW:

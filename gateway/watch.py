@@ -1,31 +1,42 @@
 """Notices that the configuration's file has changed, however it was replaced.
 
 The directory is watched, not the file: editors rename a new file into place, and Kubernetes swaps a symbolic link
-beside it. What counts is whether the bytes differ from those last looked at.
+beside it. What counts is whether the bytes differ from those that are in force; they are compared at intervals too,
+since a change can fall between two watches, and some file systems tell of none.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Final
 
 from watchfiles import awatch
 
+from gateway.config import digest_of
+
 logger = logging.getLogger(__name__)
 
-_DEBOUNCE_MS = 200
+_DEBOUNCE_MS: Final = 200
 """A file written in several steps is looked at once they are over."""
+_LOOK_EVERY_MS: Final = 3000
 
 
-async def changes(path: Path, stop: asyncio.Event) -> AsyncIterator[None]:
-    """Yield each time the file's content has changed; ends when *stop* is set."""
-    seen = await asyncio.to_thread(_digest, path)
+async def changes(path: Path, digest: str, stop: asyncio.Event) -> AsyncIterator[None]:
+    """Yield each time the file's text is another than last time, at first than *digest*; ends when *stop* is set."""
+    seen = digest
     try:
         async for _ in awatch(
-            path.parent, stop_event=stop, recursive=False, debounce=_DEBOUNCE_MS, step=50, raise_interrupt=False
+            path.parent,
+            stop_event=stop,
+            recursive=False,
+            debounce=_DEBOUNCE_MS,
+            step=50,
+            rust_timeout=_LOOK_EVERY_MS,
+            yield_on_timeout=True,
+            raise_interrupt=False,
         ):
             now = await asyncio.to_thread(_digest, path)
             if now is not None and now != seen:
@@ -35,9 +46,8 @@ async def changes(path: Path, stop: asyncio.Event) -> AsyncIterator[None]:
         logger.warning("%s is not watched for changes (%s); reload by SIGHUP or POST /-/reload", path, exc)
 
 
-def _digest(path: Path) -> bytes | None:
+def _digest(path: Path) -> str | None:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
+        return digest_of(path.read_bytes().decode("utf-8", "replace"))
     except OSError:
         return None  # between the removal of the old file and the arrival of the new one

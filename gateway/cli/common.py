@@ -45,6 +45,8 @@ def load_or_fail(path: Path) -> Loaded:
 def read_hook_file(name: str) -> bytes:
     """The bytes of a hook's file, or of standard input."""
     try:
+        if name == "-" and sys.stdin is None:
+            fail("standard input is closed", BAD_USAGE)
         return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as exc:
         fail(f"{name}: {exc.strerror or exc}", BAD_USAGE)

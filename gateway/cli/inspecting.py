@@ -10,6 +10,7 @@ from importlib.metadata import version as version_of
 
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from gateway import __version__
 from gateway.cli.common import (
@@ -33,6 +34,8 @@ _REFUSAL_MEANS = {
     MethodType.INCOMING: "stopped only if the session's connect answer set restOnError=FAIL for it; else it goes on",
     MethodType.EVENT: "nothing: it has happened already and cannot be refused",
 }
+_WIDE = 2000
+"""Columns where the output is no terminal: nothing is cut or wrapped."""
 _KEY_DEPENDENCIES = ("starlette", "uvicorn", "uvloop", "httptools", "httpx", "msgspec", "pydantic", "prometheus-client")
 
 
@@ -42,7 +45,8 @@ def check(config: ConfigOption = DEFAULT_CONFIG) -> None:
     for warning in loaded.warnings:
         print(f"{warning} (warning)", file=sys.stderr)
     print(f"{config}: valid")
-    Console(soft_wrap=not sys.stdout.isatty()).print(_routes(loaded.config))
+    width = None if sys.stdout.isatty() else _WIDE
+    Console(width=width, markup=False, emoji=False, highlight=False).print(_routes(loaded.config))
 
 
 def explain(file: HookFile, method: MethodOption = "OnCallEvent", config: ConfigOption = DEFAULT_CONFIG) -> None:
@@ -83,18 +87,18 @@ def _routes(config: Config) -> RichTable:
     for app, settings in config.apps.items():
         for method in (None, *settings.methods):
             route = lookup.route_of(app, method)
-            table.add_row(app, method or "(any)", *_row(route))
+            table.add_row(Text(app), method or "(any)", *_row(route))
     if config.unknown_app == "reject":
         table.add_row("(any other)", "(any)", "none: 403")
     else:
-        table.add_row("(any other)", "(any)", f"as {config.unknown_app}")
+        table.add_row("(any other)", "(any)", Text(f"as {config.unknown_app}"))
     return table
 
 
-def _row(route: Route) -> Iterable[str]:
+def _row(route: Route) -> Iterable[str | Text]:
     if route.upstream is None:
         return (f"none: always {route.static or Verdict.REJECT}",)
-    return (route.upstream, seconds(route.budget), *(route.fallback.verdict(cause) for cause in Cause))
+    return (Text(route.upstream), seconds(route.budget), *(route.fallback.verdict(cause) for cause in Cause))
 
 
 def _explained(config: Config, route: Route, why: str) -> Iterable[str]:
@@ -103,7 +107,7 @@ def _explained(config: Config, route: Route, why: str) -> Iterable[str]:
     if route.upstream is None:
         yield f"verdict   always {route.static or Verdict.REJECT}: the app is static, no backend is asked"
         return
-    yield f"upstream  {route.upstream} ({config.upstreams[route.upstream].url})"
+    yield f"upstream  {route.upstream} ({', '.join(target.url for target in config.upstreams[route.upstream].targets)})"
     yield f"budget    {seconds(route.budget)}, by {settings} or what it inherits"
     for cause in Cause:
         yield f"{'fallback' if cause is Cause.TIMEOUT else '':9} {cause}: {route.fallback.verdict(cause)}"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import typer
 
 from gateway.cli import inspecting, sending, serving
+from gateway.cli.common import FAILED
 
 app = typer.Typer(
     name="gateway",
@@ -25,4 +29,20 @@ app.command("version")(inspecting.version)
 
 def main() -> None:
     """Run the command line; the exit status is 0, 1 (failed at run time) or 2 (usage or configuration)."""
-    app()
+    _open_standard_streams()
+    try:
+        app()
+        sys.stdout.flush()
+    except OSError as exc:  # nobody reads the output, or the disk is full
+        os.dup2(os.open(os.devnull, os.O_RDWR), 1)
+        sys.stderr.write(f"gateway: standard output: {(exc.strerror or str(exc)).lower()}\n")
+        sys.exit(FAILED)
+
+
+def _open_standard_streams() -> None:
+    """Give a closed standard stream /dev/null, lest its number be taken by a socket that is then written to."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)

@@ -9,7 +9,8 @@ from typing import Annotated
 import httpx
 import typer
 
-from gateway.cli.common import HookFile, MethodOption, fail, read_hook_file
+from gateway.cli.common import BAD_USAGE, HookFile, MethodOption, fail, read_hook_file
+from gateway.log import printable
 from gateway.verdicts import ALLOW_STATUS, REJECT_STATUS
 
 HOOK_HEADERS = {
@@ -17,6 +18,7 @@ HOOK_HEADERS = {
     "Content-Type": "application/json;charset=UTF-8",
     "User-Agent": "wcs-gateway send",
 }
+_MAX_TIMEOUT = 86400
 _proxy_error = re.compile(r"error=([a-z_]+)(?:.*received-status=(\d+))?").search
 
 
@@ -29,13 +31,14 @@ def send(
     timeout: Annotated[float, typer.Option(help="Seconds; the media server itself waits 15.")] = 15.0,
 ) -> None:
     """Fire a hook and print verdict, status, reason and time."""
+    if not 0 < timeout < _MAX_TIMEOUT:
+        fail(f"--timeout must be above 0 and below {_MAX_TIMEOUT} seconds", BAD_USAGE)
+    check_url(url)
     body = read_hook_file(file)
     started = time.perf_counter()
     try:
         with httpx.Client(trust_env=False, timeout=timeout) as client:
             response = client.post(f"{url.rstrip('/')}/{method}", content=body, headers=HOOK_HEADERS)
-    except httpx.InvalidURL as exc:
-        fail(f"{url}: {exc}", 2)
     except httpx.TimeoutException:
         fail(f"{url}: no answer within {timeout:g} s")
     except httpx.HTTPError as exc:
@@ -45,7 +48,18 @@ def send(
     print(f"status    {response.status_code} {response.reason_phrase}")
     print(f"reason    {reason_of(response)}")
     print(f"time      {milliseconds:.1f} ms")
-    print(f"request   {response.headers.get('x-request-id', '(no id)')}")
+    print(f"request   {printable(response.headers.get('x-request-id', '(no id)'))}")
+
+
+def check_url(url: str) -> None:
+    """End with exit status 2 if the URL is none that a hook can be sent to."""
+    try:
+        parsed = httpx.URL(url)
+        usable = parsed.scheme in ("http", "https") and bool(parsed.host)
+    except (httpx.InvalidURL, ValueError) as exc:
+        fail(f"{printable(url)}: {exc}", BAD_USAGE)
+    if not usable:
+        fail(f"{printable(url)}: is not a URL such as http://127.0.0.1:8080/rest/my_api", BAD_USAGE)
 
 
 def verdict_of(response: httpx.Response) -> str:
@@ -58,10 +72,20 @@ def verdict_of(response: httpx.Response) -> str:
 def reason_of(response: httpx.Response) -> str:
     """Why, as far as the answer tells."""
     if "problem+json" in response.headers.get("content-type", ""):
-        return str(response.json().get("detail"))
+        return _detail(response)
     status = response.headers.get("proxy-status", "")
     found = _proxy_error(status)
     if found is None:
-        return "the backend's own decision"
+        decided = response.status_code in (ALLOW_STATUS, REJECT_STATUS)
+        return "the backend's own decision" if decided else "the answer does not say"
     received = f", the backend answered {found.group(2)}" if found.group(2) else ""
     return f"the gateway decided: {found.group(1)}{received}"
+
+
+def _detail(response: httpx.Response) -> str:
+    """The ``detail`` of problem details (RFC 9457)."""
+    try:
+        detail = response.json()["detail"]
+    except (ValueError, LookupError, TypeError):
+        return "the answer's problem details cannot be read"
+    return printable(str(detail))

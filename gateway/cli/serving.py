@@ -13,8 +13,10 @@ import uvloop
 from gateway.cli.common import DEFAULT_CONFIG, ConfigOption, fail, load_or_fail
 from gateway.config import Loaded, loads
 from gateway.demo import DEMO_CONFIG, run_demo
+from gateway.listening import StartError
 from gateway.log import Writer, configure_logging
-from gateway.server import Gateway, StartError
+from gateway.server import Gateway
+from gateway.supervisor import Supervisor
 
 _STDOUT = 1
 
@@ -35,7 +37,8 @@ def demo(
 
 
 async def _run(loaded: Loaded, writer: Writer) -> None:
-    await Gateway(loaded, writer).serve()
+    process = Gateway if loaded.config.server.workers == 1 else Supervisor
+    await process(loaded, writer).serve()
 
 
 def _serve(loaded: Loaded, main: Any) -> None:

@@ -7,17 +7,25 @@ wrong. Whatever has the wrong type here has been reported by the model, and is p
 from __future__ import annotations
 
 from typing import Any, Final
+from urllib.parse import urlsplit
 
-from gateway.hooks import CATALOGUE
+from gateway.hooks import CATALOGUE, MethodType, method_type
+from gateway.retry import Retry, RetryOn
 
+from .backends import MAX_TARGETS, Health
 from .document import Document, Unresolved
-from .model import Config
+from .model import DEDUPED, Config
 from .problems import Path, Problem, Speller
-from .values import Address, format_duration, parse_address, parse_duration
+from .values import Address, format_duration, parse_address, parse_duration, usable_cpus
 
 _JAVA_KEEPALIVE: Final = 5.0
 """Seconds after which Java's HTTP client drops an idle connection of its own accord."""
 _DEFAULTS: Final = Config()
+_HEALTH: Final = Health()
+_ONCE_ONLY: Final = (MethodType.DIRECT, MethodType.INCOMING)
+"""Methods on which a backend acts: what is asked twice may be done twice."""
+_RETRY: Final = Retry()
+_PORTS: Final = {"http": 80, "https": 443}
 
 
 class CrossChecks:
@@ -39,11 +47,15 @@ class CrossChecks:
         self._limit = self._budget_limit()
         self._addresses()
         self._client_keepalive()
+        for name, upstream in self._upstreams.items():
+            if isinstance(upstream, dict):
+                self._upstream(("upstreams", name), upstream)
         self._default_settings()
         for name, app in self._apps.items():
             if isinstance(app, dict):
                 self._app(name, app)
         self._unknown_app()
+        self._duplicates_across_workers()
 
     def _section(self, name: str) -> dict[str, Any]:
         section = self._data.get(name)
@@ -111,6 +123,38 @@ class CrossChecks:
         if self._limit is not None and seconds is not None and seconds >= self._limit:
             self._problem((*path, "timeout"), f"{format_duration(seconds)} {self._limit_text}")
 
+    # --- upstreams ---
+
+    def _upstream(self, path: Path, upstream: dict[str, Any]) -> None:
+        targets = upstream.get("targets")
+        if isinstance(targets, list) and len(targets) <= MAX_TARGETS:
+            self._distinct_targets((*path, "targets"), targets)
+        health = upstream.get("health")
+        if isinstance(health, dict):
+            interval = _seconds(health.get("interval"), _HEALTH.interval)
+            timeout = _seconds(health.get("timeout"), _HEALTH.timeout)
+            if interval is not None and timeout is not None and timeout > interval:
+                self._problem(
+                    (*path, "health", "timeout"),
+                    f"{format_duration(timeout)} is longer than interval, which is {format_duration(interval)}",
+                )
+        self._retry(path, upstream)
+
+    def _distinct_targets(self, path: Path, targets: list[Any]) -> None:
+        first: dict[tuple[str, str | None, int | None, str], int] = {}
+        for index, target in enumerate(targets):
+            url = _url_parts(target.get("url")) if isinstance(target, dict) else None
+            if url is not None and (same := first.setdefault(url, index)) != index:
+                self._problem((*path, index, "url"), f"names the same target as item [{same}] of this list")
+
+    def _retry(self, path: Path, holder: dict[str, Any]) -> None:
+        retry = holder.get("retry")
+        if not isinstance(retry, dict) or retry.get("attempts", _RETRY.attempts) == 1:
+            return
+        on = retry.get("on")
+        if isinstance(on, list) and any(cause in on for cause in RetryOn if cause is not RetryOn.CONNECT):
+            self._warn((*path, "retry", "on"), "a backend may act on the hook more than once")
+
     # --- apps ---
 
     def _default_settings(self) -> None:
@@ -119,6 +163,7 @@ class CrossChecks:
         else:
             self._budget(("defaults",), format_duration(_DEFAULTS.defaults.timeout))
         self._upstream_exists(("defaults", "upstream"), self._defaults.get("upstream"))
+        self._retry(("defaults",), self._defaults)
 
     def _app(self, name: str, app: dict[str, Any]) -> None:
         path = ("apps", name)
@@ -130,15 +175,19 @@ class CrossChecks:
             self._upstream_exists((*path, "upstream"), app["upstream"])
         if "timeout" in app:
             self._budget(path, app["timeout"])
+        if "static" not in app:
+            self._retry(path, app)
         methods = app.get("methods")
         if isinstance(methods, dict):
             for method, settings in methods.items():
                 self._method((*path, "methods", method), method, settings)
+                if isinstance(settings, dict) and "static" not in app and self._acts(method):
+                    self._retry((*path, "methods", method), settings)
 
     def _static_app(self, path: Path, app: dict[str, Any]) -> None:
         if "upstream" in app:
             self._problem((*path, "static"), "stands beside an upstream: an app has one or the other")
-        for key in ("timeout", "fallback", "methods"):
+        for key in ("timeout", "fallback", "retry", "dedupe", "max_in_flight", "methods"):
             if key in app:
                 self._warn((*path, key), "has no effect: the app is static, so no backend is asked")
 
@@ -149,6 +198,10 @@ class CrossChecks:
             hint = self._speller.hint(method, self._methods)
             hint = hint or "; if the media server has it, give its type there"
             self._warn(path, f"neither in the catalogue of methods nor in hook_types{hint}")
+
+    def _acts(self, method: str) -> bool:
+        kind = self._methods.get(method)
+        return (method_type(method) if kind is None else kind) in _ONCE_ONLY
 
     def _upstream_exists(self, path: Path, name: object) -> None:
         if self._checks_upstreams and isinstance(name, str) and name not in self._upstreams:
@@ -161,6 +214,33 @@ class CrossChecks:
         if not self._apps and isinstance(self._data.get("apps", {}), dict):
             self._warn(("apps",), "there are no apps: every hook will be refused")
 
+    # --- duplicates ---
+
+    def _duplicates_across_workers(self) -> None:
+        workers = self._server.get("workers", _DEFAULTS.server.workers)
+        if workers == "auto":
+            workers = usable_cpus()
+        if isinstance(workers, int) and workers > 1 and any(map(self._dedupes, self._apps.values())):
+            self._warn(
+                ("server", "workers"),
+                "each worker remembers duplicates for itself: a repeat that meets another worker is asked again",
+            )
+
+    def _dedupes(self, app: object) -> bool:
+        """Whether any method of an app does."""
+        if not isinstance(app, dict) or "static" in app:
+            return False
+        methods = app.get("methods")
+        own = {
+            method: settings["dedupe"]
+            for method, settings in (methods.items() if isinstance(methods, dict) else ())
+            if isinstance(settings, dict) and "dedupe" in settings
+        }
+        if any(value != "off" for value in own.values()):
+            return True
+        wider = app.get("dedupe", self._defaults.get("dedupe"))
+        return wider != "off" and (wider is not None or not own.keys() >= DEDUPED)
+
 
 def _seconds(value: object, default: float | None = None) -> float | None:
     """A duration of the file; the default where there is none; None where it is not one."""
@@ -168,6 +248,15 @@ def _seconds(value: object, default: float | None = None) -> float | None:
         return default
     try:
         return parse_duration(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _url_parts(text: object) -> tuple[str, str | None, int | None, str] | None:
+    """What tells one target from another, however its URL is spelt; None where it is no URL."""
+    try:
+        parts = urlsplit(text) if isinstance(text, str) else None
+        return parts and (parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme), parts.path.rstrip("/"))
     except ValueError:
         return None
 

@@ -16,6 +16,7 @@ _FORMS: Final = {
     "dict_type": "must be a mapping",
     "model_type": "must be a mapping",
     "tuple_type": "must be a list",
+    "frozen_set_type": "must be a list",
     "too_long": "must be a shorter list: each once",
 }
 

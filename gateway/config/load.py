@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +31,13 @@ class Loaded:
     shown: dict[str, Any]
     """The file as written, references unexpanded and literal secrets masked."""
     path: Path
+    digest: str
+    """SHA-256 of the file's text: whether another look at it is the same."""
+
+
+def digest_of(text: str) -> str:
+    """What ``Loaded.digest`` would be for this text."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def load(path: str | Path) -> Loaded:
@@ -58,7 +66,7 @@ def _load(text: str, name: str) -> Loaded:
     if config is None or problems:
         raise ConfigError(problems)
     warnings = sorted(checks.warnings, key=lambda it: (it.line, it.column, it.path))
-    return Loaded(config, tuple(warnings), shown(document), Path(name))
+    return Loaded(config, tuple(warnings), shown(document), Path(name), digest_of(text))
 
 
 def _validate(document: Document, data: dict[str, Any], speller: Speller) -> tuple[Config | None, list[Problem]]:

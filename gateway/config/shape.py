@@ -11,7 +11,7 @@ from .document import Document, Node, Scalar, Sequence
 from .expand import REFERENCE
 from .model import Config
 from .problems import Path
-from .values import Secret
+from .values import ReadAs, Secret
 
 _ANY: Final = "*"
 _MASK: Final = "***"
@@ -38,10 +38,14 @@ def shown(document: Document) -> dict[str, Any]:
 
 
 def _below(annotation: Any) -> dict[str, Any]:
+    if isinstance(annotation, ReadAs):
+        annotation = annotation.model
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return {name: field.annotation for name, field in annotation.model_fields.items()}
+        return {name: field.rebuild_annotation() for name, field in annotation.model_fields.items()}
     if get_origin(annotation) is dict:
         return {_ANY: get_args(annotation)[1]}
+    if get_origin(annotation) is tuple:
+        return {_ANY: get_args(annotation)[0]}
     for argument in get_args(annotation):
         if below := _below(argument):
             return below
@@ -61,7 +65,7 @@ def _secret_paths(annotation: Any, above: tuple[str, ...] = ()) -> Iterator[tupl
 
 
 SECRET_PATHS: Final = tuple(_secret_paths(Config))
-"""Key paths of the model's secrets, with ``*`` for any key."""
+"""Key paths of the model's secrets, with ``*`` for any key and for a list's items."""
 
 
 def _shown(node: Node, secrets: tuple[tuple[str, ...], ...]) -> Any:
@@ -69,16 +73,14 @@ def _shown(node: Node, secrets: tuple[tuple[str, ...], ...]) -> Any:
     if isinstance(node, Scalar):
         return _masked(node) if () in secrets else _original(node)
     if isinstance(node, Sequence):
-        return [_shown(item, secrets) for item in node.items]
+        return [_shown(item, _inside(secrets, _ANY)) for item in node.items]
     if not secrets:
         return {key: _shown(entry.node, ()) for key, entry in node.entries.items()}
-    return {
-        key: _shown(
-            entry.node,
-            tuple(path[1:] for path in secrets if path and path[0] in (_ANY, key)),
-        )
-        for key, entry in node.entries.items()
-    }
+    return {key: _shown(entry.node, _inside(secrets, key)) for key, entry in node.entries.items()}
+
+
+def _inside(secrets: tuple[tuple[str, ...], ...], key: str) -> tuple[tuple[str, ...], ...]:
+    return tuple(path[1:] for path in secrets if path and path[0] in (_ANY, key))
 
 
 def _original(node: Scalar) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Annotated, Any, Final, NamedTuple
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 WANTS: Final = "wants"
@@ -167,6 +168,71 @@ class WholeNumber:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         schema = core_schema.int_schema(strict=True, ge=self.low, le=self.high)
         return wanting(schema, f"must be a whole number from {self.low} to {self.high}")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Annotates ``int``: a whole number, or ``auto`` for one per CPU that this process may use."""
+
+    high: int
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        number = core_schema.int_schema(strict=True, ge=1, le=self.high)
+        return core_schema.no_info_before_validator_function(
+            self._count, wanting(number, f"must be a whole number from 1 to {self.high}, or auto")
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "integer", "minimum": 1, "maximum": self.high}, {"const": "auto"}]}
+
+    def _count(self, value: object) -> object:
+        return min(usable_cpus(), self.high) if value == "auto" else value
+
+
+def usable_cpus() -> int:
+    """How many CPUs this process may run on, by its affinity; a container's quota is not looked at."""
+    return len(os.sched_getaffinity(0))
+
+
+class TrueOrFalse:
+    """Annotates ``bool``: no number, and no word such as ``yes``."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return wanting(core_schema.bool_schema(strict=True), "must be true or false")
+
+
+@dataclass(frozen=True)
+class ReadAs:
+    """Annotates a value type that the file writes as a mapping: *model* reads the keys, *into* takes them all.
+
+    With *off*, ``off`` stands for None; annotating ``X | None`` without it, None means *left out*.
+    """
+
+    model: type[BaseModel]
+    into: Callable[..., Any]
+    off: bool = False
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def read(value: object, keys: core_schema.ValidatorFunctionWrapHandler) -> Any:
+            if self.off and value == "off":
+                return None
+            if not isinstance(value, dict):
+                raise wants("must be a mapping" + (", or off" if self.off else ""))
+            return self.into(**dict(keys(value)))
+
+        return core_schema.no_info_wrap_validator_function(
+            read,
+            handler.generate_schema(self.model),
+            serialization=core_schema.plain_serializer_function_ser_schema(self._written),
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        mapping = handler(schema)
+        return {"anyOf": [mapping, {"const": "off"}]} if self.off else mapping
+
+    @staticmethod
+    def _written(value: Any) -> Any:
+        return None if value is None else value._asdict()
 
 
 @dataclass(frozen=True)

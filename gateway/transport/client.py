@@ -7,6 +7,10 @@ reads no proxy variables. Beyond httpx's own it understands two request extensio
     loop time (seconds) by which the whole exchange must be over; it stands above the four phase timeouts.
 ``fresh_connection``
     true = do not use a connection that has carried a request before.
+``usual``
+    seconds that an exchange takes as a rule: a request that has less left when it would have to queue is refused.
+``tenant``
+    in whose name the request is made, where a shared pool keeps tenants from taking all of it.
 """
 
 from __future__ import annotations
@@ -14,16 +18,15 @@ from __future__ import annotations
 import asyncio
 import ssl
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import httpx
 
-from gateway.transport.pool import Deadlines, Origin, Pool, PoolLimits
+from gateway.transport.pool import Origin, Pool, PoolLimits, Terms
 from gateway.transport.resolver import Resolver
 
 _DEFAULT_PORTS: Final = {b"http": 80, b"https": 443}
 _OWN_FRAMING: Final = frozenset((b"content-length", b"transfer-encoding"))
-_NO_TIMEOUTS: Final[dict[str, float | None]] = {}
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,12 @@ class TransportSettings:
     keepalive: float | None = 60.0
     max_connections: int = 64
     max_answer: int = 1024 * 1024
+    shared: bool = False
 
     @property
     def limits(self) -> PoolLimits:
         """The part of them that the pools keep."""
-        return PoolLimits(self.keepalive, self.max_connections, self.max_answer)
+        return PoolLimits(self.keepalive, self.max_connections, self.max_answer, self.shared)
 
 
 async def whole(stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> bytes:
@@ -94,7 +98,7 @@ class Transport(httpx.AsyncBaseTransport):
         answer = await self._pool(request.url).exchange(
             self._head(request, len(body)),
             body,
-            self._deadlines(request.extensions),
+            self._terms(request.extensions),
             fresh=bool(request.extensions.get("fresh_connection")),
         )
         return httpx.Response(answer.status, headers=answer.headers, stream=httpx.ByteStream(answer.body))
@@ -135,20 +139,19 @@ class Transport(httpx.AsyncBaseTransport):
             raise httpx.LocalProtocolError("a request's line would break in two")
         return head + b"\r\n\r\n"
 
-    def _deadlines(self, extensions: dict[str, object]) -> Deadlines:
+    def _terms(self, extensions: dict[str, Any]) -> Terms:
         now = self._loop.time()
         deadline = extensions.get("deadline")
-        if isinstance(deadline, float):
-            return Deadlines(deadline, now + self._settings.connect_timeout, deadline, deadline)
-        timeouts = extensions.get("timeout")
-        phases = timeouts if isinstance(timeouts, dict) else _NO_TIMEOUTS
-        read = phases.get("read")
-        queue = phases.get("pool")
-        connect = phases.get("connect")
+        if deadline is not None:
+            connect = now + self._settings.connect_timeout
+            usual, tenant = extensions.get("usual", 0.0), extensions.get("tenant", "")
+            return Terms(deadline, connect, deadline, deadline, usual, tenant)
+        phases: dict[str, float | None] = extensions.get("timeout") or {}
+        queue, connect_phase, read = phases.get("pool"), phases.get("connect"), phases.get("read")
         never = now + 86400.0
-        return Deadlines(
-            now + queue if queue is not None else never,
-            now + min(connect if connect is not None else 86400.0, self._settings.connect_timeout),
-            now + read if read is not None else never,
+        return Terms(
+            never if queue is None else now + queue,
+            now + min(self._settings.connect_timeout, 86400.0 if connect_phase is None else connect_phase),
+            never if read is None else now + read,
             never,
         )

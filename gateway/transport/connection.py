@@ -66,6 +66,7 @@ class Connection(asyncio.Protocol):
         """Loop time until which the pool may keep it idle."""
         self._headers: list[tuple[bytes, bytes]] = []
         self._body: list[bytes] = []
+        self._head_size = 0  # names and values
         self._length = 0  # of the body so far
         self._received = 0  # bytes on the wire, all of the exchange
         self._interim = 0
@@ -173,6 +174,9 @@ class Connection(asyncio.Protocol):
             return  # a second message, or trailers: neither has a say
         if len(self._headers) >= MAX_HEADERS:
             raise self._bad(f"more than {MAX_HEADERS} header lines", ProxyError.HTTP_RESPONSE_HEADER_SECTION_SIZE)
+        self._head_size += len(name) + len(value)
+        if self._head_size > MAX_HEAD:
+            raise self._bad("answer's head is larger than 64 KiB", ProxyError.HTTP_RESPONSE_HEADER_SECTION_SIZE)
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:  # noqa: D102
@@ -211,7 +215,7 @@ class Connection(asyncio.Protocol):
     def _begin(self) -> None:
         self._headers = []
         self._body = []
-        self._length = self._received = self._interim = self._status = 0
+        self._head_size = self._length = self._received = self._interim = self._status = 0
         self._in_body = self._complete = self._leftover = self._until_eof = self.reusable = False
 
     def _has_framing(self) -> bool:

@@ -32,14 +32,18 @@ class Origin(NamedTuple):
         return f"{host}:{self.port}"
 
 
-class Deadlines(NamedTuple):
-    """Loop times by which the parts of one exchange must be done."""
+class Terms(NamedTuple):
+    """What one exchange may take: loop times by which its parts must be done, and in whose name it runs."""
 
     queue: float
     connect: float
     answer: float
     budget: float
     """When the caller gives up altogether: what runs out here is a timeout, whatever it was waiting for."""
+    usual: float = 0.0
+    """Seconds that an exchange with this backend takes as a rule: whoever has less left need not queue."""
+    tenant: str = ""
+    """Whose exchange it is, where several share the pool."""
 
 
 class PoolLimits(NamedTuple):
@@ -50,10 +54,26 @@ class PoolLimits(NamedTuple):
     max_connections: int
     max_answer: int
     """Bytes of the largest answer body."""
+    shared: bool = False
+    """Whether several tenants use the pool, none of which may take all of it."""
+
+
+class _Turn:
+    """A request in the queue; its future brings a connection to use, or None for leave to open one."""
+
+    __slots__ = ("future", "tenant")
+
+    def __init__(self, future: asyncio.Future[Connection | None], tenant: str) -> None:
+        self.future = future
+        self.tenant = tenant
 
 
 class Pool:
-    """Connections to one origin."""
+    """Connections to one origin.
+
+    Where tenants share it, none may hold more than twice what is left free, nor the last free place while it holds
+    another: one whose requests hang comes to rest at about two thirds, and there is always room for the next.
+    """
 
     def __init__(
         self, origin: Origin, limits: PoolLimits, resolver: Resolver, tls: ssl.SSLContext | None = None
@@ -66,14 +86,17 @@ class Pool:
         self._idle: deque[Connection] = deque()
         self._connections: set[Connection] = set()
         self._opening = 0
-        self._queue: deque[asyncio.Future[Connection | None]] = deque()
+        self._busy = 0  # exchanges that have a place: with a connection, or about to open one
+        self._queue: deque[_Turn] = deque()
+        self._in_use: dict[str, int] = {}
         self._reaper: asyncio.TimerHandle | None = None
         self._closed = False
 
     def __repr__(self) -> str:
         return (
             f"<Pool {self.origin} {len(self._connections)} open ({len(self._idle)} idle), "
-            f"{self._opening} opening, {len(self._queue)} queued, limit {self.limits.max_connections}>"
+            f"{self._opening} opening, {self._busy} busy, {len(self._queue)} queued, "
+            f"limit {self.limits.max_connections}>"
         )
 
     @property
@@ -86,16 +109,16 @@ class Pool:
         """Requests waiting for a connection."""
         return len(self._queue)
 
-    async def exchange(self, head: bytes, body: bytes, deadlines: Deadlines, *, fresh: bool = False) -> Answer:
+    async def exchange(self, head: bytes, body: bytes, terms: Terms, *, fresh: bool = False) -> Answer:
         """Send one request over a connection of its own time and return the whole answer.
 
         *fresh* asks for a connection that has carried nothing yet. Raises ExchangeError's kinds.
         """
-        connection = await self._acquire(deadlines, fresh)
+        connection = await self._acquire(terms, fresh)
         try:
-            return await connection.exchange(head, body, deadlines.answer)
+            return await connection.exchange(head, body, terms.answer)
         finally:
-            self._release(connection)
+            self._release(connection, terms.tenant)
 
     async def aclose(self) -> None:
         """Close what is idle now and every busy connection as soon as its exchange ends."""
@@ -108,23 +131,62 @@ class Pool:
 
     # --- getting a connection ---
 
-    async def _acquire(self, deadlines: Deadlines, fresh: bool) -> Connection:
-        if not fresh:
-            connection = self._take_idle()
-            if connection is not None:
-                return connection
-        elif self._idle and self.open_connections >= self.limits.max_connections:
-            self._forget(self._idle[0], abort=True)  # an idle one makes room for the fresh one
-        if self.open_connections >= self.limits.max_connections:
-            connection = await self._wait_for_turn(deadlines)
-            if connection is not None:
-                if not fresh:
-                    return connection
-                self._forget(connection, abort=True, wake=False)
-                self._opening += 1
+    async def _acquire(self, terms: Terms, fresh: bool) -> Connection:
+        """A connection for one exchange, counted as in use by its tenant."""
+        if not self._has_place(terms.tenant):
+            connection = await self._wait_for_turn(terms)
+            if connection is not None and fresh:
+                self._forget(connection, abort=True)
+                connection = None
         else:
-            self._opening += 1
-        return await self._open(deadlines)
+            self._take_place(terms.tenant)
+            connection = None if fresh else self._take_idle()
+        if connection is not None:
+            return connection
+        if self._idle and self.open_connections >= self.limits.max_connections:
+            self._forget(self._idle[0], abort=True)  # an idle one makes room for the new one
+        self._opening += 1
+        try:
+            connection = await self._connect(terms)
+        except BaseException:
+            self._opening -= 1
+            self._leave_place(terms.tenant)
+            raise
+        self._opening -= 1
+        self._connections.add(connection)
+        return connection
+
+    def _has_place(self, tenant: str) -> bool:
+        """Whether one more exchange of this tenant's may begin now."""
+        free = self.limits.max_connections - self._busy
+        if free <= 0 or not self.limits.shared:
+            return free > 0
+        mine = self._in_use.get(tenant, 0)
+        return mine == 0 or mine < 2 * (free - 1)
+
+    def _take_place(self, tenant: str) -> None:
+        self._busy += 1
+        if self.limits.shared:
+            self._in_use[tenant] = self._in_use.get(tenant, 0) + 1
+
+    def _leave_place(self, tenant: str) -> None:
+        """An exchange is over: its place goes to the first in the queue that may have it."""
+        self._busy -= 1
+        mine = self._in_use.get(tenant, 0)
+        if mine > 1:
+            self._in_use[tenant] = mine - 1
+        elif mine:
+            del self._in_use[tenant]
+        self._call_next()
+
+    def _call_next(self) -> None:
+        """Call the first in the queue that may have a place; nobody in it may as long as none is given back."""
+        for turn in self._queue:
+            if self._has_place(turn.tenant):
+                self._queue.remove(turn)
+                self._take_place(turn.tenant)
+                turn.future.set_result(self._take_idle())
+                return
 
     def _take_idle(self) -> Connection | None:
         now = self._loop.time()
@@ -135,43 +197,45 @@ class Pool:
             self._forget(connection, abort=True)
         return None
 
-    async def _wait_for_turn(self, deadlines: Deadlines) -> Connection | None:
-        """Queue until a connection is handed over, or leave to open one (None, with the place already taken)."""
-        turn: asyncio.Future[Connection | None] = self._loop.create_future()
+    async def _wait_for_turn(self, terms: Terms) -> Connection | None:
+        """Queue until a place is free; returns a connection to use or None, leave to open one.
+
+        Who could not be answered in time any more leaves at once: its place is better given to one that can.
+        """
+        latest = terms.queue - terms.usual
+        expected = terms.usual * (len(self._queue) + 1) / self.limits.max_connections
+        if self._loop.time() + expected > latest:
+            raise self._overloaded("is busy, and the queue too long to be answered in time")
+        turn = _Turn(self._loop.create_future(), terms.tenant)
         self._queue.append(turn)
-        timer = self._loop.call_at(deadlines.queue, self._turn_expired, turn)
+        timer = self._loop.call_at(latest, self._turn_expired, turn)
         try:
-            return await turn
+            return await turn.future
         except BaseException:
             if turn in self._queue:
                 self._queue.remove(turn)
-            elif not turn.cancelled() and turn.exception() is None:
-                self._give_back(turn.result())  # cancelled in the very moment in which its turn came
+            elif not turn.future.cancelled() and turn.future.exception() is None:
+                # Cancelled in the very moment in which its turn came: what it was given goes on to the next.
+                connection = turn.future.result()
+                if connection is not None:
+                    self._keep_idle(connection)
+                self._leave_place(terms.tenant)
             raise
         finally:
             timer.cancel()
 
-    def _turn_expired(self, turn: asyncio.Future[Connection | None]) -> None:
-        if not turn.done():
-            detail = f"{self.origin}: all {self.limits.max_connections} connections are busy"
-            failure = Failure(Cause.OVERLOAD, ProxyError.CONNECTION_LIMIT_REACHED, detail)
-            turn.set_exception(QueueTimedOut(failure, harmless=True))
+    def _turn_expired(self, turn: _Turn) -> None:
+        if turn in self._queue:
             self._queue.remove(turn)
+            if not turn.future.done():
+                turn.future.set_exception(self._overloaded("stayed busy for too long"))
 
-    async def _open(self, deadlines: Deadlines) -> Connection:
-        """Connect; the caller has taken the place (``_opening``) already."""
-        try:
-            connection = await self._connect(deadlines)
-        except BaseException:
-            self._opening -= 1
-            self._wake_next()
-            raise
-        self._opening -= 1
-        self._connections.add(connection)
-        return connection
+    def _overloaded(self, what: str) -> QueueTimedOut:
+        detail = f"{self.origin}: every connection that the limit of {self.limits.max_connections} allows {what}"
+        return QueueTimedOut(Failure(Cause.OVERLOAD, ProxyError.CONNECTION_LIMIT_REACHED, detail), harmless=True)
 
-    async def _connect(self, deadlines: Deadlines) -> Connection:
-        limit = min(deadlines.connect, deadlines.budget)
+    async def _connect(self, terms: Terms) -> Connection:
+        limit = min(terms.connect, terms.budget)
         try:
             async with asyncio.timeout_at(limit):
                 addresses = await self._resolver.resolve(self.origin.host)
@@ -182,7 +246,7 @@ class Pool:
                         if left == 1:
                             raise
         except TimeoutError as exc:
-            if deadlines.budget <= deadlines.connect:
+            if terms.budget <= terms.connect:
                 failure = Failure(Cause.TIMEOUT, ProxyError.CONNECTION_TIMEOUT, f"{self.origin}: not connected in time")
             else:
                 failure = Failure(
@@ -212,23 +276,14 @@ class Pool:
 
     # --- giving it back ---
 
-    def _release(self, connection: Connection) -> None:
-        if not connection.reusable or connection.closed or self._closed or self.limits.keepalive is None:
+    def _release(self, connection: Connection, tenant: str) -> None:
+        if connection.reusable and not connection.closed and not self._closed and self.limits.keepalive is not None:
+            self._keep_idle(connection)
+        else:
             self._forget(connection, abort=not connection.closed)
-            return
-        self._give_back(connection)
+        self._leave_place(tenant)
 
-    def _give_back(self, connection: Connection | None) -> None:
-        """Hand a usable connection, or a free place (None), to the first in the queue; else keep it idle."""
-        if connection is None:
-            self._opening -= 1
-            self._wake_next()
-            return
-        while self._queue:
-            turn = self._queue.popleft()
-            if not turn.done():
-                turn.set_result(connection)
-                return
+    def _keep_idle(self, connection: Connection) -> None:
         keepalive = self.limits.keepalive or 0.0
         if connection.server_keepalive is not None:
             keepalive = min(keepalive, connection.server_keepalive - _KEEPALIVE_MARGIN)
@@ -237,25 +292,13 @@ class Pool:
         if self._reaper is None:
             self._reaper = self._loop.call_at(connection.expires, self._reap)
 
-    def _wake_next(self) -> None:
-        """A place is free: the first in the queue may open a connection."""
-        while self._queue and self.open_connections < self.limits.max_connections:
-            turn = self._queue.popleft()
-            if not turn.done():
-                self._opening += 1
-                turn.set_result(None)
-                return
-
-    def _forget(self, connection: Connection, *, abort: bool = False, wake: bool = True) -> None:
+    def _forget(self, connection: Connection, *, abort: bool = False) -> None:
         """Take a connection that is of no more use off the books; calling it twice does no harm."""
         if abort:
             connection.abort()
-        if connection in self._connections:
-            self._connections.remove(connection)
-            if connection in self._idle:
-                self._idle.remove(connection)
-            if wake:
-                self._wake_next()
+        self._connections.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
 
     def _reap(self) -> None:
         """Close connections that have been idle for too long."""

@@ -71,22 +71,33 @@ VALUES = st.recursive(
 FULL: dict[str, Any] = {
     "server": {
         "listen": ":1", "admin": ":2", "max_body": "1B", "read_timeout": "1s",
-        "keepalive_timeout": "9s", "drain_timeout": "1s",
+        "keepalive_timeout": "9s", "drain_timeout": "1s", "workers": "auto", "max_in_flight": 1,
     },
     "admin": {"token": "t"},
     "log": {"level": "info", "format": "json", "access": "off", "mask": ["caller"]},
     "media_server": {"request_timeout": "15s", "margin": "1s"},
-    "defaults": {"upstream": "u", "timeout": "3s", "fallback": {"timeout": "allow"}},
+    "defaults": {
+        "upstream": "u", "timeout": "3s", "fallback": {"timeout": "allow"}, "max_in_flight": 1, "dedupe": "off",
+    },
     "upstreams": {
         "u": {
             "url": "http://h", "connect_timeout": "1s", "keepalive": "off", "max_connections": 1, "max_answer": "1B",
             "host": "target", "headers": {"A": "b"}, "credentials": {"username": "u", "password": "p"},
-        }
+            "balance": "round_robin", "retry": {"attempts": 2, "on": ["connect"]},
+            "breaker": {"failures": 1, "window": "1s", "open_for": "1s"},
+            "health": {"path": "/", "interval": "5s", "timeout": "1s", "expect": 200},
+        },
+        "v": {
+            "targets": [
+                {"url": "http://h", "weight": 1, "backup": False}, {"url": "http://i", "weight": 2, "backup": True}
+            ],
+            "breaker": "off",
+        },
     },
     "apps": {
         "a": {
-            "upstream": "u", "timeout": "1s", "fallback": "allow",
-            "methods": {"call": {"timeout": "1s", "fallback": "reject"}},
+            "upstream": "u", "timeout": "1s", "fallback": "allow", "max_in_flight": 1,
+            "methods": {"call": {"timeout": "1s", "fallback": "reject", "retry": {"on": ["reset"]}, "dedupe": "1s"}},
         },
         "b": {"static": "allow"},
     },
@@ -95,11 +106,11 @@ FULL: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _paths(node: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    if isinstance(node, dict):
-        for key, inner in node.items():
-            yield (*above, key)
-            yield from _paths(inner, (*above, key))
+def _paths(node: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    pairs = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, inner in pairs:
+        yield (*above, key)
+        yield from _paths(inner, (*above, key))
 
 
 def test_the_full_file_is_valid() -> None:
@@ -108,9 +119,9 @@ def test_the_full_file_is_valid() -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(st.sampled_from(list(_paths(FULL))), VALUES)
-def test_any_value_in_any_place(path: tuple[str, ...], value: object) -> None:
+def test_any_value_in_any_place(path: tuple[Any, ...], value: object) -> None:
     changed = json.loads(json.dumps(FULL))
-    holder = changed
+    holder: Any = changed
     for key in path[:-1]:
         holder = holder[key]
     holder[path[-1]] = value

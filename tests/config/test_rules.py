@@ -52,6 +52,13 @@ REJECTED = [
     ("server: {read_timeout: 3}\n", "1:10: server.read_timeout: must be a duration such as 3s or 250ms, not 3"),
     ("server: {read_timeout: 0s}\n", '1:10: server.read_timeout: must be between 1ms and 10m, not "0s"'),
     ("server: {drain_timeout: true}\n", "1:10: server.drain_timeout: must be a duration such as 3s or 250ms, not true"),
+    ("server: {workers: 0}\n", "1:10: server.workers: must be a whole number from 1 to 256, or auto, not 0"),
+    ("server: {workers: 257}\n", "1:10: server.workers: must be a whole number from 1 to 256, or auto, not 257"),
+    ("server: {workers: all}\n", '1:10: server.workers: must be a whole number from 1 to 256, or auto, not "all"'),
+    ("server: {workers: true}\n", "1:10: server.workers: must be a whole number from 1 to 256, or auto, not true"),
+    ("server: {workers: }\n", "1:10: server.workers: must be a whole number from 1 to 256, or auto, not empty"),
+    ("server: {max_in_flight: 0}\n", "1:10: server.max_in_flight: must be a whole number from 1 to 1000000, not 0"),
+    ("server: {max_in_flight: 1000001}\n", "1:10: server.max_in_flight: must be a whole number from 1 to 1000000, not 1000001"),
     # --- log, media server ---
     ("log: {level: loud}\n", '1:7: log.level: must be debug, info, warning or error, not "loud"'),
     ("log: {mask: [caller, cal]}\n", '1:22: log.mask[1]: must be caller or callee, not "cal"'),
@@ -68,7 +75,7 @@ REJECTED = [
     ("defaults: {fallback: {timout: allow}}\n", "1:23: defaults.fallback.timout: unknown cause; there are timeout, unreachable, overload, bad_answer, error_status"),
     ("defaults: {fallback: {timeout: yes}}\n", '1:23: defaults.fallback.timeout: must be allow or reject, not "yes"'),
     # --- upstreams ---
-    ("upstreams: {u: {}}\n", "1:13: upstreams.u.url: is required"),
+    ("upstreams: {u: {}}\n", "1:13: upstreams.u: must have a url, or targets"),
     ("upstreams: {'': {url: http://h}}\n", '1:13: upstreams."": must be an upstream\'s name: 1 to 256 characters, no control characters'),
     ("upstreams: {u: {url: 5}}\n", "1:17: upstreams.u.url: must be text such as http://192.168.1.101/rest/my_api, not 5"),
     ("upstreams: {u: {url: ftp://h/}}\n", "1:17: upstreams.u.url: must be a URL that begins with http:// or https:// and names a host"),
@@ -93,6 +100,62 @@ REJECTED = [
     ("upstreams: {u: {url: http://h, credentials: {username: 'a:b', password: x}}}\n", "1:46: upstreams.u.credentials.username: must not hold a colon: HTTP Basic ends the user name there"),
     ("upstreams: {u: {url: http://h, credentials: {username: a, password: 815}}}\n", "1:59: upstreams.u.credentials.password: must be text (in quotes if it looks like a number)"),
     ("upstreams: {u: {url: http://h, credentials: }}\n", "1:32: upstreams.u.credentials: must be a mapping"),
+    # --- targets ---
+    ("upstreams: {u: {url: http://h, targets: [{url: http://i}]}}\n", "1:32: upstreams.u.targets: stand beside a url: an upstream has one or the other"),
+    ("upstreams: {u: {url: }}\n", "1:17: upstreams.u.url: must be text such as http://192.168.1.101/rest/my_api, not empty"),
+    ("upstreams: {u: {targets: }}\n", "1:17: upstreams.u.targets: must be a list, not empty"),
+    ("upstreams: {u: {targets: http://h}}\n", '1:17: upstreams.u.targets: must be a list, not "http://h"'),
+    ("upstreams: {u: {targets: []}}\n", "1:17: upstreams.u.targets: must name at least one target"),
+    ("upstreams: {u: {targets: [" + "{url: http://h}, " * 257 + "]}}\n", "1:17: upstreams.u.targets: must name at most 256 targets"),
+    ("upstreams: {u: {targets: [http://h]}}\n", '1:27: upstreams.u.targets[0]: must be a mapping, not "http://h"'),
+    ("upstreams: {u: {targets: [{weight: 2}]}}\n", "1:27: upstreams.u.targets[0].url: is required"),
+    ("upstreams: {u: {targets: [{url: 'http://w:pw@h'}]}}\n", "1:28: upstreams.u.targets[0].url: must not hold a user name or password: write them under credentials"),
+    ("upstreams: {u: {targets: [{url: http://h, weigth: 2}]}}\n", '1:43: upstreams.u.targets[0].weigth: unknown key; did you mean "weight"?'),
+    ("upstreams: {u: {targets: [{url: http://h, weight: 0}]}}\n", "1:43: upstreams.u.targets[0].weight: must be a whole number from 1 to 1000, not 0"),
+    ("upstreams: {u: {targets: [{url: http://h, weight: 1001}]}}\n", "1:43: upstreams.u.targets[0].weight: must be a whole number from 1 to 1000, not 1001"),
+    ("upstreams: {u: {targets: [{url: http://h, backup: yes}]}}\n", '1:43: upstreams.u.targets[0].backup: must be true or false, not "yes"'),
+    ("upstreams: {u: {targets: [{url: http://h, backup: 1}]}}\n", "1:43: upstreams.u.targets[0].backup: must be true or false, not 1"),
+    ("upstreams: {u: {targets: [{url: http://h, backup: true}]}}\n", "1:17: upstreams.u.targets: must name a target that is no backup"),
+    ("upstreams: {u: {targets: [{url: http://h/a}, {url: http://i/a}, {url: 'http://H:80/a/'}]}}\n", "1:66: upstreams.u.targets[2].url: names the same target as item [0] of this list"),
+    # --- balance, retry, breaker, health ---
+    ("upstreams: {u: {url: http://h, balance: random}}\n", '1:32: upstreams.u.balance: must be round_robin or least_in_flight, not "random"'),
+    ("upstreams: {u: {url: http://h, retry: 3}}\n", "1:32: upstreams.u.retry: must be a mapping, not 3"),
+    ("upstreams: {u: {url: http://h, retry: off}}\n", '1:32: upstreams.u.retry: must be a mapping, not "off"'),
+    ("upstreams: {u: {url: http://h, retry: {attempts: 0}}}\n", "1:40: upstreams.u.retry.attempts: must be a whole number from 1 to 10, not 0"),
+    ("upstreams: {u: {url: http://h, retry: {attempts: 11}}}\n", "1:40: upstreams.u.retry.attempts: must be a whole number from 1 to 10, not 11"),
+    ("upstreams: {u: {url: http://h, retry: {atempts: 1}}}\n", '1:40: upstreams.u.retry.atempts: unknown key; did you mean "attempts"?'),
+    ("upstreams: {u: {url: http://h, retry: {on: connect}}}\n", '1:40: upstreams.u.retry.on: must be a list, not "connect"'),
+    ("upstreams: {u: {url: http://h, retry: {on: [connect, resets]}}}\n", '1:54: upstreams.u.retry.on[1]: must be connect, reset, timeout, error_status or bad_answer, not "resets"'),
+    ("defaults: {retry: {on: [5]}}\n", "1:25: defaults.retry.on[0]: must be connect, reset, timeout, error_status or bad_answer, not 5"),
+    ("defaults: {retry: }\n", "1:12: defaults.retry: must be a mapping, not empty"),
+    (UPSTREAM + "apps: {a: {upstream: u, methods: {call: {retry: {on: {}}}}}}\n", "2:50: apps.a.methods.call.retry.on: must be a list, not a mapping"),
+    (UPSTREAM + "apps: {a: {upstream: u, methods: {call: {retry: {attemps: 2}}}}}\n", '2:50: apps.a.methods.call.retry.attemps: unknown key; did you mean "attempts"?'),
+    ("upstreams: {u: {url: http://h, breaker: on}}\n", '1:32: upstreams.u.breaker: must be a mapping, or off, not "on"'),
+    ("upstreams: {u: {url: http://h, breaker: }}\n", "1:32: upstreams.u.breaker: must be a mapping, or off, not empty"),
+    ("upstreams: {u: {url: http://h, breaker: {failures: 0}}}\n", "1:42: upstreams.u.breaker.failures: must be a whole number from 1 to 1000, not 0"),
+    ("upstreams: {u: {url: http://h, breaker: {failures: 1001}}}\n", "1:42: upstreams.u.breaker.failures: must be a whole number from 1 to 1000, not 1001"),
+    ("upstreams: {u: {url: http://h, breaker: {window: 10}}}\n", "1:42: upstreams.u.breaker.window: must be a duration such as 3s or 250ms, not 10"),
+    ("upstreams: {u: {url: http://h, breaker: {open_for: 99ms}}}\n", '1:42: upstreams.u.breaker.open_for: must be between 100ms and 1h, not "99ms"'),
+    ("upstreams: {u: {url: http://h, breaker: {open: 5s}}}\n", "1:42: upstreams.u.breaker.open: unknown key"),
+    ("upstreams: {u: {url: http://h, health: off}}\n", '1:32: upstreams.u.health: must be a mapping, not "off"'),
+    ("upstreams: {u: {url: http://h, health: }}\n", "1:32: upstreams.u.health: must be a mapping, not empty"),
+    ("upstreams: {u: {url: http://h, health: {path: ping}}}\n", '1:41: upstreams.u.health.path: must be a path such as /health: one / first, plain ASCII, no spaces, no #, not "ping"'),
+    ("upstreams: {u: {url: http://h, health: {path: /a b}}}\n", '1:41: upstreams.u.health.path: must be a path such as /health: one / first, plain ASCII, no spaces, no #, not "/a b"'),
+    ('upstreams: {u: {url: http://h, health: {path: "/a\\n"}}}\n', '1:41: upstreams.u.health.path: must be a path such as /health: one / first, plain ASCII, no spaces, no #, not "/a\\n"'),
+    ("upstreams: {u: {url: http://h, health: {path: //h/}}}\n", '1:41: upstreams.u.health.path: must be a path such as /health: one / first, plain ASCII, no spaces, no #, not "//h/"'),
+    ("upstreams: {u: {url: http://h, health: {expect: 600}}}\n", "1:41: upstreams.u.health.expect: must be a whole number from 100 to 599, not 600"),
+    ("upstreams: {u: {url: http://h, health: {expect: 99}}}\n", "1:41: upstreams.u.health.expect: must be a whole number from 100 to 599, not 99"),
+    ("upstreams: {u: {url: http://h, health: {interval: 2s, timeout: 2100ms}}}\n", "1:55: upstreams.u.health.timeout: 2.1s is longer than interval, which is 2s"),
+    ("upstreams: {u: {url: http://h, health: {interval: 500ms}}}\n", "1:32: upstreams.u.health.timeout: 1s is longer than interval, which is 500ms"),
+    # --- limits and duplicates ---
+    ("defaults: {max_in_flight: 0}\n", "1:12: defaults.max_in_flight: must be a whole number from 1 to 1000000, not 0"),
+    (UPSTREAM + "apps: {a: {upstream: u, max_in_flight: off}}\n", '2:25: apps.a.max_in_flight: must be a whole number from 1 to 1000000, not "off"'),
+    (UPSTREAM + "apps: {a: {upstream: u, methods: {call: {max_in_flight: 5}}}}\n", "2:42: apps.a.methods.call.max_in_flight: unknown key"),
+    ("defaults: {dedupe: 0s}\n", '1:12: defaults.dedupe: must be between 1ms and 10m, not "0s"'),
+    ("defaults: {dedupe: 11m}\n", '1:12: defaults.dedupe: must be between 1ms and 10m, not "11m"'),
+    ("defaults: {dedupe: }\n", "1:12: defaults.dedupe: must be a duration such as 3s or 250ms, or off, not empty"),
+    (UPSTREAM + "apps: {a: {upstream: u, methods: {call: {dedupe: on}}}}\n", '2:42: apps.a.methods.call.dedupe: must be a duration such as 3s or 250ms, or off, not "on"'),
+    # --- admin ---
     ("admin: {token: ''}\n", "1:9: admin.token: must not be empty"),
     ("admin: {token: }\n", "1:9: admin.token: must be text (in quotes if it looks like a number)"),
     # --- apps and what they refer to ---
@@ -129,11 +192,26 @@ def test_a_broken_rule_is_reported_once_at_its_place(text: str, message: str) ->
     assert [str(problem) for problem in caught.value.problems] == [f"gateway.yaml:{message}"]
 
 
+TWICE = "a backend may act on the hook more than once"
+APART = "each worker remembers duplicates for itself: a repeat that meets another worker is asked again"
 WARNED = [
     ("upstreams: {}\n", "1:1: apps: there are no apps: every hook will be refused"),
     ("server: {keepalive_timeout: 5s}\n" + UPSTREAM + APP, "1:10: server.keepalive_timeout: should be longer than 5s: the media server keeps idle connections that long, and repeats a hook that meets a closing one"),
     (UPSTREAM + "apps: {a: {upstream: u, methods: {OnCalEvent: {}}}}\n", '2:35: apps.a.methods.OnCalEvent: neither in the catalogue of methods nor in hook_types; did you mean "OnCallEvent"?'),
     (UPSTREAM + "apps: {a: {upstream: u, methods: {Zebra: {}}}}\n", "2:35: apps.a.methods.Zebra: neither in the catalogue of methods nor in hook_types; if the media server has it, give its type there"),
+    (UPSTREAM + "apps: {a: {static: allow, retry: {on: [reset]}}}\n", "2:27: apps.a.retry: has no effect: the app is static, so no backend is asked"),
+    (UPSTREAM + "apps: {a: {static: allow, dedupe: 5s}}\n", "2:27: apps.a.dedupe: has no effect: the app is static, so no backend is asked"),
+    (UPSTREAM + "apps: {a: {static: allow, max_in_flight: 5}}\n", "2:27: apps.a.max_in_flight: has no effect: the app is static, so no backend is asked"),
+    ("upstreams: {u: {url: http://h, retry: {on: [connect, reset, timeout]}}}\n" + APP, f"1:40: upstreams.u.retry.on: {TWICE}"),
+    (UPSTREAM + APP + "defaults: {retry: {on: [error_status]}}\n", f"3:20: defaults.retry.on: {TWICE}"),
+    (UPSTREAM + "apps: {a: {upstream: u, retry: {on: [bad_answer]}}}\n", f"2:33: apps.a.retry.on: {TWICE}"),
+    (UPSTREAM + "apps: {a: {upstream: u, methods: {OnCallEvent: {retry: {on: [timeout]}}}}}\n", f"2:57: apps.a.methods.OnCallEvent.retry.on: {TWICE}"),
+    (UPSTREAM + "apps: {a: {upstream: u, methods: {X: {retry: {on: [timeout]}}}}}\nhook_types: {X: direct}\n", f"2:47: apps.a.methods.X.retry.on: {TWICE}"),
+    ("server: {workers: 2}\n" + UPSTREAM + APP, f"1:10: server.workers: {APART}"),
+    ("server: {workers: 2}\ndefaults: {dedupe: 5s}\n" + UPSTREAM + APP, f"1:10: server.workers: {APART}"),
+    ("server: {workers: 2}\ndefaults: {dedupe: off}\n" + UPSTREAM + "apps: {a: {upstream: u, dedupe: 5s}}\n", f"1:10: server.workers: {APART}"),
+    ("server: {workers: 2}\n" + UPSTREAM + "apps: {a: {upstream: u, dedupe: off, methods: {call: {dedupe: 5s}}}}\n", f"1:10: server.workers: {APART}"),
+    ("server: {workers: 2}\n" + UPSTREAM + "apps: {a: {upstream: u, methods: {connect: {dedupe: off}}}}\n", f"1:10: server.workers: {APART}"),
     ("apps: {a: {static: allow, timeout: 2s}}\n", "1:27: apps.a.timeout: has no effect: the app is static, so no backend is asked"),
 ]  # fmt: skip
 
@@ -141,6 +219,26 @@ WARNED = [
 @pytest.mark.parametrize(("text", "message"), WARNED)
 def test_what_looks_mistaken_is_a_warning(text: str, message: str) -> None:
     assert [str(warning) for warning in loads(text).warnings] == [f"gateway.yaml:{message}"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        UPSTREAM + "apps: {a: {upstream: u, retry: {on: [connect]}}}\n",
+        UPSTREAM + "apps: {a: {upstream: u, retry: {attempts: 1, on: [timeout]}}}\n",
+        UPSTREAM + "apps: {a: {upstream: u, methods: {StreamStatusEvent: {retry: {on: [timeout]}}}}}\n",
+        UPSTREAM + "apps: {a: {upstream: u, methods: {connect: {retry: {on: [reset]}}}}}\n",
+        UPSTREAM + "apps: {a: {upstream: u, methods: {X: {retry: {on: [reset]}}}}}\nhook_types: {X: event}\n",
+        UPSTREAM + APP + "server: {workers: 2}\ndefaults: {dedupe: off}\n",
+        UPSTREAM + "server: {workers: 2}\napps: {a: {upstream: u, dedupe: off}, b: {static: allow}}\n",
+        UPSTREAM + "server: {workers: 2}\n"
+        "apps: {a: {upstream: u, methods: {connect: {dedupe: off}, OnCallEvent: {dedupe: off}}}}\n",
+        UPSTREAM + "server: {workers: 1}\napps: {a: {upstream: u, dedupe: 5s}}\n",
+        UPSTREAM + "server: {max_in_flight: 10}\napps: {a: {upstream: u, max_in_flight: 20}}\n",
+    ],
+)
+def test_what_does_no_harm_is_no_cause_for_a_warning(text: str) -> None:
+    assert loads(text).warnings == ()
 
 
 def test_a_method_named_in_hook_types_is_no_cause_for_a_warning() -> None:

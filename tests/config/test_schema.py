@@ -35,7 +35,7 @@ def _objects(node: Any) -> Iterator[dict[str, Any]]:
 
 def test_every_key_is_described_and_no_other_is_allowed() -> None:
     sections = [node for node in _objects(SCHEMA) if "description" in node]
-    assert len(sections) == 10
+    assert len(sections) == 14
     for section in sections:
         assert section["additionalProperties"] is False
         for name, field in section["properties"].items():
@@ -57,6 +57,13 @@ def test_the_example_validates() -> None:
         "apps: {a: {static: allow}, 'b-*': {static: reject}}",
         "defaults: {fallback: {timeout: allow, error_status: reject}}",
         "hook_types: {MyEvent: event}",
+        "server: {workers: auto, max_in_flight: 1}",
+        "server: {workers: 256}",
+        "upstreams: {u: {targets: [{url: http://h}, {url: http://i, backup: true}], balance: least_in_flight}}",
+        "upstreams: {u: {url: http://h, retry: {attempts: 1, on: []}, breaker: off, health: {}}}",
+        "upstreams: {u: {url: http://h, breaker: {failures: 1}, health: {path: '/a?b=c', expect: 204}}}",
+        "defaults: {retry: {on: [connect, reset]}, dedupe: off, max_in_flight: 5}",
+        "apps: {a: {static: allow, methods: {call: {retry: {attempts: 3}, dedupe: 5s}}}}",
     ],
 )
 def test_what_loads_validates(text: str) -> None:
@@ -87,6 +94,20 @@ def test_a_reference_validates_wherever_text_does() -> None:
         "apps: {a: {methods: {a-b: {}}}}",
         "defaults: {fallback: {timout: allow}}",
         "hook_types: {MyEvent: x}",
+        "server: {workers: 0}",
+        "server: {workers: all}",
+        "upstreams: {u: {url: http://h, targets: [{url: http://i}]}}",
+        "upstreams: {u: {targets: []}}",
+        "upstreams: {u: {targets: [{url: http://h, weight: 0}]}}",
+        "upstreams: {u: {targets: [{url: http://h, backup: 1}]}}",
+        "upstreams: {u: {url: http://h, retry: off}}",
+        "upstreams: {u: {url: http://h, retry: {on: connect}}}",
+        "upstreams: {u: {url: http://h, breaker: on}}",
+        "upstreams: {u: {url: http://h, breaker: {failures: 0}}}",
+        "upstreams: {u: {url: http://h, health: {path: ping}}}",
+        "upstreams: {u: {url: http://h, health: {path: '//h'}}}",
+        "defaults: {dedupe: 5}",
+        "apps: {a: {methods: {call: {max_in_flight: 5}}}}",
     ],
 )
 def test_what_is_broken_does_not_validate(text: str) -> None:

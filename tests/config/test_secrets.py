@@ -154,6 +154,8 @@ def test_a_loaded_configuration_never_prints_a_secret(caplog: pytest.LogCaptureF
         "upstreams: {u: {url: 'ftp://w:hunter2-S3CRET@h'}}\n",
         "upstreams: {u: {url: 'http://h/?key=hunter2-S3CRET'}}\n",
         "upstreams: {u: {url: '${env:GATEWAY_TEST_SECRET}'}}\n",
+        "upstreams: {u: {targets: [{url: 'http://w:hunter2-S3CRET@h'}]}}\n",
+        "upstreams: {u: {targets: [{url: 'http://h/${env:GATEWAY_TEST_SECRET}'}, {url: http://h/hunter2-S3CRET}]}}\n",
         "upstreams: {u: {url: http://h, headers: hunter2-S3CRET}}\n",
         "upstreams: {u: {url: http://h, headers: {Via: hunter2-S3CRET}}}\n",
         'upstreams: {u: {url: http://h, headers: {A: "hunter2-S3CRET\\n"}}}\n',

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from gateway.config import Address, Config, Settings, load, loads
+from gateway.breaker import BreakerSettings
+from gateway.config import Address, Config, Health, Settings, Target, load, loads
 from gateway.hooks import MethodType
+from gateway.retry import Retry, RetryOn
 from gateway.verdicts import Cause, Fallback, Verdict
 
 EXAMPLE = Path(__file__).parents[2] / "gateway.yaml"
@@ -23,6 +26,7 @@ def test_the_defaults_are_the_contract_s() -> None:
     assert config.server.admin == Address("127.0.0.1", 9180)
     assert (config.server.max_body, config.server.read_timeout) == (262144, 5.0)
     assert (config.server.keepalive_timeout, config.server.drain_timeout) == (75.0, 20.0)
+    assert (config.server.workers, config.server.max_in_flight) == (1, 2000)
     assert config.admin.token is None
     assert (config.log.level, config.log.format, config.log.access) == ("info", "json", "all")
     assert config.log.mask == ("caller", "callee")
@@ -31,6 +35,10 @@ def test_the_defaults_are_the_contract_s() -> None:
     upstream = config.upstreams["u"]
     assert (upstream.connect_timeout, upstream.keepalive, upstream.max_connections) == (0.5, 60.0, 64)
     assert (upstream.max_answer, upstream.host, upstream.headers, upstream.credentials) == (1 << 20, "target", {}, None)
+    assert upstream.targets == (Target(url="http://h", weight=1, backup=False),)
+    assert (upstream.balance, upstream.health) == ("round_robin", None)
+    assert upstream.retry == Retry(attempts=2, on=frozenset({RetryOn.CONNECT}))
+    assert upstream.breaker == BreakerSettings(failures=5, window=10.0, open_for=5.0)
     assert (config.unknown_app, config.hook_types) == ("reject", {})
 
 
@@ -40,11 +48,14 @@ def test_the_example_is_valid_and_without_warnings() -> None:
     assert loaded.path == EXAMPLE
     config = loaded.config
     assert config.server.listen == (Address("127.0.0.1", 8080),)
-    assert config.settings("defaultApp", "OnCallEvent") == Settings("legacy-php", None, 1.5, REJECT)
+    assert config.settings("defaultApp", "OnCallEvent") == Settings("legacy-php", None, 1.5, REJECT, dedupe=10.0)
     assert config.settings("defaultApp", "connect") == Settings(
-        "legacy-php", None, 2.0, Fallback(frozenset({Cause.TIMEOUT, Cause.UNREACHABLE}))
+        "legacy-php", None, 2.0, Fallback(frozenset({Cause.TIMEOUT, Cause.UNREACHABLE})), dedupe=10.0
     )
-    assert config.settings("tenant-*", None) == Settings("legacy-php", None, 3.0, REJECT)
+    assert config.settings("tenant-*", None) == Settings("legacy-php", None, 3.0, REJECT, max_in_flight=50)
+    assert [target.url for upstream in config.upstreams.values() for target in upstream.targets] == [
+        "http://127.0.0.1:8081/rest/my_api"
+    ]
     assert config.settings("blocked", None).static is Verdict.REJECT
 
 
@@ -53,11 +64,21 @@ def test_what_the_example_comments_out_is_valid_too(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("GATEWAY_ADMIN_TOKEN", "t")
     monkeypatch.setenv("LEGACY_KEY", "k")
     text = EXAMPLE.read_text(encoding="utf-8")
-    for line in ("admin:", "  token:", "headers:", "credentials:"):
+    for line in ("admin:", "  token:", "dedupe:", "targets:", "  - {url:", "health:", "headers:", "credentials:"):
         assert f"# {line}" in text
         text = text.replace(f"# {line}", line)
-    config = loads(text.replace("/run/secrets/legacy-password", str(tmp_path / "password"))).config
-    credentials = config.upstreams["legacy-php"].credentials
+    text = text.replace("    url: http", "    # url: http").replace(
+        "/run/secrets/legacy-password", str(tmp_path / "password")
+    )
+    config = loads(text).config
+    upstream = config.upstreams["legacy-php"]
+    assert upstream.targets == (
+        Target(url="http://192.168.1.101/rest/my_api", weight=2),
+        Target(url="http://192.168.1.102/rest/my_api", backup=True),
+    )
+    assert upstream.health == Health()
+    assert config.settings("tenant-*", "call").dedupe == 10.0
+    credentials = upstream.credentials
     assert credentials is not None
     assert credentials.password.reveal() == "pw"
 
@@ -72,10 +93,116 @@ def test_the_nearer_level_wins_and_replaces_the_whole_value() -> None:
     assert config.settings("plain", "call") == Settings("u", None, 4.0, Fallback(frozenset({Cause.ERROR_STATUS})))
     app_fallback = Fallback(frozenset({Cause.TIMEOUT}))
     assert config.settings("own", None) == Settings("v", None, 4.0, app_fallback)
-    assert config.settings("own", "connect") == Settings("v", None, 1.0, app_fallback)
+    assert config.settings("own", "connect") == Settings("v", None, 1.0, app_fallback, dedupe=10.0)
     assert config.settings("own", "call") == Settings("v", None, 4.0, REJECT)
     with pytest.raises(KeyError):
         config.settings("other", None)
+
+
+def test_the_nearest_retry_wins_as_a_whole() -> None:
+    config = loads(
+        UPSTREAMS + "defaults: {upstream: u, retry: {attempts: 4}}\n"
+        "apps: {plain: {}, own: {retry: {on: [reset]}, methods: {call: {retry: {attempts: 1}}, connect: {}}}}\n"
+    ).config
+    assert config.settings("plain", "call").retry == Retry(attempts=4)
+    assert config.settings("own", "connect").retry == Retry(on=frozenset({RetryOn.RESET}))
+    assert config.settings("own", "call").retry == Retry(attempts=1)
+    assert loads(UPSTREAMS + "apps: {a: {upstream: u}}\n").config.settings("a", "call").retry is None
+
+
+def test_the_nearest_limit_of_hooks_in_flight_wins_and_there_is_none_by_itself() -> None:
+    config = loads(
+        UPSTREAMS + "defaults: {upstream: u, max_in_flight: 9}\napps: {plain: {}, own: {max_in_flight: 5}}\n"
+    ).config
+    assert config.settings("plain", "call").max_in_flight == 9
+    assert config.settings("own", None).max_in_flight == 5
+    assert loads(UPSTREAMS + "apps: {a: {upstream: u}}\n").config.settings("a", None).max_in_flight is None
+
+
+@pytest.mark.parametrize("method", ["connect", "OnCallEvent"])
+def test_repeats_of_connect_and_on_call_event_are_recognised_unless_a_level_says_otherwise(method: str) -> None:
+    apps = f"apps: {{plain: {{}}, off: {{dedupe: off}}, own: {{dedupe: off, methods: {{{method}: {{dedupe: 2s}}}}}}}}\n"
+    config = loads(UPSTREAMS + "defaults: {upstream: u}\n" + apps).config
+    assert config.settings("plain", method).dedupe == 10.0
+    assert config.settings("off", method).dedupe is None
+    assert config.settings("own", method).dedupe == 2.0
+    config = loads(UPSTREAMS + "defaults: {upstream: u, dedupe: off}\n" + apps).config
+    assert config.settings("plain", method).dedupe is None
+    assert config.settings("own", method).dedupe == 2.0
+
+
+@pytest.mark.parametrize("method", ["call", "OnMessageEvent", "NeverHeardOf", None])
+def test_repeats_of_other_methods_are_recognised_only_where_a_level_says_so(method: str | None) -> None:
+    apps = "apps: {plain: {}, off: {dedupe: off}, own: {dedupe: 2s}}\n"
+    assert loads(UPSTREAMS + "defaults: {upstream: u}\n" + apps).config.settings("plain", method).dedupe is None
+    config = loads(UPSTREAMS + "defaults: {upstream: u, dedupe: 5s}\n" + apps).config
+    assert config.settings("plain", method).dedupe == 5.0
+    assert config.settings("off", method).dedupe is None
+    assert config.settings("own", method).dedupe == 2.0
+
+
+def test_a_static_app_neither_retries_nor_remembers() -> None:
+    config = loads("defaults: {retry: {attempts: 3}, dedupe: 5s}\napps: {a: {static: allow}}\n").config
+    assert config.settings("a", "connect") == Settings(None, Verdict.ALLOW, 3.0, REJECT)
+
+
+def test_auto_is_a_worker_per_cpu_that_this_process_may_use() -> None:
+    server = loads("server: {workers: auto}\n").config.server
+    assert server.workers == min(len(os.sched_getaffinity(0)), 256)
+    assert loads("server: {workers: 7}\n").config.server.workers == 7
+
+
+def test_targets_in_full() -> None:
+    config = loads(
+        "upstreams: {u: {targets: ["
+        "{url: 'http://h/a/'}, {url: http://h/b, weight: 1000}, {url: http://i, backup: true}]}}\n"
+    ).config
+    assert config.upstreams["u"].targets == (
+        Target(url="http://h/a", weight=1, backup=False),
+        Target(url="http://h/b", weight=1000, backup=False),
+        Target(url="http://i", weight=1, backup=True),
+    )
+
+
+def test_as_many_targets_as_the_limit_are_fine() -> None:
+    urls = ", ".join(f"{{url: http://h{number}}}" for number in range(256))
+    assert len(loads(f"upstreams: {{u: {{targets: [{urls}]}}}}\n").config.upstreams["u"].targets) == 256
+
+
+def test_a_breaker_may_be_off_and_takes_its_own_figures_one_by_one() -> None:
+    config = loads(
+        "upstreams: {u: {url: http://h, breaker: off}, v: {url: http://h, breaker: {failures: 3, open_for: 100ms}}}\n"
+    ).config
+    assert config.upstreams["u"].breaker is None
+    assert config.upstreams["v"].breaker == BreakerSettings(failures=3, window=10.0, open_for=0.1)
+
+
+def test_health_checks_have_defaults_of_their_own() -> None:
+    config = loads(
+        "upstreams: {u: {url: http://h, health: {}}, v: {url: http://h, health: {path: '/up?deep=1', interval: 1s, "
+        "expect: 204}}}\n"
+    ).config
+    health = config.upstreams["u"].health
+    assert health is not None
+    assert (health.path, health.interval, health.timeout, health.expect) == ("/", 5.0, 1.0, 200)
+    assert config.upstreams["v"].health == Health(path="/up?deep=1", interval="1s", expect=204)  # type: ignore[arg-type]
+
+
+def test_an_empty_retry_list_means_that_nothing_is_tried_again() -> None:
+    retry = loads("upstreams: {u: {url: http://h, retry: {on: []}}}\n").config.upstreams["u"].retry
+    assert retry == Retry(attempts=2, on=frozenset())
+
+
+def test_a_configuration_with_every_value_type_can_be_written_as_json() -> None:
+    config = loads(
+        "upstreams: {u: {url: http://h, retry: {on: [reset]}, breaker: off, health: {}}, v: {url: http://h}}\n"
+        "apps: {a: {upstream: u, retry: {attempts: 1}}}\n"
+    ).config
+    dumped = config.model_dump(mode="json")
+    assert dumped["upstreams"]["u"]["retry"] == {"attempts": 2, "on": ["reset"]}
+    assert dumped["upstreams"]["u"]["breaker"] is None
+    assert dumped["upstreams"]["v"]["breaker"] == {"failures": 5, "window": 10.0, "open_for": 5.0}
+    assert dumped["defaults"]["retry"] is None
 
 
 def test_a_static_app_has_no_upstream_even_where_the_defaults_name_one() -> None:
@@ -107,7 +234,7 @@ def test_an_upstream_in_full() -> None:
         "upstreams: {u: {url: 'https://[::1]:8443/a/b//', connect_timeout: 1s, keepalive: off, max_connections: 65535, "
         "max_answer: 512B, host: 'legacy_1:8080', headers: {X-Key: k}, credentials: {username: w, password: ''}}}\n"
     ).config.upstreams["u"]
-    assert upstream.url == "https://[::1]:8443/a/b"
+    assert upstream.targets == (Target(url="https://[::1]:8443/a/b"),)
     assert (upstream.keepalive, upstream.max_connections, upstream.max_answer) == (None, 65535, 512)
     assert upstream.host == "legacy_1:8080"
 

@@ -1,0 +1,191 @@
+"""The rules of single values: what an upstream's URL, a header, a name, a fallback and a path may be."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from gateway.verdicts import Cause, Fallback
+
+from .values import SAYS, Checked, DurationIn, Secret, SecretRule, Text, WholeNumber, says, wanting, wants
+
+
+class Section(BaseModel):
+    """A mapping of the file whose keys are known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+_NO_CONTROLS: Final = r"^[^\x00-\x1f\x7f-\x9f]+$"
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]").search
+_HEADER_NAME: Final = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"
+_OWN_HEADERS: Final = frozenset(
+    {
+        # hop by hop (RFC 9110, section 7.6.1) and message framing
+        *("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
+        *("proxy-authenticate", "proxy-authorization", "expect", "content-length"),
+        # what the gateway itself sets on every request
+        *("host", "via", "x-forwarded-for", "x-forwarded-proto", "x-request-id", "x-request-timeout-ms"),
+        "traceparent",
+    }
+)
+_is_literal_host = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(?::[0-9]{1,5})?").fullmatch
+_is_url_text = re.compile(r"[!-~]+").fullmatch
+
+
+def _target_url(text: str) -> str:
+    """An upstream's URL without a trailing slash. The messages never hold it: it may carry a password."""
+    if not _is_url_text(text) or "\\" in text:
+        raise ValueError("must be a URL in plain ASCII, without spaces, such as http://192.168.1.101/rest/my_api")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as exc:
+        raise ValueError("must be a URL with a valid host and a port from 1 to 65535") from exc
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must be a URL that begins with http:// or https:// and names a host")
+    if "@" in parts.netloc:
+        raise ValueError("must not hold a user name or password: write them under credentials")
+    if "?" in text or "#" in text:
+        raise ValueError("must end with its path: a query (?) or fragment (#) is not allowed")
+    if port == 0 or parts.netloc.endswith(":"):
+        raise ValueError("must be a URL with a valid host and a port from 1 to 65535")
+    return text.rstrip("/")
+
+
+def _host_header(text: str) -> str:
+    if text not in {"target", "preserve"} and not _is_literal_host(text):
+        raise ValueError("must be target, preserve, or a host name such as legacy.example.com")
+    return text
+
+
+def _header_name(text: str) -> str:
+    if not re.fullmatch(_HEADER_NAME, text) or len(text) > 256:
+        raise ValueError("must be a header name: letters, digits and hyphens")
+    if text.lower() in _OWN_HEADERS:
+        raise ValueError("must not be set here: the gateway sets or removes this header itself")
+    return text
+
+
+def _header_value(text: str) -> None:
+    if not all(" " <= char <= "~" or char == "\t" for char in text):
+        raise ValueError("must be one line of printable ASCII characters")
+    if text != text.strip() or len(text) > 8192:
+        raise ValueError("must not begin or end with white space, and be at most 8192 characters long")
+
+
+def _not_empty(text: str) -> None:
+    if not text:
+        raise ValueError("must not be empty")
+
+
+def _no_controls(text: str) -> None:
+    if _CONTROLS(text):
+        raise ValueError("must not hold control characters such as a line break")
+
+
+def _username(text: str) -> str:
+    _not_empty(text)
+    _no_controls(text)
+    if ":" in text:  # RFC 7617, section 2
+        raise ValueError("must not hold a colon: HTTP Basic ends the user name there")
+    return text
+
+
+class _FallbackRule:
+    """``reject``, ``allow``, or a mapping of causes, read into a Fallback."""
+
+    _ALLOW: Final = dict.fromkeys((Cause.TIMEOUT, Cause.UNREACHABLE, Cause.OVERLOAD), "allow")
+    _CAUSES: Final = [cause.value for cause in Cause]
+    _VERDICTS: Final = ["allow", "reject"]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        cause = core_schema.custom_error_schema(
+            core_schema.literal_schema(self._CAUSES),
+            custom_error_type=SAYS,
+            custom_error_message="{text}",
+            custom_error_context={"text": f"unknown cause; there are {', '.join(self._CAUSES)}"},
+        )
+        verdict = wanting(core_schema.literal_schema(self._VERDICTS), "must be allow or reject")
+        mapping = core_schema.no_info_before_validator_function(
+            self._as_mapping, core_schema.dict_schema(cause, verdict)
+        )
+        return core_schema.no_info_after_validator_function(
+            self._fallback,
+            mapping,
+            serialization=core_schema.plain_serializer_function_ser_schema(self._written),
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        verdict = {"enum": self._VERDICTS}
+        causes = dict.fromkeys(self._CAUSES, verdict)
+        return {"anyOf": [verdict, {"type": "object", "properties": causes, "additionalProperties": False}]}
+
+    def _as_mapping(self, value: object) -> object:
+        if value == "reject":
+            return {}
+        if value == "allow":
+            return self._ALLOW
+        if not isinstance(value, dict):
+            raise wants("must be reject, allow, or a mapping such as {timeout: allow, unreachable: allow}")
+        return value
+
+    @staticmethod
+    def _fallback(verdicts: dict[str, str]) -> Fallback:
+        return Fallback(frozenset(Cause(cause) for cause, verdict in verdicts.items() if verdict == "allow"))
+
+    @staticmethod
+    def _written(fallback: Fallback | None) -> dict[str, str] | None:
+        return None if fallback is None else {cause.value: fallback.verdict(cause).value for cause in Cause}
+
+
+class _HeadersRule:
+    """Header names differ in more than their case."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._distinct, handler(source))
+
+    @staticmethod
+    def _distinct(headers: dict[str, Secret]) -> dict[str, Secret]:
+        if len({name.lower() for name in headers}) < len(headers):
+            raise says("must name each header once: upper and lower case do not differ")
+        return headers
+
+
+AppName = Annotated[str, Text(_NO_CONTROLS, "must be an appKey: 1 to 256 characters, no control characters", 256)]
+UpstreamName = Annotated[
+    str, Text(_NO_CONTROLS, "must be an upstream's name: 1 to 256 characters, no control characters", 256)
+]
+MethodName = Annotated[
+    str,
+    Text(
+        r"^[A-Za-z][A-Za-z0-9_]{0,63}$",
+        "must be a method's name: a letter, then at most 63 letters, digits or _", 64,
+    ),
+]  # fmt: skip
+HostHeader = Annotated[str, Checked(_host_header, r"target|preserve|[A-Za-z0-9._~:\[\]-]+", "target")]
+HeaderName = Annotated[str, Checked(_header_name, _HEADER_NAME[1:-1], "X-Api-Key")]
+HeaderValue = Annotated[Secret, SecretRule(_header_value)]
+Headers = Annotated[dict[HeaderName, HeaderValue], _HeadersRule()]
+Username = Annotated[str, Checked(_username, r"[^:]+", "wcs")]
+Password = Annotated[Secret, SecretRule(_no_controls)]
+Token = Annotated[Secret, SecretRule(_not_empty)]
+HealthPath = Annotated[
+    str,
+    Text(
+        r'^/([!-"$-.0-~][!-"$-~]*)?$', "must be a path such as /health: one / first, plain ASCII, no spaces, no #", 1024
+    ),
+]
+
+# These annotate X as well as X | None, where None then means *left out*.
+TARGET_URL = Checked(_target_url, r"https?://[^\s?#@\\]+", "http://192.168.1.101/rest/my_api")
+VERDICTS_BY_CAUSE = _FallbackRule()
+BUDGET = DurationIn("1ms", "10m")
+REPEATS = DurationIn("1ms", "10m", off=True)
+IN_FLIGHT = WholeNumber(1, 1_000_000)
+UPSTREAM_REFERENCE = Text(_NO_CONTROLS, "must be the name of an upstream", 256)
+UNKNOWN_APP = Text(_NO_CONTROLS, "must be reject or the name of an app", 256)

@@ -1,0 +1,145 @@
+"""A request's head, read once and strictly (RFC 9112): whatever two readers could take in two ways is refused.
+
+Lines end with CR LF and nothing else does; no control characters; no folding; no white space around names; at most one
+Host, and a valid one; exactly one way to say where the body ends. Pure: bytes in, Head or BadRequest out.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+MAX_HEAD: Final = 32 * 1024
+"""Bytes of request line and header fields."""
+MAX_REQUEST_LINE: Final = 8 * 1024
+MAX_FIELDS: Final = 100
+_MAX_NAMES: Final = 1024
+"""Field names whose lower case is remembered; odd ones beyond are worked out each time."""
+
+_CONTROLS: Final = bytes([*range(0x20), 0x7F])
+_CONTROLS_BUT_TAB: Final = _CONTROLS.replace(b"\t", b"")
+_is_method = re.compile(rb"[A-Z]{1,24}").fullmatch
+_is_target = re.compile(rb"[!-~]+").fullmatch
+_is_name = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
+_is_host = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?").fullmatch
+_absolute = re.compile(rb"https?://([^/?]+)(/[^?]*)?(?:\?(.*))?", re.IGNORECASE).fullmatch
+
+
+class BadRequest(Exception):
+    """The request is refused with this status; the message is for whoever sent it."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+class Head(NamedTuple):
+    """A request's head, unambiguous."""
+
+    method: str
+    path: bytes
+    """As sent, still percent-encoded."""
+    query: bytes
+    headers: list[tuple[bytes, bytes]]
+    """Names in lower case, in the order in which they came."""
+    length: int | None
+    """Bytes of the body; None = it is chunked."""
+    keep_alive: bool
+    expects_continue: bool
+
+
+_names: dict[bytes, bytes] = {}
+
+
+def parse_head(data: bytes) -> Head:
+    """Read a head without its final empty line. Raises BadRequest (400, 431)."""
+    lines = data.split(b"\r\n")
+    # Each line break is two control characters; one more of any kind is one too many.
+    if len(data.translate(None, _CONTROLS_BUT_TAB)) != len(data) - 2 * (len(lines) - 1):
+        raise BadRequest(400, "a control character, or a line break that is not CR LF, stands in the head")
+    if len(lines) > MAX_FIELDS + 1:
+        raise BadRequest(431, f"more than {MAX_FIELDS} header fields")
+    method, path, query, version, authority = _request_line(lines[0])
+    headers: list[tuple[bytes, bytes]] = []
+    framing: list[tuple[bytes, bytes]] = []
+    hosts: list[bytes] = []
+    keep_alive, expects_continue = version == b"HTTP/1.1", False
+    for line in lines[1:]:
+        name, colon, value = line.partition(b":")
+        lower = _names.get(name) or _lower(name)
+        if not colon:
+            raise BadRequest(400, "a header line has no colon")
+        value = value.strip(b" \t")
+        headers.append((lower, value))
+        if lower == b"host":
+            hosts.append(value)
+        elif lower == b"content-length" or lower == b"transfer-encoding":
+            framing.append((lower, value))
+        elif lower == b"connection":
+            tokens = value.lower()
+            keep_alive = keep_alive and b"close" not in tokens
+        elif lower == b"expect":
+            expects_continue = value.lower() == b"100-continue"
+            if not expects_continue:
+                raise BadRequest(400, "Expect asks for something other than 100-continue")
+    _check_host(hosts, authority, version)
+    return Head(method, path, query, headers, _framing(framing, version), keep_alive, expects_continue)
+
+
+def _request_line(line: bytes) -> tuple[str, bytes, bytes, bytes, bytes | None]:
+    """Method, path, query, version, and the authority of an absolute-form target (RFC 9112, section 3.2.2)."""
+    if len(line) > MAX_REQUEST_LINE:
+        raise BadRequest(431, f"the request line is longer than {MAX_REQUEST_LINE} bytes")
+    parts = line.split(b" ")
+    if len(parts) != 3 or not _is_method(parts[0]) or not _is_target(parts[1]):
+        raise BadRequest(400, "the request line is not METHOD TARGET VERSION")
+    method, target, version = parts
+    if version not in (b"HTTP/1.1", b"HTTP/1.0"):
+        raise BadRequest(400, "the version is neither HTTP/1.1 nor HTTP/1.0")
+    if b"#" in target:
+        raise BadRequest(400, "the request target has a fragment")
+    if target.startswith(b"/"):
+        path, _, query = target.partition(b"?")
+        return method.decode("ascii"), path, query, version, None
+    absolute = _absolute(target)
+    if absolute is None:
+        raise BadRequest(400, "the request target is no path")
+    return method.decode("ascii"), absolute[2] or b"/", absolute[3] or b"", version, absolute[1]
+
+
+def _lower(name: bytes) -> bytes:
+    if not _is_name(name) or len(name) > 256:
+        raise BadRequest(400, "a header's name has characters that no name may have, or white space around it")
+    lower = name.lower()
+    if len(_names) < _MAX_NAMES:
+        _names[name] = lower
+    return lower
+
+
+def _check_host(hosts: list[bytes], authority: bytes | None, version: bytes) -> None:
+    """Exactly one valid Host, which HTTP/1.0 may leave out (RFC 9112, section 3.2)."""
+    if len(hosts) > 1:
+        raise BadRequest(400, "Host stands more than once")
+    if not hosts and version == b"HTTP/1.1":
+        raise BadRequest(400, "Host is missing")
+    if hosts and not _is_host(hosts[0]):
+        raise BadRequest(400, "Host is not a host")
+    if authority is not None and (not _is_host(authority) or (hosts and hosts[0].lower() != authority.lower())):
+        raise BadRequest(400, "the request target names another host than Host does")
+
+
+def _framing(framing: list[tuple[bytes, bytes]], version: bytes) -> int | None:
+    """Where the body ends: one Content-Length, or exactly ``chunked``, or nothing (RFC 9112, section 6)."""
+    if not framing:
+        return 0
+    if len(framing) > 1:
+        raise BadRequest(400, "Content-Length and Transfer-Encoding may stand once, and not both")
+    name, value = framing[0]
+    if name == b"transfer-encoding":
+        if value.lower() != b"chunked" or version != b"HTTP/1.1":
+            raise BadRequest(400, "Transfer-Encoding is not exactly 'chunked' in HTTP/1.1")
+        return None
+    if not value.isdigit() or len(value) > 18:
+        raise BadRequest(400, "Content-Length is not a number")
+    return int(value)

@@ -1,0 +1,385 @@
+"""One client connection: one request at a time, each with a deadline, each answered exactly once.
+
+uvicorn accepts the connection and stops the server; this is the ``http`` protocol class that it is given. A request
+goes to the app only when it is whole, so the app never waits for a client. What is no request is refused here, with the
+same kind of answer, log line and count as everything that the app refuses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, cast
+from urllib.parse import unquote_to_bytes
+
+from starlette.types import Message, Scope
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from gateway.front.chunked import ChunkedBody
+from gateway.front.head import MAX_HEAD, BadRequest, Head, parse_head
+from gateway.front.response import ResponseWriter
+
+logger = logging.getLogger(__name__)
+
+LINGER: Final = 5.5
+"""Seconds since its last use for which a draining gateway keeps an idle connection open.
+
+Java's client keeps one for 5 s. If we close it in the moment in which a hook sets out on it, the client silently sends
+that hook again: doubled, or lost where nobody else listens.
+"""
+_DISCARD_TIME: Final = 2.0
+"""Seconds for which a refused request is read on, so that its sender sees the answer and not a reset."""
+_DISCARD_LIMIT: Final = 8
+"""The same in bytes, as a multiple of the largest body."""
+_READ_AHEAD: Final = 64 * 1024
+"""Bytes of pipelined requests read while one is being answered."""
+
+
+class FrontLimits(NamedTuple):
+    """What a client is granted; times in seconds, sizes in bytes."""
+
+    max_body: int
+    read_timeout: float
+    keepalive_timeout: float
+    max_connections: int
+
+
+class FrontState(ServerState):
+    """What the connections of one listener share."""
+
+    def __init__(self, limits: FrontLimits, linger: float, refuse: Refuse) -> None:
+        super().__init__()
+        self.limits = limits
+        self.linger = linger
+        self.refuse = refuse
+        self.draining = False
+
+
+class Answer(NamedTuple):
+    """What goes out to a refused request."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+Refuse = Callable[[BadRequest], Answer]
+"""Makes the answer to what is no request, and tells log and metrics of it."""
+
+
+class _Exchange:
+    """One request with the app, and its answer."""
+
+    __slots__ = ("_protocol", "_taken", "body", "scope", "writer")
+
+    def __init__(self, protocol: FrontProtocol, scope: Scope, body: bytes, writer: ResponseWriter) -> None:
+        self._protocol = protocol
+        self._taken = False
+        self.scope = scope
+        self.body = body
+        self.writer = writer
+
+    async def receive(self) -> Message:
+        """The whole body at once; asked again, the end of the connection."""
+        if self._taken:
+            await self._protocol.gone()
+            return {"type": "http.disconnect"}
+        self._taken = True
+        return {"type": "http.request", "body": self.body, "more_body": False}
+
+    async def send(self, message: Message) -> None:
+        """Write a part of the answer; waits while the client does not read."""
+        await self._protocol.write_part(self, message)
+
+
+class FrontProtocol(asyncio.Protocol):
+    """The protocol class that uvicorn makes for each connection."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._app = config.loaded_app
+        self._state = cast(FrontState, server_state)
+        self._loop = _loop or asyncio.get_running_loop()
+        self._transport: asyncio.Transport = None  # type: ignore[assignment]
+        self._client: tuple[str, int] | None = None
+        self._server: tuple[str, int] | None = None
+        self._scheme = "http"
+        self._buffer = bytearray()
+        self._head: Head | None = None
+        self._chunked: ChunkedBody | None = None
+        self._exchange: _Exchange | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle = True
+        self._last_use = 0.0
+        self._discarding = False
+        self._discarded = 0
+        self._writable: asyncio.Future[None] | None = None
+        self._gone: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        state = "answering" if self._exchange else "reading" if self._buffer or self._head else "idle"
+        return f"<FrontProtocol {self._client} {state}>"
+
+    # --- asyncio.Protocol ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
+        self._transport = cast(asyncio.Transport, transport)
+        self._client = _address(transport.get_extra_info("peername"))
+        self._server = _address(transport.get_extra_info("sockname"))
+        if transport.get_extra_info("sslcontext") is not None:
+            self._scheme = "https"
+        self._last_use = self._loop.time()
+        self._state.connections.add(self)  # type: ignore[arg-type]  # uvicorn types its own classes only
+        if len(self._state.connections) > self._state.limits.max_connections:
+            self._refuse(BadRequest(403, "too many connections"))
+        else:
+            self._wait(self._state.limits.read_timeout)
+
+    def data_received(self, data: bytes) -> None:  # noqa: D102
+        if self._discarding:
+            self._discarded += len(data)
+            if self._discarded > _DISCARD_LIMIT * self._state.limits.max_body:
+                self._transport.abort()
+            return
+        self._buffer += data
+        if self._exchange is None:
+            if self._idle:
+                self._stop_waiting()  # what follows has a request's time, not an idle connection's
+            self._advance()
+        elif len(self._buffer) > _READ_AHEAD:
+            self._transport.pause_reading()
+
+    def eof_received(self) -> bool:  # noqa: D102
+        # A client that has only ended its own side still reads: TLS cannot, so there the connection ends.
+        if self._exchange is None or self._scheme == "https":
+            return False
+        self._exchange.writer.keep_alive = False
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
+        self._state.connections.discard(self)
+        self._stop_waiting()
+        for future in (self._gone, self._writable):
+            if future is not None and not future.done():
+                future.set_result(None)
+        if self._exchange is None and (self._head is not None or self._buffer) and not self._discarding:
+            self._state.refuse(BadRequest(CLIENT_LEFT, "the client left before its request was whole"))
+
+    def pause_writing(self) -> None:  # noqa: D102
+        self._writable = self._loop.create_future()
+
+    def resume_writing(self) -> None:  # noqa: D102
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        self._writable = None
+
+    # --- what uvicorn calls ---
+
+    def shutdown(self) -> None:
+        """Let go of the connection: after its answer if a hook is on it, else once it has been idle for long."""
+        self._state.draining = True
+        if self._exchange is not None:
+            self._exchange.writer.keep_alive = False
+        elif self._is_at_rest():
+            self._stop_waiting()
+            self._idle = True
+            self._wait(max(0.0, self._last_use + self._state.linger - self._loop.time()))
+
+    # --- reading ---
+
+    def _advance(self) -> None:
+        """Take the next request out of the buffer, as far as it is there."""
+        try:
+            if self._head is None and not self._read_head():
+                return
+            body = self._read_body()
+        except BadRequest as exc:
+            self._refuse(exc)
+            return
+        if body is not None:
+            self._begin(body)
+
+    def _read_head(self) -> bool:
+        buffer = self._buffer
+        if buffer.startswith(b"\r\n"):
+            del buffer[:2]  # one empty line before a request is passed over (RFC 9112, section 2.2)
+        if not buffer:
+            return False
+        if not 0x41 <= buffer[0] <= 0x5A:
+            raise BadRequest(400, "this is not HTTP: a request begins with its method in capital letters")
+        end = buffer.find(b"\r\n\r\n")
+        if end > MAX_HEAD or (end < 0 and len(buffer) > MAX_HEAD):
+            raise BadRequest(431, f"the head is larger than {MAX_HEAD} bytes")
+        if end < 0:
+            self._wait(self._state.limits.read_timeout)
+            return False
+        head = self._head = parse_head(bytes(buffer[:end]))
+        del buffer[: end + 4]
+        max_body = self._state.limits.max_body
+        if head.length is None:
+            self._chunked = ChunkedBody(max_body)
+        elif head.length > max_body:
+            raise BadRequest(413, f"the body is larger than {max_body} bytes")
+        if head.expects_continue and not buffer and head.length != 0:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return True
+
+    def _read_body(self) -> bytes | None:
+        head = cast(Head, self._head)
+        buffer = self._buffer
+        if self._chunked is not None:
+            body = self._chunked.feed(buffer)
+        elif len(buffer) >= cast(int, head.length):
+            body = bytes(buffer[: head.length])
+            del buffer[: head.length]
+        else:
+            body = None
+        if body is None:
+            self._wait(self._state.limits.read_timeout)
+        return body
+
+    # --- answering ---
+
+    def _begin(self, body: bytes) -> None:
+        """The request is whole: it goes to the app."""
+        self._stop_waiting()
+        head = cast(Head, self._head)
+        self._head = self._chunked = None
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": head.method,
+            "scheme": self._scheme,
+            "path": _decoded(head.path),
+            "raw_path": head.path,
+            "query_string": head.query,
+            "root_path": "",
+            "headers": head.headers,
+            "client": self._client,
+            "server": self._server,
+        }
+        writer = ResponseWriter(
+            head_only=head.method == "HEAD",
+            keep_alive=head.keep_alive and not self._state.draining,
+            chunks_allowed=head.keep_alive,
+        )
+        exchange = self._exchange = _Exchange(self, scope, body, writer)
+        task = self._loop.create_task(self._run(exchange))
+        self._state.tasks.add(task)
+        task.add_done_callback(self._state.tasks.discard)
+
+    async def _run(self, exchange: _Exchange) -> None:
+        try:
+            await self._app(exchange.scope, exchange.receive, exchange.send)
+        except asyncio.CancelledError:
+            self._transport.close()
+            return
+        except Exception:
+            logger.exception("the app failed")
+        if not exchange.writer.complete:
+            self._transport.close()
+
+    async def write_part(self, exchange: _Exchange, message: Message) -> None:
+        """Write a part of the answer of the exchange under way."""
+        if self._writable is not None:
+            await self._writable
+        data = exchange.writer.encode(message, self._state.default_headers)
+        if data and not self._transport.is_closing():
+            self._transport.write(data)
+        if exchange.writer.complete:
+            self._end(exchange)
+
+    def _end(self, exchange: _Exchange) -> None:
+        """The answer is out: close, or go on to the next request."""
+        self._exchange = None
+        self._state.total_requests += 1
+        self._last_use = self._loop.time()
+        if self._transport.is_closing():
+            return
+        if not exchange.writer.keep_alive:
+            self._close_gently()
+            return
+        if self._buffer:
+            self._transport.resume_reading()
+            self._advance()
+        if self._is_at_rest():
+            self._idle = True
+            self._wait(self._state.limits.keepalive_timeout)
+
+    def _is_at_rest(self) -> bool:
+        """Whether nothing of a request is here."""
+        return self._exchange is None and self._head is None and not self._buffer and not self._discarding
+
+    async def gone(self) -> None:
+        """Return when the connection has ended."""
+        if self._transport.is_closing():
+            return
+        if self._gone is None:
+            self._gone = self._loop.create_future()
+        await asyncio.shield(self._gone)
+
+    def _refuse(self, refusal: BadRequest) -> None:
+        """Answer what is no request, and take no more from this client."""
+        answer = self._state.refuse(refusal)
+        writer = ResponseWriter(head_only=False, keep_alive=False, chunks_allowed=False)
+        writer.encode({"type": "http.response.start", "status": answer.status, "headers": answer.headers}, ())
+        data = writer.encode({"type": "http.response.body", "body": answer.body}, self._state.default_headers)
+        self._transport.write(data)
+        self._close_gently()
+
+    def _close_gently(self) -> None:
+        """Close without resetting: what the client still sends is read for a moment and thrown away."""
+        self._stop_waiting()
+        self._head = self._chunked = None
+        self._buffer.clear()
+        self._discarding = True
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+            self._transport.resume_reading()
+            self._timer = self._loop.call_later(_DISCARD_TIME, self._transport.abort)
+        else:
+            self._transport.close()
+
+    # --- waiting for the client ---
+
+    def _wait(self, seconds: float) -> None:
+        """Begin the time that the client has, unless it runs already."""
+        if self._timer is None:
+            self._timer = self._loop.call_later(seconds, self._expired)
+
+    def _stop_waiting(self) -> None:
+        self._idle = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _expired(self) -> None:
+        self._timer = None
+        if self._head is not None or self._buffer:
+            seconds = self._state.limits.read_timeout
+            self._refuse(BadRequest(408, f"the request did not arrive within {seconds:g} s"))
+        elif self._transport.get_write_buffer_size():
+            self._transport.abort()  # it never read its last answer
+        else:
+            self._transport.close()
+
+
+CLIENT_LEFT: Final = 499
+"""In the log only, as nginx writes it: nobody was there to be answered."""
+
+
+def _decoded(path: bytes) -> str:
+    """The path, percent-decoded once."""
+    return unquote_to_bytes(path).decode("utf-8", "replace") if b"%" in path else path.decode("ascii")
+
+
+def _address(name: object) -> tuple[str, int] | None:
+    return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None

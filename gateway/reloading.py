@@ -1,0 +1,118 @@
+"""Reload: the file is read aside, swapped in whole or not at all, and every asker is told the same."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from gateway.config import Config, ConfigError, Loaded, Problem, load
+from gateway.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+_NEEDS_RESTART: Final = ("listen", "admin", "workers", "keepalive_timeout", "drain_timeout")
+
+
+@dataclass(frozen=True)
+class ReloadReport:
+    """How a reload went, for the log and for whoever asked."""
+
+    successful: bool
+    changes: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """For the admin port's answer."""
+        return {
+            "result": "success" if self.successful else "failure",
+            "changes": list(self.changes),
+            "problems": [str(problem) for problem in self.problems],
+            "warnings": [str(problem) for problem in self.warnings],
+        }
+
+
+class Reloader:
+    """Holds the configuration in force; *apply* puts a new one in its place."""
+
+    def __init__(self, loaded: Loaded, metrics: Metrics, apply: Callable[[Loaded], Awaitable[None]]) -> None:
+        self.loaded = loaded
+        self._metrics = metrics
+        self._apply = apply
+        self._lock = asyncio.Lock()
+        self.last_successful = True
+        self.loaded_at = time.time()
+        """Unix time at which the configuration in force was loaded."""
+        metrics.loaded(successful=True)
+
+    async def reload(self, trigger: str) -> ReloadReport:
+        """Load the file again and swap it in whole, or change nothing; *trigger* says who asked, for the log."""
+        async with self._lock:
+            try:
+                loaded = await asyncio.to_thread(load, self.loaded.path)
+            except ConfigError as exc:
+                report = ReloadReport(successful=False, problems=exc.problems)
+            else:
+                changes = tuple(differences(self.loaded.config, loaded.config))
+                await self._apply(loaded)
+                self.loaded = loaded
+                self.loaded_at = time.time()
+                report = ReloadReport(successful=True, changes=changes, warnings=loaded.warnings)
+        self.last_successful = report.successful
+        self._metrics.record_reload(successful=report.successful)
+        _log(report, trigger)
+        return report
+
+
+def differences(before: Config, after: Config) -> list[str]:
+    """What a reload changes, in words; empty where nothing does."""
+    changes = [
+        *_named("upstream", before.upstreams, after.upstreams),
+        *_named("app", before.apps, after.apps),
+    ]
+    for section in ("server", "admin", "log", "media_server", "defaults"):
+        changes += _fields(section, getattr(before, section), getattr(after, section))
+    for key in ("unknown_app", "hook_types"):
+        if getattr(before, key) != getattr(after, key):
+            changes.append(f"{key} changed")
+    return changes
+
+
+def _fields(section: str, before: BaseModel, after: BaseModel) -> list[str]:
+    keys = [key for key in type(after).model_fields if getattr(before, key) != getattr(after, key)]
+    waits = _NEEDS_RESTART if section == "server" else ()
+    return [f"{section}.{key} changed" + (" (takes effect at the next start)" if key in waits else "") for key in keys]
+
+
+def _named(kind: str, before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
+    words = {
+        "added": [name for name in after if name not in before],
+        "removed": [name for name in before if name not in after],
+        "changed": [name for name in after if name in before and before[name] != after[name]],
+    }
+    return [f"{kind} {_listed(names)} {word}" for word, names in words.items() if names]
+
+
+def _listed(names: list[str], most: int = 10) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def _log(report: ReloadReport, trigger: str) -> None:
+    fields = {"event": "reload", "trigger": trigger, **report.as_json()}
+    if report.successful:
+        what = "; ".join(report.changes) or "nothing changed"
+        logger.info("configuration reloaded (%s): %s", trigger, what, extra={"fields": fields})
+    else:
+        first = report.problems[0]
+        rest = f" (and {len(report.problems) - 1} more)" if len(report.problems) > 1 else ""
+        logger.error(
+            "configuration NOT reloaded (%s), the one in force stays: %s%s",
+            trigger, first, rest, extra={"fields": fields},
+        )  # fmt: skip

@@ -1,0 +1,80 @@
+"""Active health checks: is the backend there? A check never says anything about verdicts.
+
+Its result goes to the target's breaker, so that hooks and checks share one picture: what is unknown counts as
+healthy, two failed checks in a row eject the target, one good check brings it back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Final
+
+import httpx
+
+from gateway.config import Health
+from gateway.transport import TransportSettings
+from gateway.transport.client import Transport
+from gateway.upstreams.target import Target
+
+logger = logging.getLogger(__name__)
+
+_FALL: Final = 2
+"""Failed checks in a row that eject a target."""
+
+
+class HealthCheck:
+    """Asks one target at intervals, over connections of its own."""
+
+    def __init__(self, target: Target, config: Health) -> None:
+        self.config = config
+        self._target = target
+        self._failures = 0
+        self._ejected = False
+        self._loop = asyncio.get_running_loop()
+        self._task = self._loop.create_task(self._run(), name=f"health {target.name}")
+
+    async def aclose(self) -> None:
+        """End it."""
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    async def _run(self) -> None:
+        config = self.config
+        transport = Transport(TransportSettings(config.timeout, None, 1, 64 * 1024))
+        url = self._target.url.copy_with(raw_path=config.path.encode("ascii"))
+        async with httpx.AsyncClient(transport=transport, timeout=config.timeout, trust_env=False) as client:
+            while True:
+                self._record(await self._ask(client, url))
+                await asyncio.sleep(config.interval)
+
+    async def _ask(self, client: httpx.AsyncClient, url: httpx.URL) -> str | None:
+        """What is wrong; None where all is well."""
+        try:
+            response = await client.get(url, headers={"User-Agent": "wcs-gateway health check"})
+        except httpx.HTTPError as exc:
+            return str(exc)
+        if response.status_code != self.config.expect:
+            return f"status {response.status_code}, not {self.config.expect}"
+        return None
+
+    def _record(self, problem: str | None) -> None:
+        target, now = self._target, self._loop.time()
+        if problem is None:
+            if self._failures >= _FALL:
+                logger.warning("%s: its health check is good again", target.name)
+            self._failures = 0
+            if self._ejected:  # what the hooks' own failures opened, only a hook closes
+                self._ejected = False
+                target.breaker.restore(now)
+            return
+        self._failures += 1
+        target.note_failure(f"health check: {problem}")
+        if self._failures == _FALL:
+            logger.warning("%s: its health check fails: %s", target.name, problem)
+        if self._failures >= _FALL:
+            self._ejected = True
+            if target.breaker.eject(now):
+                target.ejected()

@@ -1,0 +1,111 @@
+"""All live targets: a reload takes up what is there, retires what is gone, and begins what is new."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+import httpx
+
+from gateway.config import Upstream as UpstreamConfig
+from gateway.metrics.catalogue import Metrics
+from gateway.transport import Resolver, TransportSettings
+from gateway.upstreams.health import HealthCheck
+from gateway.upstreams.target import Target
+from gateway.upstreams.upstream import Member, Upstream
+
+
+class _Key(NamedTuple):
+    upstream: str
+    url: str
+
+
+class Targets:
+    """Live targets by upstream and URL, with their health checks."""
+
+    def __init__(self, metrics: Metrics, workers: int = 1) -> None:
+        self._metrics = metrics
+        self._workers = workers
+        self._resolver = Resolver()
+        self._live: dict[_Key, Target] = {}
+        self._checks: dict[_Key, HealthCheck] = {}
+        self._loop = asyncio.get_running_loop()
+        metrics.on_scrape(self._sample)
+
+    def __repr__(self) -> str:
+        return f"<Targets {list(self._live.values())}>"
+
+    def build(self, configs: Mapping[str, UpstreamConfig], sharing: Collection[str]) -> dict[str, Upstream]:
+        """The upstreams of a configuration, over targets that live already wherever they stay.
+
+        *sharing* names the upstreams that several apps use.
+        """
+        return {name: self._upstream(name, config, name in sharing) for name, config in configs.items()}
+
+    def labels(self) -> set[tuple[str, str]]:
+        """(upstream, target) of all that live."""
+        return {(key.upstream, target.name) for key, target in self._live.items()}
+
+    async def settle(self, configs: Mapping[str, UpstreamConfig]) -> None:
+        """Close the targets that a configuration lacks (hooks on them end first); begin and end health checks."""
+        wanted = {_Key(name, target.url) for name, config in configs.items() for target in config.targets}
+        for key in [key for key in self._live if key not in wanted]:
+            await self._stop_check(key)
+            await self._live.pop(key).retire()
+        for name, config in configs.items():
+            for target in config.targets:
+                await self._check(_Key(name, target.url), config)
+
+    async def aclose(self) -> None:
+        """Close everything."""
+        await self.settle({})
+        await self._resolver.aclose()
+
+    def _upstream(self, name: str, config: UpstreamConfig, shared: bool) -> Upstream:
+        names = target_names([target.url for target in config.targets])
+        members = [
+            Member(
+                self._target(_Key(name, target.url), names[target.url], config, shared), target.weight, target.backup
+            )
+            for target in config.targets
+        ]
+        return Upstream(name, config, members, self._metrics)
+
+    def _target(self, key: _Key, name: str, config: UpstreamConfig, shared: bool) -> Target:
+        target = self._live.get(key)
+        if target is None:
+            target = self._live[key] = Target(key.upstream, key.url, name, self._resolver, self._metrics)
+            self._resolver.prefetch(target.url.host)
+        limit = max(1, config.max_connections // self._workers)
+        target.configure(
+            TransportSettings(config.connect_timeout, config.keepalive, limit, config.max_answer, shared),
+            config.breaker,
+        )
+        return target
+
+    async def _check(self, key: _Key, config: UpstreamConfig) -> None:
+        """Begin, change or end a target's health check as the configuration says."""
+        running = self._checks.get(key)
+        if running is not None and running.config == config.health:
+            return
+        await self._stop_check(key)
+        if config.health is not None:
+            self._checks[key] = HealthCheck(self._live[key], config.health)
+
+    async def _stop_check(self, key: _Key) -> None:
+        if (check := self._checks.pop(key, None)) is not None:
+            await check.aclose()
+
+    def _sample(self) -> None:
+        now = self._loop.time()
+        for target in self._live.values():
+            target.sample(now)
+
+
+def target_names(urls: list[str]) -> dict[str, str]:
+    """A short name for each URL, unique among them: host and port, with the path where two share those."""
+    netlocs = {url: httpx.URL(url).netloc.decode("ascii") for url in urls}
+    count = Counter(netlocs.values())
+    return {url: netloc if count[netloc] == 1 else netloc + httpx.URL(url).path for url, netloc in netlocs.items()}

@@ -1,0 +1,257 @@
+"""A named backend: which target is asked, how often, and what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final, NamedTuple
+
+import httpx
+
+from gateway.balance import balancer
+from gateway.config import Upstream as UpstreamConfig
+from gateway.forwarding import CompiledPolicy, Headers, Policy, encoded
+from gateway.metrics.catalogue import Metrics
+from gateway.retry import Retry, RetryOn, attempt_budget, kind_of, may_retry
+from gateway.transport import ConnectionLost, ExchangeError, failure_of, whole
+from gateway.upstreams.judging import DENIED, judge, judge_failure
+from gateway.upstreams.target import Target
+from gateway.verdicts import Cause, Failure, ProxyError, Ruling
+
+
+class Outcome(NamedTuple):
+    """What became of a hook at its upstream."""
+
+    result: Ruling | Failure
+    target: str | None
+    attempts: int
+    duration: float
+    """Seconds, all attempts together."""
+    seen: bool
+    """Whether a backend may have acted on the hook."""
+
+
+class Outgoing(NamedTuple):
+    """A hook on its way to a backend."""
+
+    path: str
+    """What is appended to the target's URL: ``/<Method>`` and the query."""
+    host: bytes | None
+    """The Host to send; None = each target's own."""
+    headers: Headers
+    body: bytes
+    tenant: str
+    """The app in whose name it is asked."""
+
+
+class Member:
+    """A target's part in one upstream, as the configuration in force has it."""
+
+    __slots__ = ("backup", "target", "weight")
+
+    def __init__(self, target: Target, weight: int, backup: bool) -> None:
+        self.target = target
+        self.weight = weight
+        self.backup = backup
+
+    @property
+    def in_flight(self) -> int:
+        """Attempts under way at the target."""
+        return self.target.in_flight
+
+
+class _Attempt(NamedTuple):
+    """How one attempt ended."""
+
+    result: Ruling | Failure
+    kind: RetryOn | None
+    """What a retry rule calls the failure; None where no rule may repeat it."""
+    seen: bool
+    """Whether the backend may have acted on the hook."""
+    stale: bool
+    """A reused connection turned out to be closed: the target itself has not failed."""
+    requests: int
+    """How often the hook was sent."""
+
+
+class Upstream:
+    """A named backend as one configuration describes it, over targets that may outlast it."""
+
+    def __init__(self, name: str, config: UpstreamConfig, members: list[Member], metrics: Metrics) -> None:
+        self.name = name
+        self.retry = config.retry
+        self.policy = CompiledPolicy(_policy(config))
+        self._loop = asyncio.get_running_loop()
+        self._groups = [group for group in _by_rank(members) if group]
+        self._members = members
+        self._balancer = balancer(config.balance)
+        self._duration = metrics.upstream_duration.labelled(name)
+        self._retries = metrics.retries
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self.name} {[member.target for member in self._members]}>"
+
+    async def ask(self, outgoing: Outgoing, deadline: float, retry: Retry) -> Outcome:
+        """Bring the hook to a backend and judge its answer; *deadline* is loop time. Never raises for a backend."""
+        began = time.perf_counter()
+        result: Ruling | Failure = _ALL_EJECTED
+        target: Target | None = None
+        requests = 0
+        seen = False
+        tried: list[Member] = []
+        while (chosen := self._choose(tried)) is not None:
+            member, ticket = chosen
+            target = member.target
+            left = deadline - self._loop.time()
+            attempt = await self._attempt(target, ticket, outgoing, attempt_budget(retry, len(tried), left), retry)
+            result, requests, seen = attempt.result, requests + attempt.requests, seen or attempt.seen
+            tried.append(member)
+            left = deadline - self._loop.time()
+            if attempt.kind is None or not may_retry(retry, len(tried), attempt.kind, left, self._usual()):
+                break
+            self._count_retry(target, attempt)
+        duration = time.perf_counter() - began
+        self._duration.observe(duration)
+        return Outcome(result, target.name if target is not None else None, requests, duration, seen)
+
+    # --- choosing ---
+
+    def _choose(self, tried: list[Member]) -> tuple[Member, int] | None:
+        """A target and its breaker's ticket: untried before tried, backups after the rest; None = all are ejected."""
+        now = self._loop.time()
+        for again in (False, True) if tried else (False,):
+            for group in self._groups:
+                candidates = [
+                    member for member in group if (member in tried) is again and member.target.breaker.ready(now)
+                ]
+                while candidates:
+                    member = self._balancer.choose(candidates) if len(candidates) > 1 else candidates[0]
+                    ticket = member.target.breaker.admit(now)
+                    if ticket is not None:
+                        return member, ticket
+                    candidates.remove(member)
+        if not tried:
+            return self._last_resort(now)
+        return None
+
+    def _last_resort(self, now: float) -> tuple[Member, int] | None:
+        """All targets are ejected: once per ``open_for`` each may still be tried, so that recovery is seen early."""
+        for member in self._members:
+            ticket = member.target.breaker.admit_last(now)
+            if ticket is not None:
+                return member, ticket
+        return None
+
+    def _usual(self) -> float:
+        return min(member.target.usual.estimate() for member in self._members)
+
+    # --- attempting ---
+
+    async def _attempt(self, target: Target, ticket: int, outgoing: Outgoing, budget: float, retry: Retry) -> _Attempt:
+        target.in_flight += 1
+        until = self._loop.time() + budget
+        began = time.perf_counter()
+        try:
+            attempt = await self._exchange(target, outgoing, until, fresh=False)
+            if attempt.stale and may_retry(retry, 1, RetryOn.CONNECT, until - self._loop.time(), 0.0):
+                # The backend closed the idle connection just then and saw nothing: once more, on a new one.
+                self._count_retry(target, attempt)
+                attempt = (await self._exchange(target, outgoing, until, fresh=True))._replace(requests=2)
+        except BaseException:
+            target.breaker.abandoned(ticket, self._loop.time())  # cancelled: says nothing of the target
+            raise
+        finally:
+            target.in_flight -= 1
+        self._report(target, ticket, attempt, time.perf_counter() - began)
+        return attempt
+
+    async def _exchange(self, target: Target, outgoing: Outgoing, until: float, *, fresh: bool) -> _Attempt:
+        left = until - self._loop.time()
+        if left <= 0:
+            return _Attempt(_TOO_LATE, None, seen=False, stale=False, requests=0)
+        request = httpx.Request(
+            "POST",
+            target.url_of(outgoing.path),
+            headers=[
+                (b"host", outgoing.host or target.host_header),
+                *outgoing.headers,
+                (b"x-request-timeout-ms", b"%d" % (left * 1000)),
+            ],
+            stream=httpx.ByteStream(outgoing.body),
+            extensions={
+                "deadline": until,
+                "fresh_connection": fresh,
+                "usual": target.usual.estimate(),
+                "tenant": outgoing.tenant,
+            },
+        )
+        try:
+            response = await target.transport.handle_async_request(request)
+            body = await whole(response.stream)
+        except httpx.TransportError as exc:
+            result = judge_failure(failure_of(exc))
+            harmless = isinstance(exc, ExchangeError) and exc.harmless
+            kind = kind_of(result, harmless=harmless) if isinstance(result, Failure) else None
+            stale = harmless and isinstance(exc, ConnectionLost)
+            return _Attempt(result, kind, seen=not harmless, stale=stale, requests=1)
+        result = judge(response.status_code, response.headers, body)
+        kind = kind_of(result, harmless=False) if isinstance(result, Failure) else None
+        return _Attempt(result, kind, seen=True, stale=False, requests=1)
+
+    def _report(self, target: Target, ticket: int, attempt: _Attempt, seconds: float) -> None:
+        """Tell breaker, estimate and metrics how the attempt went."""
+        now = self._loop.time()
+        result = attempt.result
+        if isinstance(result, Ruling):
+            target.count("denied" if result is DENIED else "ok")
+            target.usual.observe(seconds)
+            target.breaker.succeeded(ticket, now)
+            return
+        target.count(result.cause)
+        target.note_failure(result.detail)
+        if attempt.stale or result.cause is Cause.OVERLOAD or not attempt.requests:
+            target.breaker.abandoned(ticket, now)
+        elif not _is_down(result):
+            target.breaker.succeeded(ticket, now)  # a wrong answer is an answer: the target is there
+        elif target.breaker.failed(ticket, now, hard=result.cause is Cause.UNREACHABLE):
+            target.ejected()
+
+    def _count_retry(self, target: Target, attempt: _Attempt) -> None:
+        if isinstance(attempt.result, Failure) and not target.retired:
+            self._retries.labelled(self.name, attempt.result.cause).inc()
+
+
+_ALL_EJECTED: Final = Failure(
+    Cause.UNREACHABLE,
+    ProxyError.DESTINATION_UNAVAILABLE,
+    "every target is ejected: it failed too often in a row, or its health check fails",
+)
+_TOO_LATE: Final = Failure(
+    Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, "the budget ran out before a backend could be asked"
+)
+
+
+_NOBODY_THERE: Final = frozenset((502, 503, 504))
+"""What a web server answers whose PHP is gone, full or silent (RFC 9110, section 15.6)."""
+
+
+def _is_down(failure: Failure) -> bool:
+    """Whether a failure says that the target cannot be reached, or has nobody behind it to answer.
+
+    Broken answers do not: a caller whose number makes the PHP fail must not get the backend ejected for everyone, nor
+    turn *bad_answer* into *unreachable*, which may have another fallback.
+    """
+    return failure.cause in (Cause.UNREACHABLE, Cause.TIMEOUT) or failure.received_status in _NOBODY_THERE
+
+
+def _by_rank(members: list[Member]) -> tuple[list[Member], list[Member]]:
+    return [member for member in members if not member.backup], [member for member in members if member.backup]
+
+
+def _policy(config: UpstreamConfig) -> Policy:
+    """The header rules of an upstream's configuration."""
+    headers = encoded({name: value.reveal() for name, value in config.headers.items()})
+    credentials = None
+    if config.credentials is not None:
+        credentials = (config.credentials.username, config.credentials.password.reveal())
+    return Policy(config.host, headers, credentials)
