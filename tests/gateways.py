@@ -49,7 +49,7 @@ class RunningGateway:
     def lines(self) -> list[dict[str, Any]]:
         """The log so far, whole lines only."""
         text = self.log.read_text("utf-8", "replace")
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        return [json.loads(line) for line in text.split("\n")[:-1]]
 
     def access_lines(self) -> list[dict[str, Any]]:
         return [line for line in self.lines() if "verdict" in line]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 import platform
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Final, NamedTuple, TypeVar
 
-from gateway.metrics.cells import Cells, Counter, Distribution, Family, Gauge, Histogram, Value
+from gateway.metrics.cells import Cells, Counter, Distribution, Family, Gauge, Histogram, Series, Value
 from gateway.metrics.exposition import render
+from gateway.metrics.foreign import ForeignCells
 from gateway.verdicts import Decision
 
 DURATION_BUCKETS: Final = (
@@ -33,14 +35,14 @@ _F = TypeVar("_F", bound=Family)
 class Metrics:
     """All families of this process. ``app`` and ``method`` come from the configuration, never from a caller."""
 
-    def __init__(self, version: str) -> None:
-        cells = Cells()
+    def __init__(self, version: str, cells: Cells | None = None) -> None:
+        cells = cells or Cells()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return self._add(Counter(cells, name, text, labels))
 
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return self._add(Gauge(cells, name, text, labels))
+        def gauge(name: str, text: str, *labels: str, merge: Callable[[float, float], float] = operator.add) -> Gauge:
+            return self._add(Gauge(cells, name, text, labels, merge))
 
         def histogram(name: str, text: str, bounds: tuple[float, ...], *labels: str) -> Histogram:
             return self._add(Histogram(cells, name, text, labels, bounds))
@@ -69,17 +71,27 @@ class Metrics:
             "gateway_upstream_retries_total", "Further attempts, by the cause of the one before.", "upstream", "cause"
         )
         self.target_up = gauge(
-            "gateway_target_up", "1 while the backend's last attempt reached it, else 0.", "upstream", "target"
+            "gateway_target_up",
+            "1 while the backend is asked; 0 while a worker has it ejected.",
+            "upstream",
+            "target",
+            merge=min,
         )
         self.target_connections = gauge(
             "gateway_target_connections", "Connections open to a backend.", "upstream", "target"
         )
+        self.target_ejections = counter(
+            "gateway_target_ejections_total", "How often a backend was ejected.", "upstream", "target"
+        )
         self.reload_successful = gauge(
-            "gateway_config_last_reload_successful", "1 if the last load of the configuration was taken, else 0."
+            "gateway_config_last_reload_successful",
+            "1 if the last load of the configuration was taken, else 0.",
+            merge=max,
         ).labelled()
         self.reload_time = gauge(
             "gateway_config_last_reload_success_timestamp_seconds",
             "Unix time of the last load of the configuration that was taken.",
+            merge=max,
         ).labelled()
         self._reloads = counter("gateway_config_reloads_total", "Reloads of the configuration.", "result")
         for result in ("success", "failure"):
@@ -87,7 +99,11 @@ class Metrics:
         self.log_dropped = counter(
             "gateway_log_lines_dropped_total", "Log lines given up because nobody took them in time."
         ).labelled()
-        info = gauge("gateway_build_info", "1; the labels tell what runs.", "version", "python")
+        self.workers = gauge("gateway_workers", "Processes that serve hooks.").labelled()
+        self.worker_deaths = counter(
+            "gateway_worker_deaths_total", "Workers that ended unasked, and were replaced."
+        ).labelled()
+        info = gauge("gateway_build_info", "1; the labels tell what runs.", "version", "python", merge=max)
         info.labelled(version, platform.python_version()).set(1)
 
         self._apps: set[str] = {UNKNOWN_APP}
@@ -144,11 +160,25 @@ class Metrics:
         """Call *sampler* before each exposition, to set the gauges that nobody keeps up to date."""
         self._samplers.append(sampler)
 
-    def render(self) -> bytes:
-        """Everything in Prometheus's text format."""
+    def sample(self) -> None:
+        """Bring every gauge up to date."""
         for sampler in self._samplers:
             sampler()
-        return render(self._families)
+
+    def render(self, others: Collection[ForeignCells] = ()) -> bytes:
+        """Everything in Prometheus's text format, this process's and the *others'* series as one."""
+        self.sample()
+        for other in others:
+            other.refresh()
+        return render((family, _together(family, others)) for family in self._families)
+
+    def inherit(self, other: ForeignCells) -> None:
+        """Take over what a process that has ended had counted; its gauges end with it."""
+        other.refresh()
+        for family in self._families:
+            if not isinstance(family, Gauge):
+                for series in other.series(family):
+                    family.add(series)
 
     def _series_of(self, decision: Decision) -> _HookSeries:
         ruling = decision.ruling
@@ -160,3 +190,14 @@ class Metrics:
             self.duration.labelled(histogram_app, decision.method),
             self.overhead.labelled(histogram_app),
         )
+
+
+def _together(family: Family, others: Collection[ForeignCells]) -> Iterable[Series]:
+    if not others:
+        return family.read()
+    merged = {series.labels: series.values for series in family.read()}
+    for other in others:
+        for labels, values in other.series(family):
+            mine = merged.get(labels)
+            merged[labels] = values if mine is None else family.merged(mine, values)
+    return (Series(labels, values) for labels, values in merged.items())

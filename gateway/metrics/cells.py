@@ -6,6 +6,9 @@ into the block, resolved when a route is first met. Exposition stays prometheus-
 
 from __future__ import annotations
 
+import mmap
+import operator
+import os
 import time
 from array import array
 from bisect import bisect_left
@@ -13,32 +16,67 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-_QUARANTINE: Final = 60.0
-"""Seconds before a removed series' cells are used again: a hook in flight may still add to them."""
+import msgspec
+
+_QUARANTINE: Final = 660.0
+"""Seconds before a removed series' cells are used again: a hook in flight, of 10 minutes at most, may add to them."""
+
+
+MEMORY: Final = 64 * 1024 * 1024
+"""Bytes reserved for all series of one process."""
+_SCRATCH: Final = 64
+"""Cells at the block's beginning that belong to no series."""
 
 
 class Cells:
-    """The block of floats. Cells are handed out in runs, zeroed, and taken back after a quarantine."""
+    """The block of floats. Cells are handed out in runs, zeroed, and taken back after a quarantine.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.values: array[float] = array("d")
+    A worker's block lies in memory that its supervisor has mapped too (*values_fd*), with a journal of who owns which
+    cells (*names_fd*): what a worker has counted outlives even its sudden death, and reading it never disturbs it.
+    """
+
+    def __init__(
+        self,
+        values_fd: int = -1,
+        names_fd: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.values = mapped(values_fd)
+        self._names_fd = names_fd
         self._clock = clock
+        self._next = _SCRATCH
         self._freed: dict[int, deque[tuple[float, int]]] = {}
 
-    def allocate(self, length: int) -> int:
-        """The index of *length* fresh cells, all zero."""
+    def allocate(self, family: str, labels: tuple[str, ...], length: int) -> int:
+        """The index of *length* fresh cells, all zero, for a series."""
         freed = self._freed.get(length)
         if freed and freed[0][0] <= self._clock():
             index = freed.popleft()[1]
             self.values[index : index + length] = array("d", bytes(8 * length))
-            return index
-        index = len(self.values)
-        self.values.frombytes(bytes(8 * length))
+        elif self._next + length <= len(self.values):
+            index = self._next
+            self._next += length
+        else:
+            return 0  # no room: counting goes on into scratch cells that nobody reads
+        self._note(("+", family, labels, index))
         return index
 
-    def free(self, index: int, length: int) -> None:
+    def free(self, family: str, labels: tuple[str, ...], index: int, length: int) -> None:
         """Take cells back; whoever still holds their index does no harm within the quarantine."""
-        self._freed.setdefault(length, deque()).append((self._clock() + _QUARANTINE, index))
+        if index:
+            self._freed.setdefault(length, deque()).append((self._clock() + _QUARANTINE, index))
+            self._note(("-", family, labels, index))
+
+    def _note(self, entry: tuple[str, str, tuple[str, ...], int]) -> None:
+        if self._names_fd is not None:
+            os.write(self._names_fd, msgspec.json.encode(entry) + b"\n")
+
+
+def mapped(fd: int = -1) -> memoryview[float]:
+    """The block's memory: anonymous, or the file's. Pages that are never touched cost nothing."""
+    if fd >= 0 and os.fstat(fd).st_size < MEMORY:
+        os.ftruncate(fd, MEMORY)
+    return memoryview(mmap.mmap(fd, MEMORY)).cast("d")
 
 
 class Value:
@@ -92,7 +130,8 @@ class Family:
     """A named metric and its series by label values. A label whose value is empty is left out when exposed."""
 
     kind: str
-    _length: int
+    length: int
+    """Cells per series."""
 
     def __init__(self, cells: Cells, name: str, help_text: str, labels: Sequence[str] = ()) -> None:
         self.name = name
@@ -104,20 +143,30 @@ class Family:
     def read(self) -> Iterator[Series]:
         """All series with their present values."""
         for labels, index in list(self._indexes.items()):
-            yield Series(labels, self._cells.values[index : index + self._length])
+            yield Series(labels, self._cells.values[index : index + self.length].tolist())
+
+    def merged(self, one: Sequence[float], other: Sequence[float]) -> list[float]:
+        """Two processes' values of one series as one."""
+        return [mine + theirs for mine, theirs in zip(one, other, strict=True)]
 
     def keep(self, wanted: Callable[[dict[str, str]], bool]) -> None:
         """Remove every series whose labels are not *wanted*."""
         for labels in list(self._indexes):
             if not wanted(dict(zip(self.labels, labels, strict=True))):
-                self._cells.free(self._indexes.pop(labels), self._length)
+                self._cells.free(self.name, labels, self._indexes.pop(labels), self.length)
+
+    def add(self, series: Series) -> None:
+        """Add another process's values of a series to this one's."""
+        index = self._index(series.labels)
+        for offset, value in enumerate(series.values):
+            self._cells.values[index + offset] += value
 
     def _index(self, labels: tuple[str, ...]) -> int:
         index = self._indexes.get(labels)
         if index is None:
             if len(labels) != len(self.labels):
                 raise ValueError(f"{self.name} has the labels {self.labels}, not {len(labels)} of them")
-            index = self._indexes[labels] = self._cells.allocate(self._length)
+            index = self._indexes[labels] = self._cells.allocate(self.name, labels, self.length)
         return index
 
 
@@ -125,7 +174,7 @@ class Counter(Family):
     """Only ever goes up."""
 
     kind = "counter"
-    _length = 1
+    length = 1
 
     def labelled(self, *labels: str) -> Value:
         """The series with these label values, made if need be."""
@@ -133,9 +182,24 @@ class Counter(Family):
 
 
 class Gauge(Counter):
-    """Goes up and down."""
+    """Goes up and down; *merge* says how the gauges of several processes become one."""
 
     kind = "gauge"
+
+    def __init__(
+        self,
+        cells: Cells,
+        name: str,
+        help_text: str,
+        labels: Sequence[str] = (),
+        merge: Callable[[float, float], float] = operator.add,
+    ) -> None:
+        super().__init__(cells, name, help_text, labels)
+        self._merge = merge
+
+    def merged(self, one: Sequence[float], other: Sequence[float]) -> list[float]:
+        """Two processes' values of one series as one."""
+        return [self._merge(mine, theirs) for mine, theirs in zip(one, other, strict=True)]
 
 
 class Histogram(Family):
@@ -146,7 +210,7 @@ class Histogram(Family):
     def __init__(self, cells: Cells, name: str, help_text: str, labels: Sequence[str], bounds: Sequence[float]) -> None:
         super().__init__(cells, name, help_text, labels)
         self.bounds = tuple(bounds)
-        self._length = len(self.bounds) + 2
+        self.length = len(self.bounds) + 2
 
     def labelled(self, *labels: str) -> Distribution:
         """The series with these label values, made if need be."""

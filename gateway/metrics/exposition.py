@@ -16,12 +16,12 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class _Collector(Collector):
-    def __init__(self, families: Iterable[Family]) -> None:
+    def __init__(self, families: Iterable[tuple[Family, Iterable[Series]]]) -> None:
         self._families = families
 
     def collect(self) -> Iterator[Metric]:
-        for family in self._families:
-            yield as_metric(family, family.read())
+        for family, series in self._families:
+            yield as_metric(family, series)
 
 
 def as_metric(family: Family, series: Iterable[Series]) -> Metric:
@@ -52,8 +52,8 @@ def _named(family: Family, values: tuple[str, ...]) -> dict[str, str]:
     return {name: value for name, value in zip(family.labels, values, strict=True) if value}
 
 
-def render(families: Iterable[Family]) -> bytes:
-    """The families, and this process's own figures, in Prometheus's text format 0.0.4."""
+def render(families: Iterable[tuple[Family, Iterable[Series]]]) -> bytes:
+    """The families with their series, and this process's own figures, in Prometheus's text format 0.0.4."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(families))
     ProcessCollector(registry=registry)

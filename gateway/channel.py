@@ -1,0 +1,75 @@
+"""What supervisor and worker say to each other: whole messages over a socket pair, pickled, parent and child only."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import socket
+import struct
+from typing import Any, Final, NamedTuple
+
+from gateway.config import Config
+
+_LENGTH: Final = struct.Struct("!I")
+
+
+class Take(NamedTuple):
+    """To a worker: put this configuration in force, and say ``Took``."""
+
+    serial: int
+    config: Config
+
+
+class Ping(NamedTuple):
+    """To a worker: say ``Pong`` if you live."""
+
+
+class Stop(NamedTuple):
+    """To a worker: end; *at_once* = without waiting for hooks in flight."""
+
+    at_once: bool
+
+
+class Ready(NamedTuple):
+    """From a worker: hooks are accepted."""
+
+
+class Took(NamedTuple):
+    """From a worker: the configuration with this serial is in force."""
+
+    serial: int
+
+
+class Pong(NamedTuple):
+    """From a worker: it lives."""
+
+
+class Channel:
+    """One end of the socket pair."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def over(cls, sock: socket.socket) -> Channel:
+        """A channel over one socket of the pair."""
+        return cls(*await asyncio.open_unix_connection(sock=sock))
+
+    def send(self, message: Any) -> None:
+        """Queue a message; one that cannot be delivered any more is dropped."""
+        if not self._writer.is_closing():
+            data = pickle.dumps(message)
+            self._writer.write(_LENGTH.pack(len(data)) + data)
+
+    async def receive(self) -> Any | None:
+        """The next message; None when the other side has ended."""
+        try:
+            (length,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
+            return pickle.loads(await self._reader.readexactly(length))  # noqa: S301 - parent and child only
+        except (asyncio.IncompleteReadError, OSError):
+            return None
+
+    def close(self) -> None:
+        """End this side."""
+        self._writer.close()

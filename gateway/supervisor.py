@@ -1,0 +1,288 @@
+"""Several workers on one port: starts them, replaces those that die, reloads and stops them all, speaks for all.
+
+Each worker has listening sockets of its own on the shared port (SO_REUSEPORT), which the supervisor keeps open too:
+connections that wait to be accepted survive their worker, and its successor takes them. The supervisor itself decides
+no hooks; it owns the configuration, so that a worker which is replaced never depends on what the disk says by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from gateway import __version__
+from gateway.admin import AdminState
+from gateway.channel import Channel, Ping, Pong, Ready, Stop, Take, Took
+from gateway.config import Address, Config, Loaded
+from gateway.lifecycle import Lifecycle
+from gateway.listening import StartError, address_of, bind, close
+from gateway.log import Writer
+from gateway.metrics import Metrics
+from gateway.metrics.foreign import ForeignCells
+from gateway.reloading import Reloader
+from gateway.server import admin_listener, log_ready, log_stopping, serving_admin
+from gateway.upstreams.registry import target_names
+
+logger = logging.getLogger(__name__)
+
+_START_LIMIT: Final = 30.0
+"""Seconds for a worker to come up."""
+_PING_EVERY: Final = 1.0
+_SILENCE_LIMIT: Final = 10.0
+"""Seconds without a sign of life after which a worker is killed and replaced."""
+_BACKOFF: Final = (0.0, 0.5, 1.0, 2.0, 5.0)
+"""Seconds before the first, second, … replacement of a worker that dies soon after its start."""
+_SETTLED: Final = 5.0
+"""A worker that has lived for so many seconds was well; its death is replaced at once."""
+_AFTER_DRAIN: Final = 3.0
+"""Seconds beyond the drain's own limit after which a worker is killed."""
+
+
+class Worker:
+    """One child process."""
+
+    def __init__(self, slot: int, process: asyncio.subprocess.Process, channel: Channel, cells: ForeignCells) -> None:
+        self.slot = slot
+        self.process = process
+        self.cells = cells
+        self.ready = asyncio.Event()
+        self._channel = channel
+        self._loop = asyncio.get_running_loop()
+        self.started_at = self.heard_at = self._loop.time()
+        self._taken = -1
+        self._took = asyncio.Event()
+        self._listening = asyncio.create_task(self._listen())
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.slot} pid {self.process.pid}>"
+
+    def send(self, message: object) -> None:
+        """Tell it something."""
+        self._channel.send(message)
+
+    async def took(self, serial: int) -> None:
+        """Wait until it has put the configuration with this serial in force, or has ended."""
+        while self._taken < serial and not self._listening.done():
+            self._took.clear()
+            await self._took.wait()
+
+    def kill(self) -> None:
+        """End it at once."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+
+    async def ended(self) -> int:
+        """Wait for its end; its exit status."""
+        status = await self.process.wait()
+        await self._listening
+        self._channel.close()
+        return status
+
+    async def _listen(self) -> None:
+        while (message := await self._channel.receive()) is not None:
+            self.heard_at = self._loop.time()
+            match message:
+                case Ready():
+                    self.ready.set()
+                case Took():
+                    self._taken = message.serial
+                    self._took.set()
+                case Pong():
+                    pass
+        self._took.set()
+
+
+class Supervisor:
+    """The parent process: build it, ``await serve()``, and it runs until a signal or ``stop()``."""
+
+    def __init__(self, loaded: Loaded, writer: Writer) -> None:
+        server = loaded.config.server
+        self._loaded = loaded
+        self._sockets = _sockets_per_worker(server.listen, server.workers)
+        try:
+            self._admin_sockets = bind((server.admin,), "server.admin")
+        except StartError:
+            for sockets in self._sockets:
+                close(sockets)
+            raise
+        self._metrics = Metrics(__version__)
+        writer.on_drop = self._metrics.log_dropped.inc
+        self._reloader = Reloader(loaded, self._metrics, self._take)
+        self.lifecycle = Lifecycle()
+        self._workers: dict[int, Worker] = {}
+        self._config: Config = loaded.config
+        self._serial = 0
+        self._stop = asyncio.Event()
+        self._instance = os.environ.get("WCS_GATEWAY_INSTANCE") or os.urandom(4).hex()
+        self._loop = asyncio.get_running_loop()
+
+    def stop(self) -> None:
+        """Begin the orderly end; called a second time, end at once."""
+        if self._stop.is_set():
+            for worker in self._workers.values():
+                worker.send(Stop(at_once=True))
+        self._stop.set()
+
+    async def serve(self) -> None:
+        """Serve until told to stop; returns when every worker has ended."""
+        state = AdminState(self._reloader, self.lifecycle, self._render, self._worker_pids)
+        admin = admin_listener(state, self._admin_sockets)
+        self._metrics.configure(self._config.apps, _targets_of(self._config))
+        keeping: list[asyncio.Task[None]] = []
+        async with serving_admin(admin, self._reloader, self._stop, self.stop):
+            try:
+                await self._start_all()
+                keeping = [asyncio.create_task(self._keep(worker)) for worker in self._workers.values()]
+                pinging = asyncio.create_task(self._ping())
+                self.lifecycle.ready()
+                hooks = [address_of(sock) for sock in self._sockets[0]]
+                log_ready(self._loaded, hooks, address_of(self._admin_sockets[0]))
+                await self._stop.wait()
+                self.lifecycle.drain()
+                log_stopping(self._loaded)
+                pinging.cancel()
+            finally:
+                self._stop.set()
+                await self._stop_all(keeping)
+        logger.info("stopped")
+
+    # --- workers ---
+
+    async def _start_all(self) -> None:
+        workers = [await self._spawn(slot) for slot in range(len(self._sockets))]
+        for worker in workers:
+            if not await _comes_up(worker):
+                raise StartError(f"worker {worker.slot} did not come up; the log says why")
+        self._metrics.workers.set(len(workers))
+
+    async def _spawn(self, slot: int) -> Worker:
+        ours, theirs = socket.socketpair()
+        cells = ForeignCells()
+        listen = [sock.fileno() for sock in self._sockets[slot]]
+        fds = (theirs.fileno(), cells.values_fd, cells.names_fd, *listen)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "gateway.worker",
+            "--channel", str(theirs.fileno()),
+            "--values", str(cells.values_fd),
+            "--names", str(cells.names_fd),
+            "--listen", *map(str, listen),
+            stdin=asyncio.subprocess.DEVNULL,
+            pass_fds=fds,
+            env={**os.environ, "WCS_GATEWAY_INSTANCE": self._instance},
+        )  # fmt: skip
+        theirs.close()
+        worker = Worker(slot, process, await Channel.over(ours), cells)
+        self._workers[slot] = worker
+        worker.send(Take(self._serial, self._config))
+        return worker
+
+    async def _keep(self, worker: Worker) -> None:
+        """Replace the worker, and whoever replaces it, until the end."""
+        early = 0
+        while True:
+            status = await worker.ended()
+            self._metrics.inherit(worker.cells)
+            worker.cells.close()
+            del self._workers[worker.slot]
+            self._metrics.workers.set(len(self._workers))
+            if self._stop.is_set():
+                return
+            self._metrics.worker_deaths.inc()
+            early = early + 1 if self._loop.time() - worker.started_at < _SETTLED else 0
+            wait = _BACKOFF[min(early, len(_BACKOFF) - 1)]
+            logger.error(
+                "worker %d (pid %d) ended with %s; it is replaced%s",
+                worker.slot, worker.process.pid, _in_words(status), f" in {wait:g} s" if wait else " now",
+                extra={"fields": {"event": "worker_died", "pid": worker.process.pid}},
+            )  # fmt: skip
+            await asyncio.sleep(wait)
+            if self._stop.is_set():
+                return
+            worker = await self._spawn(worker.slot)
+            if await _comes_up(worker):
+                self._metrics.workers.set(len(self._workers))
+                logger.info("worker %d (pid %d) serves", worker.slot, worker.process.pid)
+
+    async def _ping(self) -> None:
+        """Kill workers that live but do not answer; they are replaced as if they had died."""
+        while True:
+            await asyncio.sleep(_PING_EVERY)
+            for worker in self._workers.values():
+                worker.send(Ping())
+                if worker.ready.is_set() and self._loop.time() - worker.heard_at > _SILENCE_LIMIT:
+                    logger.error("worker %d (pid %d) is silent; it is killed", worker.slot, worker.process.pid)
+                    worker.kill()
+
+    async def _stop_all(self, keeping: Sequence[asyncio.Task[None]]) -> None:
+        for sockets in self._sockets:
+            close(sockets)
+        for worker in self._workers.values():
+            worker.send(Stop(at_once=False))
+        if not keeping:  # the start failed: nobody waits for them yet
+            for worker in self._workers.values():
+                worker.kill()
+            return
+        limit = self._config.server.drain_timeout + _AFTER_DRAIN
+        _, late = await asyncio.wait(keeping, timeout=limit)
+        if late:
+            for worker in list(self._workers.values()):
+                logger.error("worker %d has not ended within its time; it is killed", worker.slot)
+                worker.kill()
+            await asyncio.wait(late, timeout=_AFTER_DRAIN)
+
+    # --- for all of them ---
+
+    async def _take(self, loaded: Loaded) -> None:
+        self._config = loaded.config
+        self._serial += 1
+        workers = list(self._workers.values())
+        for worker in workers:
+            worker.send(Take(self._serial, self._config))
+        with contextlib.suppress(TimeoutError):  # one that hangs gets it when it is replaced
+            async with asyncio.timeout(_SILENCE_LIMIT):
+                await asyncio.gather(*(worker.took(self._serial) for worker in workers))
+        self._metrics.configure(self._config.apps, _targets_of(self._config))
+
+    def _render(self) -> bytes:
+        return self._metrics.render([worker.cells for worker in self._workers.values()])
+
+    def _worker_pids(self) -> list[int]:
+        return [worker.process.pid for worker in self._workers.values()]
+
+
+async def _comes_up(worker: Worker) -> bool:
+    ready = asyncio.create_task(worker.ready.wait())
+    ended = asyncio.create_task(worker.process.wait())
+    await asyncio.wait((ready, ended), timeout=_START_LIMIT, return_when=asyncio.FIRST_COMPLETED)
+    came = worker.ready.is_set()
+    ready.cancel()
+    ended.cancel()
+    if not came:
+        worker.kill()
+    return came
+
+
+def _sockets_per_worker(addresses: Sequence[Address], workers: int) -> list[list[socket.socket]]:
+    first = bind(addresses, "server.listen", reuse_port=True)
+    # A port 0 has become a real one by now: the others share that.
+    actual = [Address(address.host, sock.getsockname()[1]) for address, sock in zip(addresses, first, strict=True)]
+    return [first, *(bind(actual, "server.listen", reuse_port=True) for _ in range(workers - 1))]
+
+
+def _targets_of(config: Config) -> set[tuple[str, str]]:
+    return {
+        (name, label)
+        for name, upstream in config.upstreams.items()
+        for label in target_names([target.url for target in upstream.targets]).values()
+    }
+
+
+def _in_words(status: int) -> str:
+    return f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"

@@ -1,0 +1,91 @@
+"""A worker process: decides hooks on its own sockets, told by its supervisor what to do.
+
+It counts into memory that the supervisor has mapped as well, takes its configuration over the channel and never from
+the disk, and ends when the channel does: a worker without a supervisor would serve a configuration that nobody can
+change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import socket
+import sys
+
+import uvloop
+
+from gateway import __version__
+from gateway.channel import Channel, Ping, Pong, Ready, Stop, Take, Took
+from gateway.hookservice import HookService
+from gateway.log import PIPE_ATOMIC, Writer
+from gateway.metrics import Metrics
+from gateway.metrics.cells import Cells
+
+logger = logging.getLogger(__name__)
+
+_SAMPLE_EVERY = 1.0
+"""Seconds between two looks at the gauges that only a scrape needs."""
+
+
+async def serve(arguments: argparse.Namespace, writer: Writer) -> None:
+    """Run until the supervisor says stop, or is gone."""
+    loop = asyncio.get_running_loop()
+    channel = await Channel.over(socket.socket(fileno=arguments.channel))
+    first = await channel.receive()
+    if not isinstance(first, Take):
+        return
+    metrics = Metrics(__version__, Cells(arguments.values, arguments.names))
+    sockets = [socket.socket(fileno=fd) for fd in arguments.listen]
+    service = HookService(first.config, sockets, metrics, writer)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, lambda: None)  # meant for the supervisor, sent to the whole group
+    loop.add_signal_handler(signal.SIGTERM, service.stop)
+    await service.start()
+    channel.send(Ready())
+    sampling = asyncio.create_task(_sample(metrics))
+    listening = asyncio.create_task(_listen(channel, service))
+    await service.stopped()
+    for task in (sampling, listening):
+        task.cancel()
+    await asyncio.gather(sampling, listening, return_exceptions=True)
+    channel.close()
+
+
+async def _listen(channel: Channel, service: HookService) -> None:
+    while (message := await channel.receive()) is not None:
+        match message:
+            case Take():
+                await service.take(message.config)
+                channel.send(Took(message.serial))
+            case Ping():
+                channel.send(Pong())
+            case Stop():
+                service.stop(at_once=message.at_once)
+    service.stop()
+
+
+async def _sample(metrics: Metrics) -> None:
+    while True:
+        metrics.sample()
+        await asyncio.sleep(_SAMPLE_EVERY)
+
+
+def main() -> None:
+    """Entry of the child process; its arguments are descriptors that the supervisor has left open."""
+    parser = argparse.ArgumentParser(prog="gateway.worker")
+    parser.add_argument("--channel", type=int, required=True)
+    parser.add_argument("--values", type=int, required=True)
+    parser.add_argument("--names", type=int, required=True)
+    parser.add_argument("--listen", type=int, nargs="+", required=True)
+    arguments = parser.parse_args()
+    writer = Writer(sys.stdout.fileno(), chunk=PIPE_ATOMIC)
+    try:
+        uvloop.run(serve(arguments, writer))
+    finally:
+        writer.close()
+
+
+if __name__ == "__main__":
+    main()

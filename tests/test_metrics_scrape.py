@@ -1,0 +1,220 @@
+"""What Prometheus gets: the contract's names and labels, no others, and no more of them whatever callers send."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+from faulty import FaultyBackend
+from gateways import RunningGateway, running_gateway
+from programs import promtool_check
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+CONTRACT: Final[dict[str, tuple[str, set[str]]]] = {
+    "gateway_hooks": ("counter", {"app", "method", "verdict", "source", "reason"}),
+    "gateway_hook_duration_seconds": ("histogram", {"app", "method"}),
+    "gateway_hooks_in_flight": ("gauge", {"app"}),
+    "gateway_overhead_seconds": ("histogram", {"app"}),
+    "gateway_upstream_attempts": ("counter", {"upstream", "target", "outcome"}),
+    "gateway_upstream_duration_seconds": ("histogram", {"upstream"}),
+    "gateway_upstream_retries": ("counter", {"upstream", "cause"}),
+    "gateway_target_up": ("gauge", {"upstream", "target"}),
+    "gateway_target_connections": ("gauge", {"upstream", "target"}),
+    "gateway_target_ejections": ("counter", {"upstream", "target"}),
+    "gateway_config_last_reload_successful": ("gauge", set()),
+    "gateway_config_last_reload_success_timestamp_seconds": ("gauge", set()),
+    "gateway_config_reloads": ("counter", {"result"}),
+    "gateway_build_info": ("gauge", {"version", "python"}),
+    "gateway_log_lines_dropped": ("counter", set()),  # not in the contract's table; the log's own loss must show
+}
+NOT_LANDED: Final = {"gateway_target_ejections"}
+VERDICTS: Final = {"allow", "reject", "error"}
+SOURCES: Final = {"backend", "fallback", "duplicate", "static", "gateway"}
+CAUSES: Final = {"timeout", "unreachable", "overload", "bad_answer", "error_status"}
+REASONS: Final = CAUSES | {"ok", "denied", "unknown_app", "bad_request", "unauthorized", "internal"}
+CASES: Final = ("ok", "denied", "hang", "close_without_a_byte", "body_bom", "status_500", "close_after_idle")
+FLOOD: Final = 2000
+BATCH: Final = 50
+
+
+def configuration(backend: FaultyBackend, unknown_app: str) -> str:
+    apps: dict[str, dict[str, str]] = {name: {"upstream": name, "timeout": "300ms"} for name in CASES}
+    apps["blocked"] = {"static": "reject"}
+    apps["all others"] = {"static": "allow"}
+    for name in ("ok", "close_after_idle"):
+        apps[name]["timeout"] = "5s"
+    return json.dumps(
+        {
+            "server": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"},
+            "log": {"access": "off"},
+            "upstreams": {name: {"url": backend.url_of(name)} for name in CASES},
+            "apps": {**apps, 'odd "name"\\': {"static": "allow"}},
+            "unknown_app": unknown_app,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def backend() -> Iterator[FaultyBackend]:
+    with FaultyBackend() as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=["reject", "all others"])
+def gateway(
+    request: pytest.FixtureRequest, backend: FaultyBackend, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningGateway]:
+    """A gateway that has met every fate of a hook that it knows."""
+    config = configuration(backend, request.param)
+    with running_gateway(config, tmp_path_factory.mktemp("gateway")) as running:
+        for app in (*CASES, "close_after_idle", "blocked", 'odd "name"\\', "nobody", ""):
+            running.hook(body=json.dumps({"appKey": app}).encode())
+        running.hook("NewMethod", body=b'{"appKey":"ok"}')
+        running.hook(body=b"no JSON")
+        running.hook("no/method/", body=b'{"appKey":"ok"}')
+        yield running
+
+
+def families(gateway: RunningGateway) -> dict[str, Metric]:
+    parsed = text_string_to_metric_families(gateway.get("/metrics").text)
+    return {family.name: family for family in parsed if family.name.startswith("gateway_")}
+
+
+def series(gateway: RunningGateway) -> set[tuple[str, frozenset[tuple[str, str]]]]:
+    return {
+        (sample.name, frozenset(sample.labels.items()))
+        for family in families(gateway).values()
+        for sample in family.samples
+    }
+
+
+@pytest.mark.real
+def test_promtool_finds_nothing_to_complain_about(gateway: RunningGateway) -> None:
+    assert promtool_check(gateway.get("/metrics").text) == []
+
+
+def test_the_names_kinds_and_labels_are_the_contracts(gateway: RunningGateway) -> None:
+    found = families(gateway)
+    assert set(found) - NOT_LANDED == set(CONTRACT) - NOT_LANDED
+    for name, family in found.items():
+        kind, labels = CONTRACT[name]
+        assert family.type == kind
+        assert family.documentation
+        assert family.samples
+        assert {frozenset(sample.labels.keys() - {"le"}) for sample in family.samples} == {frozenset(labels)}
+
+
+def test_the_labels_values_are_the_contracts_words_and_the_configurations_names(gateway: RunningGateway) -> None:
+    found = families(gateway)
+    config = gateway.get("/api/config").json()
+    hooks = found["gateway_hooks"].samples
+    assert {sample.labels["verdict"] for sample in hooks} <= VERDICTS
+    assert {sample.labels["source"] for sample in hooks} <= SOURCES
+    assert {sample.labels["reason"] for sample in hooks} <= REASONS
+    assert {sample.labels["app"] for sample in hooks} <= {*config["apps"], "_unknown"}
+    assert {sample.labels["method"] for sample in hooks} == {"OnCallEvent", "_other"}
+    attempts = found["gateway_upstream_attempts"].samples
+    assert {sample.labels["outcome"] for sample in attempts} <= CAUSES | {"ok", "denied"}
+    assert {sample.labels["upstream"] for sample in attempts} == set(config["upstreams"])
+    assert {sample.labels["cause"] for sample in found["gateway_upstream_retries"].samples} <= CAUSES
+
+
+def test_a_hooks_fate_is_counted_under_its_own_words(gateway: RunningGateway) -> None:
+    fates = {
+        "ok": ("allow", "backend", "ok"),
+        "denied": ("reject", "backend", "denied"),
+        "hang": ("reject", "fallback", "timeout"),
+        "close_without_a_byte": ("reject", "fallback", "unreachable"),
+        "body_bom": ("reject", "fallback", "bad_answer"),
+        "status_500": ("reject", "fallback", "error_status"),
+        "blocked": ("reject", "static", "denied"),
+        'odd "name"\\': ("allow", "static", "ok"),
+    }
+    samples = families(gateway)["gateway_hooks"].samples
+    for app, fate in fates.items():
+        labels = {"app": app, "method": "OnCallEvent", **dict(zip(("verdict", "source", "reason"), fate, strict=True))}
+        assert [sample.value for sample in samples if sample.labels == labels] == [1]
+
+
+def test_histograms_count_each_hook_once_and_reach_to_15_seconds(gateway: RunningGateway) -> None:
+    found = families(gateway)
+    hooks = sum(sample.value for sample in found["gateway_hooks"].samples)
+    for name in ("gateway_hook_duration_seconds", "gateway_overhead_seconds"):
+        samples = found[name].samples
+        assert sum(sample.value for sample in samples if sample.name == f"{name}_count") == hooks
+        assert sum(sample.value for sample in samples if sample.labels.get("le") == "+Inf") == hooks
+    bounds = [float(s.labels["le"]) for s in found["gateway_hook_duration_seconds"].samples if "le" in s.labels]
+    assert max(bound for bound in bounds if bound != float("inf")) == 15.0
+
+
+def test_a_retry_on_a_stale_connection_is_counted_by_the_cause_before_it(gateway: RunningGateway) -> None:
+    labels = {"upstream": "close_after_idle", "cause": "unreachable"}
+    assert gateway.metric("gateway_upstream_retries_total", **labels) == 1
+    assert gateway.metric("gateway_upstream_attempts_total", upstream="close_after_idle") == 3
+
+
+def test_what_is_thought_of_a_target_is_its_last_attempts_reach(gateway: RunningGateway) -> None:
+    assert gateway.metric("gateway_target_up", upstream="ok") == 1
+    assert gateway.metric("gateway_target_up", upstream="denied") == 1
+    assert gateway.metric("gateway_target_up", upstream="close_without_a_byte") == 0
+    assert gateway.metric("gateway_target_connections", upstream="ok") == 1
+    assert gateway.metric("gateway_target_connections", upstream="hang") == 0
+
+
+def flood(gateway: RunningGateway, first: int, count: int) -> int:
+    """Send hooks of random appKeys and methods, many in a segment; how many were answered."""
+    answered = 0
+    host, port = gateway.hooks.rsplit(":", 1)
+    with socket.create_connection((host, int(port)), timeout=20) as sock, sock.makefile("rb") as stream:
+        for start in range(first, first + count, BATCH):
+            sent = b""
+            for number in range(start, start + BATCH):
+                body = b'{"appKey":"tenant-%d","callee":"%d"}' % (number, number)
+                head = b"POST /p%d/Method%d HTTP/1.1\r\nHost: h%d\r\n" % (number, number, number)
+                sent += head + b"X-Request-Id: id-%d\r\nContent-Length: %d\r\n\r\n" % (number, len(body)) + body
+            sock.sendall(sent)
+            for _ in range(BATCH):
+                assert stream.readline().split()[1] in (b"200", b"403")
+                lines = list(iter(stream.readline, b"\r\n"))
+                stream.read(next(int(line[15:]) for line in lines if line.lower().startswith(b"content-length:")))
+                answered += 1
+    return answered
+
+
+def test_random_appkeys_and_methods_add_no_series(gateway: RunningGateway) -> None:
+    flood(gateway, 0, BATCH)
+    before = series(gateway)
+    hooks = gateway.metric("gateway_hooks_total")
+    assert flood(gateway, BATCH, FLOOD) == FLOOD
+    assert series(gateway) == before
+    assert gateway.metric("gateway_hooks_total") == hooks + FLOOD
+    assert "tenant-" not in gateway.get("/metrics").text
+
+
+def test_scrapes_during_traffic_are_whole_and_counters_only_rise(gateway: RunningGateway) -> None:
+    failed: list[BaseException] = []
+
+    def traffic() -> None:
+        try:
+            flood(gateway, 10_000, FLOOD)
+        except BaseException as exc:  # it is raised again below
+            failed.append(exc)
+
+    start = gateway.metric("gateway_hooks_total")
+    thread = threading.Thread(target=traffic)
+    thread.start()
+    seen = [start]
+    for _ in range(200):
+        if not thread.is_alive():
+            break
+        seen.append(gateway.metric("gateway_hooks_total"))
+    thread.join(30)
+    if failed:
+        raise failed[0]
+    assert gateway.metric("gateway_hooks_total") == start + FLOOD
+    assert seen == sorted(seen)

@@ -1,0 +1,195 @@
+"""Which app serves an appKey, judged by a naive reading of the same rules."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.config import Config, loads
+from gateway.hooks import CATALOGUE
+from gateway.routing import OTHER_METHOD, Table, is_glob
+from gateway.verdicts import Cause, Fallback, Verdict
+
+ROOT = Path(__file__).parent.parent
+PATIENCE = 15.0
+"""Seconds for look-ups that a good matcher does in milliseconds and a backtracking one not in an hour."""
+
+CHECKED = settings(deadline=None, max_examples=150)
+
+
+def matches(glob: str, text: str) -> bool:
+    """``*`` is any run of characters, ``?`` any one: the definition, spelt out."""
+    reachable = {0}
+    for char in glob:
+        if char == "*":
+            reachable = set(range(min(reachable), len(text) + 1)) if reachable else set()
+        else:
+            reachable = {at + 1 for at in reachable if at < len(text) and char in ("?", text[at])}
+    return len(text) in reachable
+
+
+def table_of(*names: str, **rest: Any) -> Table:
+    return Table(Config.model_validate({"apps": {name: {"static": "reject"} for name in names}, **rest}))
+
+
+def app_of(table: Table, app_key: str, method: str = "OnCallEvent") -> str | None:
+    route = table.find(app_key, method)
+    return None if route is None else route.app
+
+
+names = st.text("ab.*?", min_size=1, max_size=6)
+app_keys = st.text("ab.\n", min_size=1, max_size=8) | st.text("ab*?", min_size=1, max_size=4)
+
+
+@CHECKED
+@given(st.sets(names, min_size=1, max_size=8), app_keys)
+def test_the_exact_name_wins_and_then_the_longest_glob_that_matches(apps: set[str], app_key: str) -> None:
+    found = app_of(table_of(*sorted(apps)), app_key)
+    globs = [name for name in apps if is_glob(name) and matches(name, app_key)]
+    if app_key in apps and not is_glob(app_key):
+        assert found == app_key
+    elif globs:
+        assert found in globs
+        assert len(found or "") == max(map(len, globs))
+    else:
+        assert found is None
+
+
+@CHECKED
+@given(st.text(max_size=12), st.text(max_size=12))
+def test_outside_star_and_question_mark_every_character_stands_for_itself(name: str, app_key: str) -> None:
+    literal = "".join(char for char in name if char.isprintable() and char not in "*?")
+    for glob in (f"{literal}?*", f"*{literal}?"):
+        assert app_of(table_of(glob), app_key) == (glob if matches(glob, app_key) else None)
+    assert app_of(table_of(f"*{literal}*"), app_key + literal) == f"*{literal}*"
+
+
+@pytest.mark.parametrize(
+    ("app_key", "served_by"),
+    [
+        ("tenant-1", "tenant-1"),
+        ("tenant-22", "tenant-??"),
+        ("tenant-2", "tenant-*"),
+        ("tenant-", "tenant-*"),
+        ("tenant", "*"),
+        ("tenant-x-admin", "tenant-*-admin"),
+        ("TENANT-1", "*"),
+        ("tenant-??", "tenant-??"),
+        ("tenant-1\n", "tenant-??"),
+    ],
+)
+def test_the_rules_by_example(app_key: str, served_by: str) -> None:
+    table = table_of("*", "tenant-*", "tenant-??", "tenant-*-admin", "tenant-1")
+    assert app_of(table, app_key) == served_by
+
+
+def test_an_app_key_that_reads_like_a_glob_matches_only_what_the_glob_matches() -> None:
+    assert app_of(table_of("a?"), "a*") == "a?"
+    assert app_of(table_of("a*"), "*") is None
+
+
+def test_of_ten_thousand_prefixes_each_finds_its_own() -> None:
+    table = table_of(*(f"tenant-{number}-*" for number in range(10_000)))
+    assert app_of(table, "tenant-77-x") == "tenant-77-*"
+    assert app_of(table, "tenant-7") is None
+
+
+def test_no_app_key_however_long_keeps_the_matcher_busy() -> None:
+    script = (
+        "import sys; from gateway.config import Config; from gateway.routing import Table\n"
+        "table = Table(Config.model_validate({'apps': {'*a*a*a*a*b': {'static': 'reject'}}}))\n"
+        "print(table.find('a' * 250_000, 'connect'), table.find('a' * 250_000 + 'b', 'connect') is not None)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.stdout.split() == ["None", "True"]
+
+
+def test_without_a_match_no_app_serves_unless_the_configuration_names_one() -> None:
+    assert app_of(table_of("a", "b*"), "c") is None
+    named = table_of("a", "b*", unknown_app="b*")
+    assert app_of(named, "c") == "b*"
+    assert app_of(named, "a") == "a"
+
+
+CONFIG = """
+upstreams: {one: {url: http://one/}, two: {url: http://two/}}
+defaults: {timeout: 4s, fallback: {timeout: allow}}
+apps:
+  plain: {upstream: one}
+  full:
+    upstream: one
+    timeout: 2s
+    fallback: {overload: allow}
+    methods:
+      OnCallEvent: {timeout: 1500ms}
+      connect: {fallback: reject}
+      Own: {}
+  blocked: {static: reject}
+  open: {static: allow}
+hook_types: {Listed: event}
+"""
+
+
+def test_a_route_holds_what_the_method_sets_then_the_app_then_the_defaults() -> None:
+    table = Table(loads(CONFIG).config)
+    expected = {
+        ("plain", "OnCallEvent"): ("plain", None, "one", None, 4.0, Fallback(frozenset({Cause.TIMEOUT}))),
+        ("full", "call"): ("full", None, "one", None, 2.0, Fallback(frozenset({Cause.OVERLOAD}))),
+        ("full", "OnCallEvent"): ("full", "OnCallEvent", "one", None, 1.5, Fallback(frozenset({Cause.OVERLOAD}))),
+        ("full", "connect"): ("full", "connect", "one", None, 2.0, Fallback()),
+        ("full", "Own"): ("full", "Own", "one", None, 2.0, Fallback(frozenset({Cause.OVERLOAD}))),
+    }
+    assert {key: tuple(table.find(*key) or ()) for key in expected} == expected
+
+
+def test_a_static_app_has_its_verdict_and_no_upstream() -> None:
+    table = Table(loads(CONFIG).config)
+    for app, verdict in (("blocked", Verdict.REJECT), ("open", Verdict.ALLOW)):
+        route = table.find(app, "connect")
+        assert route is not None
+        assert (route.upstream, route.static) == (None, verdict)
+
+
+def test_the_routes_for_people_are_the_routes_that_hooks_take() -> None:
+    table = Table(loads(CONFIG).config)
+    assert table.route_of("full", None) == table.find("full", "call")
+    assert table.route_of("full", "connect") == table.find("full", "connect")
+
+
+@pytest.mark.parametrize(
+    ("app_key", "why"),
+    [
+        ("a", "an app of exactly this name is configured"),
+        ("bee", "'b*' is the longest glob that matches"),
+        ("c", "no app matches; unknown_app names 'a'"),
+    ],
+)
+def test_the_reason_for_a_route_is_said_in_words(app_key: str, why: str) -> None:
+    match = table_of("a", "b*", unknown_app="a").explain(app_key, "connect")
+    assert match is not None
+    assert match.why == why
+
+
+def test_a_hook_that_no_app_serves_has_nothing_to_explain() -> None:
+    assert table_of("a").explain("b", "connect") is None
+
+
+@CHECKED
+@given(st.lists(st.text(max_size=20), max_size=20))
+def test_method_labels_come_from_the_catalogue_and_the_configuration_alone(methods: list[str]) -> None:
+    table = Table(loads(CONFIG).config)
+    known = {*CATALOGUE, "Own", "Listed"}
+    for method in [*methods, *known]:
+        assert table.method_label(method) == (method if method in known else OTHER_METHOD)
+
+
+def test_the_reference_knows_globs() -> None:
+    cases = json.loads('[["*","",1],["?","",0],["a*b","ab",1],["a*b","aXb",1],["a*b","abX",0],["a?b","aXb",1]]')
+    assert [[glob, text, int(matches(glob, text))] for glob, text, _ in cases] == cases

@@ -1,0 +1,220 @@
+"""How a gateway ends, and how it does not begin."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+from faulty import CASES, OK, Case, FaultyBackend, Pause, Step, Turn, reply, right_answer
+from gateways import ROOT, RunningGateway, running_gateway, wait_until
+
+SIGNALS: Final = [signal.SIGTERM, signal.SIGINT]
+
+
+class Gate:
+    """A backend's case that answers once it is told to."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+
+    def script(self, turn: Turn) -> Iterable[Step]:
+        while not self.open.is_set():
+            yield Pause(0.02)
+        yield reply(turn.right)
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    gate = Gate()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(CASES, "gated", Case("gated", "Answers when told.", OK, 1, gate.script))
+        yield gate
+    gate.open.set()
+
+
+@pytest.fixture
+def backend(gate: Gate) -> Iterator[FaultyBackend]:
+    with FaultyBackend() as running:
+        yield running
+
+
+def configuration(backend: FaultyBackend, **server: Any) -> str:
+    upstreams = {name: {"url": backend.url_of(name)} for name in ("ok", "gated", "hang")}
+    apps: dict[str, Any] = {name: {"upstream": name, "timeout": "60s"} for name in upstreams}
+    apps["hang-allow"] = {"upstream": "hang", "timeout": "60s", "fallback": "allow"}
+    return json.dumps(
+        {
+            "server": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", **server},
+            "media_server": {"request_timeout": "2m"},
+            "upstreams": upstreams,
+            "apps": apps,
+        }
+    )
+
+
+def hook_of(app: str) -> bytes:
+    return json.dumps({"appKey": app, "n": 1.0}).encode()
+
+
+@contextlib.contextmanager
+def under_way(gateway: RunningGateway, backend: FaultyBackend, *apps: str) -> Iterator[list[Future[httpx.Response]]]:
+    """Hooks that the backend has begun to work on when the block begins."""
+    url = f"{gateway.url}/OnCallEvent"
+    with ThreadPoolExecutor(len(apps)) as pool, httpx.Client(trust_env=False, timeout=60) as client:
+        hooks = [pool.submit(client.post, url, content=hook_of(app)) for app in apps]
+        assert wait_until(lambda: len(backend.requests) == len(apps))
+        yield hooks
+
+
+def is_refused(gateway: RunningGateway) -> bool:
+    host, port = gateway.hooks.rsplit(":", 1)
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_an_idle_gateway_ends_with_status_0(backend: FaultyBackend, tmp_path: Path, number: signal.Signals) -> None:
+    with running_gateway(configuration(backend), tmp_path) as gateway:
+        assert gateway.hook(body=hook_of("ok")).status_code == 200  # and its connection stays open
+        assert gateway.get("/-/ready").status_code == 200
+        assert gateway.stop(number) == 0
+        assert gateway.lines()[-1]["message"] == "stopped"
+        assert "Traceback" not in gateway.log.read_text()
+    assert backend.wait_for_connections(0, within=10)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_hooks_in_flight_are_answered_while_new_connections_are_refused(
+    backend: FaultyBackend, gate: Gate, tmp_path: Path, number: signal.Signals
+) -> None:
+    with (
+        running_gateway(configuration(backend), tmp_path) as gateway,
+        under_way(gateway, backend, "gated", "gated", "gated") as hooks,
+    ):
+        gateway.process.send_signal(number)
+        assert wait_until(lambda: is_refused(gateway))
+        ready = gateway.get("/-/ready")
+        assert (ready.status_code, ready.text.strip()) == (503, "draining")
+        assert gateway.get("/-/healthy").status_code == 200
+        assert not any(hook.done() for hook in hooks)
+        gate.open.set()
+        for hook in hooks:
+            answer = hook.result(20)
+            assert (answer.status_code, answer.content) == (200, right_answer(hook_of("gated")))
+            assert answer.headers["connection"] == "close"
+        assert gateway.process.wait(20) == 0
+        assert [line["verdict"] for line in gateway.access_lines()] == ["allow"] * 3
+
+
+def test_a_hung_backend_holds_up_the_end_no_longer_than_drain_timeout_and_its_hooks_get_their_fallback(
+    backend: FaultyBackend, tmp_path: Path
+) -> None:
+    with (
+        running_gateway(configuration(backend, drain_timeout="1s"), tmp_path) as gateway,
+        under_way(gateway, backend, "hang", "hang-allow") as (rejected, allowed),
+    ):
+        began = time.monotonic()
+        gateway.process.send_signal(signal.SIGTERM)
+        assert rejected.result(20).status_code == 403
+        assert (allowed.result(20).status_code, allowed.result().content) == (200, hook_of("hang-allow"))
+        assert gateway.process.wait(20) == 0
+        assert time.monotonic() - began < 15  # the budget is 60 s
+        assert sorted((line["app"], line["verdict"], line["source"]) for line in gateway.access_lines()) == [
+            ("hang", "reject", "fallback"), ("hang-allow", "allow", "fallback"),
+        ]  # fmt: skip
+        assert "Traceback" not in gateway.log.read_text()
+
+
+@pytest.mark.parametrize("second", SIGNALS)
+def test_a_second_signal_ends_at_once_and_even_then_hooks_get_their_fallback(
+    backend: FaultyBackend, tmp_path: Path, second: signal.Signals
+) -> None:
+    with (
+        running_gateway(configuration(backend, drain_timeout="50s"), tmp_path) as gateway,
+        under_way(gateway, backend, "hang", "hang-allow") as (rejected, allowed),
+    ):
+        began = time.monotonic()
+        gateway.process.send_signal(signal.SIGTERM)
+        assert wait_until(lambda: is_refused(gateway))
+        gateway.process.send_signal(second)
+        gateway.process.wait(20)
+        assert time.monotonic() - began < 20  # the drain would take 50 s
+        assert rejected.result(20).status_code == 403
+        assert (allowed.result(20).status_code, allowed.result().content) == (200, hook_of("hang-allow"))
+        assert "Traceback" not in gateway.log.read_text()
+
+
+def test_a_client_that_sends_half_a_hook_does_not_hold_up_the_end_past_read_timeout(
+    backend: FaultyBackend, tmp_path: Path
+) -> None:
+    with running_gateway(configuration(backend, read_timeout="1s", drain_timeout="50s"), tmp_path) as gateway:
+        host, port = gateway.hooks.rsplit(":", 1)
+        with socket.create_connection((host, int(port)), timeout=20) as sock:
+            sock.sendall(b"POST /OnCallEvent HTTP/1.1\r\nHost: gw\r\nContent-Length: 100\r\n\r\n{")
+            assert gateway.get("/-/ready").status_code == 200
+            gateway.process.send_signal(signal.SIGTERM)
+            answer = b"".join(iter(lambda: sock.recv(65536), b""))
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert gateway.process.wait(20) == 0
+
+
+# --- what keeps it from starting ---
+
+
+def run(*arguments: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gateway", "run", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=ROOT)
+
+
+@pytest.mark.parametrize("key", ["listen", "admin"])
+def test_a_port_in_use_is_exit_status_1_and_a_line_that_names_it(tmp_path: Path, key: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        path = tmp_path / "gateway.yaml"
+        path.write_text(json.dumps({"server": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"} | {key: address}}))
+        done = run("-c", str(path), directory=tmp_path)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert address in line
+    assert f"server.{key}" in line
+    assert "in use" in line
+    assert "Traceback" not in done.stdout
+
+
+def test_a_bad_configuration_is_exit_status_2_and_every_problem_on_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text(
+        "servr: {}\nmedia_server: {request_timeout: soon}\napps:\n  a: {static: perhaps}\n  b: {upstream: nowhere}\n"
+    )
+    done = run("-c", str(path), directory=tmp_path)
+    assert done.returncode == 2
+    places = [re.match(rf"{re.escape(str(path))}:(\d+):(\d+): (\S+): .+", line) for line in done.stderr.splitlines()]
+    assert [place and (int(place[1]), place[3]) for place in places] == [
+        (1, "servr"), (2, "media_server.request_timeout"), (4, "apps.a.static"), (5, "apps.b.upstream"),
+    ]  # fmt: skip
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("kind", ["missing", "directory"])
+def test_a_configuration_that_cannot_be_read_is_exit_status_2_and_one_line(tmp_path: Path, kind: str) -> None:
+    path = tmp_path if kind == "directory" else tmp_path / "nowhere.yaml"
+    done = run("-c", str(path), directory=tmp_path)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"{path}:1:1: cannot be read: ")

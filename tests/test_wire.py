@@ -1,0 +1,163 @@
+"""The exchanges of the media server's documentation, replayed through a gateway: byte for byte both ways."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPResponse
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pytest
+from gateways import RunningGateway, running_gateway
+
+WIRE: Final = Path(__file__).parent.parent.parent / "shared" / "wire"
+
+
+class Message(NamedTuple):
+    """A captured request or answer; the captured lengths count an SDP that the text leaves out."""
+
+    start: str
+    fields: dict[str, str]
+    body: bytes
+
+    def head(self) -> bytes:
+        fields = {**self.fields, "Content-Length": str(len(self.body))}
+        return "\r\n".join((self.start, *(f"{name}: {value}" for name, value in fields.items()), "", "")).encode()
+
+
+class Exchange(NamedTuple):
+    request: Message
+    answer: Message
+
+
+def message(text: str) -> Message:
+    head, _, body = text.strip("\n").partition("\n\n")
+    start, *lines = head.splitlines()
+    return Message(start, dict(line.split(": ", 1) for line in lines), body.strip("\n ").encode())
+
+
+@pytest.fixture(scope="module")
+def exchanges() -> list[Exchange]:
+    """The accepted and the refused call."""
+    path = WIRE / "type-4-incoming-call.txt"
+    if not path.exists():
+        pytest.skip(f"the shared captures are not there ({path.name})")
+    first, rest_of_first, yes, second, no = re.findall(r"```\n(.*?)\n```", path.read_text("utf-8"), re.DOTALL)
+    return [
+        Exchange(message(f"{first}\n{rest_of_first}"), message(yes)),
+        Exchange(message(second), message(no)),
+    ]
+
+
+class RawBackend:
+    """Answers each connection's one request with fixed bytes and closes it, as Apache with Connection: close does."""
+
+    def __init__(self, listener: socket.socket, answer: bytes) -> None:
+        self.port: int = listener.getsockname()[1]
+        self.requests: list[tuple[bytes, bytes]] = []
+        """Head and body of each."""
+        self._listener = listener
+        self._answer = answer
+
+    def run(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            with sock, sock.makefile("rb") as stream:
+                sock.settimeout(10)
+                head = b"".join(iter(stream.readline, b"\r\n"))
+                length = re.search(rb"(?im)^content-length: (\d+)\r$", head)
+                assert length is not None
+                self.requests.append((head, stream.read(int(length[1]))))
+                sock.sendall(self._answer)
+
+
+@contextmanager
+def raw_backend(answer: bytes) -> Iterator[RawBackend]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        backend = RawBackend(listener, answer)
+        thread = threading.Thread(target=backend.run, daemon=True)
+        thread.start()
+        try:
+            yield backend
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)  # wakes accept()
+            thread.join(5)
+            assert not thread.is_alive()
+
+
+@contextmanager
+def gateway_before(backend: RawBackend, directory: Path) -> Iterator[RunningGateway]:
+    config = {
+        "server": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"},
+        "upstreams": {"apache": {"url": f"http://127.0.0.1:{backend.port}/rest/my_api", "host": "preserve"}},
+        "apps": {"defaultApp": {"upstream": "apache", "timeout": "5s"}},
+    }
+    with running_gateway(json.dumps(config), directory) as gateway:
+        yield gateway
+
+
+def replay(gateway: RunningGateway, sent: bytes) -> tuple[int, dict[str, str], bytes]:
+    host, port = gateway.hooks.rsplit(":", 1)
+    with socket.create_connection((host, int(port)), timeout=10) as sock:
+        sock.sendall(sent)
+        answer = HTTPResponse(sock, method="POST")
+        answer.begin()
+        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["accepted", "refused"])
+def test_a_captured_call_goes_through_byte_for_byte_and_so_does_its_verdict(
+    exchanges: list[Exchange], tmp_path: Path, number: int
+) -> None:
+    request, answer = exchanges[number]
+    assert json.loads(request.body)["appKey"] == "defaultApp"
+    with raw_backend(answer.head() + answer.body) as backend, gateway_before(backend, tmp_path) as gateway:
+        for _ in range(2):  # the second meets the connection that the backend has closed
+            status, headers, body = replay(gateway, request.head() + request.body)
+            assert status == int(answer.start.split()[1])
+            assert body == answer.body
+            assert headers["content-length"] == str(len(answer.body))
+            assert headers.get("content-type") == ("application/json" if status == 200 else None)
+            assert headers.keys().isdisjoint({"server", "x-powered-by", "proxy-status"})
+            assert headers.get("connection") != "close"  # that word was for the gateway
+        assert len(backend.requests) == 2
+        for head, seen in backend.requests:
+            lines = head.decode().split("\r\n")
+            assert lines[0] == request.start
+            assert seen == request.body
+            kept = {line.split(": ", 1)[0].lower(): line.split(": ", 1)[1] for line in lines[1:] if line}
+            for name in ("Accept", "Content-Type", "User-Agent", "Host"):
+                assert kept[name.lower()] == request.fields[name]
+            assert kept["content-length"] == str(len(request.body))
+
+
+def test_the_refused_call_is_empty_on_the_wire(exchanges: list[Exchange]) -> None:
+    answer = exchanges[1].answer
+    assert (answer.start, answer.body, answer.fields["Content-Length"]) == ("HTTP/1.1 403 Forbidden", b"", "0")
+
+
+@pytest.mark.parametrize("name", ["OnCallEvent.json", "OnCallEvent-sdp.json"])
+def test_a_captured_body_comes_back_as_the_backend_returned_it(tmp_path: Path, name: str) -> None:
+    path = WIRE / name
+    if not path.exists():
+        pytest.skip(f"the shared captures are not there ({name})")
+    body = path.read_bytes()
+    changed = body.replace(b"PPP005", b"PPP006")
+    apache = (
+        "HTTP/1.1 200 OK\r\nDate: Tue, 28 Feb 2017 17:35:44 GMT\r\nServer: Apache/2.2.15 (CentOS)\r\n"
+        f"X-Powered-By: PHP/5.3.3\r\nContent-Length: {len(changed)}\r\nConnection: close\r\n"
+        "Content-Type: application/json\r\n\r\n"
+    ).encode()
+    with raw_backend(apache + changed) as backend, gateway_before(backend, tmp_path) as gateway:
+        answer = gateway.hook(body=body)
+        assert (answer.status_code, answer.content) == (200, changed)
+        assert [seen for _, seen in backend.requests] == [body]
+        assert gateway.metric("gateway_upstream_retries_total") == 0
