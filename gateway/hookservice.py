@@ -69,4 +69,5 @@ class HookService:
 
 def _limits(config: Config) -> FrontLimits:
     server = config.server
-    return FrontLimits(server.max_body, server.read_timeout, server.keepalive_timeout, server.max_connections)
+    connections = max(1, server.max_connections // server.workers)
+    return FrontLimits(server.max_body, server.read_timeout, server.keepalive_timeout, connections)

@@ -30,6 +30,8 @@ FLUSH_AFTER: Final = 0.05
 _MAX_TRACE: Final = 8000
 MAX_TEXT: Final = 512
 """Characters of any one text in a line."""
+_FIELD: Final = 256
+"""Characters of a hook's field in an access line; a quarter of it where the line would not fit a pipe's one piece."""
 
 
 class Writer:
@@ -147,8 +149,10 @@ class AccessLog:
         """Write a hook's line, if it is asked for; an allowed hook that the backend allowed is no failure."""
         if self._off or (self._failures_only and not is_failure(decision)):
             return
-        line = self._line(decision)
-        self._lines.append(_console_line(line) if self._console else self._encode(line))
+        line = self._written(decision, _FIELD)
+        if len(line) >= PIPE_ATOMIC:
+            line = self._written(decision, _FIELD // 4)
+        self._lines.append(line)
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_later(FLUSH_AFTER, self.flush)
@@ -161,24 +165,28 @@ class AccessLog:
             self._writer.write(b"\n".join(self._lines))
             self._lines.clear()
 
-    def _line(self, decision: Decision) -> _AccessLine:
+    def _written(self, decision: Decision, longest: int) -> bytes:
+        line = self._line(decision, longest)
+        return _console_line(line) if self._console else self._encode(line)
+
+    def _line(self, decision: Decision, longest: int) -> _AccessLine:
         ruling = decision.ruling
         hook = _hook_of(decision)
         budget = decision.budget
         return _AccessLine(
             timestamp(decision.time),
             decision.request_id,
-            text_of(hook.node_id) if hook else None,
+            text_of(hook.node_id, longest) if hook else None,
             decision.app,
             decision.method,
-            text_of(hook.session_id) if hook else None,
-            text_of(hook.call_id) if hook else None,
+            text_of(hook.session_id, longest) if hook else None,
+            text_of(hook.call_id, longest) if hook else None,
             self._number("caller", hook.caller) if hook else None,
             self._number("callee", hook.callee) if hook else None,
             ruling.verdict,
             ruling.source,
             ruling.reason,
-            bounded(ruling.error),
+            bounded(ruling.error, 2 * longest),
             ruling.status,
             decision.upstream,
             decision.target,

@@ -6,6 +6,7 @@ A plain ASGI callable, without request and response objects: this is the path th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from gateway.metrics.catalogue import UNKNOWN_APP
 from gateway.requests import Refused, body_of, method_of, problem, unknown_app
 from gateway.routing import OTHER_METHOD, Route
 from gateway.runtime import Runtime, Snapshot
-from gateway.upstreams import Outcome, Outgoing
+from gateway.upstreams import Outcome, Outgoing, Upstream
 from gateway.verdicts import (
     REJECT_STATUS,
     Cause,
@@ -89,8 +90,12 @@ class HookEndpoint:
 
     def refuse(self, refusal: BadRequest) -> Answer:
         """The answer to what never became a request; the front door asks for it, and writes it."""
-        ruling = problem(refusal.status, refusal.detail)
-        life = _Life(self._runtime.snapshot, self._loop.time(), identify(()))
+        ruling, head = problem(refusal.status, refusal.detail), refusal.head
+        life = _Life(self._runtime.snapshot, self._loop.time(), identify(head.headers if head is not None else ()))
+        if head is not None:
+            with contextlib.suppress(Refused):
+                method = method_of({"method": head.method, "raw_path": head.path})
+                life.method = life.snapshot.table.method_label(method)
         self._tell(life, ruling)
         return Answer(ruling.status, _answer_headers(ruling, life.identity.request_id), ruling.body)
 
@@ -106,11 +111,14 @@ class HookEndpoint:
         life.enter(route)
         if route.upstream is None:
             return by_static(route.static or Verdict.REJECT, body)
+        upstream = snapshot.upstreams[route.upstream]
+        # Before duplicates are looked for: a hook that has come back through a loop would wait for itself.
+        outgoing = _outgoing(scope, method, upstream.policy, life.identity, body, route.app)
         if route.dedupe is None:
-            return await self._ask(life, route, method, scope)
-        return await self._ask_once(life, route, method, scope)
+            return await self._ask(life, route, upstream, outgoing)
+        return await self._ask_once(life, route, method, upstream, outgoing)
 
-    async def _ask_once(self, life: _Life, route: Route, method: str, scope: Scope) -> Ruling:
+    async def _ask_once(self, life: _Life, route: Route, method: str, upstream: Upstream, outgoing: Outgoing) -> Ruling:
         """The verdict of the same hook, byte for byte, that is in flight or was decided lately; else ask."""
         duplicates = self._runtime.duplicates
         earlier = duplicates.find(method, life.body, self._loop.time())
@@ -122,17 +130,15 @@ class HookEndpoint:
             except OwnerLost:
                 return by_fallback(_CUT_OFF, route.fallback, life.body)
         with duplicates.begin(method, life.body) as flight:
-            ruling = await self._ask(life, route, method, scope)
+            ruling = await self._ask(life, route, upstream, outgoing)
             seen = life.outcome is not None and life.outcome.seen
             flight.finish(ruling, self._loop.time(), route.dedupe if seen else None)
         return ruling
 
-    async def _ask(self, life: _Life, route: Route, method: str, scope: Scope) -> Ruling:
+    async def _ask(self, life: _Life, route: Route, upstream: Upstream, outgoing: Outgoing) -> Ruling:
         """The backend's verdict, or the one that stands in for it."""
         if (excess := life.excess(self._inside)) is not None:
             return by_fallback(excess, route.fallback, life.body)
-        upstream = life.snapshot.upstreams[route.upstream or ""]
-        outgoing = _outgoing(scope, method, upstream.policy, life.identity, life.body, route.app)
         life.outcome = outcome = await upstream.ask(outgoing, life.started + route.budget, route.retry)
         if isinstance(outcome.result, Failure):
             return by_fallback(outcome.result, route.fallback, life.body)

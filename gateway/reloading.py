@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from gateway.config import Config, ConfigError, Loaded, Problem, load
+from gateway.config import Config, ConfigError, Loaded, Problem, digest_at, load
 from gateway.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,8 @@ class Reloader:
         self._metrics = metrics
         self._apply = apply
         self._lock = asyncio.Lock()
+        self.tried: str | None = loaded.digest
+        """The digest of the text that was last loaded, with or without success."""
         self.last_successful = True
         self.loaded_at = time.time()
         """Unix time at which the configuration in force was loaded."""
@@ -54,6 +56,7 @@ class Reloader:
     async def reload(self, trigger: str) -> ReloadReport:
         """Load the file again and swap it in whole, or change nothing; *trigger* says who asked, for the log."""
         async with self._lock:
+            self.tried = await asyncio.to_thread(digest_at, self.loaded.path)
             try:
                 loaded = await asyncio.to_thread(load, self.loaded.path)
             except ConfigError as exc:

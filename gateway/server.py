@@ -105,7 +105,7 @@ async def serving_admin(
         task.add_done_callback(reloads.discard)
 
     async def watch() -> None:
-        async for _ in changes(reloader.loaded.path, reloader.loaded.digest, stop):
+        async for _ in changes(reloader.loaded.path, lambda: reloader.tried, stop):
             await reloader.reload("file changed")
 
     with _signals({signal.SIGTERM: on_stop_signal, signal.SIGINT: on_stop_signal, signal.SIGHUP: on_hangup}):

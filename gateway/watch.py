@@ -1,7 +1,7 @@
 """Notices that the configuration's file has changed, however it was replaced.
 
 The directory is watched, not the file: editors rename a new file into place, and Kubernetes swaps a symbolic link
-beside it. What counts is whether the bytes differ from those that are in force; they are compared at intervals too,
+beside it. What counts is whether the bytes differ from those that were last tried; they are compared at intervals too,
 since a change can fall between two watches, and some file systems tell of none.
 """
 
@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final
 
 from watchfiles import awatch
 
-from gateway.config import digest_of
+from gateway.config import digest_at
 
 logger = logging.getLogger(__name__)
 
@@ -24,9 +24,8 @@ _DEBOUNCE_MS: Final = 200
 _LOOK_EVERY_MS: Final = 3000
 
 
-async def changes(path: Path, digest: str, stop: asyncio.Event) -> AsyncIterator[None]:
-    """Yield each time the file's text is another than last time, at first than *digest*; ends when *stop* is set."""
-    seen = digest
+async def changes(path: Path, seen: Callable[[], str | None], stop: asyncio.Event) -> AsyncIterator[None]:
+    """Yield each time the file's text is another than the one with the digest *seen*; ends when *stop* is set."""
     try:
         async for _ in awatch(
             path.parent,
@@ -38,16 +37,8 @@ async def changes(path: Path, digest: str, stop: asyncio.Event) -> AsyncIterator
             yield_on_timeout=True,
             raise_interrupt=False,
         ):
-            now = await asyncio.to_thread(_digest, path)
-            if now is not None and now != seen:
-                seen = now
+            now = await asyncio.to_thread(digest_at, path)
+            if now is not None and now != seen():
                 yield
     except OSError as exc:
         logger.warning("%s is not watched for changes (%s); reload by SIGHUP or POST /-/reload", path, exc)
-
-
-def _digest(path: Path) -> str | None:
-    try:
-        return digest_of(path.read_bytes().decode("utf-8", "replace"))
-    except OSError:
-        return None  # between the removal of the old file and the arrival of the new one

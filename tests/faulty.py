@@ -1134,6 +1134,33 @@ def _cut(listener: socket.socket, reset: bool) -> None:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
 
 
+@contextlib.contextmanager
+def added_case(name: str, doc: str, script: Script) -> Iterator[None]:
+    """One more case, whose hooks are allowed, as long as the block lasts."""
+    _case(name, doc, OK, 1, script)
+    try:
+        yield
+    finally:
+        del CASES[name]
+
+
+@contextlib.contextmanager
+def gated_case(name: str = "gated") -> Iterator[threading.Event]:
+    """One more case, which answers right once the event is set; it is when the block ends."""
+    opened = threading.Event()
+
+    def script(turn: Turn) -> Iterable[Step]:
+        while not opened.is_set():
+            yield Pause(0.02)
+        yield reply(turn.right)
+
+    with added_case(name, "The right answer, when the test says so.", script):
+        try:
+            yield opened
+        finally:
+            opened.set()
+
+
 class Certificates(NamedTuple):
     """Paths of PEM files, made for one test run by a certificate authority of its own."""
 

@@ -6,13 +6,14 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -23,6 +24,43 @@ STOP_LIMIT = 30.0
 
 LISTEN = "server: {listen: '127.0.0.1:0', admin: '127.0.0.1:0'}\n"
 """Begins most tests' configurations."""
+
+
+class Answer(NamedTuple):
+    """An answer as it stood on the wire."""
+
+    status: int
+    headers: dict[str, str]
+    """Names in lower case."""
+    body: bytes
+
+    @property
+    def detail(self) -> str:
+        """What a refusal says for people (RFC 9457, section 3.1.4)."""
+        problem = json.loads(self.body)
+        assert problem["status"] == self.status
+        assert problem["title"]
+        return str(problem["detail"])
+
+
+def read_answer(stream: BinaryIO, *, to_head: bool = False) -> Answer:
+    """The next answer off a connection that may bring more; *to_head*: the request was a HEAD.
+
+    Stricter than a client: AssertionError for a header field that stands twice, or an answer cut short.
+    """
+    status = stream.readline()
+    assert status.startswith(b"HTTP/1.1 "), status
+    headers: dict[str, str] = {}
+    while (line := stream.readline()) != b"\r\n":
+        name, colon, value = line.decode("latin-1").partition(":")
+        assert colon, line
+        assert value.endswith("\r\n"), line
+        assert name.lower() not in headers, line
+        headers[name.lower()] = value.strip(" \r\n")
+    length = 0 if to_head else int(headers["content-length"])
+    body = stream.read(length)
+    assert len(body) == length
+    return Answer(int(status[9:12]), headers, body)
 
 
 @dataclass
@@ -36,6 +74,8 @@ class RunningGateway:
     """host:port of the hook listener."""
     admin: str = ""
     client: httpx.Client = field(default_factory=lambda: httpx.Client(trust_env=False, timeout=20.0))
+    _read: int = 0
+    _lines: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     @property
     def pid(self) -> int:
@@ -48,15 +88,28 @@ class RunningGateway:
 
     def lines(self) -> list[dict[str, Any]]:
         """The log so far, whole lines only."""
-        text = self.log.read_text("utf-8", "replace")
-        return [json.loads(line) for line in text.split("\n")[:-1]]
+        with self.log.open("rb") as log:
+            log.seek(self._read)
+            whole, end, _ = log.read().rpartition(b"\n")
+        self._lines += [_parsed(line) for line in whole.split(b"\n") if end]
+        self._read += len(whole) + len(end)
+        return list(self._lines)
 
     def access_lines(self) -> list[dict[str, Any]]:
         return [line for line in self.lines() if "verdict" in line]
 
+    def access_line(self, request_id: str) -> dict[str, Any]:
+        """The one access line of the hook with this request id."""
+        self.wait_for_line(lambda line: "verdict" in line and line["request_id"] == request_id)
+        lines = [line for line in self.access_lines() if line["request_id"] == request_id]
+        assert len(lines) == 1, lines
+        return lines[0]
+
     def wait_for_line(self, wanted: Callable[[dict[str, Any]], bool], seconds: float = 10.0) -> dict[str, Any]:
         """The first log line that is *wanted*."""
-        found = wait_until(lambda: next((line for line in self.lines() if wanted(line)), None), seconds)
+        found: dict[str, Any] | None = wait_until(
+            lambda: next((line for line in self.lines() if wanted(line)), None), seconds
+        )
         assert found is not None, self.log.read_text()
         return found
 
@@ -71,6 +124,17 @@ class RunningGateway:
         content = body if body is not None else json.dumps({"appKey": "defaultApp", **fields}).encode()
         sent = {"Content-Type": "application/json;charset=UTF-8", **(headers or {})}
         return self.client.post(f"{self.url}/{method}", content=content, headers=sent)
+
+    def connect(self) -> socket.socket:
+        """A connection to the hook listener, for bytes of the test's own making."""
+        host, port = self.hooks.rsplit(":", 1)
+        return socket.create_connection((host, int(port)), timeout=20)
+
+    def send(self, raw: bytes, *, to_head: bool = False) -> Answer:
+        """Send these bytes on a connection of their own, and read one answer."""
+        with self.connect() as sock, sock.makefile("rb") as stream:
+            sock.sendall(raw)
+            return read_answer(stream, to_head=to_head)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
         """Ask the admin port."""
@@ -142,6 +206,14 @@ def running_gateway(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    try:
+        parsed: dict[str, Any] = json.loads(line)
+    except ValueError as exc:
+        raise AssertionError(f"a line of the log is no JSON: {line!r}") from exc
+    return parsed
 
 
 def _ready_line(gateway: RunningGateway) -> dict[str, Any] | None:

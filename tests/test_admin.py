@@ -11,11 +11,12 @@ import pytest
 from gateways import LISTEN, RunningGateway, running_gateway
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.admin import AdminState
 from gateway.app import admin_app
-from gateway.config import loads
+from gateway.config import Loaded, loads
 from gateway.lifecycle import Lifecycle
 from gateway.metrics import Metrics
-from gateway.runtime import Runtime
+from gateway.reloading import Reloader
 
 TOKEN: Final = "token-of-the-admin"
 PASSWORD: Final = "password-of-the-backend"
@@ -78,6 +79,7 @@ def test_status_says_what_runs_since_when_and_with_what(gateway: RunningGateway)
     status = gateway.get("/api/status").json()
     assert status["phase"] == "ready"
     assert status["uptime_seconds"] > 0
+    assert status["workers"] == [gateway.pid]
     assert status["version"]
     assert status["started"] <= status["config"]["loaded"]
     shown = {key: status["config"][key] for key in ("path", "apps", "upstreams", "last_reload_successful")}
@@ -198,13 +200,16 @@ async def ask(
     """One request to the admin app itself, from an address that no test can have."""
     path_of_config = directory / "gateway.yaml"
     path_of_config.write_text(text)
-    runtime = Runtime(loads(text, str(path_of_config)), Metrics("0"))
-    try:
-        transport = httpx.ASGITransport(admin_app(runtime, Lifecycle()), client=client)
-        async with httpx.AsyncClient(transport=transport, base_url="http://admin") as asker:
-            return await asker.request(method, path, headers=headers)
-    finally:
-        await runtime.aclose()
+    metrics = Metrics("0")
+    reloader = Reloader(loads(text, str(path_of_config)), metrics, nothing_to_do)
+    state = AdminState(reloader, Lifecycle(), metrics.render)
+    transport = httpx.ASGITransport(admin_app(state), client=client)
+    async with httpx.AsyncClient(transport=transport, base_url="http://admin") as asker:
+        return await asker.request(method, path, headers=headers)
+
+
+async def nothing_to_do(loaded: Loaded) -> None:
+    """Who puts a configuration in force, where nothing serves hooks."""
 
 
 @pytest.fixture

@@ -414,19 +414,20 @@ def test_each_hook_and_each_attempt_is_counted_once(fault: Fault, world: World) 
     lines = [met.lines[0] for met in (world.first[fault.name], world.second[fault.name])]
     assert world.hooks[fault.name] == Counter(line["reason"] for line in lines)
     outcomes = Counter(line["reason"] for line in lines)
-    outcomes["unreachable"] += sum(line["attempts"] - 1 for line in lines)  # a stale connection's end, then once more
+    outcomes["unreachable"] += sum(line["attempts"] - 1 for line in lines)  # what came before a second attempt
     assert world.attempts[fault.name] == +outcomes
 
 
 def test_the_backend_is_asked_once(fault: Fault, world: World) -> None:
-    """Or twice, where it had closed the connection that it itself had offered to keep."""
+    """Tried twice is only what cannot have arrived: no connection, or one that the backend had closed meanwhile."""
     for met in (world.first[fault.name], world.second[fault.name]):
         attempts = met.lines[0]["attempts"]
         turns = [request.turn for request in met.requests]
         if not fault.recorded:
-            assert (attempts, turns) == (1, [])
+            assert turns == []
+            assert attempts == 1 or (attempts == 2 and met.outcome == UNREACHABLE)
         elif attempts == 2:
-            assert turns in ([2, 1], [1])  # the first attempt may have met a connection that was closed already
+            assert turns in ([2, 1], [1])  # the first may have met a connection that was closed already
         else:
             assert (attempts, len(turns)) == (1, 1)
 

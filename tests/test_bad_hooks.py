@@ -7,17 +7,15 @@ import codecs
 import gzip
 import json
 import re
-import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 import pytest
-from faulty import CASES, OK, Case, FaultyBackend, Step, Turn, reply, right_answer
-from gateways import RunningGateway, running_gateway, wait_until
+from faulty import FaultyBackend, Step, Turn, added_case, reply, right_answer
+from gateways import Answer, RunningGateway, read_answer, running_gateway
 
 CORPORA: Final = Path(__file__).parent.parent.parent / "shared" / "corpora"
 MAX_BODY: Final = 2048
@@ -30,6 +28,7 @@ def configuration(backend: FaultyBackend, **server: Any) -> str:
     return json.dumps(
         {
             "server": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", **server},
+            "defaults": {"dedupe": "off"},
             "upstreams": {"u": {"url": backend.url_of("ok")}, "corpus": {"url": backend.url_of("corpus")}},
             "apps": {"ok": {"upstream": "u", "timeout": "5s"}, "corpus": {"upstream": "corpus", "timeout": "5s"}},
         }
@@ -43,8 +42,7 @@ def answer_as_told(turn: Turn) -> Iterable[Step]:
 
 @pytest.fixture(scope="module")
 def backend() -> Iterator[FaultyBackend]:
-    with pytest.MonkeyPatch.context() as patch, FaultyBackend() as running:
-        patch.setitem(CASES, "corpus", Case("corpus", "Answers as the hook says.", OK, 1, answer_as_told))
+    with added_case("corpus", "Answers as the hook says.", answer_as_told), FaultyBackend() as running:
         yield running
     assert running.problems == []
 
@@ -62,61 +60,9 @@ def strict(backend: FaultyBackend, tmp_path_factory: pytest.TempPathFactory) -> 
         yield running
 
 
-class Answer(NamedTuple):
-    status: int
-    headers: dict[str, str]
-    """Names in lower case."""
-    body: bytes
-
-    @property
-    def detail(self) -> str:
-        problem = json.loads(self.body)
-        assert problem["status"] == self.status
-        assert problem["title"]
-        return str(problem["detail"])
-
-
-def connect(gateway: RunningGateway) -> socket.socket:
-    host, port = gateway.hooks.rsplit(":", 1)
-    return socket.create_connection((host, int(port)), timeout=10)
-
-
-def receive(sock: socket.socket, method: str = "POST") -> Answer:
-    answer = HTTPResponse(sock, method=method)
-    answer.begin()
-    return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
-
-
-def send(gateway: RunningGateway, raw: bytes, method: str = "POST") -> Answer:
-    with connect(gateway) as sock:
-        sock.sendall(raw)
-        return receive(sock, method)
-
-
 def request(body: bytes, *lines: bytes, path: bytes = b"/rest/OnCallEvent", method: bytes = b"POST") -> bytes:
     length = b"Content-Length: %d" % len(body)
     return b"\r\n".join((b"%b %b HTTP/1.1" % (method, path), b"Host: gw", length, *lines, b"", body))
-
-
-def lines(gateway: RunningGateway) -> list[bytes]:
-    """The log's whole lines; what str.splitlines() takes for a line end (U+2028, say) is none in JSON."""
-    return gateway.log.read_bytes().split(b"\n")[:-1]
-
-
-def access_lines(gateway: RunningGateway) -> list[bytes]:
-    return [line for line in lines(gateway) if b'"verdict"' in line]
-
-
-def line_of(gateway: RunningGateway, answer: Answer) -> dict[str, Any]:
-    """The one access line of this answer's hook."""
-    request_id = answer.headers["x-request-id"].encode()
-
-    def ours() -> list[bytes]:
-        return [line for line in access_lines(gateway) if request_id in line]
-
-    (found,) = wait_until(ours)
-    line: dict[str, Any] = json.loads(found)
-    return line
 
 
 def hooks_counted(gateway: RunningGateway) -> Counter[tuple[str, ...]]:
@@ -140,10 +86,10 @@ def assert_refused(
     """The request is refused, nothing reaches the backend, and log and metric say so, once."""
     reached = len(backend.requests)
     counted = hooks_counted(gateway)
-    answer = send(gateway, raw, method)
+    answer = gateway.send(raw, to_head=method == "HEAD")
     assert answer.status == status
     assert answer.headers["content-type"] == "application/problem+json"
-    line = line_of(gateway, answer)
+    line = gateway.access_line(answer.headers["x-request-id"])
     verdict = "reject" if status == 403 else "error"
     assert [line[key] for key in ("app", "verdict", "source", "reason", "status", "upstream", "attempts")] == [
         "_unknown", verdict, "gateway", reason, status, None, 0,
@@ -264,7 +210,7 @@ GOOD_BODIES: Final = {
 
 @pytest.mark.parametrize("body", GOOD_BODIES.values(), ids=GOOD_BODIES)
 def test_what_only_looks_odd_is_a_hook(gateway: RunningGateway, backend: FaultyBackend, body: bytes) -> None:
-    answer = send(gateway, request(body))
+    answer = gateway.send(request(body))
     assert (answer.status, answer.body) == (200, right_answer(body))
     assert backend.requests[-1].body == body
 
@@ -281,16 +227,16 @@ def test_an_odd_appkey_is_an_unknown_app_and_one_bounded_line_of_the_log(
     answer = assert_refused(gateway, backend, raw, 403, "unknown_app")
     assert len(answer.body) < 2000
     assert "no app" in answer.detail
-    lines = [line for line in gateway.log.read_bytes().splitlines() if answer.headers["x-request-id"].encode() in line]
-    assert len(lines) == 1
-    assert len(lines[0]) < 3000
+    request_id = answer.headers["x-request-id"].encode()
+    (line,) = (line for line in gateway.log.read_bytes().split(b"\n") if request_id in line)
+    assert len(line) < 3000
 
 
 def test_a_lone_surrogate_as_an_escape_is_no_defect_of_the_gateway(gateway: RunningGateway) -> None:
     for body in (b'{"appKey":"\\ud800"}', b'{"appKey":"ok","caller":"\\ud800"}', b'{"appKey":"ok","\\udc00":1}'):
-        answer = send(gateway, request(body))
+        answer = gateway.send(request(body))
         assert answer.status in (200, 400, 403)
-        assert line_of(gateway, answer)["reason"] != "internal"
+        assert gateway.access_line(answer.headers["x-request-id"])["reason"] != "internal"
 
 
 def test_a_compressed_body_is_refused_with_the_reason(gateway: RunningGateway, backend: FaultyBackend) -> None:
@@ -321,7 +267,7 @@ def chunked(body: bytes, size: int = 100) -> bytes:
 def test_a_body_of_exactly_the_limit_is_accepted(strict: RunningGateway, framed: Any) -> None:
     body = padded(MAX_BODY)
     assert len(body) == MAX_BODY
-    answer = send(strict, framed(body))
+    answer = strict.send(framed(body))
     assert (answer.status, answer.body) == (200, right_answer(body))
 
 
@@ -352,7 +298,7 @@ def test_a_client_that_sends_a_byte_now_and_then_is_408_all_the_same(
     strict: RunningGateway, backend: FaultyBackend
 ) -> None:
     reached = len(backend.requests)
-    with connect(strict) as sock:
+    with strict.connect() as sock:
         sock.sendall(request(padded(1000))[:-900])
         sock.settimeout(0.1)
         for _ in range(100):
@@ -369,10 +315,10 @@ def test_a_client_that_sends_a_byte_now_and_then_is_408_all_the_same(
 
 
 def test_the_next_hook_after_a_bad_one_on_the_same_connection_is_fine(gateway: RunningGateway) -> None:
-    with connect(gateway) as sock:
+    with gateway.connect() as sock, sock.makefile("rb") as stream:
         for body in (b"{}", HOOK, b'{"appKey":"ok"', b'{"appKey":"nobody"}', HOOK):
             sock.sendall(request(body))
-            answer = receive(sock)
+            answer = read_answer(stream)
             assert answer.status == {HOOK: 200, b'{"appKey":"nobody"}': 403}.get(body, 400)
 
 
@@ -384,12 +330,14 @@ def test_another_http_method_than_post_is_405_and_told_what_is_allowed(
     gateway: RunningGateway, backend: FaultyBackend, method: str
 ) -> None:
     reached = len(backend.requests)
-    answer = send(gateway, request(b"" if method in ("GET", "HEAD") else HOOK, method=method.encode()), method)
+    answer = gateway.send(
+        request(b"" if method in ("GET", "HEAD") else HOOK, method=method.encode()), to_head=method == "HEAD"
+    )
     assert answer.status == 405
     assert answer.headers["allow"] == "POST"
     assert len(backend.requests) == reached
     assert answer.body == b"" if method == "HEAD" else "POST" in answer.detail
-    assert line_of(gateway, answer)["verdict"] == "error"
+    assert gateway.access_line(answer.headers["x-request-id"])["verdict"] == "error"
 
 
 @pytest.mark.parametrize(
@@ -417,7 +365,7 @@ def test_nothing_of_the_admin_port_is_on_the_hook_port(
 ) -> None:
     reloads = gateway.metric("gateway_config_reloads_total")
     for method in ("GET", "POST"):
-        answer = send(gateway, request(b"", path=path.encode(), method=method.encode()), method)
+        answer = gateway.send(request(b"", path=path.encode(), method=method.encode()), to_head=method == "HEAD")
         assert answer.status in ((405,) if method == "GET" else (400, 404))
         assert answer.headers["content-type"] == "application/problem+json"
     assert gateway.metric("gateway_config_reloads_total") == reloads
@@ -448,9 +396,7 @@ def test_what_is_not_http_or_ambiguous_is_a_400_that_says_so_and_closes(
     gateway: RunningGateway, backend: FaultyBackend, raw: bytes
 ) -> None:
     reached = len(backend.requests)
-    with connect(gateway) as sock:
-        sock.sendall(raw)
-        answer = receive(sock)
+    answer = gateway.send(raw)
     assert answer.status == 400
     assert answer.headers["connection"] == "close"
     assert answer.headers["content-type"] == "application/problem+json"
@@ -463,7 +409,7 @@ def test_a_header_line_of_100_kb_is_431(gateway: RunningGateway, backend: Faulty
 
 
 def test_a_hook_with_garbage_behind_it_gets_its_own_answer_first(gateway: RunningGateway) -> None:
-    assert send(gateway, request(HOOK) + b"\x00garbage\r\n\r\n")[::2] == (200, right_answer(HOOK))
+    assert gateway.send(request(HOOK) + b"\x00garbage\r\n\r\n")[::2] == (200, right_answer(HOOK))
 
 
 # --- corpora ---
@@ -562,9 +508,8 @@ def test_every_naughty_string_goes_through_in_every_field(
         answer = gateway.hook(body=bodies[-1], headers={"X-Request-Id": f"naughty-{number}"})
         assert (answer.status_code, answer.content) == (200, right_answer(bodies[-1]))
     assert [request.body for request in backend.requests[reached:]] == bodies
-    last = b'"naughty-%d"' % (len(bodies) - 1)
-    assert wait_until(lambda: any(last in line for line in lines(gateway)))
-    assert sum(b'"naughty-' in line for line in access_lines(gateway)) == len(bodies)
+    gateway.access_line(f"naughty-{len(bodies) - 1}")
+    assert sum(line["request_id"].startswith("naughty-") for line in gateway.access_lines()) == len(bodies)
 
 
 def test_every_naughty_string_is_an_unknown_app_or_an_empty_appkey(
@@ -594,6 +539,5 @@ def test_nothing_of_all_this_was_a_defect_and_every_line_of_the_log_is_json(
     gateway: RunningGateway, strict: RunningGateway
 ) -> None:
     for running in (gateway, strict):
-        logged = [json.loads(line) for line in lines(running)]
-        assert [line for line in logged if "exception" in line or line.get("reason") == "internal"] == []
+        assert [line for line in running.lines() if "exception" in line or line.get("reason") == "internal"] == []
         assert running.metric("gateway_hooks_total", reason="internal") == 0

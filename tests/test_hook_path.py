@@ -11,14 +11,13 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
-from http.client import HTTPResponse
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import httpx
 import pytest
 from faulty import BASE_PATH, FaultyBackend, Recorded, refused_port, right_answer
-from gateways import RunningGateway, running_gateway, wait_until
+from gateways import RunningGateway, read_answer, running_gateway, wait_until
 
 ENVIRONMENT: Final = {"TEST_API_KEY": "key-of-the-upstream", "TEST_PASSWORD": "pass:wörd"}
 LISTEN: Final = {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"}
@@ -77,7 +76,9 @@ def configuration(backend: FaultyBackend, refused: int) -> str:
     apps["static-allow"] = {"static": "allow"}
     apps["static-reject"] = {"static": "reject"}
     apps |= {name: {"upstream": "ok"} for name in ("tenant-*", "tenant-1*", "tenant-1", "*-2", "t?nant-9")}
-    return json.dumps({"server": LISTEN, "upstreams": upstreams, "apps": apps})
+    for upstream in upstreams.values():
+        upstream["breaker"] = "off"
+    return json.dumps({"server": LISTEN, "defaults": {"dedupe": "off"}, "upstreams": upstreams, "apps": apps})
 
 
 @pytest.fixture(scope="module")
@@ -115,34 +116,9 @@ def exchange(gateway: RunningGateway, backend: FaultyBackend, app: str = "ok", *
     return Exchange(answer, backend.requests[-1])
 
 
-def access_line(gateway: RunningGateway, answer: httpx.Response) -> dict[str, Any]:
-    request_id = answer.headers["x-request-id"]
-    return gateway.wait_for_line(lambda line: "verdict" in line and line["request_id"] == request_id)
-
-
-def address(gateway: RunningGateway) -> tuple[str, int]:
-    host, port = gateway.hooks.rsplit(":", 1)
-    return host, int(port)
-
-
-def connect(gateway: RunningGateway) -> socket.socket:
-    return socket.create_connection(address(gateway), timeout=10)
-
-
 def raw_hook(body: bytes, *lines: bytes, method: bytes = b"OnCallEvent", framing: bytes | None = None) -> bytes:
     framing = b"Content-Length: %d" % len(body) if framing is None else framing
     return b"\r\n".join((b"POST /rest/my_api/%b HTTP/1.1" % method, b"Host: gw", framing, *lines, b"", body))
-
-
-def read_answer(stream: BinaryIO) -> tuple[int, bytes]:
-    """One answer off a connection that may bring more."""
-    status = int(stream.readline().split(b" ")[1])
-    length = 0
-    while line := stream.readline().rstrip(b"\r\n"):
-        name, _, value = line.partition(b":")
-        if name.lower() == b"content-length":
-            length = int(value)
-    return status, stream.read(length)
 
 
 # --- the body ---
@@ -216,11 +192,8 @@ def test_the_backend_sees_its_own_path_and_the_method_and_the_query_whatever_the
 ) -> None:
     body = hook_of("ok")
     before = len(backend.requests)
-    with connect(gateway) as sock:
-        sock.sendall(raw_hook(body).replace(b"/rest/my_api/OnCallEvent", path.encode(), 1))
-        answer = HTTPResponse(sock, method="POST")
-        answer.begin()
-        assert (answer.status, answer.read()) == (200, right_answer(body))
+    answer = gateway.send(raw_hook(body).replace(b"/rest/my_api/OnCallEvent", path.encode(), 1))
+    assert (answer.status, answer.body) == (200, right_answer(body))
     assert backend.requests[before].path == f"{BASE_PATH}/ok{seen}"
 
 
@@ -234,10 +207,17 @@ def test_a_request_target_in_absolute_form_is_a_hook_like_any_other(
     gateway: RunningGateway, backend: FaultyBackend
 ) -> None:
     before = len(backend.requests)
-    with connect(gateway) as sock:
-        sock.sendall(raw_hook(hook_of("ok")).replace(b"POST /", b"POST http://elsewhere.example/", 1))
-        assert read_answer(sock.makefile("rb"))[0] == 200
+    assert gateway.send(raw_hook(hook_of("ok")).replace(b"POST /", b"POST http://gw/", 1)).status == 200
     assert backend.requests[before].path == f"{BASE_PATH}/ok/OnCallEvent"
+
+
+def test_a_request_target_that_names_another_host_than_host_does_is_refused(
+    gateway: RunningGateway, backend: FaultyBackend
+) -> None:
+    before = len(backend.requests)
+    answer = gateway.send(raw_hook(hook_of("ok")).replace(b"POST /", b"POST http://elsewhere.example/", 1))
+    assert (answer.status, answer.headers["content-type"]) == (400, "application/problem+json")
+    assert len(backend.requests) == before
 
 
 # --- the header fields of the request ---
@@ -307,7 +287,7 @@ def test_a_sane_request_id_is_kept_on_the_whole_way(gateway: RunningGateway, bac
     answer, request = exchange(gateway, backend, headers={"X-Request-Id": sane})
     assert request.values("x-request-id") == [sane.encode()]
     assert answer.headers["x-request-id"] == sane
-    assert access_line(gateway, answer)["status"] == 200
+    assert gateway.access_line(answer.headers["x-request-id"])["status"] == 200
 
 
 @pytest.mark.parametrize("odd", ["", "a b", "x" * 129, 'say "hi"', "{json}", "a,b", "<script>", "\xfc"])
@@ -327,7 +307,7 @@ def test_every_hook_without_a_request_id_gets_its_own(gateway: RunningGateway, b
 def test_a_line_end_in_a_request_id_becomes_no_line_of_the_answer(
     gateway: RunningGateway, backend: FaultyBackend, broken: bytes
 ) -> None:
-    with connect(gateway) as sock:
+    with gateway.connect() as sock:
         sock.sendall(raw_hook(hook_of("ok"), b"X-Request-Id: " + broken, b"Connection: close"))
         answer = b"".join(iter(lambda: sock.recv(65536), b""))
     assert answer.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 400 "))
@@ -425,7 +405,7 @@ def test_an_app_is_found_by_its_exact_name_and_then_by_the_longest_glob(
 ) -> None:
     answer = gateway.hook(body=hook_of(app_key))
     assert answer.status_code == 200
-    assert access_line(gateway, answer)["app"] == app
+    assert gateway.access_line(answer.headers["x-request-id"])["app"] == app
 
 
 @pytest.mark.parametrize("app_key", ["nobody", "OK", "ok ", " ok", "tenant", "_unknown", "reject"])
@@ -437,7 +417,7 @@ def test_an_unknown_app_is_refused_with_a_clear_403(
     assert answer.status_code == 403
     assert answer.headers["content-type"] == "application/problem+json"
     assert app_key in answer.json()["detail"]
-    line = access_line(gateway, answer)
+    line = gateway.access_line(answer.headers["x-request-id"])
     assert [line[key] for key in ("app", "verdict", "source", "reason")] == [
         "_unknown", "reject", "gateway", "unknown_app",
     ]  # fmt: skip
@@ -456,7 +436,7 @@ def test_unknown_app_can_name_the_app_whose_settings_serve_every_other_key(
     with running_gateway(json.dumps(config), tmp_path) as gateway:
         answer = gateway.hook(body=hook_of("whatever"))
         assert answer.status_code == 200
-        assert access_line(gateway, answer)["app"] == "all-others"
+        assert gateway.access_line(answer.headers["x-request-id"])["app"] == "all-others"
         assert gateway.hook(body=hook_of("blocked")).status_code == 403
 
 
@@ -468,7 +448,7 @@ def test_a_methods_own_settings_stand_above_its_apps(
 ) -> None:
     answer = gateway.hook(method, body=hook_of("methods"))
     assert answer.status_code == status
-    assert access_line(gateway, answer)["budget_ms"] == budget
+    assert gateway.access_line(answer.headers["x-request-id"])["budget_ms"] == budget
 
 
 def test_a_static_allow_echoes_the_hook_and_asks_nobody(gateway: RunningGateway, backend: FaultyBackend) -> None:
@@ -477,7 +457,7 @@ def test_a_static_allow_echoes_the_hook_and_asks_nobody(gateway: RunningGateway,
     answer = gateway.hook(body=body)
     assert (answer.status_code, answer.content) == (200, body)
     assert answer.headers["content-type"] == "application/json"
-    line = access_line(gateway, answer)
+    line = gateway.access_line(answer.headers["x-request-id"])
     assert (line["source"], line["verdict"], line["upstream"], line["attempts"]) == ("static", "allow", None, 0)
     assert len(backend.requests) == before
 
@@ -487,7 +467,7 @@ def test_a_static_reject_is_an_empty_403_and_asks_nobody(gateway: RunningGateway
     answer = gateway.hook(body=hook_of("static-reject"))
     assert (answer.status_code, answer.content) == (403, b"")
     assert answer.headers["proxy-status"].startswith("gateway; error=")
-    line = access_line(gateway, answer)
+    line = gateway.access_line(answer.headers["x-request-id"])
     assert (line["source"], line["verdict"], line["upstream"]) == ("static", "reject", None)
     assert len(backend.requests) == before
 
@@ -502,7 +482,7 @@ def test_a_backends_403_is_a_reject_with_an_empty_body_and_is_final(
     answer = exchange(gateway, backend, app).answer
     assert (answer.status_code, answer.content, answer.headers["content-length"]) == (403, b"", "0")
     assert "proxy-status" not in answer.headers
-    line = access_line(gateway, answer)
+    line = gateway.access_line(answer.headers["x-request-id"])
     assert [line[key] for key in ("verdict", "source", "reason", "attempts")] == ["reject", "backend", "denied", 1]
     assert gateway.metric("gateway_upstream_attempts_total", upstream=app, outcome="denied") >= 1
 
@@ -522,7 +502,7 @@ def test_each_cause_meets_its_own_fallback(
     else:
         assert (answer.status_code, answer.content, answer.headers["content-length"]) == (403, b"", "0")
     assert answer.headers["proxy-status"].startswith("gateway; error=")
-    line = access_line(gateway, answer)
+    line = gateway.access_line(answer.headers["x-request-id"])
     assert [line[key] for key in ("verdict", "source", "reason")] == [
         "allow" if allowed else "reject", "fallback", cause,
     ]  # fmt: skip
@@ -548,7 +528,7 @@ def test_a_hook_that_no_connection_was_free_for_in_time_is_overload(
     assert (rejected.status_code, rejected.content) == (403, b"")
     for answer in (allowed, rejected):
         assert answer.headers["proxy-status"] == "gateway; error=connection_limit_reached"
-        assert access_line(gateway, answer)["reason"] == "overload"
+        assert gateway.access_line(answer.headers["x-request-id"])["reason"] == "overload"
 
 
 @pytest.mark.parametrize(
@@ -602,7 +582,7 @@ def test_answers_carry_the_contracts_header_fields_and_no_others(gateway: Runnin
 def test_a_client_that_expects_100_continue_is_told_to_go_on(gateway: RunningGateway, backend: FaultyBackend) -> None:
     body = hook_of("ok", pad="x" * 3000)
     before = len(backend.requests)
-    with connect(gateway) as sock:
+    with gateway.connect() as sock:
         head, _, _ = raw_hook(body, b"Expect: 100-continue").partition(b"\r\n\r\n")
         sock.sendall(head + b"\r\n\r\n")
         stream = sock.makefile("rb")
@@ -610,14 +590,14 @@ def test_a_client_that_expects_100_continue_is_told_to_go_on(gateway: RunningGat
         assert stream.readline() == b"\r\n"
         assert len(backend.requests) == before
         sock.sendall(body)
-        assert read_answer(stream) == (200, right_answer(body))
+        assert read_answer(stream)[::2] == (200, right_answer(body))
     assert backend.requests[before].values("expect") == []
 
 
 def test_an_http_1_0_client_gets_its_answer_and_a_close(gateway: RunningGateway, backend: FaultyBackend) -> None:
     body = hook_of("ok")
     before = len(backend.requests)
-    with connect(gateway) as sock:
+    with gateway.connect() as sock:
         sock.sendall(b"POST /rest/OnCallEvent HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         answer = b"".join(iter(lambda: sock.recv(65536), b""))
     assert answer.split(b" ")[1] == b"200"
@@ -628,12 +608,12 @@ def test_an_http_1_0_client_gets_its_answer_and_a_close(gateway: RunningGateway,
 
 
 def test_a_connection_carries_one_hook_after_another(gateway: RunningGateway) -> None:
-    with connect(gateway) as sock:
+    with gateway.connect() as sock:
         stream = sock.makefile("rb")
         for number, app in enumerate(["ok", "denied", "nobody", "static-allow", "status_500", "ok"]):
             body = hook_of(app, n=number)
             sock.sendall(raw_hook(body))
-            status, content = read_answer(stream)
+            status, _, content = read_answer(stream)
             assert status == (200 if app in ("ok", "static-allow") else 403)
             if app == "ok":
                 assert content == right_answer(body)
@@ -641,18 +621,18 @@ def test_a_connection_carries_one_hook_after_another(gateway: RunningGateway) ->
 
 def test_ten_hooks_in_one_segment_get_each_its_own_answer_in_order(gateway: RunningGateway) -> None:
     bodies = [hook_of("ok_slow" if number == 0 else "ok", n=number) for number in range(10)]
-    with connect(gateway) as sock:
+    with gateway.connect() as sock:
         sock.sendall(b"".join(map(raw_hook, bodies)))
         stream = sock.makefile("rb")
-        assert [read_answer(stream) for _ in bodies] == [(200, right_answer(body)) for body in bodies]
+        assert [read_answer(stream)[::2] for _ in bodies] == [(200, right_answer(body)) for body in bodies]
 
 
 def test_what_follows_connection_close_is_not_taken_for_a_hook(gateway: RunningGateway, backend: FaultyBackend) -> None:
     first, second = hook_of("ok", n="first"), hook_of("ok", n="behind the close")
-    with connect(gateway) as sock:
+    with gateway.connect() as sock:
         sock.sendall(raw_hook(first, b"Connection: close") + raw_hook(second))
         stream = sock.makefile("rb")
-        assert read_answer(stream) == (200, right_answer(first))
+        assert read_answer(stream)[::2] == (200, right_answer(first))
         with contextlib.suppress(ConnectionResetError):
             assert stream.read() == b""
     assert second not in [request.body for request in backend.requests]
@@ -671,12 +651,13 @@ def test_a_client_that_leaves_amid_its_body_reaches_no_backend_and_is_logged_as_
     request_id = f"leaves-amid-body-{reset}"
     body = hook_of("ok", pad="x" * 1000)
     before = len(backend.requests)
-    sock = connect(gateway)
+    sock = gateway.connect()
     sock.sendall(raw_hook(body, b"X-Request-Id: " + request_id.encode())[:-500])
     in_body = gateway.metric("gateway_hooks_total", reason="bad_request")  # the round trip lets the head arrive first
     leave(sock, reset=reset)
     line = gateway.wait_for_line(lambda line: line.get("request_id") == request_id)
     assert (line["status"], line["verdict"], line["upstream"], line["attempts"]) == (499, "error", None, 0)
+    assert line["method"] == "OnCallEvent"
     assert len(backend.requests) == before
     assert gateway.metric("gateway_hooks_total", reason="bad_request") == in_body + 1
     assert exchange(gateway, backend).answer.status_code == 200
@@ -691,7 +672,7 @@ def test_a_client_that_leaves_while_the_backend_works_is_no_failure_of_the_backe
     before = len(backend.requests_of("ok_slow"))
     fine = gateway.metric("gateway_upstream_attempts_total", upstream="ok_slow", outcome="ok")
     every = gateway.metric("gateway_upstream_attempts_total", upstream="ok_slow")
-    sock = connect(gateway)
+    sock = gateway.connect()
     sock.sendall(raw_hook(body, b"X-Request-Id: " + request_id.encode()))
     assert backend.wait_for_requests(before + 1, "ok_slow", within=10)
     leave(sock, reset=reset)
@@ -706,7 +687,7 @@ def test_a_client_that_leaves_while_the_backend_works_is_no_failure_of_the_backe
 
 def test_a_client_that_never_reads_holds_up_nobody(gateway: RunningGateway) -> None:
     body = hook_of("static-allow", pad="x" * 200_000)
-    with connect(gateway) as sock:
+    with gateway.connect() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.settimeout(1)
         with contextlib.suppress(TimeoutError):  # once its answers back up, the gateway stops reading
@@ -724,7 +705,7 @@ def test_a_hooks_line_tells_who_decided_what_and_why_with_the_numbers_masked(
     fields = {"nodeId": "node-1", "sessionId": "/8.8.8.8:56046/46.101.108.90:8443", "callId": "pbx-8BD6",
               "caller": "+4930123456", "callee": "PPP005"}  # fmt: skip
     answer = exchange(gateway, backend, body=hook_of("ok", **fields)).answer
-    line = access_line(gateway, answer)
+    line = gateway.access_line(answer.headers["x-request-id"])
     told = {
         "node_id": "node-1", "session_id": fields["sessionId"], "call_id": "pbx-8BD6", "app": "ok",
         "method": "OnCallEvent", "verdict": "allow", "source": "backend", "reason": "ok", "error": "", "status": 200,
@@ -748,7 +729,7 @@ def test_no_body_and_no_secret_of_client_or_backend_is_ever_logged(
     ]
     answers.append(gateway.hook(body=b'{"sdp":"' + marker.encode()))
     for answer in answers:
-        access_line(gateway, answer)
+        gateway.access_line(answer.headers["x-request-id"])
     text = gateway.log.read_text()
     for secret in (marker, *ENVIRONMENT.values(), "secret-of-the-backend", base64.b64encode(b"wcs:").decode()[:4]):
         assert secret not in text

@@ -8,7 +8,6 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPResponse
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -97,20 +96,12 @@ def raw_backend(answer: bytes) -> Iterator[RawBackend]:
 def gateway_before(backend: RawBackend, directory: Path) -> Iterator[RunningGateway]:
     config = {
         "server": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"},
+        "defaults": {"dedupe": "off"},
         "upstreams": {"apache": {"url": f"http://127.0.0.1:{backend.port}/rest/my_api", "host": "preserve"}},
         "apps": {"defaultApp": {"upstream": "apache", "timeout": "5s"}},
     }
     with running_gateway(json.dumps(config), directory) as gateway:
         yield gateway
-
-
-def replay(gateway: RunningGateway, sent: bytes) -> tuple[int, dict[str, str], bytes]:
-    host, port = gateway.hooks.rsplit(":", 1)
-    with socket.create_connection((host, int(port)), timeout=10) as sock:
-        sock.sendall(sent)
-        answer = HTTPResponse(sock, method="POST")
-        answer.begin()
-        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["accepted", "refused"])
@@ -121,7 +112,7 @@ def test_a_captured_call_goes_through_byte_for_byte_and_so_does_its_verdict(
     assert json.loads(request.body)["appKey"] == "defaultApp"
     with raw_backend(answer.head() + answer.body) as backend, gateway_before(backend, tmp_path) as gateway:
         for _ in range(2):  # the second meets the connection that the backend has closed
-            status, headers, body = replay(gateway, request.head() + request.body)
+            status, headers, body = gateway.send(request.head() + request.body)
             assert status == int(answer.start.split()[1])
             assert body == answer.body
             assert headers["content-length"] == str(len(answer.body))

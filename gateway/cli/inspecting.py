@@ -45,7 +45,7 @@ def check(config: ConfigOption = DEFAULT_CONFIG) -> None:
     for warning in loaded.warnings:
         print(f"{warning} (warning)", file=sys.stderr)
     print(f"{config}: valid")
-    width = None if sys.stdout.isatty() else _WIDE
+    width = None if sys.stdout is not None and sys.stdout.isatty() else _WIDE
     Console(width=width, markup=False, emoji=False, highlight=False).print(_routes(loaded.config))
 
 

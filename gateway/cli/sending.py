@@ -55,7 +55,7 @@ def check_url(url: str) -> None:
     """End with exit status 2 if the URL is none that a hook can be sent to."""
     try:
         parsed = httpx.URL(url)
-        usable = parsed.scheme in ("http", "https") and bool(parsed.host)
+        usable = parsed.scheme in ("http", "https") and bool(parsed.host) and 0 < (parsed.port or 80) < 65536
     except (httpx.InvalidURL, ValueError) as exc:
         fail(f"{printable(url)}: {exc}", BAD_USAGE)
     if not usable:

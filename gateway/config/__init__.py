@@ -1,11 +1,14 @@
 """The configuration: the typed model, YAML with line numbers, secrets, durations; one load function for all."""
 
-from .backends import Credentials, Health, Target, Upstream
-from .load import Loaded, digest_of, load, loads
+from .addresses import Address, UnixAddress, parse_address, parse_listen_address
+from .authorization import Credentials, Signature
+from .backends import Health, Target, Upstream
+from .load import Loaded, digest_at, digest_of, load, loads
 from .model import DEDUPED, Admin, App, Config, Defaults, Log, MediaServer, Method, Server, Settings
 from .problems import ConfigError, Problem, path_text
 from .schema import json_schema
-from .values import Address, Secret, format_duration, parse_address, parse_duration, parse_size
+from .tls import ServerTls, UpstreamTls
+from .values import Secret, format_duration, parse_duration, parse_size
 
 __all__ = [
     "DEDUPED",
@@ -24,9 +27,14 @@ __all__ = [
     "Problem",
     "Secret",
     "Server",
+    "ServerTls",
     "Settings",
+    "Signature",
     "Target",
+    "UnixAddress",
     "Upstream",
+    "UpstreamTls",
+    "digest_at",
     "digest_of",
     "format_duration",
     "json_schema",
@@ -34,6 +42,7 @@ __all__ = [
     "loads",
     "parse_address",
     "parse_duration",
+    "parse_listen_address",
     "parse_size",
     "path_text",
 ]

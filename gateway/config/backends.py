@@ -10,19 +10,14 @@ from pydantic_core import CoreSchema, core_schema
 from gateway.breaker import BreakerSettings
 from gateway.retry import Retry, RetryOn
 
-from .rules import TARGET_URL, Headers, HealthPath, HostHeader, Password, Section, Username
+from .authorization import Credentials
+from .rules import TARGET_URL, Headers, HealthPath, HostHeader, Section
+from .tls import UpstreamTls
 from .values import DurationIn, NotNull, ReadAs, SizeIn, TrueOrFalse, WholeNumber, format_duration, says
 
 MAX_TARGETS: Final = 256
 _RETRY: Final = Retry()
 _BREAKER: Final = BreakerSettings()
-
-
-class Credentials(Section):
-    """HTTP Basic credentials for a backend."""
-
-    username: Username = Field(description="User name; no colon. Required.")
-    password: Password = Field(description="Password, best written as ${env:NAME} or ${file:/path}. Required.")
 
 
 class Target(Section):
@@ -206,4 +201,9 @@ class Upstream(Section):
         default=None,
         description="HTTP Basic credentials sent in place of the media server's Authorization. Default: that header "
         "goes on as it came.",
+    )
+    tls: Annotated[UpstreamTls | None, NotNull()] = Field(
+        default=None,
+        description="TLS to https targets. Default: the system's authorities, no certificate of our own, TLS 1.2 or "
+        "newer.",
     )

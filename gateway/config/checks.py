@@ -6,37 +6,43 @@ wrong. Whatever has the wrong type here has been reported by the model, and is p
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from gateway.hooks import CATALOGUE, MethodType, method_type
 from gateway.retry import Retry, RetryOn
 
+from .addresses import Address, UnixAddress, overlap, parse_address, parse_listen_address
 from .backends import MAX_TARGETS, Health
 from .document import Document, Unresolved
 from .model import DEDUPED, Config
-from .problems import Path, Problem, Speller
-from .values import Address, format_duration, parse_address, parse_duration, usable_cpus
+from .problems import Path, Problem, Speller, path_text
+from .tls import TlsFiles
+from .values import format_duration, parse_duration, usable_cpus
 
 _JAVA_KEEPALIVE: Final = 5.0
 """Seconds after which Java's HTTP client drops an idle connection of its own accord."""
+AnyAddress = TypeVar("AnyAddress", Address, Address | UnixAddress)
 _DEFAULTS: Final = Config()
 _HEALTH: Final = Health()
 _ONCE_ONLY: Final = (MethodType.DIRECT, MethodType.INCOMING)
 """Methods on which a backend acts: what is asked twice may be done twice."""
 _RETRY: Final = Retry()
+_STATIC: Final = "has no effect: the app is static, so no backend is asked"
 _PORTS: Final = {"http": 80, "https": 443}
 
 
 class CrossChecks:
     """Runs all checks on one document; ``problems`` and ``warnings`` hold what they found."""
 
-    def __init__(self, document: Document, data: dict[str, Any], speller: Speller) -> None:
+    def __init__(self, document: Document, data: dict[str, Any], speller: Speller, directory: str) -> None:
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
         self._document = document
         self._data = data
         self._speller = speller
+        self._tls_files = TlsFiles(directory)
         self._server = self._section("server")
         self._defaults = self._section("defaults")
         self._upstreams = self._section("upstreams")
@@ -46,6 +52,7 @@ class CrossChecks:
         self._has_default_upstream = "upstream" in self._defaults or not isinstance(data.get("defaults", {}), dict)
         self._limit = self._budget_limit()
         self._addresses()
+        self._files(("server", "tls"), self._server.get("tls"))
         self._client_keepalive()
         for name, upstream in self._upstreams.items():
             if isinstance(upstream, dict):
@@ -73,18 +80,27 @@ class CrossChecks:
     def _addresses(self) -> None:
         listen = self._server.get("listen", str(_DEFAULTS.server.listen[0]))
         is_list = isinstance(listen, list)
-        taken: list[Address] = []
+        taken: list[Address | UnixAddress] = []
         for index, text in enumerate(listen if is_list else [listen]):
-            address = _address(text)
+            address = _parsed(text, parse_listen_address)
             if address is None:
                 continue
-            if any(_overlap(address, other) for other in taken):
+            if any(overlap(address, other) for other in taken):
                 place = ("server", "listen", index)
                 self._problem(place, f"{address} is taken by another address of this list")
             taken.append(address)
-        admin = _address(self._server.get("admin", str(_DEFAULTS.server.admin)))
-        if admin and any(_overlap(admin, other) for other in taken):
+        admin = _parsed(self._server.get("admin", str(_DEFAULTS.server.admin)), parse_address)
+        if admin is None:
+            return
+        if any(overlap(admin, other) for other in taken):
             self._problem(("server", "admin"), f"{admin} is a hook port too: the admin port needs its own")
+        if not admin.is_loopback and "token" not in self._section("admin"):
+            self._warn(("server", "admin"), "whoever is not on loopback is refused everything until admin.token is set")
+
+    def _files(self, path: Path, section: object) -> None:
+        if isinstance(section, dict):
+            for key, message in self._tls_files.problems(section):
+                self._problem((*path, key), message)
 
     def _client_keepalive(self) -> None:
         seconds = _seconds(self._server.get("keepalive_timeout"))
@@ -138,7 +154,19 @@ class CrossChecks:
                     (*path, "health", "timeout"),
                     f"{format_duration(timeout)} is longer than interval, which is {format_duration(interval)}",
                 )
+        if isinstance(upstream.get("tls"), dict):
+            self._upstream_tls(path, upstream, upstream["tls"])
         self._retry(path, upstream)
+
+    def _upstream_tls(self, path: Path, upstream: dict[str, Any], tls: dict[str, Any]) -> None:
+        targets = upstream.get("targets", [upstream])
+        urls = [_url_parts(it.get("url")) if isinstance(it, dict) else None for it in _listed(targets)]
+        if urls and all(url is not None and url[0] == "http" for url in urls):
+            self._problem((*path, "tls"), "has no effect: no target is https")
+        for key, other in (("certificate", "key"), ("key", "certificate")):
+            if key in tls and other not in tls:
+                self._problem((*path, "tls", key), f"stands without {other}: write both, or neither")
+        self._files((*path, "tls"), tls)
 
     def _distinct_targets(self, path: Path, targets: list[Any]) -> None:
         first: dict[tuple[str, str | None, int | None, str], int] = {}
@@ -175,6 +203,7 @@ class CrossChecks:
             self._upstream_exists((*path, "upstream"), app["upstream"])
         if "timeout" in app:
             self._budget(path, app["timeout"])
+        self._who_may_ask(path, app)
         if "static" not in app:
             self._retry(path, app)
         methods = app.get("methods")
@@ -184,12 +213,42 @@ class CrossChecks:
                 if isinstance(settings, dict) and "static" not in app and self._acts(method):
                     self._retry((*path, "methods", method), settings)
 
+    def _who_may_ask(self, path: Path, app: dict[str, Any]) -> None:
+        credentials, signature = app.get("credentials"), app.get("signature")
+        if isinstance(credentials, dict) and credentials.get("password") == "":
+            self._problem((*path, "credentials", "password"), "must not be empty")
+        if "credentials" in app and "signature" in app:
+            self._problem(
+                (*path, "signature"),
+                "stands beside credentials: a hook has one Authorization header, so an app has one or the other",
+            )
+        if not isinstance(signature, dict):
+            return
+        if "keys" not in signature and signature.get("mode", "verify") == "verify":
+            self._problem((*path, "signature"), "has no keys to verify with: write them, or mode: pass")
+        if "upstream_key" in signature and "static" not in app:
+            self._one_authorization((*path, "signature", "upstream_key"), app)
+
+    def _one_authorization(self, path: Path, app: dict[str, Any]) -> None:
+        name = app.get("upstream", self._defaults.get("upstream"))
+        upstream = self._upstreams.get(name) if isinstance(name, str) else None
+        if not isinstance(upstream, dict):
+            return
+        headers = upstream.get("headers")
+        sets = "credentials" if "credentials" in upstream else ""
+        if isinstance(headers, dict) and any(key.lower() == "authorization" for key in headers):
+            sets = sets or "headers"
+        if sets:
+            self._problem(path, f"stands against {path_text(('upstreams', str(name), sets))}: both set Authorization")
+
     def _static_app(self, path: Path, app: dict[str, Any]) -> None:
         if "upstream" in app:
             self._problem((*path, "static"), "stands beside an upstream: an app has one or the other")
         for key in ("timeout", "fallback", "retry", "dedupe", "max_in_flight", "methods"):
             if key in app:
-                self._warn((*path, key), "has no effect: the app is static, so no backend is asked")
+                self._warn((*path, key), _STATIC)
+        if isinstance(signature := app.get("signature"), dict) and "upstream_key" in signature:
+            self._warn((*path, "signature", "upstream_key"), _STATIC)
 
     def _method(self, path: Path, method: str, settings: object) -> None:
         if isinstance(settings, dict) and "timeout" in settings:
@@ -252,6 +311,10 @@ def _seconds(value: object, default: float | None = None) -> float | None:
         return None
 
 
+def _listed(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
 def _url_parts(text: object) -> tuple[str, str | None, int | None, str] | None:
     """What tells one target from another, however its URL is spelt; None where it is no URL."""
     try:
@@ -261,19 +324,8 @@ def _url_parts(text: object) -> tuple[str, str | None, int | None, str] | None:
         return None
 
 
-def _address(text: object) -> Address | None:
+def _parsed(text: object, parse: Callable[[str], AnyAddress]) -> AnyAddress | None:
     try:
-        return parse_address(text) if isinstance(text, str) else None
+        return parse(text) if isinstance(text, str) else None
     except ValueError:
         return None
-
-
-def _overlap(one: Address, other: Address) -> bool:
-    """Whether both cannot be listened on at once; port 0 takes a free one each time."""
-    if one.port != other.port or one.port == 0:
-        return False
-    if one.host == other.host or "" in (one.host, other.host):
-        return True
-    if (":" in one.host) != (":" in other.host):
-        return False
-    return not {"0.0.0.0", "::"}.isdisjoint((one.host, other.host))  # noqa: S104 - compared, not bound

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from typing import Final
 
+from .files import ReadError, read_text
 from .problems import quote
 
 MAX_SECRET_FILE: Final = 64 * 1024
@@ -19,46 +19,8 @@ _is_variable = re.compile(r"[A-Za-z_][A-Za-z0-9_]*").fullmatch
 _FORMS: Final = "write ${env:NAME} or ${file:/path}, or $${ for a plain ${"
 
 
-class ReadError(Exception):
-    """A file cannot be taken; the message says why, without its name."""
-
-
 class BadReferenceError(Exception):
     """A reference cannot be resolved; the message is for the operator."""
-
-
-def read_text(path: str | os.PathLike[str], limit: int, size_text: str) -> str:
-    """A regular file's UTF-8 text, of at most *limit* bytes; the size is looked at before the content.
-
-    Raises ReadError.
-    """
-    try:
-        # O_NONBLOCK: opening a pipe that nobody writes to would otherwise wait for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            _refuse_by_status(os.fstat(descriptor), limit, size_text)
-            with open(descriptor, "rb", closefd=False) as file:
-                data = file.read(limit + 1)
-        finally:
-            os.close(descriptor)
-    except (OSError, ValueError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else None
-        raise ReadError((reason or "it has no valid name").lower()) from exc
-    if len(data) > limit:
-        raise ReadError(f"it is larger than {size_text}")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as exc:
-        raise ReadError(f"it is not UTF-8 (byte {exc.start})") from exc
-
-
-def _refuse_by_status(status: os.stat_result, limit: int, size_text: str) -> None:
-    if stat.S_ISDIR(status.st_mode):
-        raise ReadError("it is a directory")
-    if not stat.S_ISREG(status.st_mode):
-        raise ReadError("it is not a regular file")
-    if status.st_size > limit:
-        raise ReadError(f"it is larger than {size_text}")
 
 
 class Expander:

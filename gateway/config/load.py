@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,11 +12,12 @@ from pydantic import ValidationError
 
 from .checks import CrossChecks
 from .document import MAX_BYTES, Document, parse
-from .expand import ReadError, read_text
 from .explain import explain
+from .files import ReadError, read_text
 from .model import Config
 from .problems import MAX_PROBLEMS, ConfigError, Problem, Speller
 from .shape import shown
+from .tls import context_of
 
 _MAX_ERRORS: Final = 100_000
 """Pydantic describes its errors all at once, at about 1 kB each."""
@@ -40,6 +42,14 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
+def digest_at(path: Path) -> str | None:
+    """The digest of the text in this file; None where there is no reading it just now."""
+    try:
+        return digest_of(path.read_bytes().decode("utf-8", "replace"))
+    except OSError:
+        return None
+
+
 def load(path: str | Path) -> Loaded:
     """Read and check a configuration file. Raises ConfigError with every problem found."""
     try:
@@ -60,8 +70,9 @@ def _load(text: str, name: str) -> Loaded:
     document = parse(text, name)
     data = document.plain()
     speller = Speller()
-    config, problems = _validate(document, data, speller)
-    checks = CrossChecks(document, data, speller)
+    directory = os.path.dirname(os.path.abspath(name))
+    config, problems = _validate(document, data, speller, directory)
+    checks = CrossChecks(document, data, speller, directory)
     problems += [*document.problems, *checks.problems]
     if config is None or problems:
         raise ConfigError(problems)
@@ -69,10 +80,12 @@ def _load(text: str, name: str) -> Loaded:
     return Loaded(config, tuple(warnings), shown(document), Path(name), digest_of(text))
 
 
-def _validate(document: Document, data: dict[str, Any], speller: Speller) -> tuple[Config | None, list[Problem]]:
+def _validate(
+    document: Document, data: dict[str, Any], speller: Speller, directory: str
+) -> tuple[Config | None, list[Problem]]:
     """The model, or what keeps it from being built. Pydantic's error holds secrets, so it goes no further."""
     try:
-        return Config.model_validate(data), []
+        return Config.model_validate(data, context=context_of(directory)), []
     except ValidationError as exc:
         count = exc.error_count()
         errors = exc.errors(include_url=False, include_input=False) if count <= _MAX_ERRORS else []

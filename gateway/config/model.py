@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from gateway.hooks import MethodType
 from gateway.retry import Retry
 from gateway.verdicts import Fallback, Verdict
 
+from .addresses import Address, ListenAddresses, Networks
+from .authorization import Credentials, Signature
 from .backends import RetrySection, Upstream
 from .rules import (
     BUDGET,
@@ -24,7 +26,8 @@ from .rules import (
     Token,
     UpstreamName,
 )
-from .values import Address, Addresses, DurationIn, NotNull, OneOf, Processes, ReadAs, SizeIn, WholeNumber
+from .tls import ServerTls
+from .values import DurationIn, NotNull, OneOf, Processes, ReadAs, SizeIn, WholeNumber
 
 DEDUPED: Final = frozenset({"connect", "OnCallEvent"})
 """The methods whose repeats are recognised unless the configuration says otherwise."""
@@ -35,17 +38,28 @@ DEDUPE_DEFAULT: Final = 10.0
 class Server(Section):
     """Where the gateway listens, and what it grants a client."""
 
-    listen: Addresses = Field(
+    listen: ListenAddresses = Field(
         default="0.0.0.0:8080",
         validate_default=True,
-        description="Address of the hook port, or a list of them: ADDRESS:PORT, :PORT for all interfaces. Default "
-        "0.0.0.0:8080. Whoever can connect can send hooks.",
+        description="Address of the hook port, or a list of them: ADDRESS:PORT, :PORT for all interfaces, or "
+        "unix:/path for a unix socket. Default 0.0.0.0:8080. Whoever can connect can send hooks, unless allow_from, "
+        "tls.client_ca or an app's credentials or signature keep them out.",
     )
     admin: Address = Field(
         default="127.0.0.1:9180",
         validate_default=True,
         description="Address of metrics, health and console. Default 127.0.0.1:9180. Never the hook port; before it "
         "leaves loopback, set admin.token.",
+    )
+    allow_from: Networks = Field(
+        default=(),
+        description="Networks and single addresses, IPv4 and IPv6, from which hooks may come, such as "
+        "192.168.1.0/24 or 2001:db8::10: the media servers'. Anyone else gets 403. Default: an empty list, anyone who "
+        "can connect. Behind a proxy that is the proxy's address; unix sockets are guarded by their directory alone.",
+    )
+    tls: Annotated[ServerTls | None, NotNull()] = Field(
+        default=None,
+        description="TLS on every address of listen. Default: none, hooks and their phone numbers travel in the clear.",
     )
     max_body: Annotated[int, SizeIn("1B", "64MiB")] = Field(
         default="256KiB",
@@ -117,6 +131,16 @@ class Log(Section):
         default=("caller", "callee"),
         max_length=2,
         description="Phone numbers that are masked in the log. Default both; an empty list writes them out.",
+    )
+
+
+class MetricLabels(Section):
+    """What the metrics tell apart."""
+
+    app_label: Literal["auto", "always", "never"] = Field(
+        default="auto",
+        description="Whether histograms have a series per app: always, never, or auto, up to 500 configured apps. "
+        "Default auto; counters have it in any case. Always with many apps makes a scrape large and slow.",
     )
 
 
@@ -198,6 +222,8 @@ class Method(Section):
 class App(Method):
     """Settings of one appKey, or of all that match a glob; what is left out is the defaults'."""
 
+    model_config = ConfigDict(json_schema_extra={"not": {"required": ["credentials", "signature"]}})
+
     upstream: Annotated[str | None, UPSTREAM_REFERENCE] = Field(
         default=None, description="Upstream that decides this app's hooks. Default: defaults.upstream."
     )
@@ -209,6 +235,17 @@ class App(Method):
         default=None,
         description="Hooks of this app inside at once, shared out among the workers, so that it cannot crowd out "
         "others; all appKeys of a glob share it; past it, the verdict for overload. Default: defaults.max_in_flight.",
+    )
+    credentials: Annotated[Credentials | None, NotNull()] = Field(
+        default=None,
+        description="HTTP Basic credentials that the media server must present: what its restUsername and "
+        "restPassword are for this app; without them a hook is answered with 401. Default: none are asked for. "
+        "Without TLS they can be read on the way.",
+    )
+    signature: Annotated[Signature | None, NotNull()] = Field(
+        default=None,
+        description="The media server's signature of each hook (its rest_hook_send_hash). Default: none is asked for, "
+        "and the header goes on as it came.",
     )
     methods: dict[MethodName, Method] = Field(
         default={}, description="Settings of single methods, such as OnCallEvent."
@@ -230,6 +267,10 @@ class Settings(NamedTuple):
     """Of the app, whatever the method; None = no limit of its own."""
     dedupe: float | None = None
     """Seconds; None = every repeat asks the backend."""
+    credentials: Credentials | None = None
+    """Of the app: what a hook must present; None = nothing."""
+    signature: Signature | None = None
+    """Of the app: whose signature a hook must bear; None = nobody's."""
 
 
 class Config(Section):
@@ -238,6 +279,7 @@ class Config(Section):
     server: Server = Field(default_factory=Server, description="Listeners and limits for clients.")
     admin: Admin = Field(default_factory=Admin, description="Access to the admin port.")
     log: Log = Field(default_factory=Log, description="Logging.")
+    metrics: MetricLabels = Field(default_factory=MetricLabels, description="Metrics.")
     media_server: MediaServer = Field(default_factory=MediaServer, description="Limits of the media server itself.")
     defaults: Defaults = Field(default_factory=Defaults, description="Settings of every app that sets none.")
     upstreams: dict[UpstreamName, Upstream] = Field(default={}, description="Backends by name.")
@@ -274,6 +316,8 @@ class Config(Section):
             retry=None if is_static else _nearest(levels, "retry"),
             max_in_flight=_nearest(levels, "max_in_flight"),
             dedupe=None if is_static else _dedupe(levels, method),
+            credentials=own.credentials,
+            signature=own.signature,
         )
 
 

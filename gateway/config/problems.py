@@ -70,10 +70,10 @@ def path_text(path: Path) -> str:
     return "".join(parts)
 
 
-def quote(text: str) -> str:
-    """Text in double quotes on one line: odd characters escaped, cut after ``MAX_QUOTED`` characters."""
-    if len(text) > MAX_QUOTED:
-        text = text[: MAX_QUOTED - 1] + "…"
+def quote(text: str, limit: int = MAX_QUOTED) -> str:
+    """Text in double quotes on one line: odd characters escaped, cut after so many characters."""
+    if len(text) > limit:
+        text = text[: limit - 1] + "…"
     quoted = json.dumps(text, ensure_ascii=False)
     if quoted.isprintable():
         return quoted

@@ -88,6 +88,11 @@ def _no_controls(text: str) -> None:
         raise ValueError("must not hold control characters such as a line break")
 
 
+def _signing_key(text: str) -> None:
+    _not_empty(text)
+    _no_controls(text)
+
+
 def _username(text: str) -> str:
     _not_empty(text)
     _no_controls(text)
@@ -174,6 +179,7 @@ Headers = Annotated[dict[HeaderName, HeaderValue], _HeadersRule()]
 Username = Annotated[str, Checked(_username, r"[^:]+", "wcs")]
 Password = Annotated[Secret, SecretRule(_no_controls)]
 Token = Annotated[Secret, SecretRule(_not_empty)]
+SigningKey = Annotated[Secret, SecretRule(_signing_key)]
 HealthPath = Annotated[
     str,
     Text(

@@ -27,8 +27,11 @@ def keys_at(path: Path) -> tuple[str, ...]:
 
 
 def may_hold_secret(path: Path) -> bool:
-    """Whether a value at this path is a secret, or stands where one would be written."""
-    return any(all(wanted in (_ANY, got) for wanted, got in zip(secret, path, strict=False)) for secret in SECRET_PATHS)
+    """Whether a value at this path is a secret, or stands in the place of one, or of what holds it."""
+    return any(
+        len(path) >= nearest and all(wanted in (_ANY, got) for wanted, got in zip(secret, path, strict=False))
+        for secret, nearest in _NEAREST
+    )
 
 
 def shown(document: Document) -> dict[str, Any]:
@@ -66,6 +69,8 @@ def _secret_paths(annotation: Any, above: tuple[str, ...] = ()) -> Iterator[tupl
 
 SECRET_PATHS: Final = tuple(_secret_paths(Config))
 """Key paths of the model's secrets, with ``*`` for any key and for a list's items."""
+_NEAREST: Final = tuple((path, len(path) - (2 if path[-1] == _ANY else 1)) for path in SECRET_PATHS)
+"""Each with the length of the path of the section that it is in."""
 
 
 def _shown(node: Node, secrets: tuple[tuple[str, ...], ...]) -> Any:

@@ -1,4 +1,4 @@
-"""The values that a configuration writes as text: durations, sizes, addresses, names, secrets.
+"""The values that a configuration writes as text: durations, sizes, names, secrets.
 
 Each type brings its own words for what is wrong and its own JSON Schema. No validator ever puts the value itself
 into a message: ``explain`` adds it, as written in the file, where no secret can be meant.
@@ -7,14 +7,13 @@ into a message: ``explain`` adds it, as written in the file, where no secret can
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Any, Final
 
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -45,7 +44,7 @@ def wanting(schema: CoreSchema, text: str) -> CoreSchema:
     )
 
 
-def _text_schema(pattern: str, *examples: str) -> dict[str, Any]:
+def text_schema(pattern: str, *examples: str) -> dict[str, Any]:
     """JSON Schema of a string that may also be, or hold, a reference."""
     return {"type": "string", "pattern": f"^(?:{pattern})$|{REFERENCE_PATTERN}", "examples": list(examples)}
 
@@ -124,8 +123,8 @@ class DurationIn:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         if self.off:
-            return _text_schema(f"off|{_DURATION}", "60s", "off")
-        return _text_schema(_DURATION, "250ms", "3s", "2m")
+            return text_schema(f"off|{_DURATION}", "60s", "off")
+        return text_schema(_DURATION, "250ms", "3s", "2m")
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ class SizeIn:
         return core_schema.no_info_plain_validator_function(read)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return _text_schema(_SIZE, "64KiB", "1MiB")
+        return text_schema(_SIZE, "64KiB", "1MiB")
 
 
 # --- whole numbers, text ---
@@ -281,7 +280,29 @@ class Checked:
         return core_schema.no_info_plain_validator_function(check)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return _text_schema(self.pattern, self.example)
+        return text_schema(self.pattern, self.example)
+
+
+@dataclass(frozen=True)
+class HowMany:
+    """Annotates ``tuple[X, ...]``: a list of so many items; *items* is their name in the plural."""
+
+    low: int
+    high: int
+    items: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._bounded, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        bounds = {"minItems": self.low} if self.low else {}
+        return {**handler(schema), **bounds, "maxItems": self.high}
+
+    def _bounded(self, value: object) -> object:
+        if isinstance(value, list) and not self.low <= len(value) <= self.high:
+            bounds = f"{self.low} to {self.high}" if self.low else f"at most {self.high}"
+            raise says(f"must hold {bounds} {self.items}")
+        return value
 
 
 class NotNull:
@@ -293,90 +314,6 @@ class NotNull:
             inner: CoreSchema = schema["schema"]
             return inner
         return schema
-
-
-# --- addresses ---
-
-_ADDRESS: Final = r"(?:\[[0-9A-Fa-f:.%A-Za-z]+\]|[A-Za-z0-9._-]*):[0-9]{1,5}"
-_ADDRESS_FORM: Final = "must be an address such as 127.0.0.1:8080, [::1]:8080 or :8080"
-_MAX_ADDRESSES: Final = 64
-_LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-_is_host_name = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?").fullmatch
-_ends_in_number = re.compile(r"(?:.*\.)?[0-9]+\.?").fullmatch
-
-
-class Address(NamedTuple):
-    """Where to listen: *host* is an IP address or a name, empty for all interfaces; port 0 takes any free port."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        def read(value: object) -> Address:
-            if not isinstance(value, str):
-                raise wants(_ADDRESS_FORM)
-            try:
-                return parse_address(value)
-            except ValueError as exc:
-                raise wants(str(exc)) from exc
-
-        return core_schema.no_info_plain_validator_function(read)
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return _text_schema(_ADDRESS, "0.0.0.0:8080", "127.0.0.1:8080", "[::1]:8080", ":8080")
-
-
-def parse_address(text: str) -> Address:
-    """``127.0.0.1:8080``, ``[::1]:8080``, ``localhost:8080``, ``:8080``. Raises ValueError."""
-    if text.startswith("unix:"):
-        raise ValueError(f"{_ADDRESS_FORM} (unix sockets are not supported)")
-    host, colon, digits = text.rpartition(":")
-    if not colon or not (digits.isascii() and digits.isdigit()) or len(digits) > 5 or int(digits) > 65535:
-        raise ValueError(_ADDRESS_FORM)
-    try:
-        return Address(_host(host), int(digits))
-    except ValueError as exc:
-        raise ValueError(_ADDRESS_FORM) from exc
-
-
-def _host(text: str) -> str:
-    if text.startswith("[") and text.endswith("]"):
-        return str(ipaddress.IPv6Address(text[1:-1]))
-    if not text:
-        return text
-    if _ends_in_number(text):  # RFC 3986, section 3.2.2: what looks like an IPv4 address must be one
-        return str(ipaddress.IPv4Address(text))
-    if len(text) > 253 or not _is_host_name(text):
-        raise ValueError("not a host")
-    return text
-
-
-class _OneOrMore:
-    """Lets one address stand for a list of one."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_before_validator_function(self._as_list, handler(source))
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        many = handler(schema)
-        return {"anyOf": [many["items"], {"type": "array", "items": many["items"], "minItems": 1}]}
-
-    @staticmethod
-    def _as_list(value: object) -> object:
-        if value == []:
-            raise says("must name at least one address")
-        if isinstance(value, list) and len(value) > _MAX_ADDRESSES:
-            raise says(f"must name at most {_MAX_ADDRESSES} addresses")
-        return value if isinstance(value, list) else [value]
-
-
-Addresses = Annotated[tuple[Address, ...], _OneOrMore()]
-"""One address or a list of them."""
 
 
 # --- secrets ---

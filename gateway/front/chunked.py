@@ -30,7 +30,7 @@ class ChunkedBody:
         while True:
             line_end = buffer.find(b"\r\n", 0, _MAX_LINE + 2)
             if line_end < 0:
-                if len(buffer) > _MAX_LINE:
+                if len(buffer) > _MAX_LINE + 1:  # what ends the line may have come by half
                     raise BadRequest(400, "a chunk's size line, or a trailer, is too long")
                 return None
             line = bytes(buffer[:line_end])

@@ -32,6 +32,8 @@ class BadRequest(Exception):
         super().__init__(detail)
         self.status = status
         self.detail = detail
+        self.head: Head | None = None
+        """The request's head, where it had been read by then."""
 
 
 class Head(NamedTuple):
@@ -83,6 +85,8 @@ def parse_head(data: bytes) -> Head:
             expects_continue = value.lower() == b"100-continue"
             if not expects_continue:
                 raise BadRequest(400, "Expect asks for something other than 100-continue")
+    if version == b"HTTP/1.0":
+        expects_continue = False  # whoever speaks it cannot mean it (RFC 9110, section 10.1.1)
     _check_host(hosts, authority, version)
     return Head(method, path, query, headers, _framing(framing, version), keep_alive, expects_continue)
 

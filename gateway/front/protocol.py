@@ -120,6 +120,8 @@ class FrontProtocol(asyncio.Protocol):
         self._last_use = 0.0
         self._discarding = False
         self._discarded = 0
+        self._half_closed = False
+        self._stalled: asyncio.TimerHandle | None = None
         self._writable: asyncio.Future[None] | None = None
         self._gone: asyncio.Future[None] | None = None
 
@@ -153,6 +155,8 @@ class FrontProtocol(asyncio.Protocol):
             if self._idle:
                 self._stop_waiting()  # what follows has a request's time, not an idle connection's
             self._advance()
+            if self._is_at_rest():  # an empty line, and no request yet
+                self._wait(self._state.limits.read_timeout)
         elif len(self._buffer) > _READ_AHEAD:
             self._transport.pause_reading()
 
@@ -160,22 +164,27 @@ class FrontProtocol(asyncio.Protocol):
         # A client that has only ended its own side still reads: TLS cannot, so there the connection ends.
         if self._exchange is None or self._scheme == "https":
             return False
-        self._exchange.writer.keep_alive = False
+        self._half_closed = True
+        self._exchange.writer.keep_alive = bool(self._buffer) and self._exchange.writer.keep_alive
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
         self._state.connections.discard(self)
         self._stop_waiting()
+        self._stop_stalling()
         for future in (self._gone, self._writable):
             if future is not None and not future.done():
                 future.set_result(None)
         if self._exchange is None and (self._head is not None or self._buffer) and not self._discarding:
-            self._state.refuse(BadRequest(CLIENT_LEFT, "the client left before its request was whole"))
+            self._tell_refused(BadRequest(CLIENT_LEFT, "the client left before its request was whole"))
 
     def pause_writing(self) -> None:  # noqa: D102
         self._writable = self._loop.create_future()
+        # An answer that nobody takes must not hold its task and its memory for ever.
+        self._stalled = self._loop.call_later(self._state.limits.keepalive_timeout, self._transport.abort)
 
     def resume_writing(self) -> None:  # noqa: D102
+        self._stop_stalling()
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
         self._writable = None
@@ -211,6 +220,9 @@ class FrontProtocol(asyncio.Protocol):
         if buffer.startswith(b"\r\n"):
             del buffer[:2]  # one empty line before a request is passed over (RFC 9112, section 2.2)
         if not buffer:
+            return False
+        if buffer == b"\r":
+            self._wait(self._state.limits.read_timeout)
             return False
         if not 0x41 <= buffer[0] <= 0x5A:
             raise BadRequest(400, "this is not HTTP: a request begins with its method in capital letters")
@@ -268,7 +280,7 @@ class FrontProtocol(asyncio.Protocol):
         }
         writer = ResponseWriter(
             head_only=head.method == "HEAD",
-            keep_alive=head.keep_alive and not self._state.draining,
+            keep_alive=head.keep_alive and not self._state.draining and (bool(self._buffer) or not self._half_closed),
             chunks_allowed=head.keep_alive,
         )
         exchange = self._exchange = _Exchange(self, scope, body, writer)
@@ -280,12 +292,11 @@ class FrontProtocol(asyncio.Protocol):
         try:
             await self._app(exchange.scope, exchange.receive, exchange.send)
         except asyncio.CancelledError:
-            self._transport.close()
-            return
+            pass
         except Exception:
             logger.exception("the app failed")
-        if not exchange.writer.complete:
-            self._transport.close()
+        if self._exchange is exchange:  # without its whole answer
+            self._transport.abort() if self._transport.get_write_buffer_size() else self._transport.close()
 
     async def write_part(self, exchange: _Exchange, message: Message) -> None:
         """Write a part of the answer of the exchange under way."""
@@ -328,12 +339,16 @@ class FrontProtocol(asyncio.Protocol):
 
     def _refuse(self, refusal: BadRequest) -> None:
         """Answer what is no request, and take no more from this client."""
-        answer = self._state.refuse(refusal)
+        answer = self._tell_refused(refusal)
         writer = ResponseWriter(head_only=False, keep_alive=False, chunks_allowed=False)
         writer.encode({"type": "http.response.start", "status": answer.status, "headers": answer.headers}, ())
         data = writer.encode({"type": "http.response.body", "body": answer.body}, self._state.default_headers)
         self._transport.write(data)
         self._close_gently()
+
+    def _tell_refused(self, refusal: BadRequest) -> Answer:
+        refusal.head = self._head
+        return self._state.refuse(refusal)
 
     def _close_gently(self) -> None:
         """Close without resetting: what the client still sends is read for a moment and thrown away."""
@@ -341,10 +356,10 @@ class FrontProtocol(asyncio.Protocol):
         self._head = self._chunked = None
         self._buffer.clear()
         self._discarding = True
-        if self._transport.can_write_eof():
+        self._timer = self._loop.call_later(_DISCARD_TIME, self._transport.abort)
+        if self._transport.can_write_eof() and not self._half_closed:
             self._transport.write_eof()
             self._transport.resume_reading()
-            self._timer = self._loop.call_later(_DISCARD_TIME, self._transport.abort)
         else:
             self._transport.close()
 
@@ -360,6 +375,11 @@ class FrontProtocol(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _stop_stalling(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
 
     def _expired(self) -> None:
         self._timer = None

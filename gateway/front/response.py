@@ -53,7 +53,9 @@ class ResponseWriter:
                 self.keep_alive = False
                 continue
             parts.append(b"%b: %b\r\n" % (name, value))
-        if self._left is None and start["status"] not in (204, 304):
+        if start["status"] in (204, 304):
+            self._head_only = True  # these have no body (RFC 9110, sections 15.3.5, 15.4.5)
+        elif self._left is None:
             self._frame(parts, size)
         if not self.keep_alive:
             parts.append(b"connection: close\r\n")

@@ -143,6 +143,8 @@ class Family:
     def read(self) -> Iterator[Series]:
         """All series with their present values."""
         for labels, index in list(self._indexes.items()):
+            if not index:
+                continue  # it has no cells of its own
             yield Series(labels, self._cells.values[index : index + self.length].tolist())
 
     def merged(self, one: Sequence[float], other: Sequence[float]) -> list[float]:

@@ -9,6 +9,8 @@ reads no proxy variables. Beyond httpx's own it understands two request extensio
     true = do not use a connection that has carried a request before.
 ``usual``
     seconds that an exchange takes as a rule: a request that has less left when it would have to queue is refused.
+``deadline_header``
+    name of the header field in which the backend is told how many milliseconds are left until the deadline.
 ``tenant``
     in whose name the request is made, where a shared pool keeps tenants from taking all of it.
 """
@@ -87,10 +89,12 @@ class Transport(httpx.AsyncBaseTransport):
         self._settings = settings
         for pool in self._pools.values():
             pool.limits = settings.limits
+            pool.call_waiting()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Exchange one request for its whole answer.
 
+        The response's extension ``queued`` has the seconds for which it waited until a connection was free.
         Raises the kinds of ExchangeError, each of which is the httpx exception of its phase too, and
         httpx.LocalProtocolError for a request that cannot be written.
         """
@@ -101,7 +105,12 @@ class Transport(httpx.AsyncBaseTransport):
             self._terms(request.extensions),
             fresh=bool(request.extensions.get("fresh_connection")),
         )
-        return httpx.Response(answer.status, headers=answer.headers, stream=httpx.ByteStream(answer.body))
+        return httpx.Response(
+            answer.status,
+            headers=answer.headers,
+            stream=httpx.ByteStream(answer.body),
+            extensions={"queued": answer.queued},
+        )
 
     async def aclose(self) -> None:
         """Close idle connections now, busy ones when their exchange ends."""
@@ -137,7 +146,7 @@ class Transport(httpx.AsyncBaseTransport):
         # One line break per line and no other: nothing that a header's value carries can begin another line.
         if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1 or b"\0" in head:
             raise httpx.LocalProtocolError("a request's line would break in two")
-        return head + b"\r\n\r\n"
+        return head + b"\r\n"
 
     def _terms(self, extensions: dict[str, Any]) -> Terms:
         now = self._loop.time()
@@ -145,13 +154,15 @@ class Transport(httpx.AsyncBaseTransport):
         if deadline is not None:
             connect = now + self._settings.connect_timeout
             usual, tenant = extensions.get("usual", 0.0), extensions.get("tenant", "")
-            return Terms(deadline, connect, deadline, deadline, usual, tenant)
+            told_in = extensions.get("deadline_header", b"")
+            return Terms(deadline, connect, deadline, deadline, usual, tenant, told_in=told_in)
         phases: dict[str, float | None] = extensions.get("timeout") or {}
         queue, connect_phase, read = phases.get("pool"), phases.get("connect"), phases.get("read")
         never = now + 86400.0
         return Terms(
             never if queue is None else now + queue,
             now + min(self._settings.connect_timeout, 86400.0 if connect_phase is None else connect_phase),
-            never if read is None else now + read,
             never,
+            never,
+            read=read,
         )

@@ -33,6 +33,8 @@ class Answer(NamedTuple):
     status: int
     headers: list[tuple[bytes, bytes]]
     body: bytes
+    queued: float = 0.0
+    """Seconds that its request had to wait for a connection of the pool's to be free."""
 
 
 class Connection(asyncio.Protocol):
@@ -174,10 +176,11 @@ class Connection(asyncio.Protocol):
             return  # a second message, or trailers: neither has a say
         if len(self._headers) >= MAX_HEADERS:
             raise self._bad(f"more than {MAX_HEADERS} header lines", ProxyError.HTTP_RESPONSE_HEADER_SECTION_SIZE)
-        self._head_size += len(name) + len(value)
-        if self._head_size > MAX_HEAD:
-            raise self._bad("answer's head is larger than 64 KiB", ProxyError.HTTP_RESPONSE_HEADER_SECTION_SIZE)
+        self._count_head(len(name) + len(value))
         self._headers.append((name, value))
+
+    def on_status(self, reason: bytes) -> None:  # noqa: D102
+        self._count_head(len(reason))
 
     def on_headers_complete(self) -> None:  # noqa: D102
         if self._complete:
@@ -224,9 +227,10 @@ class Connection(asyncio.Protocol):
         for name, value in self._headers:
             lower = name.lower()
             if lower == b"content-length":
-                if not value.isdigit():
+                number = value.strip(b" \t")
+                if not number.isdigit():
                     raise self._bad("Content-Length is not a number")
-                if int(value[:20]) > self.max_answer:
+                if int(number[:20]) > self.max_answer:
                     raise self._too_large()
                 framed = True
             elif lower == b"transfer-encoding":
@@ -236,6 +240,11 @@ class Connection(asyncio.Protocol):
             elif lower == b"keep-alive":
                 self.server_keepalive = _promised_seconds(value)
         return framed
+
+    def _count_head(self, size: int) -> None:
+        self._head_size += size
+        if self._head_size > MAX_HEAD:
+            raise self._bad("answer's head is larger than 64 KiB", ProxyError.HTTP_RESPONSE_HEADER_SECTION_SIZE)
 
     def _count_interim(self, status: int) -> None:
         if status == 101:
@@ -253,7 +262,10 @@ class Connection(asyncio.Protocol):
         answer = Answer(self._status, self._headers, self._body[0] if len(self._body) == 1 else b"".join(self._body))
         self._settle()
         if not self.reusable:
-            transport.close()
+            if transport.get_write_buffer_size():
+                transport.abort()  # close() would wait until the backend reads on, which it may never do
+            else:
+                transport.close()
         if not waiter.done():
             waiter.set_result(answer)
 

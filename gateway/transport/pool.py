@@ -44,6 +44,10 @@ class Terms(NamedTuple):
     """Seconds that an exchange with this backend takes as a rule: whoever has less left need not queue."""
     tenant: str = ""
     """Whose exchange it is, where several share the pool."""
+    read: float | None = None
+    """Seconds for the answer, counted from when the connection is there, in place of *answer*."""
+    told_in: bytes = b""
+    """Header field in which the backend is told the milliseconds left of the budget; empty = it is not told."""
 
 
 class PoolLimits(NamedTuple):
@@ -112,11 +116,17 @@ class Pool:
     async def exchange(self, head: bytes, body: bytes, terms: Terms, *, fresh: bool = False) -> Answer:
         """Send one request over a connection of its own time and return the whole answer.
 
+        *head* lacks the empty line at its end: what is left of the budget is known only when the queue is behind.
         *fresh* asks for a connection that has carried nothing yet. Raises ExchangeError's kinds.
         """
-        connection = await self._acquire(terms, fresh)
+        connection, queued = await self._acquire(terms, fresh)
         try:
-            return await connection.exchange(head, body, terms.answer)
+            if terms.told_in:
+                left = max(0.0, terms.budget - self._loop.time())
+                head += b"%b: %d\r\n" % (terms.told_in, left * 1000)
+            until = terms.answer if terms.read is None else self._loop.time() + terms.read
+            answer = await connection.exchange(head + b"\r\n", body, until)
+            return answer._replace(queued=queued) if queued else answer
         finally:
             self._release(connection, terms.tenant)
 
@@ -131,18 +141,22 @@ class Pool:
 
     # --- getting a connection ---
 
-    async def _acquire(self, terms: Terms, fresh: bool) -> Connection:
-        """A connection for one exchange, counted as in use by its tenant."""
+    async def _acquire(self, terms: Terms, fresh: bool) -> tuple[Connection, float]:
+        """A connection for one exchange, counted as in use by its tenant, and the seconds in the queue for it."""
+        queued = 0.0
         if not self._has_place(terms.tenant):
+            began = self._loop.time()
             connection = await self._wait_for_turn(terms)
-            if connection is not None and fresh:
+            queued = self._loop.time() - began
+            terms = terms._replace(connect=terms.connect + queued)  # the time to connect begins with the turn
+            if connection is not None and (fresh or not connection.is_quiet()):
                 self._forget(connection, abort=True)
                 connection = None
         else:
             self._take_place(terms.tenant)
             connection = None if fresh else self._take_idle()
         if connection is not None:
-            return connection
+            return connection, queued
         if self._idle and self.open_connections >= self.limits.max_connections:
             self._forget(self._idle[0], abort=True)  # an idle one makes room for the new one
         self._opening += 1
@@ -154,7 +168,7 @@ class Pool:
             raise
         self._opening -= 1
         self._connections.add(connection)
-        return connection
+        return connection, queued
 
     def _has_place(self, tenant: str) -> bool:
         """Whether one more exchange of this tenant's may begin now."""
@@ -177,16 +191,18 @@ class Pool:
             self._in_use[tenant] = mine - 1
         elif mine:
             del self._in_use[tenant]
-        self._call_next()
+        self.call_waiting()
 
-    def _call_next(self) -> None:
-        """Call the first in the queue that may have a place; nobody in it may as long as none is given back."""
-        for turn in self._queue:
-            if self._has_place(turn.tenant):
+    def call_waiting(self) -> None:
+        """Call whoever in the queue may have a place, first come, first served."""
+        for turn in tuple(self._queue):
+            if self._busy >= self.limits.max_connections:
+                return
+            # One whose future is done was cancelled just now, and takes itself out of the queue.
+            if not turn.future.done() and self._has_place(turn.tenant):
                 self._queue.remove(turn)
                 self._take_place(turn.tenant)
                 turn.future.set_result(self._take_idle())
-                return
 
     def _take_idle(self) -> Connection | None:
         now = self._loop.time()

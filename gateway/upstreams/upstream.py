@@ -72,6 +72,8 @@ class _Attempt(NamedTuple):
     """A reused connection turned out to be closed: the target itself has not failed."""
     requests: int
     """How often the hook was sent."""
+    queued: float = 0.0
+    """Seconds that an answered hook had waited until a connection was free."""
 
 
 class Upstream:
@@ -155,6 +157,7 @@ class Upstream:
             attempt = await self._exchange(target, outgoing, until, fresh=False)
             if attempt.stale and may_retry(retry, 1, RetryOn.CONNECT, until - self._loop.time(), 0.0):
                 # The backend closed the idle connection just then and saw nothing: once more, on a new one.
+                target.count(Cause.UNREACHABLE)
                 self._count_retry(target, attempt)
                 attempt = (await self._exchange(target, outgoing, until, fresh=True))._replace(requests=2)
         except BaseException:
@@ -166,8 +169,7 @@ class Upstream:
         return attempt
 
     async def _exchange(self, target: Target, outgoing: Outgoing, until: float, *, fresh: bool) -> _Attempt:
-        left = until - self._loop.time()
-        if left <= 0:
+        if self._loop.time() >= until:
             return _Attempt(_TOO_LATE, None, seen=False, stale=False, requests=0)
         request = httpx.Request(
             "POST",
@@ -175,11 +177,11 @@ class Upstream:
             headers=[
                 (b"host", outgoing.host or target.host_header),
                 *outgoing.headers,
-                (b"x-request-timeout-ms", b"%d" % (left * 1000)),
             ],
             stream=httpx.ByteStream(outgoing.body),
             extensions={
                 "deadline": until,
+                "deadline_header": b"X-Request-Timeout-Ms",
                 "fresh_connection": fresh,
                 "usual": target.usual.estimate(),
                 "tenant": outgoing.tenant,
@@ -196,7 +198,7 @@ class Upstream:
             return _Attempt(result, kind, seen=not harmless, stale=stale, requests=1)
         result = judge(response.status_code, response.headers, body)
         kind = kind_of(result, harmless=False) if isinstance(result, Failure) else None
-        return _Attempt(result, kind, seen=True, stale=False, requests=1)
+        return _Attempt(result, kind, seen=True, stale=False, requests=1, queued=response.extensions.get("queued", 0.0))
 
     def _report(self, target: Target, ticket: int, attempt: _Attempt, seconds: float) -> None:
         """Tell breaker, estimate and metrics how the attempt went."""
@@ -204,7 +206,7 @@ class Upstream:
         result = attempt.result
         if isinstance(result, Ruling):
             target.count("denied" if result is DENIED else "ok")
-            target.usual.observe(seconds)
+            target.usual.observe(max(0.0, seconds - attempt.queued))  # its own time, not the queue's
             target.breaker.succeeded(ticket, now)
             return
         target.count(result.cause)

@@ -25,9 +25,11 @@ def pool_of(transport: Transport) -> Pool:
 
 
 def at_rest(transport: Transport) -> bool:
-    """Nothing waits, nothing is being opened, every open connection is idle."""
-    pools = transport._pools.values()
-    return all(not pool._opening and not pool._queue and len(pool._connections) == len(pool._idle) for pool in pools)
+    """Nothing waits, nothing is being opened, no place is taken, every open connection is idle."""
+    return all(
+        not pool._opening and not pool._busy and not pool._queue and len(pool._connections) == len(pool._idle)
+        for pool in transport._pools.values()
+    )
 
 
 async def cancelled(task: asyncio.Task[bytes]) -> None:
@@ -67,7 +69,7 @@ async def test_no_more_connections_than_the_limit_are_open_and_the_rest_queue() 
         tasks = [asyncio.create_task(exchange(transport, there.url, body)) for body in bodies]
         await until(lambda: len(gate.arrived) == 3)
         assert (transport.open_connections, transport.queued) == (3, 7)
-        assert "3 open (0 idle), 0 opening, 7 queued, limit 3" in repr(transport)
+        assert "3 open (0 idle), 0 opening, 3 busy, 7 queued, limit 3" in repr(transport)
         gate.open.set()
         assert await asyncio.gather(*tasks) == bodies
         assert there.most_open == 3

@@ -1,0 +1,513 @@
+"""A backend and callers whose pace a test sets, for what shows only when several hooks meet.
+
+The backend can be told at any time how to treat the hooks to come, all of them or one app's alone: answer, refuse,
+hold on to them, break off. Killed, it refuses connections on the very port where it comes back later. The callers are
+the media server's: keep-alive connections, one hook at a time on each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import itertools
+import json
+import os
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from gateways import RunningGateway, running_gateway
+
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+_PATIENCE: Final = 20.0
+"""Seconds after which a caller gives up, whatever the gateway does."""
+
+
+class Mode(Enum):
+    """What the backend does with a hook."""
+
+    OK = b"200 OK"
+    DENY = b"403 Forbidden"
+    ERROR = b"500 Internal Server Error"
+    BAD_GATEWAY = b"502 Bad Gateway"
+    UNAVAILABLE = b"503 Service Unavailable"
+    GATEWAY_TIMEOUT = b"504 Gateway Timeout"
+    HTML = b"200 OK, though not JSON"
+    HOLD = b"no answer until release()"
+    RESET = b"the connection is reset"
+
+
+class Request(NamedTuple):
+    """A hook, or a check, as the backend got it."""
+
+    connection: int
+    """The connection's number, from 1 in the order of arrival."""
+    path: str
+    headers: Mapping[str, str]
+    """Names in small letters."""
+    body: bytes
+
+    @property
+    def app(self) -> str:
+        return str(json.loads(self.body).get("appKey")) if self.body else ""
+
+    @property
+    def told_ms(self) -> int:
+        """What the gateway said was left of the budget."""
+        return int(self.headers["x-request-timeout-ms"])
+
+
+class PacedBackend:
+    """``with PacedBackend() as backend:`` listens on 127.0.0.1, in a thread of its own, until the block ends."""
+
+    def __init__(self, mode: Mode = Mode.OK, delay: float = 0.0) -> None:
+        self.mode = mode
+        self.delay = delay
+        """Seconds before each answer."""
+        self.apps: dict[str, Mode] = {}
+        """What single apps meet in place of *mode*."""
+        self.checks: Callable[[int], Mode] = lambda number: Mode.OK
+        """What the health check of this number (from 1) meets."""
+        self.hooks: list[Request] = []
+        self.check_requests: list[Request] = []
+        self.most_in_hand = 0
+        """The most hooks that it has had in hand at once."""
+        self.accepted = 0
+        self.lose: Callable[[int], bool] = lambda number: False
+        """Whether the hook of this number (from 1) is acted on and its answer lost: the connection is reset."""
+        with socket.socket() as finder:  # a port named in bind() stays ours while it does not listen
+            finder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            finder.bind(("127.0.0.1", 0))
+            self._listener = socket.socket()
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._listener.bind(finder.getsockname())
+        self.port: int = self._listener.getsockname()[1]
+        self.name = f"127.0.0.1:{self.port}"
+        """As the gateway names the target."""
+        self._loop = asyncio.SelectorEventLoop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=f"backend {self.port}", daemon=True)
+        self._open: set[_Serving] = set()
+        self._held: list[tuple[_Serving, Request]] = []
+        self._accepting: asyncio.Task[None] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.name}/rest/my_api"
+
+    @property
+    def count(self) -> int:
+        """Hooks that have arrived."""
+        return len(self.hooks)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether anybody has a connection open."""
+        return bool(self._open)
+
+    @property
+    def held(self) -> int:
+        """Hooks held on to whose callers are still there."""
+        return len(self._held)
+
+    def count_of(self, app: str) -> int:
+        return sum(request.app == app for request in list(self.hooks))
+
+    def held_of(self, app: str) -> int:
+        return sum(request.app == app for _, request in list(self._held))
+
+    def release(self, mode: Mode = Mode.OK) -> None:
+        """Answer what is held, and every hook from now on, this way."""
+        self._do(self._release, mode)
+
+    def kill(self) -> None:
+        """Reset every connection and refuse new ones."""
+        self._do(self._kill)
+
+    def revive(self) -> None:
+        """Listen again, on the same port."""
+        self._do(self._listen)
+
+    def __enter__(self) -> PacedBackend:
+        self._thread.start()
+        self.revive()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._do(self._kill)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+        self._listener.close()
+        self._loop.run_until_complete(asyncio.sleep(0))  # a cancelled task's last step
+        self._loop.close()
+
+    def __repr__(self) -> str:
+        return f"<PacedBackend {self.name} {self.mode.name} {self.count} hooks, {self.held} held>"
+
+    def _do(self, action: Callable[..., None], *arguments: Any) -> None:
+        """Run it in the backend's thread, and wait for its end."""
+        done = threading.Event()
+
+        def act() -> None:
+            action(*arguments)
+            done.set()
+
+        self._loop.call_soon_threadsafe(act)
+        assert done.wait(5), "the backend's thread hangs"
+
+    def _listen(self) -> None:
+        self._listener.listen(1024)
+        self._listener.setblocking(False)
+        self._accepting = self._loop.create_task(self._accept())
+
+    def _kill(self) -> None:
+        if self._accepting is not None:
+            self._accepting.cancel()
+            self._accepting = None
+        with contextlib.suppress(OSError):  # it does not listen
+            self._listener.shutdown(socket.SHUT_RD)
+        for serving in list(self._open):
+            serving.reset()
+
+    def _release(self, mode: Mode) -> None:
+        self.mode = mode
+        self.apps.clear()
+        held, self._held = self._held, []
+        for serving, request in held:
+            serving.answer(mode, request)
+
+    async def _accept(self) -> None:
+        while True:
+            sock, _ = await self._loop.sock_accept(self._listener)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.accepted += 1
+            await self._loop.connect_accepted_socket(functools.partial(_Serving, self, self.accepted), sock)
+
+    # --- what a connection calls ---
+
+    def opened(self, serving: _Serving) -> None:
+        self._open.add(serving)
+
+    def gone(self, serving: _Serving) -> None:
+        self._open.discard(serving)
+        self._held = [held for held in self._held if held[0] is not serving]
+
+    def take(self, serving: _Serving, request: Request) -> None:
+        if not request.body:
+            self.check_requests.append(request)
+            self._treat(serving, request, self.checks(len(self.check_requests)))
+            return
+        self.hooks.append(request)
+        serving.in_hand = True
+        self.most_in_hand = max(self.most_in_hand, sum(one.in_hand for one in self._open))
+        if self.lose(len(self.hooks)):
+            serving.reset()
+            return
+        mode = self.apps.get(request.app, self.mode) if self.apps else self.mode
+        if self.delay and mode is not Mode.HOLD:
+            self._loop.call_later(self.delay, self._treat, serving, request, mode)
+        else:
+            self._treat(serving, request, mode)
+
+    def _treat(self, serving: _Serving, request: Request, mode: Mode) -> None:
+        if mode is Mode.HOLD:
+            self._held.append((serving, request))
+        elif mode is Mode.RESET:
+            serving.reset()
+        else:
+            serving.answer(mode, request)
+
+    def body_of(self, mode: Mode, request: Request) -> bytes:
+        if mode is Mode.OK:
+            return b'{"number":%d,"from":%d}' % (len(self.hooks), self.port)
+        return b"<html>no verdict</html>" if mode is Mode.HTML else b""
+
+
+class _Serving(asyncio.Protocol):
+    """One connection of the backend's."""
+
+    def __init__(self, backend: PacedBackend, number: int) -> None:
+        self._backend = backend
+        self._number = number
+        self._buffer = b""
+        self._transport: asyncio.Transport | None = None
+        self.in_hand = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._backend.opened(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._backend.gone(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        head, found, rest = self._buffer.partition(b"\r\n\r\n")
+        if not found:
+            return
+        first, *lines = head.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        length = int(headers.get("content-length", "0"))
+        if len(rest) < length:
+            return
+        self._buffer = rest[length:]
+        self._backend.take(self, Request(self._number, first.split(" ")[1], headers, rest[:length]))
+
+    def answer(self, mode: Mode, request: Request) -> None:
+        self.in_hand = False
+        if self._transport is not None:
+            body = self._backend.body_of(mode, request)
+            status = mode.value.partition(b",")[0]
+            head = b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (status, len(body))
+            self._transport.write(head + body)
+
+    def reset(self) -> None:
+        self.in_hand = False
+        if self._transport is not None:
+            sock = self._transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            self._transport.abort()
+
+
+@contextlib.contextmanager
+def backends(count: int) -> Iterator[list[PacedBackend]]:
+    """Several of them."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(PacedBackend()) for _ in range(count)]
+
+
+# --- a gateway whose configuration each test brings ---
+
+LISTENERS: Final = {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"}
+
+
+def configuration(
+    upstreams: Mapping[str, Mapping[str, Any]], apps: Mapping[str, Mapping[str, Any]], **sections: Any
+) -> str:
+    """A configuration, in the JSON that is YAML too; repeats are asked, unless a section says otherwise."""
+    sections["server"] = {**LISTENERS, **sections.get("server", {})}
+    sections.setdefault("defaults", {"dedupe": "off"})
+    return json.dumps({"upstreams": upstreams, "apps": apps, **sections})
+
+
+EMPTY: Final = configuration({}, {"nobody": {"static": "reject"}})
+"""Nothing in it: no target, no series is left of what was there before."""
+
+
+@contextlib.contextmanager
+def reloadable_gateway(directory: Path) -> Iterator[RunningGateway]:
+    """A gateway for many tests, each of which has it take EMPTY and then its own configuration."""
+    with running_gateway(EMPTY, directory) as gateway:
+        yield gateway
+
+
+def take(gateway: RunningGateway, text: str) -> dict[str, Any]:
+    """Have the gateway take a configuration; its report."""
+    gateway.write_config(text)
+    report: dict[str, Any] = gateway.post("/-/reload").json()
+    assert report["result"] == "success", report
+    return report
+
+
+def serve(
+    gateway: RunningGateway,
+    upstreams: Mapping[str, Mapping[str, Any]],
+    apps: Mapping[str, Mapping[str, Any]],
+    **sections: Any,
+) -> None:
+    """Put this configuration in force."""
+    take(gateway, configuration(upstreams, apps, **sections))
+
+
+def targets(*backends: PacedBackend) -> list[dict[str, Any]]:
+    return [{"url": backend.url} for backend in backends]
+
+
+def open_files(gateway: RunningGateway) -> int:
+    """File descriptors that the gateway has open."""
+    return len(os.listdir(f"/proc/{gateway.pid}/fd"))
+
+
+# --- callers ---
+
+_numbers = itertools.count(1)
+
+
+def hook_body(app: str, **fields: Any) -> bytes:
+    """A hook that no other equals."""
+    return json.dumps({"appKey": app, "callId": f"call-{next(_numbers)}", **fields}).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A hook's answer, as its caller saw it."""
+
+    status: int
+    """0 where there was none."""
+    headers: Mapping[str, str]
+    """Names in small letters."""
+    body: bytes
+    seconds: float
+    began: float
+    """Seconds on the clock of time.perf_counter()."""
+
+    @property
+    def proxy_error(self) -> str:
+        """The RFC 9209 token of a verdict of the gateway's own; empty for the backend's."""
+        return self.headers.get("proxy-status", "").partition("error=")[2].partition(";")[0]
+
+
+class _Line:
+    """A caller's keep-alive connection."""
+
+    def __init__(self, address: str) -> None:
+        self._host, _, port = address.rpartition(":")
+        self._port = int(port)
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def call(self, body: bytes, method: str) -> Answered:
+        """Send one hook; its answer. Never raises for a gateway that gives none."""
+        began = time.perf_counter()
+        status, headers, answer = 0, dict[str, str](), b""
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                if self._streams is None:
+                    self._streams = await asyncio.open_connection(self._host, self._port)
+                reader, writer = self._streams
+                head = f"POST /rest/my_api/{method} HTTP/1.1\r\nHost: {self._host}\r\nContent-Length: {len(body)}\r\n"
+                writer.write(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+                first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+                headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+                answer = await reader.readexactly(int(headers["content-length"]))
+                status = int(first.split(" ")[1])
+        except (OSError, EOFError, TimeoutError):
+            self.close()
+        if headers.get("connection") == "close":
+            self.close()
+        return Answered(status, headers, answer, time.perf_counter() - began, began)
+
+    def close(self) -> None:
+        if self._streams is not None:
+            self._streams[1].transport.abort()
+            self._streams = None
+
+
+def volley(gateway: RunningGateway, bodies: Sequence[bytes], method: str = "OnCallEvent") -> list[Answered]:
+    """Send all of them at once, each on a connection of its own; their answers in the same order."""
+
+    async def one(body: bytes) -> Answered:
+        line = _Line(gateway.hooks)
+        try:
+            return await line.call(body, method)
+        finally:
+            line.close()
+
+    async def every() -> list[Answered]:
+        return await asyncio.gather(*(one(body) for body in bodies))
+
+    return asyncio.run(every())
+
+
+class Volley:
+    """A volley in the background: ``answers()`` waits for its end."""
+
+    def __init__(self, gateway: RunningGateway, bodies: Sequence[bytes], method: str = "OnCallEvent") -> None:
+        self._answers: list[Answered] = []
+        self._thread = threading.Thread(target=self._run, args=(gateway, bodies, method), daemon=True)
+        self._thread.start()
+
+    def _run(self, gateway: RunningGateway, bodies: Sequence[bytes], method: str) -> None:
+        self._answers = volley(gateway, bodies, method)
+
+    def answers(self) -> list[Answered]:
+        self._thread.join(2 * _PATIENCE)
+        return self._answers
+
+
+@contextlib.contextmanager
+def leaving(gateway: RunningGateway, body: bytes) -> Iterator[None]:
+    """A caller that sends a hook and leaves at the end of the block, without its answer."""
+    host, _, port = gateway.hooks.rpartition(":")
+    with socket.create_connection((host, int(port))) as client:
+        head = f"POST /rest/my_api/OnCallEvent HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n"
+        client.sendall(head.encode() + body)
+        yield
+
+
+class Callers:
+    """Callers of one app, in a thread of their own while the block lasts.
+
+    Without a *rate* each calls again as soon as it has its answer; with one, so many hooks set out each second, all
+    together, whether earlier ones have been answered or not.
+    """
+
+    def __init__(self, gateway: RunningGateway, app: str, callers: int = 8, rate: float | None = None) -> None:
+        self._address = gateway.hooks
+        self._app = app
+        self._callers = callers
+        self._rate = rate
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+        self.answers: list[Answered] = []
+        self.seconds = 0.0
+
+    def __enter__(self) -> Callers:
+        self._began = time.perf_counter()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Send no more, and wait for the answers still to come."""
+        if not self._stop.is_set():
+            self._stop.set()
+            self.seconds = time.perf_counter() - self._began
+        self._thread.join(2 * _PATIENCE)
+
+    def statuses(self) -> Counter[int]:
+        return Counter(answer.status for answer in list(self.answers))
+
+    async def _run(self) -> None:
+        if self._rate is None:
+            await asyncio.gather(*(self._again_and_again() for _ in range(self._callers)))
+        else:
+            await self._at_rate(self._rate)
+
+    async def _again_and_again(self) -> None:
+        line = _Line(self._address)
+        while not self._stop.is_set():
+            self.answers.append(await line.call(hook_body(self._app), "OnCallEvent"))
+        line.close()
+
+    async def _at_rate(self, rate: float) -> None:
+        free: list[_Line] = []
+        tasks: set[asyncio.Task[None]] = set()
+
+        async def one() -> None:
+            line = free.pop() if free else _Line(self._address)
+            self.answers.append(await line.call(hook_body(self._app), "OnCallEvent"))
+            free.append(line)
+
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        for number in itertools.count():
+            await asyncio.sleep(max(0.0, began + number / rate - loop.time()))
+            if self._stop.is_set():
+                break
+            task = loop.create_task(one())
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+        await asyncio.gather(*tasks)
+        for line in free:
+            line.close()
