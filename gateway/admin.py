@@ -72,6 +72,9 @@ class Guard:
         client = scope["client"]
         if client is not None and not _is_loopback(client[0]):
             return _say(401, "the admin port asks for its token (Authorization: Bearer …) from all but loopback")
+        if not _is_local_name(headers.get(b"host", b"")):
+            # A web page elsewhere can have its name resolve to loopback; it cannot choose the Host that is sent.
+            return _say(403, "from loopback without a token, ask by address or as localhost")
         if scope["method"] in ("GET", "HEAD"):
             return None
         if configured is not None:
@@ -94,6 +97,20 @@ def _is_loopback(host: str) -> bool:
         return False
     mapped = getattr(address, "ipv4_mapped", None)
     return (mapped or address).is_loopback
+
+
+def _is_local_name(host: bytes) -> bool:
+    name = host.decode("latin-1")
+    name = name[1 : name.find("]")] if name.startswith("[") else name.partition(":")[0]
+    return name.lower() == "localhost" or _is_address(name)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _say(status: int, text: str) -> Response:

@@ -87,6 +87,7 @@ class Breaker:
         "_slot",
         "_slot_ends",
         "_state",
+        "_succeeded_at",
         "_width",
     )
 
@@ -101,6 +102,7 @@ class Breaker:
         self._failed_at = -math.inf  # the wait runs from here
         self._opened_at = -math.inf  # the last target's shorter wait runs from here
         self._retry_at = -math.inf
+        self._succeeded_at = -math.inf
         self._width = _width_of(self._settings)
         self._slot = 0
         self._slot_ends = -math.inf
@@ -168,6 +170,7 @@ class Breaker:
         """The target answered with a verdict, a refusal as good as any. Never opens the breaker."""
         if ticket != self._generation:
             return
+        self._succeeded_at = now
         if self._state is _CLOSED:
             if now >= self._slot_ends:
                 self._rotate(now)
@@ -178,11 +181,17 @@ class Breaker:
         else:
             self._close()
 
-    def failed(self, ticket: int, now: float, *, hard: bool) -> bool:
-        """The target failed; *hard* where it could not be reached. Returns whether this opened the breaker."""
+    def failed(self, ticket: int, now: float, *, hard: bool, silent_since: float = math.inf) -> bool:
+        """The target failed; *hard* where it could not be reached. Returns whether this opened the breaker.
+
+        *silent_since* is when a hook set out that was then left without an answer. Where the target has answered
+        another since, it was not the target that was silent, and the failure does not count.
+        """
         if ticket != self._generation:
             return False
         if self._state is _CLOSED:
+            if silent_since < self._succeeded_at:
+                return False
             self._count_failure(now, hard=hard)
             if not self._is_too_much():
                 return False

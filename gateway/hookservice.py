@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
 
+from gateway.access import AllowedAddresses
 from gateway.app import hook_app
+from gateway.certificates import ServerTLS
 from gateway.config import Config
 from gateway.front import LINGER, FrontLimits, FrontState
 from gateway.listening import Listener, all_started
@@ -15,6 +20,10 @@ from gateway.metrics import Metrics
 from gateway.proxy import HookEndpoint
 from gateway.proxy import Listener as DecisionListener
 from gateway.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+_LOOK_AT_CERTIFICATES_EVERY: Final = 60.0
 
 
 class HookService:
@@ -35,19 +44,32 @@ class HookService:
         self.runtime = Runtime(config, metrics)
         endpoint = HookEndpoint(self.runtime, (metrics.record, self._access.record, *listeners))
         self._front = FrontState(_limits(config), LINGER, endpoint.refuse)
-        self._listener = Listener(hook_app(endpoint), sockets, self._front, grace=config.server.drain_timeout)
+        self._front.addresses = AllowedAddresses(config.server.allow_from)
+        self._tls = _server_tls(config)
+        self._listener = Listener(
+            hook_app(endpoint),
+            sockets,
+            self._front,
+            grace=config.server.drain_timeout,
+            tls=None if self._tls is None else self._tls.context,
+        )
         self._serving: asyncio.Task[None] | None = None
+        self._fresh: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Return when hooks are accepted."""
         await self.runtime.start()
         self._serving = asyncio.create_task(self._listener.run_until_stopped())
         await all_started([self._listener], [self._serving])
+        if self._tls is not None:
+            self._fresh = asyncio.create_task(self._keep_tls_fresh())
 
     async def take(self, config: Config) -> None:
         """Put a new configuration in force."""
         self._apply_log(config)
         self._front.limits = _limits(config)
+        self._front.addresses = AllowedAddresses(config.server.allow_from)
+        self._refresh_tls()
         await self.runtime.take(config)
 
     def stop(self, *, at_once: bool = False) -> None:
@@ -58,8 +80,23 @@ class HookService:
         """Wait for the end of what ``stop()`` began, and clean up."""
         if self._serving is not None:
             await self._serving
+        if self._fresh is not None:
+            self._fresh.cancel()
         await self.runtime.aclose()
         self._access.flush()
+
+    async def _keep_tls_fresh(self) -> None:
+        """Take renewed certificates up without being told: whoever renews them does not know this process."""
+        while True:
+            await asyncio.sleep(_LOOK_AT_CERTIFICATES_EVERY)
+            self._refresh_tls()
+
+    def _refresh_tls(self) -> None:
+        try:
+            if self._tls is not None and self._tls.refresh():
+                logger.info("server.tls: the certificate's files have changed and are in use")
+        except OSError as exc:
+            logger.error("server.tls: the changed files cannot be used, the old ones stay: %s", exc)
 
     def _apply_log(self, config: Config) -> None:
         console = config.log.format == "console"
@@ -71,3 +108,11 @@ def _limits(config: Config) -> FrontLimits:
     server = config.server
     connections = max(1, server.max_connections // server.workers)
     return FrontLimits(server.max_body, server.read_timeout, server.keepalive_timeout, connections)
+
+
+def _server_tls(config: Config) -> ServerTLS | None:
+    tls = config.server.tls
+    if tls is None:
+        return None
+    client_ca = None if tls.client_ca is None else Path(tls.client_ca)
+    return ServerTLS(Path(tls.certificate), Path(tls.key), client_ca, tls.minimum_version)

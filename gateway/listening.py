@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
 import socket
+import ssl
+import stat
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from gateway.config import Address
+from gateway.config import Address, UnixAddress
 from gateway.front import FrontProtocol, FrontState
 
 BACKLOG: Final = 4096
@@ -22,7 +25,7 @@ class StartError(Exception):
     """The process cannot serve; the message says what an operator can do about it."""
 
 
-def bind(addresses: Sequence[Address], key: str, *, reuse_port: bool = False) -> list[socket.socket]:
+def bind(addresses: Sequence[Address | UnixAddress], key: str, *, reuse_port: bool = False) -> list[socket.socket]:
     """Listening sockets for the addresses; raises StartError naming the configuration's *key*."""
     sockets: list[socket.socket] = []
     for address in addresses:
@@ -34,7 +37,9 @@ def bind(addresses: Sequence[Address], key: str, *, reuse_port: bool = False) ->
     return sockets
 
 
-def _listen(address: Address, *, reuse_port: bool) -> socket.socket:
+def _listen(address: Address | UnixAddress, *, reuse_port: bool) -> socket.socket:
+    if isinstance(address, UnixAddress):
+        return _listen_unix(address.path)
     if not address.host and socket.has_dualstack_ipv6():
         return socket.create_server(
             ("", address.port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG, reuse_port=reuse_port
@@ -43,14 +48,49 @@ def _listen(address: Address, *, reuse_port: bool) -> socket.socket:
     return socket.create_server((address.host, address.port), family=family, backlog=BACKLOG, reuse_port=reuse_port)
 
 
+def _listen_unix(path: str) -> socket.socket:
+    """A unix socket; the file that a gateway left behind which is no more is replaced, one in use is an error."""
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(os.lstat(path).st_mode) and not _is_served(path):
+            os.unlink(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(path)
+        os.chmod(path, 0o660)  # its owner and group may send hooks
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _is_served(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return False
+    return True
+
+
 def close(sockets: Sequence[socket.socket]) -> None:
     """Close sockets that are not served."""
     for opened in sockets:
         opened.close()
 
 
+def unlink(addresses: Sequence[Address | UnixAddress]) -> None:
+    """Remove the files of unix sockets that are served no more."""
+    for address in addresses:
+        if isinstance(address, UnixAddress):
+            with contextlib.suppress(OSError):
+                os.unlink(address.path)
+
+
 def address_of(sock: socket.socket) -> str:
-    """host:port as it was bound: with the port that a 0 became."""
+    """host:port as it was bound, with the port that a 0 became; ``unix:`` and the path of a unix socket."""
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{sock.getsockname()}"
     host, port = sock.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -58,7 +98,15 @@ def address_of(sock: socket.socket) -> str:
 class Listener(uvicorn.Server):
     """uvicorn without its own signal handlers: the process has one place for signals."""
 
-    def __init__(self, app: ASGIApp, sockets: Sequence[socket.socket], state: FrontState, *, grace: float) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        sockets: Sequence[socket.socket],
+        state: FrontState,
+        *,
+        grace: float,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -74,6 +122,8 @@ class Listener(uvicorn.Server):
                 timeout_graceful_shutdown=math.ceil(grace),
             )
         )
+        self.config.load()
+        self.config.ssl = tls
         self.server_state = state
         self._sockets = list(sockets)
 

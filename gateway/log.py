@@ -27,6 +27,10 @@ PIPE_ATOMIC: Final = 4096
 """Bytes that a pipe takes in one piece (PIPE_BUF): processes that share one must not mix their lines."""
 FLUSH_AFTER: Final = 0.05
 """Seconds for which access lines are gathered before they are handed to the writer."""
+REPEATS: Final = 20
+"""Times that the same message is logged within ``REPEATS_PER`` seconds; the rest are counted."""
+REPEATS_PER: Final = 10.0
+_MAX_KINDS: Final = 1000
 _MAX_TRACE: Final = 8000
 MAX_TEXT: Final = 512
 """Characters of any one text in a line."""
@@ -250,6 +254,34 @@ def printable(text: str) -> str:
     )
 
 
+class _Brake(logging.Filter):
+    """Lets the same message through a few times per period, then says how often it was held back.
+
+    Running out of file descriptors, for one, makes an event loop log thousands of lines a second.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._seen: dict[tuple[str, int, str], list[float]] = {}  # period's end, count
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        key = (record.name, record.levelno, str(record.msg)[:200])
+        now = self._clock()
+        entry = self._seen.get(key)
+        if entry is None or now >= entry[0]:
+            held = 0 if entry is None else int(entry[1]) - REPEATS
+            if len(self._seen) > _MAX_KINDS:
+                self._seen.clear()
+            self._seen[key] = [now + REPEATS_PER, 1]
+            if held > 0:
+                record.msg = f"{record.getMessage()} (and {held} times more that were not logged)"
+                record.args = ()
+            return True
+        entry[1] += 1
+        return entry[1] <= REPEATS
+
+
 class _Handler(logging.Handler):
     """The standard library's records as lines of the same stream."""
 
@@ -289,7 +321,9 @@ class _Handler(logging.Handler):
 def configure_logging(writer: Writer, *, level: str, console: bool) -> None:
     """Send everything that is logged to the writer; uvicorn's own chatter stays at warnings."""
     root = logging.getLogger()
-    root.handlers[:] = [_Handler(writer, console=console)]
+    handler = _Handler(writer, console=console)
+    handler.addFilter(_Brake())
+    root.handlers[:] = [handler]
     root.setLevel(level.upper())
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio", "httpx", "watchfiles"):
         logger = logging.getLogger(name)

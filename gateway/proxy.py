@@ -14,14 +14,23 @@ from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
+from gateway.access import UnauthorizedError, signed
 from gateway.dedupe import OwnerLost
 from gateway.forwarding import CompiledPolicy, Headers, Identity, LoopError, forwarded, identify
 from gateway.front.head import BadRequest
 from gateway.front.protocol import Answer
 from gateway.hooks import BadHookError, parse_hook
 from gateway.metrics.catalogue import UNKNOWN_APP
-from gateway.requests import Refused, body_of, method_of, problem, unknown_app
-from gateway.routing import OTHER_METHOD, Route
+from gateway.requests import (
+    Refused,
+    body_of,
+    method_of,
+    problem,
+    refused_at_the_door,
+    unauthorized,
+    unknown_app,
+)
+from gateway.routing import OTHER_METHOD, Guard, Route
 from gateway.runtime import Runtime, Snapshot
 from gateway.upstreams import Outcome, Outgoing, Upstream
 from gateway.verdicts import (
@@ -90,7 +99,7 @@ class HookEndpoint:
 
     def refuse(self, refusal: BadRequest) -> Answer:
         """The answer to what never became a request; the front door asks for it, and writes it."""
-        ruling, head = problem(refusal.status, refusal.detail), refusal.head
+        ruling, head = refused_at_the_door(refusal), refusal.head
         life = _Life(self._runtime.snapshot, self._loop.time(), identify(head.headers if head is not None else ()))
         if head is not None:
             with contextlib.suppress(Refused):
@@ -109,11 +118,13 @@ class HookEndpoint:
         if route is None:
             raise Refused(unknown_app(app_key))
         life.enter(route)
+        if route.guard is not None:
+            _check(route.guard, scope, body)
         if route.upstream is None:
             return by_static(route.static or Verdict.REJECT, body)
         upstream = snapshot.upstreams[route.upstream]
         # Before duplicates are looked for: a hook that has come back through a loop would wait for itself.
-        outgoing = _outgoing(scope, method, upstream.policy, life.identity, body, route.app)
+        outgoing = _outgoing(scope, method, upstream.policy, life, route)
         if route.dedupe is None:
             return await self._ask(life, route, upstream, outgoing)
         return await self._ask_once(life, route, method, upstream, outgoing)
@@ -210,6 +221,13 @@ class _Life:
         )
 
 
+def _check(guard: Guard, scope: Scope, body: bytes) -> None:
+    try:
+        guard.check(scope["headers"], body)
+    except UnauthorizedError as exc:
+        raise Refused(unauthorized(exc)) from exc
+
+
 def _app_key(body: bytes) -> str:
     try:
         return parse_hook(body).app_key
@@ -217,16 +235,19 @@ def _app_key(body: bytes) -> str:
         raise Refused(problem(400, str(exc))) from exc
 
 
-def _outgoing(scope: Scope, method: str, policy: CompiledPolicy, identity: Identity, body: bytes, app: str) -> Outgoing:
+def _outgoing(scope: Scope, method: str, policy: CompiledPolicy, life: _Life, route: Route) -> Outgoing:
     query: bytes = scope["query_string"]
     path = f"/{method}?{query.decode('latin-1')}" if query else f"/{method}"
     received: Headers = scope["headers"]
     client = scope["client"]
     try:
-        headers = forwarded(received, policy, identity, client[0] if client else None, scope["scheme"])
+        headers = forwarded(received, policy, life.identity, client[0] if client else None, scope["scheme"])
     except LoopError as exc:
         raise Refused(problem(400, str(exc), error=ProxyError.PROXY_LOOP_DETECTED)) from exc
-    return Outgoing(path, policy.host(received), headers, body, app)
+    if route.sign_with is not None:
+        headers = [field for field in headers if field[0] != b"authorization"]
+        headers.append(signed(life.body, route.sign_with))
+    return Outgoing(path, policy.host(received), headers, life.body, route.app)
 
 
 def _answer_headers(ruling: Ruling, request_id: bytes) -> Headers:
@@ -235,6 +256,8 @@ def _answer_headers(ruling: Ruling, request_id: bytes) -> Headers:
         headers.append((b"content-type", ruling.content_type))
     if ruling.proxy_status is not None:
         headers.append((b"proxy-status", ruling.proxy_status))
+    if ruling.challenge is not None:
+        headers.append((b"www-authenticate", ruling.challenge))
     if ruling.status == 405:
         headers.append((b"allow", b"POST"))
     return headers

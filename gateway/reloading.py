@@ -16,7 +16,7 @@ from gateway.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-_NEEDS_RESTART: Final = ("listen", "admin", "workers", "keepalive_timeout", "drain_timeout")
+_NEEDS_RESTART: Final = ("listen", "admin", "workers", "tls", "drain_timeout")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 from starlette.types import Receive, Scope
 
+from gateway.access import UnauthorizedError
+from gateway.front.head import BadRequest, NotAllowed, TooManyConnections
 from gateway.front.protocol import CLIENT_LEFT
 from gateway.verdicts import PROBLEM_TYPE, ProxyError, Reason, Ruling, Source, Verdict, proxy_status
 
@@ -34,6 +36,23 @@ def problem(
     """An answer of the gateway's own to bad input, as problem details (RFC 9457)."""
     body = msgspec.json.encode({"type": "about:blank", "title": _title(status), "status": status, "detail": detail})
     return Ruling(verdict, Source.GATEWAY, reason, status, body, PROBLEM_TYPE, proxy_status(error), detail)
+
+
+def unauthorized(exc: UnauthorizedError) -> Ruling:
+    """The answer to a hook that does not prove that it comes from the app's media server."""
+    ruling = problem(401, str(exc), reason=Reason.UNAUTHORIZED, error=ProxyError.HTTP_REQUEST_DENIED)
+    return ruling._replace(challenge=exc.challenge)
+
+
+def refused_at_the_door(refusal: BadRequest) -> Ruling:
+    """The answer to what never became a request."""
+    if isinstance(refusal, NotAllowed):
+        verdict, reason, error = Verdict.REJECT, Reason.UNAUTHORIZED, ProxyError.HTTP_REQUEST_DENIED
+    elif isinstance(refusal, TooManyConnections):
+        verdict, reason, error = Verdict.REJECT, Reason.OVERLOAD, ProxyError.CONNECTION_LIMIT_REACHED
+    else:
+        return problem(refusal.status, refusal.detail)
+    return problem(refusal.status, refusal.detail, verdict=verdict, reason=reason, error=error)
 
 
 def _title(status: int) -> str:

@@ -6,12 +6,16 @@ import re
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from gateway.config import DEDUPED, Config
+from gateway.access import BasicCredentials, Signature
+from gateway.config import DEDUPED, Config, Settings
 from gateway.hooks import CATALOGUE
 from gateway.retry import Retry
 from gateway.verdicts import Fallback, Verdict
 
 OTHER_METHOD = "_other"
+
+
+Guard = BasicCredentials | Signature
 
 
 class Route(NamedTuple):
@@ -30,6 +34,10 @@ class Route(NamedTuple):
     retry: Retry
     dedupe: float | None
     """Seconds for which a hook that comes again byte for byte gets the same verdict; None = each is asked."""
+    guard: Guard | None
+    """What a hook must prove; None = nothing."""
+    sign_with: bytes | None
+    """Key of the signature that the backend gets in place of the media server's."""
     max_in_flight: int | None
     """Hooks of the app inside this process at once; None = no limit of its own."""
 
@@ -148,8 +156,23 @@ def _route(config: Config, app: str, method: str | None) -> Route:
         settings.fallback,
         settings.retry or _retry_of(config, settings.upstream),
         settings.dedupe,
+        _guard(settings),
+        _upstream_key(settings),
         None if settings.max_in_flight is None else max(1, settings.max_in_flight // config.server.workers),
     )
+
+
+def _guard(settings: Settings) -> Guard | None:
+    if settings.credentials is not None:
+        return BasicCredentials(settings.credentials.username, settings.credentials.password.reveal())
+    if settings.signature is not None and settings.signature.mode == "verify":
+        return Signature([key.reveal() for key in settings.signature.keys])
+    return None
+
+
+def _upstream_key(settings: Settings) -> bytes | None:
+    signature = settings.signature
+    return None if signature is None or signature.upstream_key is None else signature.upstream_key.reveal().encode()
 
 
 def _retry_of(config: Config, upstream: str | None) -> Retry:

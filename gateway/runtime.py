@@ -56,10 +56,10 @@ class Runtime:
         table = Table(config)
         upstreams = self._targets.build(config.upstreams, table.sharing())
         in_flight = {app: self._metrics.in_flight.labelled(app) for app in (*config.apps, UNKNOWN_APP)}
-        self._metrics.configure(config.apps, self._targets.labels())
+        self._metrics.configure(config.apps, self._targets.labels(), config.metrics.app_label)
         limit = max(1, config.server.max_in_flight // config.server.workers)
         return Snapshot(config, table, upstreams, in_flight, limit)
 
     async def _settle(self, config: Config) -> None:
         await self._targets.settle(config.upstreams)
-        self._metrics.configure(config.apps, self._targets.labels())
+        self._metrics.configure(config.apps, self._targets.labels(), config.metrics.app_label)

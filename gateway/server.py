@@ -8,15 +8,17 @@ import logging
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from gateway import __version__
 from gateway.admin import AdminState, refuse_plainly
 from gateway.app import admin_app
-from gateway.config import Loaded
+from gateway.certificates import days_to_expiry
+from gateway.config import Config, Loaded
 from gateway.front import FrontLimits, FrontState
 from gateway.hookservice import HookService
 from gateway.lifecycle import Lifecycle
-from gateway.listening import Listener, StartError, address_of, all_started, bind, close
+from gateway.listening import Listener, StartError, address_of, all_started, bind, close, unlink
 from gateway.log import Writer
 from gateway.metrics import Metrics
 from gateway.proxy import Listener as DecisionListener
@@ -45,6 +47,7 @@ class Gateway:
         self._metrics = Metrics(__version__)
         self._service = HookService(loaded.config, self._hook_sockets, self._metrics, writer, listeners)
         self._reloader = Reloader(loaded, self._metrics, self._take)
+        self._metrics.on_scrape(lambda: sample_certificates(self._metrics, self._reloader.loaded.config))
         self.lifecycle = Lifecycle()
         self._stop = asyncio.Event()
         self.started = asyncio.Event()
@@ -80,10 +83,24 @@ class Gateway:
             log_stopping(self._loaded)
             self._service.stop()
             await self._service.stopped()
+        unlink(self._loaded.config.server.listen)
         logger.info("stopped")
 
     async def _take(self, loaded: Loaded) -> None:
         await self._service.take(loaded.config)
+
+
+def sample_certificates(metrics: Metrics, config: Config) -> None:
+    """Set the days that each configured certificate has left; one that cannot be read has none."""
+    sections = (config.server.tls, *(upstream.tls for upstream in config.upstreams.values()))
+    files = {tls.certificate for tls in sections if tls is not None and tls.certificate is not None}
+    metrics.certificate_days.keep(lambda labels: labels["certificate"] in files)
+    for file in files:
+        try:
+            days = days_to_expiry(Path(file))
+        except (OSError, ValueError):
+            days = 0.0
+        metrics.certificate_days.labelled(file).set(days)
 
 
 def admin_listener(state: AdminState, sockets: Sequence[socket.socket]) -> Listener:

@@ -20,14 +20,14 @@ from typing import Final
 from gateway import __version__
 from gateway.admin import AdminState
 from gateway.channel import Channel, Ping, Pong, Ready, Stop, Take, Took
-from gateway.config import Address, Config, Loaded
+from gateway.config import Address, Config, Loaded, UnixAddress
 from gateway.lifecycle import Lifecycle
-from gateway.listening import StartError, address_of, bind, close
+from gateway.listening import StartError, address_of, bind, close, unlink
 from gateway.log import Writer
 from gateway.metrics import Metrics
 from gateway.metrics.foreign import ForeignCells
 from gateway.reloading import Reloader
-from gateway.server import admin_listener, log_ready, log_stopping, serving_admin
+from gateway.server import admin_listener, log_ready, log_stopping, sample_certificates, serving_admin
 from gateway.upstreams.registry import target_names
 
 logger = logging.getLogger(__name__)
@@ -115,6 +115,7 @@ class Supervisor:
         self._metrics = Metrics(__version__)
         writer.on_drop = self._metrics.log_dropped.inc
         self._reloader = Reloader(loaded, self._metrics, self._take)
+        self._metrics.on_scrape(lambda: sample_certificates(self._metrics, self._reloader.loaded.config))
         self.lifecycle = Lifecycle()
         self._workers: dict[int, Worker] = {}
         self._config: Config = loaded.config
@@ -134,7 +135,7 @@ class Supervisor:
         """Serve until told to stop; returns when every worker has ended."""
         state = AdminState(self._reloader, self.lifecycle, self._render, self._worker_pids)
         admin = admin_listener(state, self._admin_sockets)
-        self._metrics.configure(self._config.apps, _targets_of(self._config))
+        self._metrics.configure(self._config.apps, _targets_of(self._config), self._config.metrics.app_label)
         keeping: list[asyncio.Task[None]] = []
         async with serving_admin(admin, self._reloader, self._stop, self.stop):
             try:
@@ -151,6 +152,7 @@ class Supervisor:
             finally:
                 self._stop.set()
                 await self._stop_all(keeping)
+        unlink(self._loaded.config.server.listen)
         logger.info("stopped")
 
     # --- workers ---
@@ -248,7 +250,7 @@ class Supervisor:
         with contextlib.suppress(TimeoutError):  # one that hangs gets it when it is replaced
             async with asyncio.timeout(_SILENCE_LIMIT):
                 await asyncio.gather(*(worker.took(self._serial) for worker in workers))
-        self._metrics.configure(self._config.apps, _targets_of(self._config))
+        self._metrics.configure(self._config.apps, _targets_of(self._config), self._config.metrics.app_label)
 
     def _render(self) -> bytes:
         return self._metrics.render([worker.cells for worker in self._workers.values()])
@@ -269,11 +271,20 @@ async def _comes_up(worker: Worker) -> bool:
     return came
 
 
-def _sockets_per_worker(addresses: Sequence[Address], workers: int) -> list[list[socket.socket]]:
+def _sockets_per_worker(addresses: Sequence[Address | UnixAddress], workers: int) -> list[list[socket.socket]]:
+    """A socket per address and worker; a unix socket's file has one only, which all workers share."""
     first = bind(addresses, "server.listen", reuse_port=True)
-    # A port 0 has become a real one by now: the others share that.
-    actual = [Address(address.host, sock.getsockname()[1]) for address, sock in zip(addresses, first, strict=True)]
-    return [first, *(bind(actual, "server.listen", reuse_port=True) for _ in range(workers - 1))]
+    sockets = [first]
+    for _ in range(workers - 1):
+        # A port 0 has become a real one by now: the others take that.
+        row = [
+            sock
+            if isinstance(address, UnixAddress)
+            else bind([Address(address.host, sock.getsockname()[1])], "server.listen", reuse_port=True)[0]
+            for address, sock in zip(addresses, first, strict=True)
+        ]
+        sockets.append(row)
+    return sockets
 
 
 def _targets_of(config: Config) -> set[tuple[str, str]]:

@@ -113,6 +113,8 @@ class Ruling(NamedTuple):
     """Value of the Proxy-Status field (RFC 9209), where the gateway itself decided."""
     error: str = ""
     """The operator's line of explanation; empty where there is nothing to explain."""
+    challenge: bytes | None = None
+    """Value of WWW-Authenticate (RFC 9110, section 11.6.1), where the hook was to prove whose it is."""
 
 
 class Decision(NamedTuple):

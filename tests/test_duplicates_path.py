@@ -106,7 +106,7 @@ def test_hooks_of_other_methods_may_well_be_sent_twice(gateway: RunningGateway, 
 
 
 def test_dedupe_may_be_set_per_app_and_method(gateway: RunningGateway, backend: PacedBackend) -> None:
-    apps = {
+    apps: dict[str, dict[str, Any]] = {
         "off": {**APP, "dedupe": "off"},
         "on": {**APP, "dedupe": "1m", "methods": {"sendDTMF": {"dedupe": "off"}}},
         "one": {**APP, "methods": {"call": {"dedupe": "1m"}, "OnCallEvent": {"dedupe": "off"}}},

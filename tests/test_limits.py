@@ -185,7 +185,7 @@ def test_past_an_apps_max_in_flight_hooks_are_refused_at_once_and_other_apps_are
 def test_past_the_servers_max_in_flight_hooks_are_refused_at_once(
     gateway: RunningGateway, backend: PacedBackend
 ) -> None:
-    apps = {"a": {"upstream": "u", "timeout": LONG}, "static": {"static": "allow"}}
+    apps: dict[str, dict[str, Any]] = {"a": {"upstream": "u", "timeout": LONG}, "static": {"static": "allow"}}
     serve(gateway, {"u": {"url": backend.url}}, apps, server={"max_in_flight": 5})
     backend.mode = Mode.HOLD
     held = Volley(gateway, hooks("a", 5))

@@ -36,6 +36,14 @@ class BadRequest(Exception):
         """The request's head, where it had been read by then."""
 
 
+class NotAllowed(BadRequest):
+    """The peer's address is not among those that may send hooks."""
+
+
+class TooManyConnections(BadRequest):
+    """A limit of ours was reached before anything was read."""
+
+
 class Head(NamedTuple):
     """A request's head, unambiguous."""
 

@@ -17,8 +17,9 @@ from starlette.types import Message, Scope
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from gateway.access import AllowedAddresses
 from gateway.front.chunked import ChunkedBody
-from gateway.front.head import MAX_HEAD, BadRequest, Head, parse_head
+from gateway.front.head import MAX_HEAD, BadRequest, Head, NotAllowed, TooManyConnections, parse_head
 from gateway.front.response import ResponseWriter
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,8 @@ class FrontState(ServerState):
     def __init__(self, limits: FrontLimits, linger: float, refuse: Refuse) -> None:
         super().__init__()
         self.limits = limits
+        self.addresses = AllowedAddresses()
+        """Whom to listen to; replaced as a whole by a reload."""
         self.linger = linger
         self.refuse = refuse
         self.draining = False
@@ -117,6 +120,8 @@ class FrontProtocol(asyncio.Protocol):
         self._exchange: _Exchange | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._idle = True
+        self._checked_by: AllowedAddresses | None = None
+        self._allowed = False
         self._last_use = 0.0
         self._discarding = False
         self._discarded = 0
@@ -140,7 +145,7 @@ class FrontProtocol(asyncio.Protocol):
         self._last_use = self._loop.time()
         self._state.connections.add(self)  # type: ignore[arg-type]  # uvicorn types its own classes only
         if len(self._state.connections) > self._state.limits.max_connections:
-            self._refuse(BadRequest(403, "too many connections"))
+            self._refuse(TooManyConnections(403, "as many connections are open as server.max_connections allows"))
         else:
             self._wait(self._state.limits.read_timeout)
 
@@ -217,6 +222,8 @@ class FrontProtocol(asyncio.Protocol):
 
     def _read_head(self) -> bool:
         buffer = self._buffer
+        if not self._is_allowed():
+            raise NotAllowed(403, "hooks are not taken from this address")
         if buffer.startswith(b"\r\n"):
             del buffer[:2]  # one empty line before a request is passed over (RFC 9112, section 2.2)
         if not buffer:
@@ -242,6 +249,14 @@ class FrontProtocol(asyncio.Protocol):
         if head.expects_continue and not buffer and head.length != 0:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return True
+
+    def _is_allowed(self) -> bool:
+        """Whether the peer may send hooks; looked up once per connection and configuration."""
+        addresses = self._state.addresses
+        if addresses is not self._checked_by:
+            self._checked_by = addresses
+            self._allowed = addresses.allows(self._client)
+        return self._allowed
 
     def _read_body(self) -> bytes | None:
         head = cast(Head, self._head)

@@ -99,6 +99,9 @@ class Metrics:
         self.log_dropped = counter(
             "gateway_log_lines_dropped_total", "Log lines given up because nobody took them in time."
         ).labelled()
+        self.certificate_days = gauge(
+            "gateway_certificate_days_to_expiry", "Days until a configured certificate expires.", "certificate"
+        )
         self.workers = gauge("gateway_workers", "Processes that serve hooks.").labelled()
         self.worker_deaths = counter(
             "gateway_worker_deaths_total", "Workers that ended unasked, and were replaced."
@@ -135,11 +138,16 @@ class Metrics:
         if successful:
             self.reload_time.set(time.time())
 
-    def configure(self, apps: Collection[str], targets: Collection[tuple[str, str]]) -> None:
-        """Keep the series of these apps and (upstream, target) pairs; all others' go away."""
+    def configure(
+        self, apps: Collection[str], targets: Collection[tuple[str, str]], app_label: str = "auto"
+    ) -> None:
+        """Keep the series of these apps and (upstream, target) pairs; all others' go away.
+
+        *app_label*: whether histograms carry the app: ``auto`` (up to APP_LABEL_LIMIT apps), ``always``, ``never``.
+        """
         self._apps = known = {*apps, UNKNOWN_APP}
         upstreams = {upstream for upstream, _ in targets}
-        self._app_label = len(apps) <= APP_LABEL_LIMIT
+        self._app_label = app_label == "always" or (app_label == "auto" and len(apps) <= APP_LABEL_LIMIT)
 
         def wanted(labels: dict[str, str]) -> bool:
             app, upstream, target = labels.get("app"), labels.get("upstream"), labels.get("target")

@@ -40,6 +40,10 @@ class TransportSettings:
     max_connections: int = 64
     max_answer: int = 1024 * 1024
     shared: bool = False
+    tls: ssl.SSLContext | None = None
+    """For https; None = the system's certificate authorities."""
+    server_name: str | None = None
+    """The name that the backend's certificate must have; None = the URL's host."""
 
     @property
     def limits(self) -> PoolLimits:
@@ -62,13 +66,12 @@ class Transport(httpx.AsyncBaseTransport):
         settings: TransportSettings | None = None,
         *,
         resolver: Resolver | None = None,
-        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._settings = settings or TransportSettings()
         self._resolver = resolver or Resolver()
         self._owns_resolver = resolver is None
-        self._tls = tls
         self._loop = asyncio.get_running_loop()
+        self._default_tls: ssl.SSLContext | None = None
         self._pools: dict[tuple[bytes, bytes, int | None], Pool] = {}
 
     def __repr__(self) -> str:
@@ -90,6 +93,8 @@ class Transport(httpx.AsyncBaseTransport):
         for pool in self._pools.values():
             pool.limits = settings.limits
             pool.call_waiting()
+            if pool.tls is not None:
+                pool.secure(self._tls_for_pools(), settings.server_name)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Exchange one request for its whole answer.
@@ -129,11 +134,18 @@ class Transport(httpx.AsyncBaseTransport):
     def _new_pool(self, url: httpx.URL) -> Pool:
         if url.raw_scheme not in _DEFAULT_PORTS:
             raise httpx.UnsupportedProtocol(f"{url.scheme!r} is neither http nor https")
-        tls = None
-        if url.raw_scheme == b"https":
-            tls = self._tls or ssl.create_default_context()
         port = url.port or _DEFAULT_PORTS[url.raw_scheme]
-        return Pool(Origin(url.scheme, url.host, port), self._settings.limits, self._resolver, tls)
+        pool = Pool(Origin(url.scheme, url.host, port), self._settings.limits, self._resolver)
+        if url.raw_scheme == b"https":
+            pool.secure(self._tls_for_pools(), self._settings.server_name)
+        return pool
+
+    def _tls_for_pools(self) -> ssl.SSLContext:
+        if self._settings.tls is not None:
+            return self._settings.tls
+        if self._default_tls is None:
+            self._default_tls = ssl.create_default_context()
+        return self._default_tls
 
     def _head(self, request: httpx.Request, length: int) -> bytes:
         lines = [b"%b %b HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path)]

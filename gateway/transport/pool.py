@@ -79,13 +79,12 @@ class Pool:
     another: one whose requests hang comes to rest at about two thirds, and there is always room for the next.
     """
 
-    def __init__(
-        self, origin: Origin, limits: PoolLimits, resolver: Resolver, tls: ssl.SSLContext | None = None
-    ) -> None:
+    def __init__(self, origin: Origin, limits: PoolLimits, resolver: Resolver) -> None:
         self.origin = origin
         self.limits = limits
         self._resolver = resolver
-        self._tls = tls
+        self.tls: ssl.SSLContext | None = None
+        self._server_name: str | None = None
         self._loop = asyncio.get_running_loop()
         self._idle: deque[Connection] = deque()
         self._connections: set[Connection] = set()
@@ -112,6 +111,13 @@ class Pool:
     def queued(self) -> int:
         """Requests waiting for a connection."""
         return len(self._queue)
+
+    def secure(self, tls: ssl.SSLContext, server_name: str | None) -> None:
+        """Make connections over TLS from now on; idle ones made on other terms are closed."""
+        if (tls, server_name) != (self.tls, self._server_name):
+            self.tls, self._server_name = tls, server_name
+            while self._idle:
+                self._forget(self._idle[0], abort=True)
 
     async def exchange(self, head: bytes, body: bytes, terms: Terms, *, fresh: bool = False) -> Answer:
         """Send one request over a connection of its own time and return the whole answer.
@@ -280,8 +286,8 @@ class Pool:
                 self._new_connection,
                 address,
                 self.origin.port,
-                ssl=self._tls,
-                server_hostname=self.origin.host if self._tls is not None else None,
+                ssl=self.tls,
+                server_hostname=(self._server_name or self.origin.host) if self.tls is not None else None,
             )
             return connection
         async with asyncio.timeout_at(now + (limit - now) / left):

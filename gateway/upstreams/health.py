@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import ssl
 from typing import Final
 
 import httpx
@@ -27,8 +28,11 @@ _FALL: Final = 2
 class HealthCheck:
     """Asks one target at intervals, over connections of its own."""
 
-    def __init__(self, target: Target, config: Health) -> None:
+    def __init__(
+        self, target: Target, config: Health, tls: ssl.SSLContext | None = None, server_name: str | None = None
+    ) -> None:
         self.config = config
+        self._settings = TransportSettings(config.timeout, None, 1, 64 * 1024, tls=tls, server_name=server_name)
         self._target = target
         self._failures = 0
         self._ejected = False
@@ -43,7 +47,7 @@ class HealthCheck:
 
     async def _run(self) -> None:
         config = self.config
-        transport = Transport(TransportSettings(config.timeout, None, 1, 64 * 1024))
+        transport = Transport(self._settings)
         url = self._target.url.copy_with(raw_path=config.path.encode("ascii"))
         async with httpx.AsyncClient(transport=transport, timeout=config.timeout, trust_env=False) as client:
             while True:

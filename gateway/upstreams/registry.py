@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import Counter
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import httpx
 
+from gateway.certificates import client_context
 from gateway.config import Upstream as UpstreamConfig
+from gateway.config import UpstreamTls
 from gateway.metrics.catalogue import Metrics
 from gateway.transport import Resolver, TransportSettings
 from gateway.upstreams.health import HealthCheck
@@ -31,6 +35,7 @@ class Targets:
         self._resolver = Resolver()
         self._live: dict[_Key, Target] = {}
         self._checks: dict[_Key, HealthCheck] = {}
+        self._contexts: dict[UpstreamTls, ssl.SSLContext] = {}
         self._loop = asyncio.get_running_loop()
         metrics.on_scrape(self._sample)
 
@@ -78,12 +83,30 @@ class Targets:
         if target is None:
             target = self._live[key] = Target(key.upstream, key.url, name, self._resolver, self._metrics)
             self._resolver.prefetch(target.url.host)
-        limit = max(1, config.max_connections // self._workers)
-        target.configure(
-            TransportSettings(config.connect_timeout, config.keepalive, limit, config.max_answer, shared),
-            config.breaker,
+        settings = TransportSettings(
+            connect_timeout=config.connect_timeout,
+            keepalive=config.keepalive,
+            max_connections=max(1, config.max_connections // self._workers),
+            max_answer=config.max_answer,
+            shared=shared,
+            tls=self._tls(config.tls),
+            server_name=None if config.tls is None else config.tls.server_name,
         )
+        target.configure(settings, config.breaker)
         return target
+
+    def _tls(self, config: UpstreamTls | None) -> ssl.SSLContext | None:
+        """The context of an upstream's ``tls``: the same as before wherever that is the same."""
+        if config is None:
+            return None
+        if config not in self._contexts:
+            self._contexts[config] = client_context(
+                ca=config.ca and Path(config.ca),
+                certificate=config.certificate and Path(config.certificate),
+                key=config.key and Path(config.key),
+                minimum_version=config.minimum_version,
+            )
+        return self._contexts[config]
 
     async def _check(self, key: _Key, config: UpstreamConfig) -> None:
         """Begin, change or end a target's health check as the configuration says."""
@@ -92,7 +115,9 @@ class Targets:
             return
         await self._stop_check(key)
         if config.health is not None:
-            self._checks[key] = HealthCheck(self._live[key], config.health)
+            self._checks[key] = HealthCheck(
+                self._live[key], config.health, self._tls(config.tls), config.tls and config.tls.server_name
+            )
 
     async def _stop_check(self, key: _Key) -> None:
         if (check := self._checks.pop(key, None)) is not None:

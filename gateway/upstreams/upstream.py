@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from typing import Final, NamedTuple
 
@@ -165,7 +166,7 @@ class Upstream:
             raise
         finally:
             target.in_flight -= 1
-        self._report(target, ticket, attempt, time.perf_counter() - began)
+        self._report(target, ticket, attempt, time.perf_counter() - began, until - budget)
         return attempt
 
     async def _exchange(self, target: Target, outgoing: Outgoing, until: float, *, fresh: bool) -> _Attempt:
@@ -200,8 +201,8 @@ class Upstream:
         kind = kind_of(result, harmless=False) if isinstance(result, Failure) else None
         return _Attempt(result, kind, seen=True, stale=False, requests=1, queued=response.extensions.get("queued", 0.0))
 
-    def _report(self, target: Target, ticket: int, attempt: _Attempt, seconds: float) -> None:
-        """Tell breaker, estimate and metrics how the attempt went."""
+    def _report(self, target: Target, ticket: int, attempt: _Attempt, seconds: float, set_out: float) -> None:
+        """Tell breaker, estimate and metrics how the attempt went, which *set_out* at this loop time."""
         now = self._loop.time()
         result = attempt.result
         if isinstance(result, Ruling):
@@ -215,8 +216,10 @@ class Upstream:
             target.breaker.abandoned(ticket, now)
         elif not _is_down(result):
             target.breaker.succeeded(ticket, now)  # a wrong answer is an answer: the target is there
-        elif target.breaker.failed(ticket, now, hard=result.cause is Cause.UNREACHABLE):
-            target.ejected()
+        else:
+            silent_since = set_out if result.cause is Cause.TIMEOUT else math.inf
+            if target.breaker.failed(ticket, now, hard=result.cause is Cause.UNREACHABLE, silent_since=silent_since):
+                target.ejected()
 
     def _count_retry(self, target: Target, attempt: _Attempt) -> None:
         if isinstance(attempt.result, Failure) and not target.retired:

@@ -1,0 +1,103 @@
+"""TLS contexts from files, taken up again when the files change, and how long certificates last."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+_VERSIONS: Final = {
+    "1.0": ssl.TLSVersion.TLSv1,
+    "1.1": ssl.TLSVersion.TLSv1_1,
+    "1.2": ssl.TLSVersion.TLSv1_2,
+    "1.3": ssl.TLSVersion.TLSv1_3,
+}
+_DAY: Final = 86400.0
+
+
+class ServerTLS:
+    """The hook port's context; ``refresh()`` takes changed files up for the connections to come."""
+
+    def __init__(self, certificate: Path, key: Path, client_ca: Path | None, minimum_version: str) -> None:
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = _VERSIONS[minimum_version]
+        self.context.set_alpn_protocols(["http/1.1"])
+        self._files = (certificate, key, client_ca)
+        if client_ca is not None:
+            self.context.verify_mode = ssl.CERT_REQUIRED
+        self._seen: tuple[float, ...] = ()
+        self.refresh()
+
+    def refresh(self) -> bool:
+        """Load the files if they have changed; whether they had. Raises OSError (ssl.SSLError)."""
+        certificate, key, client_ca = self._files
+        seen = tuple(path.stat().st_mtime for path in self._files if path is not None)
+        if seen == self._seen:
+            return False
+        self.context.load_cert_chain(certificate, key, password=_refuse_to_ask)
+        if client_ca is not None:
+            self.context.load_verify_locations(client_ca)
+        self._seen = seen
+        return True
+
+
+def client_context(
+    *, ca: Path | None, certificate: Path | None, key: Path | None, minimum_version: str
+) -> ssl.SSLContext:
+    """A context for a backend: its certificate and host name are always verified. Raises OSError (ssl.SSLError)."""
+    context = ssl.create_default_context(cafile=None if ca is None else str(ca))
+    context.minimum_version = _VERSIONS[minimum_version]
+    if context.minimum_version < ssl.TLSVersion.TLSv1_2:
+        context.set_ciphers("DEFAULT:@SECLEVEL=0")  # OpenSSL 3 refuses the old versions' signatures otherwise
+    context.set_alpn_protocols(["http/1.1"])
+    if certificate is not None:
+        context.load_cert_chain(certificate, key, password=_refuse_to_ask)
+    return context
+
+
+def days_to_expiry(certificate: Path) -> float:
+    """Days until the file's first certificate expires, negative if it has. Raises OSError or ValueError."""
+    text = certificate.read_text("ascii", "replace")
+    begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+    start = text.index(begin)
+    pem = text[start : text.index(end, start) + len(end)]
+    return (_not_after(ssl.PEM_cert_to_DER_cert(pem)).timestamp() - time.time()) / _DAY
+
+
+def _not_after(der: bytes) -> datetime:
+    """The end of the validity of a certificate (RFC 5280, section 4.1): the fifth field, or fourth without version."""
+    certificate, _ = _element(der, 0)
+    fields, _ = _element(certificate[1], 0)
+    position = 0
+    (tag, _), after = _element(fields[1], position)
+    if tag == 0xA0:  # the version, which version 1 leaves out
+        position = after
+    for _ in range(3):  # serial number, signature algorithm, issuer
+        _, position = _element(fields[1], position)
+    validity, _ = _element(fields[1], position)
+    _, after = _element(validity[1], 0)
+    (tag, text), _ = _element(validity[1], after)
+    form = "%y%m%d%H%M%SZ" if tag == 0x17 else "%Y%m%d%H%M%SZ"  # UTCTime, GeneralizedTime
+    return datetime.strptime(text.decode("ascii"), form).replace(tzinfo=UTC)
+
+
+def _element(data: bytes, position: int) -> tuple[tuple[int, bytes], int]:
+    """Tag and content of the DER element at a position, and where the next begins. Raises ValueError."""
+    try:
+        tag, length = data[position], data[position + 1]
+    except IndexError as exc:
+        raise ValueError("a certificate is cut short") from exc
+    position += 2
+    if length & 0x80:
+        size = length & 0x7F
+        length = int.from_bytes(data[position : position + size], "big")
+        position += size
+    if position + length > len(data):
+        raise ValueError("a certificate is cut short")
+    return (tag, data[position : position + length]), position + length
+
+
+def _refuse_to_ask() -> bytes:
+    raise ssl.SSLError("the key is encrypted, and there is nobody to ask for its password")
