@@ -43,11 +43,9 @@ class ServerTLS:
         return True
 
 
-def client_context(
-    *, ca: Path | None, certificate: Path | None, key: Path | None, minimum_version: str
-) -> ssl.SSLContext:
+def client_context(*, ca: str | None, certificate: str | None, key: str | None, minimum_version: str) -> ssl.SSLContext:
     """A context for a backend: its certificate and host name are always verified. Raises OSError (ssl.SSLError)."""
-    context = ssl.create_default_context(cafile=None if ca is None else str(ca))
+    context = ssl.create_default_context(cafile=ca)
     context.minimum_version = _VERSIONS[minimum_version]
     if context.minimum_version < ssl.TLSVersion.TLSv1_2:
         context.set_ciphers("DEFAULT:@SECLEVEL=0")  # OpenSSL 3 refuses the old versions' signatures otherwise

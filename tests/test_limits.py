@@ -166,7 +166,10 @@ def test_at_twice_the_capacity_the_backend_goes_on_answering_what_it_can(
 def test_past_an_apps_max_in_flight_hooks_are_refused_at_once_and_other_apps_are_not(
     gateway: RunningGateway, backend: PacedBackend
 ) -> None:
-    apps = {"a": {"upstream": "u", "timeout": LONG, "max_in_flight": 50}, "b": {"upstream": "u", "timeout": LONG}}
+    apps: dict[str, dict[str, Any]] = {
+        "a": {"upstream": "u", "timeout": LONG, "max_in_flight": 50},
+        "b": {"upstream": "u", "timeout": LONG},
+    }
     serve(gateway, {"u": {"url": backend.url, "max_connections": 200}}, apps)
     backend.apps["a"] = Mode.HOLD
     storm = Volley(gateway, hooks("a", 200))

@@ -138,9 +138,7 @@ class Metrics:
         if successful:
             self.reload_time.set(time.time())
 
-    def configure(
-        self, apps: Collection[str], targets: Collection[tuple[str, str]], app_label: str = "auto"
-    ) -> None:
+    def configure(self, apps: Collection[str], targets: Collection[tuple[str, str]], app_label: str = "auto") -> None:
         """Keep the series of these apps and (upstream, target) pairs; all others' go away.
 
         *app_label*: whether histograms carry the app: ``auto`` (up to APP_LABEL_LIMIT apps), ``always``, ``never``.

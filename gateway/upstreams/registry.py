@@ -6,7 +6,6 @@ import asyncio
 import ssl
 from collections import Counter
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import httpx
@@ -101,9 +100,9 @@ class Targets:
             return None
         if config not in self._contexts:
             self._contexts[config] = client_context(
-                ca=config.ca and Path(config.ca),
-                certificate=config.certificate and Path(config.certificate),
-                key=config.key and Path(config.key),
+                ca=config.ca,
+                certificate=config.certificate,
+                key=config.key,
                 minimum_version=config.minimum_version,
             )
         return self._contexts[config]
@@ -115,9 +114,8 @@ class Targets:
             return
         await self._stop_check(key)
         if config.health is not None:
-            self._checks[key] = HealthCheck(
-                self._live[key], config.health, self._tls(config.tls), config.tls and config.tls.server_name
-            )
+            server_name = None if config.tls is None else config.tls.server_name
+            self._checks[key] = HealthCheck(self._live[key], config.health, self._tls(config.tls), server_name)
 
     async def _stop_check(self, key: _Key) -> None:
         if (check := self._checks.pop(key, None)) is not None:
