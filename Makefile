@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 LOCK   := $(VENV)/lock/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
           --custom-compile-command 'make lock'
 
-.PHONY: install run test lint format bench lock clean
+.PHONY: install run test lint format bench lock audit docs clean
 
 install: $(VENV)/.installed
 
@@ -37,6 +37,13 @@ lock:
 	@$(LOCK) deploy/requirements-build.in -o deploy/requirements-build.lock
 	@$(LOCK) -c requirements.lock tests/requirements.in -o tests/requirements.lock
 	@rm -rf $(VENV)/lock
+
+audit:
+	@$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/pip install -q pip-audit==2.9.0
+	@$(VENV)/audit/bin/pip-audit --require-hashes -r requirements.lock -r deploy/requirements-build.lock
+
+docs: install
+	@$(BIN)/python -m gateway.documents README.md
 
 clean:
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

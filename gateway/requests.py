@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -23,6 +25,36 @@ class Refused(Exception):
     def __init__(self, ruling: Ruling) -> None:
         super().__init__(ruling.error)
         self.ruling = ruling
+
+
+class Refusal(NamedTuple):
+    """A kind of request that is refused before any backend hears of it."""
+
+    when: str
+    """What the request was, in words for the documentation."""
+    reason: Reason
+
+
+REFUSALS: Final[Mapping[int, tuple[Refusal, ...]]] = {
+    400: (
+        Refusal("not HTTP/1.x, or HTTP that could be read in two ways", Reason.BAD_REQUEST),
+        Refusal("not UTF-8 JSON; without a string `appKey`, or with two; compressed", Reason.BAD_REQUEST),
+        Refusal("back again: an upstream's url leads to this gateway itself", Reason.BAD_REQUEST),
+    ),
+    401: (Refusal("without the app's `credentials` or `signature`, or with wrong ones", Reason.UNAUTHORIZED),),
+    403: (
+        Refusal("for an `appKey` that no app serves", Reason.UNKNOWN_APP),
+        Refusal("from an address that `server.allow_from` lacks", Reason.UNAUTHORIZED),
+        Refusal("on one connection more than `server.max_connections`", Reason.OVERLOAD),
+    ),
+    404: (Refusal("without a method's name at the end of its path", Reason.BAD_REQUEST),),
+    405: (Refusal("not a POST", Reason.BAD_REQUEST),),
+    408: (Refusal("not whole within `server.read_timeout`", Reason.BAD_REQUEST),),
+    413: (Refusal("larger than `server.max_body`", Reason.BAD_REQUEST),),
+    431: (Refusal("with a head or request line that is too large, or too many fields", Reason.BAD_REQUEST),),
+    CLIENT_LEFT: (Refusal("given up by its client before it was whole (in the log only)", Reason.BAD_REQUEST),),
+}
+"""Every refusal there is; the documentation's table is made of it."""
 
 
 def problem(

@@ -13,6 +13,7 @@ import functools
 import itertools
 import json
 import os
+import random
 import socket
 import struct
 import threading
@@ -72,6 +73,8 @@ class PacedBackend:
         self.mode = mode
         self.delay = delay
         """Seconds before each answer."""
+        self.spread = 0.0
+        """The part of *delay* by which a single answer may come earlier or later, evenly spread."""
         self.apps: dict[str, Mode] = {}
         """What single apps meet in place of *mode*."""
         self.checks: Callable[[int], Mode] = lambda number: Mode.OK
@@ -97,6 +100,7 @@ class PacedBackend:
         self._open: set[_Serving] = set()
         self._held: list[tuple[_Serving, Request]] = []
         self._accepting: asyncio.Task[None] | None = None
+        self._dice = random.Random(self.port)
 
     @property
     def url(self) -> str:
@@ -212,7 +216,8 @@ class PacedBackend:
             return
         mode = self.apps.get(request.app, self.mode) if self.apps else self.mode
         if self.delay and mode is not Mode.HOLD:
-            self._loop.call_later(self.delay, self._treat, serving, request, mode)
+            delay = self.delay * (1 + self.spread * self._dice.uniform(-1, 1))
+            self._loop.call_later(delay, self._treat, serving, request, mode)
         else:
             self._treat(serving, request, mode)
 
@@ -450,8 +455,8 @@ class Callers:
     together, whether earlier ones have been answered or not.
     """
 
-    def __init__(self, gateway: RunningGateway, app: str, callers: int = 8, rate: float | None = None) -> None:
-        self._address = gateway.hooks
+    def __init__(self, address: str, app: str, callers: int = 8, rate: float | None = None) -> None:
+        self._address = address
         self._app = app
         self._callers = callers
         self._rate = rate

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import httpx
 import pytest
-from faulty import BASE_PATH, FaultyBackend, Recorded, refused_port, right_answer
+from faulty import BASE_PATH, FaultyBackend, Recorded, gated_case, refused_port, right_answer
 from gateways import RunningGateway, read_answer, running_gateway, wait_until
 
 ENVIRONMENT: Final = {"TEST_API_KEY": "key-of-the-upstream", "TEST_PASSWORD": "pass:wörd"}
@@ -55,7 +55,7 @@ def configuration(backend: FaultyBackend, refused: int) -> str:
         "headers": {"X-Api-Key": "${env:TEST_API_KEY}", "Accept": "application/json;v=2"},
         "credentials": {"username": "wcs", "password": "${env:TEST_PASSWORD}"},
     }
-    upstreams["single"] = {"url": backend.url_of("hang"), "max_connections": 1}
+    upstreams["single"] = {"url": backend.url_of("gated"), "max_connections": 1}
     apps: dict[str, dict[str, Any]] = {name: {"upstream": name, "timeout": TIMEOUT} for name in upstreams}
     for name in ("ok", "ok_slow", "slash", "preserve", "literal", "keyed", "no_keepalive"):
         apps[name]["timeout"] = "5s"
@@ -64,7 +64,7 @@ def configuration(backend: FaultyBackend, refused: int) -> str:
         apps[f"{cause}-named"] = {"upstream": case, "timeout": TIMEOUT, "fallback": {cause: "allow"}}
         others = {other: "allow" for other in (*CASE_OF_CAUSE, "overload") if other != cause}
         apps[f"{cause}-others"] = {"upstream": case, "timeout": TIMEOUT, "fallback": others}
-    apps["holder"] = {"upstream": "single", "timeout": "2s"}
+    apps["holder"] = {"upstream": "single", "timeout": "14s"}
     apps["overload-allow"] = {"upstream": "single", "timeout": "200ms", "fallback": "allow"}
     apps["overload-reject"] = {"upstream": "single", "timeout": "200ms"}
     apps["methods"] = {
@@ -82,7 +82,14 @@ def configuration(backend: FaultyBackend, refused: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def backend() -> Iterator[FaultyBackend]:
+def gate() -> Iterator[threading.Event]:
+    """What the backend of the app "holder" waits for."""
+    with gated_case() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def backend(gate: threading.Event) -> Iterator[FaultyBackend]:
     with FaultyBackend() as running:
         yield running
     assert running.problems == []
@@ -106,6 +113,21 @@ class Exchange(NamedTuple):
     answer: httpx.Response
     request: Recorded
     """As the backend had it."""
+
+
+@contextlib.contextmanager
+def held(gateway: RunningGateway, backend: FaultyBackend, gate: threading.Event) -> Iterator[None]:
+    """While the block lasts, a hook of the app "holder" is with its backend, on the one connection there."""
+    before = len(backend.requests_of("gated"))
+    gate.clear()
+    holder = threading.Thread(target=gateway.hook, kwargs={"body": hook_of("holder")})
+    holder.start()
+    try:
+        assert backend.wait_for_requests(before + 1, "gated", within=10)
+        yield
+    finally:
+        gate.set()
+        holder.join()
 
 
 def exchange(gateway: RunningGateway, backend: FaultyBackend, app: str = "ok", **options: Any) -> Exchange:
@@ -510,20 +532,13 @@ def test_each_cause_meets_its_own_fallback(
 
 
 def test_a_hook_that_no_connection_was_free_for_in_time_is_overload(
-    gateway: RunningGateway, backend: FaultyBackend
+    gateway: RunningGateway, backend: FaultyBackend, gate: threading.Event
 ) -> None:
-    before = len(backend.requests_of("hang"))
-    holder = threading.Thread(target=gateway.hook, kwargs={"body": hook_of("holder")})
-    holder.start()
-    try:
-        assert backend.wait_for_requests(before + 1, "hang", within=10)
-        with httpx.Client(trust_env=False, timeout=20) as client:
-            allowed, rejected = (
-                client.post(f"{gateway.url}/OnCallEvent", content=hook_of(app))
-                for app in ("overload-allow", "overload-reject")
-            )
-    finally:
-        holder.join()
+    with held(gateway, backend, gate), httpx.Client(trust_env=False, timeout=20) as client:
+        allowed, rejected = (
+            client.post(f"{gateway.url}/OnCallEvent", content=hook_of(app))
+            for app in ("overload-allow", "overload-reject")
+        )
     assert (allowed.status_code, allowed.content) == (200, hook_of("overload-allow"))
     assert (rejected.status_code, rejected.content) == (403, b"")
     for answer in (allowed, rejected):
@@ -736,14 +751,8 @@ def test_no_body_and_no_secret_of_client_or_backend_is_ever_logged(
 
 
 def test_hooks_in_flight_are_counted_while_they_are_and_not_after(
-    gateway: RunningGateway, backend: FaultyBackend
+    gateway: RunningGateway, backend: FaultyBackend, gate: threading.Event
 ) -> None:
-    before = len(backend.requests_of("hang"))
-    thread = threading.Thread(target=gateway.hook, kwargs={"body": hook_of("holder")})
-    thread.start()
-    try:
-        assert backend.wait_for_requests(before + 1, "hang", within=10)
+    with held(gateway, backend, gate):
         assert gateway.metric("gateway_hooks_in_flight", app="holder") == 1
-    finally:
-        thread.join()
     assert wait_until(lambda: gateway.metric("gateway_hooks_in_flight") == 0)

@@ -126,7 +126,8 @@ def test_a_hook_that_had_to_queue_has_its_whole_time_to_connect(gateway: Running
 
 def test_a_full_queue_is_no_failure_of_the_target(gateway: RunningGateway, backend: PacedBackend) -> None:
     upstream = {"url": backend.url, "max_connections": 1, "breaker": {"failures": 2, "open_for": "1h"}}
-    serve(gateway, {"u": upstream}, {"long": {"upstream": "u", "timeout": LONG}, "a": {"upstream": "u"}})
+    apps = {"long": {"upstream": "u", "timeout": LONG}, "a": {"upstream": "u", "timeout": "500ms"}}
+    serve(gateway, {"u": upstream}, apps)
     backend.mode = Mode.HOLD
     held = Volley(gateway, hooks("long", 1))
     assert wait_until(lambda: backend.held == 1)
@@ -143,12 +144,12 @@ def test_at_twice_the_capacity_the_backend_goes_on_answering_what_it_can(
     upstream = {"url": backend.url, "max_connections": 4}
     serve(gateway, {"u": upstream}, {"a": {"upstream": "u", "timeout": "1s"}}, log={"access": "off"})
     backend.delay = 0.04
-    with Callers(gateway, "a", 4) as peak:
+    with Callers(gateway.hooks, "a", 4) as peak:
         assert wait_until(lambda: len(peak.answers) >= 100)
         peak.stop()
     assert peak.statuses().keys() == {200}
     capacity = len(peak.answers) / peak.seconds
-    with Callers(gateway, "a", rate=2 * capacity) as storm:
+    with Callers(gateway.hooks, "a", rate=2 * capacity) as storm:
         time.sleep(4)
         storm.stop()
     # A queue of a second's budget is let in at once and paid off afterwards: it counts for what it is.
@@ -244,7 +245,7 @@ def test_time_outs_of_one_app_eject_no_target_that_answers_another_meanwhile(
     serve(gateway, {"u": upstream}, apps, log={"access": "off"})
     backend.apps["hung"] = Mode.HOLD
     backend.delay = 0.02
-    with Callers(gateway, "hung", 30) as storm, Callers(gateway, "well", 2) as steady:
+    with Callers(gateway.hooks, "hung", 30) as storm, Callers(gateway.hooks, "well", 2) as steady:
         assert wait_until(lambda: len(storm.answers) >= 60)
         steady.stop()
         storm.stop()
@@ -259,7 +260,7 @@ def test_a_hung_backend_is_nothing_to_the_apps_of_another(gateway: RunningGatewa
         apps = {"hung": {"upstream": "hung", "timeout": "500ms"}, "well": {"upstream": "well", "timeout": LONG}}
         serve(gateway, upstreams, apps, log={"access": "off"})
         hung.mode = Mode.HOLD
-        with Callers(gateway, "hung", rate=200) as storm, Callers(gateway, "well", 2) as steady:
+        with Callers(gateway.hooks, "hung", rate=200) as storm, Callers(gateway.hooks, "well", 2) as steady:
             assert wait_until(lambda: len(storm.answers) >= 300 and len(steady.answers) >= 100)
             storm.stop()
             steady.stop()

@@ -11,42 +11,27 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
 import pytest
-from faulty import CASES, OK, Case, FaultyBackend, Pause, Step, Turn, reply, right_answer
-from gateways import ROOT, RunningGateway, running_gateway, wait_until
+from faulty import FaultyBackend, gated_case, right_answer
+from gateways import ROOT, RunningGateway, read_answer, running_gateway, wait_until
 
 SIGNALS: Final = [signal.SIGTERM, signal.SIGINT]
 
 
-class Gate:
-    """A backend's case that answers once it is told to."""
-
-    def __init__(self) -> None:
-        self.open = threading.Event()
-
-    def script(self, turn: Turn) -> Iterable[Step]:
-        while not self.open.is_set():
-            yield Pause(0.02)
-        yield reply(turn.right)
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    with gated_case() as opened:
+        yield opened
 
 
 @pytest.fixture
-def gate() -> Iterator[Gate]:
-    gate = Gate()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(CASES, "gated", Case("gated", "Answers when told.", OK, 1, gate.script))
-        yield gate
-    gate.open.set()
-
-
-@pytest.fixture
-def backend(gate: Gate) -> Iterator[FaultyBackend]:
+def backend(gate: threading.Event) -> Iterator[FaultyBackend]:
     with FaultyBackend() as running:
         yield running
 
@@ -59,6 +44,7 @@ def configuration(backend: FaultyBackend, **server: Any) -> str:
         {
             "server": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", **server},
             "media_server": {"request_timeout": "2m"},
+            "defaults": {"dedupe": "off"},
             "upstreams": upstreams,
             "apps": apps,
         }
@@ -80,9 +66,8 @@ def under_way(gateway: RunningGateway, backend: FaultyBackend, *apps: str) -> It
 
 
 def is_refused(gateway: RunningGateway) -> bool:
-    host, port = gateway.hooks.rsplit(":", 1)
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
+        gateway.connect().close()
     except ConnectionRefusedError:
         return True
     return False
@@ -91,8 +76,9 @@ def is_refused(gateway: RunningGateway) -> bool:
 @pytest.mark.parametrize("number", SIGNALS)
 def test_an_idle_gateway_ends_with_status_0(backend: FaultyBackend, tmp_path: Path, number: signal.Signals) -> None:
     with running_gateway(configuration(backend), tmp_path) as gateway:
-        assert gateway.hook(body=hook_of("ok")).status_code == 200  # and its connection stays open
+        assert gateway.hook(body=hook_of("ok")).status_code == 200
         assert gateway.get("/-/ready").status_code == 200
+        gateway.client.close()
         assert gateway.stop(number) == 0
         assert gateway.lines()[-1]["message"] == "stopped"
         assert "Traceback" not in gateway.log.read_text()
@@ -101,7 +87,7 @@ def test_an_idle_gateway_ends_with_status_0(backend: FaultyBackend, tmp_path: Pa
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_hooks_in_flight_are_answered_while_new_connections_are_refused(
-    backend: FaultyBackend, gate: Gate, tmp_path: Path, number: signal.Signals
+    backend: FaultyBackend, gate: threading.Event, tmp_path: Path, number: signal.Signals
 ) -> None:
     with (
         running_gateway(configuration(backend), tmp_path) as gateway,
@@ -113,7 +99,7 @@ def test_hooks_in_flight_are_answered_while_new_connections_are_refused(
         assert (ready.status_code, ready.text.strip()) == (503, "draining")
         assert gateway.get("/-/healthy").status_code == 200
         assert not any(hook.done() for hook in hooks)
-        gate.open.set()
+        gate.set()
         for hook in hooks:
             answer = hook.result(20)
             assert (answer.status_code, answer.content) == (200, right_answer(hook_of("gated")))
@@ -164,14 +150,49 @@ def test_a_client_that_sends_half_a_hook_does_not_hold_up_the_end_past_read_time
     backend: FaultyBackend, tmp_path: Path
 ) -> None:
     with running_gateway(configuration(backend, read_timeout="1s", drain_timeout="50s"), tmp_path) as gateway:
-        host, port = gateway.hooks.rsplit(":", 1)
-        with socket.create_connection((host, int(port)), timeout=20) as sock:
+        with gateway.connect() as sock:
             sock.sendall(b"POST /OnCallEvent HTTP/1.1\r\nHost: gw\r\nContent-Length: 100\r\n\r\n{")
             assert gateway.get("/-/ready").status_code == 200
             gateway.process.send_signal(signal.SIGTERM)
             answer = b"".join(iter(lambda: sock.recv(65536), b""))
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert gateway.process.wait(20) == 0
+
+
+def raw_hook(app: str) -> bytes:
+    body = hook_of(app)
+    return b"POST /rest/OnCallEvent HTTP/1.1\r\nHost: gw\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+
+def test_a_hook_that_sets_out_on_a_kept_connection_as_the_end_begins_is_answered_and_the_connection_closed(
+    backend: FaultyBackend, tmp_path: Path
+) -> None:
+    with running_gateway(configuration(backend), tmp_path) as gateway, gateway.connect() as sock:
+        stream = sock.makefile("rb")
+        sock.sendall(raw_hook("ok"))
+        assert "connection" not in read_answer(stream).headers
+        gateway.process.send_signal(signal.SIGTERM)
+        assert wait_until(lambda: is_refused(gateway))
+        sock.sendall(raw_hook("ok"))
+        status, headers, body = read_answer(stream)
+        assert (status, headers["connection"], body) == (200, "close", right_answer(hook_of("ok")))
+        assert stream.read() == b""
+        assert gateway.process.wait(20) == 0
+    assert len(backend.requests) == 2
+
+
+def test_a_kept_connection_that_nobody_uses_does_not_hold_up_the_end_as_long_as_the_drain_may_take(
+    backend: FaultyBackend, tmp_path: Path
+) -> None:
+    with running_gateway(configuration(backend, drain_timeout="50s"), tmp_path) as gateway, gateway.connect() as sock:
+        sock.sendall(raw_hook("ok"))
+        stream = sock.makefile("rb")
+        assert read_answer(stream).status == 200
+        began = time.monotonic()
+        gateway.process.send_signal(signal.SIGTERM)
+        assert stream.read() == b""
+        assert gateway.process.wait(20) == 0
+        assert time.monotonic() - began < 20  # the drain would take 50 s
 
 
 # --- what keeps it from starting ---

@@ -148,7 +148,7 @@ def test_no_hook_is_lost_when_one_of_two_targets_dies_under_load(gateway: Runnin
         assert [answer.status for answer in warm.answers()] == [200] * 16
         for backend in pair:
             backend.delay = 0.005
-        with Callers(gateway, "a", 8) as load:
+        with Callers(gateway.hooks, "a", 8) as load:
             assert wait_until(lambda: len(load.answers) >= 100)
             pair[0].kill()
             served = pair[1].count
@@ -310,7 +310,7 @@ def test_a_hung_target_gets_no_more_than_one_probe_each_open_for(
     backend.mode = Mode.HOLD
     open_breaker(gateway)
     began, asked = time.monotonic(), backend.count
-    with Callers(gateway, "a", 4):
+    with Callers(gateway.hooks, "a", 4):
         assert wait_until(lambda: backend.count >= asked + 4)
         elapsed = time.monotonic() - began
         probes = backend.count - asked

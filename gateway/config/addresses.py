@@ -109,7 +109,7 @@ def overlap(one: Address | UnixAddress, other: Address | UnixAddress) -> bool:
         return (
             isinstance(one, UnixAddress)
             and isinstance(other, UnixAddress)
-            and posixpath.normpath(one.path) == posixpath.normpath(other.path)
+            and _one_spelling(one.path) == _one_spelling(other.path)
         )
     if one.port != other.port or one.port == 0:
         return False
@@ -118,6 +118,10 @@ def overlap(one: Address | UnixAddress, other: Address | UnixAddress) -> bool:
     if (":" in one.host) != (":" in other.host):
         return False
     return not {"0.0.0.0", "::"}.isdisjoint((one.host, other.host))  # noqa: S104 - compared, not bound
+
+
+def _one_spelling(path: str) -> str:
+    return posixpath.normpath(f"/{path.lstrip('/')}")  # normpath keeps two slashes at the front, as POSIX has it
 
 
 def is_host(text: str) -> bool:

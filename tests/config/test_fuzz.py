@@ -14,14 +14,16 @@ from hypothesis import strategies as st
 from gateway.config import ConfigError, loads
 
 EXAMPLE = (Path(__file__).parents[2] / "gateway.yaml").read_text(encoding="utf-8")
+PEM = Path(__file__).parent / "pem"
 CORPUS = Path(__file__).parents[3] / "shared" / "corpora"
 MARKS = ["<<: ", "&a ", "*a", "${env:A}", "${", "---\n", "!!map "]
+WORDS = ["apps", "a", "upstreams", "server", "1", "unix:/", "tls"]
 SPECIAL = st.sampled_from([*"[]{}:,-?&*!|>'\"%@`#~<$\n\t \x85\u2028\ufeff\0é😀", *MARKS])
 
 
 def survive(text: str) -> None:
     try:
-        loads(text)
+        loads(text, str(PEM / "gateway.yaml"))
     except ConfigError as error:
         problems = error.problems
     else:
@@ -42,7 +44,7 @@ def test_arbitrary_text(text: str) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(SPECIAL | st.sampled_from(["apps", "a", "upstreams", "server", "1"]), max_size=60).map("".join))
+@given(st.lists(SPECIAL | st.sampled_from(WORDS), max_size=60).map("".join))
 def test_arbitrary_yaml_marks(text: str) -> None:
     survive(text)
 
@@ -72,6 +74,10 @@ FULL: dict[str, Any] = {
     "server": {
         "listen": ":1", "admin": ":2", "max_body": "1B", "read_timeout": "1s",
         "keepalive_timeout": "9s", "drain_timeout": "1s", "workers": "auto", "max_in_flight": 1,
+        "max_connections": 1, "allow_from": ["10.0.0.0/8", "::1"],
+        "tls": {
+            "certificate": "certificate.pem", "key": "key.pem", "client_ca": "certificate.pem", "minimum_version": "1.3"
+        },
     },
     "admin": {"token": "t"},
     "log": {"level": "info", "format": "json", "access": "off", "mask": ["caller"]},
@@ -87,6 +93,13 @@ FULL: dict[str, Any] = {
             "breaker": {"failures": 1, "window": "1s", "open_for": "1s"},
             "health": {"path": "/", "interval": "5s", "timeout": "1s", "expect": 200},
         },
+        "w": {
+            "url": "https://h",
+            "tls": {
+                "ca": "certificate.pem", "certificate": "certificate.pem", "key": "key.pem", "minimum_version": 1.0,
+                "server_name": "h",
+            },
+        },
         "v": {
             "targets": [
                 {"url": "http://h", "weight": 1, "backup": False}, {"url": "http://i", "weight": 2, "backup": True}
@@ -99,9 +112,11 @@ FULL: dict[str, Any] = {
             "upstream": "u", "timeout": "1s", "fallback": "allow", "max_in_flight": 1,
             "methods": {"call": {"timeout": "1s", "fallback": "reject", "retry": {"on": ["reset"]}, "dedupe": "1s"}},
         },
-        "b": {"static": "allow"},
+        "b": {"static": "allow", "credentials": {"username": "u", "password": "p"}},
+        "c": {"upstream": "v", "signature": {"keys": ["k", "l"], "mode": "verify", "upstream_key": "k"}},
     },
     "unknown_app": "a",
+    "metrics": {"app_label": "auto"},
     "hook_types": {"X": "event"},
 }  # fmt: skip
 
@@ -114,7 +129,7 @@ def _paths(node: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def test_the_full_file_is_valid() -> None:
-    loads(json.dumps(FULL))
+    loads(json.dumps(FULL), str(PEM / "gateway.yaml"))
 
 
 @settings(max_examples=400, deadline=None)

@@ -35,7 +35,7 @@ def _objects(node: Any) -> Iterator[dict[str, Any]]:
 
 def test_every_key_is_described_and_no_other_is_allowed() -> None:
     sections = [node for node in _objects(SCHEMA) if "description" in node]
-    assert len(sections) == 14
+    assert len(sections) == 18
     for section in sections:
         assert section["additionalProperties"] is False
         for name, field in section["properties"].items():
@@ -63,6 +63,14 @@ def test_the_example_validates() -> None:
         "upstreams: {u: {url: http://h, retry: {attempts: 1, on: []}, breaker: off, health: {}}}",
         "upstreams: {u: {url: http://h, breaker: {failures: 1}, health: {path: '/a?b=c', expect: 204}}}",
         "defaults: {retry: {on: [connect, reset]}, dedupe: off, max_in_flight: 5}",
+        "server: {listen: unix:/run/g.sock, max_connections: 5, allow_from: [10.0.0.0/8, '::1', '2001:db8::/32']}",
+        "server: {listen: [':80', 'unix:/run/g.sock'], allow_from: []}",
+        "upstreams: {u: {url: https://h, tls: {minimum_version: 1.0, server_name: legacy.example.com}}}",
+        "upstreams: {u: {url: https://h, tls: {minimum_version: '1.3', server_name: '2001:db8::1'}}}",
+        "upstreams: {u: {url: https://h, tls: {}}}",
+        "metrics: {app_label: never}",
+        "apps: {a: {static: allow, credentials: {username: u, password: p}}}",
+        "apps: {a: {static: allow, signature: {keys: [k, l]}}, b: {static: allow, signature: {mode: pass}}}",
         "apps: {a: {static: allow, methods: {call: {retry: {attempts: 3}, dedupe: 5s}}}}",
     ],
 )
@@ -107,6 +115,26 @@ def test_a_reference_validates_wherever_text_does() -> None:
         "upstreams: {u: {url: http://h, health: {path: ping}}}",
         "upstreams: {u: {url: http://h, health: {path: '//h'}}}",
         "defaults: {dedupe: 5}",
+        "server: {listen: unix:run}",
+        "server: {listen: 'unix:/'}",
+        "server: {admin: unix:/run/g.sock}",
+        "server: {allow_from: 10.0.0.0/8}",
+        "server: {allow_from: [media.example.com]}",
+        "server: {max_connections: 0}",
+        "server: {tls: {certificate: c.pem}}",
+        "server: {tls: {certificate: c.pem, key: k.pem, minimum_version: 1.1}}",
+        "server: {tls: {certificate: '', key: k.pem}}",
+        "upstreams: {u: {url: https://h, tls: {certificate: c.pem}}}",
+        "upstreams: {u: {url: https://h, tls: {key: k.pem}}}",
+        "upstreams: {u: {url: https://h, tls: {minimum_version: 1.4}}}",
+        "upstreams: {u: {url: https://h, tls: {verify: false}}}",
+        "metrics: {app_label: off}",
+        "apps: {a: {credentials: {username: u}}}",
+        "apps: {a: {credentials: {username: u, password: p}, signature: {keys: [k]}}}",
+        "apps: {a: {signature: {}}}",
+        "apps: {a: {signature: {mode: verify}}}",
+        "apps: {a: {signature: {keys: []}}}",
+        "apps: {a: {methods: {call: {signature: {keys: [k]}}}}}",
         "apps: {a: {methods: {call: {max_in_flight: 5}}}}",
     ],
 )

@@ -114,6 +114,23 @@ def test_what_is_shown_is_the_file_with_references_kept_and_literal_secrets_mask
     }
 
 
+def test_keys_and_passwords_of_apps_are_masked_and_what_is_around_them_is_shown() -> None:
+    loaded = loads(
+        "apps:\n"
+        "  a: {static: allow, credentials: {username: wcs, password: hunter2-S3CRET}}\n"
+        "  b: {static: allow, signature: {keys: [hunter2-S3CRET, '${env:GATEWAY_TEST_SECRET}'], mode: pass, "
+        "upstream_key: hunter2-S3CRET}}\n"
+    )
+    assert loaded.shown["apps"] == {
+        "a": {"static": "allow", "credentials": {"username": "wcs", "password": "***"}},
+        "b": {
+            "static": "allow",
+            "signature": {"keys": ["***", "${env:GATEWAY_TEST_SECRET}"], "mode": "pass", "upstream_key": "***"},
+        },
+    }
+    assert SECRET not in repr(loaded) + loaded.config.model_dump_json()
+
+
 def test_names_that_look_like_secrets_are_shown() -> None:
     loaded = loads("apps: {token: {static: allow}, password: {static: reject}}\n")
     assert loaded.shown == {"apps": {"token": {"static": "allow"}, "password": {"static": "reject"}}}
@@ -167,6 +184,21 @@ def test_a_loaded_configuration_never_prints_a_secret(caplog: pytest.LogCaptureF
         "defaults: {fallback: '${env:GATEWAY_TEST_SECRET}', upstream: '${env:GATEWAY_TEST_SECRET}'}\n",
         "apps: {a: {upstream: '${env:GATEWAY_TEST_SECRET}', static: '${env:GATEWAY_TEST_SECRET}'}}\n",
         "unknown_app: '${env:GATEWAY_TEST_SECRET}'\nlog: {level: '${env:GATEWAY_TEST_SECRET}'}\n",
+        "apps: {a: {static: allow, credentials: 'w:hunter2-S3CRET'}}\n",
+        "apps: {a: {static: allow, credentials: [hunter2-S3CRET]}}\n",
+        'apps: {a: {static: allow, credentials: {username: w, password: "hunter2-S3CRET\\0"}}}\n',
+        "apps: {a: {static: allow, signature: hunter2-S3CRET}}\n",
+        "apps: {a: {static: allow, signature: [hunter2-S3CRET]}}\n",
+        "apps: {a: {static: allow, signature: {keys: hunter2-S3CRET}}}\n",
+        "apps: {a: {static: allow, signature: {keys: [[hunter2-S3CRET]]}}}\n",
+        'apps: {a: {static: allow, signature: {keys: ["hunter2-S3CRET\\0"]}}}\n',
+        "apps: {a: {static: allow, signature: {key: hunter2-S3CRET, mode: pass}}}\n",
+        "apps: {a: {static: allow, signature: {keys: [k], upstream_key: [hunter2-S3CRET]}}}\n",
+        "server: {tls: {certificate: hunter2-S3CRET, key: hunter2-S3CRET}}\n",
+        'server: {tls: {certificate: c.pem, key: "-----BEGIN hunter2-S3CRET\\n"}}\n',
+        "server: {tls: {certificate: c.pem, key: [hunter2-S3CRET], minimum_version: '${env:GATEWAY_TEST_SECRET}'}}\n",
+        "server: {tls: '${env:GATEWAY_TEST_SECRET}', allow_from: ['${env:GATEWAY_TEST_SECRET}']}\n",
+        "upstreams: {u: {url: https://h, tls: {ca: '${env:GATEWAY_TEST_SECRET}'}}}\n",
         "admin: {token: hunter2-S3CRET}}\n",
         "admin: {token: !secret hunter2-S3CRET}\n",
         "admin: {token: 'hunter2-S3CRET${env:NO_SUCH_VARIABLE}'}\n",

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import pickle
+import shutil
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from gateway.breaker import BreakerSettings
-from gateway.config import Address, Config, Health, Settings, Target, load, loads
+from gateway.config import Address, Config, Health, Secret, Settings, Target, UnixAddress, load, loads
 from gateway.hooks import MethodType
 from gateway.retry import Retry, RetryOn
 from gateway.verdicts import Cause, Fallback, Verdict
 
 EXAMPLE = Path(__file__).parents[2] / "gateway.yaml"
+PEM = Path(__file__).parent / "pem"
 REJECT = Fallback()
 ALLOW = Fallback(frozenset({Cause.TIMEOUT, Cause.UNREACHABLE, Cause.OVERLOAD}))
 UPSTREAMS = "upstreams: {u: {url: http://h}, v: {url: http://i}}\n"
@@ -27,7 +31,9 @@ def test_the_defaults_are_the_contract_s() -> None:
     assert (config.server.max_body, config.server.read_timeout) == (262144, 5.0)
     assert (config.server.keepalive_timeout, config.server.drain_timeout) == (75.0, 20.0)
     assert (config.server.workers, config.server.max_in_flight) == (1, 2000)
+    assert (config.server.max_connections, config.server.allow_from, config.server.tls) == (10_000, (), None)
     assert config.admin.token is None
+    assert config.metrics.app_label == "auto"
     assert (config.log.level, config.log.format, config.log.access) == ("info", "json", "all")
     assert config.log.mask == ("caller", "callee")
     assert (config.media_server.request_timeout, config.media_server.margin) == (15.0, 0.5)
@@ -36,7 +42,7 @@ def test_the_defaults_are_the_contract_s() -> None:
     assert (upstream.connect_timeout, upstream.keepalive, upstream.max_connections) == (0.5, 60.0, 64)
     assert (upstream.max_answer, upstream.host, upstream.headers, upstream.credentials) == (1 << 20, "target", {}, None)
     assert upstream.targets == (Target(url="http://h", weight=1, backup=False),)
-    assert (upstream.balance, upstream.health) == ("round_robin", None)
+    assert (upstream.balance, upstream.health, upstream.tls) == ("round_robin", None, None)
     assert upstream.retry == Retry(attempts=2, on=frozenset({RetryOn.CONNECT}))
     assert upstream.breaker == BreakerSettings(failures=5, window=10.0, open_for=5.0)
     assert (config.unknown_app, config.hook_types) == ("reject", {})
@@ -63,24 +69,39 @@ def test_what_the_example_comments_out_is_valid_too(tmp_path: Path, monkeypatch:
     (tmp_path / "password").write_text("pw\n")
     monkeypatch.setenv("GATEWAY_ADMIN_TOKEN", "t")
     monkeypatch.setenv("LEGACY_KEY", "k")
+    monkeypatch.setenv("WCS_PASSWORD", "w")
+    monkeypatch.setenv("WCS_KEY", "s")
+    for name, file in (("certificate.pem", "certificate"), ("key.pem", "key"), ("ca.pem", "certificate"),
+                       ("client.pem", "certificate"), ("client-key.pem", "key")):  # fmt: skip
+        shutil.copy(PEM / f"{file}.pem", tmp_path / name)
     text = EXAMPLE.read_text(encoding="utf-8")
-    for line in ("admin:", "  token:", "dedupe:", "targets:", "  - {url:", "health:", "headers:", "credentials:"):
+    lines = ("admin:", "  token:", "dedupe:", "targets:", "  - {url:", "health:", "headers:", "credentials:",
+             "allow_from:", "tls:", "metrics:")  # fmt: skip
+    for line in lines:
         assert f"# {line}" in text
         text = text.replace(f"# {line}", line)
-    text = text.replace("    url: http", "    # url: http").replace(
-        "/run/secrets/legacy-password", str(tmp_path / "password")
-    )
-    config = loads(text).config
+    text = text.replace("    url: http", "    # url: http").replace('url: "http://192', 'url: "https://192')
+    text = text.replace("/run/secrets/legacy-password", str(tmp_path / "password"))
+    config = loads(text, str(tmp_path / "gateway.yaml")).config
     upstream = config.upstreams["legacy-php"]
     assert upstream.targets == (
-        Target(url="http://192.168.1.101/rest/my_api", weight=2),
-        Target(url="http://192.168.1.102/rest/my_api", backup=True),
+        Target(url="https://192.168.1.101/rest/my_api", weight=2),
+        Target(url="https://192.168.1.102/rest/my_api", backup=True),
     )
     assert upstream.health == Health()
     assert config.settings("tenant-*", "call").dedupe == 10.0
     credentials = upstream.credentials
     assert credentials is not None
     assert credentials.password.reveal() == "pw"
+    assert upstream.tls is not None
+    assert config.server.tls is not None
+    assert config.apps["defaultApp"].credentials is not None
+    signed = text.replace('    credentials: {username: wcs, password: "${env:WCS', "    # credentials: {").replace(
+        "# signature:", "signature:"
+    )
+    signature = loads(signed, str(tmp_path / "gateway.yaml")).config.settings("defaultApp", None).signature
+    assert signature is not None
+    assert signature.keys == (Secret("s"),)
 
 
 def test_the_nearer_level_wins_and_replaces_the_whole_value() -> None:
@@ -195,14 +216,26 @@ def test_an_empty_retry_list_means_that_nothing_is_tried_again() -> None:
 
 def test_a_configuration_with_every_value_type_can_be_written_as_json() -> None:
     config = loads(
+        "server: {listen: [unix:/run/g.sock], allow_from: [10.0.0.0/8]}\n"
         "upstreams: {u: {url: http://h, retry: {on: [reset]}, breaker: off, health: {}}, v: {url: http://h}}\n"
-        "apps: {a: {upstream: u, retry: {attempts: 1}}}\n"
+        "apps: {a: {upstream: u, retry: {attempts: 1}, signature: {keys: [k]}}}\n"
     ).config
     dumped = config.model_dump(mode="json")
     assert dumped["upstreams"]["u"]["retry"] == {"attempts": 2, "on": ["reset"]}
     assert dumped["upstreams"]["u"]["breaker"] is None
     assert dumped["upstreams"]["v"]["breaker"] == {"failures": 5, "window": 10.0, "open_for": 5.0}
     assert dumped["defaults"]["retry"] is None
+    assert dumped["server"]["allow_from"] == ["10.0.0.0/8"]
+    assert dumped["apps"]["a"]["signature"]["keys"] == ["***"]
+
+
+def test_a_configuration_survives_the_way_to_another_process() -> None:
+    config = loads(
+        "server: {listen: [':1', unix:/run/g.sock], allow_from: [10.0.0.0/8, '::1']}\n"
+        "upstreams: {u: {url: https://h, tls: {minimum_version: '1.3'}}}\n"
+        "apps: {a: {upstream: u, signature: {keys: [k]}}, b: {upstream: u, credentials: {username: w, password: p}}}\n"
+    ).config
+    assert pickle.loads(pickle.dumps(config)) == config
 
 
 def test_a_static_app_has_no_upstream_even_where_the_defaults_name_one() -> None:
@@ -227,6 +260,57 @@ def test_every_form_of_listen_is_a_tuple_of_addresses() -> None:
     assert loads("server: {listen: ':1'}\n").config.server.listen == (Address("", 1),)
     both = loads("server: {listen: ['0.0.0.0:1', '[::]:1', 'h:0', 'h:0']}\n").config.server.listen
     assert both == (Address("0.0.0.0", 1), Address("::", 1), Address("h", 0), Address("h", 0))
+    assert loads("server: {listen: unix:/run/g.sock}\n").config.server.listen == (UnixAddress("/run/g.sock"),)
+    mixed = loads("server: {listen: [':1', unix:/a, unix:/b]}\n").config.server.listen
+    assert mixed == (Address("", 1), UnixAddress("/a"), UnixAddress("/b"))
+
+
+def test_allow_from_is_a_tuple_of_networks() -> None:
+    server = loads("server: {allow_from: [10.0.0.0/8, 192.168.1.10, '2001:db8::/32']}\n").config.server
+    assert server.allow_from == (
+        IPv4Network("10.0.0.0/8"),
+        IPv4Network("192.168.1.10/32"),
+        IPv6Network("2001:db8::/32"),
+    )
+    assert len(loads(f"server: {{allow_from: [{'10.0.0.1, ' * 1024}]}}\n").config.server.allow_from) == 1024
+
+
+def test_credentials_and_signature_are_the_app_s_for_each_of_its_methods() -> None:
+    config = loads(
+        UPSTREAMS + "defaults: {upstream: u}\n"
+        "apps:\n"
+        "  open: {}\n"
+        "  basic: {credentials: {username: w, password: p}, methods: {call: {timeout: 1s}}}\n"
+        "  signed: {signature: {keys: [new, old], upstream_key: theirs}}\n"
+        "  passing: {signature: {mode: pass}}\n"
+        "  static: {static: allow, signature: {mode: pass, keys: [k]}}\n"
+    ).config
+    assert config.settings("open", "call")[-2:] == (None, None)
+    for method in ("call", "connect", None):
+        credentials = config.settings("basic", method).credentials
+        assert credentials is not None
+        assert (credentials.username, credentials.password.reveal()) == ("w", "p")
+    signed = config.settings("signed", "call").signature
+    assert signed is not None
+    assert signed.keys == (Secret("new"), Secret("old"))
+    assert (signed.mode, signed.upstream_key) == ("verify", Secret("theirs"))
+    passing = config.settings("passing", None).signature
+    assert passing is not None
+    assert (passing.mode, passing.keys, passing.upstream_key) == ("pass", (), None)
+    static = config.settings("static", None).signature
+    assert static is not None
+    assert (static.mode, static.keys) == ("pass", (Secret("k"),))
+
+
+def test_an_app_may_verify_one_key_and_its_upstream_get_credentials() -> None:
+    text = "upstreams: {u: {url: http://h, credentials: {username: w, password: p}}}\n"
+    config = loads(text + "apps: {a: {upstream: u, signature: {keys: [k]}}}\n").config
+    assert config.settings("a", None).signature is not None
+
+
+@pytest.mark.parametrize("choice", ["auto", "always", "never"])
+def test_the_app_label_of_histograms_is_a_choice(choice: str) -> None:
+    assert loads(f"metrics: {{app_label: {choice}}}\n").config.metrics.app_label == choice
 
 
 def test_an_upstream_in_full() -> None:
@@ -259,7 +343,13 @@ def test_a_timeout_just_below_the_media_server_s_limit_is_fine() -> None:
 
 
 def test_ten_thousand_apps_all_load() -> None:
-    lines = [f"  app-{number:05}: {{upstream: u, timeout: 2s}}\n" for number in range(10_000)]
+    lines = [
+        f"  app-{number:05}: {{upstream: u, timeout: 2s, signature: {{keys: [k{number}]}}}}\n"
+        for number in range(10_000)
+    ]
     loaded = loads(UPSTREAMS + "apps:\n" + "".join(lines))
     assert len(loaded.config.apps) == 10_000
-    assert loaded.config.settings("app-09999", None).timeout == 2.0
+    settings = loaded.config.settings("app-09999", None)
+    assert settings.timeout == 2.0
+    assert settings.signature is not None
+    assert settings.signature.keys == (Secret("k9999"),)

@@ -91,11 +91,18 @@ def test_what_the_media_server_sends_is_read() -> None:
 VALID = head(b"Content-Length: 5", b"Content-Type: application/json", b"X-Own: a, b", b"Connection: keep-alive")
 
 
-def assert_read_or_refused(data: bytes) -> None:
+def outcome(data: bytes) -> Head | int:
+    """What was read, or the status of the refusal."""
     try:
-        read = parse_head(data)
+        return parse_head(data)
     except BadRequest as exc:
-        assert exc.status in (400, 431)
+        return exc.status
+
+
+def assert_read_or_refused(data: bytes) -> None:
+    read = outcome(data)
+    if not isinstance(read, Head):
+        assert read in (400, 431)
         return
     assert len(data.split(b"\r\n")) == len(read.headers) + 1
     names = [name for name, _ in read.headers]
@@ -103,7 +110,7 @@ def assert_read_or_refused(data: bytes) -> None:
     assert names.count(b"host") <= 1
     for name, value in read.headers:
         assert name.decode("ascii").strip(NAME_CHARACTERS) == ""
-        assert not any(byte < 0x20 and byte != 0x09 or byte == 0x7F for byte in value)
+        assert not any((byte < 0x20 and byte != 0x09) or byte == 0x7F for byte in value)
 
 
 @CHECKED
@@ -237,7 +244,8 @@ def test_a_folded_field_is_refused(fold: bytes) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        b"", b"X Own", b"X-Own ", b"X-Own\t", b" X-Own", b"X-Own[]", b"X(Own)", b"X@Own", b"X/Own", b'"X"', b"X,Y", b"X;Y",
+        b"", b"X Own", b"X-Own ", b"X-Own\t", b" X-Own", b"X-Own[]", b"X(Own)", b"X@Own", b"X/Own", b'"X"', b"X,Y",
+        b"X;Y",
         b"X=Y", b"X\xe9", b"\xff", b"X{", b"X\\", b"X" * 257,
     ],
 )  # fmt: skip
@@ -275,7 +283,8 @@ def test_a_request_line_is_method_target_version(line: bytes) -> None:
 @pytest.mark.parametrize(
     "version",
     [
-        b"HTTP/0.9", b"HTTP/1.2", b"HTTP/1.10", b"HTTP/01.1", b"HTTP/1.01", b"HTTP/2.0", b"HTTP/2", b"HTTP/3", b"HTTP/9.9",
+        b"HTTP/0.9", b"HTTP/1.2", b"HTTP/1.10", b"HTTP/01.1", b"HTTP/1.01", b"HTTP/2.0", b"HTTP/2", b"HTTP/3",
+        b"HTTP/9.9",
         b"http/1.1", b"HTTP/1,1", b"HTTP/1.", b"HTTP/", b"HTTP", b"HTTP/1.1x", b"HTTPS/1.1", b"ICE/1.0", b"RTSP/1.0",
         b"HTTP/-1.1", b"HTTP/1.1\xa0",
     ],
@@ -352,7 +361,8 @@ def test_a_host_is_a_name_or_an_address_and_perhaps_a_port(host: bytes) -> None:
 @pytest.mark.parametrize(
     "host",
     [
-        b"", b" ", b"gw:x", b"gw:-1", b"gw:123456", b"gw:80:80", b"a b", b"a,b", b"a/b", b"user@gw", b"http://gw", b"[::1",
+        b"", b" ", b"gw:x", b"gw:-1", b"gw:123456", b"gw:80:80", b"a b", b"a,b", b"a/b", b"user@gw", b"http://gw",
+        b"[::1",
         b"::1", b"[gw]", b"[]", b":80", b"gw?", b"gw#", b"g\xc3\xa9", b"gw\\", b"<gw>", b'"gw"', b"gw%00",
     ],
 )  # fmt: skip
