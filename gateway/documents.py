@@ -29,11 +29,11 @@ _section = re.compile(r"(<!-- begin: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTA
 
 _CAUSES: Final[Mapping[Cause, str]] = {
     Cause.TIMEOUT: "gave no complete answer within the budget",
-    Cause.UNREACHABLE: "refused, reset or closed the connection without an answer; its name was not resolved, TLS failed; "
-    "or every target is ejected",
+    Cause.UNREACHABLE: "refused, reset or closed the connection without an answer; its name was not resolved, TLS "
+    "failed; or every target is ejected",
     Cause.OVERLOAD: "was not asked: `max_in_flight` or `max_connections` was reached and the queue is too long",
-    Cause.BAD_ANSWER: "`200` with anything but one JSON object (a PHP notice before it, a byte-order mark, HTML, nothing); "
-    "an answer cut short, malformed or too large",
+    Cause.BAD_ANSWER: "`200` with anything but one JSON object (a PHP notice before it, a byte-order mark, HTML, "
+    "nothing); an answer cut short, malformed or too large",
     Cause.ERROR_STATUS: "any other status: redirects, `204`, `500` …",
 }
 
