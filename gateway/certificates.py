@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import time
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -18,36 +19,57 @@ _DAY: Final = 86400.0
 
 
 class ServerTLS:
-    """The hook port's context; ``refresh()`` takes changed files up for the connections to come."""
+    """The hook port's TLS; ``refresh()`` takes changed files up for the connections to come.
+
+    A listener keeps the one context that it was given, so that one only hands each handshake over to the newest. Files
+    that do not fit together, as amid a renewal, thereby never touch what is in use, and an authority that was taken
+    out of ``client_ca`` is trusted no more.
+    """
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None, minimum_version: str) -> None:
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.minimum_version = _VERSIONS[minimum_version]
-        self.context.set_alpn_protocols(["http/1.1"])
         self._files = (certificate, key, client_ca)
-        if client_ca is not None:
-            self.context.verify_mode = ssl.CERT_REQUIRED
-        self._seen: tuple[float, ...] = ()
-        self.refresh()
+        self._minimum_version = _VERSIONS[minimum_version]
+        self._seen = self._stamps()
+        self._newest = self._load()
+        self.context = self._load()
+        self.context.sni_callback = self._hand_over
 
     def refresh(self) -> bool:
-        """Load the files if they have changed; whether they had. Raises OSError (ssl.SSLError)."""
-        certificate, key, client_ca = self._files
-        seen = tuple(path.stat().st_mtime for path in self._files if path is not None)
+        """Load the files if they have changed; whether they had. Raises OSError (ssl.SSLError), and changes nothing."""
+        seen = self._stamps()
         if seen == self._seen:
             return False
-        self.context.load_cert_chain(certificate, key, password=_refuse_to_ask)
-        if client_ca is not None:
-            self.context.load_verify_locations(client_ca)
+        self._newest = self._load()
         self._seen = seen
         return True
+
+    def _hand_over(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        connection.context = self._newest
+
+    def _load(self) -> ssl.SSLContext:
+        certificate, key, client_ca = self._files
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = self._minimum_version
+        context.set_alpn_protocols(["http/1.1"])
+        context.load_cert_chain(certificate, key, password=_refuse_to_ask)
+        if client_ca is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(client_ca)
+        return context
+
+    def _stamps(self) -> tuple[tuple[int, int], ...]:
+        """What tells whether a file is another than before."""
+        states = [path.stat() for path in self._files if path is not None]
+        return tuple((state.st_mtime_ns, state.st_ino) for state in states)
 
 
 def client_context(*, ca: str | None, certificate: str | None, key: str | None, minimum_version: str) -> ssl.SSLContext:
     """A context for a backend: its certificate and host name are always verified. Raises OSError (ssl.SSLError)."""
     context = ssl.create_default_context(cafile=ca)
-    context.minimum_version = _VERSIONS[minimum_version]
-    if context.minimum_version < ssl.TLSVersion.TLSv1_2:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the operator asks for 1.0 or 1.1 knowingly
+        context.minimum_version = _VERSIONS[minimum_version]
+    if _VERSIONS[minimum_version] < ssl.TLSVersion.TLSv1_2:
         context.set_ciphers("DEFAULT:@SECLEVEL=0")  # OpenSSL 3 refuses the old versions' signatures otherwise
     context.set_alpn_protocols(["http/1.1"])
     if certificate is not None:

@@ -79,7 +79,7 @@ def differences(before: Config, after: Config) -> list[str]:
         *_named("upstream", before.upstreams, after.upstreams),
         *_named("app", before.apps, after.apps),
     ]
-    for section in ("server", "admin", "log", "media_server", "defaults"):
+    for section in ("server", "admin", "log", "metrics", "media_server", "defaults"):
         changes += _fields(section, getattr(before, section), getattr(after, section))
     for key in ("unknown_app", "hook_types"):
         if getattr(before, key) != getattr(after, key):

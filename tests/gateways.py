@@ -170,7 +170,7 @@ def wait_until(check: Callable[[], Any], seconds: float = 10.0) -> Any:
     """Poll until *check* returns something true, and return it; its last word when the time is over."""
     deadline = time.monotonic() + seconds
     while not (result := check()) and time.monotonic() < deadline:
-        time.sleep(0.02)
+        time.sleep(0.01)
     return result
 
 

@@ -167,16 +167,16 @@ def raw_hook(app: str) -> bytes:
 def test_a_hook_that_sets_out_on_a_kept_connection_as_the_end_begins_is_answered_and_the_connection_closed(
     backend: FaultyBackend, tmp_path: Path
 ) -> None:
-    with running_gateway(configuration(backend), tmp_path) as gateway, gateway.connect() as sock:
-        stream = sock.makefile("rb")
-        sock.sendall(raw_hook("ok"))
-        assert "connection" not in read_answer(stream).headers
-        gateway.process.send_signal(signal.SIGTERM)
-        assert wait_until(lambda: is_refused(gateway))
-        sock.sendall(raw_hook("ok"))
-        status, headers, body = read_answer(stream)
-        assert (status, headers["connection"], body) == (200, "close", right_answer(hook_of("ok")))
-        assert stream.read() == b""
+    with running_gateway(configuration(backend), tmp_path) as gateway:
+        with gateway.connect() as sock, sock.makefile("rb") as stream:
+            sock.sendall(raw_hook("ok"))
+            assert "connection" not in read_answer(stream).headers
+            gateway.process.send_signal(signal.SIGTERM)
+            assert wait_until(lambda: is_refused(gateway))
+            sock.sendall(raw_hook("ok"))
+            status, headers, body = read_answer(stream)
+            assert (status, headers["connection"], body) == (200, "close", right_answer(hook_of("ok")))
+            assert stream.read() == b""
         assert gateway.process.wait(20) == 0
     assert len(backend.requests) == 2
 

@@ -86,7 +86,7 @@ ServerName = Annotated[str, Checked(_server_name, r"[A-Za-z0-9._:-]+", "legacy.e
 
 
 class ServerTls(Section):
-    """TLS on the hook port. The files are read again with the configuration."""
+    """TLS on the hook port. Changed files are taken up without a restart."""
 
     certificate: FilePath = Field(
         description="PEM file with the gateway's certificate, then those that lead to its authority. Required; must "

@@ -48,7 +48,7 @@ REJECTED = [
     ("server: {listen: 'unix:/run/..'}\n", '1:10: server.listen: must be unix: and the absolute path of a socket in at most 100 bytes, such as unix:/run/gateway.sock, not "unix:/run/.."'),
     ('server: {listen: "unix:/run/a\\0b"}\n', '1:10: server.listen: must be unix: and the absolute path of a socket in at most 100 bytes, such as unix:/run/gateway.sock, not "unix:/run/a\\u0000b"'),
     ("server: {listen: unix:/" + "é" * 50 + "}\n", '1:10: server.listen: must be unix: and the absolute path of a socket in at most 100 bytes, such as unix:/run/gateway.sock, not "unix:/' + "é" * 50 + '"'),
-    ("server: {listen: ['unix:/a', ':80', 'unix://a']}\n", "1:36: server.listen[2]: unix://a is taken by another address of this list"),
+    ("server: {listen: ['unix:/a', ':80', 'unix://a']}\n", "1:37: server.listen[2]: unix://a is taken by another address of this list"),
     ("server: {admin: 'unix:/run/a.sock'}\n", '1:10: server.admin: must be an address such as 127.0.0.1:8080, [::1]:8080 or :8080 (unix sockets are for server.listen alone), not "unix:/run/a.sock"'),
     ("server: {allow_from: 10.0.0.0/8}\n", '1:10: server.allow_from: must be a list, not "10.0.0.0/8"'),
     ("server: {allow_from: [10.0.0.0/33]}\n", '1:23: server.allow_from[0]: must be a network or an address such as 192.168.1.0/24, 192.168.1.10 or 2001:db8::/32, not "10.0.0.0/33"'),

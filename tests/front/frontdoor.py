@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import socket
 import threading
 import time
@@ -61,6 +62,8 @@ class Door:
     refusals: list[BadRequest]
     mishaps: list[dict[str, Any]] = field(default_factory=list)
     """What asyncio's exception handler was told."""
+    log: list[str] = field(default_factory=list)
+    """What the door has logged. Formatted at once: a record would hold the frames of its exception."""
     left: list[str] = field(default_factory=list)
     """Tasks and connections that something still held when the listener had ended."""
     thread: threading.Thread = field(default_factory=threading.Thread)
@@ -251,23 +254,45 @@ def open_door(
     assert started.wait(PATIENCE)
     (door,) = opened
     door.thread = thread
-    try:
-        yield door
-    finally:
-        if thread.is_alive():
-            door.stop()
-        door.join()
+    with _logging_into(door.log):
+        try:
+            yield door
+        finally:
+            if thread.is_alive():
+                door.stop()
+            door.join()
     assert door.mishaps == []
     assert door.left == []
+
+
+@contextlib.contextmanager
+def _logging_into(lines: list[str]) -> Iterator[None]:
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(self.format(record))
+            record.exc_info = None
+
+    logger, handler = logging.getLogger("gateway.front"), Lines()
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
 
 
 async def _see_what_is_left(door: Door, connections: _Connections) -> None:
     """Whatever holds a connection, a task or a timer, also holds its protocol."""
     deadline = door.loop.time() + 4.0
     while True:
-        await asyncio.sleep(0.01)
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        gc.collect()
+        if door.listener.force_exit:  # then the end of the loop ends them
+            for task in tasks:
+                task.cancel()
         door.left = [*map(repr, tasks), *map(repr, connections.ever)]
         if not door.left or door.loop.time() > deadline:
             return
+        tasks.clear()
+        await asyncio.sleep(0.05)
+        gc.collect()

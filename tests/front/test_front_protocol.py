@@ -661,19 +661,17 @@ async def unheard_of(scope: Scope, receive: Receive, send: Send) -> None:
     ],
 )
 def test_an_app_that_fails_ends_the_connection_and_nothing_looks_like_a_whole_answer(
-    opener: Opener, app: ASGIApp, got: bytes, caplog: pytest.LogCaptureFixture
+    opener: Opener, app: ASGIApp, got: bytes
 ) -> None:
     with opener(app) as door, door.connect() as client:
         client.send(request(b"x") + request(b"y"))
         assert client.rest() == got
         assert wait_until(lambda: not door.connections)
     if app is not silent:
-        assert "the app failed" in caplog.text
+        assert "the app failed" in door.log[0]
 
 
-def test_an_app_that_fails_after_its_answer_costs_nobody_anything(
-    opener: Opener, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_app_that_fails_after_its_answer_costs_nobody_anything(opener: Opener) -> None:
     async def failing(scope: Scope, receive: Receive, send: Send) -> None:
         await echo(scope, receive, send)
         raise ValueError("the app's own fault")
@@ -682,7 +680,7 @@ def test_an_app_that_fails_after_its_answer_costs_nobody_anything(
         for body in (b"one", b"two"):
             client.send(request(body))
             assert client.read().body == body
-    assert "the app failed" in caplog.text
+    assert "the app failed" in door.log[0]
 
 
 def test_an_app_that_never_answers_does_not_hold_up_the_end(opener: Opener) -> None:

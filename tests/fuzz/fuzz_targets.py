@@ -1,0 +1,322 @@
+"""What the fuzzers check: each target takes arbitrary bytes and fails where a promise about them is broken.
+
+``run_fuzz.py`` drives them with atheris (``make fuzz``); ``test_found.py`` gives them every input that was ever found.
+A target may raise nothing at all: what the code under test is allowed to raise is caught here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NoReturn
+
+import httptools
+
+from gateway.config import ConfigError, loads
+from gateway.front.chunked import ChunkedBody
+from gateway.front.head import BadRequest, Head, parse_head
+from gateway.hooks import BadHookError, is_json_object, parse_hook, text_of
+from gateway.transport.connection import Answer, Connection
+from gateway.transport.faults import ExchangeError
+
+MAX_BODY: Final = 1000
+"""Bytes that the readers under test take; small, so that the fuzzer gets past it."""
+_CONTROLS: Final = frozenset(range(0x20)) - {0x09} | {0x7F}
+
+
+def pieces(data: bytes) -> list[bytes]:
+    """The input as it would come in segments: its first two bytes choose where it is cut."""
+    if len(data) < 3:
+        return [data]
+    first, step, rest = data[0], data[1] % 32 + 1, data[2:]
+    if first % 4 == 0:
+        return [rest]
+    if first % 4 == 1:
+        return [rest[: first // 4], rest[first // 4 :]]
+    return [rest[at : at + step] for at in range(0, len(rest), step)]
+
+
+# --- the request's head ---
+
+
+def head(data: bytes) -> None:
+    """A head is refused with a status of the contract, or read as llhttp reads it."""
+    try:
+        parsed = parse_head(data)
+    except BadRequest as exc:
+        assert exc.status in (400, 431), exc
+        return
+    assert parsed.path.startswith(b"/"), parsed
+    assert parsed.length is None or 0 <= parsed.length < 10**18
+    hosts = [value for name, value in parsed.headers if name == b"host"]
+    framing = [name for name, _ in parsed.headers if name in (b"content-length", b"transfer-encoding")]
+    assert len(hosts) <= 1, parsed
+    assert len(framing) <= 1, parsed
+    for name, value in parsed.headers:
+        assert name == name.lower() and name, parsed
+        assert not _CONTROLS.intersection(name + value), parsed
+    if parsed.method == "POST":
+        _agrees_with_llhttp(data, parsed)
+
+
+class _Reader:
+    """What llhttp finds in a request."""
+
+    def __init__(self) -> None:
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.target = b""
+        self.body = b""
+        self.trailing = False
+        self.complete = False
+
+    def on_url(self, url: bytes) -> None:
+        self.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self.trailing:
+            self.headers.append((name.lower(), value.strip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        self.trailing = True
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+
+
+def _agrees_with_llhttp(data: bytes, parsed: Head) -> None:
+    """A backend that reads the same bytes must not see another request."""
+    reader = _Reader()
+    parser = httptools.HttpRequestParser(reader)
+    try:
+        parser.feed_data(data + b"\r\n\r\n")
+    except httptools.HttpParserUpgrade:
+        return
+    except httptools.HttpParserError as exc:
+        raise AssertionError(f"llhttp refuses what was taken: {exc}, {data!r}") from exc
+    assert reader.headers == parsed.headers, (reader.headers, parsed.headers)
+    assert reader.complete == (parsed.length == 0), data
+
+
+# --- the chunked coding ---
+
+
+def chunked(data: bytes) -> None:
+    """However the bytes are cut into segments, the body is the same, and it is the one that llhttp finds."""
+    parts = pieces(data)
+    whole = _unchunked([b"".join(parts)])
+    assert _unchunked(parts) == whole, parts
+    if isinstance(whole, bytes):
+        assert len(whole) <= MAX_BODY
+        assert _unchunked_by_llhttp(b"".join(parts)) == whole, data
+
+
+def _unchunked(parts: list[bytes]) -> bytes | int | None:
+    """The body; the status of a refusal; None where it is not whole."""
+    reader, buffer = ChunkedBody(MAX_BODY), bytearray()
+    for part in parts:
+        buffer += part
+        try:
+            body = reader.feed(buffer)
+        except BadRequest as exc:
+            assert exc.status in (400, 413), exc
+            return exc.status
+        if body is not None:
+            return body
+    return None
+
+
+def _unchunked_by_llhttp(data: bytes) -> bytes:
+    reader = _Reader()
+    parser = httptools.HttpRequestParser(reader)
+    start = b"POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    try:
+        parser.feed_data(start + data)
+    except httptools.HttpParserError as exc:
+        # What follows the body is another matter.
+        assert reader.complete, f"llhttp refuses what was taken: {exc}, {data!r}"
+    assert reader.complete, data
+    return reader.body
+
+
+# --- a backend's answer ---
+
+
+class _Handle:
+    def cancel(self) -> None:
+        pass
+
+
+class _Loop:
+    """As much of an event loop as a connection asks for; nothing in it ever runs."""
+
+    def __init__(self) -> None:
+        self._real = asyncio.SelectorEventLoop()
+
+    def create_future(self) -> asyncio.Future[Answer]:
+        return asyncio.Future(loop=self._real)
+
+    def call_at(self, when: float, callback: Callable[..., object], *arguments: object) -> _Handle:
+        return _Handle()
+
+
+class _Socket:
+    """Its descriptor is a pipe's: the poll object wants a real one."""
+
+    def __init__(self) -> None:
+        self._fd, _ = os.pipe()
+
+    def fileno(self) -> int:
+        return self._fd
+
+
+class _Transport:
+    def __init__(self, sock: _Socket) -> None:
+        self._socket = sock
+        self._closing = False
+
+    def get_extra_info(self, name: str) -> _Socket:
+        return self._socket
+
+    def write(self, data: bytes) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        self._closing = True
+
+    abort = close
+
+
+class _Answers:
+    """Plays the bytes into connections, one after the other."""
+
+    def __init__(self) -> None:
+        self._loop = _Loop()
+        self._socket = _Socket()
+
+    def outcome(self, parts: list[bytes], *, end: bool) -> tuple[str, object, object]:
+        """What the waiting hook gets: an answer, a fault or nothing yet."""
+        lost: list[Connection] = []
+        connection = Connection(self._loop, "backend", MAX_BODY, lost.append)  # type: ignore[arg-type]  # as much as is used
+        transport = _Transport(self._socket)
+        connection.connection_made(transport)  # type: ignore[arg-type]  # the same
+        waiter = connection.exchange(b"POST / HTTP/1.1\r\n\r\n", b"", 1.0)
+        for part in parts:
+            if part and not transport.is_closing():
+                connection.data_received(part)
+        if end and not transport.is_closing():
+            connection.eof_received()
+        if not waiter.done():
+            connection.abort()
+            return ("waits", None, None)
+        fault = waiter.exception()
+        if fault is not None:
+            assert isinstance(fault, ExchangeError), repr(fault)
+            assert not connection.reusable
+            return ("fault", type(fault), fault.failure.cause)
+        answer = waiter.result()
+        assert 200 <= answer.status <= 599, answer
+        assert len(answer.body) <= MAX_BODY
+        if connection.reusable and not connection.closed:
+            again = connection.exchange(b"POST / HTTP/1.1\r\n\r\n", b"", 1.0)
+            assert not again.done(), "an answer belongs to two hooks"
+        connection.abort()
+        return ("answer", answer.status, answer.body)
+
+
+_answers = _Answers()
+
+
+def answer(data: bytes) -> None:
+    """However the answer is cut into segments, the hook gets the same: one answer or one fault with its cause."""
+    parts = pieces(data)
+    end = bool(data) and data[0] % 8 < 4
+    assert _answers.outcome(parts, end=end) == _answers.outcome([b"".join(parts)], end=end), parts
+
+
+# --- a hook's body ---
+
+
+def hook(data: bytes) -> None:
+    """A body is a hook exactly if strict JSON says so: one object, one appKey, a string with something in it."""
+    expected = _app_key_by_json(data)
+    try:
+        taken = parse_hook(data)
+    except BadHookError as exc:
+        assert str(exc)
+        assert expected is None or _is_out_of_reach(data), f"refused ({exc}), though it is a hook: {data!r}"
+        return
+    assert taken.app_key == expected, (taken, data)
+    assert is_json_object(data)
+    for raw in (taken.node_id, taken.session_id, taken.call_id, taken.caller, taken.callee):
+        text = text_of(raw)
+        assert text is None or len(text) <= 256
+
+
+def _app_key_by_json(data: bytes) -> str | None:
+    try:
+        pairs = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_Object, parse_int=str, parse_float=str, parse_constant=_refuse
+        )
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(pairs, _Object):
+        return None
+    keys = [value for name, value in pairs if name == "appKey"]
+    return keys[0] if len(keys) == 1 and isinstance(keys[0], str) and keys[0] and not _is_number(data) else None
+
+
+class _Object(list[tuple[str, Any]]):
+    """A JSON object with every name that stands in it, doubles included."""
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _is_number(data: bytes) -> bool:
+    """Whether the appKey that was read as text stands there as a number: told apart by reading numbers as such."""
+    value = json.loads(data.decode("utf-8"), parse_int=len, parse_float=len)
+    return not isinstance(value.get("appKey"), str)
+
+
+def _is_out_of_reach(data: bytes) -> bool:
+    """What Python's reader takes and RFC 8259 warns of: half a surrogate pair, and depth without end."""
+    try:
+        json.dumps(json.loads(data, parse_int=str, parse_float=str), ensure_ascii=False).encode("utf-8")
+    except (UnicodeEncodeError, RecursionError):
+        return True
+    return data.count(b"[") + data.count(b"{") > 500
+
+
+# --- the configuration ---
+
+
+def config(data: bytes) -> None:
+    """Any text is a configuration or a ConfigError whose problems have places and words."""
+    try:
+        loads(data.decode("utf-8", "replace"))
+    except ConfigError as exc:
+        assert exc.problems
+        for problem in exc.problems:
+            assert problem.line >= 1 and problem.column >= 1, problem
+            assert str(problem).isprintable(), problem
+
+
+TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {
+    "head": head,
+    "chunked": chunked,
+    "answer": answer,
+    "hook": hook,
+    "config": config,
+}
