@@ -181,11 +181,14 @@ class Breaker:
         else:
             self._close()
 
-    def failed(self, ticket: int, now: float, *, hard: bool, silent_since: float = math.inf) -> bool:
+    def failed(
+        self, ticket: int, now: float, *, hard: bool, silent_since: float = math.inf, patience: float = 0.0
+    ) -> bool:
         """The target failed; *hard* where it could not be reached. Returns whether this opened the breaker.
 
         *silent_since* is when a hook set out that was then left without an answer. Where the target has answered
-        another since, it was not the target that was silent, and the failure does not count.
+        another since, it was not the target that was silent, and the failure does not count. With *patience* the
+        breaker stays closed, whatever was counted, until so many seconds have brought no success.
         """
         if ticket != self._generation:
             return False
@@ -193,7 +196,7 @@ class Breaker:
             if silent_since < self._succeeded_at:
                 return False
             self._count_failure(now, hard=hard)
-            if not self._is_too_much():
+            if not self._is_too_much() or now - self._succeeded_at < patience:
                 return False
         self._open(now)
         return True

@@ -7,7 +7,7 @@ import time
 import warnings
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 _VERSIONS: Final = {
     "1.0": ssl.TLSVersion.TLSv1,
@@ -18,33 +18,49 @@ _VERSIONS: Final = {
 _DAY: Final = 86400.0
 
 
+class _Front(ssl.SSLContext):
+    """Stands where a listener wants its context, and leaves every handshake to the newest one."""
+
+    def __new__(cls, newest: ssl.SSLContext) -> Self:
+        return super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
+
+    def __init__(self, newest: ssl.SSLContext) -> None:
+        self.newest = newest
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """A connection of the newest context's; asyncio and uvloop make all of theirs so."""
+        return self.newest.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+
+
 class ServerTLS:
     """The hook port's TLS; ``refresh()`` takes changed files up for the connections to come.
 
     A listener keeps the one context that it was given, so that one only hands each handshake over to the newest. Files
     that do not fit together, as amid a renewal, thereby never touch what is in use, and an authority that was taken
-    out of ``client_ca`` is trusted no more.
+    out of ``client_ca`` is trusted no more, not even by resuming a session: no context knows the tickets of another.
     """
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None, minimum_version: str) -> None:
         self._files = (certificate, key, client_ca)
         self._minimum_version = _VERSIONS[minimum_version]
         self._seen = self._stamps()
-        self._newest = self._load()
-        self.context = self._load()
-        self.context.sni_callback = self._hand_over
+        self.context = _Front(self._load())
 
     def refresh(self) -> bool:
         """Load the files if they have changed; whether they had. Raises OSError (ssl.SSLError), and changes nothing."""
         seen = self._stamps()
         if seen == self._seen:
             return False
-        self._newest = self._load()
+        self.context.newest = self._load()
         self._seen = seen
         return True
-
-    def _hand_over(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
-        connection.context = self._newest
 
     def _load(self) -> ssl.SSLContext:
         certificate, key, client_ca = self._files

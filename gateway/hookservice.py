@@ -55,6 +55,7 @@ class HookService:
             self._front,
             grace=config.server.drain_timeout,
             tls=None if self._tls is None else self._tls.context,
+            handshake_timeout=config.server.read_timeout,
         )
         self._serving: asyncio.Task[None] | None = None
         self._fresh: asyncio.Task[None] | None = None

@@ -106,6 +106,7 @@ class Listener(uvicorn.Server):
         *,
         grace: float,
         tls: ssl.SSLContext | None = None,
+        handshake_timeout: float | None = None,
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -123,14 +124,33 @@ class Listener(uvicorn.Server):
             )
         )
         self.config.load()
-        self.config.ssl = tls
         self.server_state = state
         self._sockets = list(sockets)
+        self._tls = tls
+        self._handshake_timeout = None if tls is None else handshake_timeout
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals alone."""
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept on the sockets; uvicorn's own way knows no limit for TLS handshakes, which would be a minute then."""
+        loop = asyncio.get_running_loop()
+        self.servers = [
+            await loop.create_server(
+                self._protocol,
+                sock=sock,
+                backlog=BACKLOG,
+                ssl=self._tls,
+                ssl_handshake_timeout=self._handshake_timeout,
+            )
+            for sock in sockets or ()
+        ]
+        self.started = True
+
+    def _protocol(self) -> FrontProtocol:
+        return FrontProtocol(self.config, self.server_state, {})
 
     async def run_until_stopped(self) -> None:
         """Accept and serve until ``stop()``; returns when the last connection is closed or the grace is over."""

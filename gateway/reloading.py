@@ -73,6 +73,12 @@ class Reloader:
         return report
 
 
+def with_workers(config: Config, workers: int) -> Config:
+    """The configuration with the number of processes that really run: limits are shared out among these."""
+    server = config.server.model_copy(update={"workers": workers})
+    return config.model_copy(update={"server": server})
+
+
 def differences(before: Config, after: Config) -> list[str]:
     """What a reload changes, in words; empty where nothing does."""
     changes = [

@@ -22,7 +22,7 @@ from gateway.listening import Listener, StartError, address_of, all_started, bin
 from gateway.log import Writer
 from gateway.metrics import Metrics
 from gateway.proxy import Listener as DecisionListener
-from gateway.reloading import Reloader
+from gateway.reloading import Reloader, with_workers
 from gateway.watch import changes
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Gateway:
         logger.info("stopped")
 
     async def _take(self, loaded: Loaded) -> None:
-        await self._service.take(loaded.config)
+        await self._service.take(with_workers(loaded.config, 1))
 
 
 def sample_certificates(metrics: Metrics, config: Config) -> None:

@@ -26,7 +26,7 @@ from gateway.listening import StartError, address_of, bind, close, unlink
 from gateway.log import Writer
 from gateway.metrics import Metrics
 from gateway.metrics.foreign import ForeignCells
-from gateway.reloading import Reloader
+from gateway.reloading import Reloader, with_workers
 from gateway.server import admin_listener, log_ready, log_stopping, sample_certificates, serving_admin
 from gateway.upstreams.registry import target_names
 
@@ -37,8 +37,12 @@ _START_LIMIT: Final = 30.0
 _PING_EVERY: Final = 1.0
 _SILENCE_LIMIT: Final = 10.0
 """Seconds without a sign of life after which a worker is killed and replaced."""
+_SILENT_PINGS: Final = round(_SILENCE_LIMIT / _PING_EVERY)
+"""The same in pings: a clock would also count the time in which we, or the whole machine, stood still."""
 _BACKOFF: Final = (0.0, 0.5, 1.0, 2.0, 5.0)
 """Seconds before the first, second, … replacement of a worker that dies soon after its start."""
+_RESPAWN_AFTER: Final = 1.0
+"""Seconds between two attempts where the system denies us a new process: no descriptors, no memory."""
 _SETTLED: Final = 5.0
 """A worker that has lived for so many seconds was well; its death is replaced at once."""
 _AFTER_DRAIN: Final = 3.0
@@ -55,7 +59,9 @@ class Worker:
         self.ready = asyncio.Event()
         self._channel = channel
         self._loop = asyncio.get_running_loop()
-        self.started_at = self.heard_at = self._loop.time()
+        self.started_at = self._loop.time()
+        self.unanswered = 0
+        """Pings since its last sign of life."""
         self._taken = -1
         self._took = asyncio.Event()
         self._listening = asyncio.create_task(self._listen())
@@ -87,7 +93,7 @@ class Worker:
 
     async def _listen(self) -> None:
         while (message := await self._channel.receive()) is not None:
-            self.heard_at = self._loop.time()
+            self.unanswered = 0
             match message:
                 case Ready():
                     self.ready.set()
@@ -165,22 +171,24 @@ class Supervisor:
         self._metrics.workers.set(len(workers))
 
     async def _spawn(self, slot: int) -> Worker:
-        ours, theirs = socket.socketpair()
-        cells = ForeignCells()
-        listen = [sock.fileno() for sock in self._sockets[slot]]
-        fds = (theirs.fileno(), cells.values_fd, cells.names_fd, *listen)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "gateway.worker",
-            "--channel", str(theirs.fileno()),
-            "--values", str(cells.values_fd),
-            "--names", str(cells.names_fd),
-            "--listen", *map(str, listen),
-            stdin=asyncio.subprocess.DEVNULL,
-            pass_fds=fds,
-            env={**os.environ, "WCS_GATEWAY_INSTANCE": self._instance},
-        )  # fmt: skip
+        with contextlib.ExitStack() as undo:
+            ours, theirs = map(undo.enter_context, socket.socketpair())
+            cells = undo.enter_context(contextlib.closing(ForeignCells()))
+            listen = [sock.fileno() for sock in self._sockets[slot]]
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "gateway.worker",
+                "--channel", str(theirs.fileno()),
+                "--values", str(cells.values_fd),
+                "--names", str(cells.names_fd),
+                "--listen", *map(str, listen),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), cells.values_fd, cells.names_fd, *listen),
+                env={**os.environ, "WCS_GATEWAY_INSTANCE": self._instance},
+            )  # fmt: skip
+            channel = await Channel.over(ours)
+            undo.pop_all()
         theirs.close()
-        worker = Worker(slot, process, await Channel.over(ours), cells)
+        worker = Worker(slot, process, channel, cells)
         self._workers[slot] = worker
         worker.send(Take(self._serial, self._config))
         return worker
@@ -205,22 +213,34 @@ class Supervisor:
                 extra={"fields": {"event": "worker_died", "pid": worker.process.pid}},
             )  # fmt: skip
             await asyncio.sleep(wait)
-            if self._stop.is_set():
+            successor = await self._respawn(worker.slot)
+            if successor is None:
                 return
-            worker = await self._spawn(worker.slot)
+            worker = successor
             if await _comes_up(worker):
                 self._metrics.workers.set(len(self._workers))
                 logger.info("worker %d (pid %d) serves", worker.slot, worker.process.pid)
+
+    async def _respawn(self, slot: int) -> Worker | None:
+        """Try until there is a process again; None if the end has come meanwhile."""
+        while not self._stop.is_set():
+            try:
+                return await self._spawn(slot)
+            except OSError as exc:
+                logger.error("worker %d is not replaced yet (%s); trying again", slot, exc)
+                await asyncio.sleep(_RESPAWN_AFTER)
+        return None
 
     async def _ping(self) -> None:
         """Kill workers that live but do not answer; they are replaced as if they had died."""
         while True:
             await asyncio.sleep(_PING_EVERY)
             for worker in self._workers.values():
-                worker.send(Ping())
-                if worker.ready.is_set() and self._loop.time() - worker.heard_at > _SILENCE_LIMIT:
+                if worker.ready.is_set() and worker.unanswered >= _SILENT_PINGS:
                     logger.error("worker %d (pid %d) is silent; it is killed", worker.slot, worker.process.pid)
                     worker.kill()
+                worker.unanswered += 1
+                worker.send(Ping())
 
     async def _stop_all(self, keeping: Sequence[asyncio.Task[None]]) -> None:
         for sockets in self._sockets:
@@ -242,7 +262,7 @@ class Supervisor:
     # --- for all of them ---
 
     async def _take(self, loaded: Loaded) -> None:
-        self._config = loaded.config
+        self._config = with_workers(loaded.config, len(self._sockets))
         self._serial += 1
         workers = list(self._workers.values())
         for worker in workers:
@@ -273,6 +293,8 @@ async def _comes_up(worker: Worker) -> bool:
 
 def _sockets_per_worker(addresses: Sequence[Address | UnixAddress], workers: int) -> list[list[socket.socket]]:
     """A socket per address and worker; a unix socket's file has one only, which all workers share."""
+    # Once without SO_REUSEPORT, which would quietly share a port that another gateway serves.
+    close(bind([address for address in addresses if isinstance(address, Address)], "server.listen"))
     first = bind(addresses, "server.listen", reuse_port=True)
     sockets = [first]
     for _ in range(workers - 1):

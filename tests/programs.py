@@ -1,4 +1,4 @@
-"""The real programs that tests run: legacy PHP backends, a Java client, promtool.
+"""The real programs that tests run: legacy PHP backends, a balancer, a Java client, promtool.
 
 Every server is a context manager that ends what it started. A program that is missing skips the test and
 names its Debian package; with ``CI=true`` it fails it, so that nothing goes untested unseen.
@@ -7,6 +7,7 @@ names its Debian package; with ``CI=true`` it fails it, so that nothing goes unt
 from __future__ import annotations
 
 import atexit
+import csv
 import functools
 import json
 import os
@@ -27,6 +28,8 @@ import pytest
 _TESTS: Final = Path(__file__).resolve().parent
 _PHP_BACKEND: Final = _TESTS.parent / "deploy" / "php" / "index.php"
 _APACHE_CONF: Final = _TESTS / "tools" / "apache.conf"
+_APACHE_FPM_CONF: Final = _TESTS / "tools" / "apache-fpm.conf"
+_HAPROXY_CONF: Final = _TESTS.parent / "deploy" / "haproxy" / "haproxy.cfg"
 _JAVA_CLIENT: Final = _TESTS / "java" / "HookClient.java"
 _APACHE_MODULES: Final = Path("/usr/lib/apache2/modules")
 # Debian keeps servers where an ordinary user's PATH does not look.
@@ -78,6 +81,30 @@ class Backend:
 
     def __repr__(self) -> str:
         return f"Backend(url={self.url!r}, pid={self.pid}, hooks={len(self.hooks())})"
+
+
+class Balancer:
+    """HAProxy that runs."""
+
+    def __init__(self, port: int, directory: Path) -> None:
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}/rest/my_api"
+        """What a media server is given; a hook goes to ``{url}/{method}``."""
+        self._directory = directory
+
+    def figures(self, proxy: str, server: str) -> dict[str, str]:
+        """HAProxy's own counts of one line: a server of a backend, or FRONTEND, or BACKEND."""
+        with socket.socket(socket.AF_UNIX) as control:
+            control.settimeout(5)
+            control.connect(str(self._directory / "admin.sock"))
+            control.sendall(b"show stat\n")
+            text = b"".join(iter(lambda: control.recv(65536), b"")).decode()
+        rows = csv.DictReader(text.removeprefix("# ").splitlines())
+        return next(row for row in rows if (row["pxname"], row["svname"]) == (proxy, server))
+
+    def log(self) -> str:
+        """What HAProxy has logged so far."""
+        return (self._directory / "error.log").read_text(errors="replace")
 
 
 class HookResult(NamedTuple):
@@ -168,6 +195,94 @@ def apache_php(*, workers: int = 8, keep_alive: bool = True, keep_alive_timeout:
             yield backend
 
 
+@contextmanager
+def apache_php_fpm(*, workers: int = 2) -> Iterator[Backend]:
+    """The PHP backend under PHP-FPM with a pool of *workers* processes, behind Apache, as an ordinary user.
+
+    Apache takes far more connections than the pool has processes: a hook beyond them waits, as long as it takes.
+    """
+    apache = require("apache2", "apache2-bin")
+    fpm = _php_fpm()
+    user = pwd.getpwnam("nobody")
+    with _server_directory() as directory:
+        public = directory / "public"
+        public.mkdir()
+        shutil.copy(_PHP_BACKEND, public)
+        as_root = os.geteuid() == 0
+        pool = directory / "fpm.conf"
+        pool.write_text(
+            "\n".join(
+                [
+                    "[global]",
+                    f"error_log = {directory}/error.log",
+                    "[hooks]",
+                    *([f"user = {user.pw_name}", f"group = {user.pw_gid}"] if as_root else []),
+                    f"listen = {directory}/fpm.sock",
+                    "listen.mode = 0666",
+                    "pm = static",
+                    f"pm.max_children = {workers}",
+                    f"env[HOOK_LOG] = {directory}/hooks.log",
+                    "",
+                ]
+            )
+        )
+        command = [apache, "-f", str(_APACHE_FPM_CONF), "-DFOREGROUND"]
+        if as_root:
+            command.append("-DROOT")
+            for path in (directory, *directory.rglob("*")):
+                os.chown(path, user.pw_uid, user.pw_gid)
+        environment = {
+            "DIRECTORY": str(directory),
+            "MODULES": str(_APACHE_MODULES),
+            "UNPRIVILEGED_USER": user.pw_name,
+            "UNPRIVILEGED_GROUP": f"#{user.pw_gid}",
+        }
+        with (
+            _php_pool([fpm, "--nodaemonize", "--fpm-config", str(pool)], directory),
+            _server(lambda _port: command, environment, directory) as backend,
+        ):
+            yield backend
+
+
+@contextmanager
+def haproxy(**replacing: str) -> Iterator[Balancer]:
+    """HAProxy with the configuration that we give to operators, on a port of its own.
+
+    *replacing* says what stands for the addresses of the example's servers: gateway_a and gateway_b for the hook ports,
+    admin_a and admin_b for the admin ports. All on 127.0.0.1.
+    """
+    program = require("haproxy", "haproxy")
+    text = _HAPROXY_CONF.read_text()
+    with _server_directory() as directory:
+        file = directory / "haproxy.cfg"
+
+        def command(port: int) -> list[str]:
+            changes = {
+                "log /dev/log local0": "log stdout format raw local0",
+                "/run/haproxy/admin.sock mode": f"{directory}/admin.sock mode",
+                "    user haproxy\n    group haproxy\n": "",
+                "0.0.0.0:8080": f"127.0.0.1:{port}",
+                "192.0.2.11:8080 port 9180": f"127.0.0.1:{replacing['gateway_a']} port {replacing['admin_a']}",
+                "192.0.2.12:8080 port 9180": f"127.0.0.1:{replacing['gateway_b']} port {replacing['admin_b']}",
+            }
+            changed = text
+            for old, new in changes.items():
+                assert changed.count(old) == 1, f"{_HAPROXY_CONF.name} has another form now: {old!r}"
+                changed = changed.replace(old, new)
+            file.write_text(changed)
+            return [program, "-db", "-f", str(file)]
+
+        with _server(command, {}, directory) as running:
+            yield Balancer(running.port, directory)
+
+
+def haproxy_complaints() -> str:
+    """What HAProxy says against the configuration that we give to operators; nothing if all is well."""
+    program = require("haproxy", "haproxy")
+    done = subprocess.run([program, "-c", "-q", "-f", str(_HAPROXY_CONF)], capture_output=True, text=True, timeout=30)
+    return done.stdout + done.stderr + ("" if done.returncode == 0 else f"exit status {done.returncode}")
+
+
 def java_hooks(
     url: str,
     threads: int,
@@ -217,6 +332,31 @@ def _missing(program: str, package: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
+
+
+def _php_fpm() -> str:
+    """Debian names the program after PHP's version."""
+    for directory in _SEARCH_PATH.split(os.pathsep):
+        for program in sorted(Path(directory or ".").glob("php-fpm*"), reverse=True):
+            return str(program)
+    _missing("php-fpm", "php-fpm")
+
+
+@contextmanager
+def _php_pool(command: Sequence[str], directory: Path) -> Iterator[None]:
+    with (directory / "error.log").open("ab") as errors:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, cwd=directory, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + _START_SECONDS
+        while not (directory / "fpm.sock").exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"PHP-FPM does not start: {(directory / 'error.log').read_text()[-2000:]}")
+            time.sleep(0.02)
+        yield
+    finally:
+        _end_group(process)
 
 
 @functools.cache
@@ -295,6 +435,14 @@ def _wait_until_it_accepts(process: subprocess.Popen[bytes], port: int) -> bool:
 
 def _end(process: subprocess.Popen[bytes], port: int) -> None:
     """End a server with the workers in its process group, until nothing listens; every wait is bounded."""
+    _end_group(process)
+    # Workers are not our children and cannot be waited for, but each holds the listening socket.
+    deadline = time.monotonic() + _STOP_SECONDS
+    while _accepts(port) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
@@ -302,10 +450,6 @@ def _end(process: subprocess.Popen[bytes], port: int) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait(_STOP_SECONDS)
-    # Workers are not our children and cannot be waited for, but each holds the listening socket.
-    deadline = time.monotonic() + _STOP_SECONDS
-    while _accepts(port) and time.monotonic() < deadline:
-        time.sleep(0.01)
 
 
 def _accepts(port: int) -> bool:

@@ -254,6 +254,17 @@ def test_time_outs_of_one_app_eject_no_target_that_answers_another_meanwhile(
     assert gateway.metric("gateway_target_ejections_total", upstream="u") == 0
 
 
+def test_an_app_whose_hooks_hang_does_not_lock_another_out_of_a_backend_they_share(
+    gateway: RunningGateway, backend: PacedBackend
+) -> None:
+    apps = {"hung": {"upstream": "u", "timeout": "200ms"}, "well": {"upstream": "u", "timeout": LONG}}
+    serve(gateway, {"u": {"url": backend.url, "breaker": {"open_for": "1h"}}}, apps, log={"access": "off"})
+    backend.apps["hung"] = Mode.HOLD
+    for _ in range(4):
+        assert {answer.status for answer in volley(gateway, hooks("hung", 4))} == {403}
+    assert {answer.status for answer in volley(gateway, hooks("well", 4))} == {200}
+
+
 def test_a_hung_backend_is_nothing_to_the_apps_of_another(gateway: RunningGateway) -> None:
     with backends(2) as (hung, well):
         upstreams = {"hung": {"url": hung.url, "breaker": "off"}, "well": {"url": well.url}}

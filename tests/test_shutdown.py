@@ -73,13 +73,12 @@ def is_refused(gateway: RunningGateway) -> bool:
     return False
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-def test_an_idle_gateway_ends_with_status_0(backend: FaultyBackend, tmp_path: Path, number: signal.Signals) -> None:
+def test_an_idle_gateway_ends_with_status_0(backend: FaultyBackend, tmp_path: Path) -> None:
     with running_gateway(configuration(backend), tmp_path) as gateway:
         assert gateway.hook(body=hook_of("ok")).status_code == 200
         assert gateway.get("/-/ready").status_code == 200
         gateway.client.close()
-        assert gateway.stop(number) == 0
+        assert gateway.stop() == 0
         assert gateway.lines()[-1]["message"] == "stopped"
         assert "Traceback" not in gateway.log.read_text()
     assert backend.wait_for_connections(0, within=10)
@@ -106,6 +105,8 @@ def test_hooks_in_flight_are_answered_while_new_connections_are_refused(
             assert answer.headers["connection"] == "close"
         assert gateway.process.wait(20) == 0
         assert [line["verdict"] for line in gateway.access_lines()] == ["allow"] * 3
+        assert gateway.lines()[-1]["message"] == "stopped"
+        assert "Traceback" not in gateway.log.read_text()
 
 
 def test_a_hung_backend_holds_up_the_end_no_longer_than_drain_timeout_and_its_hooks_get_their_fallback(
@@ -146,19 +147,6 @@ def test_a_second_signal_ends_at_once_and_even_then_hooks_get_their_fallback(
         assert "Traceback" not in gateway.log.read_text()
 
 
-def test_a_client_that_sends_half_a_hook_does_not_hold_up_the_end_past_read_timeout(
-    backend: FaultyBackend, tmp_path: Path
-) -> None:
-    with running_gateway(configuration(backend, read_timeout="1s", drain_timeout="50s"), tmp_path) as gateway:
-        with gateway.connect() as sock:
-            sock.sendall(b"POST /OnCallEvent HTTP/1.1\r\nHost: gw\r\nContent-Length: 100\r\n\r\n{")
-            assert gateway.get("/-/ready").status_code == 200
-            gateway.process.send_signal(signal.SIGTERM)
-            answer = b"".join(iter(lambda: sock.recv(65536), b""))
-        assert answer.startswith(b"HTTP/1.1 408 ")
-        assert gateway.process.wait(20) == 0
-
-
 def raw_hook(app: str) -> bytes:
     body = hook_of(app)
     return b"POST /rest/OnCallEvent HTTP/1.1\r\nHost: gw\r\nContent-Length: %d\r\n\r\n" % len(body) + body
@@ -181,16 +169,21 @@ def test_a_hook_that_sets_out_on_a_kept_connection_as_the_end_begins_is_answered
     assert len(backend.requests) == 2
 
 
-def test_a_kept_connection_that_nobody_uses_does_not_hold_up_the_end_as_long_as_the_drain_may_take(
+def test_clients_that_send_no_more_hold_up_the_end_only_for_the_time_of_a_hook_or_of_javas_keepalive(
     backend: FaultyBackend, tmp_path: Path
 ) -> None:
-    with running_gateway(configuration(backend, drain_timeout="50s"), tmp_path) as gateway, gateway.connect() as sock:
-        sock.sendall(raw_hook("ok"))
-        stream = sock.makefile("rb")
-        assert read_answer(stream).status == 200
+    config = configuration(backend, read_timeout="1s", drain_timeout="50s")
+    with running_gateway(config, tmp_path) as gateway, gateway.connect() as unused, gateway.connect() as half:
+        unused.sendall(raw_hook("ok"))
+        kept, slow = unused.makefile("rb"), half.makefile("rb")
+        assert read_answer(kept).status == 200
+        half.sendall(raw_hook("ok")[:-5])
+        assert gateway.get("/-/ready").status_code == 200
         began = time.monotonic()
         gateway.process.send_signal(signal.SIGTERM)
-        assert stream.read() == b""
+        assert read_answer(slow).status == 408
+        assert slow.read() == b""
+        assert kept.read() == b""
         assert gateway.process.wait(20) == 0
         assert time.monotonic() - began < 20  # the drain would take 50 s
 
@@ -198,24 +191,32 @@ def test_a_kept_connection_that_nobody_uses_does_not_hold_up_the_end_as_long_as_
 # --- what keeps it from starting ---
 
 
-def run(*arguments: str, directory: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gateway", "run", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=ROOT)
+def run(*configs: Path) -> list[subprocess.CompletedProcess[str]]:
+    """``gateway run`` for each configuration, side by side, to their ends."""
+
+    def one(config: Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "gateway", "run", "-c", str(config)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=ROOT)
+
+    with ThreadPoolExecutor(len(configs)) as pool:
+        return list(pool.map(one, configs))
 
 
-@pytest.mark.parametrize("key", ["listen", "admin"])
-def test_a_port_in_use_is_exit_status_1_and_a_line_that_names_it(tmp_path: Path, key: str) -> None:
+def test_a_port_in_use_is_exit_status_1_and_a_line_that_names_it(tmp_path: Path) -> None:
+    keys = ("listen", "admin")
+    paths = [tmp_path / f"{key}.yaml" for key in keys]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        path = tmp_path / "gateway.yaml"
-        path.write_text(json.dumps({"server": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"} | {key: address}}))
-        done = run("-c", str(path), directory=tmp_path)
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert address in line
-    assert f"server.{key}" in line
-    assert "in use" in line
-    assert "Traceback" not in done.stdout
+        for key, path in zip(keys, paths, strict=True):
+            path.write_text(json.dumps({"server": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"} | {key: address}}))
+        ended = run(*paths)
+    for key, done in zip(keys, ended, strict=True):
+        assert done.returncode == 1
+        (line,) = done.stderr.splitlines()
+        assert address in line
+        assert f"server.{key}" in line
+        assert "in use" in line
+        assert "Traceback" not in done.stdout
 
 
 def test_a_bad_configuration_is_exit_status_2_and_every_problem_on_its_line(tmp_path: Path) -> None:
@@ -223,7 +224,7 @@ def test_a_bad_configuration_is_exit_status_2_and_every_problem_on_its_line(tmp_
     path.write_text(
         "servr: {}\nmedia_server: {request_timeout: soon}\napps:\n  a: {static: perhaps}\n  b: {upstream: nowhere}\n"
     )
-    done = run("-c", str(path), directory=tmp_path)
+    (done,) = run(path)
     assert done.returncode == 2
     places = [re.match(rf"{re.escape(str(path))}:(\d+):(\d+): (\S+): .+", line) for line in done.stderr.splitlines()]
     assert [place and (int(place[1]), place[3]) for place in places] == [
@@ -232,10 +233,9 @@ def test_a_bad_configuration_is_exit_status_2_and_every_problem_on_its_line(tmp_
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("kind", ["missing", "directory"])
-def test_a_configuration_that_cannot_be_read_is_exit_status_2_and_one_line(tmp_path: Path, kind: str) -> None:
-    path = tmp_path if kind == "directory" else tmp_path / "nowhere.yaml"
-    done = run("-c", str(path), directory=tmp_path)
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert line.startswith(f"{path}:1:1: cannot be read: ")
+def test_a_configuration_that_cannot_be_read_is_exit_status_2_and_one_line(tmp_path: Path) -> None:
+    paths = (tmp_path / "nowhere.yaml", tmp_path)  # the second is a directory
+    for path, done in zip(paths, run(*paths), strict=True):
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"{path}:1:1: cannot be read: ")

@@ -388,6 +388,34 @@ def test_a_client_that_leaves_says_nothing_of_the_target(gateway: RunningGateway
     assert told(gateway, hook(gateway)) == ("allow", "ok", 1)
 
 
+def test_a_target_that_answers_half_of_its_hooks_is_better_than_none(
+    gateway: RunningGateway, backend: PacedBackend
+) -> None:
+    upstream = {"url": backend.url, "retry": {"attempts": 8, "on": ["connect", "reset"]}}
+    serve(gateway, {"u": upstream}, {"a": {"upstream": "u", "timeout": "14s"}}, log={"access": "off"})
+    backend.delay = 0.1
+    assert hook(gateway).status == 200
+    backend.lose = lambda number: number % 2 == 0
+    with Callers(gateway.hooks, "a", 8) as load:
+        assert wait_until(lambda: len(load.answers) >= 100)
+        load.stop()
+    assert gateway.metric("gateway_target_ejections_total", upstream="u") == 0
+    assert load.statuses()[200] >= 0.9 * len(load.answers)
+
+
+def test_a_target_that_loses_most_answers_is_left_out_where_another_gives_all(
+    gateway: RunningGateway,
+) -> None:
+    with backends(2) as (half, whole):
+        upstream = {"targets": targets(half, whole), "keepalive": "off", "breaker": {"open_for": FOREVER}}
+        serve(gateway, {"u": upstream}, {"a": {"upstream": "u", "timeout": "14s"}}, log={"access": "off"})
+        half.lose = lambda number: number % 3 > 0
+        with Callers(gateway.hooks, "a", 4):
+            assert wait_until(lambda: gateway.metric("gateway_target_up", target=half.name) == 0)
+        assert {hook(gateway).status for _ in range(20)} == {200}
+        assert gateway.metric("gateway_target_up", target=whole.name) == 1
+
+
 def test_where_the_breaker_is_off_every_hook_is_tried(gateway: RunningGateway, backend: PacedBackend) -> None:
     upstream = {"url": backend.url, "breaker": "off", "retry": {"attempts": 1}}
     serve(gateway, {"u": upstream}, {"a": {"upstream": "u"}})

@@ -13,6 +13,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from gateway import __version__
+from gateway.access import BasicCredentials
 from gateway.cli.common import (
     BAD_USAGE,
     DEFAULT_CONFIG,
@@ -25,6 +26,7 @@ from gateway.cli.common import (
 )
 from gateway.config import Config, json_schema
 from gateway.hooks import BadHookError, MethodType, method_type, parse_hook
+from gateway.retry import Retry
 from gateway.routing import Route, Table
 from gateway.verdicts import Cause, Verdict
 
@@ -102,15 +104,38 @@ def _row(route: Route) -> Iterable[str | Text]:
 
 
 def _explained(config: Config, route: Route, why: str) -> Iterable[str]:
-    settings = f"apps.{route.app}" + (f".methods.{route.method}" if route.method else "")
+    app = config.apps[route.app]
+    by = f"apps.{route.app}" + (f".methods.{route.method}" if route.method in app.methods else "")
     yield f"app       {route.app} ({why})"
+    if route.guard is not None:
+        proof = "HTTP Basic credentials" if isinstance(route.guard, BasicCredentials) else "a WCS signature of its body"
+        yield f"proof     {proof}, else 401"
     if route.upstream is None:
         yield f"verdict   always {route.static or Verdict.REJECT}: the app is static, no backend is asked"
         return
-    yield f"upstream  {route.upstream} ({', '.join(target.url for target in config.upstreams[route.upstream].targets)})"
-    yield f"budget    {seconds(route.budget)}, by {settings} or what it inherits"
+    targets = [
+        target.url + (" (backup)" if target.backup else "") for target in config.upstreams[route.upstream].targets
+    ]
+    yield f"upstream  {route.upstream} ({', '.join(targets)})"
+    yield f"budget    {seconds(route.budget)}, by {by} or what it inherits"
+    yield f"retry     {_retry_in_words(route.retry)}"
+    yield f"repeats   {_repeats_in_words(route.dedupe)}"
+    if app.max_in_flight is not None:
+        yield f"limit     {app.max_in_flight} hooks of the app at once"
     for cause in Cause:
         yield f"{'fallback' if cause is Cause.TIMEOUT else '':9} {cause}: {route.fallback.verdict(cause)}"
+
+
+def _retry_in_words(retry: Retry) -> str:
+    if retry.attempts == 1 or not retry.on:
+        return "never"
+    return f"{retry.attempts} attempts at most, after {', '.join(sorted(retry.on))}"
+
+
+def _repeats_in_words(dedupe: float | None) -> str:
+    if dedupe is None:
+        return "each is asked again"
+    return f"the same bytes within {seconds(dedupe)} get the same verdict; the backend sees one"
 
 
 def seconds(value: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 
@@ -16,9 +17,13 @@ class ForeignCells:
     """The reader's side of a worker's Cells."""
 
     def __init__(self) -> None:
-        self.values_fd = os.memfd_create("gateway-values")
-        self.names_fd = os.memfd_create("gateway-names")
-        self._values = mapped(self.values_fd)
+        with contextlib.ExitStack() as undo:
+            self.values_fd = os.memfd_create("gateway-values")
+            undo.callback(os.close, self.values_fd)
+            self.names_fd = os.memfd_create("gateway-names")
+            undo.callback(os.close, self.names_fd)
+            self._values = mapped(self.values_fd)
+            undo.pop_all()
         self._series: dict[str, dict[tuple[str, ...], int]] = {}
         self._read = 0
         self._rest = b""

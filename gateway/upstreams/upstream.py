@@ -217,9 +217,21 @@ class Upstream:
         elif not _is_down(result):
             target.breaker.succeeded(ticket, now)  # a wrong answer is an answer: the target is there
         else:
+            hard = result.cause is Cause.UNREACHABLE
             silent_since = set_out if result.cause is Cause.TIMEOUT else math.inf
-            if target.breaker.failed(ticket, now, hard=result.cause is Cause.UNREACHABLE, silent_since=silent_since):
+            patience = self._patience(target, now)
+            if target.breaker.failed(ticket, now, hard=hard, silent_since=silent_since, patience=patience):
                 target.ejected()
+
+    def _patience(self, target: Target, now: float) -> float:
+        """Seconds without a success before a target is ejected: none, unless nobody could stand in for it.
+
+        The last one that answers some hooks, be it one in three, is better than none.
+        """
+        for member in self._members:
+            if member.target is not target and member.target.breaker.ready(now):
+                return 0.0
+        return max(_PATIENCE, 2 * target.usual.estimate())
 
     def _count_retry(self, target: Target, attempt: _Attempt) -> None:
         if isinstance(attempt.result, Failure) and not target.retired:
@@ -236,6 +248,8 @@ _TOO_LATE: Final = Failure(
 )
 
 
+_PATIENCE: Final = 0.1
+"""Seconds; more than the time between two answers of a backend that has any traffic."""
 _NOBODY_THERE: Final = frozenset((502, 503, 504))
 """What a web server answers whose PHP is gone, full or silent (RFC 9110, section 15.6)."""
 

@@ -98,11 +98,12 @@ def replay(message: Any) -> Receive:
 
 
 ONE_BY_ONE: Final = {
-    "a length": request(b"hello", b"X-Own: 1"),
-    "chunks": chunked(b"hello", b", ", b"world", end=b"0;a=b\r\nX-Sum: 1\r\n\r\n"),
-    "no body": b"GET /x HTTP/1.1\r\nHost: gw\r\n\r\n",
-    "an empty line before": b"\r\n" + request(b"hello"),
-    "two requests": request(b"one") + request(b"two"),
+    "a length": request(b"hello", b"Connection: close"),
+    "chunks": chunked(b"hello", b", ", b"world", end=b"0;a=b\r\nX-Sum: 1\r\n\r\n") + request(b"", b"Connection: close"),
+    "no body": b"GET /x HTTP/1.1\r\nHost: gw\r\nConnection: close\r\n\r\n",
+    "an empty line before": b"\r\n" + request(b"hello", b"Connection: close"),
+    "two requests": request(b"one") + request(b"two", b"Connection: close"),
+    "an empty line between": request(b"one") + b"\r\n" + request(b"two", b"Connection: close"),
     "garbage after a request": request(b"one") + b"\x16\x03\x01",
     "a bad head": b"POST / HTTP/1.1\r\nHost: gw\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
     "a bad chunk": chunked(b"hello", end=b"-1\r\n"),
@@ -115,9 +116,7 @@ def test_byte_by_byte_a_request_is_answered_as_in_one_piece(door: Door, data: by
     answers = []
     for sent_by in ("send", "dribble"):
         with door.connect() as client:
-            # What has been refused is not read on, so the rest may meet a closed connection.
             getattr(client, sent_by)(data)
-            client.half_close()
             answers.append(client.rest())
     assert answers[0] == answers[1]
     assert answers[0].startswith(b"HTTP/1.1 ")
@@ -421,8 +420,7 @@ def test_what_is_pipelined_is_not_read_without_bound(opener: Opener) -> None:
         client.sock.settimeout(0.5)
         with pytest.raises(TimeoutError):
             send_on(client, 640)
-        (connection,) = door.connections
-        assert len(connection._buffer) < 1024 * 1024
+        assert [len(one._buffer) < 1024 * 1024 for one in door.connections] == [True]
         door.call(go_on.set)
         client.sock.settimeout(PATIENCE)
         assert client.read().body == b"first"

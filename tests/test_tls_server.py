@@ -1,0 +1,448 @@
+"""TLS on the hook port: who gets through the handshake, and how certificates are renewed under way."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import pytest
+from faulty import Certificates, FaultyBackend, make_certificates
+from gateways import Answer, RunningGateway, read_answer, running_gateway, wait_until
+
+HANDSHAKE_LIMIT: Final = 0.7
+"""Seconds: read_timeout of the gateways here, within which a handshake has to be done too."""
+PATIENCE: Final = 10.0
+BODY: Final = b'{"appKey":"defaultApp"}'
+HOOK: Final = b"POST /rest/my_api/OnCallEvent HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (
+    len(BODY), BODY,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Of the authority that everyone here trusts."""
+    return make_certificates(tmp_path_factory.mktemp("ours"))
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Of another authority."""
+    return make_certificates(tmp_path_factory.mktemp("theirs"))
+
+
+class Files:
+    """The PEM files that a gateway's configuration names, to be replaced under it."""
+
+    def __init__(self, directory: Path, pair: tuple[Path, Path], client_ca: Path | None = None) -> None:
+        self.certificate, self.key = directory / "server.pem", directory / "server.key"
+        self.client_ca = None if client_ca is None else directory / "client-ca.pem"
+        self._stamp = time.time() - 1000
+        self.install(pair)
+        if self.client_ca is not None and client_ca is not None:
+            self.put(client_ca.read_bytes(), self.client_ca)
+
+    def install(self, pair: tuple[Path, Path]) -> None:
+        self.put(pair[0].read_bytes(), self.certificate)
+        self.put(pair[1].read_bytes(), self.key)
+
+    def put(self, data: bytes, path: Path) -> None:
+        """A new file renamed into place, with a time of its own whatever the file system's clock resolves."""
+        new = path.with_suffix(".new")
+        new.write_bytes(data)
+        self._stamp += 1
+        os.utime(new, (self._stamp, self._stamp))
+        os.replace(new, path)
+
+    @property
+    def section(self) -> dict[str, str]:
+        section = {"certificate": str(self.certificate), "key": str(self.key)}
+        return section if self.client_ca is None else {**section, "client_ca": str(self.client_ca)}
+
+
+def config(tls: dict[str, Any] | None, workers: int = 1, backend: FaultyBackend | None = None) -> str:
+    server: dict[str, Any] = {
+        "listen": "127.0.0.1:0",
+        "admin": "127.0.0.1:0",
+        "workers": workers,
+        "read_timeout": f"{HANDSHAKE_LIMIT}s",
+        "drain_timeout": "2s",
+    }
+    if tls is not None:
+        server["tls"] = tls
+    app: dict[str, Any] = {"static": "allow"}
+    upstreams = {}
+    if backend is not None:
+        app, upstreams = {"upstream": "u"}, {"u": {"url": backend.url_of("ok"), "breaker": "off"}}
+    return json.dumps(
+        {"server": server, "defaults": {"dedupe": "off"}, "upstreams": upstreams, "apps": {"defaultApp": app}}
+    )
+
+
+@pytest.fixture(scope="module")
+def files(ours: Certificates, tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return Files(tmp_path_factory.mktemp("files"), ours.valid)
+
+
+@pytest.fixture(scope="module")
+def gateway(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    """Asks for no client certificates."""
+    with running_gateway(config(files.section), tmp_path_factory.mktemp("gateway")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def mutual(ours: Certificates, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    """Asks for client certificates of our authority."""
+    directory = tmp_path_factory.mktemp("mutual")
+    files = Files(directory, ours.valid, ours.ca)
+    with running_gateway(config(files.section), directory) as running:
+        yield running
+
+
+def client(trusted: Certificates, pair: tuple[Path, Path] | None = None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=trusted.ca)
+    if pair is not None:
+        context.load_cert_chain(*pair)
+    return context
+
+
+@contextlib.contextmanager
+def secured(
+    gateway: RunningGateway, context: ssl.SSLContext, session: ssl.SSLSession | None = None
+) -> Iterator[tuple[ssl.SSLSocket, BinaryIO]]:
+    with (
+        gateway.connect() as plain,
+        context.wrap_socket(plain, server_hostname="localhost", session=session) as sock,
+        sock.makefile("rb") as stream,
+    ):
+        yield sock, stream
+
+
+def answer_over_tls(gateway: RunningGateway, context: ssl.SSLContext, session: ssl.SSLSession | None = None) -> Answer:
+    with secured(gateway, context, session) as (sock, stream):
+        sock.sendall(HOOK)
+        return read_answer(stream)
+
+
+def is_served(gateway: RunningGateway, context: ssl.SSLContext, session: ssl.SSLSession | None = None) -> bool:
+    """Whether a hook gets through, to a handshake and an answer."""
+    try:
+        return answer_over_tls(gateway, context, session).status == 200
+    except (OSError, AssertionError):  # TLS 1.3: a client learns only while reading that it is refused
+        return False
+
+
+def serial_shown(gateway: RunningGateway, *trusted: Certificates) -> str:
+    """The serial number of the certificate that a new connection gets to see."""
+    for certificates in trusted:
+        with contextlib.suppress(ssl.SSLCertVerificationError), secured(gateway, client(certificates)) as (sock, _):
+            certificate = sock.getpeercert()
+            assert certificate is not None
+            return str(certificate["serialNumber"])
+    raise AssertionError("a certificate that nobody trusts")
+
+
+def serial_of(certificate: Path) -> str:
+    decoded = ssl._ssl._test_decode_cert(str(certificate))  # type: ignore[attr-defined]
+    return str(decoded["serialNumber"])
+
+
+def hang_up(gateway: RunningGateway) -> None:
+    """SIGHUP, and wait for its reload."""
+    reloads = functools.partial(gateway.metric, "gateway_config_reloads_total")
+    before = reloads()
+    gateway.process.send_signal(signal.SIGHUP)
+    assert wait_until(lambda: reloads() > before)
+
+
+# --- the handshake ---
+
+
+def test_a_hook_over_tls_is_decided_like_any_other(gateway: RunningGateway, ours: Certificates) -> None:
+    with secured(gateway, client(ours)) as (sock, stream):
+        for _ in range(3):
+            sock.sendall(HOOK)
+            answer = read_answer(stream)
+            assert (answer.status, answer.body) == (200, BODY)
+        assert sock.version() in ("TLSv1.2", "TLSv1.3")
+
+
+def test_http_1_1_is_all_that_is_offered(gateway: RunningGateway, ours: Certificates) -> None:
+    context = client(ours)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    with secured(gateway, context) as (sock, _):
+        assert sock.selected_alpn_protocol() == "http/1.1"
+
+
+def test_the_backend_is_told_that_the_hook_came_over_https(files: Files, ours: Certificates, tmp_path: Path) -> None:
+    with FaultyBackend() as backend, running_gateway(config(files.section, backend=backend), tmp_path) as gateway:
+        assert answer_over_tls(gateway, client(ours)).status == 200
+        (request,) = backend.requests
+        assert request.values("x-forwarded-proto") == [b"https"]
+
+
+def test_the_certificate_proves_the_gateway_to_who_trusts_its_authority_and_to_nobody_else(
+    gateway: RunningGateway, ours: Certificates, theirs: Certificates
+) -> None:
+    assert is_served(gateway, client(ours))
+    with pytest.raises(ssl.SSLCertVerificationError), secured(gateway, client(theirs)):
+        pass
+    assert is_served(gateway, client(ours))
+
+
+@pytest.mark.parametrize("minimum", ["1.2", "1.3"])
+def test_no_version_older_than_the_minimum_is_spoken(
+    files: Files, ours: Certificates, tmp_path: Path, minimum: str
+) -> None:
+    with running_gateway(config({**files.section, "minimum_version": minimum}), tmp_path) as gateway:
+        for version, spoken in (
+            (ssl.TLSVersion.TLSv1_3, True),
+            (ssl.TLSVersion.TLSv1_2, minimum == "1.2"),
+            (ssl.TLSVersion.TLSv1_1, False),
+        ):
+            context = client(ours)
+            context.set_ciphers("DEFAULT:@SECLEVEL=0")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of TLS 1.1, which is what is tried here
+                context.minimum_version = context.maximum_version = version
+            assert is_served(gateway, context) is spoken, version
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        HOOK,
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"\r\n" * 100,
+        b"\x00" * 5000,
+        b"\x16\x03\x01\xff\xff" + b"\x00" * 20000,
+        b"\x80\x2e\x01\x00\x02" + b"\x00" * 100,
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ],
+    ids=["a hook", "HTTP/1.0", "empty lines", "zeros", "a huge record", "SSLv2", "HTTP/2"],
+)
+def test_what_is_no_tls_is_closed_without_a_word_of_http(
+    gateway: RunningGateway, ours: Certificates, first: bytes
+) -> None:
+    with gateway.connect() as sock:
+        with contextlib.suppress(ConnectionError):
+            sock.sendall(first)
+        received = b""
+        with contextlib.suppress(ConnectionError):
+            while piece := sock.recv(4096):
+                received += piece
+    assert b"HTTP" not in received
+    assert b"defaultApp" not in received
+    assert is_served(gateway, client(ours))
+
+
+def test_a_tls_hello_on_the_plain_port_is_400(tmp_path: Path, ours: Certificates) -> None:
+    with running_gateway(config(None), tmp_path) as gateway:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        hello = client(ours).wrap_bio(incoming, outgoing, server_hostname="localhost")
+        with pytest.raises(ssl.SSLWantReadError):
+            hello.do_handshake()
+        answer = gateway.send(outgoing.read())
+        assert answer.status == 400
+        assert gateway.hook().status_code == 200
+
+
+# --- client certificates ---
+
+
+def test_who_has_a_certificate_of_the_client_ca_is_let_in(mutual: RunningGateway, ours: Certificates) -> None:
+    assert is_served(mutual, client(ours, ours.client))
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("kind", ["none", "another authority", "expired", "self-signed"])
+def test_who_has_none_or_a_wrong_one_is_not(
+    mutual: RunningGateway, ours: Certificates, theirs: Certificates, kind: str, version: ssl.TLSVersion
+) -> None:
+    pair = {
+        "none": None, "another authority": theirs.client, "expired": ours.expired, "self-signed": ours.self_signed,
+    }[kind]  # fmt: skip
+    context = client(ours, pair)
+    context.minimum_version = context.maximum_version = version
+    hooks = mutual.metric("gateway_hooks_total")
+    assert not is_served(mutual, context)
+    assert is_served(mutual, client(ours, ours.client))
+    assert mutual.metric("gateway_hooks_total") == hooks + 1
+
+
+# --- handshakes that hang ---
+
+
+def test_a_handshake_that_hangs_holds_nobody_up_and_has_its_limit(gateway: RunningGateway, ours: Certificates) -> None:
+    hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"  # the first bytes of a ClientHello
+    with contextlib.ExitStack() as stack:
+        hanging = [stack.enter_context(gateway.connect()) for _ in range(40)]
+        for number, sock in enumerate(hanging):
+            sock.sendall(hello[: number % len(hello)])
+        for _ in range(5):
+            assert is_served(gateway, client(ours))
+        deadline = time.monotonic() + PATIENCE
+        for sock in hanging:
+            sock.settimeout(max(0.1, deadline - time.monotonic()))
+            with contextlib.suppress(ConnectionError):
+                while sock.recv(4096):  # an alert may come before the end
+                    pass
+    assert is_served(gateway, client(ours))
+
+
+def test_a_client_that_never_ends_its_tls_session_leaves_nothing_behind(
+    gateway: RunningGateway, ours: Certificates
+) -> None:
+    descriptors = Path(f"/proc/{gateway.pid}/fd")
+    if not descriptors.exists():
+        pytest.skip("this system does not show a process's descriptors")
+    gateway.get("/-/ready")
+    assert wait_until(lambda: gateway.get("/-/ready").status_code == 200)
+    before = len(list(descriptors.iterdir()))
+    with contextlib.ExitStack() as stack:
+        for _ in range(10):
+            sock, stream = stack.enter_context(secured(gateway, client(ours)))
+            sock.sendall(b"no HTTP at all\r\n\r\n")
+            assert read_answer(stream).status == 400
+        # Refused and closed from this side; the clients' sockets stay open and silent.
+        assert wait_until(lambda: len(list(descriptors.iterdir())) <= before, PATIENCE)
+
+
+# --- renewal ---
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_renewed_certificate_is_in_use_after_a_hang_up_without_a_restart(
+    ours: Certificates, theirs: Certificates, tmp_path: Path, workers: int
+) -> None:
+    files = Files(tmp_path, ours.valid)
+    with running_gateway(config(files.section, workers), tmp_path) as gateway:
+        pids = gateway.get("/api/status").json()["workers"]
+        with secured(gateway, client(ours)) as (sock, stream):
+            assert serial_shown(gateway, ours) == serial_of(ours.valid[0])
+            files.install(theirs.valid)
+            hang_up(gateway)
+            # Enough connections that each worker is met.
+            shown = {serial_shown(gateway, ours, theirs) for _ in range(12)}
+            assert shown == {serial_of(theirs.valid[0])}
+            sock.sendall(HOOK)  # what was open stays
+            assert read_answer(stream).status == 200
+        assert gateway.get("/api/status").json()["workers"] == pids
+        assert len(pids) == workers
+
+
+def test_while_renewed_files_are_broken_the_old_ones_stay_in_use(
+    ours: Certificates, theirs: Certificates, tmp_path: Path
+) -> None:
+    files = Files(tmp_path, ours.valid)
+    certificate, key = (file.read_bytes() for file in theirs.valid)
+    with running_gateway(config(files.section), tmp_path) as gateway:
+        # A renewal replaces two files, one after the other: between the two, they do not fit each other.
+        for path, data in (
+            (files.certificate, certificate),
+            (files.key, key),
+            (files.certificate, certificate[:300]),
+            (files.key, b""),
+            (files.certificate, None),
+        ):
+            files.install(ours.valid)
+            files.put(data, path) if data is not None else path.unlink()
+            hang_up(gateway)
+            assert serial_shown(gateway, ours) == serial_of(ours.valid[0])
+            assert is_served(gateway, client(ours))
+            assert gateway.metric("gateway_config_last_reload_successful") == 0
+        files.install(theirs.valid)
+        hang_up(gateway)
+        assert serial_shown(gateway, theirs) == serial_of(theirs.valid[0])
+        assert gateway.metric("gateway_config_last_reload_successful") == 1
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_renewed_client_ca_counts_for_every_new_connection(
+    ours: Certificates, theirs: Certificates, tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    files = Files(tmp_path, ours.valid, ours.ca)
+    old, new = client(ours, ours.client), client(ours, theirs.client)
+    for context in (old, new):
+        context.minimum_version = context.maximum_version = version
+    with running_gateway(config(files.section), tmp_path) as gateway:
+        assert (is_served(gateway, old), is_served(gateway, new)) == (True, False)
+        assert files.client_ca is not None
+        files.put(ours.ca.read_bytes() + theirs.ca.read_bytes(), files.client_ca)
+        hang_up(gateway)
+        assert (is_served(gateway, old), is_served(gateway, new)) == (True, True)
+        with secured(gateway, old) as (sock, stream):
+            sock.sendall(HOOK)
+            assert read_answer(stream).status == 200
+            session = sock.session
+        assert session is not None
+        files.put(theirs.ca.read_bytes(), files.client_ca)  # and the old authority is trusted no more
+        hang_up(gateway)
+        assert (is_served(gateway, old), is_served(gateway, new)) == (False, True)
+        assert not is_served(gateway, old, session)  # not by a session either that began while it was
+
+
+def test_two_workers_share_a_port_over_tls(ours: Certificates, tmp_path: Path) -> None:
+    files = Files(tmp_path, ours.valid, ours.ca)
+    with running_gateway(config(files.section, workers=2), tmp_path) as gateway:
+        for _ in range(10):
+            assert is_served(gateway, client(ours, ours.client))
+            assert not is_served(gateway, client(ours))
+        assert gateway.metric("gateway_hooks_total", verdict="allow") == 10
+
+
+# --- how long they last ---
+
+
+def test_the_days_to_each_certificate_s_expiry_are_a_metric(ours: Certificates, tmp_path: Path) -> None:
+    files = Files(tmp_path, ours.valid)
+    with running_gateway(config(files.section), tmp_path) as gateway:
+
+        def days() -> float:
+            return gateway.metric("gateway_certificate_days_to_expiry", certificate=str(files.certificate))
+
+        assert 1.5 < days() <= 2  # make_certificates makes them for two days
+        files.install(ours.expired)
+        assert days() < 0
+        files.certificate.unlink()
+        assert days() == 0
+
+
+def test_the_key_may_be_in_the_same_file_as_its_certificate(ours: Certificates, tmp_path: Path) -> None:
+    both = tmp_path / "both.pem"
+    both.write_bytes(ours.valid[1].read_bytes() + ours.valid[0].read_bytes())
+    section = {"certificate": str(both), "key": str(both)}
+    with running_gateway(config(section), tmp_path) as gateway:
+        assert is_served(gateway, client(ours))
+        assert 1.5 < gateway.metric("gateway_certificate_days_to_expiry") <= 2
+
+
+def test_a_path_relative_to_the_configuration_is_found(ours: Certificates, tmp_path: Path) -> None:
+    shutil.copy(ours.valid[0], tmp_path / "c.pem")
+    shutil.copy(ours.valid[1], tmp_path / "k.pem")
+    with running_gateway(config({"certificate": "c.pem", "key": "k.pem"}), tmp_path) as gateway:
+        assert is_served(gateway, client(ours))
+
+
+def test_refused_handshakes_do_not_flood_the_log(mutual: RunningGateway, ours: Certificates) -> None:
+    before = len(mutual.lines())
+    for number in range(60):
+        with mutual.connect() as sock:
+            sock.sendall(b"noise" * 10 if number % 2 else b"")
+            if number % 3:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+    assert is_served(mutual, client(ours, ours.client))
+    assert wait_until(lambda: len(mutual.access_lines()) > 0)
+    assert len(mutual.lines()) - before <= 30
+    assert not any("exception" in line for line in mutual.lines())
