@@ -72,8 +72,9 @@ class Guard:
         client = scope["client"]
         if client is not None and not _is_loopback(client[0]):
             return _say(401, "the admin port asks for its token (Authorization: Bearer …) from all but loopback")
-        if not _is_local_name(headers.get(b"host", b"")):
-            # A web page elsewhere can have its name resolve to loopback; it cannot choose the Host that is sent.
+        if b"host" in headers and not _is_local_name(headers[b"host"]):
+            # A web page elsewhere can have its name resolve to loopback; it cannot choose the Host that is sent, nor
+            # leave it out, as the HTTP/1.0 of a balancer's health check does.
             return _say(403, "from loopback without a token, ask by address or as localhost")
         if scope["method"] in ("GET", "HEAD"):
             return None

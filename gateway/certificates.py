@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import time
 import warnings
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Self
@@ -50,12 +52,12 @@ class ServerTLS:
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None, minimum_version: str) -> None:
         self._files = (certificate, key, client_ca)
         self._minimum_version = _VERSIONS[minimum_version]
-        self._seen = self._stamps()
+        self._seen = stamps(self._files)
         self.context = _Front(self._load())
 
     def refresh(self) -> bool:
         """Load the files if they have changed; whether they had. Raises OSError (ssl.SSLError), and changes nothing."""
-        seen = self._stamps()
+        seen = stamps(self._files)
         if seen == self._seen:
             return False
         self.context.newest = self._load()
@@ -73,10 +75,11 @@ class ServerTLS:
             context.load_verify_locations(client_ca)
         return context
 
-    def _stamps(self) -> tuple[tuple[int, int], ...]:
-        """What tells whether a file is another than before."""
-        states = [path.stat() for path in self._files if path is not None]
-        return tuple((state.st_mtime_ns, state.st_ino) for state in states)
+
+def stamps(files: Iterable[Path | str | None]) -> tuple[tuple[int, int], ...]:
+    """What tells whether files are others than before; None stands for no file. Raises OSError."""
+    states = [os.stat(file) for file in files if file is not None]
+    return tuple((state.st_mtime_ns, state.st_ino) for state in states)
 
 
 def client_context(*, ca: str | None, certificate: str | None, key: str | None, minimum_version: str) -> ssl.SSLContext:

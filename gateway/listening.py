@@ -80,7 +80,7 @@ def close(sockets: Sequence[socket.socket]) -> None:
 
 
 def unlink(addresses: Sequence[Address | UnixAddress]) -> None:
-    """Remove the files of unix sockets that are served no more."""
+    """Remove the files of unix sockets, while they are still listened on: later they might be a successor's."""
     for address in addresses:
         if isinstance(address, UnixAddress):
             with contextlib.suppress(OSError):

@@ -275,8 +275,8 @@ class _Brake(logging.Filter):
                 self._seen.clear()
             self._seen[key] = [now + REPEATS_PER, 1]
             if held > 0:
-                record.msg = f"{record.getMessage()} (and {held} times more that were not logged)"
-                record.args = ()
+                # Not yet with its arguments: where they do not fit, that is the handler's to bear.
+                record.msg = f"{record.msg} (and {held} times more that were not logged)"
             return True
         entry[1] += 1
         return entry[1] <= REPEATS

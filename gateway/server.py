@@ -42,6 +42,7 @@ class Gateway:
         try:
             self._admin_sockets = bind((server.admin,), "server.admin")
         except StartError:
+            unlink(server.listen)
             close(self._hook_sockets)
             raise
         self._metrics = Metrics(__version__)
@@ -81,9 +82,9 @@ class Gateway:
             await self._stop.wait()
             self.lifecycle.drain()
             log_stopping(self._loaded)
+            unlink(self._loaded.config.server.listen)
             self._service.stop()
             await self._service.stopped()
-        unlink(self._loaded.config.server.listen)
         logger.info("stopped")
 
     async def _take(self, loaded: Loaded) -> None:

@@ -115,6 +115,7 @@ class Supervisor:
         try:
             self._admin_sockets = bind((server.admin,), "server.admin")
         except StartError:
+            unlink(server.listen)
             for sockets in self._sockets:
                 close(sockets)
             raise
@@ -157,8 +158,8 @@ class Supervisor:
                 pinging.cancel()
             finally:
                 self._stop.set()
+                unlink(self._loaded.config.server.listen)
                 await self._stop_all(keeping)
-        unlink(self._loaded.config.server.listen)
         logger.info("stopped")
 
     # --- workers ---

@@ -195,7 +195,13 @@ def test_without_a_token_a_browser_may_not_steer(open_gateway: RunningGateway, h
 
 
 async def ask(
-    text: str, method: str, path: str, client: tuple[str, int], directory: Path, **headers: str
+    text: str,
+    method: str,
+    path: str,
+    client: tuple[str, int],
+    directory: Path,
+    base: str = "http://127.0.0.1:9180",
+    **headers: str,
 ) -> httpx.Response:
     """One request to the admin app itself, from an address that no test can have."""
     path_of_config = directory / "gateway.yaml"
@@ -204,7 +210,7 @@ async def ask(
     reloader = Reloader(loads(text, str(path_of_config)), metrics, nothing_to_do)
     state = AdminState(reloader, Lifecycle(), metrics.render)
     transport = httpx.ASGITransport(admin_app(state), client=client)
-    async with httpx.AsyncClient(transport=transport, base_url="http://admin") as asker:
+    async with httpx.AsyncClient(transport=transport, base_url=base) as asker:
         return await asker.request(method, path, headers=headers)
 
 
@@ -224,6 +230,27 @@ async def test_who_is_not_on_loopback_reads_nothing_without_the_token(path: str,
     answer = await ask(CONFIG, "GET", path, ELSEWHERE, tmp_path)
     assert answer.status_code == 401
     assert {name: answer.headers.get(name) for name in SECURITY_HEADERS} == SECURITY_HEADERS
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200), ("LOCALHOST:9180", 200), ("127.0.0.1", 200), ("[::1]:9180", 200), ("192.0.2.1:9180", 200),
+        ("evil.example", 403), ("evil.example:9180", 403), ("localhost.evil.example", 403),
+        ("127.0.0.1.evil.example", 403),
+    ],
+)  # fmt: skip
+async def test_a_page_whose_name_leads_to_loopback_reads_nothing(host: str, status: int, tmp_path: Path) -> None:
+    # Its browser sends the page's own name as Host, whatever address that name has by now.
+    for method, path in (("GET", "/api/config"), ("POST", "/-/reload")):
+        answer = await ask(LISTEN, method, path, ("127.0.0.1", 1), tmp_path, base=f"http://{host}")
+        assert answer.status_code == status
+
+
+@pytest.mark.usefixtures("secrets")
+async def test_who_has_the_token_may_ask_by_any_name(tmp_path: Path) -> None:
+    answer = await ask(CONFIG, "GET", "/metrics", ("127.0.0.1", 1), tmp_path, base="http://gw.example", **BEARER)
+    assert answer.status_code == 200
 
 
 @pytest.mark.usefixtures("secrets")

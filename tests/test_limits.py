@@ -150,7 +150,7 @@ def test_at_twice_the_capacity_the_backend_goes_on_answering_what_it_can(
     assert peak.statuses().keys() == {200}
     capacity = len(peak.answers) / peak.seconds
     with Callers(gateway.hooks, "a", rate=2 * capacity) as storm:
-        time.sleep(4)
+        time.sleep(3)
         storm.stop()
     # A queue of a second's budget is let in at once and paid off afterwards: it counts for what it is.
     answered = sum(answer.status == 200 for answer in storm.answers)

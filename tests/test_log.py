@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from gateways import wait_until
 from hypothesis import given, settings
@@ -23,6 +24,9 @@ from hypothesis import strategies as st
 from gateway.log import (
     MAX_BUFFER,
     MAX_TEXT,
+    PIPE_ATOMIC,
+    REPEATS,
+    REPEATS_PER,
     AccessLog,
     Writer,
     bounded,
@@ -238,14 +242,24 @@ async def assert_one_valid_line_each(sink: Sink, strings: list[str]) -> None:
     written = await record(sink, *(one for text in strings for one in decisions_about(text)))
     assert len(written) == 3 * len(strings)
     for text, line in zip(strings, written[::3], strict=True):
-        read = json.loads(line.decode("utf-8"))
-        for name in TEXT_FIELDS.values():
-            assert read[name] == (text if len(text) <= 256 else text[:255] + "…")
+        assert_bounded(line, 256, text, {*TEXT_FIELDS.values()})
         for name in NUMBER_FIELDS:
-            assert read[name] == (text if len(text) <= 64 else text[:63] + "…")
+            assert json.loads(line)[name] == bounded(text, 64)
     for text, line in zip(strings, written[2::3], strict=True):
-        assert json.loads(line)["error"] == bounded(text)
-    assert max(map(len, written)) < 16 * 1024
+        assert_bounded(line, MAX_TEXT, text, {"error"})
+    # Written with its line feed in one piece, it cannot mix with another process's.
+    assert max(map(len, written)) < PIPE_ATOMIC
+
+
+def assert_bounded(line: bytes, longest: int, text: str, names: set[str]) -> None:
+    """The fields hold the text up to its bound, or a quarter of that where the line were else too long for a pipe."""
+    read = json.loads(line)
+    whole = {**read, **dict.fromkeys(names, bounded(text, longest))}
+    if "error" in names:
+        whole.update({name: bounded(text, longest // 2) for name in TEXT_FIELDS.values()})
+    if len(msgspec.json.encode(whole)) >= PIPE_ATOMIC:
+        longest //= 4
+    assert {read[name] for name in names} == {bounded(text, longest)}
 
 
 async def test_hostile_strings_make_one_printable_console_line_each(sink: Sink) -> None:
@@ -529,6 +543,53 @@ def log_an_exception(text: str) -> None:
         logging.getLogger("gateway.x").exception("it broke")
 
 
+# --- the same message, too often ---
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def configured(sink: Sink) -> Clock:
+    """Logging into the sink; the time by which repeats are counted."""
+    configure_logging(sink.writer, level="info", console=False)
+    clock = Clock()
+    (brake,) = logging.getLogger().handlers[0].filters
+    vars(brake)["_clock"] = clock
+    return clock
+
+
+@pytest.mark.usefixtures("loggers")
+def test_a_message_that_comes_too_often_is_held_back_and_others_are_not(sink: Sink) -> None:
+    configured(sink)
+    logger = logging.getLogger("gateway.x")
+    for number in range(10 * REPEATS):
+        logger.warning("no file descriptor for %d", number)
+    logger.warning("something else")
+    logger.error("no file descriptor for %d", 1)
+    logging.getLogger("gateway.y").warning("no file descriptor for %d", 1)
+    assert len(sink.lines()) == REPEATS + 3
+
+
+@pytest.mark.usefixtures("loggers")
+@pytest.mark.parametrize("argument", [7, "no number"])
+def test_how_often_a_message_was_held_back_is_told_when_it_comes_again(sink: Sink, argument: object) -> None:
+    clock = configured(sink)
+    logger = logging.getLogger("gateway.x")
+    for _ in range(REPEATS + 5):
+        logger.warning("%d of 100%%", 1)
+    clock.now += REPEATS_PER
+    logger.warning("%d of 100%%", argument)  # one whose argument does not fit must not raise where it is logged
+    logger.warning("%d of 100%%", 8)
+    messages = [json.loads(line)["message"] for line in sink.lines()[REPEATS:]]
+    held = "(and 5 times more that were not logged)"
+    assert messages == ([f"7 of 100% {held}"] if argument == 7 else []) + ["8 of 100%"]
+
+
 @pytest.mark.usefixtures("loggers")
 @pytest.mark.parametrize("console", [False, True])
 def test_a_path_that_is_not_utf_8_does_not_lose_its_line(sink: Sink, console: bool) -> None:
@@ -545,8 +606,9 @@ def test_a_path_that_is_not_utf_8_does_not_lose_its_line(sink: Sink, console: bo
 def test_hostile_text_in_messages_and_fields_makes_one_line_each(sink: Sink, console: bool) -> None:
     configure_logging(sink.writer, level="info", console=console)
     strings = naughty_strings()
-    for text in strings:
-        logging.getLogger("gateway.x").info("%s", text, extra={"fields": {"request_id": bounded(text)}})
+    for number, text in enumerate(strings):  # from a logger each: the same message too often is held back
+        extra = {"fields": {"request_id": bounded(text)}}
+        logging.getLogger(f"gateway.x.{number}").info("%s", text, extra=extra)
     lines = sink.lines()
     assert len(lines) == len(strings)
     for line in lines:

@@ -20,8 +20,8 @@ from programs import CALL_ID, Balancer, HookResult, free_port, haproxy, haproxy_
 pytestmark = pytest.mark.real
 
 THREADS: Final = 8
-BATCH: Final = 400
-MOST_BATCHES: Final = 15
+BATCH: Final = 240
+MOST_BATCHES: Final = 40
 TEMPLATE: Final = json.dumps({"appKey": "defaultApp", "callId": CALL_ID, "sdp": "v=0\r\n" * 600})
 
 
@@ -92,13 +92,10 @@ def test_the_configuration_for_operators_is_one_that_haproxy_takes_without_a_com
     assert haproxy_complaints() == ""
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_rolling_restart_under_load_loses_no_hook_and_doubles_none(
-    backend: FaultyBackend, tmp_path: Path, workers: int
-) -> None:
+def test_a_rolling_restart_under_load_loses_no_hook_and_doubles_none(backend: FaultyBackend, tmp_path: Path) -> None:
     ports = iter(distinct_ports(4))
     url = backend.url_of("slowly")
-    places = [Place(tmp_path / name, next(ports), next(ports), url, workers) for name in ("a", "b")]
+    places = [Place(tmp_path / name, next(ports), next(ports), url, workers) for workers, name in ((1, "a"), (2, "b"))]
     with contextlib.ExitStack() as stack:
         running = [stack.enter_context(contextlib.ExitStack()) for _ in places]
         gateways = {
@@ -126,7 +123,7 @@ def test_a_rolling_restart_under_load_loses_no_hook_and_doubles_none(
         assert not sending.done(), "the load ended before the restarts"
         load.end()
         sending.result(60)
-        requests = int(balancer.figures("hooks", "FRONTEND")["req_tot"])
+        requests = balancer.log().count(' "POST /rest/my_api/OnCallEvent ')
     lost = [result for result in load.results if result.status != 200 or result.received_sha1 != result.sent_sha1]
     assert lost == []
     seen_ids = Counter(json.loads(request.body)["callId"] for request in backend.requests)

@@ -64,6 +64,8 @@ class Connection(asyncio.Protocol):
         """Whether the last exchange left the connection fit for another."""
         self.server_keepalive: float | None = None
         """Seconds that the backend's own ``Keep-Alive: timeout=`` promises; None where it says nothing."""
+        self.terms: object = None
+        """The TLS terms on which the pool made it."""
         self.expires = 0.0
         """Loop time until which the pool may keep it idle."""
         self._headers: list[tuple[bytes, bytes]] = []

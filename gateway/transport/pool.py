@@ -113,7 +113,7 @@ class Pool:
         return len(self._queue)
 
     def secure(self, tls: ssl.SSLContext, server_name: str | None) -> None:
-        """Make connections over TLS from now on; idle ones made on other terms are closed."""
+        """Make connections over TLS from now on; those made on other terms are closed, busy ones when they are done."""
         if (tls, server_name) != (self.tls, self._server_name):
             self.tls, self._server_name = tls, server_name
             while self._idle:
@@ -282,6 +282,7 @@ class Pool:
     async def _connect_to(self, address: str, now: float, limit: float, left: int) -> Connection:
         # Each address gets its share of the time that is left, so that one dead address cannot eat it all.
         if left == 1:
+            terms = (self.tls, self._server_name)
             _, connection = await self._loop.create_connection(
                 self._new_connection,
                 address,
@@ -289,6 +290,7 @@ class Pool:
                 ssl=self.tls,
                 server_hostname=(self._server_name or self.origin.host) if self.tls is not None else None,
             )
+            connection.terms = terms
             return connection
         async with asyncio.timeout_at(now + (limit - now) / left):
             return await self._connect_to(address, now, limit, 1)
@@ -306,6 +308,9 @@ class Pool:
         self._leave_place(tenant)
 
     def _keep_idle(self, connection: Connection) -> None:
+        if connection.terms != (self.tls, self._server_name):
+            self._forget(connection, abort=True)
+            return
         keepalive = self.limits.keepalive or 0.0
         if connection.server_keepalive is not None:
             keepalive = min(keepalive, connection.server_keepalive - _KEEPALIVE_MARGIN)

@@ -32,6 +32,7 @@ class HealthCheck:
         self, target: Target, config: Health, tls: ssl.SSLContext | None = None, server_name: str | None = None
     ) -> None:
         self.config = config
+        self.terms = (tls, server_name)
         self._settings = TransportSettings(config.timeout, None, 1, 64 * 1024, tls=tls, server_name=server_name)
         self._target = target
         self._failures = 0
@@ -40,10 +41,12 @@ class HealthCheck:
         self._task = self._loop.create_task(self._run(), name=f"health {target.name}")
 
     async def aclose(self) -> None:
-        """End it."""
+        """End it; what it alone held against the target is forgotten, since nobody would take it back."""
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
+        if self._ejected:
+            self._target.breaker.restore(self._loop.time())
 
     async def _run(self) -> None:
         config = self.config

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import httpx
 
-from gateway.certificates import client_context
+from gateway.certificates import client_context, stamps
 from gateway.config import Upstream as UpstreamConfig
 from gateway.config import UpstreamTls
 from gateway.metrics.catalogue import Metrics
@@ -34,7 +34,7 @@ class Targets:
         self._resolver = Resolver()
         self._live: dict[_Key, Target] = {}
         self._checks: dict[_Key, HealthCheck] = {}
-        self._contexts: dict[UpstreamTls, ssl.SSLContext] = {}
+        self._contexts: dict[UpstreamTls, tuple[tuple[tuple[int, int], ...], ssl.SSLContext]] = {}
         self._loop = asyncio.get_running_loop()
         metrics.on_scrape(self._sample)
 
@@ -95,27 +95,30 @@ class Targets:
         return target
 
     def _tls(self, config: UpstreamTls | None) -> ssl.SSLContext | None:
-        """The context of an upstream's ``tls``: the same as before wherever that is the same."""
+        """The context of an upstream's ``tls``: the same as before wherever that and its files are the same."""
         if config is None:
             return None
-        if config not in self._contexts:
-            self._contexts[config] = client_context(
+        seen = stamps((config.ca, config.certificate, config.key))
+        held = self._contexts.get(config)
+        if held is None or held[0] != seen:
+            context = client_context(
                 ca=config.ca,
                 certificate=config.certificate,
                 key=config.key,
                 minimum_version=config.minimum_version,
             )
-        return self._contexts[config]
+            held = self._contexts[config] = (seen, context)
+        return held[1]
 
     async def _check(self, key: _Key, config: UpstreamConfig) -> None:
         """Begin, change or end a target's health check as the configuration says."""
         running = self._checks.get(key)
-        if running is not None and running.config == config.health:
+        terms = (self._tls(config.tls), None if config.tls is None else config.tls.server_name)
+        if running is not None and (running.config, running.terms) == (config.health, terms):
             return
         await self._stop_check(key)
         if config.health is not None:
-            server_name = None if config.tls is None else config.tls.server_name
-            self._checks[key] = HealthCheck(self._live[key], config.health, self._tls(config.tls), server_name)
+            self._checks[key] = HealthCheck(self._live[key], config.health, *terms)
 
     async def _stop_check(self, key: _Key) -> None:
         if (check := self._checks.pop(key, None)) is not None:

@@ -138,10 +138,10 @@ def _unchunked_by_llhttp(data: bytes) -> bytes | None:
     try:
         parser.feed_data(start + data)
     except httptools.HttpParserError as exc:
-        # What follows the body is another matter; the grammar of extensions, which are thrown away, is not looked at.
-        extension = "chunk extension" in str(exc)
-        assert reader.complete or extension, f"llhttp refuses what was taken: {exc}, {data!r}"
-        return None if extension else reader.body
+        # What follows the body is another matter. Extensions are thrown away: their grammar is not looked at, and
+        # white space before them, which llhttp refuses, is allowed (RFC 9112, section 7.1.1).
+        assert reader.complete or b";" in data, f"llhttp refuses what was taken: {exc}, {data!r}"
+        return reader.body if reader.complete else None
     assert reader.complete, data
     return reader.body
 

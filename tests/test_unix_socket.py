@@ -1,0 +1,214 @@
+"""Hooks over a unix socket: its file's life, who may connect, and that it serves like any other listener."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+from faulty import FaultyBackend, gated_case
+from gateways import ROOT, RunningGateway, read_answer, running_gateway, wait_until
+
+PATIENCE: Final = 10.0
+BODY: Final = b'{"appKey":"defaultApp"}'
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Short enough for an address (unix(7): 107 bytes), whatever pytest's own directory is called."""
+    path = tmp_path / "gateway.sock"
+    if len(os.fsencode(path)) > 100:
+        pytest.skip("the temporary directory's name is too long for a unix socket")
+    return path
+
+
+def config(path: Path, *more: str, backend: FaultyBackend | None = None, **server: Any) -> str:
+    listen = [f"unix:{path}", *more]
+    app: dict[str, Any] = {"static": "allow"}
+    upstreams = {}
+    if backend is not None:
+        app, upstreams = {"upstream": "u"}, {"u": {"url": backend.url_of("gated"), "breaker": "off"}}
+    return json.dumps(
+        {
+            "server": {"listen": listen, "admin": "127.0.0.1:0", "drain_timeout": "8s", **server},
+            "defaults": {"dedupe": "off", "timeout": "10s"},
+            "upstreams": upstreams,
+            "apps": {"defaultApp": app},
+        }
+    )
+
+
+def ask(path: Path, body: bytes = BODY) -> httpx.Response:
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), timeout=20) as client:
+        return client.post("http://gateway/rest/my_api/OnCallEvent", content=body)
+
+
+@contextlib.contextmanager
+def left_behind(path: Path) -> Iterator[None]:
+    """The file of a socket that nobody serves any more."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        sock.listen(1)
+    yield
+    path.unlink(missing_ok=True)
+
+
+def start_in_vain(directory: Path, text: str) -> subprocess.CompletedProcess[str]:
+    """A gateway that cannot start."""
+    directory.mkdir(exist_ok=True)
+    file = directory / "gateway.yaml"
+    file.write_text(text)
+    command = [sys.executable, "-m", "gateway", "run", "-c", str(file)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_a_hook_over_a_unix_socket_is_decided_like_any_other(path: Path, tmp_path: Path) -> None:
+    with running_gateway(config(path), tmp_path) as gateway:
+        assert gateway.hooks == f"unix:{path}"
+        answer = ask(path)
+        assert (answer.status_code, answer.content) == (200, BODY)
+        line = gateway.access_line(answer.headers["x-request-id"])
+        assert (line["app"], line["verdict"], line["reason"]) == ("defaultApp", "allow", "ok")
+        assert ask(path, b"{}").status_code == 400
+
+
+def test_its_owner_and_group_may_connect_and_nobody_else(path: Path, tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with running_gateway(config(path), tmp_path):
+            status = path.stat()
+            assert stat.S_ISSOCK(status.st_mode)
+            assert stat.S_IMODE(status.st_mode) == 0o660
+    finally:
+        os.umask(before)
+
+
+def test_allow_from_is_for_addresses_and_a_unix_socket_has_none(path: Path, tmp_path: Path) -> None:
+    with running_gateway(config(path, "127.0.0.1:0", allow_from=["192.0.2.0/24"]), tmp_path) as gateway:
+        assert ask(path).status_code == 200
+        hooks = gateway.wait_for_line(lambda line: line.get("event") == "ready")["hooks"]
+        assert gateway.client.post(f"http://{hooks[1]}/OnCallEvent", content=BODY).status_code == 403
+
+
+def test_the_file_that_a_gateway_left_behind_is_replaced(path: Path, tmp_path: Path) -> None:
+    with left_behind(path), running_gateway(config(path), tmp_path):
+        assert ask(path).status_code == 200
+
+
+def test_a_gateway_that_was_killed_can_start_again(path: Path, tmp_path: Path) -> None:
+    with running_gateway(config(path), tmp_path) as gateway:
+        assert gateway.stop(signal.SIGKILL) == -signal.SIGKILL
+        assert path.exists()
+    (tmp_path / "again").mkdir()
+    with running_gateway(config(path), tmp_path / "again"):
+        assert ask(path).status_code == 200
+
+
+def test_a_socket_in_use_is_refused_and_stays_in_use(path: Path, tmp_path: Path) -> None:
+    with running_gateway(config(path), tmp_path):
+        second = start_in_vain(tmp_path / "second", config(path))
+        assert second.returncode == 1
+        assert f"cannot listen on unix:{path} (server.listen): address already in use" in second.stdout + second.stderr
+        assert "Traceback" not in second.stdout + second.stderr
+        assert ask(path).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "link to a file"])
+def test_what_is_no_socket_is_never_replaced(path: Path, tmp_path: Path, kind: str) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    match kind:
+        case "file":
+            path.write_text("precious")
+        case "directory":
+            path.mkdir()
+        case _:
+            path.symlink_to(precious)
+    refused = start_in_vain(tmp_path / "other", config(path))
+    assert refused.returncode == 1
+    assert f"cannot listen on unix:{path}" in refused.stdout + refused.stderr
+    assert precious.read_text() == "precious"
+    assert path.is_dir() if kind == "directory" else path.read_text() == "precious"
+
+
+def test_a_directory_that_is_not_there_is_said(path: Path, tmp_path: Path) -> None:
+    missing = path.parent / "missing" / "s"
+    refused = start_in_vain(tmp_path / "other", config(missing))
+    assert refused.returncode == 1
+    assert f"cannot listen on unix:{missing} (server.listen): no such file or directory" in (
+        refused.stdout + refused.stderr
+    )
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_file_is_gone_when_the_gateway_has_ended(path: Path, tmp_path: Path, workers: int) -> None:
+    with running_gateway(config(path, workers=workers), tmp_path) as gateway:
+        assert ask(path).status_code == 200
+        assert gateway.stop() == 0
+        assert not path.exists()
+
+
+def test_a_successor_may_take_the_path_over_while_the_gateway_drains(path: Path, tmp_path: Path) -> None:
+    with gated_case() as opened, FaultyBackend() as backend, ThreadPoolExecutor(1) as pool:
+        with running_gateway(config(path, backend=backend), tmp_path) as gateway:
+            hook = pool.submit(ask, path)
+            assert backend.wait_for_requests(1, "gated", within=PATIENCE)
+            gateway.process.terminate()
+            assert wait_until(lambda: not path.exists())
+            (tmp_path / "next").mkdir()
+            with running_gateway(config(path), tmp_path / "next"):
+                opened.set()
+                assert hook.result(PATIENCE).status_code == 200
+                gateway.process.wait(PATIENCE * 3)
+                assert ask(path).status_code == 200  # its predecessor's end took nothing from it
+
+
+def workers_that_answered(gateway: RunningGateway, path: Path, hooks: int) -> int:
+    with contextlib.ExitStack() as stack:
+        for _ in range(hooks):
+            sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+            sock.settimeout(PATIENCE)
+            sock.connect(str(path))
+            sock.sendall(b"POST /OnCallEvent HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY)
+            assert read_answer(stack.enter_context(sock.makefile("rb"))).status == 200
+    return len(gateway.get("/api/status").json()["workers"])
+
+
+def test_several_workers_share_it_and_one_may_die(path: Path, tmp_path: Path) -> None:
+    with running_gateway(config(path, workers=2), tmp_path) as gateway:
+        assert workers_that_answered(gateway, path, 20) == 2
+        first = gateway.get("/api/status").json()["workers"]
+        for pid in first:
+            os.kill(pid, signal.SIGKILL)
+            assert wait_until(lambda pid=pid: pid not in gateway.get("/api/status").json()["workers"])
+            assert workers_that_answered(gateway, path, 6) >= 1
+        assert wait_until(
+            lambda: (
+                len(gateway.get("/api/status").json()["workers"]) == 2
+                and not set(first) & set(gateway.get("/api/status").json()["workers"])
+            ),
+            30,
+        )
+        assert ask(path).status_code == 200
+        assert gateway.metric("gateway_hooks_total", verdict="allow") == 33
+
+
+def test_a_hook_over_a_unix_socket_is_forwarded_as_from_an_unknown_client(path: Path, tmp_path: Path) -> None:
+    with gated_case() as opened, FaultyBackend() as backend:
+        opened.set()
+        with running_gateway(config(path, backend=backend), tmp_path):
+            assert ask(path).status_code == 200
+            (request,) = backend.requests
+            assert request.values("x-forwarded-for") == [b"unknown"]
+            assert request.body == BODY
