@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 LOCK   := $(VENV)/lock/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
           --custom-compile-command 'make lock'
 
-.PHONY: install run test lint format bench lock audit docs clean
+.PHONY: install run test lint format bench soak fuzz lock audit docs clean
 
 install: $(VENV)/.installed
 
@@ -29,6 +29,20 @@ format: $(VENV)/.test-tools
 
 bench:
 	@echo "bench: not yet; it comes with the issue on speed"
+
+# Twenty minutes of load with faults in it; SOAK="--minutes 6" for less.
+soak: $(VENV)/.test-tools
+	@$(BIN)/python tests/soak/soak.py $(SOAK)
+
+# Each target for FUZZ_SECONDS under atheris, in a venv of its own; what was found before is where it begins.
+FUZZ_TARGETS ?= head chunked answer hook config
+FUZZ_SECONDS ?= 180
+fuzz: $(VENV)/fuzz/.installed
+	@for target in $(FUZZ_TARGETS); do \
+	  mkdir -p $(VENV)/fuzz/corpus/$$target && \
+	  $(VENV)/fuzz/bin/python tests/fuzz/run_fuzz.py $$target $(VENV)/fuzz/corpus/$$target tests/fuzz/found/$$target \
+	    -max_total_time=$(FUZZ_SECONDS) -max_len=3000 -timeout=20 -artifact_prefix=$$target- || exit 1; \
+	done
 
 # Pins every dependency with its hashes, for all platforms at once.
 lock:
@@ -60,4 +74,10 @@ $(VENV)/.installed: pyproject.toml requirements.lock | $(VENV)/bin/python
 
 $(VENV)/.test-tools: tests/requirements.lock $(VENV)/.installed
 	@$(PIP) install -q --require-hashes -r tests/requirements.lock
+	@touch $@
+
+$(VENV)/fuzz/.installed: requirements.lock
+	@$(PYTHON) -m venv $(VENV)/fuzz
+	@$(VENV)/fuzz/bin/pip --disable-pip-version-check install -q --require-hashes -r requirements.lock
+	@$(VENV)/fuzz/bin/pip --disable-pip-version-check install -q atheris==3.0.0
 	@touch $@

@@ -8,7 +8,7 @@ import ipaddress
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +67,7 @@ class Guard:
     def _refusal(self, scope: Scope) -> Response | None:
         configured = self._state.reloader.loaded.config.admin.token
         headers = dict(scope["headers"])
-        if configured is not None and _has_token(headers, configured.reveal()):
+        if configured is not None and _has_token(scope["headers"], configured.reveal()):
             return None
         client = scope["client"]
         if client is not None and not _is_loopback(client[0]):
@@ -86,8 +86,9 @@ class Guard:
         return None
 
 
-def _has_token(headers: dict[bytes, bytes], token: str) -> bool:
-    scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+def _has_token(headers: Iterable[tuple[bytes, bytes]], token: str) -> bool:
+    values = [value for name, value in headers if name == b"authorization"]
+    scheme, _, given = values[0].partition(b" ") if len(values) == 1 else (b"", b"", b"")
     return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), token.encode("utf-8"))
 
 

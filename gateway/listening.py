@@ -66,10 +66,13 @@ def _listen_unix(path: str) -> socket.socket:
 
 def _is_served(path: str) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # where its queue is full, connecting would wait for ever
         try:
             probe.connect(path)
         except ConnectionRefusedError:
             return False
+        except BlockingIOError:
+            return True
     return True
 
 

@@ -266,7 +266,7 @@ class _Brake(logging.Filter):
         self._seen: dict[tuple[str, int, str], list[float]] = {}  # period's end, count
 
     def filter(self, record: logging.LogRecord) -> bool:
-        key = (record.name, record.levelno, str(record.msg)[:200])
+        key = (record.name, record.levelno, str(record.msg).partition("\n")[0][:200])
         now = self._clock()
         entry = self._seen.get(key)
         if entry is None or now >= entry[0]:

@@ -118,6 +118,8 @@ async def serving_admin(
     reloads: set[asyncio.Task[object]] = set()
 
     def on_hangup() -> None:
+        if len(reloads) > 1:
+            return  # one runs, and the one that waits for it will see whatever has changed by then
         task: asyncio.Task[object] = asyncio.create_task(reloader.reload("SIGHUP"))
         reloads.add(task)
         task.add_done_callback(reloads.discard)

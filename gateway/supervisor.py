@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Final
 
@@ -127,6 +128,8 @@ class Supervisor:
         self._workers: dict[int, Worker] = {}
         self._config: Config = loaded.config
         self._serial = 0
+        self._reading = threading.Lock()
+        """Held while workers' cells are read, in a scrape's thread, or taken over from one that has ended."""
         self._stop = asyncio.Event()
         self._instance = os.environ.get("WCS_GATEWAY_INSTANCE") or os.urandom(4).hex()
         self._loop = asyncio.get_running_loop()
@@ -199,9 +202,10 @@ class Supervisor:
         early = 0
         while True:
             status = await worker.ended()
-            self._metrics.inherit(worker.cells)
-            worker.cells.close()
-            del self._workers[worker.slot]
+            with self._reading:
+                self._metrics.inherit(worker.cells)
+                worker.cells.close()
+                del self._workers[worker.slot]
             self._metrics.workers.set(len(self._workers))
             if self._stop.is_set():
                 return
@@ -274,7 +278,8 @@ class Supervisor:
         self._metrics.configure(self._config.apps, _targets_of(self._config), self._config.metrics.app_label)
 
     def _render(self) -> bytes:
-        return self._metrics.render([worker.cells for worker in self._workers.values()])
+        with self._reading:
+            return self._metrics.render([worker.cells for worker in self._workers.values()])
 
     def _worker_pids(self) -> list[int]:
         return [worker.process.pid for worker in self._workers.values()]

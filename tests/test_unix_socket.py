@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -13,12 +14,15 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import httpx
 import pytest
-from faulty import FaultyBackend, gated_case
+from faulty import FaultyBackend, gated_case, right_answer
 from gateways import ROOT, RunningGateway, read_answer, running_gateway, wait_until
+
+from gateway.config import UnixAddress
+from gateway.listening import StartError, bind
 
 PATIENCE: Final = 10.0
 BODY: Final = b'{"appKey":"defaultApp"}'
@@ -26,19 +30,22 @@ BODY: Final = b'{"appKey":"defaultApp"}'
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Short enough for an address (unix(7): 107 bytes), whatever pytest's own directory is called."""
-    path = tmp_path / "gateway.sock"
+    return short(tmp_path / "gateway.sock")
+
+
+def short(path: Path) -> Path:
+    """The path, if it fits into an address (unix(7): 107 bytes) whatever pytest's own directory is called."""
     if len(os.fsencode(path)) > 100:
         pytest.skip("the temporary directory's name is too long for a unix socket")
     return path
 
 
-def config(path: Path, *more: str, backend: FaultyBackend | None = None, **server: Any) -> str:
+def config(path: Path, *more: str, backend: FaultyBackend | None = None, case: str = "ok", **server: Any) -> str:
     listen = [f"unix:{path}", *more]
     app: dict[str, Any] = {"static": "allow"}
     upstreams = {}
     if backend is not None:
-        app, upstreams = {"upstream": "u"}, {"u": {"url": backend.url_of("gated"), "breaker": "off"}}
+        app, upstreams = {"upstream": "u"}, {"u": {"url": backend.url_of(case), "breaker": "off"}}
     return json.dumps(
         {
             "server": {"listen": listen, "admin": "127.0.0.1:0", "drain_timeout": "8s", **server},
@@ -54,14 +61,27 @@ def ask(path: Path, body: bytes = BODY) -> httpx.Response:
         return client.post("http://gateway/rest/my_api/OnCallEvent", content=body)
 
 
-@contextlib.contextmanager
-def left_behind(path: Path) -> Iterator[None]:
-    """The file of a socket that nobody serves any more."""
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.bind(str(path))
-        sock.listen(1)
-    yield
-    path.unlink(missing_ok=True)
+class Shared(NamedTuple):
+    """One gateway that serves several tests: on a unix socket and on TCP, for nobody's address."""
+
+    gateway: RunningGateway
+    path: Path
+    backend: FaultyBackend
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    directory = tmp_path_factory.mktemp("shared")
+    path = short(directory / "gateway.sock")
+    with FaultyBackend() as backend:
+        text = config(path, "127.0.0.1:0", backend=backend, allow_from=["192.0.2.0/24"])
+        before = os.umask(0)  # what would let everyone in
+        try:
+            with running_gateway(text, directory) as gateway:
+                os.umask(before)
+                yield Shared(gateway, path, backend)
+        finally:
+            os.umask(before)
 
 
 def start_in_vain(directory: Path, text: str) -> subprocess.CompletedProcess[str]:
@@ -73,37 +93,48 @@ def start_in_vain(directory: Path, text: str) -> subprocess.CompletedProcess[str
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
-def test_a_hook_over_a_unix_socket_is_decided_like_any_other(path: Path, tmp_path: Path) -> None:
-    with running_gateway(config(path), tmp_path) as gateway:
-        assert gateway.hooks == f"unix:{path}"
-        answer = ask(path)
-        assert (answer.status_code, answer.content) == (200, BODY)
-        line = gateway.access_line(answer.headers["x-request-id"])
-        assert (line["app"], line["verdict"], line["reason"]) == ("defaultApp", "allow", "ok")
-        assert ask(path, b"{}").status_code == 400
+def test_a_hook_over_a_unix_socket_is_decided_like_any_other(shared: Shared) -> None:
+    assert shared.gateway.hooks == f"unix:{shared.path}"
+    answer = ask(shared.path)
+    assert (answer.status_code, answer.content) == (200, right_answer(BODY))
+    line = shared.gateway.access_line(answer.headers["x-request-id"])
+    assert (line["app"], line["verdict"], line["reason"]) == ("defaultApp", "allow", "ok")
+    assert ask(shared.path, b"{}").status_code == 400
 
 
-def test_its_owner_and_group_may_connect_and_nobody_else(path: Path, tmp_path: Path) -> None:
-    before = os.umask(0)
-    try:
-        with running_gateway(config(path), tmp_path):
-            status = path.stat()
-            assert stat.S_ISSOCK(status.st_mode)
-            assert stat.S_IMODE(status.st_mode) == 0o660
-    finally:
-        os.umask(before)
+def test_a_hook_over_a_unix_socket_is_forwarded_as_from_an_unknown_client(shared: Shared) -> None:
+    assert ask(shared.path).status_code == 200
+    assert shared.backend.requests[-1].values("x-forwarded-for") == [b"unknown"]
+    assert shared.backend.requests[-1].body == BODY
 
 
-def test_allow_from_is_for_addresses_and_a_unix_socket_has_none(path: Path, tmp_path: Path) -> None:
-    with running_gateway(config(path, "127.0.0.1:0", allow_from=["192.0.2.0/24"]), tmp_path) as gateway:
-        assert ask(path).status_code == 200
-        hooks = gateway.wait_for_line(lambda line: line.get("event") == "ready")["hooks"]
-        assert gateway.client.post(f"http://{hooks[1]}/OnCallEvent", content=BODY).status_code == 403
+def test_its_owner_and_group_may_connect_and_nobody_else(shared: Shared) -> None:
+    status = shared.path.stat()
+    assert stat.S_ISSOCK(status.st_mode)
+    assert stat.S_IMODE(status.st_mode) == 0o660
 
 
-def test_the_file_that_a_gateway_left_behind_is_replaced(path: Path, tmp_path: Path) -> None:
-    with left_behind(path), running_gateway(config(path), tmp_path):
-        assert ask(path).status_code == 200
+def test_allow_from_is_for_addresses_and_a_unix_socket_has_none(shared: Shared) -> None:
+    assert ask(shared.path).status_code == 200
+    hooks = shared.gateway.wait_for_line(lambda line: line.get("event") == "ready")["hooks"]
+    assert shared.gateway.client.post(f"http://{hooks[1]}/OnCallEvent", content=BODY).status_code == 403
+
+
+# --- the file ---
+
+
+def left_behind(path: Path) -> None:
+    """Make the file of a socket that nobody serves any more."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        sock.listen(1)
+
+
+def test_the_file_that_a_gateway_left_behind_is_replaced(path: Path) -> None:
+    left_behind(path)
+    (listener,) = bind([UnixAddress(str(path))], "server.listen")
+    with listener, socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
 
 
 def test_a_gateway_that_was_killed_can_start_again(path: Path, tmp_path: Path) -> None:
@@ -135,20 +166,30 @@ def test_what_is_no_socket_is_never_replaced(path: Path, tmp_path: Path, kind: s
             path.mkdir()
         case _:
             path.symlink_to(precious)
-    refused = start_in_vain(tmp_path / "other", config(path))
-    assert refused.returncode == 1
-    assert f"cannot listen on unix:{path}" in refused.stdout + refused.stderr
+    with pytest.raises(StartError, match=re.escape(f"cannot listen on unix:{path} (server.listen): address already")):
+        bind([UnixAddress(str(path))], "server.listen")
     assert precious.read_text() == "precious"
     assert path.is_dir() if kind == "directory" else path.read_text() == "precious"
 
 
-def test_a_directory_that_is_not_there_is_said(path: Path, tmp_path: Path) -> None:
-    missing = path.parent / "missing" / "s"
-    refused = start_in_vain(tmp_path / "other", config(missing))
-    assert refused.returncode == 1
-    assert f"cannot listen on unix:{missing} (server.listen): no such file or directory" in (
-        refused.stdout + refused.stderr
-    )
+def test_a_directory_that_is_not_there_is_said(tmp_path: Path) -> None:
+    missing = UnixAddress(str(tmp_path / "missing" / "s"))
+    with pytest.raises(StartError, match=re.escape(f"{missing} (server.listen): no such file or directory")):
+        bind([missing], "server.listen")
+
+
+def test_a_socket_whose_queue_is_full_is_in_use(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as busy, contextlib.ExitStack() as waiting:
+        busy.bind(str(path))
+        busy.listen(0)
+        for _ in range(2):
+            client = waiting.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                client.connect(str(path))
+        with pytest.raises(StartError, match="address already in use"):
+            bind([UnixAddress(str(path))], "server.listen")
+        assert path.exists()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -160,21 +201,40 @@ def test_the_file_is_gone_when_the_gateway_has_ended(path: Path, tmp_path: Path,
 
 
 def test_a_successor_may_take_the_path_over_while_the_gateway_drains(path: Path, tmp_path: Path) -> None:
-    with gated_case() as opened, FaultyBackend() as backend, ThreadPoolExecutor(1) as pool:
-        with running_gateway(config(path, backend=backend), tmp_path) as gateway:
-            hook = pool.submit(ask, path)
-            assert backend.wait_for_requests(1, "gated", within=PATIENCE)
-            gateway.process.terminate()
-            assert wait_until(lambda: not path.exists())
-            (tmp_path / "next").mkdir()
-            with running_gateway(config(path), tmp_path / "next"):
-                opened.set()
-                assert hook.result(PATIENCE).status_code == 200
-                gateway.process.wait(PATIENCE * 3)
-                assert ask(path).status_code == 200  # its predecessor's end took nothing from it
+    with (
+        gated_case() as opened,
+        FaultyBackend() as backend,
+        ThreadPoolExecutor(1) as pool,
+        running_gateway(config(path, backend=backend, case="gated"), tmp_path) as gateway,
+    ):
+        hook = pool.submit(ask, path)
+        assert backend.wait_for_requests(1, "gated", within=PATIENCE)
+        gateway.process.terminate()
+        assert wait_until(lambda: not path.exists())
+        (tmp_path / "next").mkdir()
+        with running_gateway(config(path), tmp_path / "next"):
+            opened.set()
+            assert hook.result(PATIENCE).status_code == 200
+            gateway.process.wait(PATIENCE * 3)
+            assert ask(path).status_code == 200  # its predecessor's end took nothing from it
 
 
-def workers_that_answered(gateway: RunningGateway, path: Path, hooks: int) -> int:
+def test_a_start_that_fails_leaves_no_file(path: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        admin = f"127.0.0.1:{taken.getsockname()[1]}"
+        for workers in (1, 2):
+            refused = start_in_vain(tmp_path / "other", config(path, admin=admin, workers=workers))
+            assert refused.returncode == 1
+            assert "server.admin" in refused.stdout + refused.stderr
+            assert not path.exists()
+
+
+def worker_pids(gateway: RunningGateway) -> set[int]:
+    return set(gateway.get("/api/status").json()["workers"])
+
+
+def answer_hooks(path: Path, hooks: int) -> None:
+    """Hooks on connections of their own, all open at once."""
     with contextlib.ExitStack() as stack:
         for _ in range(hooks):
             sock = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -182,33 +242,17 @@ def workers_that_answered(gateway: RunningGateway, path: Path, hooks: int) -> in
             sock.connect(str(path))
             sock.sendall(b"POST /OnCallEvent HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY)
             assert read_answer(stack.enter_context(sock.makefile("rb"))).status == 200
-    return len(gateway.get("/api/status").json()["workers"])
 
 
 def test_several_workers_share_it_and_one_may_die(path: Path, tmp_path: Path) -> None:
     with running_gateway(config(path, workers=2), tmp_path) as gateway:
-        assert workers_that_answered(gateway, path, 20) == 2
-        first = gateway.get("/api/status").json()["workers"]
-        for pid in first:
-            os.kill(pid, signal.SIGKILL)
-            assert wait_until(lambda pid=pid: pid not in gateway.get("/api/status").json()["workers"])
-            assert workers_that_answered(gateway, path, 6) >= 1
-        assert wait_until(
-            lambda: (
-                len(gateway.get("/api/status").json()["workers"]) == 2
-                and not set(first) & set(gateway.get("/api/status").json()["workers"])
-            ),
-            30,
-        )
-        assert ask(path).status_code == 200
-        assert gateway.metric("gateway_hooks_total", verdict="allow") == 33
-
-
-def test_a_hook_over_a_unix_socket_is_forwarded_as_from_an_unknown_client(path: Path, tmp_path: Path) -> None:
-    with gated_case() as opened, FaultyBackend() as backend:
-        opened.set()
-        with running_gateway(config(path, backend=backend), tmp_path):
-            assert ask(path).status_code == 200
-            (request,) = backend.requests
-            assert request.values("x-forwarded-for") == [b"unknown"]
-            assert request.body == BODY
+        first = worker_pids(gateway)
+        assert len(first) == 2
+        answer_hooks(path, 20)
+        os.kill(min(first), signal.SIGKILL)
+        assert wait_until(lambda: min(first) not in worker_pids(gateway))
+        answer_hooks(path, 6)
+        assert wait_until(lambda: len(worker_pids(gateway)) == 2, 30)
+        answer_hooks(path, 6)
+        assert max(first) in worker_pids(gateway)
+        assert gateway.metric("gateway_hooks_total", verdict="allow") == 32

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import resource
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -19,6 +21,7 @@ from gateway.server import Gateway
 from gateway.supervisor import Supervisor
 
 _STDOUT = 1
+_DESCRIPTORS = 65_536
 
 
 def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
@@ -41,7 +44,15 @@ async def _run(loaded: Loaded, writer: Writer) -> None:
     await process(loaded, writer).serve()
 
 
+def _allow_more_descriptors() -> None:
+    """Raise the soft limit, often 1024: past it, connections would be dropped long before server.max_connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, _DESCRIPTORS)), hard))
+
+
 def _serve(loaded: Loaded, main: Any) -> None:
+    _allow_more_descriptors()
     log = loaded.config.log
     writer = Writer(_STDOUT)
     configure_logging(writer, level=log.level, console=log.format == "console")

@@ -13,18 +13,21 @@ class ReadError(Exception):
 
 
 def read_text(path: str | os.PathLike[str], limit: int, size_text: str) -> str:
-    """A regular file's UTF-8 text, of at most *limit* bytes; the size is looked at before the content.
-
-    Raises ReadError.
-    """
-    with _opened(path, limit, size_text) as descriptor, open(descriptor, "rb", closefd=False) as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise ReadError(f"it is larger than {size_text}")
+    """A regular file's UTF-8 text, of at most *limit* bytes. Raises ReadError."""
+    data = read_bytes(path, limit, size_text)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as exc:
         raise ReadError(f"it is not UTF-8 (byte {exc.start})") from exc
+
+
+def read_bytes(path: str | os.PathLike[str], limit: int, size_text: str) -> bytes:
+    """A regular file's bytes, at most *limit*; the size is looked at before the content. Raises ReadError."""
+    with _opened(path, limit, size_text) as descriptor, open(descriptor, "rb", closefd=False) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ReadError(f"it is larger than {size_text}")
+    return data
 
 
 def refuse_unreadable(path: str, limit: int, size_text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from dataclasses import dataclass
@@ -13,12 +14,15 @@ from pydantic import ValidationError
 from .checks import CrossChecks
 from .document import MAX_BYTES, Document, parse
 from .explain import explain
-from .files import ReadError, read_text
+from .files import ReadError, read_bytes, read_text
 from .model import Config
 from .problems import MAX_PROBLEMS, ConfigError, Problem, Speller
 from .shape import shown
 from .tls import context_of
 
+_SIZE_TEXT: Final = "16 MiB"
+_LASTING: Final = frozenset((errno.EACCES, errno.ELOOP))
+"""A file that gives these is at fault itself; a missing one is being replaced, and descriptors come back."""
 _MAX_ERRORS: Final = 100_000
 """Pydantic describes its errors all at once, at about 1 kB each."""
 
@@ -43,17 +47,18 @@ def digest_of(text: str) -> str:
 
 
 def digest_at(path: Path) -> str | None:
-    """The digest of the text in this file; None where there is no reading it just now."""
+    """The digest of the text in this file, or why it can never be read; None where it cannot be just now."""
     try:
-        return digest_of(path.read_bytes().decode("utf-8", "replace"))
-    except OSError:
-        return None
+        return digest_of(read_bytes(path, MAX_BYTES, _SIZE_TEXT).decode("utf-8", "replace"))
+    except ReadError as exc:
+        cause = exc.__cause__
+        return None if isinstance(cause, OSError) and cause.errno not in _LASTING else str(exc)
 
 
 def load(path: str | Path) -> Loaded:
     """Read and check a configuration file. Raises ConfigError with every problem found."""
     try:
-        text = read_text(path, MAX_BYTES, "16 MiB")
+        text = read_text(path, MAX_BYTES, _SIZE_TEXT)
     except ReadError as exc:
         raise ConfigError([Problem(str(path), 1, 1, "", f"cannot be read: {exc}")]) from exc
     return _load(text, str(path))

@@ -100,7 +100,10 @@ class Metrics:
             "gateway_log_lines_dropped_total", "Log lines given up because nobody took them in time."
         ).labelled()
         self.certificate_days = gauge(
-            "gateway_certificate_days_to_expiry", "Days until a configured certificate expires.", "certificate"
+            "gateway_certificate_days_to_expiry",
+            "Days until a configured certificate expires.",
+            "certificate",
+            merge=min,
         )
         self.workers = gauge("gateway_workers", "Processes that serve hooks.").labelled()
         self.worker_deaths = counter(

@@ -17,6 +17,7 @@ import httpx
 from gateway.config import Health
 from gateway.transport import TransportSettings
 from gateway.transport.client import Transport
+from gateway.upstreams.admission import Shut
 from gateway.upstreams.target import Target
 
 logger = logging.getLogger(__name__)
@@ -84,4 +85,4 @@ class HealthCheck:
         if self._failures >= _FALL:
             self._ejected = True
             if target.breaker.eject(now):
-                target.ejected()
+                target.shut(Shut.ALL, "", f"health check: {problem}")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from typing import Final
 
 import httpx
 
-from gateway.breaker import Breaker, BreakerSettings, State
+from gateway.breaker import BreakerSettings
 from gateway.latency import Usual
 from gateway.metrics.catalogue import Metrics
 from gateway.metrics.cells import Value
 from gateway.transport import Resolver, Transport, TransportSettings
+from gateway.upstreams.admission import Admission, Shut
+
+logger = logging.getLogger(__name__)
 
 _MAX_URLS: Final = 256
 """Prepared URLs per target; the rest (odd methods, query strings) are made per hook."""
@@ -29,7 +33,8 @@ class Target:
         self.name = name
         self.host_header = parsed.netloc
         self.transport = Transport(resolver=resolver)
-        self.breaker = Breaker(BreakerSettings())
+        self.admission = Admission()
+        self.breaker = self.admission.common
         self.usual = Usual()
         self.in_flight = 0
         self.retired = False
@@ -46,12 +51,12 @@ class Target:
         self._up.set(1.0)
 
     def __repr__(self) -> str:
-        return f"<Target {self._upstream} {self.name} {self.breaker!r} {self.transport!r}>"
+        return f"<Target {self._upstream} {self.name} {self.admission!r} {self.transport!r}>"
 
     def configure(self, settings: TransportSettings, breaker: BreakerSettings | None) -> None:
         """Take up another configuration's limits; connections, breaker and counts stay."""
         self.transport.configure(settings)
-        self.breaker.configure(breaker or NO_BREAKER)
+        self.admission.configure(breaker or NO_BREAKER, shared=settings.shared)
 
     def url_of(self, path: str) -> httpx.URL:
         """The URL of a method at this target."""
@@ -80,12 +85,17 @@ class Target:
         self.retired = True
         await self.transport.aclose()
 
-    def ejected(self) -> None:
-        """The breaker opened just now."""
-        if not self.retired:
+    def shut(self, whom: Shut, tenant: str, detail: str) -> None:
+        """A breaker opened just now: count it, and tell whoever reads the log at night."""
+        if self.retired or whom is Shut.NOBODY:
+            return
+        if whom is Shut.ALL:
             self._ejections.inc()
+            logger.warning("%s: target %s is ejected: %s", self._upstream, self.name, detail)
+        else:
+            logger.warning("%s: target %s is closed to app %s: %s", self._upstream, self.name, tenant, detail)
 
     def sample(self, now: float) -> None:
         """Set the gauges that only a scrape needs."""
         self._connections.set(self.transport.open_connections)
-        self._up.set(0.0 if self.breaker.state(now) is State.OPEN else 1.0)
+        self._up.set(1.0 if self.admission.is_closed(now) else 0.0)

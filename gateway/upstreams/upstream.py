@@ -15,6 +15,7 @@ from gateway.forwarding import CompiledPolicy, Headers, Policy, encoded
 from gateway.metrics.catalogue import Metrics
 from gateway.retry import Retry, RetryOn, attempt_budget, kind_of, may_retry
 from gateway.transport import ConnectionLost, ExchangeError, failure_of, whole
+from gateway.upstreams.admission import Ticket
 from gateway.upstreams.judging import DENIED, judge, judge_failure
 from gateway.upstreams.target import Target
 from gateway.verdicts import Cause, Failure, ProxyError, Ruling
@@ -102,7 +103,7 @@ class Upstream:
         requests = 0
         seen = False
         tried: list[Member] = []
-        while (chosen := self._choose(tried)) is not None:
+        while (chosen := self._choose(outgoing.tenant, tried)) is not None:
             member, ticket = chosen
             target = member.target
             left = deadline - self._loop.time()
@@ -110,6 +111,8 @@ class Upstream:
             result, requests, seen = attempt.result, requests + attempt.requests, seen or attempt.seen
             tried.append(member)
             left = deadline - self._loop.time()
+            if _is_full(result) and len(tried) >= len(self._members):
+                break  # the queue that was too long a moment ago still is
             if attempt.kind is None or not may_retry(retry, len(tried), attempt.kind, left, self._usual()):
                 break
             self._count_retry(target, attempt)
@@ -119,28 +122,30 @@ class Upstream:
 
     # --- choosing ---
 
-    def _choose(self, tried: list[Member]) -> tuple[Member, int] | None:
+    def _choose(self, tenant: str, tried: list[Member]) -> tuple[Member, Ticket] | None:
         """A target and its breaker's ticket: untried before tried, backups after the rest; None = all are ejected."""
         now = self._loop.time()
         for again in (False, True) if tried else (False,):
             for group in self._groups:
                 candidates = [
-                    member for member in group if (member in tried) is again and member.target.breaker.ready(now)
+                    member
+                    for member in group
+                    if (member in tried) is again and member.target.admission.ready(tenant, now)
                 ]
                 while candidates:
                     member = self._balancer.choose(candidates) if len(candidates) > 1 else candidates[0]
-                    ticket = member.target.breaker.admit(now)
+                    ticket = member.target.admission.admit(tenant, now)
                     if ticket is not None:
                         return member, ticket
                     candidates.remove(member)
         if not tried:
-            return self._last_resort(now)
+            return self._last_resort(tenant, now)
         return None
 
-    def _last_resort(self, now: float) -> tuple[Member, int] | None:
+    def _last_resort(self, tenant: str, now: float) -> tuple[Member, Ticket] | None:
         """All targets are ejected: once per ``open_for`` each may still be tried, so that recovery is seen early."""
         for member in self._members:
-            ticket = member.target.breaker.admit_last(now)
+            ticket = member.target.admission.admit_last(tenant, now)
             if ticket is not None:
                 return member, ticket
         return None
@@ -150,7 +155,9 @@ class Upstream:
 
     # --- attempting ---
 
-    async def _attempt(self, target: Target, ticket: int, outgoing: Outgoing, budget: float, retry: Retry) -> _Attempt:
+    async def _attempt(
+        self, target: Target, ticket: Ticket, outgoing: Outgoing, budget: float, retry: Retry
+    ) -> _Attempt:
         target.in_flight += 1
         until = self._loop.time() + budget
         began = time.perf_counter()
@@ -162,11 +169,13 @@ class Upstream:
                 self._count_retry(target, attempt)
                 attempt = (await self._exchange(target, outgoing, until, fresh=True))._replace(requests=2)
         except BaseException:
-            target.breaker.abandoned(ticket, self._loop.time())  # cancelled: says nothing of the target
+            target.admission.abandoned(
+                ticket, outgoing.tenant, self._loop.time()
+            )  # cancelled: says nothing of the target
             raise
         finally:
             target.in_flight -= 1
-        self._report(target, ticket, attempt, time.perf_counter() - began, until - budget)
+        self._report(target, ticket, outgoing.tenant, attempt, time.perf_counter() - began, until - budget)
         return attempt
 
     async def _exchange(self, target: Target, outgoing: Outgoing, until: float, *, fresh: bool) -> _Attempt:
@@ -201,35 +210,42 @@ class Upstream:
         kind = kind_of(result, harmless=False) if isinstance(result, Failure) else None
         return _Attempt(result, kind, seen=True, stale=False, requests=1, queued=response.extensions.get("queued", 0.0))
 
-    def _report(self, target: Target, ticket: int, attempt: _Attempt, seconds: float, set_out: float) -> None:
-        """Tell breaker, estimate and metrics how the attempt went, which *set_out* at this loop time."""
+    def _report(
+        self, target: Target, ticket: Ticket, tenant: str, attempt: _Attempt, seconds: float, set_out: float
+    ) -> None:
+        """Tell breakers, estimate and metrics how the attempt went, which *set_out* at this loop time."""
         now = self._loop.time()
-        result = attempt.result
+        result, admission = attempt.result, target.admission
         if isinstance(result, Ruling):
             target.count("denied" if result is DENIED else "ok")
             target.usual.observe(max(0.0, seconds - attempt.queued))  # its own time, not the queue's
-            target.breaker.succeeded(ticket, now)
+            admission.succeeded(ticket, tenant, now)
             return
         target.count(result.cause)
         target.note_failure(result.detail)
-        if attempt.stale or result.cause is Cause.OVERLOAD or not attempt.requests:
-            target.breaker.abandoned(ticket, now)
+        if attempt.stale or _is_full(result) or not attempt.requests:
+            admission.abandoned(ticket, tenant, now)
         elif not _is_down(result):
-            target.breaker.succeeded(ticket, now)  # a wrong answer is an answer: the target is there
+            admission.succeeded(ticket, tenant, now)  # a wrong answer is an answer: the target is there
         else:
-            hard = result.cause is Cause.UNREACHABLE
-            silent_since = set_out if result.cause is Cause.TIMEOUT else math.inf
-            patience = self._patience(target, now)
-            if target.breaker.failed(ticket, now, hard=hard, silent_since=silent_since, patience=patience):
-                target.ejected()
+            whom = admission.failed(
+                ticket,
+                tenant,
+                now,
+                reached=attempt.seen,
+                hard=result.cause is Cause.UNREACHABLE,
+                silent_since=set_out if result.cause is Cause.TIMEOUT else math.inf,
+                patience=self._patience(target, tenant, now),
+            )
+            target.shut(whom, tenant, result.detail)
 
-    def _patience(self, target: Target, now: float) -> float:
+    def _patience(self, target: Target, tenant: str, now: float) -> float:
         """Seconds without a success before a target is ejected: none, unless nobody could stand in for it.
 
         The last one that answers some hooks, be it one in three, is better than none.
         """
         for member in self._members:
-            if member.target is not target and member.target.breaker.ready(now):
+            if member.target is not target and member.target.admission.ready(tenant, now):
                 return 0.0
         return max(_PATIENCE, 2 * target.usual.estimate())
 
@@ -252,6 +268,11 @@ _PATIENCE: Final = 0.1
 """Seconds; more than the time between two answers of a backend that has any traffic."""
 _NOBODY_THERE: Final = frozenset((502, 503, 504))
 """What a web server answers whose PHP is gone, full or silent (RFC 9110, section 15.6)."""
+
+
+def _is_full(result: Ruling | Failure) -> bool:
+    """Whether a limit of our own kept the hook from the target."""
+    return isinstance(result, Failure) and result.cause is Cause.OVERLOAD
 
 
 def _is_down(failure: Failure) -> bool:

@@ -26,6 +26,12 @@ MAX_BODY: Final = 1000
 _CONTROLS: Final = frozenset(range(0x20)) - {0x09} | {0x7F}
 
 
+def promise(kept: bool, what: object) -> None:
+    """Fail where a promise about what was raised is broken."""
+    if not kept:
+        raise AssertionError(what)
+
+
 def pieces(data: bytes) -> list[bytes]:
     """The input as it would come in segments: its first two bytes choose where it is cut."""
     if len(data) < 3:
@@ -46,7 +52,7 @@ def head(data: bytes) -> None:
     try:
         parsed = parse_head(data)
     except BadRequest as exc:
-        assert exc.status in (400, 431), exc
+        promise(exc.status in (400, 431), exc)
         return
     assert parsed.path.startswith(b"/"), parsed
     assert parsed.length is None or 0 <= parsed.length < 10**18
@@ -124,7 +130,7 @@ def _unchunked(parts: list[bytes]) -> bytes | int | None:
         try:
             body = reader.feed(buffer)
         except BadRequest as exc:
-            assert exc.status in (400, 413), exc
+            promise(exc.status in (400, 413), exc)
             return exc.status
         if body is not None:
             return body
@@ -140,7 +146,7 @@ def _unchunked_by_llhttp(data: bytes) -> bytes | None:
     except httptools.HttpParserError as exc:
         # What follows the body is another matter. Extensions are thrown away: their grammar is not looked at, and
         # white space before them, which llhttp refuses, is allowed (RFC 9112, section 7.1.1).
-        assert reader.complete or b";" in data, f"llhttp refuses what was taken: {exc}, {data!r}"
+        promise(reader.complete or b";" in data, f"llhttp refuses what was taken: {exc}, {data!r}")
         return reader.body if reader.complete else None
     assert reader.complete, data
     return reader.body
@@ -259,8 +265,8 @@ def hook(data: bytes) -> None:
     try:
         taken = parse_hook(data)
     except BadHookError as exc:
-        assert str(exc)
-        assert expected is None or _is_out_of_reach(data), f"refused ({exc}), though it is a hook: {data!r}"
+        promise(bool(str(exc)), data)
+        promise(expected is None or _is_out_of_reach(data), f"refused ({exc}), though it is a hook: {data!r}")
         return
     assert taken.app_key == expected, (taken, data)
     assert is_json_object(data)
@@ -314,10 +320,10 @@ def config(data: bytes) -> None:
     try:
         loads(data.decode("utf-8", "replace"))
     except ConfigError as exc:
-        assert exc.problems
+        promise(bool(exc.problems), data)
         for problem in exc.problems:
-            assert min(problem.line, problem.column) >= 1, problem
-            assert str(problem).isprintable(), problem
+            promise(min(problem.line, problem.column) >= 1, problem)
+            promise(str(problem).isprintable(), problem)
 
 
 TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {

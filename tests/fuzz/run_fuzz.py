@@ -10,7 +10,7 @@ import importlib
 import sys
 from pathlib import Path
 
-import atheris  # type: ignore[import-not-found]  # has a venv of its own: make fuzz
+import atheris  # type: ignore[import-untyped]  # has a venv of its own: make fuzz
 
 HERE = Path(__file__).parent
 

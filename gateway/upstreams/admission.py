@@ -1,0 +1,127 @@
+"""Who may be sent to a target: its breaker, and where apps share it, one more for each app whose hooks fail there.
+
+A target that cannot be connected to is down for everyone. One that takes a hook and leaves it without an answer may
+do so for one tenant's script alone: where several apps share it, such failures close it to that app and to no other.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import Enum
+from typing import Final, NamedTuple
+
+from gateway.breaker import Breaker, BreakerSettings, State
+
+_MAX_TENANTS: Final = 10_000
+"""Apps of whose failures one target keeps count; a success forgets them."""
+
+
+class Shut(Enum):
+    """To whom a failure has closed the target just now."""
+
+    NOBODY = 0
+    TENANT = 1
+    ALL = 2
+
+
+class Ticket(NamedTuple):
+    """Leave to send one hook; whoever holds it reports with it exactly once."""
+
+    common: int
+    own: int | None
+
+
+class Admission:
+    """One target's breakers."""
+
+    def __init__(self) -> None:
+        self.common = Breaker()
+        self._settings = BreakerSettings()
+        self._shared = False
+        self._own: dict[str, Breaker] = {}
+
+    def __repr__(self) -> str:
+        own = "".join(f" {tenant}: {breaker!r}" for tenant, breaker in self._own.items())
+        return f"<Admission {self.common!r}{own}>"
+
+    def configure(self, settings: BreakerSettings, *, shared: bool) -> None:
+        """Work by other settings from now on; the states stay."""
+        self._settings = settings
+        self._shared = shared
+        for breaker in (self.common, *self._own.values()):
+            breaker.configure(settings)
+
+    def is_closed(self, now: float) -> bool:
+        """Whether every hook may pass, whosever it is."""
+        return self.common.state(now) is State.CLOSED and all(
+            breaker.state(now) is State.CLOSED for breaker in self._own.values()
+        )
+
+    def ready(self, tenant: str, now: float) -> bool:
+        """Whether ``admit`` would let a hook of this tenant's pass; changes nothing."""
+        own = self._own.get(tenant)
+        return self.common.ready(now) and (own is None or own.ready(now))
+
+    def admit(self, tenant: str, now: float) -> Ticket | None:
+        """A ticket for a hook of this tenant's, or None."""
+        own = self._own.get(tenant)
+        if own is not None and not own.ready(now):
+            return None
+        common = self.common.admit(now)
+        if common is None:
+            return None
+        return Ticket(common, None if own is None else own.admit(now))
+
+    def admit_last(self, tenant: str, now: float) -> Ticket | None:
+        """As ``admit``, for when every target is ejected: a probe is due each ``open_for``."""
+        own = self._own.get(tenant)
+        mine = None if own is None else own.admit_last(now)
+        if own is not None and mine is None:
+            return None
+        common = self.common.admit_last(now)
+        if common is not None:
+            return Ticket(common, mine)
+        if own is not None and mine is not None:
+            own.abandoned(mine, now)
+        return None
+
+    def succeeded(self, ticket: Ticket, tenant: str, now: float) -> None:
+        """The target answered."""
+        self.common.succeeded(ticket.common, now)
+        if self._own:
+            self._own.pop(tenant, None)
+
+    def abandoned(self, ticket: Ticket, tenant: str, now: float) -> None:
+        """The hook ended without a word on the target."""
+        self.common.abandoned(ticket.common, now)
+        own = self._own.get(tenant)
+        if own is not None and ticket.own is not None:
+            own.abandoned(ticket.own, now)
+
+    def failed(
+        self,
+        ticket: Ticket,
+        tenant: str,
+        now: float,
+        *,
+        reached: bool,
+        hard: bool,
+        silent_since: float = math.inf,
+        patience: float = 0.0,
+    ) -> Shut:
+        """The hook failed there; *reached* = the target had been connected to. Returns to whom this closed it."""
+        own = self._own.get(tenant)
+        if not self._shared or not reached:
+            if own is not None and ticket.own is not None:
+                own.abandoned(ticket.own, now)
+            opened = self.common.failed(ticket.common, now, hard=hard, silent_since=silent_since, patience=patience)
+            return Shut.ALL if opened else Shut.NOBODY
+        if self.common.state(now) is not State.CLOSED and self.common.failed(ticket.common, now, hard=hard):
+            return Shut.ALL  # a probe for everyone that was left without an answer
+        if own is None:
+            if len(self._own) >= _MAX_TENANTS:
+                self._own.clear()
+            own = self._own[tenant] = Breaker(self._settings)
+        mine = ticket.own if ticket.own is not None else own.admit(now)
+        opened = mine is not None and own.failed(mine, now, hard=hard)
+        return Shut.TENANT if opened else Shut.NOBODY
