@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema  # type: ignore[import-untyped]  # no stubs among the test dependencies
+import jsonschema
 import pytest
 
 from gateway.config import json_schema, loads
