@@ -148,9 +148,13 @@ def log_ready(loaded: Loaded, hooks: list[str], admin: str) -> None:
     scheme = "http" if config.server.tls is None else "https"
     logger.info(
         "ready: hooks on %s, admin on http://%s, %d apps, %d upstreams, from %s",
-        ", ".join(hook if hook.startswith("unix:") else f"{scheme}://{hook}" for hook in hooks), admin, len(config.apps), len(config.upstreams), loaded.path,
+        ", ".join(hook if hook.startswith("unix:") else f"{scheme}://{hook}" for hook in hooks),
+        admin,
+        len(config.apps),
+        len(config.upstreams),
+        loaded.path,
         extra={"fields": {"event": "ready", "version": __version__, "hooks": hooks, "admin": admin}},
-    )  # fmt: skip
+    )
     for warning in loaded.warnings:
         logger.warning("%s", warning)
 

@@ -83,6 +83,10 @@ def is_up(balancer: Balancer, server: str) -> bool:
     return balancer.figures("gateways", server)["status"].startswith("UP")
 
 
+def requests_at(balancer: Balancer) -> int:
+    return balancer.log().count(' "POST /rest/my_api/OnCallEvent ')
+
+
 def carries(gateway: RunningGateway, hooks: int) -> bool:
     """Wait until a gateway that has just been started has had so many hooks."""
     return bool(wait_until(lambda: gateway.metric("gateway_hooks_total") >= hooks, 20))
@@ -123,7 +127,9 @@ def test_a_rolling_restart_under_load_loses_no_hook_and_doubles_none(backend: Fa
         assert not sending.done(), "the load ended before the restarts"
         load.end()
         sending.result(60)
-        requests = balancer.log().count(' "POST /rest/my_api/OnCallEvent ')
+        # HAProxy writes a line when a request is over, which may be a moment after its answer.
+        wait_until(lambda: requests_at(balancer) >= len(load.results))
+        requests = requests_at(balancer)
     lost = [result for result in load.results if result.status != 200 or result.received_sha1 != result.sent_sha1]
     assert lost == []
     seen_ids = Counter(json.loads(request.body)["callId"] for request in backend.requests)

@@ -16,7 +16,7 @@ from gateway.cli.common import DEFAULT_CONFIG, ConfigOption, fail, load_or_fail
 from gateway.config import Loaded, loads
 from gateway.demo import DEMO_CONFIG, run_demo
 from gateway.listening import StartError
-from gateway.log import Writer, configure_logging
+from gateway.log import PIPE_ATOMIC, Writer, configure_logging
 from gateway.server import Gateway
 from gateway.supervisor import Supervisor
 
@@ -54,7 +54,7 @@ def _allow_more_descriptors() -> None:
 def _serve(loaded: Loaded, main: Any) -> None:
     _allow_more_descriptors()
     log = loaded.config.log
-    writer = Writer(_STDOUT)
+    writer = Writer(_STDOUT, chunk=PIPE_ATOMIC)
     configure_logging(writer, level=log.level, console=log.format == "console")
     work: Coroutine[Any, Any, None] = main(loaded, writer)
     try:
