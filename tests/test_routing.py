@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from gateway.config import Config, loads
 from gateway.hooks import CATALOGUE
+from gateway.retry import Retry, RetryOn
 from gateway.routing import OTHER_METHOD, Table, is_glob
 from gateway.verdicts import Cause, Fallback, Verdict
 
@@ -140,13 +141,46 @@ hook_types: {Listed: event}
 def test_a_route_holds_what_the_method_sets_then_the_app_then_the_defaults() -> None:
     table = Table(loads(CONFIG).config)
     expected = {
-        ("plain", "OnCallEvent"): ("plain", None, "one", None, 4.0, Fallback(frozenset({Cause.TIMEOUT}))),
+        ("plain", "OnCallEvent"): ("plain", "OnCallEvent", "one", None, 4.0, Fallback(frozenset({Cause.TIMEOUT}))),
         ("full", "call"): ("full", None, "one", None, 2.0, Fallback(frozenset({Cause.OVERLOAD}))),
         ("full", "OnCallEvent"): ("full", "OnCallEvent", "one", None, 1.5, Fallback(frozenset({Cause.OVERLOAD}))),
         ("full", "connect"): ("full", "connect", "one", None, 2.0, Fallback()),
         ("full", "Own"): ("full", "Own", "one", None, 2.0, Fallback(frozenset({Cause.OVERLOAD}))),
     }
-    assert {key: tuple(table.find(*key) or ()) for key in expected} == expected
+    assert {key: tuple(table.find(*key) or ())[:6] for key in expected} == expected
+
+
+LIMITS = """
+server: {workers: 2}
+upstreams: {u: {url: "http://127.0.0.1:1/x", retry: {attempts: 3}}}
+apps:
+  plain: {upstream: u}
+  limited:
+    upstream: u
+    max_in_flight: 5
+    dedupe: off
+    retry: {attempts: 1}
+    methods:
+      call: {dedupe: 2s, retry: {attempts: 4, on: [reset]}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("app", "method", "retry", "dedupe", "limit"),
+    [
+        ("plain", "OnCallEvent", Retry(3), 10.0, None),
+        ("plain", "connect", Retry(3), 10.0, None),
+        ("plain", "CallStatusEvent", Retry(3), None, None),
+        ("limited", "OnCallEvent", Retry(1), None, 2),
+        ("limited", "call", Retry(4, frozenset({RetryOn.RESET})), 2.0, 2),
+    ],
+)
+def test_a_route_holds_retry_repeats_and_this_worker_s_share_of_the_limit(
+    app: str, method: str, retry: Retry, dedupe: float | None, limit: int | None
+) -> None:
+    route = Table(loads(LIMITS).config).find(app, method)
+    assert route is not None
+    assert (route.retry, route.dedupe, route.max_in_flight) == (retry, dedupe, limit)
 
 
 def test_a_static_app_has_its_verdict_and_no_upstream() -> None:
