@@ -7,7 +7,9 @@ import contextlib
 import logging
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from gateway import __version__
@@ -27,6 +29,8 @@ from gateway.watch import changes
 
 logger = logging.getLogger(__name__)
 
+_THREADS = 2
+"""For reading the configuration, and for scrapes: one cannot hold up the other."""
 _ADMIN_GRACE = 2.0
 """Seconds for admin requests under way when the process ends."""
 _ADMIN_LIMITS = FrontLimits(max_body=64 * 1024, read_timeout=5.0, keepalive_timeout=60.0, max_connections=256)
@@ -128,6 +132,7 @@ async def serving_admin(
         async for _ in changes(reloader.loaded.path, lambda: reloader.tried, stop):
             await reloader.reload("file changed")
 
+    await _start_threads()
     with _signals({signal.SIGTERM: on_stop_signal, signal.SIGINT: on_stop_signal, signal.SIGHUP: on_hangup}):
         serving = asyncio.create_task(admin.run_until_stopped())
         watching = asyncio.create_task(watch())
@@ -140,6 +145,18 @@ async def serving_admin(
             for task in reloads:
                 task.cancel()
             await asyncio.gather(serving, watching, *reloads, return_exceptions=True)
+
+
+async def _start_threads() -> None:
+    """Start now all threads that will ever do blocking work for this loop.
+
+    One that is to be started when memory has run out can leave whoever starts it, the event loop, waiting for ever.
+    """
+    loop = asyncio.get_running_loop()
+    executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="blocking-work")
+    loop.set_default_executor(executor)
+    together = threading.Barrier(_THREADS)
+    await asyncio.gather(*(loop.run_in_executor(executor, together.wait, 10.0) for _ in range(_THREADS)))
 
 
 def log_ready(loaded: Loaded, hooks: list[str], admin: str) -> None:
