@@ -134,7 +134,8 @@ def test_a_rolling_restart_under_load_loses_no_hook_and_doubles_none(backend: Fa
     assert lost == []
     seen_ids = Counter(json.loads(request.body)["callId"] for request in backend.requests)
     assert seen_ids.keys() == {result.call_id for result in load.results}
-    repeated = requests - len(load.results)  # by Java itself, which does so without a word
+    # By Java itself, which does so without a word. A line that HAProxy's log lacks leaves no room for any.
+    repeated = max(0, requests - len(load.results))
     assert seen_ids.total() - len(seen_ids) <= repeated
     assert repeated == 0  # for nobody has closed its connections
 
