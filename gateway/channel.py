@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 from gateway.config import Config
 
 _LENGTH: Final = struct.Struct("!I")
+_LARGE: Final = 16 * 1024
 
 
 class Take(NamedTuple):
@@ -66,7 +67,9 @@ class Channel:
         """The next message; None when the other side has ended."""
         try:
             (length,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
-            return pickle.loads(await self._reader.readexactly(length))  # noqa: S301 - parent and child only
+            data = await self._reader.readexactly(length)
+            # A thousand apps take a thread some milliseconds, and hooks go on meanwhile.
+            return await asyncio.to_thread(pickle.loads, data) if length > _LARGE else pickle.loads(data)  # noqa: S301
         except (asyncio.IncompleteReadError, OSError):
             return None
 

@@ -3,10 +3,13 @@
 The media server repeats a send that failed, and Java's client one whose connection closed under it. A repeat that
 finds its original still in flight joins it; one that comes later gets the verdict of then, for as long as it is kept.
 
-The key is the method and the whole body, which holds the appKey. Both cache their hash, so looking one up costs a pass
-over the body once per hook. Whoever finds nothing begins a flight, in the same step of the event loop::
+A hook is known by its method and the BLAKE2b digest of its body, which holds the appKey: the bodies of ten seconds
+would fill the processor's caches, and memory that is cold costs far more than the digest. An answer that equals the
+hook's own body is not kept either: who asks again brings it along. Whoever finds nothing begins a flight, in the same
+step of the event loop::
 
-    found = duplicates.find(method, body, now)
+    key = fingerprint(method, body)
+    found = duplicates.find(key, body, now)
     if isinstance(found, Ruling):
         return found
     if found is not None:
@@ -14,7 +17,7 @@ over the body once per hook. Whoever finds nothing begins a flight, in the same 
             return await found
         except OwnerLost:
             ...  # decide on the terms of a failure, or find() again
-    with duplicates.begin(method, body) as flight:
+    with duplicates.begin(key, body) as flight:
         ruling = await ask(...)
         flight.finish(ruling, now, keep)
 """
@@ -22,7 +25,8 @@ over the body once per hook. Whoever finds nothing begins a flight, in the same 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import deque
+from hashlib import blake2b
 from types import TracebackType
 from typing import Final
 
@@ -31,7 +35,11 @@ from gateway.verdicts import Ruling
 MAX_ENTRIES: Final = 10_000
 MAX_BYTES: Final = 32 * 1024 * 1024
 
-_Key = tuple[str, bytes]
+_DIGEST: Final = 24
+"""Bytes; whoever sought two hooks of one digest would have 2^96 to try."""
+
+Key = bytes
+"""What a hook is known by."""
 
 
 class OwnerLost(Exception):
@@ -41,17 +49,29 @@ class OwnerLost(Exception):
     """
 
 
+def fingerprint(method: str, body: bytes) -> Key:
+    """What a hook is known by; a pass over the body, so once per hook."""
+    return method.encode() + blake2b(body, digest_size=_DIGEST).digest()
+
+
 class _Stored:
     """A verdict that is kept."""
 
-    __slots__ = ("expires", "keep", "number", "ruling", "size")
+    __slots__ = ("echoes", "expires", "keep", "key", "number", "ruling", "size")
 
-    def __init__(self, ruling: Ruling, expires: float, keep: float, number: int, size: int) -> None:
+    def __init__(self, key: Key, ruling: Ruling, *, echoes: bool, expires: float, keep: float, number: int) -> None:
+        self.key = key
         self.ruling = ruling
+        self.echoes = echoes
+        """The answer's body is the hook's own, and not kept."""
         self.expires = expires
         self.keep = keep
         self.number = number
-        self.size = size
+        self.size = len(key) + len(ruling.body)
+
+    def ruling_for(self, body: bytes) -> Ruling:
+        """The verdict, for the same hook come again."""
+        return self.ruling.with_body(body) if self.echoes else self.ruling
 
 
 class Flight:
@@ -61,16 +81,18 @@ class Flight:
     who joined are woken with OwnerLost and nothing is kept. The first word counts; later ones do nothing.
     """
 
-    __slots__ = ("_duplicates", "_joined", "_key", "_settled")
+    __slots__ = ("_body", "_duplicates", "_joined", "_key", "_settled")
 
-    def __init__(self, duplicates: Duplicates, key: _Key) -> None:
+    def __init__(self, duplicates: Duplicates, key: Key, body: bytes) -> None:
         self._duplicates = duplicates
         self._key = key
+        self._body = body
         self._joined: list[asyncio.Future[Ruling]] = []
         self._settled = False
 
     def __repr__(self) -> str:
-        return f"<Flight {self._key[0]!r}, {len(self._joined)} joined{', settled' if self._settled else ''}>"
+        method = self._key[:-_DIGEST].decode()
+        return f"<Flight {method}, {len(self._joined)} joined{', settled' if self._settled else ''}>"
 
     def __enter__(self) -> Flight:
         return self
@@ -100,7 +122,7 @@ class Flight:
             return
         self._land()
         if keep is not None and keep > 0:
-            self._duplicates.store(self._key, ruling, now, keep)
+            self._duplicates.store(self._key, self._body, ruling, now, keep)
         self._wake(ruling)
 
     def abandon(self, ruling: Ruling) -> None:
@@ -122,8 +144,8 @@ class Flight:
 class Duplicates:
     """The hooks in flight and the verdicts of late, of one process.
 
-    Bounded in count and in bytes, where the method, the hook's body and the answer's body count, an answer that equals
-    the hook's own body not again: the one kept longest makes room. Verdicts past their time go when the next is kept,
+    Bounded in count and in bytes, where the fingerprints count and the answers' bodies that are kept: the one kept
+    longest makes room. Verdicts past their time go when the next is kept,
     or when one of them is asked for; there is no timer. Hooks in flight are bounded by whoever lets them in.
     """
 
@@ -132,9 +154,9 @@ class Duplicates:
     def __init__(self, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES) -> None:
         self._max_entries = max_entries
         self._max_bytes = max_bytes
-        self._known: dict[_Key, Flight | _Stored] = {}
+        self._known: dict[Key, Flight | _Stored] = {}
         # One shelf per time of keeping, as many as the configuration names: on each, the first is the first to expire.
-        self._shelves: dict[float, OrderedDict[_Key, _Stored]] = {}
+        self._shelves: dict[float, deque[_Stored]] = {}
         self._stored = 0
         self._bytes_held = 0
         self._number = 0
@@ -148,7 +170,7 @@ class Duplicates:
 
     @property
     def bytes_held(self) -> int:
-        """Bytes of the verdicts kept, and of the hooks that they belong to."""
+        """Bytes of the fingerprints and answers kept."""
         return self._bytes_held
 
     @property
@@ -156,90 +178,80 @@ class Duplicates:
         """Hooks that a repeat would join."""
         return len(self._known) - self._stored
 
-    def find(self, method: str, body: bytes, now: float) -> Ruling | asyncio.Future[Ruling] | None:
+    def find(self, key: Key, body: bytes, now: float) -> Ruling | asyncio.Future[Ruling] | None:
         """The verdict of the same hook before, or the future of one in flight; None for a hook not seen of late.
 
         The future is the caller's own. It raises OwnerLost where the hook in flight comes to no verdict.
         """
-        known = self._known.get((method, body))
+        known = self._known.get(key)
         if known is None:
             return None
         if isinstance(known, Flight):
             return known.join()
         if now < known.expires:
-            return known.ruling
+            return known.ruling_for(body)
         self._expire(now)
         return None
 
-    def begin(self, method: str, body: bytes) -> Flight:
+    def begin(self, key: Key, body: bytes) -> Flight:
         """Make the hook known as in flight; for use right after ``find`` said None."""
-        key = (method, body)
-        flight = Flight(self, key)
+        flight = Flight(self, key, body)
         known = self._known.get(key)
         if isinstance(known, _Stored):
-            self._drop(key, known)
+            self._shelves[known.keep].remove(known)
+            self._forget(known)
         self._known[key] = flight
         return flight
 
-    def landed(self, key: _Key, flight: Flight) -> None:
+    def landed(self, key: Key, flight: Flight) -> None:
         """Forget a hook in flight, unless another has taken its place (the flight itself calls this)."""
         if self._known.get(key) is flight:
             del self._known[key]
 
-    def store(self, key: _Key, ruling: Ruling, now: float, keep: float) -> None:
+    def store(self, key: Key, body: bytes, ruling: Ruling, now: float, keep: float) -> None:
         """Keep a verdict, whatever has to go for it; one that is larger than the store is not kept."""
         self._expire(now)
         if key in self._known:
             return  # a younger hook has taken its place
-        body = key[1]
-        size = len(key[0]) + len(body)
-        if ruling.body is not body:
-            if ruling.body == body:
-                ruling = ruling._replace(body=body)
-            else:
-                size += len(ruling.body)
-        if size > self._max_bytes or self._max_entries < 1:
+        echoes = ruling.body == body
+        self._number += 1
+        stored = _Stored(
+            key,
+            ruling.with_body(b"") if echoes else ruling,
+            echoes=echoes,
+            expires=now + keep,
+            keep=keep,
+            number=self._number,
+        )
+        if stored.size > self._max_bytes or self._max_entries < 1:
             return
-        while self._stored >= self._max_entries or self._bytes_held + size > self._max_bytes:
+        while self._stored >= self._max_entries or self._bytes_held + stored.size > self._max_bytes:
             self._evict()
         shelf = self._shelves.get(keep)
         if shelf is None:
-            shelf = self._shelves[keep] = OrderedDict()
-        self._number += 1
-        self._known[key] = shelf[key] = _Stored(ruling, now + keep, keep, self._number, size)
+            shelf = self._shelves[keep] = deque()
+        shelf.append(stored)
+        self._known[key] = stored
         self._stored += 1
-        self._bytes_held += size
+        self._bytes_held += stored.size
 
     def _expire(self, now: float) -> None:
         emptied = False
         for shelf in self._shelves.values():
-            while shelf:
-                key, stored = next(iter(shelf.items()))
-                if now < stored.expires:
-                    break
-                self._remove(shelf, key, stored)
+            while shelf and shelf[0].expires <= now:
+                self._forget(shelf.popleft())
             emptied = emptied or not shelf
         if emptied:
             self._shelves = {keep: shelf for keep, shelf in self._shelves.items() if shelf}
 
     def _evict(self) -> None:
         """Drop the verdict that was kept first."""
-        first: tuple[_Key, _Stored] | None = None
-        for shelf in self._shelves.values():
-            candidate = next(iter(shelf.items()))
-            if first is None or candidate[1].number < first[1].number:
-                first = candidate
-        assert first is not None, "called only while something is kept"
-        self._drop(*first)
+        shelves = [shelf for shelf in self._shelves.values() if shelf]
+        oldest = shelves[0] if len(shelves) == 1 else min(shelves, key=lambda shelf: shelf[0].number)
+        self._forget(oldest.popleft())
 
-    def _drop(self, key: _Key, stored: _Stored) -> None:
-        shelf = self._shelves[stored.keep]
-        self._remove(shelf, key, stored)
-        if not shelf:
-            del self._shelves[stored.keep]
-
-    def _remove(self, shelf: OrderedDict[_Key, _Stored], key: _Key, stored: _Stored) -> None:
-        del shelf[key]
-        del self._known[key]
+    def _forget(self, stored: _Stored) -> None:
+        """Take a verdict that is on its shelf no more off the books."""
+        del self._known[stored.key]
         self._stored -= 1
         self._bytes_held -= stored.size

@@ -1,5 +1,8 @@
 """What of a request goes on to a backend: end-to-end header fields as they came, the gateway's own in their place.
 
+A media server's heads are alike but for the body's length, so what is worked out of one is remembered for the next:
+``read`` and ``forwarded`` are pure, and cached.
+
 RFC 9110, section 7.6 (hop-by-hop fields, Via); RFC 9110, section 7.2 (Host); W3C Trace Context (traceparent).
 """
 
@@ -10,10 +13,13 @@ import re
 import secrets
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from random import getrandbits
 from typing import Final, NamedTuple
 
-Headers = list[tuple[bytes, bytes]]
+import msgspec
+
+Headers = tuple[tuple[bytes, bytes], ...]
 
 PSEUDONYM: Final = b"wcs-gateway-" + (os.environ.get("WCS_GATEWAY_INSTANCE") or secrets.token_hex(4)).encode()
 """This instance's name in Via: two gateways may stand in a row, but no hook passes the same one twice."""
@@ -53,6 +59,11 @@ _REPLACED: Final = frozenset(
 )
 _DROPPED: Final = HOP_BY_HOP | _REPLACED
 _STATE: Final = frozenset((b"tracestate",))
+_REMEMBERED: Final = 256
+"""Heads, at most; each may have the 32 KiB that the front door allows."""
+
+_NOT_ZERO: Final = 1 << 64 | 1
+"""Neither a trace id nor a span id may be zero (W3C Trace Context, section 3.2.2)."""
 
 _sane_id = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}").fullmatch
 _traceparent = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
@@ -62,7 +73,7 @@ class LoopError(Exception):
     """The hook has passed this gateway before: a target leads back to it."""
 
 
-class Identity(NamedTuple):
+class Identity(msgspec.Struct, frozen=True, gc=False):
     """A hook's names for tracing: kept where the client's are sane, made where not."""
 
     request_id: bytes
@@ -90,63 +101,98 @@ class CompiledPolicy:
             static.append((b"authorization", b"Basic " + b64encode(userpass)))
         self._preserve = policy.host == "preserve"
         self._literal = None if policy.host in ("preserve", "target") else policy.host.encode("ascii")
-        self.static: Headers = static
+        self.static: Headers = tuple(static)
         self.dropped = _DROPPED | {name for name, _ in static}
 
-    def host(self, headers: Headers) -> bytes | None:
-        """The Host to send for a request with these headers; None = the target's own."""
-        if self._preserve:
-            return next((value for name, value in headers if name == b"host"), None)
-        return self._literal
+    def host(self, received: Received) -> bytes | None:
+        """The Host to send for a request with this head; None = the target's own."""
+        return received.host if self._preserve else self._literal
 
 
-def identify(headers: Iterable[tuple[bytes, bytes]]) -> Identity:
-    """The request id and trace context of a request."""
-    request_id = traceparent = None
-    for name, value in headers:
-        if name == b"x-request-id" and request_id is None and _sane_id(value):
-            request_id = value
-        elif name == b"traceparent" and traceparent is None and _traceparent(value):
-            traceparent = value
-    if request_id is None:
-        request_id = b"%032x" % getrandbits(128)
-    if traceparent is None:
-        traceparent = b"00-%032x-%016x-00" % (getrandbits(128) or 1, getrandbits(64) or 1)
-    return Identity(request_id, traceparent)
+class Received:
+    """A head's fields, and what the gateway itself reads in them."""
+
+    __slots__ = ("coded", "fields", "host", "request_id", "traceparent")
+
+    def __init__(self, fields: Headers) -> None:
+        self.fields = fields
+        self.host: bytes | None = None
+        self.request_id: bytes | None = None
+        """The client's, where it is a sane one."""
+        self.traceparent: bytes | None = None
+        """The client's, where it is valid (W3C Trace Context, section 3.2)."""
+        self.coded = False
+        """Whether the body has a content coding (RFC 9110, section 8.4)."""
+        for name, value in fields:
+            if name == b"host" and self.host is None:
+                self.host = value
+            elif name == b"x-request-id" and self.request_id is None and _sane_id(value):
+                self.request_id = value
+            elif name == b"traceparent" and self.traceparent is None and _traceparent(value):
+                self.traceparent = value
+            elif name == b"content-encoding" and value.lower() != b"identity":
+                self.coded = True
+
+    def identity(self) -> Identity:
+        """The request id and trace context of a hook with this head: the client's, or new ones of one number."""
+        if self.request_id is not None and self.traceparent is not None:
+            return Identity(self.request_id, self.traceparent)
+        digits = b"%048x" % (getrandbits(192) | _NOT_ZERO)
+        trace = digits[:32]
+        return Identity(self.request_id or trace, self.traceparent or b"00-%b-%b-00" % (trace, digits[32:]))
 
 
-def forwarded(headers: Headers, policy: CompiledPolicy, identity: Identity, client: str | None, scheme: str) -> Headers:
-    """The header fields for the backend, but for Host and what else each attempt sets itself.
+@lru_cache(_REMEMBERED)
+def read(fields: Headers) -> Received:
+    """What stands in a head's fields, names in lower case."""
+    return Received(fields)
 
-    Raises LoopError if Via says that this very gateway has had the hook already.
+
+@lru_cache(_REMEMBERED)
+def forwarded(
+    received: Received, policy: CompiledPolicy, client: str | None, scheme: str, *, resigned: bool = False
+) -> bytes:
+    """The header lines for the backend that all hooks with this head share; ``own_lines`` has each hook's own.
+
+    They lack Host and what each attempt sets itself, and where the hook is signed anew, its Authorization. Raises
+    LoopError if Via says that this very gateway has had the hook already.
     """
-    dropped = policy.dropped
-    kept = [(name, value) for name, value in headers if name not in dropped]
-    via: list[bytes] = []
     listed: set[bytes] = set()
-    for name, value in headers:
+    via: list[bytes] = []
+    for name, value in received.fields:
         if name == b"connection":
             listed.update(token.strip().lower() for token in value.split(b","))
         elif name == b"via":
             via.append(value)
-    if (b"traceparent", identity.traceparent) not in headers:
-        listed |= _STATE  # what belongs to a trace that is not gone on with (W3C Trace Context, section 3.4)
-    if listed - HOP_BY_HOP - _PLAIN_CONNECTION:  # fields that Connection names are for this hop only
-        kept = [(name, value) for name, value in kept if name not in listed]
-    if via and any(PSEUDONYM in value for value in via):
+    if any(PSEUDONYM in value for value in via):
         raise LoopError("this hook has passed this gateway already: an upstream's url leads back to it")
-    return [
-        *kept,
+    dropped = policy.dropped | listed  # fields that Connection names are for this hop only
+    if received.traceparent is None:
+        dropped |= _STATE  # what belongs to a trace that is not gone on with (W3C Trace Context, section 3.4)
+    lines = [
+        *((name, value) for name, value in received.fields if name not in dropped),
         *policy.static,
-        (b"via", b", ".join((*via, _VIA)) if via else _VIA),
+        (b"via", b", ".join((*via, _VIA))),
         (b"x-forwarded-for", client.encode("ascii", "replace") if client else b"unknown"),
         (b"x-forwarded-proto", scheme.encode("ascii")),
-        (b"x-request-id", identity.request_id),
-        (b"traceparent", identity.traceparent),
     ]
+    if resigned:
+        lines = [line for line in lines if line[0] != b"authorization"]
+    return _written(lines)
 
 
-_PLAIN_CONNECTION: Final = frozenset((b"keep-alive", b"close"))
+def own_lines(identity: Identity) -> bytes:
+    """The header lines for the backend that belong to this hook alone."""
+    return b"x-request-id: %b\r\ntraceparent: %b\r\n" % (identity.request_id, identity.traceparent)
+
+
+def _written(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
+    lines = [b"%b: %b\r\n" % field for field in fields]
+    written = b"".join(lines)
+    # One line break per line and no other: nothing that a value carries can begin another line.
+    if written.count(b"\n") != len(lines) or written.count(b"\r") != len(lines) or b"\0" in written:
+        raise ValueError("a header field would break into two lines")
+    return written
 
 
 def encoded(headers: Mapping[str, str]) -> tuple[tuple[bytes, bytes], ...]:

@@ -80,6 +80,7 @@ class HookService:
         self._front.addresses = AllowedAddresses(config.server.allow_from)
         self._refresh_tls()
         await self.runtime.take(config)
+        gc.freeze()  # the new configuration is looked through no more than the first one
 
     def stop(self, *, at_once: bool = False) -> None:
         """Accept no more; answer what is in flight, unless *at_once*."""

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
 
-from gateway.hooks import BadHookError, Hook, parse_hook, text_of
+from gateway.hooks import text_of
 from gateway.verdicts import Decision, Verdict
 
 MAX_BUFFER: Final = 8 * 1024 * 1024
@@ -175,7 +177,7 @@ class AccessLog:
 
     def _line(self, decision: Decision, longest: int) -> _AccessLine:
         ruling = decision.ruling
-        hook = _hook_of(decision)
+        hook = decision.hook
         budget = decision.budget
         return _AccessLine(
             timestamp(decision.time),
@@ -217,21 +219,18 @@ def masked(number: str) -> str:
 
 def timestamp(seconds: float) -> str:
     """Unix time as RFC 3339 in UTC with milliseconds."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    whole = math.floor(seconds)
+    return f"{_second(whole)}.{int((seconds - whole) * 1000):03d}Z"
+
+
+@lru_cache(4)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00")
 
 
 def bounded(text: str, limit: int = MAX_TEXT) -> str:
     """The text, cut where it is too long for a log line."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def _hook_of(decision: Decision) -> Hook | None:
-    if not decision.body:
-        return None
-    try:
-        return parse_hook(decision.body)
-    except BadHookError:
-        return None
 
 
 def _console_line(line: _AccessLine) -> bytes:

@@ -15,11 +15,11 @@ from typing import Final
 from starlette.types import Receive, Scope, Send
 
 from gateway.access import UnauthorizedError, signed
-from gateway.dedupe import OwnerLost
-from gateway.forwarding import CompiledPolicy, Headers, Identity, LoopError, forwarded, identify
+from gateway.dedupe import OwnerLost, fingerprint
+from gateway.forwarding import CompiledPolicy, LoopError, Received, forwarded, own_lines, read
 from gateway.front.head import BadRequest
 from gateway.front.protocol import Answer
-from gateway.hooks import BadHookError, parse_hook
+from gateway.hooks import BadHookError, Hook, parse_hook
 from gateway.metrics.catalogue import UNKNOWN_APP
 from gateway.requests import (
     Refused,
@@ -77,7 +77,7 @@ class HookEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One hook, from its head to its answer."""
-        life = _Life(self._runtime.snapshot, self._loop.time(), identify(scope["headers"]))
+        life = _Life(self._runtime.snapshot, self._loop.time(), read(tuple(scope["headers"])))
         self._inside += 1
         try:
             ruling = await self._decide(life, scope, receive)
@@ -100,7 +100,7 @@ class HookEndpoint:
     def refuse(self, refusal: BadRequest) -> Answer:
         """The answer to what never became a request; the front door asks for it, and writes it."""
         ruling, head = refused_at_the_door(refusal), refusal.head
-        life = _Life(self._runtime.snapshot, self._loop.time(), identify(head.headers if head is not None else ()))
+        life = _Life(self._runtime.snapshot, self._loop.time(), read(head.headers if head is not None else ()))
         if head is not None:
             with contextlib.suppress(Refused):
                 method = method_of({"method": head.method, "raw_path": head.path})
@@ -112,11 +112,11 @@ class HookEndpoint:
         snapshot = life.snapshot
         method = method_of(scope)
         life.method = snapshot.table.method_label(method)
-        life.body = body = await body_of(scope, receive)
-        app_key = _app_key(body)
-        route = snapshot.table.find(app_key, method)
+        life.body = body = await body_of(receive, coded=life.received.coded)
+        life.hook = hook = _parsed(body)
+        route = snapshot.table.find(hook.app_key, method)
         if route is None:
-            raise Refused(unknown_app(app_key))
+            raise Refused(unknown_app(hook.app_key))
         life.enter(route)
         if route.guard is not None:
             _check(route.guard, scope, body)
@@ -132,7 +132,8 @@ class HookEndpoint:
     async def _ask_once(self, life: _Life, route: Route, method: str, upstream: Upstream, outgoing: Outgoing) -> Ruling:
         """The verdict of the same hook, byte for byte, that is in flight or was decided lately; else ask."""
         duplicates = self._runtime.duplicates
-        earlier = duplicates.find(method, life.body, self._loop.time())
+        key = fingerprint(method, life.body)
+        earlier = duplicates.find(key, life.body, self._loop.time())
         if isinstance(earlier, Ruling):
             return as_duplicate(earlier)
         if earlier is not None:
@@ -140,7 +141,7 @@ class HookEndpoint:
                 return as_duplicate(await earlier)
             except OwnerLost:
                 return by_fallback(_CUT_OFF, route.fallback, life.body)
-        with duplicates.begin(method, life.body) as flight:
+        with duplicates.begin(key, life.body) as flight:
             ruling = await self._ask(life, route, upstream, outgoing)
             seen = life.outcome is not None and life.outcome.seen
             flight.finish(ruling, self._loop.time(), route.dedupe if seen else None)
@@ -167,15 +168,17 @@ class HookEndpoint:
 class _Life:
     """What is known of one hook so far."""
 
-    __slots__ = ("began", "body", "identity", "method", "outcome", "route", "snapshot", "started")
+    __slots__ = ("began", "body", "hook", "identity", "method", "outcome", "received", "route", "snapshot", "started")
 
-    def __init__(self, snapshot: Snapshot, started: float, identity: Identity) -> None:
+    def __init__(self, snapshot: Snapshot, started: float, received: Received) -> None:
         self.snapshot = snapshot
         self.started = started  # loop time, for deadlines; uvloop's counts milliseconds
         self.began = time.perf_counter()  # for durations
-        self.identity = identity
+        self.received = received
+        self.identity = received.identity()
         self.method = OTHER_METHOD
         self.body = b""
+        self.hook: Hook | None = None
         self.route: Route | None = None
         self.outcome: Outcome | None = None
 
@@ -217,7 +220,7 @@ class _Life:
             outcome.target if outcome is not None else None,
             outcome.attempts if outcome is not None else 0,
             outcome.duration if outcome is not None else 0.0,
-            self.body,
+            self.hook,
         )
 
 
@@ -228,9 +231,9 @@ def _check(guard: Guard, scope: Scope, body: bytes) -> None:
         raise Refused(unauthorized(exc)) from exc
 
 
-def _app_key(body: bytes) -> str:
+def _parsed(body: bytes) -> Hook:
     try:
-        return parse_hook(body).app_key
+        return parse_hook(body)
     except BadHookError as exc:
         raise Refused(problem(400, str(exc))) from exc
 
@@ -238,19 +241,19 @@ def _app_key(body: bytes) -> str:
 def _outgoing(scope: Scope, method: str, policy: CompiledPolicy, life: _Life, route: Route) -> Outgoing:
     query: bytes = scope["query_string"]
     path = f"/{method}?{query.decode('latin-1')}" if query else f"/{method}"
-    received: Headers = scope["headers"]
     client = scope["client"]
+    resigned = route.sign_with is not None
     try:
-        headers = forwarded(received, policy, life.identity, client[0] if client else None, scope["scheme"])
+        head = forwarded(life.received, policy, client[0] if client else None, scope["scheme"], resigned=resigned)
     except LoopError as exc:
         raise Refused(problem(400, str(exc), error=ProxyError.PROXY_LOOP_DETECTED)) from exc
+    head += own_lines(life.identity)
     if route.sign_with is not None:
-        headers = [field for field in headers if field[0] != b"authorization"]
-        headers.append(signed(life.body, route.sign_with))
-    return Outgoing(path, policy.host(received), headers, life.body, route.app)
+        head += b"%b: %b\r\n" % signed(life.body, route.sign_with)
+    return Outgoing(path, policy.host(life.received), head, life.body, route.app)
 
 
-def _answer_headers(ruling: Ruling, request_id: bytes) -> Headers:
+def _answer_headers(ruling: Ruling, request_id: bytes) -> list[tuple[bytes, bytes]]:
     headers = [(b"content-length", b"%d" % len(ruling.body)), (b"x-request-id", request_id)]
     if ruling.content_type is not None:
         headers.append((b"content-type", ruling.content_type))

@@ -53,16 +53,20 @@ class Reloader:
         """Unix time at which the configuration in force was loaded."""
         metrics.loaded(successful=True)
 
+    def _look(self) -> tuple[Loaded, tuple[str, ...]]:
+        """The file as it is now, and what is new in it; blocking."""
+        loaded = load(self.loaded.path)
+        return loaded, tuple(differences(self.loaded.config, loaded.config))
+
     async def reload(self, trigger: str) -> ReloadReport:
         """Load the file again and swap it in whole, or change nothing; *trigger* says who asked, for the log."""
         async with self._lock:
             self.tried = await asyncio.to_thread(digest_at, self.loaded.path)
             try:
-                loaded = await asyncio.to_thread(load, self.loaded.path)
+                loaded, changes = await asyncio.to_thread(self._look)
             except ConfigError as exc:
                 report = ReloadReport(successful=False, problems=exc.problems)
             else:
-                changes = tuple(differences(self.loaded.config, loaded.config))
                 await self._apply(loaded)
                 self.loaded = loaded
                 self.loaded_at = time.time()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -16,6 +17,7 @@ from gateway.front.head import BadRequest, NotAllowed, TooManyConnections
 from gateway.front.protocol import CLIENT_LEFT
 from gateway.verdicts import PROBLEM_TYPE, ProxyError, Reason, Ruling, Source, Verdict, proxy_status
 
+_REMEMBERED: Final = 256
 _method_name = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}").fullmatch
 
 
@@ -45,7 +47,7 @@ REFUSALS: Final[Mapping[int, tuple[Refusal, ...]]] = {
     403: (
         Refusal("for an `appKey` that no app serves", Reason.UNKNOWN_APP),
         Refusal("from an address that `server.allow_from` lacks", Reason.UNAUTHORIZED),
-        Refusal("on one connection more than `server.max_connections`", Reason.OVERLOAD),
+        Refusal("on one connection more than `server.max_connections`, or when memory has run out", Reason.OVERLOAD),
     ),
     404: (Refusal("without a method's name at the end of its path", Reason.BAD_REQUEST),),
     405: (Refusal("not a POST", Reason.BAD_REQUEST),),
@@ -73,7 +75,7 @@ def problem(
 def unauthorized(exc: UnauthorizedError) -> Ruling:
     """The answer to a hook that does not prove that it comes from the app's media server."""
     ruling = problem(401, str(exc), reason=Reason.UNAUTHORIZED, error=ProxyError.HTTP_REQUEST_DENIED)
-    return ruling._replace(challenge=exc.challenge)
+    return msgspec.structs.replace(ruling, challenge=exc.challenge)
 
 
 def refused_at_the_door(refusal: BadRequest) -> Ruling:
@@ -107,21 +109,25 @@ def method_of(scope: Scope) -> str:
     """The hook's method: the path's last segment, percent-decoded once. Raises Refused (404, 405)."""
     if scope["method"] != "POST":
         raise Refused(problem(405, f"a hook is a POST, not a {scope['method']}"))
-    raw: bytes = scope.get("raw_path") or scope["path"].encode()
-    segment = raw[raw.rfind(b"/") + 1 :]
-    if b"%" in segment:
-        segment = unquote_to_bytes(segment)
-    name = segment.decode("latin-1")
-    if not _method_name(name):
+    name = _last_segment(scope.get("raw_path") or scope["path"].encode())
+    if name is None:
         raise Refused(problem(404, "the path's last segment is no method name; a hook goes to /<prefix>/<Method>"))
     return name
 
 
-async def body_of(scope: Scope, receive: Receive) -> bytes:
-    """The body, whole and bounded by the front door. Raises Refused (400) where it is coded."""
-    for name, value in scope["headers"]:
-        if name == b"content-encoding" and value.lower() != b"identity":
-            raise Refused(problem(400, "a hook's body is plain JSON, not compressed"))
+@lru_cache(_REMEMBERED)
+def _last_segment(raw: bytes) -> str | None:
+    segment = raw[raw.rfind(b"/") + 1 :]
+    if b"%" in segment:
+        segment = unquote_to_bytes(segment)
+    name = segment.decode("latin-1")
+    return name if _method_name(name) else None
+
+
+async def body_of(receive: Receive, *, coded: bool) -> bytes:
+    """The body, whole and bounded by the front door. Raises Refused (400) where it is *coded*."""
+    if coded:
+        raise Refused(problem(400, "a hook's body is plain JSON, not compressed"))
     message = await receive()
     body: bytes = message.get("body", b"")
     while message.get("more_body", False):  # another server than ours may hand it over in pieces

@@ -6,6 +6,7 @@ targets, which the next snapshot takes up by address.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -37,11 +38,13 @@ class Runtime:
         self._metrics = metrics
         self._targets = Targets(metrics, config.server.workers)
         self.duplicates = Duplicates()
-        self.snapshot = self._build(config)
+        self._in_flight: dict[str, Value] = {}
+        self.snapshot = self._build(config, Table(config))
 
     async def take(self, config: Config) -> None:
         """Put a new configuration in force; hooks in flight keep what they began with."""
-        self.snapshot = self._build(config)
+        table = await asyncio.to_thread(Table, config)
+        self.snapshot = self._build(config, table)
         await self._settle(config)
 
     async def start(self) -> None:
@@ -52,13 +55,13 @@ class Runtime:
         """Close every connection to backends."""
         await self._targets.aclose()
 
-    def _build(self, config: Config) -> Snapshot:
-        table = Table(config)
+    def _build(self, config: Config, table: Table) -> Snapshot:
         upstreams = self._targets.build(config.upstreams, table.sharing())
-        in_flight = {app: self._metrics.in_flight.labelled(app) for app in (*config.apps, UNKNOWN_APP)}
+        known, gauge = self._in_flight, self._metrics.in_flight
+        self._in_flight = {app: known.get(app) or gauge.labelled(app) for app in (*config.apps, UNKNOWN_APP)}
         self._metrics.configure(config.apps, self._targets.labels(), config.metrics.app_label)
         limit = max(1, config.server.max_in_flight // config.server.workers)
-        return Snapshot(config, table, upstreams, in_flight, limit)
+        return Snapshot(config, table, upstreams, self._in_flight, limit)
 
     async def _settle(self, config: Config) -> None:
         await self._targets.settle(config.upstreams)

@@ -7,9 +7,7 @@ import contextlib
 import logging
 import signal
 import socket
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from gateway import __version__
@@ -25,12 +23,11 @@ from gateway.log import Writer
 from gateway.metrics import Metrics
 from gateway.proxy import Listener as DecisionListener
 from gateway.reloading import Reloader, with_workers
+from gateway.threads import start_threads
 from gateway.watch import changes
 
 logger = logging.getLogger(__name__)
 
-_THREADS = 2
-"""For reading the configuration, and for scrapes: one cannot hold up the other."""
 _ADMIN_GRACE = 2.0
 """Seconds for admin requests under way when the process ends."""
 _ADMIN_LIMITS = FrontLimits(max_body=64 * 1024, read_timeout=5.0, keepalive_timeout=60.0, max_connections=256)
@@ -99,7 +96,7 @@ def sample_certificates(metrics: Metrics, config: Config) -> None:
     """Set the days that each configured certificate has left; one that cannot be read has none."""
     sections = (config.server.tls, *(upstream.tls for upstream in config.upstreams.values()))
     files = {tls.certificate for tls in sections if tls is not None and tls.certificate is not None}
-    metrics.certificate_days.keep(lambda labels: labels["certificate"] in files)
+    metrics.certificate_days.keep(("certificate",), files)
     for file in files:
         try:
             days = days_to_expiry(Path(file))
@@ -132,7 +129,7 @@ async def serving_admin(
         async for _ in changes(reloader.loaded.path, lambda: reloader.tried, stop):
             await reloader.reload("file changed")
 
-    await _start_threads()
+    await start_threads()
     with _signals({signal.SIGTERM: on_stop_signal, signal.SIGINT: on_stop_signal, signal.SIGHUP: on_hangup}):
         serving = asyncio.create_task(admin.run_until_stopped())
         watching = asyncio.create_task(watch())
@@ -145,18 +142,6 @@ async def serving_admin(
             for task in reloads:
                 task.cancel()
             await asyncio.gather(serving, watching, *reloads, return_exceptions=True)
-
-
-async def _start_threads() -> None:
-    """Start now all threads that will ever do blocking work for this loop.
-
-    One that is to be started when memory has run out can leave whoever starts it, the event loop, waiting for ever.
-    """
-    loop = asyncio.get_running_loop()
-    executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="blocking-work")
-    loop.set_default_executor(executor)
-    together = threading.Barrier(_THREADS)
-    await asyncio.gather(*(loop.run_in_executor(executor, together.wait, 10.0) for _ in range(_THREADS)))
 
 
 def log_ready(loaded: Loaded, hooks: list[str], admin: str) -> None:

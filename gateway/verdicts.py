@@ -1,12 +1,17 @@
 """The vocabulary of an answer: what was decided, by whom, why, and how it is said in HTTP.
 
-This is the only room that knows which status a verdict travels as.
+This is the only room that knows which status a verdict travels as. What is made anew for each hook is a msgspec
+structure here and elsewhere: it costs a third of a named tuple to make, and half to read.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
 from typing import Final, NamedTuple
+
+import msgspec
+
+from gateway.hooks import Hook
 
 
 class Verdict(StrEnum):
@@ -100,7 +105,7 @@ class Failure(NamedTuple):
     received_status: int | None = None
 
 
-class Ruling(NamedTuple):
+class Ruling(msgspec.Struct, frozen=True, gc=False):
     """What goes out for a hook, and why."""
 
     verdict: Verdict
@@ -116,8 +121,12 @@ class Ruling(NamedTuple):
     challenge: bytes | None = None
     """Value of WWW-Authenticate (RFC 9110, section 11.6.1), where the hook was to prove whose it is."""
 
+    def with_body(self, body: bytes) -> Ruling:
+        """The same ruling with another body."""
+        return msgspec.structs.replace(self, body=body)
 
-class Decision(NamedTuple):
+
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """One hook's fate: the frozen record that metrics, log and whoever else listens consume."""
 
     ruling: Ruling
@@ -137,8 +146,8 @@ class Decision(NamedTuple):
     attempts: int = 0
     upstream_duration: float = 0.0
     """Seconds spent on backends, all attempts together."""
-    body: bytes = b""
-    """The hook's raw body: the log takes the call's identifiers from it, and nothing else."""
+    hook: Hook | None = None
+    """What was read of the hook, for the log: the call's identifiers. None where it could not be read."""
 
 
 class Fallback:
@@ -197,7 +206,7 @@ def by_fallback(failure: Failure, fallback: Fallback, request_body: bytes) -> Ru
 
 def as_duplicate(ruling: Ruling) -> Ruling:
     """The verdict of an earlier hook, given to the same hook come again."""
-    return ruling._replace(source=Source.DUPLICATE)
+    return msgspec.structs.replace(ruling, source=Source.DUPLICATE)
 
 
 def by_static(verdict: Verdict, request_body: bytes) -> Ruling:

@@ -22,6 +22,7 @@ from gateway.hookservice import HookService
 from gateway.log import PIPE_ATOMIC, Writer
 from gateway.metrics import Metrics
 from gateway.metrics.cells import Cells
+from gateway.threads import start_threads
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ _SAMPLE_EVERY = 1.0
 async def serve(arguments: argparse.Namespace, writer: Writer) -> None:
     """Run until the supervisor says stop, or is gone."""
     loop = asyncio.get_running_loop()
+    await start_threads()
     channel = await Channel.over(socket.socket(fileno=arguments.channel))
     first = await channel.receive()
     if not isinstance(first, Take):

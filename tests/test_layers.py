@@ -15,6 +15,8 @@ PACKAGE = ROOT / "gateway"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS: Final = {
+    "alarm": 0,
+    "threads": 0,
     "hooks": 0,
     "verdicts": 0,
     "breaker": 0,
@@ -54,6 +56,7 @@ LAYERS: Final = {
 """A room imports rooms of lower layers only."""
 
 NEIGHBOURS: Final = {
+    ("verdicts", "hooks"),
     ("retry", "verdicts"),
     ("admin", "lifecycle"),
     ("hookservice", "app"),

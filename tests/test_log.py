@@ -21,6 +21,7 @@ from gateways import wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.hooks import BadHookError, Hook, parse_hook
 from gateway.log import (
     MAX_BUFFER,
     MAX_TEXT,
@@ -66,13 +67,19 @@ NUMBER_FIELDS = ("caller", "callee")
 TIMED_OUT = Failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, "no answer within 1.5 s")
 
 
+def hook_of(raw: bytes) -> Hook | None:
+    with contextlib.suppress(BadHookError):
+        return parse_hook(raw)
+    return None
+
+
 def decision(ruling: Ruling | None = None, body: bytes | dict[str, Any] = b"", **changes: Any) -> Decision:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     made = Decision(
         ruling or denied_by_backend(), 1_700_000_000.1234, "id-1", "a", "OnCallEvent", 1.5, 0.0205, "u",
-        "http://t/", 2, 0.01, raw,
+        "http://t/", 2, 0.01, hook_of(raw),
     )  # fmt: skip
-    return made._replace(**changes)
+    return msgspec.structs.replace(made, **changes)
 
 
 class Sink:

@@ -164,7 +164,7 @@ def test_removed_series_go_and_those_that_come_back_begin_at_zero(
             model.setdefault(which, []).append(number)
         elif what == "keep":
             for kept in (*families, histogram):
-                kept.keep(lambda labels, wanted=which: labels["a"] in wanted)  # type: ignore[misc]
+                kept.keep(("a",), which)
             model = {name: seen for name, seen in model.items() if name in which}
         else:
             clock.now += number
@@ -181,7 +181,7 @@ def test_a_hook_in_flight_may_add_to_a_removed_series_without_harm_to_any_other(
     clock = Clock()
     counter = Counter(Cells(clock=clock), "things_total", "Things.", ("a",))
     held = counter.labelled("old")
-    counter.keep(lambda labels: False)
+    counter.keep(("a",), ())
     clock.now += LONGEST_HOOK
     fresh = counter.labelled("new")
     held.inc()
@@ -196,7 +196,7 @@ def test_a_removed_series_room_is_used_again_in_the_end() -> None:
     before = cells.allocate("before", (), 1)
     for _ in range(5):
         histogram.labelled("x").observe(1.0)
-        histogram.keep(lambda labels: False)
+        histogram.keep(("a",), ())
         clock.now += 10 * LONGEST_HOOK
     assert cells.allocate("after", (), 1) == before + 1 + histogram.length
 
@@ -210,7 +210,7 @@ def test_beyond_the_memory_counting_does_no_harm_and_is_not_read() -> None:
     assert cells.allocate("nearly all", (), len(cells.values) - last - 1) == last + 1
     counter.labelled("no room").inc(5)
     histogram.labelled("no room").observe(0.1)
-    counter.keep(lambda labels: labels["a"] == "last")
+    counter.keep(("a",), ("last",))
     assert [(series.labels, list(series.values)) for series in counter.read()] == [(("last",), [1.0])]
     assert list(histogram.read()) == []
 
@@ -347,7 +347,7 @@ def test_cells_that_a_worker_used_again_count_for_their_new_series_alone(others:
         counter.labelled(name).inc(number + 1)
         foreign.refresh()
         assert [(one.labels, list(one.values)) for one in foreign.series(counter)] == [((name,), [number + 1])]
-        counter.keep(lambda labels: False)
+        counter.keep(("a",), ())
         clock.now += 10 * LONGEST_HOOK
     counter.labelled("last").inc(7)
     counter.labelled("more").inc(8)
@@ -410,7 +410,7 @@ def test_room_of_another_size_is_not_used_again() -> None:
     cells = Cells(clock=clock)
     histogram, counter = Histogram(cells, "h", "H.", ("a",), BOUNDS), Counter(cells, "c_total", "C.", ("a",))
     counter.labelled("x").inc(7)
-    counter.keep(lambda labels: False)
+    counter.keep(("a",), ())
     clock.now += 10 * LONGEST_HOOK
     histogram.labelled("x").observe(0.1)
     other = counter.labelled("y")

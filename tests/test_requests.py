@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope
 
+from gateway.forwarding import Received
 from gateway.front.protocol import CLIENT_LEFT
 from gateway.hooks import CATALOGUE
 from gateway.requests import Refused, body_of, method_of, problem, unknown_app
@@ -52,7 +53,7 @@ class Script:
 
 
 async def read(receive: Receive, *headers: tuple[bytes, bytes]) -> bytes:
-    return await body_of(scope_of(b"/connect", "POST", *headers), receive)
+    return await body_of(receive, coded=Received(headers).coded)
 
 
 def assert_problem(ruling: Ruling, status: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from gateway.verdicts import (
     Fallback,
     ProxyError,
     Reason,
+    Ruling,
     Source,
     Verdict,
     allowed_by_backend,
@@ -100,26 +101,38 @@ def test_the_received_status_is_told_where_there_is_one(error: ProxyError, statu
     assert told == ({} if status is None else {"received-status": str(status)})
 
 
+def said(ruling: Ruling) -> tuple[Verdict, Source, Reason, int, bytes, bytes | None]:
+    return (ruling.verdict, ruling.source, ruling.reason, ruling.status, ruling.body, ruling.content_type)
+
+
 def test_a_backend_s_yes_goes_out_as_it_came_and_is_nobody_else_s_doing() -> None:
     ruling = allowed_by_backend(BODY)
-    assert ruling[:6] == (Verdict.ALLOW, Source.BACKEND, Reason.OK, 200, BODY, b"application/json")
+    assert said(ruling) == (Verdict.ALLOW, Source.BACKEND, Reason.OK, 200, BODY, b"application/json")
     assert (ruling.proxy_status, ruling.error) == (None, "")
 
 
 def test_a_backend_s_no_is_an_empty_403_and_nobody_else_s_doing() -> None:
     ruling = denied_by_backend()
-    assert ruling[:6] == (Verdict.REJECT, Source.BACKEND, Reason.DENIED, 403, b"", None)
+    assert said(ruling) == (Verdict.REJECT, Source.BACKEND, Reason.DENIED, 403, b"", None)
     assert (ruling.proxy_status, ruling.error) == (None, "")
+
+
+@pytest.mark.parametrize("ruling", [allowed_by_backend(b"{}"), denied_by_backend(), by_static(Verdict.ALLOW, b"[]")])
+def test_a_ruling_with_another_body_is_the_same_in_all_else(ruling: Ruling) -> None:
+    changed = ruling.with_body(b"other")
+    assert changed.body == b"other"
+    assert changed.with_body(ruling.body) == ruling
+    assert {name for name in Ruling.__struct_fields__ if getattr(changed, name) != getattr(ruling, name)} == {"body"}
 
 
 def test_a_static_allow_echoes_the_hook() -> None:
     ruling = by_static(Verdict.ALLOW, BODY)
-    assert ruling[:6] == (Verdict.ALLOW, Source.STATIC, Reason.OK, 200, BODY, b"application/json")
+    assert said(ruling) == (Verdict.ALLOW, Source.STATIC, Reason.OK, 200, BODY, b"application/json")
 
 
 def test_a_static_reject_is_an_empty_403_that_the_gateway_owns_up_to() -> None:
     ruling = by_static(Verdict.REJECT, BODY)
-    assert ruling[:6] == (Verdict.REJECT, Source.STATIC, Reason.DENIED, 403, b"", None)
+    assert said(ruling) == (Verdict.REJECT, Source.STATIC, Reason.DENIED, 403, b"", None)
     assert parameters(ruling.proxy_status) == {"error": "http_request_denied"}
 
 

@@ -18,8 +18,9 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gateway.access import AllowedAddresses
+from gateway.alarm import Alarm
 from gateway.front.chunked import ChunkedBody
-from gateway.front.head import MAX_HEAD, BadRequest, Head, NotAllowed, TooManyConnections, parse_head
+from gateway.front.head import MAX_HEAD, BadRequest, Head, NotAllowed, TooManyConnections, read_head
 from gateway.front.response import ResponseWriter
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ _DISCARD_TIME: Final = 2.0
 """Seconds for which a refused request is read on, so that its sender sees the answer and not a reset."""
 _DISCARD_LIMIT: Final = 8
 """The same in bytes, as a multiple of the largest body."""
+_ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
 _READ_AHEAD: Final = 64 * 1024
 """Bytes of pipelined requests read while one is being answered."""
 
@@ -94,7 +96,10 @@ class _Exchange:
 
     async def send(self, message: Message) -> None:
         """Write a part of the answer; waits while the client does not read."""
-        await self._protocol.write_part(self, message)
+        protocol = self._protocol
+        if (writable := protocol.writable) is not None:
+            await writable
+        protocol.write_part(self, message)
 
 
 class FrontProtocol(asyncio.Protocol):
@@ -114,11 +119,11 @@ class FrontProtocol(asyncio.Protocol):
         self._client: tuple[str, int] | None = None
         self._server: tuple[str, int] | None = None
         self._scheme = "http"
-        self._buffer = bytearray()
+        self._buffer: bytes | bytearray = b""
         self._head: Head | None = None
         self._chunked: ChunkedBody | None = None
         self._exchange: _Exchange | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self._loop, self._expired)
         self._idle = True
         self._checked_by: AllowedAddresses | None = None
         self._allowed = False
@@ -127,8 +132,11 @@ class FrontProtocol(asyncio.Protocol):
         self._discarded = 0
         self._half_closed = False
         self._stalled: asyncio.TimerHandle | None = None
-        self._writable: asyncio.Future[None] | None = None
+        self.writable: asyncio.Future[None] | None = None
+        """Done once the client reads again; None while it does."""
         self._gone: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._next: asyncio.Future[None] | None = None  # the task waits for a request
 
     def __repr__(self) -> str:
         state = "answering" if self._exchange else "reading" if self._buffer or self._head else "idle"
@@ -155,7 +163,19 @@ class FrontProtocol(asyncio.Protocol):
             if self._discarded > _DISCARD_LIMIT * self._state.limits.max_body:
                 self._transport.abort()
             return
-        self._buffer += data
+        try:
+            self._receive(data)
+        except MemoryError:
+            self._out_of_memory()
+
+    def _receive(self, data: bytes) -> None:
+        if not self._buffer:
+            self._buffer = data
+        elif isinstance(self._buffer, bytearray):
+            self._buffer += data
+        else:
+            self._buffer = bytearray(self._buffer)  # it comes in pieces: from now on one copies no more than each
+            self._buffer += data
         if self._exchange is None:
             if self._idle:
                 self._stop_waiting()  # what follows has a request's time, not an idle connection's
@@ -175,24 +195,24 @@ class FrontProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
         self._state.connections.discard(self)
-        self._stop_waiting()
+        self._alarm.close()
         self._stop_stalling()
-        for future in (self._gone, self._writable):
+        for future in (self._gone, self.writable, self._next):
             if future is not None and not future.done():
                 future.set_result(None)
         if self._exchange is None and (self._head is not None or self._buffer) and not self._discarding:
             self._tell_refused(BadRequest(CLIENT_LEFT, "the client left before its request was whole"))
 
     def pause_writing(self) -> None:  # noqa: D102
-        self._writable = self._loop.create_future()
+        self.writable = self._loop.create_future()
         # An answer that nobody takes must not hold its task and its memory for ever.
         self._stalled = self._loop.call_later(self._state.limits.keepalive_timeout, self._transport.abort)
 
     def resume_writing(self) -> None:  # noqa: D102
         self._stop_stalling()
-        if self._writable is not None and not self._writable.done():
-            self._writable.set_result(None)
-        self._writable = None
+        if self.writable is not None and not self.writable.done():
+            self.writable.set_result(None)
+        self.writable = None
 
     # --- what uvicorn calls ---
 
@@ -225,7 +245,8 @@ class FrontProtocol(asyncio.Protocol):
         if not self._is_allowed():
             raise NotAllowed(403, "hooks are not taken from this address")
         if buffer.startswith(b"\r\n"):
-            del buffer[:2]  # one empty line before a request is passed over (RFC 9112, section 2.2)
+            self._drop(2)  # one empty line before a request is passed over (RFC 9112, section 2.2)
+            buffer = self._buffer
         if not buffer:
             return False
         if buffer == b"\r":
@@ -237,16 +258,18 @@ class FrontProtocol(asyncio.Protocol):
         if end > MAX_HEAD or (end < 0 and len(buffer) > MAX_HEAD):
             raise BadRequest(431, f"the head is larger than {MAX_HEAD} bytes")
         if end < 0:
+            if buffer.count(b"\n") != buffer.count(b"\r\n"):
+                raise BadRequest(400, "a line break that is not CR LF stands in the head")
             self._wait(self._state.limits.read_timeout)
             return False
-        head = self._head = parse_head(bytes(buffer[:end]))
-        del buffer[: end + 4]
+        head = self._head = read_head(bytes(buffer[:end]))
+        self._drop(end + 4)
         max_body = self._state.limits.max_body
         if head.length is None:
             self._chunked = ChunkedBody(max_body)
         elif head.length > max_body:
             raise BadRequest(413, f"the body is larger than {max_body} bytes")
-        if head.expects_continue and not buffer and head.length != 0:
+        if head.expects_continue and not self._buffer and head.length != 0:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return True
 
@@ -259,18 +282,25 @@ class FrontProtocol(asyncio.Protocol):
         return self._allowed
 
     def _read_body(self) -> bytes | None:
-        head = cast(Head, self._head)
-        buffer = self._buffer
-        if self._chunked is not None:
-            body = self._chunked.feed(buffer)
-        elif len(buffer) >= cast(int, head.length):
-            body = bytes(buffer[: head.length])
-            del buffer[: head.length]
-        else:
-            body = None
+        length = cast(Head, self._head).length
+        body = None
+        if length is None:
+            if not isinstance(self._buffer, bytearray):
+                self._buffer = bytearray(self._buffer)
+            body = cast(ChunkedBody, self._chunked).feed(self._buffer)
+        elif len(self._buffer) >= length:
+            body = bytes(self._buffer[:length])
+            self._drop(length)
         if body is None:
             self._wait(self._state.limits.read_timeout)
         return body
+
+    def _drop(self, size: int) -> None:
+        """Forget the first bytes of what has come."""
+        if isinstance(self._buffer, bytearray):
+            del self._buffer[:size]
+        else:
+            self._buffer = self._buffer[size:]
 
     # --- answering ---
 
@@ -281,7 +311,7 @@ class FrontProtocol(asyncio.Protocol):
         self._head = self._chunked = None
         scope = {
             "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "asgi": _ASGI,
             "http_version": "1.1",
             "method": head.method,
             "scheme": self._scheme,
@@ -298,25 +328,35 @@ class FrontProtocol(asyncio.Protocol):
             keep_alive=head.keep_alive and not self._state.draining and (bool(self._buffer) or not self._half_closed),
             chunks_allowed=head.keep_alive,
         )
-        exchange = self._exchange = _Exchange(self, scope, body, writer)
-        task = self._loop.create_task(self._run(exchange))
-        self._state.tasks.add(task)
-        task.add_done_callback(self._state.tasks.discard)
+        self._exchange = _Exchange(self, scope, body, writer)
+        if self._task is None:
+            self._task = self._loop.create_task(self._answer())
+        elif self._next is not None:
+            if not self._next.done():
+                self._next.set_result(None)
+            self._next = None
+        self._state.tasks.add(self._task)
 
-    async def _run(self, exchange: _Exchange) -> None:
-        try:
-            await self._app(exchange.scope, exchange.receive, exchange.send)
-        except asyncio.CancelledError:
-            pass
-        except Exception:
-            logger.exception("the app failed")
-        if self._exchange is exchange:  # without its whole answer
-            self._transport.abort() if self._transport.get_write_buffer_size() else self._transport.close()
+    async def _answer(self) -> None:
+        """Answer one request after the other: a task for each would cost more than all that is done here."""
+        while (exchange := self._exchange) is not None:
+            try:
+                await self._app(exchange.scope, exchange.receive, exchange.send)
+            except asyncio.CancelledError:
+                pass
+            except Exception:
+                logger.exception("the app failed")
+            if self._exchange is exchange:  # without its whole answer
+                self._transport.abort() if self._transport.get_write_buffer_size() else self._transport.close()
+                break
+            if self._exchange is None and not self._transport.is_closing():
+                self._state.tasks.discard(cast("asyncio.Task[None]", self._task))
+                self._next = self._loop.create_future()
+                await self._next
+        self._state.tasks.discard(cast("asyncio.Task[None]", self._task))
 
-    async def write_part(self, exchange: _Exchange, message: Message) -> None:
+    def write_part(self, exchange: _Exchange, message: Message) -> None:
         """Write a part of the answer of the exchange under way."""
-        if self._writable is not None:
-            await self._writable
         data = exchange.writer.encode(message, self._state.default_headers)
         if data and not self._transport.is_closing():
             self._transport.write(data)
@@ -361,6 +401,18 @@ class FrontProtocol(asyncio.Protocol):
         self._transport.write(data)
         self._close_gently()
 
+    def _out_of_memory(self) -> None:
+        """Refuse with what memory is left, once this connection's own is given back; else end it."""
+        self._buffer = b""
+        self._head = self._chunked = None
+        if self._exchange is not None:  # its answer is on its way, or the app says why not
+            self._exchange.writer.keep_alive = False
+            return
+        try:
+            self._refuse(TooManyConnections(403, "memory has run out"))
+        except MemoryError:
+            self._transport.abort()
+
     def _tell_refused(self, refusal: BadRequest) -> Answer:
         refusal.head = self._head
         return self._state.refuse(refusal)
@@ -369,9 +421,9 @@ class FrontProtocol(asyncio.Protocol):
         """Close without resetting: what the client still sends is read for a moment and thrown away."""
         self._stop_waiting()
         self._head = self._chunked = None
-        self._buffer.clear()
+        self._buffer = b""
         self._discarding = True
-        self._timer = self._loop.call_later(_DISCARD_TIME, self._transport.abort)
+        self._alarm.set(self._loop.time() + _DISCARD_TIME)
         if self._transport.can_write_eof() and not self._half_closed:
             self._transport.write_eof()
             self._transport.resume_reading()
@@ -382,14 +434,12 @@ class FrontProtocol(asyncio.Protocol):
 
     def _wait(self, seconds: float) -> None:
         """Begin the time that the client has, unless it runs already."""
-        if self._timer is None:
-            self._timer = self._loop.call_later(seconds, self._expired)
+        if not self._alarm.is_set:
+            self._alarm.set(self._loop.time() + seconds)
 
     def _stop_waiting(self) -> None:
         self._idle = False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._alarm.clear()
 
     def _stop_stalling(self) -> None:
         if self._stalled is not None:
@@ -397,8 +447,9 @@ class FrontProtocol(asyncio.Protocol):
             self._stalled = None
 
     def _expired(self) -> None:
-        self._timer = None
-        if self._head is not None or self._buffer:
+        if self._discarding:
+            self._transport.abort()
+        elif self._head is not None or self._buffer:
             seconds = self._state.limits.read_timeout
             self._refuse(BadRequest(408, f"the request did not arrive within {seconds:g} s"))
         elif self._transport.get_write_buffer_size():

@@ -146,23 +146,17 @@ class Metrics:
 
         *app_label*: whether histograms carry the app: ``auto`` (up to APP_LABEL_LIMIT apps), ``always``, ``never``.
         """
-        self._apps = known = {*apps, UNKNOWN_APP}
+        self._apps = {*apps, UNKNOWN_APP}
         upstreams = {upstream for upstream, _ in targets}
         self._app_label = app_label == "always" or (app_label == "auto" and len(apps) <= APP_LABEL_LIMIT)
-
-        def wanted(labels: dict[str, str]) -> bool:
-            app, upstream, target = labels.get("app"), labels.get("upstream"), labels.get("target")
-            if app is not None and app not in known:
-                return not app and not self._app_label
-            if target is not None:
-                return (upstream, target) in targets
-            return upstream is None or upstream in upstreams
-
         for family in self._families:
-            if isinstance(family, Histogram) and "app" in family.labels and not self._app_label:
-                family.keep(lambda labels: not labels["app"])
-            else:
-                family.keep(wanted)
+            if "app" in family.labels:
+                bare = isinstance(family, Histogram) and not self._app_label
+                family.keep(("app",), {""} if bare else self._apps)
+            elif "target" in family.labels:
+                family.keep(("upstream", "target"), targets)
+            elif "upstream" in family.labels:
+                family.keep(("upstream",), upstreams)
         self._hook_series.clear()
 
     def on_scrape(self, sampler: Callable[[], None]) -> None:

@@ -13,8 +13,8 @@ import time
 from array import array
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Container, Iterator, Sequence
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -151,11 +151,11 @@ class Family:
         """Two processes' values of one series as one."""
         return [mine + theirs for mine, theirs in zip(one, other, strict=True)]
 
-    def keep(self, wanted: Callable[[dict[str, str]], bool]) -> None:
-        """Remove every series whose labels are not *wanted*."""
-        for labels in list(self._indexes):
-            if not wanted(dict(zip(self.labels, labels, strict=True))):
-                self._cells.free(self.name, labels, self._indexes.pop(labels), self.length)
+    def keep(self, names: Sequence[str], allowed: Container[Any]) -> None:
+        """Remove every series whose value of a label, or tuple of values where several are named, is not *allowed*."""
+        value_of = operator.itemgetter(*(self.labels.index(name) for name in names))
+        for labels in [labels for labels in self._indexes if value_of(labels) not in allowed]:
+            self._cells.free(self.name, labels, self._indexes.pop(labels), self.length)
 
     def add(self, series: Series) -> None:
         """Add another process's values of a series to this one's."""

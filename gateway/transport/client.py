@@ -1,18 +1,13 @@
-"""The httpx transport over our pools: takes an ``httpx.Request``, returns a whole, bounded ``httpx.Response``.
+"""The pools to a backend, and httpx's interface to them: ``httpx.AsyncClient(transport=Transport())`` works.
 
-Works under ``httpx.AsyncClient(transport=…)`` too. It keeps no cookies, follows no redirects, decodes no bodies and
-reads no proxy variables. Beyond httpx's own it understands two request extensions:
+Hooks go to ``pool()`` directly, since httpx's objects cost more than all the rest of an exchange; health checks come
+by httpx. It keeps no cookies, follows no redirects, decodes no bodies and reads no proxy variables. Beyond httpx's own
+it understands two request extensions:
 
 ``deadline``
     loop time (seconds) by which the whole exchange must be over; it stands above the four phase timeouts.
 ``fresh_connection``
     true = do not use a connection that has carried a request before.
-``usual``
-    seconds that an exchange takes as a rule: a request that has less left when it would have to queue is refused.
-``deadline_header``
-    name of the header field in which the backend is told how many milliseconds are left until the deadline.
-``tenant``
-    in whose name the request is made, where a shared pool keeps tenants from taking all of it.
 """
 
 from __future__ import annotations
@@ -51,7 +46,7 @@ class TransportSettings:
         return PoolLimits(self.keepalive, self.max_connections, self.max_answer, self.shared)
 
 
-async def whole(stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> bytes:
+async def _whole(stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> bytes:
     """All bytes of a request's or response's stream."""
     if isinstance(stream, httpx.SyncByteStream):
         return b"".join(stream)
@@ -67,7 +62,7 @@ class Transport(httpx.AsyncBaseTransport):
         *,
         resolver: Resolver | None = None,
     ) -> None:
-        self._settings = settings or TransportSettings()
+        self.settings = settings or TransportSettings()
         self._resolver = resolver or Resolver()
         self._owns_resolver = resolver is None
         self._loop = asyncio.get_running_loop()
@@ -89,7 +84,7 @@ class Transport(httpx.AsyncBaseTransport):
 
     def configure(self, settings: TransportSettings) -> None:
         """Change the limits under way; connections already open stay."""
-        self._settings = settings
+        self.settings = settings
         for pool in self._pools.values():
             pool.limits = settings.limits
             pool.call_waiting()
@@ -99,12 +94,11 @@ class Transport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Exchange one request for its whole answer.
 
-        The response's extension ``queued`` has the seconds for which it waited until a connection was free.
         Raises the kinds of ExchangeError, each of which is the httpx exception of its phase too, and
         httpx.LocalProtocolError for a request that cannot be written.
         """
-        body = await whole(request.stream)
-        answer = await self._pool(request.url).exchange(
+        body = await _whole(request.stream)
+        answer = await self.pool(request.url).exchange(
             self._head(request, len(body)),
             body,
             self._terms(request.extensions),
@@ -112,10 +106,17 @@ class Transport(httpx.AsyncBaseTransport):
         )
         return httpx.Response(
             answer.status,
-            headers=answer.headers,
+            headers=list(answer.headers),
             stream=httpx.ByteStream(answer.body),
-            extensions={"queued": answer.queued},
         )
+
+    def pool(self, url: httpx.URL) -> Pool:
+        """The connections to the URL's scheme, host and port. Raises httpx.UnsupportedProtocol."""
+        key = (url.raw_scheme, url.raw_host, url.port)
+        pool = self._pools.get(key)
+        if pool is None:
+            pool = self._pools[key] = self._new_pool(url)
+        return pool
 
     async def aclose(self) -> None:
         """Close idle connections now, busy ones when their exchange ends."""
@@ -124,25 +125,18 @@ class Transport(httpx.AsyncBaseTransport):
         if self._owns_resolver:
             await self._resolver.aclose()
 
-    def _pool(self, url: httpx.URL) -> Pool:
-        key = (url.raw_scheme, url.raw_host, url.port)
-        pool = self._pools.get(key)
-        if pool is None:
-            pool = self._pools[key] = self._new_pool(url)
-        return pool
-
     def _new_pool(self, url: httpx.URL) -> Pool:
         if url.raw_scheme not in _DEFAULT_PORTS:
             raise httpx.UnsupportedProtocol(f"{url.scheme!r} is neither http nor https")
         port = url.port or _DEFAULT_PORTS[url.raw_scheme]
-        pool = Pool(Origin(url.scheme, url.host, port), self._settings.limits, self._resolver)
+        pool = Pool(Origin(url.scheme, url.host, port), self.settings.limits, self._resolver)
         if url.raw_scheme == b"https":
-            pool.secure(self._tls_for_pools(), self._settings.server_name)
+            pool.secure(self._tls_for_pools(), self.settings.server_name)
         return pool
 
     def _tls_for_pools(self) -> ssl.SSLContext:
-        if self._settings.tls is not None:
-            return self._settings.tls
+        if self.settings.tls is not None:
+            return self.settings.tls
         if self._default_tls is None:
             self._default_tls = ssl.create_default_context()
         return self._default_tls
@@ -152,7 +146,7 @@ class Transport(httpx.AsyncBaseTransport):
         lines += [b"%b: %b" % (name, value) for name, value in request.headers.raw if name.lower() not in _OWN_FRAMING]
         if length or request.method in ("POST", "PUT", "PATCH"):
             lines.append(b"Content-Length: %d" % length)
-        if self._settings.keepalive is None:
+        if self.settings.keepalive is None:
             lines.append(b"Connection: close")
         head = b"\r\n".join(lines)
         # One line break per line and no other: nothing that a header's value carries can begin another line.
@@ -164,16 +158,13 @@ class Transport(httpx.AsyncBaseTransport):
         now = self._loop.time()
         deadline = extensions.get("deadline")
         if deadline is not None:
-            connect = now + self._settings.connect_timeout
-            usual, tenant = extensions.get("usual", 0.0), extensions.get("tenant", "")
-            told_in = extensions.get("deadline_header", b"")
-            return Terms(deadline, connect, deadline, deadline, usual, tenant, told_in=told_in)
+            return Terms(deadline, now + self.settings.connect_timeout, deadline, deadline)
         phases: dict[str, float | None] = extensions.get("timeout") or {}
         queue, connect_phase, read = phases.get("pool"), phases.get("connect"), phases.get("read")
         never = now + 86400.0
         return Terms(
             never if queue is None else now + queue,
-            now + min(self._settings.connect_timeout, 86400.0 if connect_phase is None else connect_phase),
+            now + min(self.settings.connect_timeout, 86400.0 if connect_phase is None else connect_phase),
             never,
             never,
             read=read,

@@ -1,7 +1,8 @@
 """One connection to a backend: writes a request, reads exactly one answer, and says whether it may be used again.
 
-httptools (llhttp, every leniency off) finds the message's bounds; it has no limits of its own, so the size of head
-and body, the number of header lines and of interim answers, and the bytes on the wire are bounded here.
+The plainest answers are read at a glance (plain.py). For all others httptools (llhttp, every leniency off) finds the
+message's bounds; it has no limits of its own, so the size of head and body, the number of header lines and of interim
+answers, and the bytes on the wire are bounded here.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ from __future__ import annotations
 import asyncio
 import select
 from collections.abc import Callable
-from typing import Final, NamedTuple, cast
+from typing import Final, cast
 
 import httptools
+import msgspec
 
+from gateway.alarm import Alarm
 from gateway.transport.faults import AnswerTimedOut, BadAnswer, ConnectionLost, ExchangeError
+from gateway.transport.plain import plain_answer
 from gateway.verdicts import Cause, Failure, ProxyError
 
 MAX_HEAD: Final = 64 * 1024
@@ -27,11 +31,11 @@ _FIRST_BYTES: Final = b"HTTP/1."
 _NO_BODY: Final = frozenset((204, 304))
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """A whole answer, as it came: nothing decoded, nothing followed."""
 
     status: int
-    headers: list[tuple[bytes, bytes]]
+    headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
     queued: float = 0.0
     """Seconds that its request had to wait for a connection of the pool's to be free."""
@@ -58,7 +62,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._poll = select.poll()
         self._waiter: asyncio.Future[Answer] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(loop, self._on_deadline)
         self.exchanges = 0
         self.reusable = False
         """Whether the last exchange left the connection fit for another."""
@@ -97,13 +101,15 @@ class Connection(asyncio.Protocol):
         The future raises ExchangeError's kinds. Whoever stops waiting for it must abort the connection.
         """
         transport = cast(asyncio.Transport, self.transport)
-        self._begin()
+        if self._received:
+            self._begin_to_parse()
+        self.reusable = False
         self.exchanges += 1
         waiter = self._waiter = self._loop.create_future()
-        self._timer = self._loop.call_at(deadline, self._on_deadline)
         if transport.is_closing():
             self._fail(self._lost("closed without an answer"))
         else:
+            self._alarm.set(deadline)
             transport.write(head + body)
         return waiter
 
@@ -132,9 +138,14 @@ class Connection(asyncio.Protocol):
         if self._waiter is None:
             self._drop_idle()  # an answer that nobody asked for: whose it is cannot be known
             return
-        if not self._received and not data.startswith(_FIRST_BYTES[: len(data)]):
-            self._fail(self._bad("not an HTTP/1 answer"))
-            return
+        if not self._received:
+            if (plain := plain_answer(data)) is not None and plain.head.length <= self.max_answer:
+                self.reusable = plain.head.keep_alive
+                self._finish(Answer(plain.head.status, plain.head.headers, plain.body))
+                return
+            if not data.startswith(_FIRST_BYTES[: len(data)]):
+                self._fail(self._bad("not an HTTP/1 answer"))
+                return
         self._received += len(data)
         try:
             self._parser.feed_data(data)
@@ -149,7 +160,7 @@ class Connection(asyncio.Protocol):
                 self._fail(fault or self._bad(f"malformed HTTP ({exc})"))
                 return
         if self._complete:
-            self._finish()
+            self._finish(self._parsed())
         elif not self._in_body and self._received > MAX_HEAD:
             self._fail(self._bad("answer's head is larger than 64 KiB", ProxyError.HTTP_RESPONSE_HEADER_SECTION_SIZE))
         elif self._received > MAX_HEAD + 2 * self.max_answer:
@@ -165,6 +176,7 @@ class Connection(asyncio.Protocol):
             self._on_end(exc)
         else:
             self._drop_idle()
+        self._alarm.close()
         self._parser = None  # type: ignore[assignment]  # breaks the cycle between parser and protocol
 
     # --- httptools' callbacks ---
@@ -217,11 +229,16 @@ class Connection(asyncio.Protocol):
 
     # --- inside ---
 
-    def _begin(self) -> None:
+    def _begin_to_parse(self) -> None:
+        """Forget the answer that was parsed before."""
         self._headers = []
         self._body = []
         self._head_size = self._length = self._received = self._interim = self._status = 0
-        self._in_body = self._complete = self._leftover = self._until_eof = self.reusable = False
+        self._in_body = self._complete = self._leftover = self._until_eof = False
+
+    def _parsed(self) -> Answer:
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        return Answer(self._status, tuple(self._headers), body)
 
     def _has_framing(self) -> bool:
         """Whether the answer says where it ends; refuses what only almost says so (RFC 9112, section 6.3)."""
@@ -255,16 +272,16 @@ class Connection(asyncio.Protocol):
         if self._interim > MAX_INTERIM:
             raise self._bad(f"more than {MAX_INTERIM} interim answers")
 
-    def _finish(self) -> None:
+    def _finish(self, answer: Answer) -> None:
         transport = cast(asyncio.Transport, self.transport)
         waiter = cast("asyncio.Future[Answer]", self._waiter)
         # Bytes of the request still unsent mean that the backend answered before it had read it all.
-        if self._leftover or transport.get_write_buffer_size():
+        unsent = transport.get_write_buffer_size()
+        if self._leftover or unsent:
             self.reusable = False
-        answer = Answer(self._status, self._headers, self._body[0] if len(self._body) == 1 else b"".join(self._body))
         self._settle()
         if not self.reusable:
-            if transport.get_write_buffer_size():
+            if unsent:
                 transport.abort()  # close() would wait until the backend reads on, which it may never do
             else:
                 transport.close()
@@ -275,7 +292,7 @@ class Connection(asyncio.Protocol):
         """The backend has closed its side (*exc* is None) or reset the connection, amid an exchange."""
         if exc is None and self._until_eof:
             self._complete = True
-            self._finish()
+            self._finish(self._parsed())
         elif self._in_body and exc is None:
             self._fail(self._bad("answer cut short", ProxyError.HTTP_RESPONSE_INCOMPLETE))
         elif self._received and exc is None:
@@ -297,9 +314,7 @@ class Connection(asyncio.Protocol):
 
     def _settle(self) -> None:
         self._waiter = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._alarm.clear()
 
     def _drop_idle(self) -> None:
         self.reusable = False

@@ -91,17 +91,3 @@ def _connect_failure(exc: OSError, address: str) -> Failure:
         return Failure(Cause.UNREACHABLE, ProxyError.CONNECTION_TERMINATED, detail)
     detail = f"{address}: cannot connect: {exc.strerror or type(exc).__name__}"
     return Failure(Cause.UNREACHABLE, ProxyError.DESTINATION_UNAVAILABLE, detail)
-
-
-def failure_of(exc: httpx.TransportError) -> Failure:
-    """The cause of a transport's error, also where another httpx transport stands in for ours."""
-    if isinstance(exc, ExchangeError):
-        return exc.failure
-    detail = str(exc) or type(exc).__name__
-    if isinstance(exc, httpx.PoolTimeout):
-        return Failure(Cause.OVERLOAD, ProxyError.CONNECTION_LIMIT_REACHED, detail)
-    if isinstance(exc, httpx.TimeoutException):
-        return Failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, detail)
-    if isinstance(exc, httpx.RemoteProtocolError | httpx.DecodingError):
-        return Failure(Cause.BAD_ANSWER, ProxyError.HTTP_PROTOCOL_ERROR, detail)
-    return Failure(Cause.UNREACHABLE, ProxyError.DESTINATION_UNAVAILABLE, detail)

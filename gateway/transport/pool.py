@@ -11,6 +11,8 @@ import ssl
 from collections import deque
 from typing import Final, NamedTuple
 
+import msgspec
+
 from gateway.transport.connection import Answer, Connection
 from gateway.transport.faults import ConnectTimedOut, QueueTimedOut, connect_failed
 from gateway.transport.resolver import Resolver
@@ -32,7 +34,7 @@ class Origin(NamedTuple):
         return f"{host}:{self.port}"
 
 
-class Terms(NamedTuple):
+class Terms(msgspec.Struct, frozen=True, gc=False):
     """What one exchange may take: loop times by which its parts must be done, and in whose name it runs."""
 
     queue: float
@@ -125,14 +127,29 @@ class Pool:
         *head* lacks the empty line at its end: what is left of the budget is known only when the queue is behind.
         *fresh* asks for a connection that has carried nothing yet. Raises ExchangeError's kinds.
         """
-        connection, queued = await self._acquire(terms, fresh)
+        queued = 0.0
+        if self._has_place(terms.tenant):
+            self._take_place(terms.tenant)
+            connection = None if fresh else self._take_idle()
+        else:
+            began = self._loop.time()
+            connection = await self._wait_for_turn(terms)
+            queued = self._loop.time() - began
+            terms = msgspec.structs.replace(
+                terms, connect=terms.connect + queued
+            )  # the time to connect begins with the turn
+            if connection is not None and (fresh or not connection.is_quiet()):
+                self._forget(connection, abort=True)
+                connection = None
+        if connection is None:
+            connection = await self._open(terms)
         try:
             if terms.told_in:
                 left = max(0.0, terms.budget - self._loop.time())
                 head += b"%b: %d\r\n" % (terms.told_in, left * 1000)
             until = terms.answer if terms.read is None else self._loop.time() + terms.read
             answer = await connection.exchange(head + b"\r\n", body, until)
-            return answer._replace(queued=queued) if queued else answer
+            return msgspec.structs.replace(answer, queued=queued) if queued else answer
         finally:
             self._release(connection, terms.tenant)
 
@@ -147,22 +164,8 @@ class Pool:
 
     # --- getting a connection ---
 
-    async def _acquire(self, terms: Terms, fresh: bool) -> tuple[Connection, float]:
-        """A connection for one exchange, counted as in use by its tenant, and the seconds in the queue for it."""
-        queued = 0.0
-        if not self._has_place(terms.tenant):
-            began = self._loop.time()
-            connection = await self._wait_for_turn(terms)
-            queued = self._loop.time() - began
-            terms = terms._replace(connect=terms.connect + queued)  # the time to connect begins with the turn
-            if connection is not None and (fresh or not connection.is_quiet()):
-                self._forget(connection, abort=True)
-                connection = None
-        else:
-            self._take_place(terms.tenant)
-            connection = None if fresh else self._take_idle()
-        if connection is not None:
-            return connection, queued
+    async def _open(self, terms: Terms) -> Connection:
+        """A new connection for one who has a place; where it cannot be made, the place is left."""
         if self._idle and self.open_connections >= self.limits.max_connections:
             self._forget(self._idle[0], abort=True)  # an idle one makes room for the new one
         self._opening += 1
@@ -174,7 +177,7 @@ class Pool:
             raise
         self._opening -= 1
         self._connections.add(connection)
-        return connection, queued
+        return connection
 
     def _has_place(self, tenant: str) -> bool:
         """Whether one more exchange of this tenant's may begin now."""
@@ -197,7 +200,8 @@ class Pool:
             self._in_use[tenant] = mine - 1
         elif mine:
             del self._in_use[tenant]
-        self.call_waiting()
+        if self._queue:
+            self.call_waiting()
 
     def call_waiting(self) -> None:
         """Call whoever in the queue may have a place, first come, first served."""

@@ -2,7 +2,7 @@
 
 from gateway.upstreams.judging import judge, judge_failure
 from gateway.upstreams.registry import Targets
-from gateway.upstreams.target import Target
-from gateway.upstreams.upstream import Outcome, Outgoing, Upstream
+from gateway.upstreams.target import Outgoing, Target
+from gateway.upstreams.upstream import Outcome, Upstream
 
 __all__ = ["Outcome", "Outgoing", "Target", "Targets", "Upstream", "judge", "judge_failure"]

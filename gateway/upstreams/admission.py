@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from gateway.breaker import Breaker, BreakerSettings, State
 
@@ -24,7 +26,7 @@ class Shut(Enum):
     ALL = 2
 
 
-class Ticket(NamedTuple):
+class Ticket(msgspec.Struct, frozen=True, gc=False):
     """Leave to send one hook; whoever holds it reports with it exactly once."""
 
     common: int

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 from gateway.hooks import is_json_object
+from gateway.transport import Answer
 from gateway.verdicts import (
     ALLOW_STATUS,
     REJECT_STATUS,
@@ -20,12 +20,13 @@ from gateway.verdicts import (
 DENIED: Final = denied_by_backend()
 
 
-def judge(status: int, headers: Mapping[str, str], body: bytes) -> Ruling | Failure:
+def judge(answer: Answer) -> Ruling | Failure:
     """Turn a whole answer into a verdict or the cause why it is none."""
+    status = answer.status
     if status == ALLOW_STATUS:
-        if is_json_object(body):
-            return allowed_by_backend(body)
-        return _not_an_object(headers, body)
+        if is_json_object(answer.body):
+            return allowed_by_backend(answer.body)
+        return _not_an_object(answer)
     if status == REJECT_STATUS:
         return DENIED
     return Failure(Cause.ERROR_STATUS, ProxyError.HTTP_PROTOCOL_ERROR, f"status {status}", status)
@@ -38,17 +39,18 @@ def judge_failure(failure: Failure) -> Ruling | Failure:
     """
     if failure.received_status in (None, ALLOW_STATUS):
         return failure
-    return judge(failure.received_status, {}, b"")
+    return judge(Answer(failure.received_status, (), b""))
 
 
-def _not_an_object(headers: Mapping[str, str], body: bytes) -> Failure:
+def _not_an_object(answer: Answer) -> Failure:
     """Say what a 200 brought in place of a JSON object; its kind, never its text."""
     error = ProxyError.HTTP_PROTOCOL_ERROR
-    coding = headers.get("content-encoding", "identity")
+    body = answer.body
+    coded = any(name.lower() == b"content-encoding" and value != b"identity" for name, value in answer.headers)
     start = body.lstrip()[:64].lower()
     if not start:
         what = "an empty body"
-    elif coding != "identity":
+    elif coded:
         what, error = "a compressed body, unasked", ProxyError.HTTP_RESPONSE_CONTENT_CODING
     elif body.startswith(b"\xef\xbb\xbf"):
         what = "a byte-order mark before the JSON"

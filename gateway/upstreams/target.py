@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import time
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final
 
 import httpx
+import msgspec
 
 from gateway.breaker import BreakerSettings
 from gateway.latency import Usual
 from gateway.metrics.catalogue import Metrics
 from gateway.metrics.cells import Value
-from gateway.transport import Resolver, Transport, TransportSettings
+from gateway.transport import Answer, Pool, Resolver, Terms, Transport, TransportSettings
 from gateway.upstreams.admission import Admission, Shut
 
 logger = logging.getLogger(__name__)
 
-_MAX_URLS: Final = 256
-"""Prepared URLs per target; the rest (odd methods, query strings) are made per hook."""
+_MAX_PATHS: Final = 256
+"""Request lines prepared per target; the rest (odd methods, query strings) are made per hook."""
+_FRAMING: Final = b"content-length: %d\r\n"
+_CLOSING: Final = b"content-length: %d\r\nconnection: close\r\n"
 NO_BREAKER: Final = BreakerSettings(failures=sys.maxsize)
 """``breaker: off``: only active health checks and operators eject."""
+
+
+class Outgoing(msgspec.Struct, frozen=True, gc=False):
+    """A hook on its way to a backend."""
+
+    path: str
+    """What is appended to the target's URL: ``/<Method>`` and the query."""
+    host: bytes | None
+    """The Host to send; None = each target's own."""
+    head: bytes
+    """The header lines that every target gets alike."""
+    body: bytes
+    tenant: str
+    """The app in whose name it is asked."""
 
 
 class Target:
@@ -42,7 +61,9 @@ class Target:
         """Unix time and words of the last failure, for people."""
         self._upstream = upstream
         self._base = url.rstrip("/")
-        self._urls: dict[str, httpx.URL] = {}
+        self._beginnings: dict[str, bytes] = {}
+        self._pool: Pool | None = None
+        self._loop = asyncio.get_running_loop()
         self._outcomes: dict[str, Value] = {}
         self._metrics = metrics
         self._up = metrics.target_up.labelled(upstream, name)
@@ -58,14 +79,33 @@ class Target:
         self.transport.configure(settings)
         self.admission.configure(breaker or NO_BREAKER, shared=settings.shared)
 
-    def url_of(self, path: str) -> httpx.URL:
-        """The URL of a method at this target."""
-        url = self._urls.get(path)
-        if url is None:
-            url = httpx.URL(self._base + path)
-            if len(self._urls) < _MAX_URLS and "?" not in path:
-                self._urls[path] = url
-        return url
+    def exchange(self, outgoing: Outgoing, deadline: float, *, fresh: bool) -> Coroutine[Any, Any, Answer]:
+        """Bring a hook to it for its whole answer; awaited, raises ExchangeError's kinds. *deadline* is loop time."""
+        settings = self.transport.settings
+        host = outgoing.host
+        begin = self._beginning(outgoing.path) if host is None else self._begin(outgoing.path, host)
+        connect = self._loop.time() + settings.connect_timeout
+        terms = Terms(
+            deadline, connect, deadline, deadline, self.usual.estimate(), outgoing.tenant, None, b"x-request-timeout-ms"
+        )
+        pool = self._pool
+        if pool is None:  # not before it is needed: the system's certificate authorities take a while to load
+            pool = self._pool = self.transport.pool(self.url)
+        framing = _CLOSING if settings.keepalive is None else _FRAMING
+        head = b"".join((begin, outgoing.head, framing % len(outgoing.body)))
+        return pool.exchange(head, outgoing.body, terms, fresh=fresh)
+
+    def _beginning(self, path: str) -> bytes:
+        """Request line and Host for a method, prepared wherever it is asked for again."""
+        begin = self._beginnings.get(path)
+        if begin is None:
+            begin = self._begin(path, self.host_header)
+            if len(self._beginnings) < _MAX_PATHS and "?" not in path:
+                self._beginnings[path] = begin
+        return begin
+
+    def _begin(self, path: str, host: bytes) -> bytes:
+        return b"POST %b HTTP/1.1\r\nhost: %b\r\n" % (httpx.URL(self._base + path).raw_path, host)
 
     def count(self, outcome: str) -> None:
         """Count an attempt; one that ends after a reload took the target away brings no series back."""

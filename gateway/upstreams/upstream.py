@@ -5,23 +5,23 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from typing import Final, NamedTuple
+from typing import Final
 
-import httpx
+import msgspec
 
 from gateway.balance import balancer
 from gateway.config import Upstream as UpstreamConfig
-from gateway.forwarding import CompiledPolicy, Headers, Policy, encoded
+from gateway.forwarding import CompiledPolicy, Policy, encoded
 from gateway.metrics.catalogue import Metrics
 from gateway.retry import Retry, RetryOn, attempt_budget, kind_of, may_retry
-from gateway.transport import ConnectionLost, ExchangeError, failure_of, whole
+from gateway.transport import ConnectionLost, ExchangeError
 from gateway.upstreams.admission import Ticket
 from gateway.upstreams.judging import DENIED, judge, judge_failure
-from gateway.upstreams.target import Target
+from gateway.upstreams.target import Outgoing, Target
 from gateway.verdicts import Cause, Failure, ProxyError, Ruling
 
 
-class Outcome(NamedTuple):
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """What became of a hook at its upstream."""
 
     result: Ruling | Failure
@@ -31,19 +31,6 @@ class Outcome(NamedTuple):
     """Seconds, all attempts together."""
     seen: bool
     """Whether a backend may have acted on the hook."""
-
-
-class Outgoing(NamedTuple):
-    """A hook on its way to a backend."""
-
-    path: str
-    """What is appended to the target's URL: ``/<Method>`` and the query."""
-    host: bytes | None
-    """The Host to send; None = each target's own."""
-    headers: Headers
-    body: bytes
-    tenant: str
-    """The app in whose name it is asked."""
 
 
 class Member:
@@ -62,7 +49,7 @@ class Member:
         return self.target.in_flight
 
 
-class _Attempt(NamedTuple):
+class _Attempt(msgspec.Struct, frozen=True, gc=False):
     """How one attempt ended."""
 
     result: Ruling | Failure
@@ -109,11 +96,13 @@ class Upstream:
             left = deadline - self._loop.time()
             attempt = await self._attempt(target, ticket, outgoing, attempt_budget(retry, len(tried), left), retry)
             result, requests, seen = attempt.result, requests + attempt.requests, seen or attempt.seen
+            if attempt.kind is None:
+                break  # a verdict, or a failure that nothing repeats
             tried.append(member)
             left = deadline - self._loop.time()
             if _is_full(result) and len(tried) >= len(self._members):
                 break  # the queue that was too long a moment ago still is
-            if attempt.kind is None or not may_retry(retry, len(tried), attempt.kind, left, self._usual()):
+            if not may_retry(retry, len(tried), attempt.kind, left, self._usual()):
                 break
             self._count_retry(target, attempt)
         duration = time.perf_counter() - began
@@ -125,6 +114,10 @@ class Upstream:
     def _choose(self, tenant: str, tried: list[Member]) -> tuple[Member, Ticket] | None:
         """A target and its breaker's ticket: untried before tried, backups after the rest; None = all are ejected."""
         now = self._loop.time()
+        if not tried and len(self._members) == 1:
+            only = self._members[0]
+            ticket = only.target.admission.admit(tenant, now) or only.target.admission.admit_last(tenant, now)
+            return None if ticket is None else (only, ticket)
         for again in (False, True) if tried else (False,):
             for group in self._groups:
                 candidates = [
@@ -167,11 +160,11 @@ class Upstream:
                 # The backend closed the idle connection just then and saw nothing: once more, on a new one.
                 target.count(Cause.UNREACHABLE)
                 self._count_retry(target, attempt)
-                attempt = (await self._exchange(target, outgoing, until, fresh=True))._replace(requests=2)
+                again = await self._exchange(target, outgoing, until, fresh=True)
+                attempt = msgspec.structs.replace(again, requests=2)
         except BaseException:
-            target.admission.abandoned(
-                ticket, outgoing.tenant, self._loop.time()
-            )  # cancelled: says nothing of the target
+            # Cancelled: that says nothing of the target.
+            target.admission.abandoned(ticket, outgoing.tenant, self._loop.time())
             raise
         finally:
             target.in_flight -= 1
@@ -181,34 +174,16 @@ class Upstream:
     async def _exchange(self, target: Target, outgoing: Outgoing, until: float, *, fresh: bool) -> _Attempt:
         if self._loop.time() >= until:
             return _Attempt(_TOO_LATE, None, seen=False, stale=False, requests=0)
-        request = httpx.Request(
-            "POST",
-            target.url_of(outgoing.path),
-            headers=[
-                (b"host", outgoing.host or target.host_header),
-                *outgoing.headers,
-            ],
-            stream=httpx.ByteStream(outgoing.body),
-            extensions={
-                "deadline": until,
-                "deadline_header": b"X-Request-Timeout-Ms",
-                "fresh_connection": fresh,
-                "usual": target.usual.estimate(),
-                "tenant": outgoing.tenant,
-            },
-        )
         try:
-            response = await target.transport.handle_async_request(request)
-            body = await whole(response.stream)
-        except httpx.TransportError as exc:
-            result = judge_failure(failure_of(exc))
-            harmless = isinstance(exc, ExchangeError) and exc.harmless
-            kind = kind_of(result, harmless=harmless) if isinstance(result, Failure) else None
-            stale = harmless and isinstance(exc, ConnectionLost)
-            return _Attempt(result, kind, seen=not harmless, stale=stale, requests=1)
-        result = judge(response.status_code, response.headers, body)
+            answer = await target.exchange(outgoing, until, fresh=fresh)
+        except ExchangeError as exc:
+            result = judge_failure(exc.failure)
+            kind = kind_of(result, harmless=exc.harmless) if isinstance(result, Failure) else None
+            stale = exc.harmless and isinstance(exc, ConnectionLost)
+            return _Attempt(result, kind, seen=not exc.harmless, stale=stale, requests=1)
+        result = judge(answer)
         kind = kind_of(result, harmless=False) if isinstance(result, Failure) else None
-        return _Attempt(result, kind, seen=True, stale=False, requests=1, queued=response.extensions.get("queued", 0.0))
+        return _Attempt(result, kind, seen=True, stale=False, requests=1, queued=answer.queued)
 
     def _report(
         self, target: Target, ticket: Ticket, tenant: str, attempt: _Attempt, seconds: float, set_out: float

@@ -16,10 +16,11 @@ import httptools
 
 from gateway.config import ConfigError, loads
 from gateway.front.chunked import ChunkedBody
-from gateway.front.head import BadRequest, Head, parse_head
+from gateway.front.head import BadRequest, Head, parse_head, read_head
 from gateway.hooks import BadHookError, is_json_object, parse_hook, text_of
 from gateway.transport.connection import Answer, Connection
 from gateway.transport.faults import ExchangeError
+from gateway.transport.plain import plain_answer
 
 MAX_BODY: Final = 1000
 """Bytes that the readers under test take; small, so that the fuzzer gets past it."""
@@ -48,24 +49,32 @@ def pieces(data: bytes) -> list[bytes]:
 
 
 def head(data: bytes) -> None:
-    """A head is refused with a status of the contract, or read as llhttp reads it."""
+    """A head is refused with a status of the contract, or read as llhttp reads it, remembered or not."""
     try:
         parsed = parse_head(data)
     except BadRequest as exc:
         promise(exc.status in (400, 431), exc)
+        promise(_read(data) == exc.status, data)
         return
+    assert _read(data) == parsed, (_read(data), parsed)
     assert parsed.path.startswith(b"/"), parsed
     assert parsed.length is None or 0 <= parsed.length < 10**18
     hosts = [value for name, value in parsed.headers if name == b"host"]
-    framing = [name for name, _ in parsed.headers if name in (b"content-length", b"transfer-encoding")]
     assert len(hosts) <= 1, parsed
-    assert len(framing) <= 1, parsed
     for name, value in parsed.headers:
         assert name, parsed
         assert name == name.lower(), parsed
         assert not _CONTROLS.intersection(name + value), parsed
     if parsed.method == "POST":
         _agrees_with_llhttp(data, parsed)
+
+
+def _read(data: bytes) -> Head | int:
+    """The head; the status of a refusal."""
+    try:
+        return read_head(data)
+    except BadRequest as exc:
+        return exc.status
 
 
 class _Reader:
@@ -105,7 +114,11 @@ def _agrees_with_llhttp(data: bytes, parsed: Head) -> None:
         return
     except httptools.HttpParserError as exc:
         raise AssertionError(f"llhttp refuses what was taken: {exc}, {data!r}") from exc
-    assert reader.headers == parsed.headers, (reader.headers, parsed.headers)
+    lengths = [int(value) for name, value in reader.headers if name == b"content-length"]
+    chunked = [value for name, value in parsed.headers if name == b"transfer-encoding"]
+    assert tuple(field for field in reader.headers if field[0] != b"content-length") == parsed.headers, data
+    assert len(lengths) + len(chunked) <= 1, parsed
+    assert parsed.length == (None if chunked else sum(lengths)), parsed
     assert reader.complete == (parsed.length == 0), data
 
 
@@ -215,14 +228,7 @@ class _Answers:
 
     def outcome(self, parts: list[bytes], *, end: bool) -> tuple[str, object, object]:
         """What the waiting hook gets: an answer, a fault or nothing yet."""
-        lost: list[Connection] = []
-        connection = Connection(self._loop, "backend", MAX_BODY, lost.append)  # type: ignore[arg-type]  # as much as is used
-        transport = _Transport(self._socket)
-        connection.connection_made(transport)  # type: ignore[arg-type]  # the same
-        waiter = connection.exchange(b"POST / HTTP/1.1\r\n\r\n", b"", 1.0)
-        for part in parts:
-            if part and not transport.is_closing():
-                connection.data_received(part)
+        connection, transport, waiter = self._played(parts)
         if end and not transport.is_closing():
             connection.eof_received()
         if not waiter.done():
@@ -242,6 +248,25 @@ class _Answers:
         connection.abort()
         return ("answer", answer.status, answer.body)
 
+    def answered(self, parts: list[bytes]) -> tuple[Answer, bool]:
+        """The answer that must be among these bytes, with its fields, and whether its connection may be used again."""
+        connection, _, waiter = self._played(parts)
+        assert waiter.done(), parts
+        reusable = connection.reusable
+        connection.abort()
+        return waiter.result(), reusable
+
+    def _played(self, parts: list[bytes]) -> tuple[Connection, _Transport, asyncio.Future[Answer]]:
+        lost: list[Connection] = []
+        connection = Connection(self._loop, "backend", MAX_BODY, lost.append)  # type: ignore[arg-type]  # as much as is used
+        transport = _Transport(self._socket)
+        connection.connection_made(transport)  # type: ignore[arg-type]  # the same
+        waiter = connection.exchange(b"POST / HTTP/1.1\r\n\r\n", b"", 1.0)
+        for part in parts:
+            if part and not transport.is_closing():
+                connection.data_received(part)
+        return connection, transport, waiter
+
 
 _answers = _Answers()
 
@@ -254,6 +279,14 @@ def answer(data: bytes) -> None:
     cut = _answers.outcome(parts, end=end)
     # What cannot become an answer may be seen later where it comes byte by byte.
     assert cut == whole or (cut[0] == "waits" and whole[0] == "fault"), (whole, cut, parts)
+    _reads_plain_answers_as_the_parser_does(b"".join(parts))
+
+
+def _reads_plain_answers_as_the_parser_does(data: bytes) -> None:
+    """What is taken at a glance is taken by the parser too, which gets whatever comes in pieces."""
+    plain = plain_answer(data)
+    if plain is not None and plain.head.length <= MAX_BODY:
+        assert _answers.answered([data]) == _answers.answered([data[:1], data[1:]]), data
 
 
 # --- a hook's body ---

@@ -32,7 +32,6 @@ from gateway.transport import (
     QueueTimedOut,
     Transport,
     TransportSettings,
-    failure_of,
 )
 from gateway.verdicts import Cause, Failure, ProxyError
 
@@ -380,25 +379,7 @@ def test_each_error_is_httpxs_of_its_phase_and_keeps_its_failure(
     error = own(FAILURE)
     assert isinstance(error, of_httpx)
     assert isinstance(error, ExchangeError)
-    assert failure_of(error) is FAILURE
+    assert error.failure is FAILURE
+    assert not error.harmless, "unless it is known to be"
+    assert own(FAILURE, harmless=True).harmless
     assert str(error) == "what happened"
-
-
-@pytest.mark.parametrize(
-    ("foreign", "cause"),
-    [
-        (httpx.PoolTimeout, Cause.OVERLOAD),
-        (httpx.ReadTimeout, Cause.TIMEOUT),
-        (httpx.WriteTimeout, Cause.TIMEOUT),
-        (httpx.ConnectError, Cause.UNREACHABLE),
-        (httpx.ReadError, Cause.UNREACHABLE),
-        (httpx.WriteError, Cause.UNREACHABLE),
-        (httpx.CloseError, Cause.UNREACHABLE),
-        (httpx.ProxyError, Cause.UNREACHABLE),
-        (httpx.UnsupportedProtocol, Cause.UNREACHABLE),
-        (httpx.RemoteProtocolError, Cause.BAD_ANSWER),
-    ],
-)
-def test_another_transports_errors_have_a_cause_too(foreign: type[httpx.TransportError], cause: Cause) -> None:
-    assert failure_of(foreign("what happened")) == (cause, failure_of(foreign("")).proxy_error, "what happened", None)
-    assert failure_of(foreign("")).detail == foreign.__name__

@@ -25,6 +25,7 @@ class FakeTransport(asyncio.Transport):
     def __init__(self, sock: socket.socket) -> None:
         super().__init__({"socket": sock})
         self._closing = False
+        self.unsent = 0
 
     def is_closing(self) -> bool:
         return self._closing
@@ -39,7 +40,7 @@ class FakeTransport(asyncio.Transport):
         pass
 
     def get_write_buffer_size(self) -> int:
-        return 0
+        return self.unsent
 
 
 class Wire:
@@ -133,7 +134,7 @@ def answers(draw: st.DrawFn) -> Sent:
     version = draw(st.sampled_from((b"1.1", b"1.0"))) if framing in ("length", "eof") else b"1.1"
     lines = b"".join(b"%b: %b\r\n" % field for field in headers)
     data = b"%bHTTP/%b %d Some Reason\r\n%b\r\n%b" % (interim, version, status, lines, coded)
-    return Sent(data, Answer(status, headers, body), framing == "eof")
+    return Sent(data, Answer(status, tuple(headers), body), framing == "eof")
 
 
 def cut(data: bytes, points: list[int]) -> list[bytes]:
