@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 LOCK   := $(VENV)/lock/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
           --custom-compile-command 'make lock'
 
-.PHONY: install run test lint format bench soak fuzz lock audit docs clean
+.PHONY: install run test lint format bench bench-record soak fuzz lock audit docs clean
 
 install: $(VENV)/.installed
 
@@ -27,8 +27,15 @@ format: $(VENV)/.test-tools
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench:
-	@echo "bench: not yet; it comes with the issue on speed"
+# A quarter of an hour, on a machine that does nothing else; BENCH="--rounds 2 --seconds 2 --only keepalive-16" for less.
+bench: $(VENV)/bench/.installed $(VENV)/.installed
+	@tests/bench/install
+	@PYTHONPATH=tests $(VENV)/bench/bin/python -m bench --gateway $(BIN)/gateway $(BENCH)
+
+# Records the CPU instructions per hook that tests/test_instructions.py holds this Python and machine to.
+bench-record: $(VENV)/.test-tools
+	@tests/tools/install
+	@$(BIN)/python -m tests.bench.instructions --runs 3 --record
 
 # Twenty minutes of load with faults in it; SOAK="--minutes 6" for less.
 soak: $(VENV)/.test-tools
@@ -50,6 +57,7 @@ lock:
 	@$(LOCK) pyproject.toml -o requirements.lock
 	@$(LOCK) deploy/requirements-build.in -o deploy/requirements-build.lock
 	@$(LOCK) -c requirements.lock tests/requirements.in -o tests/requirements.lock
+	@$(LOCK) -c requirements.lock tests/bench/requirements.in -o tests/bench/requirements.lock
 	@rm -rf $(VENV)/lock
 
 audit:
@@ -80,4 +88,9 @@ $(VENV)/fuzz/.installed: requirements.lock
 	@$(PYTHON) -m venv $(VENV)/fuzz
 	@$(VENV)/fuzz/bin/pip --disable-pip-version-check install -q --require-hashes -r requirements.lock
 	@$(VENV)/fuzz/bin/pip --disable-pip-version-check install -q atheris==3.0.0
+	@touch $@
+
+$(VENV)/bench/.installed: tests/bench/requirements.lock
+	@$(PYTHON) -m venv $(VENV)/bench
+	@$(VENV)/bench/bin/pip --disable-pip-version-check install -q --require-hashes -r tests/bench/requirements.lock
 	@touch $@
