@@ -13,9 +13,10 @@ from typing import Final
 
 from gateway.access import AllowedAddresses
 from gateway.app import hook_app
-from gateway.certificates import ServerTLS
+from gateway.certificates import Renewal, ServerTLS
 from gateway.config import Config
 from gateway.front import LINGER, FrontLimits, FrontState
+from gateway.handshakes import FailedHandshake, HandshakeFault
 from gateway.listening import Listener, all_started
 from gateway.log import AccessLog, Writer, configure_logging
 from gateway.metrics import Metrics
@@ -59,7 +60,11 @@ class HookService:
             grace=config.server.drain_timeout,
             tls=None if self._tls is None else self._tls.context,
             handshake_timeout=config.server.read_timeout,
+            on_failed_handshake=self._note_failed_handshake,
         )
+        self._failed_handshakes = {fault: metrics.failed_handshakes.labelled(fault) for fault in HandshakeFault}
+        self._changing = asyncio.Lock()
+        """Held while a configuration or renewed certificates are put in force."""
         self._serving: asyncio.Task[None] | None = None
         self._fresh: asyncio.Task[None] | None = None
 
@@ -70,16 +75,16 @@ class HookService:
         await all_started([self._listener], [self._serving])
         _calm_the_collector()
         _give_large_memory_back()
-        if self._tls is not None:
-            self._fresh = asyncio.create_task(self._keep_tls_fresh())
+        self._fresh = asyncio.create_task(self._keep_tls_fresh())
 
     async def take(self, config: Config) -> None:
         """Put a new configuration in force."""
-        self._apply_log(config)
-        self._front.limits = _limits(config)
-        self._front.addresses = AllowedAddresses(config.server.allow_from)
-        self._refresh_tls()
-        await self.runtime.take(config)
+        async with self._changing:
+            self._apply_log(config)
+            self._front.limits = _limits(config)
+            self._front.addresses = AllowedAddresses(config.server.allow_from)
+            self._refresh_tls()
+            await self.runtime.take(config)
 
     def stop(self, *, at_once: bool = False) -> None:
         """Accept no more; answer what is in flight, unless *at_once*."""
@@ -98,14 +103,30 @@ class HookService:
         """Take renewed certificates up without being told: whoever renews them does not know this process."""
         while True:
             await asyncio.sleep(_LOOK_AT_CERTIFICATES_EVERY)
-            self._refresh_tls()
+            async with self._changing:
+                self._refresh_tls()
+                await self.runtime.renew_tls()
 
     def _refresh_tls(self) -> None:
         try:
-            if self._tls is not None and self._tls.refresh():
-                logger.info("server.tls: the certificate's files have changed and are in use")
+            renewed = Renewal.NOTHING if self._tls is None else self._tls.refresh()
         except OSError as exc:
             logger.error("server.tls: the changed files cannot be used, the old ones stay: %s", exc)
+            return
+        if renewed is Renewal.CERTIFICATE:
+            logger.info("server.tls: the certificate's files have changed and are in use")
+        elif renewed is Renewal.AUTHORITIES:
+            logger.info("server.tls: client_ca has changed and is in use; connections made before it are let go")
+            self._listener.let_go()
+
+    def _note_failed_handshake(self, failed: FailedHandshake) -> None:
+        """Count it and tell of it; one that its client broke off says nothing: port scans and health checks do so."""
+        self._failed_handshakes[failed.fault].inc()
+        fields = {"event": "tls_handshake_failed", "peer": failed.peer, "reason": failed.fault, "error": failed.detail}
+        level = logging.DEBUG if failed.fault is HandshakeFault.CLOSED else logging.WARNING
+        # The reason is part of the message itself: each has its own share of the lines that are not held back.
+        logger.log(level, f"TLS handshake with %s failed ({failed.fault}): %s", failed.peer, failed.detail,
+                   extra={"fields": fields})  # fmt: skip
 
     def _apply_log(self, config: Config) -> None:
         console = config.log.format == "console"

@@ -23,6 +23,7 @@ LAYERS: Final = {
     "retry": 0,
     "access": 0,
     "certificates": 0,
+    "handshakes": 0,
     "config": 1,
     "transport": 1,
     "metrics": 1,
