@@ -22,6 +22,10 @@ _PAUSE: Final = 1.0
 """Seconds without accepting when the system denies us a connection."""
 
 
+_GOODBYE: Final = 2.0
+"""Seconds for a client to say goodbye (``close_notify``) when its connection is closed; many never do."""
+
+
 class HandshakeFault(StrEnum):
     """Why a handshake came to nothing."""
 
@@ -71,6 +75,7 @@ _BY_REASON: Final = {
     "UNKNOWN_PROTOCOL": HandshakeFault.NOT_TLS,
     "PACKET_LENGTH_TOO_LONG": HandshakeFault.NOT_TLS,
     "RECORD_TOO_SMALL": HandshakeFault.NOT_TLS,
+    "RECORD_LENGTH_MISMATCH": HandshakeFault.NOT_TLS,
     "BAD_RECORD_TYPE": HandshakeFault.NOT_TLS,
 }
 """OpenSSL's names for what can go wrong (SSL_R_*, in ``sslerr.h``)."""
@@ -123,7 +128,11 @@ class Handshakes:
         protocol, generation = self._protocol(), self._generation
         try:
             transport, _ = await self._loop.connect_accepted_socket(
-                lambda: cast(asyncio.Protocol, protocol), sock, ssl=self._context, ssl_handshake_timeout=self._limit
+                lambda: cast(asyncio.Protocol, protocol),
+                sock,
+                ssl=self._context,
+                ssl_handshake_timeout=self._limit,
+                ssl_shutdown_timeout=_GOODBYE,
             )
         except OSError as exc:
             self._tell(*self._fault_of(exc, peer))

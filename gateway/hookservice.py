@@ -26,7 +26,8 @@ from gateway.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
-_LOOK_AT_CERTIFICATES_EVERY: Final = 60.0
+LOOK_AT_CERTIFICATES_EVERY = 60.0
+"""Seconds between two looks at the files of certificates."""
 _M_MMAP_THRESHOLD: Final = -3
 _LARGE: Final = 64 * 1024
 _GC_THRESHOLDS: Final = (20_000, 20, 50)
@@ -102,7 +103,7 @@ class HookService:
     async def _keep_tls_fresh(self) -> None:
         """Take renewed certificates up without being told: whoever renews them does not know this process."""
         while True:
-            await asyncio.sleep(_LOOK_AT_CERTIFICATES_EVERY)
+            await asyncio.sleep(LOOK_AT_CERTIFICATES_EVERY)
             async with self._changing:
                 self._refresh_tls()
                 await self.runtime.renew_tls()
