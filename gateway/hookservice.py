@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from gateway import descriptors
 from gateway.access import AllowedAddresses
 from gateway.app import hook_app
 from gateway.certificates import Renewal, ServerTLS
@@ -137,8 +138,10 @@ class HookService:
 
 def _limits(config: Config) -> FrontLimits:
     server = config.server
-    connections = max(1, server.max_connections // server.workers)
-    return FrontLimits(server.max_body, server.read_timeout, server.keepalive_timeout, connections)
+    granted = descriptors.grant(config)
+    return FrontLimits(
+        server.max_body, server.read_timeout, server.keepalive_timeout, granted.connections, granted.refused
+    )
 
 
 def _server_tls(config: Config) -> ServerTLS | None:

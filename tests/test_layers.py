@@ -33,6 +33,7 @@ LAYERS: Final = {
     "dedupe": 1,
     "routing": 2,
     "upstreams": 2,
+    "descriptors": 2,
     "requests": 2,
     "runtime": 3,
     "reloading": 3,
