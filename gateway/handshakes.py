@@ -63,6 +63,9 @@ class Secured(Protocol):
     def let_go(self) -> None:
         """End the connection as soon as nothing is lost by it."""
 
+    async def gone(self) -> None:
+        """Return when the connection has ended."""
+
 
 _BY_REASON: Final = {
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": HandshakeFault.NO_CERTIFICATE,
@@ -93,39 +96,62 @@ class Handshakes:
         protocol: Callable[[], Secured],
         has_room: Callable[[int], bool],
         on_failure: Callable[[FailedHandshake], None],
+        tasks: set[asyncio.Task[None]],
     ) -> None:
-        """*limit*: seconds for one; *has_room*: whether so many handshakes at once may be, beside what is connected."""
+        """*limit*: seconds for one; *has_room*: whether so many handshakes at once may be, beside what is connected.
+
+        *tasks*: what the server's end waits for; handshakes under way are among it.
+        """
         self._context = context
         self._limit = limit
         self._protocol = protocol
         self._has_room = has_room
         self._on_failure = on_failure
+        self._tasks = tasks
         self._loop = asyncio.get_running_loop()
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._under_way = 0
+        self._closing = False
         self._generation = 0
 
     def __repr__(self) -> str:
-        return f"<Handshakes {len(self._under_way)} under way>"
+        return f"<Handshakes {self._under_way} under way>"
 
     def listen(self, sock: socket.socket) -> Accepting:
         """Begin to accept on a listening socket."""
-        return Accepting(sock, self._begin)
+        return Accepting(sock, self._begin, self._close)
 
     def distrust(self) -> None:
         """Let go of the connections whose handshakes are still under way as soon as they are done."""
         self._generation += 1
 
+    def _close(self) -> None:
+        self._closing = True
+        self.distrust()
+
     def _begin(self, sock: socket.socket, peer: str) -> None:
-        if not self._has_room(len(self._under_way) + 1):
+        if not self._has_room(self._under_way + 1):
             sock.close()
-            self._tell(HandshakeFault.TOO_MANY, peer, "more connections are open than server.max_connections allows")
+            detail = "more connections are open than server.max_connections allows"
+            self._on_failure(FailedHandshake(HandshakeFault.TOO_MANY, peer, detail))
             return
+        self._under_way += 1
         task = self._loop.create_task(self._shake_hands(sock, peer))
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _shake_hands(self, sock: socket.socket, peer: str) -> None:
         protocol, generation = self._protocol(), self._generation
+        try:
+            is_done = await self._secure(sock, peer, protocol)
+        finally:
+            self._under_way -= 1
+        if is_done and generation != self._generation:
+            protocol.let_go()
+            if self._closing:
+                await protocol.gone()
+
+    async def _secure(self, sock: socket.socket, peer: str, protocol: Secured) -> bool:
+        """Whether the protocol has its connection."""
         try:
             transport, _ = await self._loop.connect_accepted_socket(
                 lambda: cast(asyncio.Protocol, protocol),
@@ -135,12 +161,14 @@ class Handshakes:
                 ssl_shutdown_timeout=_GOODBYE,
             )
         except OSError as exc:
-            self._tell(*self._fault_of(exc, peer))
-            return
+            self._on_failure(self._fault_of(exc, peer))
+            return False
         if transport.get_extra_info("ssl_object") is None:  # uvloop takes the end of a connection for success
-            self._tell(HandshakeFault.CLOSED, peer, "the connection was closed before it was done")
-        elif generation != self._generation:
-            protocol.let_go()
+            self._on_failure(
+                FailedHandshake(HandshakeFault.CLOSED, peer, "the connection was closed before it was done")
+            )
+            return False
+        return True
 
     def _fault_of(self, exc: OSError, peer: str) -> FailedHandshake:
         if isinstance(exc, ssl.SSLCertVerificationError):
@@ -155,16 +183,16 @@ class Handshakes:
             return FailedHandshake(HandshakeFault.TIMEOUT, peer, f"it was not done within {self._limit:g} s")
         return FailedHandshake(HandshakeFault.CLOSED, peer, "the client left before it was done")
 
-    def _tell(self, fault: HandshakeFault, peer: str, detail: str) -> None:
-        self._on_failure(FailedHandshake(fault, peer, detail))
-
 
 class Accepting:
     """Accepts on one listening socket, as an ``asyncio.Server`` to whoever closes it."""
 
-    def __init__(self, sock: socket.socket, begin: Callable[[socket.socket, str], None]) -> None:
+    def __init__(
+        self, sock: socket.socket, begin: Callable[[socket.socket, str], None], on_close: Callable[[], None]
+    ) -> None:
         self._sock = sock
         self._begin = begin
+        self._on_close = on_close
         self._loop = asyncio.get_running_loop()
         self._pause: asyncio.TimerHandle | None = None
         sock.setblocking(False)
@@ -176,9 +204,10 @@ class Accepting:
         if self._pause is not None:
             self._pause.cancel()
         self._sock.close()
+        self._on_close()
 
     async def wait_closed(self) -> None:
-        """Nothing is left to wait for: connections are not the listening socket's."""
+        """Nothing is left to wait for: connections and handshakes are waited for as tasks."""
 
     def _resume(self) -> None:
         self._pause = None

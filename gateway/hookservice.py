@@ -97,7 +97,8 @@ class HookService:
         if self._serving is not None:
             await self._serving
         if self._fresh is not None:
-            self._fresh.cancel()
+            async with self._changing:  # not amid a change, which would be left half done
+                self._fresh.cancel()
         await self.runtime.aclose()
         self._access.flush()
 

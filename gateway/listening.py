@@ -135,7 +135,7 @@ class Listener(uvicorn.Server):
         self._handshakes: Handshakes | None = None
         if tls is not None:
             self._handshakes = Handshakes(
-                tls, handshake_timeout, self._protocol, self._has_room_for, on_failed_handshake
+                tls, handshake_timeout, self._protocol, self._has_room_for, on_failed_handshake, state.tasks
             )
 
     @contextlib.contextmanager

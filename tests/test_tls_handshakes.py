@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import signal
 import socket
 import ssl
 import time
@@ -230,6 +231,37 @@ def test_a_hook_that_comes_together_with_the_handshake_s_last_message_is_answere
         sock.sendall(outgoing.read())  # with TLS 1.3, Finished and the hook go out as one
         answer = step(lambda: tls.read(65536))
     assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_handshake_under_way_when_the_gateway_is_told_to_stop_ends_with_its_hook_answered(
+    ours: Certificates, tmp_path: Path
+) -> None:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = only(ssl.TLSVersion.TLSv1_2, client(ours)).wrap_bio(incoming, outgoing, server_hostname="localhost")
+    text = config(Files(tmp_path, ours.valid).section, read_timeout="20s", drain_timeout="10s")
+    with running_gateway(text, tmp_path) as gateway, gateway.connect() as sock:
+        with pytest.raises(ssl.SSLWantReadError):
+            tls.do_handshake()
+        sock.sendall(outgoing.read())
+        incoming.write(sock.recv(65536))
+        gateway.process.send_signal(signal.SIGTERM)
+        assert gateway.wait_for_line(lambda line: "stopping" in line.get("message", ""))
+        time.sleep(0.5)  # as long as it would have taken to end with nothing left to do
+        with contextlib.suppress(ssl.SSLWantReadError):
+            while True:
+                tls.do_handshake()
+                break
+        sock.sendall(outgoing.read())
+        incoming.write(sock.recv(65536))
+        tls.do_handshake()
+        tls.write(HOOK)
+        sock.sendall(outgoing.read())
+        incoming.write(sock.recv(65536))
+        answer = tls.read(65536).lower()
+        assert answer.startswith(b"http/1.1 200 ")
+        assert b"connection: close" in answer
+        sock.close()
+        assert gateway.process.wait(PATIENCE) == 0
 
 
 # --- too many of them ---
