@@ -171,9 +171,9 @@ def test_a_flood_of_refused_handshakes_is_counted_whole_and_told_of_twenty_times
         assert wait_until(lambda: failures(gateway, reason="not_tls") == 500)
         assert not is_served(gateway, client(make_certificates_of_nobody(tmp_path)))
         assert is_served(gateway, client(ours))
-        reasons = [line["reason"] for line in told(gateway)]
-        assert reasons.count("not_tls") <= 20
-        assert reasons.count("refused_by_client") == 1  # a flood of one kind hides no other
+        # A flood of one kind hides no other.
+        gateway.wait_for_line(lambda line: line.get("reason") == "refused_by_client")
+        assert sum(line["reason"] == "not_tls" for line in told(gateway)) <= 20
 
 
 def make_certificates_of_nobody(directory: Path) -> Certificates:
@@ -248,9 +248,7 @@ def test_a_handshake_under_way_when_the_gateway_is_told_to_stop_ends_with_its_ho
         assert gateway.wait_for_line(lambda line: "stopping" in line.get("message", ""))
         time.sleep(0.5)  # as long as it would have taken to end with nothing left to do
         with contextlib.suppress(ssl.SSLWantReadError):
-            while True:
-                tls.do_handshake()
-                break
+            tls.do_handshake()
         sock.sendall(outgoing.read())
         incoming.write(sock.recv(65536))
         tls.do_handshake()
