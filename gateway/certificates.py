@@ -6,10 +6,11 @@ import os
 import ssl
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from enum import Enum, auto
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Generic, NamedTuple, Self, TypeVar
 
 _VERSIONS: Final = {
     "1.0": ssl.TLSVersion.TLSv1,
@@ -18,6 +19,51 @@ _VERSIONS: Final = {
     "1.3": ssl.TLSVersion.TLSv1_3,
 }
 _DAY: Final = 86400.0
+_T = TypeVar("_T")
+
+
+class MadeOfFiles(Generic[_T]):
+    """Something made of files, and made anew when they have changed."""
+
+    def __init__(self, files: Sequence[str | Path | None], make: Callable[[], _T]) -> None:
+        """None stands for no file. Raises what *make* raises, OSError where a file is missing."""
+        self._files = [file for file in files if file is not None]
+        self._make = make
+        self._seen = self._stamps()
+        self._unfit: object = None
+        self.value = make()
+
+    def refresh(self) -> bool:
+        """Make it anew if the files have changed; whether it was.
+
+        Raises OSError (ssl.SSLError), and keeps what there is, where they cannot be used: as amid a renewal, when one
+        file is new and the other still old. It is raised once for the same files; they are tried again all the same.
+        """
+        seen = self._stamps()
+        if seen == self._seen:
+            self._unfit = None
+            return False
+        try:
+            self.value = self._make()
+        except OSError:
+            if seen == self._unfit:
+                return False
+            self._unfit = seen
+            raise
+        self._seen, self._unfit = seen, None
+        return True
+
+    def _stamps(self) -> tuple[tuple[int, int] | None, ...]:
+        return tuple(map(_stamp, self._files))
+
+
+def _stamp(file: str | Path) -> tuple[int, int] | None:
+    """What tells whether a file is another than before; None where there is none."""
+    try:
+        state = os.stat(file)
+    except OSError:
+        return None
+    return state.st_mtime_ns, state.st_ino
 
 
 class _Front(ssl.SSLContext):
@@ -41,6 +87,21 @@ class _Front(ssl.SSLContext):
         return self.newest.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
 
+class Renewal(Enum):
+    """What changed files have renewed."""
+
+    NOTHING = auto()
+    CERTIFICATE = auto()
+    """At most the gateway's own: whom it lets in is as before."""
+    AUTHORITIES = auto()
+    """Whom ``client_ca`` lets in: connections that are open may be those of somebody who is trusted no more."""
+
+
+class _Loaded(NamedTuple):
+    context: ssl.SSLContext
+    authorities: bytes
+
+
 class ServerTLS:
     """The hook port's TLS; ``refresh()`` takes changed files up for the connections to come.
 
@@ -50,22 +111,23 @@ class ServerTLS:
     """
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None, minimum_version: str) -> None:
-        self._files = (certificate, key, client_ca)
+        self._paths = (certificate, key, client_ca)
         self._minimum_version = _VERSIONS[minimum_version]
-        self._seen = stamps(self._files)
-        self.context = _Front(self._load())
+        self._loaded = MadeOfFiles(self._paths, self._load)
+        self.context = _Front(self._loaded.value.context)
 
-    def refresh(self) -> bool:
-        """Load the files if they have changed; whether they had. Raises OSError (ssl.SSLError), and changes nothing."""
-        seen = stamps(self._files)
-        if seen == self._seen:
-            return False
-        self.context.newest = self._load()
-        self._seen = seen
-        return True
+    def refresh(self) -> Renewal:
+        """Take the files up if they have changed. Raises OSError as MadeOfFiles does, and changes nothing."""
+        before = self._loaded.value
+        if not self._loaded.refresh():
+            return Renewal.NOTHING
+        self.context.newest = self._loaded.value.context
+        same = self._loaded.value.authorities == before.authorities
+        return Renewal.CERTIFICATE if same else Renewal.AUTHORITIES
 
-    def _load(self) -> ssl.SSLContext:
-        certificate, key, client_ca = self._files
+    def _load(self) -> _Loaded:
+        certificate, key, client_ca = self._paths
+        authorities = b"" if client_ca is None else client_ca.read_bytes()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = self._minimum_version
         context.set_alpn_protocols(["http/1.1"])
@@ -73,13 +135,7 @@ class ServerTLS:
         if client_ca is not None:
             context.verify_mode = ssl.CERT_REQUIRED
             context.load_verify_locations(client_ca)
-        return context
-
-
-def stamps(files: Iterable[Path | str | None]) -> tuple[tuple[int, int], ...]:
-    """What tells whether files are others than before; None stands for no file. Raises OSError."""
-    states = [os.stat(file) for file in files if file is not None]
-    return tuple((state.st_mtime_ns, state.st_ino) for state in states)
+        return _Loaded(context, authorities)
 
 
 def client_context(*, ca: str | None, certificate: str | None, key: str | None, minimum_version: str) -> ssl.SSLContext:

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from gateway import descriptors
 from gateway.access import AllowedAddresses
 from gateway.app import hook_app
-from gateway.certificates import ServerTLS
+from gateway.certificates import Renewal, ServerTLS
 from gateway.config import Config
 from gateway.front import LINGER, FrontLimits, FrontState
+from gateway.handshakes import FailedHandshake, HandshakeFault
 from gateway.listening import Listener, all_started
 from gateway.log import AccessLog, Writer, configure_logging
 from gateway.metrics import Metrics
@@ -25,7 +27,8 @@ from gateway.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
-_LOOK_AT_CERTIFICATES_EVERY: Final = 60.0
+LOOK_AT_CERTIFICATES_EVERY = 60.0
+"""Seconds between two looks at the files of certificates."""
 _M_MMAP_THRESHOLD: Final = -3
 _LARGE: Final = 64 * 1024
 _GC_THRESHOLDS: Final = (20_000, 20, 50)
@@ -59,7 +62,11 @@ class HookService:
             grace=config.server.drain_timeout,
             tls=None if self._tls is None else self._tls.context,
             handshake_timeout=config.server.read_timeout,
+            on_failed_handshake=self._note_failed_handshake,
         )
+        self._failed_handshakes = {fault: metrics.failed_handshakes.labelled(fault) for fault in HandshakeFault}
+        self._changing = asyncio.Lock()
+        """Held while a configuration or renewed certificates are put in force."""
         self._serving: asyncio.Task[None] | None = None
         self._fresh: asyncio.Task[None] | None = None
 
@@ -70,17 +77,17 @@ class HookService:
         await all_started([self._listener], [self._serving])
         _calm_the_collector()
         _give_large_memory_back()
-        if self._tls is not None:
-            self._fresh = asyncio.create_task(self._keep_tls_fresh())
+        self._fresh = asyncio.create_task(self._keep_tls_fresh())
 
     async def take(self, config: Config) -> None:
         """Put a new configuration in force."""
-        self._apply_log(config)
-        self._front.limits = _limits(config)
-        self._front.addresses = AllowedAddresses(config.server.allow_from)
-        self._refresh_tls()
-        await self.runtime.take(config)
-        gc.freeze()  # the new configuration is looked through no more than the first one
+        async with self._changing:
+            self._apply_log(config)
+            self._front.limits = _limits(config)
+            self._front.addresses = AllowedAddresses(config.server.allow_from)
+            self._refresh_tls()
+            await self.runtime.take(config)
+            gc.freeze()  # the new configuration is looked through no more than the first one
 
     def stop(self, *, at_once: bool = False) -> None:
         """Accept no more; answer what is in flight, unless *at_once*."""
@@ -91,22 +98,39 @@ class HookService:
         if self._serving is not None:
             await self._serving
         if self._fresh is not None:
-            self._fresh.cancel()
+            async with self._changing:  # not amid a change, which would be left half done
+                self._fresh.cancel()
         await self.runtime.aclose()
         self._access.flush()
 
     async def _keep_tls_fresh(self) -> None:
         """Take renewed certificates up without being told: whoever renews them does not know this process."""
         while True:
-            await asyncio.sleep(_LOOK_AT_CERTIFICATES_EVERY)
-            self._refresh_tls()
+            await asyncio.sleep(LOOK_AT_CERTIFICATES_EVERY)
+            async with self._changing:
+                self._refresh_tls()
+                await self.runtime.renew_tls()
 
     def _refresh_tls(self) -> None:
         try:
-            if self._tls is not None and self._tls.refresh():
-                logger.info("server.tls: the certificate's files have changed and are in use")
+            renewed = Renewal.NOTHING if self._tls is None else self._tls.refresh()
         except OSError as exc:
             logger.error("server.tls: the changed files cannot be used, the old ones stay: %s", exc)
+            return
+        if renewed is Renewal.CERTIFICATE:
+            logger.info("server.tls: the certificate's files have changed and are in use")
+        elif renewed is Renewal.AUTHORITIES:
+            logger.info("server.tls: client_ca has changed and is in use; connections made before it are let go")
+            self._listener.let_go()
+
+    def _note_failed_handshake(self, failed: FailedHandshake) -> None:
+        """Count it and tell of it; one that its client broke off says nothing: port scans and health checks do so."""
+        self._failed_handshakes[failed.fault].inc()
+        fields = {"event": "tls_handshake_failed", "peer": failed.peer, "reason": failed.fault, "error": failed.detail}
+        level = logging.DEBUG if failed.fault is HandshakeFault.CLOSED else logging.WARNING
+        # The reason is part of the message itself: each has its own share of the lines that are not held back.
+        logger.log(level, f"TLS handshake with %s failed ({failed.fault}): %s", failed.peer, failed.detail,
+                   extra={"fields": fields})  # fmt: skip
 
     def _apply_log(self, config: Config) -> None:
         console = config.log.format == "console"
@@ -116,8 +140,10 @@ class HookService:
 
 def _limits(config: Config) -> FrontLimits:
     server = config.server
-    connections = max(1, server.max_connections // server.workers)
-    return FrontLimits(server.max_body, server.read_timeout, server.keepalive_timeout, connections)
+    granted = descriptors.grant(config)
+    return FrontLimits(
+        server.max_body, server.read_timeout, server.keepalive_timeout, granted.connections, granted.refused
+    )
 
 
 def _server_tls(config: Config) -> ServerTLS | None:

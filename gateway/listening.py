@@ -9,14 +9,15 @@ import os
 import socket
 import ssl
 import stat
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from gateway.config import Address, UnixAddress
 from gateway.front import FrontProtocol, FrontState
+from gateway.handshakes import FailedHandshake, Handshakes
 
 BACKLOG: Final = 4096
 
@@ -109,7 +110,8 @@ class Listener(uvicorn.Server):
         *,
         grace: float,
         tls: ssl.SSLContext | None = None,
-        handshake_timeout: float | None = None,
+        handshake_timeout: float = 60.0,
+        on_failed_handshake: Callable[[FailedHandshake], None] = lambda failed: None,
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -129,8 +131,12 @@ class Listener(uvicorn.Server):
         self.config.load()
         self.server_state = state
         self._sockets = list(sockets)
-        self._tls = tls
-        self._handshake_timeout = None if tls is None else handshake_timeout
+        self._front = state
+        self._handshakes: Handshakes | None = None
+        if tls is not None:
+            self._handshakes = Handshakes(
+                tls, handshake_timeout, self._protocol, self._has_room_for, on_failed_handshake, state.tasks
+            )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -138,22 +144,29 @@ class Listener(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept on the sockets; uvicorn's own way knows no limit for TLS handshakes, which would be a minute then."""
+        """Accept on the sockets; uvicorn's own way would drop failed TLS handshakes unseen."""
         loop = asyncio.get_running_loop()
-        self.servers = [
-            await loop.create_server(
-                self._protocol,
-                sock=sock,
-                backlog=BACKLOG,
-                ssl=self._tls,
-                ssl_handshake_timeout=self._handshake_timeout,
-            )
-            for sock in sockets or ()
-        ]
+        self.servers: list[asyncio.Server] = []
+        for sock in sockets or ():
+            if self._handshakes is None:
+                self.servers.append(await loop.create_server(self._protocol, sock=sock, backlog=BACKLOG))
+            else:
+                self.servers.append(cast(asyncio.Server, self._handshakes.listen(sock)))
         self.started = True
 
     def _protocol(self) -> FrontProtocol:
         return FrontProtocol(self.config, self.server_state, {})
+
+    def _has_room_for(self, handshakes: int) -> bool:
+        limits = self._front.limits
+        return len(self._front.connections) + handshakes <= limits.max_connections + limits.max_refused
+
+    def let_go(self) -> None:
+        """End every connection there is once its answer is out, an idle one after the linger; new ones are taken."""
+        if self._handshakes is not None:
+            self._handshakes.distrust()
+        for connection in list(self._front.connections):
+            cast(FrontProtocol, connection).let_go()
 
     async def run_until_stopped(self) -> None:
         """Accept and serve until ``stop()``; returns when the last connection is closed or the grace is over."""

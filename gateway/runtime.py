@@ -47,6 +47,10 @@ class Runtime:
         self.snapshot = self._build(config, table)
         await self._settle(config)
 
+    async def renew_tls(self) -> None:
+        """Take up the files of the upstreams' certificates wherever they have changed."""
+        await self._targets.renew_tls(self.snapshot.config.upstreams)
+
     async def start(self) -> None:
         """Begin what runs beside the hooks: health checks."""
         await self._settle(self.snapshot.config)

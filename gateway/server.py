@@ -10,7 +10,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from gateway import __version__
+from gateway import __version__, descriptors
 from gateway.admin import AdminState, refuse_plainly
 from gateway.app import admin_app
 from gateway.certificates import days_to_expiry
@@ -30,7 +30,9 @@ logger = logging.getLogger(__name__)
 
 _ADMIN_GRACE = 2.0
 """Seconds for admin requests under way when the process ends."""
-_ADMIN_LIMITS = FrontLimits(max_body=64 * 1024, read_timeout=5.0, keepalive_timeout=60.0, max_connections=256)
+_ADMIN_LIMITS = FrontLimits(
+    max_body=64 * 1024, read_timeout=5.0, keepalive_timeout=60.0, max_connections=descriptors.ADMIN
+)
 
 
 class Gateway:
@@ -89,7 +91,9 @@ class Gateway:
         logger.info("stopped")
 
     async def _take(self, loaded: Loaded) -> None:
-        await self._service.take(with_workers(loaded.config, 1))
+        config = with_workers(loaded.config, 1)
+        await self._service.take(config)
+        warn_of_shortage(config)
 
 
 def sample_certificates(metrics: Metrics, config: Config) -> None:
@@ -159,6 +163,13 @@ def log_ready(loaded: Loaded, hooks: list[str], admin: str) -> None:
     )
     for warning in loaded.warnings:
         logger.warning("%s", warning)
+    warn_of_shortage(config)
+
+
+def warn_of_shortage(config: Config) -> None:
+    """Say in the log where fewer connections can be granted than the configuration wants, and what to do."""
+    if (words := descriptors.shortage(config)) is not None:
+        logger.warning("%s", words, extra={"fields": {"event": "few_descriptors"}})
 
 
 def log_stopping(loaded: Loaded) -> None:

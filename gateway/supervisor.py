@@ -28,7 +28,14 @@ from gateway.log import Writer
 from gateway.metrics import Metrics
 from gateway.metrics.foreign import ForeignCells
 from gateway.reloading import Reloader, with_workers
-from gateway.server import admin_listener, log_ready, log_stopping, sample_certificates, serving_admin
+from gateway.server import (
+    admin_listener,
+    log_ready,
+    log_stopping,
+    sample_certificates,
+    serving_admin,
+    warn_of_shortage,
+)
 from gateway.upstreams.registry import target_names
 
 logger = logging.getLogger(__name__)
@@ -269,6 +276,7 @@ class Supervisor:
     async def _take(self, loaded: Loaded) -> None:
         self._config = with_workers(loaded.config, len(self._sockets))
         self._serial += 1
+        warn_of_shortage(self._config)
         workers = list(self._workers.values())
         for worker in workers:
             worker.send(Take(self._serial, self._config))

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -176,7 +176,11 @@ def wait_until(check: Callable[[], Any], seconds: float = 10.0) -> Any:
 
 @contextlib.contextmanager
 def running_gateway(
-    config: str, directory: Path, *, environment: Mapping[str, str] | None = None
+    config: str,
+    directory: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    program: Sequence[str] = (sys.executable, "-m", "gateway"),
 ) -> Iterator[RunningGateway]:
     """``gateway run`` with this configuration; ready when the block begins, gone when it ends."""
     path = directory / "gateway.yaml"
@@ -184,7 +188,7 @@ def running_gateway(
     log = directory / "gateway.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "gateway", "run", "-c", str(path)],
+            [*program, "run", "-c", str(path)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -7,9 +7,13 @@ import ctypes
 import fcntl
 import itertools
 import os
+import re
 import resource
+import select
+import signal
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -46,7 +50,12 @@ def many_descriptors() -> Iterator[int]:
 
 @contextlib.contextmanager
 def gateway_for(
-    backend: PacedBackend, directory: Path, *, access: str = "off", **server: Any
+    backend: PacedBackend,
+    directory: Path,
+    *,
+    access: str = "off",
+    program: Sequence[str] = (sys.executable, "-m", "gateway"),
+    **server: Any,
 ) -> Iterator[RunningGateway]:
     upstream = {"url": backend.url, "breaker": "off"}
     text = configuration(
@@ -59,7 +68,7 @@ def gateway_for(
         server=server,
         log={"access": access},
     )
-    with running_gateway(text, directory) as running:
+    with running_gateway(text, directory, program=program) as running:
         yield running
 
 
@@ -144,7 +153,96 @@ def test_the_gateway_raises_its_own_limit_of_descriptors_as_far_as_it_may(
             allowed, _ = resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (many_descriptors, many_descriptors))
-    assert allowed == min(many_descriptors, 65_536)
+    assert allowed == many_descriptors
+
+
+def limited_to(descriptors: int) -> tuple[str, ...]:
+    """The gateway as started by a user who may open so many files, and no more by any means."""
+    return ("sh", "-c", f'ulimit -n {descriptors} && exec "$0" "$@"', sys.executable, "-m", "gateway")
+
+
+def few_descriptors(gateway: RunningGateway) -> list[str]:
+    return [line["message"] for line in gateway.lines() if line.get("event") == "few_descriptors"]
+
+
+@pytest.mark.parametrize("in_one_burst", [False, True])
+@pytest.mark.parametrize("limit", [128, 256, 1024])
+def test_whoever_comes_when_the_descriptors_are_used_up_is_told_so_and_the_others_are_served(
+    backend: PacedBackend, tmp_path: Path, limit: int, in_one_burst: bool
+) -> None:
+    count = 2 * limit
+    with (
+        gateway_for(backend, tmp_path, program=limited_to(limit), access="all", read_timeout="60s") as gateway,
+        contextlib.ExitStack() as stack,
+    ):
+        if in_one_burst:
+            os.kill(gateway.pid, signal.SIGSTOP)
+            stack.callback(os.kill, gateway.pid, signal.SIGCONT)
+        socks = stack.enter_context(connected(gateway, count))
+        os.kill(gateway.pid, signal.SIGCONT)
+        assert wait_until(lambda: len(readable(socks)) == count - granted(gateway))
+        refused = readable(socks)
+        for sock in refused:
+            with sock.makefile("rb") as stream:
+                answer = read_answer(stream)
+                assert (answer.status, answer.headers["connection"]) == (403, "close")
+                assert "connection_limit_reached" in answer.headers["proxy-status"]
+        # No one else was dropped, and what the backend needs is there, for every one of them.
+        served = [sock for sock in socks if sock not in refused]
+        assert len(served) >= limit // 8
+        for app in ("a", "fresh"):
+            for sock in served:
+                with sock.makefile("rb") as stream:
+                    assert ask(sock, stream, hook_body(app)).status == 200
+        assert gateway.metric("gateway_hooks_total", reason="overload") == len(refused)
+
+
+def granted(gateway: RunningGateway) -> int:
+    """The connections that the gateway says it grants."""
+    words = gateway.wait_for_line(lambda line: line.get("event") == "few_descriptors")["message"]
+    found = re.search(r"only (\d+) of 10000 connections are granted", words)
+    assert found is not None, words
+    return int(found[1])
+
+
+def readable(socks: Sequence[socket.socket]) -> list[socket.socket]:
+    """Those that something has come for: an answer, or the end."""
+    poll = select.poll()
+    by_number = {sock.fileno(): sock for sock in socks}
+    for number in by_number:
+        poll.register(number, select.POLLIN)
+    return [by_number[number] for number, _ in poll.poll(0)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_limit_of_descriptors_below_max_connections_is_told_at_start_with_what_to_set(
+    backend: PacedBackend, tmp_path: Path, workers: int
+) -> None:
+    with gateway_for(backend, tmp_path, program=limited_to(512), workers=workers) as gateway:
+        assert wait_until(lambda: few_descriptors(gateway))
+        (words,) = few_descriptors(gateway)  # once for all workers
+        assert "512" in words
+        needed = re.search(r"LimitNOFILE=(\d+)", words)
+        assert needed is not None
+    with gateway_for(backend, tmp_path, program=limited_to(int(needed[1])), workers=workers) as gateway:
+        assert len(few_descriptors(gateway)) == 1  # the first one's, in the same file
+
+
+def test_a_reload_that_asks_for_more_than_there_is_is_told_so_too(backend: PacedBackend, tmp_path: Path) -> None:
+    with gateway_for(backend, tmp_path, program=limited_to(512), max_connections=50) as gateway:
+        assert few_descriptors(gateway) == []
+        gateway.write_config(gateway.config.read_text().replace('"max_connections": 50', '"max_connections": 5000'))
+        assert gateway.post("/-/reload").status_code == 200
+        assert wait_until(lambda: few_descriptors(gateway))
+
+
+@pytest.mark.parametrize("backends", [1, 100])
+def test_half_of_what_is_left_goes_to_clients_however_many_backends_there_are(tmp_path: Path, backends: int) -> None:
+    upstreams = {f"u{number}": {"url": f"http://127.0.0.1:{number + 1}/"} for number in range(backends)}
+    text = configuration(upstreams, {"a": {"static": "reject"}})
+    with running_gateway(text, tmp_path, program=limited_to(1024)) as gateway:
+        left = 1024 - 3 * 64
+        assert granted(gateway) == left - min(64 * backends, left // 2)
 
 
 def test_without_file_descriptors_the_gateway_neither_spins_nor_floods_its_log_and_recovers(

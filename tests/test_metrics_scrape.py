@@ -34,6 +34,7 @@ CONTRACT: Final[dict[str, tuple[str, set[str]]]] = {
     "gateway_workers": ("gauge", set()),
     "gateway_worker_deaths": ("counter", set()),
     "gateway_certificate_days_to_expiry": ("gauge", {"certificate"}),
+    "gateway_tls_handshake_failures": ("counter", {"reason"}),
 }
 EMPTY: Final = {"gateway_certificate_days_to_expiry"}
 """No certificate is configured here."""

@@ -7,6 +7,7 @@ import json
 import shutil
 import socket
 import ssl
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import httpx
 import pytest
 from faulty import Certificates, FaultyBackend, gated_case, make_certificates, tls_backend
 from gateways import RunningGateway, running_gateway, wait_until
+from secured import IMPATIENT
 
 PATIENCE: Final = 10.0
 VERSIONS: Final = {"1.0": ssl.TLSVersion.TLSv1, "1.1": ssl.TLSVersion.TLSv1_1, "1.2": ssl.TLSVersion.TLSv1_2}
@@ -335,6 +337,100 @@ def test_files_that_are_renewed_under_their_names_are_in_use_after_a_reload(
             assert gateway.post("/-/reload").status_code == 200
             assert ask(gateway, "u").status_code == 403
             assert len(backend.requests) == 1
+
+
+# --- what happens without one ---
+
+
+class UpstreamFiles:
+    """The PEM files that an upstream's ``tls`` names, to be replaced under it."""
+
+    def __init__(self, directory: Path, made: Certificates) -> None:
+        self.ca, self.certificate, self.key = (directory / name for name in ("ca.pem", "client.pem", "client.key"))
+        self.install(made)
+
+    def install(self, made: Certificates) -> None:
+        for path, source in ((self.ca, made.ca), (self.certificate, made.client[0]), (self.key, made.client[1])):
+            self.put(source.read_bytes(), path)
+
+    def put(self, data: bytes, path: Path) -> None:
+        path.with_suffix(".new").write_bytes(data)
+        path.with_suffix(".new").replace(path)
+
+    @property
+    def section(self) -> dict[str, str]:
+        return {"ca": str(self.ca), "certificate": str(self.certificate), "key": str(self.key)}
+
+
+def test_files_that_are_renewed_under_their_names_are_seen_without_a_reload(
+    ours: Certificates, theirs: Certificates, tmp_path: Path
+) -> None:
+    files = UpstreamFiles(tmp_path, ours)
+    health = {"path": "/rest/my_api/ok/x", "interval": "500ms", "timeout": "500ms"}
+    with tls_backend(ours, "valid", ask_client=True) as backend, tls_backend(theirs, "valid") as other:
+        upstreams: dict[str, dict[str, Any]] = {
+            "u": {"url": backend.url_of("ok"), "tls": files.section, "health": health},
+            "other": {"url": other.url_of("ok"), "tls": {"ca": str(theirs.ca)}},
+        }
+        with running_gateway(config(upstreams), tmp_path, program=IMPATIENT) as gateway:
+            assert ask(gateway, "u").status_code == 200
+            assert ask(gateway, "other").status_code == 200
+            files.install(theirs)
+            # Connections made by the old files are dropped, new ones are not made, and the health check says so.
+            assert wait_until(lambda: gateway.metric("gateway_target_up", upstream="u") == 0)
+            assert backend.wait_for_connections(0, within=PATIENCE)
+            assert ask(gateway, "u").status_code == 403
+            assert ask(gateway, "other").status_code == 200
+            assert other.accepted == 1  # whose files are the same keeps its connections
+            files.install(ours)
+            assert wait_until(lambda: gateway.metric("gateway_target_up", upstream="u") == 1)
+            assert ask(gateway, "u").status_code == 200
+            assert gateway.metric("gateway_config_reloads_total") == 0
+
+
+def test_a_hook_under_way_while_files_are_renewed_is_answered_and_its_connection_not_used_again(
+    ours: Certificates, theirs: Certificates, tmp_path: Path
+) -> None:
+    files = UpstreamFiles(tmp_path, ours)
+    with gated_case() as opened, tls_backend(ours, "valid") as backend, ThreadPoolExecutor(1) as pool:
+        upstreams = {"u": {"url": backend.url_of("gated"), "tls": {"ca": str(files.ca)}}}
+        with running_gateway(config(upstreams), tmp_path, program=IMPATIENT) as gateway:
+            hook = pool.submit(ask, gateway, "u")
+            assert backend.wait_for_requests(1, "gated", within=PATIENCE)
+            files.install(theirs)
+            assert gateway.wait_for_line(lambda line: "upstreams.u.tls" in line.get("message", ""))
+            opened.set()
+            assert hook.result(PATIENCE).status_code == 200
+            assert backend.wait_for_connections(0, within=PATIENCE)
+            assert ask(gateway, "u").status_code == 403
+
+
+def test_renewed_files_that_cannot_be_used_are_told_of_once_and_the_old_ones_stay(
+    ours: Certificates, theirs: Certificates, tmp_path: Path
+) -> None:
+    files = UpstreamFiles(tmp_path, ours)
+    with tls_backend(ours, "valid", ask_client=True) as backend:
+        upstreams = {name: {"url": backend.url_of("ok"), "tls": files.section} for name in ("u", "v")}
+        with running_gateway(config(upstreams), tmp_path, program=IMPATIENT) as gateway:
+
+            def told() -> list[str]:
+                return [line["message"] for line in gateway.lines() if "cannot be used" in line.get("message", "")]
+
+            assert ask(gateway, "u").status_code == 200
+            # A renewal replaces two files, one after the other: between the two, they do not fit each other.
+            files.put(theirs.client[0].read_bytes(), files.certificate)
+            assert wait_until(lambda: len(told()) == 1)
+            assert "upstreams.u.tls, upstreams.v.tls" in told()[0]
+            assert ask(gateway, "u").status_code == 200
+            assert backend.accepted == 1
+            files.key.unlink()
+            assert wait_until(lambda: len(told()) == 2)
+            time.sleep(0.5)  # several looks
+            assert len(told()) == 2
+            assert ask(gateway, "v").status_code == 200
+            files.install(ours)
+            assert gateway.wait_for_line(lambda line: "are in use" in line.get("message", ""))
+            assert ask(gateway, "u").status_code == 200
 
 
 # --- health checks ---

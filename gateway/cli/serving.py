@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import resource
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Annotated, Any
 import typer
 import uvloop
 
+from gateway import descriptors
 from gateway.cli.common import DEFAULT_CONFIG, ConfigOption, fail, load_or_fail
 from gateway.config import Loaded, loads
 from gateway.demo import DEMO_CONFIG, run_demo
@@ -21,7 +20,6 @@ from gateway.server import Gateway
 from gateway.supervisor import Supervisor
 
 _STDOUT = 1
-_DESCRIPTORS = 65_536
 
 
 def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
@@ -44,15 +42,8 @@ async def _run(loaded: Loaded, writer: Writer) -> None:
     await process(loaded, writer).serve()
 
 
-def _allow_more_descriptors() -> None:
-    """Raise the soft limit, often 1024: past it, connections would be dropped long before server.max_connections."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, _DESCRIPTORS)), hard))
-
-
 def _serve(loaded: Loaded, main: Any) -> None:
-    _allow_more_descriptors()
+    descriptors.raise_limit()
     log = loaded.config.log
     writer = Writer(_STDOUT, chunk=PIPE_ATOMIC)
     configure_logging(writer, level=log.level, console=log.format == "console")

@@ -81,7 +81,8 @@ class Server(Section):
     max_connections: Annotated[int, WholeNumber(1, 1_000_000)] = Field(
         default=10_000,
         description="Client connections at once, shared out among the workers; one more is answered with 403 and "
-        "closed. Default 10000; a media server holds a few dozen.",
+        "closed. Default 10000, or fewer if the limit of open files has no room for them; a media server holds a few "
+        "dozen.",
     )
     read_timeout: Annotated[float, DurationIn("1ms", "10m")] = Field(
         default="5s",

@@ -86,7 +86,7 @@ ServerName = Annotated[str, Checked(_server_name, r"[A-Za-z0-9._:-]+", "legacy.e
 
 
 class ServerTls(Section):
-    """TLS on the hook port. Changed files are taken up without a restart."""
+    """TLS on the hook port. Changed files are taken up within a minute, without a restart."""
 
     certificate: FilePath = Field(
         description="PEM file with the gateway's certificate, then those that lead to its authority. Required; must "
@@ -99,7 +99,7 @@ class ServerTls(Section):
     client_ca: Annotated[FilePath | None, NotNull()] = Field(
         default=None,
         description="PEM file with the authorities whose client certificates are let in; whoever shows none of theirs "
-        "cannot connect. Default: no certificate is asked for.",
+        "cannot connect. Once it has changed, connections made before end. Default: no certificate is asked for.",
     )
     minimum_version: Annotated[Literal["1.2", "1.3"], _VersionRule(("1.2", "1.3"))] = Field(
         default="1.2",
@@ -108,7 +108,7 @@ class ServerTls(Section):
 
 
 class UpstreamTls(Section):
-    """TLS to https targets. Their certificates are always verified."""
+    """TLS to https targets. Their certificates are always verified; changed files are taken up within a minute."""
 
     model_config = ConfigDict(
         json_schema_extra={"dependentRequired": {"certificate": ["key"], "key": ["certificate"]}},

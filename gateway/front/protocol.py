@@ -47,6 +47,8 @@ class FrontLimits(NamedTuple):
     read_timeout: float
     keepalive_timeout: float
     max_connections: int
+    max_refused: int = 64
+    """Connections beyond these that are given time to read why they are refused; more are closed with the answer."""
 
 
 class FrontState(ServerState):
@@ -127,6 +129,7 @@ class FrontProtocol(asyncio.Protocol):
         self._idle = True
         self._checked_by: AllowedAddresses | None = None
         self._allowed = False
+        self._leaving = False
         self._last_use = 0.0
         self._discarding = False
         self._discarded = 0
@@ -154,6 +157,8 @@ class FrontProtocol(asyncio.Protocol):
         self._state.connections.add(self)  # type: ignore[arg-type]  # uvicorn types its own classes only
         if len(self._state.connections) > self._state.limits.max_connections:
             self._refuse(TooManyConnections(403, "as many connections are open as server.max_connections allows"))
+            if len(self._state.connections) > self._state.limits.max_connections + self._state.limits.max_refused:
+                self._transport.close()
         else:
             self._wait(self._state.limits.read_timeout)
 
@@ -217,8 +222,13 @@ class FrontProtocol(asyncio.Protocol):
     # --- what uvicorn calls ---
 
     def shutdown(self) -> None:
-        """Let go of the connection: after its answer if a hook is on it, else once it has been idle for long."""
+        """The listener ends: let go of the connection."""
         self._state.draining = True
+        self.let_go()
+
+    def let_go(self) -> None:
+        """End the connection: after its answer if a hook is on it, else once it has been idle for long."""
+        self._leaving = True
         if self._exchange is not None:
             self._exchange.writer.keep_alive = False
         elif self._is_at_rest():
@@ -325,7 +335,9 @@ class FrontProtocol(asyncio.Protocol):
         }
         writer = ResponseWriter(
             head_only=head.method == "HEAD",
-            keep_alive=head.keep_alive and not self._state.draining and (bool(self._buffer) or not self._half_closed),
+            keep_alive=head.keep_alive
+            and not (self._leaving or self._state.draining)
+            and (bool(self._buffer) or not self._half_closed),
             chunks_allowed=head.keep_alive,
         )
         self._exchange = _Exchange(self, scope, body, writer)

@@ -105,6 +105,9 @@ class Metrics:
             "certificate",
             merge=min,
         )
+        self.failed_handshakes = counter(
+            "gateway_tls_handshake_failures_total", "TLS handshakes on the hook port that came to nothing.", "reason"
+        )
         self.workers = gauge("gateway_workers", "Processes that serve hooks.").labelled()
         self.worker_deaths = counter(
             "gateway_worker_deaths_total", "Workers that ended unasked, and were replaced."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 import httpx
 
-from gateway.certificates import client_context, stamps
+from gateway.certificates import MadeOfFiles, client_context
 from gateway.config import Upstream as UpstreamConfig
 from gateway.config import UpstreamTls
 from gateway.metrics.catalogue import Metrics
@@ -18,6 +19,8 @@ from gateway.transport import Resolver, TransportSettings
 from gateway.upstreams.health import HealthCheck
 from gateway.upstreams.target import Target
 from gateway.upstreams.upstream import Member, Upstream
+
+logger = logging.getLogger(__name__)
 
 
 class _Key(NamedTuple):
@@ -34,7 +37,8 @@ class Targets:
         self._resolver = Resolver()
         self._live: dict[_Key, Target] = {}
         self._checks: dict[_Key, HealthCheck] = {}
-        self._contexts: dict[UpstreamTls, tuple[tuple[tuple[int, int], ...], ssl.SSLContext]] = {}
+        self._contexts: dict[UpstreamTls, MadeOfFiles[ssl.SSLContext]] = {}
+        self._sharing: frozenset[str] = frozenset()
         self._loop = asyncio.get_running_loop()
         metrics.on_scrape(self._sample)
 
@@ -46,7 +50,9 @@ class Targets:
 
         *sharing* names the upstreams that several apps use.
         """
-        return {name: self._upstream(name, config, name in sharing) for name, config in configs.items()}
+        self._sharing = frozenset(sharing)
+        self._renewed(configs)
+        return {name: self._upstream(name, config) for name, config in configs.items()}
 
     def labels(self) -> set[tuple[str, str]]:
         """(upstream, target) of all that live."""
@@ -58,26 +64,37 @@ class Targets:
         for key in [key for key in self._live if key not in wanted]:
             await self._stop_check(key)
             await self._live.pop(key).retire()
+        used = {config.tls for config in configs.values()}
+        for tls in [tls for tls in self._contexts if tls not in used]:
+            del self._contexts[tls]
         for name, config in configs.items():
             for target in config.targets:
                 await self._check(_Key(name, target.url), config)
+
+    async def renew_tls(self, configs: Mapping[str, UpstreamConfig]) -> None:
+        """Make new connections by the certificates' files as they are now; idle ones made by others are closed.
+
+        *configs*: those in force. Files that cannot be used are told of in the log, and those before them stay.
+        """
+        for name in self._renewed(configs):
+            self._upstream(name, configs[name])
+            for target in configs[name].targets:
+                await self._check(_Key(name, target.url), configs[name])
 
     async def aclose(self) -> None:
         """Close everything."""
         await self.settle({})
         await self._resolver.aclose()
 
-    def _upstream(self, name: str, config: UpstreamConfig, shared: bool) -> Upstream:
+    def _upstream(self, name: str, config: UpstreamConfig) -> Upstream:
         names = target_names([target.url for target in config.targets])
         members = [
-            Member(
-                self._target(_Key(name, target.url), names[target.url], config, shared), target.weight, target.backup
-            )
+            Member(self._target(_Key(name, target.url), names[target.url], config), target.weight, target.backup)
             for target in config.targets
         ]
         return Upstream(name, config, members, self._metrics)
 
-    def _target(self, key: _Key, name: str, config: UpstreamConfig, shared: bool) -> Target:
+    def _target(self, key: _Key, name: str, config: UpstreamConfig) -> Target:
         target = self._live.get(key)
         if target is None:
             target = self._live[key] = Target(key.upstream, key.url, name, self._resolver, self._metrics)
@@ -87,7 +104,7 @@ class Targets:
             keepalive=config.keepalive,
             max_connections=max(1, config.max_connections // self._workers),
             max_answer=config.max_answer,
-            shared=shared,
+            shared=key.upstream in self._sharing,
             tls=self._tls(config.tls),
             server_name=None if config.tls is None else config.tls.server_name,
         )
@@ -98,17 +115,32 @@ class Targets:
         """The context of an upstream's ``tls``: the same as before wherever that and its files are the same."""
         if config is None:
             return None
-        seen = stamps((config.ca, config.certificate, config.key))
         held = self._contexts.get(config)
-        if held is None or held[0] != seen:
-            context = client_context(
-                ca=config.ca,
-                certificate=config.certificate,
-                key=config.key,
-                minimum_version=config.minimum_version,
+        if held is None:
+            held = self._contexts[config] = MadeOfFiles(
+                (config.ca, config.certificate, config.key),
+                lambda: client_context(
+                    ca=config.ca,
+                    certificate=config.certificate,
+                    key=config.key,
+                    minimum_version=config.minimum_version,
+                ),
             )
-            held = self._contexts[config] = (seen, context)
-        return held[1]
+        return held.value
+
+    def _renewed(self, configs: Mapping[str, UpstreamConfig]) -> list[str]:
+        """The upstreams whose files have changed; their contexts are made anew."""
+        renewed = []
+        for tls, context in self._contexts.items():
+            having = [name for name, config in configs.items() if config.tls == tls]
+            words = ", ".join(f"upstreams.{name}.tls" for name in having)
+            try:
+                if having and context.refresh():
+                    renewed += having
+                    logger.info("%s: the certificates' files have changed and are in use", words)
+            except OSError as exc:
+                logger.error("%s: the changed files cannot be used, the old ones stay: %s", words, exc)
+        return renewed
 
     async def _check(self, key: _Key, config: UpstreamConfig) -> None:
         """Begin, change or end a target's health check as the configuration says."""

@@ -1,0 +1,85 @@
+"""File descriptors: how many this process may have, and how many of them it can grant to clients.
+
+Whoever runs out of them cannot even refuse: a connection is accepted and closed without a word, a hook in hand finds no
+way to its backend. So clients are granted no more than leaves room for everything else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sys
+from typing import Final, NamedTuple
+
+from gateway.config import Config
+
+OWN: Final = 64
+"""For what a process has open by itself: listeners, log, event loop, channel to the supervisor, name resolution, files
+that are read just now. A gateway with nothing to do has about twenty."""
+ADMIN: Final = 64
+"""For connections to the admin port."""
+REFUSED: Final = 64
+"""For connections that are being told that they are too many."""
+_ALWAYS_TO_BE_HAD: Final = 65_536
+"""Asked for where all that the hard limit names cannot be had: on some systems it is no real number."""
+
+
+class Grant(NamedTuple):
+    """What one process can grant its clients."""
+
+    connections: int
+    refused: int
+    """Connections beyond those that are given time to read why they are refused."""
+    wanted: int
+    """This process's share of ``server.max_connections``."""
+    limit: int
+    """Descriptors that it may have."""
+    needed: int
+    """Descriptors that it would need to grant what is wanted."""
+
+
+def raise_limit() -> None:
+    """Raise the soft limit, often 1024, to the hard limit, as far as the system lets us; never lower it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for limit in (hard, _ALWAYS_TO_BE_HAD):
+        if limit != resource.RLIM_INFINITY and limit <= soft:
+            return
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            return
+
+
+def grant(config: Config) -> Grant:
+    """What this process, one of ``server.workers``, can grant."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    limit = sys.maxsize if soft == resource.RLIM_INFINITY else soft
+    wanted = max(1, config.server.max_connections // config.server.workers)
+    refused = min(REFUSED, limit // 8)
+    left = limit - min(OWN + ADMIN + refused, limit // 2)
+    # Each backend's connection in use serves a client's: half of what there is always suffices for those.
+    most = left - min(_to_backends(config), left // 2)
+    needed = wanted + _to_backends(config) + OWN + ADMIN + REFUSED
+    return Grant(max(1, min(wanted, most)), refused, wanted, limit, needed)
+
+
+def shortage(config: Config) -> str | None:
+    """What an operator should do where ``server.max_connections`` cannot be had; None where it can."""
+    granted, workers = grant(config), config.server.workers
+    if granted.connections >= granted.wanted:
+        return None
+    each = " in each worker" if workers > 1 else ""
+    return (
+        f"server.max_connections: only {granted.connections * workers} of {config.server.max_connections} connections "
+        f"are granted, further ones are refused: the limit of open files is {granted.limit}{each}, and "
+        f"{granted.needed} are needed, those for backends and for the gateway itself among them. Raise it (systemd: "
+        f"LimitNOFILE={granted.needed}; shell: ulimit -n {granted.needed}), or lower server.max_connections"
+    )
+
+
+def _to_backends(config: Config) -> int:
+    """The most connections to backends that one process makes, health checks among them."""
+    return sum(
+        len(upstream.targets)
+        * (max(1, upstream.max_connections // config.server.workers) + (upstream.health is not None))
+        for upstream in config.upstreams.values()
+    )

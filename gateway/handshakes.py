@@ -1,0 +1,235 @@
+"""TLS handshakes on the hook port: begun for each connection, bounded in time and number, and told of when they fail.
+
+An event loop that accepts by itself drops the connections whose handshakes fail without a word, and knows no bound for
+their number. So connections are accepted here, and what comes of each handshake is seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Final, NamedTuple, Protocol, cast
+
+logger = logging.getLogger(__name__)
+
+_AT_A_TIME: Final = 64
+"""Connections accepted before others have their turn."""
+_PAUSE: Final = 1.0
+"""Seconds without accepting when the system denies us a connection."""
+
+
+_GOODBYE: Final = 2.0
+"""Seconds for a client to say goodbye (``close_notify``) when its connection is closed; many never do."""
+
+
+class HandshakeFault(StrEnum):
+    """Why a handshake came to nothing."""
+
+    NO_CERTIFICATE = "no_certificate"
+    """The client showed none, and ``client_ca`` asks for one."""
+    UNTRUSTED_CERTIFICATE = "untrusted_certificate"
+    EXPIRED_CERTIFICATE = "expired_certificate"
+    """Or one that is not valid yet: look at the clocks."""
+    PROTOCOL_VERSION = "protocol_version"
+    """The client speaks older versions of TLS only."""
+    REFUSED_BY_CLIENT = "refused_by_client"
+    """The client sent an alert: as a rule it does not trust the gateway's certificate."""
+    NOT_TLS = "not_tls"
+    TIMEOUT = "timeout"
+    CLOSED = "closed"
+    """The client left: port scans, and health checks of load balancers."""
+    TOO_MANY = "too_many"
+    """More connections were open than could even be told so."""
+    OTHER = "other"
+
+
+class FailedHandshake(NamedTuple):
+    """One that came to nothing."""
+
+    fault: HandshakeFault
+    peer: str
+    """The client's address and port; ``unix`` where it has none."""
+    detail: str
+    """OpenSSL's word for it, or ours."""
+
+
+class Secured(Protocol):
+    """What speaks over TLS once the handshake is done: an asyncio.Protocol that can be told to end."""
+
+    def let_go(self) -> None:
+        """End the connection as soon as nothing is lost by it."""
+
+    async def gone(self) -> None:
+        """Return when the connection has ended."""
+
+
+_BY_REASON: Final = {
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": HandshakeFault.NO_CERTIFICATE,
+    "UNSUPPORTED_PROTOCOL": HandshakeFault.PROTOCOL_VERSION,
+    "VERSION_TOO_LOW": HandshakeFault.PROTOCOL_VERSION,
+    "NO_PROTOCOLS_AVAILABLE": HandshakeFault.PROTOCOL_VERSION,
+    "HTTP_REQUEST": HandshakeFault.NOT_TLS,
+    "HTTPS_PROXY_REQUEST": HandshakeFault.NOT_TLS,
+    "WRONG_VERSION_NUMBER": HandshakeFault.NOT_TLS,
+    "UNKNOWN_PROTOCOL": HandshakeFault.NOT_TLS,
+    "PACKET_LENGTH_TOO_LONG": HandshakeFault.NOT_TLS,
+    "RECORD_TOO_SMALL": HandshakeFault.NOT_TLS,
+    "RECORD_LENGTH_MISMATCH": HandshakeFault.NOT_TLS,
+    "BAD_RECORD_TYPE": HandshakeFault.NOT_TLS,
+}
+"""OpenSSL's names for what can go wrong (SSL_R_*, in ``sslerr.h``)."""
+_OUT_OF_DATE: Final = frozenset((9, 10))
+"""X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED (``x509_vfy.h``)."""
+
+
+class Handshakes:
+    """Accepts connections and does their handshakes. Build it inside a running loop."""
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        limit: float,
+        protocol: Callable[[], Secured],
+        has_room: Callable[[int], bool],
+        on_failure: Callable[[FailedHandshake], None],
+        tasks: set[asyncio.Task[None]],
+    ) -> None:
+        """*limit*: seconds for one; *has_room*: whether so many handshakes at once may be, beside what is connected.
+
+        *tasks*: what the server's end waits for; handshakes under way are among it.
+        """
+        self._context = context
+        self._limit = limit
+        self._protocol = protocol
+        self._has_room = has_room
+        self._on_failure = on_failure
+        self._tasks = tasks
+        self._loop = asyncio.get_running_loop()
+        self._under_way = 0
+        self._closing = False
+        self._generation = 0
+
+    def __repr__(self) -> str:
+        return f"<Handshakes {self._under_way} under way>"
+
+    def listen(self, sock: socket.socket) -> Accepting:
+        """Begin to accept on a listening socket."""
+        return Accepting(sock, self._begin, self._close)
+
+    def distrust(self) -> None:
+        """Let go of the connections whose handshakes are still under way as soon as they are done."""
+        self._generation += 1
+
+    def _close(self) -> None:
+        self._closing = True
+        self.distrust()
+
+    def _begin(self, sock: socket.socket, peer: str) -> None:
+        if not self._has_room(self._under_way + 1):
+            sock.close()
+            detail = "more connections are open than server.max_connections allows"
+            self._on_failure(FailedHandshake(HandshakeFault.TOO_MANY, peer, detail))
+            return
+        self._under_way += 1
+        task = self._loop.create_task(self._shake_hands(sock, peer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _shake_hands(self, sock: socket.socket, peer: str) -> None:
+        protocol, generation = self._protocol(), self._generation
+        try:
+            is_done = await self._secure(sock, peer, protocol)
+        finally:
+            self._under_way -= 1
+        if is_done and generation != self._generation:
+            protocol.let_go()
+            if self._closing:
+                await protocol.gone()
+
+    async def _secure(self, sock: socket.socket, peer: str, protocol: Secured) -> bool:
+        """Whether the protocol has its connection."""
+        try:
+            transport, _ = await self._loop.connect_accepted_socket(
+                lambda: cast(asyncio.Protocol, protocol),
+                sock,
+                ssl=self._context,
+                ssl_handshake_timeout=self._limit,
+                ssl_shutdown_timeout=_GOODBYE,
+            )
+        except OSError as exc:
+            self._on_failure(self._fault_of(exc, peer))
+            return False
+        if transport.get_extra_info("ssl_object") is None:  # uvloop takes the end of a connection for success
+            self._on_failure(
+                FailedHandshake(HandshakeFault.CLOSED, peer, "the connection was closed before it was done")
+            )
+            return False
+        return True
+
+    def _fault_of(self, exc: OSError, peer: str) -> FailedHandshake:
+        if isinstance(exc, ssl.SSLCertVerificationError):
+            expired = exc.verify_code in _OUT_OF_DATE
+            fault = HandshakeFault.EXPIRED_CERTIFICATE if expired else HandshakeFault.UNTRUSTED_CERTIFICATE
+            return FailedHandshake(fault, peer, exc.verify_message)
+        if isinstance(exc, ssl.SSLError):
+            reason = exc.reason or str(exc)
+            otherwise = HandshakeFault.REFUSED_BY_CLIENT if "_ALERT_" in reason else HandshakeFault.OTHER
+            return FailedHandshake(_BY_REASON.get(reason, otherwise), peer, reason.replace("_", " ").lower())
+        if isinstance(exc, ConnectionAbortedError):
+            return FailedHandshake(HandshakeFault.TIMEOUT, peer, f"it was not done within {self._limit:g} s")
+        return FailedHandshake(HandshakeFault.CLOSED, peer, "the client left before it was done")
+
+
+class Accepting:
+    """Accepts on one listening socket, as an ``asyncio.Server`` to whoever closes it."""
+
+    def __init__(
+        self, sock: socket.socket, begin: Callable[[socket.socket, str], None], on_close: Callable[[], None]
+    ) -> None:
+        self._sock = sock
+        self._begin = begin
+        self._on_close = on_close
+        self._loop = asyncio.get_running_loop()
+        self._pause: asyncio.TimerHandle | None = None
+        sock.setblocking(False)
+        self._resume()
+
+    def close(self) -> None:
+        """Accept no more."""
+        self._loop.remove_reader(self._sock)
+        if self._pause is not None:
+            self._pause.cancel()
+        self._sock.close()
+        self._on_close()
+
+    async def wait_closed(self) -> None:
+        """Nothing is left to wait for: connections and handshakes are waited for as tasks."""
+
+    def _resume(self) -> None:
+        self._pause = None
+        self._loop.add_reader(self._sock, self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(_AT_A_TIME):
+            try:
+                sock, address = self._sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as exc:  # no descriptors or no memory: those who wait are not lost meanwhile
+                logger.error("no connection can be accepted: %s; trying again in %g s", exc, _PAUSE)
+                self._loop.remove_reader(self._sock)
+                self._pause = self._loop.call_later(_PAUSE, self._resume)
+                return
+            self._begin(sock, _name_of(address))
+
+
+def _name_of(address: object) -> str:
+    """A peer as the log shows it."""
+    if not isinstance(address, tuple):
+        return "unix"
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
