@@ -15,7 +15,7 @@ from typing import Final
 from starlette.types import Receive, Scope, Send
 
 from gateway.access import UnauthorizedError, signed
-from gateway.dedupe import OwnerLost, fingerprint
+from gateway.dedupe import OwnerLost
 from gateway.forwarding import CompiledPolicy, LoopError, Received, forwarded, own_lines, read
 from gateway.front.head import BadRequest
 from gateway.front.protocol import Answer
@@ -132,8 +132,8 @@ class HookEndpoint:
     async def _ask_once(self, life: _Life, route: Route, method: str, upstream: Upstream, outgoing: Outgoing) -> Ruling:
         """The verdict of the same hook, byte for byte, that is in flight or was decided lately; else ask."""
         duplicates = self._runtime.duplicates
-        key = fingerprint(method, life.body)
-        earlier = duplicates.find(key, life.body, self._loop.time())
+        key = (method, life.body)
+        earlier = duplicates.find(key, self._loop.time())
         if isinstance(earlier, Ruling):
             return as_duplicate(earlier)
         if earlier is not None:
@@ -141,10 +141,13 @@ class HookEndpoint:
                 return as_duplicate(await earlier)
             except OwnerLost:
                 return by_fallback(_CUT_OFF, route.fallback, life.body)
-        with duplicates.begin(key, life.body) as flight:
+        flight = duplicates.begin(key)
+        try:
             ruling = await self._ask(life, route, upstream, outgoing)
             seen = life.outcome is not None and life.outcome.seen
             flight.finish(ruling, self._loop.time(), route.dedupe if seen else None)
+        finally:
+            flight.leave()
         return ruling
 
     async def _ask(self, life: _Life, route: Route, upstream: Upstream, outgoing: Outgoing) -> Ruling:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
@@ -64,6 +65,8 @@ class Head(msgspec.Struct, frozen=True, gc=False):
     """Bytes of the body; None = it is chunked."""
     keep_alive: bool
     expects_continue: bool
+    decoded_path: str
+    """The path, percent-decoded once."""
 
     def with_length(self, length: int) -> Head:
         """The same head before a body of this many bytes."""
@@ -143,7 +146,8 @@ def parse_head(data: bytes) -> Head:
     if version == b"HTTP/1.0":
         expects_continue = False  # whoever speaks it cannot mean it (RFC 9110, section 10.1.1)
     _check_host(hosts, authority, version)
-    return Head(method, path, query, tuple(headers), _framing(framing, version), keep_alive, expects_continue)
+    length = _framing(framing, version)
+    return Head(method, path, query, tuple(headers), length, keep_alive, expects_continue, _decoded(path))
 
 
 def _request_line(line: bytes) -> tuple[str, bytes, bytes, bytes, bytes | None]:
@@ -165,6 +169,10 @@ def _request_line(line: bytes) -> tuple[str, bytes, bytes, bytes, bytes | None]:
     if absolute is None:
         raise BadRequest(400, "the request target is no path")
     return method.decode("ascii"), absolute[2] or b"/", absolute[3] or b"", version, absolute[1]
+
+
+def _decoded(path: bytes) -> str:
+    return unquote_to_bytes(path).decode("utf-8", "replace") if b"%" in path else path.decode("ascii")
 
 
 def _lower(name: bytes) -> bytes:

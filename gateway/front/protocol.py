@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, cast
-from urllib.parse import unquote_to_bytes
 
 from starlette.types import Message, Scope
 from uvicorn.config import Config
@@ -241,16 +240,17 @@ class FrontProtocol(asyncio.Protocol):
     def _advance(self) -> None:
         """Take the next request out of the buffer, as far as it is there."""
         try:
-            if self._head is None and not self._read_head():
+            head = self._head or self._read_head()
+            if head is None:
                 return
-            body = self._read_body()
+            body = self._read_body(head)
         except BadRequest as exc:
             self._refuse(exc)
             return
         if body is not None:
-            self._begin(body)
+            self._begin(head, body)
 
-    def _read_head(self) -> bool:
+    def _read_head(self) -> Head | None:
         buffer = self._buffer
         if not self._is_allowed():
             raise NotAllowed(403, "hooks are not taken from this address")
@@ -258,10 +258,10 @@ class FrontProtocol(asyncio.Protocol):
             self._drop(2)  # one empty line before a request is passed over (RFC 9112, section 2.2)
             buffer = self._buffer
         if not buffer:
-            return False
+            return None
         if buffer == b"\r":
             self._wait(self._state.limits.read_timeout)
-            return False
+            return None
         if not 0x41 <= buffer[0] <= 0x5A:
             raise BadRequest(400, "this is not HTTP: a request begins with its method in capital letters")
         end = buffer.find(b"\r\n\r\n")
@@ -271,7 +271,7 @@ class FrontProtocol(asyncio.Protocol):
             if buffer.count(b"\n") != buffer.count(b"\r\n"):
                 raise BadRequest(400, "a line break that is not CR LF stands in the head")
             self._wait(self._state.limits.read_timeout)
-            return False
+            return None
         head = self._head = read_head(bytes(buffer[:end]))
         self._drop(end + 4)
         max_body = self._state.limits.max_body
@@ -281,7 +281,7 @@ class FrontProtocol(asyncio.Protocol):
             raise BadRequest(413, f"the body is larger than {max_body} bytes")
         if head.expects_continue and not self._buffer and head.length != 0:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        return True
+        return head
 
     def _is_allowed(self) -> bool:
         """Whether the peer may send hooks; looked up once per connection and configuration."""
@@ -291,16 +291,15 @@ class FrontProtocol(asyncio.Protocol):
             self._allowed = addresses.allows(self._client)
         return self._allowed
 
-    def _read_body(self) -> bytes | None:
-        length = cast(Head, self._head).length
+    def _read_body(self, head: Head) -> bytes | None:
         body = None
-        if length is None:
+        if self._chunked is not None:
             if not isinstance(self._buffer, bytearray):
                 self._buffer = bytearray(self._buffer)
-            body = cast(ChunkedBody, self._chunked).feed(self._buffer)
-        elif len(self._buffer) >= length:
-            body = bytes(self._buffer[:length])
-            self._drop(length)
+            body = self._chunked.feed(self._buffer)
+        elif head.length is not None and len(self._buffer) >= head.length:
+            body = bytes(self._buffer[: head.length])
+            self._drop(head.length)
         if body is None:
             self._wait(self._state.limits.read_timeout)
         return body
@@ -314,10 +313,9 @@ class FrontProtocol(asyncio.Protocol):
 
     # --- answering ---
 
-    def _begin(self, body: bytes) -> None:
+    def _begin(self, head: Head, body: bytes) -> None:
         """The request is whole: it goes to the app."""
         self._stop_waiting()
-        head = cast(Head, self._head)
         self._head = self._chunked = None
         scope = {
             "type": "http",
@@ -325,7 +323,7 @@ class FrontProtocol(asyncio.Protocol):
             "http_version": "1.1",
             "method": head.method,
             "scheme": self._scheme,
-            "path": _decoded(head.path),
+            "path": head.decoded_path,
             "raw_path": head.path,
             "query_string": head.query,
             "root_path": "",
@@ -351,6 +349,7 @@ class FrontProtocol(asyncio.Protocol):
 
     async def _answer(self) -> None:
         """Answer one request after the other: a task for each would cost more than all that is done here."""
+        task = asyncio.current_task()
         while (exchange := self._exchange) is not None:
             try:
                 await self._app(exchange.scope, exchange.receive, exchange.send)
@@ -362,10 +361,10 @@ class FrontProtocol(asyncio.Protocol):
                 self._transport.abort() if self._transport.get_write_buffer_size() else self._transport.close()
                 break
             if self._exchange is None and not self._transport.is_closing():
-                self._state.tasks.discard(cast("asyncio.Task[None]", self._task))
+                self._state.tasks.discard(task)
                 self._next = self._loop.create_future()
                 await self._next
-        self._state.tasks.discard(cast("asyncio.Task[None]", self._task))
+        self._state.tasks.discard(task)
 
     def write_part(self, exchange: _Exchange, message: Message) -> None:
         """Write a part of the answer of the exchange under way."""
@@ -472,11 +471,6 @@ class FrontProtocol(asyncio.Protocol):
 
 CLIENT_LEFT: Final = 499
 """In the log only, as nginx writes it: nobody was there to be answered."""
-
-
-def _decoded(path: bytes) -> str:
-    """The path, percent-decoded once."""
-    return unquote_to_bytes(path).decode("utf-8", "replace") if b"%" in path else path.decode("ascii")
 
 
 def _address(name: object) -> tuple[str, int] | None:

@@ -100,13 +100,13 @@ class Connection(asyncio.Protocol):
 
         The future raises ExchangeError's kinds. Whoever stops waiting for it must abort the connection.
         """
-        transport = cast(asyncio.Transport, self.transport)
+        transport = self.transport
         if self._received:
             self._begin_to_parse()
         self.reusable = False
         self.exchanges += 1
         waiter = self._waiter = self._loop.create_future()
-        if transport.is_closing():
+        if transport is None or transport.is_closing():
             self._fail(self._lost("closed without an answer"))
         else:
             self._alarm.set(deadline)
@@ -273,8 +273,9 @@ class Connection(asyncio.Protocol):
             raise self._bad(f"more than {MAX_INTERIM} interim answers")
 
     def _finish(self, answer: Answer) -> None:
-        transport = cast(asyncio.Transport, self.transport)
-        waiter = cast("asyncio.Future[Answer]", self._waiter)
+        transport, waiter = self.transport, self._waiter
+        if transport is None or waiter is None:
+            return
         # Bytes of the request still unsent mean that the backend answered before it had read it all.
         unsent = transport.get_write_buffer_size()
         if self._leftover or unsent:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import example, given, settings
@@ -70,6 +71,7 @@ def test_a_valid_head_is_read_back_exactly(
         length or 0,
         keep_alive=True,
         expects_continue=False,
+        decoded_path=unquote(path),
     )
 
 
