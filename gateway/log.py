@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import threading
 import time
@@ -29,6 +28,8 @@ PIPE_ATOMIC: Final = 4096
 """Bytes that a pipe takes in one piece (PIPE_BUF): processes that share one must not mix their lines."""
 FLUSH_AFTER: Final = 0.05
 """Seconds for which access lines are gathered before they are handed to the writer."""
+_AT_ONCE: Final = 32
+"""Access lines made in one go: half the CPU time of one by one amid hooks, and no hook waits long for it."""
 REPEATS: Final = 20
 """Times that the same message is logged within ``REPEATS_PER`` seconds; the rest are counted."""
 REPEATS_PER: Final = 10.0
@@ -140,25 +141,28 @@ class AccessLog:
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
         self._encode = msgspec.json.Encoder().encode
+        self._decisions: list[Decision] = []  # not yet lines
         self._lines: list[bytes] = []
         self._scheduled = False
-        self.configure(access="all", console=False, mask=())
+        self._off = self._failures_only = self._console = False
+        self._mask_caller = self._mask_callee = False
 
     def configure(self, *, access: str, console: bool, mask: Collection[str]) -> None:
         """Set what is written (``all``, ``failures``, ``off``), how, and which fields are masked."""
+        self._make_lines()  # by the rules of when they were decided
         self._off = access == "off"
         self._failures_only = access == "failures"
         self._console = console
-        self._mask = frozenset(mask)
+        self._mask_caller = "caller" in mask
+        self._mask_callee = "callee" in mask
 
     def record(self, decision: Decision) -> None:
         """Write a hook's line, if it is asked for; an allowed hook that the backend allowed is no failure."""
         if self._off or (self._failures_only and not is_failure(decision)):
             return
-        line = self._written(decision, _FIELD)
-        if len(line) >= PIPE_ATOMIC:
-            line = self._written(decision, _FIELD // 4)
-        self._lines.append(line)
+        self._decisions.append(decision)
+        if len(self._decisions) >= _AT_ONCE:
+            self._make_lines()
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_later(FLUSH_AFTER, self.flush)
@@ -166,10 +170,19 @@ class AccessLog:
     def flush(self) -> None:
         """Hand the gathered lines to the writer."""
         self._scheduled = False
+        self._make_lines()
         if self._lines:
             self._lines.append(b"")
             self._writer.write(b"\n".join(self._lines))
             self._lines.clear()
+
+    def _make_lines(self) -> None:
+        for decision in self._decisions:
+            line = self._written(decision, _FIELD)
+            if len(line) >= PIPE_ATOMIC:
+                line = self._written(decision, _FIELD // 4)
+            self._lines.append(line)
+        self._decisions.clear()
 
     def _written(self, decision: Decision, longest: int) -> bytes:
         line = self._line(decision, longest)
@@ -187,8 +200,8 @@ class AccessLog:
             decision.method,
             text_of(hook.session_id, longest) if hook else None,
             text_of(hook.call_id, longest) if hook else None,
-            self._number("caller", hook.caller) if hook else None,
-            self._number("callee", hook.callee) if hook else None,
+            _number(hook.caller, mask=self._mask_caller) if hook else None,
+            _number(hook.callee, mask=self._mask_callee) if hook else None,
             ruling.verdict,
             ruling.source,
             ruling.reason,
@@ -197,19 +210,20 @@ class AccessLog:
             decision.upstream,
             decision.target,
             decision.attempts,
-            None if budget is None else round(budget * 1000, 3),
-            round(decision.duration * 1000, 3),
-            round(decision.upstream_duration * 1000, 3),
+            None if budget is None else int(budget * 1e6 + 0.5) / 1000,
+            int(decision.duration * 1e6 + 0.5) / 1000,
+            int(decision.upstream_duration * 1e6 + 0.5) / 1000,
         )
-
-    def _number(self, field: str, raw: msgspec.Raw) -> str | None:
-        text = text_of(raw, 64)
-        return masked(text) if text is not None and field in self._mask else text
 
 
 def is_failure(decision: Decision) -> bool:
     """Whether an operator would look for this hook among the failures: anything but a verdict as it was meant."""
     return bool(decision.ruling.error) or decision.ruling.verdict is Verdict.ERROR
+
+
+def _number(raw: msgspec.Raw, *, mask: bool) -> str | None:
+    text = text_of(raw, 64)
+    return masked(text) if mask and text is not None else text
 
 
 def masked(number: str) -> str:
@@ -219,8 +233,8 @@ def masked(number: str) -> str:
 
 def timestamp(seconds: float) -> str:
     """Unix time as RFC 3339 in UTC with milliseconds."""
-    whole = math.floor(seconds)
-    return f"{_second(whole)}.{int((seconds - whole) * 1000):03d}Z"
+    second, milliseconds = divmod(int(seconds * 1000), 1000)
+    return f"{_second(second)}.{milliseconds:03d}Z"
 
 
 @lru_cache(4)

@@ -14,7 +14,7 @@ from gateway.config import Upstream as UpstreamConfig
 from gateway.forwarding import CompiledPolicy, Policy, encoded
 from gateway.metrics.catalogue import Metrics
 from gateway.retry import Retry, RetryOn, attempt_budget, kind_of, may_retry
-from gateway.transport import ConnectionLost, ExchangeError
+from gateway.transport import Answer, ConnectionLost, ExchangeError
 from gateway.upstreams.admission import Ticket
 from gateway.upstreams.judging import DENIED, judge, judge_failure
 from gateway.upstreams.target import Outgoing, Target
@@ -151,39 +151,35 @@ class Upstream:
     async def _attempt(
         self, target: Target, ticket: Ticket, outgoing: Outgoing, budget: float, retry: Retry
     ) -> _Attempt:
+        if budget <= 0.0:
+            target.admission.abandoned(ticket, outgoing.tenant, self._loop.time())
+            return _Attempt(_TOO_LATE, None, seen=False, stale=False, requests=0)
+        set_out, began = self._loop.time(), time.perf_counter()
+        until, requests, fresh = set_out + budget, 0, False
         target.in_flight += 1
-        until = self._loop.time() + budget
-        began = time.perf_counter()
         try:
-            attempt = await self._exchange(target, outgoing, until, fresh=False)
-            if attempt.stale and may_retry(retry, 1, RetryOn.CONNECT, until - self._loop.time(), 0.0):
+            while True:
+                requests += 1
+                try:
+                    attempt = _answered(await target.exchange(outgoing, until, fresh=fresh), requests)
+                except ExchangeError as exc:
+                    attempt = _failed(exc, requests)
+                if fresh or not attempt.stale:
+                    break
                 # The backend closed the idle connection just then and saw nothing: once more, on a new one.
+                if not may_retry(retry, 1, RetryOn.CONNECT, until - self._loop.time(), 0.0):
+                    break
                 target.count(Cause.UNREACHABLE)
                 self._count_retry(target, attempt)
-                again = await self._exchange(target, outgoing, until, fresh=True)
-                attempt = msgspec.structs.replace(again, requests=2)
+                fresh = True
         except BaseException:
             # Cancelled: that says nothing of the target.
             target.admission.abandoned(ticket, outgoing.tenant, self._loop.time())
             raise
         finally:
             target.in_flight -= 1
-        self._report(target, ticket, outgoing.tenant, attempt, time.perf_counter() - began, until - budget)
+        self._report(target, ticket, outgoing.tenant, attempt, time.perf_counter() - began, set_out)
         return attempt
-
-    async def _exchange(self, target: Target, outgoing: Outgoing, until: float, *, fresh: bool) -> _Attempt:
-        if self._loop.time() >= until:
-            return _Attempt(_TOO_LATE, None, seen=False, stale=False, requests=0)
-        try:
-            answer = await target.exchange(outgoing, until, fresh=fresh)
-        except ExchangeError as exc:
-            result = judge_failure(exc.failure)
-            kind = kind_of(result, harmless=exc.harmless) if isinstance(result, Failure) else None
-            stale = exc.harmless and isinstance(exc, ConnectionLost)
-            return _Attempt(result, kind, seen=not exc.harmless, stale=stale, requests=1)
-        result = judge(answer)
-        kind = kind_of(result, harmless=False) if isinstance(result, Failure) else None
-        return _Attempt(result, kind, seen=True, stale=False, requests=1, queued=answer.queued)
 
     def _report(
         self, target: Target, ticket: Ticket, tenant: str, attempt: _Attempt, seconds: float, set_out: float
@@ -198,7 +194,7 @@ class Upstream:
             return
         target.count(result.cause)
         target.note_failure(result.detail)
-        if attempt.stale or _is_full(result) or not attempt.requests:
+        if attempt.stale or _is_full(result):
             admission.abandoned(ticket, tenant, now)
         elif not _is_down(result):
             admission.succeeded(ticket, tenant, now)  # a wrong answer is an answer: the target is there
@@ -243,6 +239,19 @@ _PATIENCE: Final = 0.1
 """Seconds; more than the time between two answers of a backend that has any traffic."""
 _NOBODY_THERE: Final = frozenset((502, 503, 504))
 """What a web server answers whose PHP is gone, full or silent (RFC 9110, section 15.6)."""
+
+
+def _answered(answer: Answer, requests: int) -> _Attempt:
+    result = judge(answer)
+    kind = kind_of(result, harmless=False) if isinstance(result, Failure) else None
+    return _Attempt(result, kind, seen=True, stale=False, requests=requests, queued=answer.queued)
+
+
+def _failed(fault: ExchangeError, requests: int) -> _Attempt:
+    result = judge_failure(fault.failure)
+    kind = kind_of(result, harmless=fault.harmless) if isinstance(result, Failure) else None
+    stale = fault.harmless and isinstance(fault, ConnectionLost)
+    return _Attempt(result, kind, seen=not fault.harmless, stale=stale, requests=requests)
 
 
 def _is_full(result: Ruling | Failure) -> bool:
