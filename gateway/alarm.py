@@ -11,6 +11,10 @@ import math
 from collections.abc import Callable
 
 
+def _nobody() -> None:
+    """Whom an alarm calls that is closed."""
+
+
 class Alarm:
     """Calls *ring* once the time that was set last has come. Times are loop time, in seconds."""
 
@@ -44,8 +48,9 @@ class Alarm:
         self._due = math.inf
 
     def close(self) -> None:
-        """Do not ring, and let go of everything."""
+        """Never ring again, and let go of whoever was to hear it: else the two would keep each other in memory."""
         self._due = math.inf
+        self._ring = _nobody
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

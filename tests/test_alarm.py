@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -232,6 +234,26 @@ def test_on_a_real_loop_it_rings_once_and_not_before_its_time(
         runner.run(wait_for_it())
 
 
+def test_closed_it_keeps_nobody_in_memory() -> None:
+    class Owner:
+        def __init__(self) -> None:
+            self.alarm = Alarm(asyncio.new_event_loop(), self.ring)
+
+        def ring(self) -> None:
+            """Nothing."""
+
+    owner = Owner()
+    loop, gone = owner.alarm._loop, weakref.ref(owner)
+    owner.alarm.close()
+    gc.disable()
+    try:
+        del owner
+        assert gone() is None, "it took no look for cycles"
+    finally:
+        gc.enable()
+        loop.close()
+
+
 class AlarmMachine(RuleBasedStateMachine):
     """Any order of setting, calling off, closing and waiting, against one variable."""
 
@@ -240,6 +262,7 @@ class AlarmMachine(RuleBasedStateMachine):
         self.bell = Bell()
         self.due = math.inf
         self.expected: list[float] = []
+        self.closed = False
         self.allowed = 0
         """Timers that may have been made by now: one for each earlier time, one for each that went off."""
 
@@ -260,6 +283,7 @@ class AlarmMachine(RuleBasedStateMachine):
     def it_is_closed(self) -> None:
         self.bell.alarm.close()
         self.due = math.inf
+        self.closed = True
         assert self.bell.clock.running == []
 
     @rule(seconds=st.integers(0, 20))
@@ -267,7 +291,8 @@ class AlarmMachine(RuleBasedStateMachine):
         clock = self.bell.clock
         now = clock.now + seconds
         if self.due <= now:
-            self.expected.append(max(self.due, clock.now))
+            if not self.closed:  # then it never rings again
+                self.expected.append(max(self.due, clock.now))
             self.due = math.inf
         if min(clock.running, default=math.inf) <= now:
             self.allowed += 1
