@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -16,6 +17,7 @@ from bench.load import Answers, LoadError, parse_wrk, percentile
 from bench.plot import Bar, Panel, drawing
 from bench.procstat import cpu_seconds, family, memory, parse_rollup, parse_stat
 from bench.rate import is_whole
+from bench.readme import BEGIN, END, section
 from bench.scenarios import SCENARIOS, Measurement, Outcome, Result, hooks_total
 from bench.targets import Measured, judged
 from hypothesis import given
@@ -126,3 +128,11 @@ def test_the_plot_is_drawn_to_scale() -> None:
     tree = ElementTree.fromstring(drawing("title", "under it", [Panel("panel", bars)]))
     small, large = (float(bar.attrib["width"]) for bar in tree.iter("{http://www.w3.org/2000/svg}rect"))
     assert large == 4 * small
+
+
+def test_the_readme_says_what_the_last_run_measured() -> None:
+    root = Path(__file__).parent.parent
+    data = json.loads((root / "tests/bench/results/latest.json").read_text("utf-8"))
+    text = (root / "README.md").read_text("utf-8")
+    assert text.split(BEGIN)[1].split(END)[0] == section(data), "run `make bench`"
+    assert all(target["title"] in text for target in data["targets"])

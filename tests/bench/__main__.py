@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import signal
 import sys
 import tempfile
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
-from bench import figures, report
+from bench import figures, readme, report
 from bench.contenders import Workshop, make_certificate
 from bench.load import LoadError
 from bench.machine import busy, machine, versions
@@ -21,6 +22,7 @@ from bench.scenarios import SCENARIOS, measure
 from bench.targets import Measured
 
 RESULTS: Final = Path(__file__).resolve().parent / "results"
+README: Final = RESULTS.parents[2] / "README.md"
 FIGURES: Final = ("half-capacity", "memory", "start", "reload", "scrape")
 ROUNDS: Final = 5
 SECONDS: Final = 3.0
@@ -91,6 +93,8 @@ def _bench(options: argparse.Namespace, wanted: set[str]) -> int:
         measured.scrape = _if("scrape", wanted, lambda: figures.scrape_stall(shop, _say))
     is_standard = not options.only and options.rounds >= ROUNDS and options.seconds >= SECONDS
     paths = report.write(conditions, measured, RESULTS, "latest" if is_standard else "partial")
+    if is_standard:
+        readme.insert(README, json.loads(report.as_json(conditions, measured)))
     print(f"\n{report.as_markdown(conditions, measured)}")
     print(
         f"In {(time.monotonic() - begin) / 60:.0f} minutes; written:", *(path.name for path in paths), f"in {RESULTS}"
