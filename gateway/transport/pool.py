@@ -16,6 +16,7 @@ import msgspec
 from gateway.transport.connection import Answer, Connection
 from gateway.transport.faults import ConnectTimedOut, QueueTimedOut, connect_failed
 from gateway.transport.resolver import Resolver
+from gateway.transport.turns import Turn, Turns
 from gateway.verdicts import Cause, Failure, ProxyError
 
 _KEEPALIVE_MARGIN: Final = 0.5
@@ -64,16 +65,6 @@ class PoolLimits(NamedTuple):
     """Whether several tenants use the pool, none of which may take all of it."""
 
 
-class _Turn:
-    """A request in the queue; its future brings a connection to use, or None for leave to open one."""
-
-    __slots__ = ("future", "tenant")
-
-    def __init__(self, future: asyncio.Future[Connection | None], tenant: str) -> None:
-        self.future = future
-        self.tenant = tenant
-
-
 class Pool:
     """Connections to one origin.
 
@@ -92,7 +83,7 @@ class Pool:
         self._connections: set[Connection] = set()
         self._opening = 0
         self._busy = 0  # exchanges that have a place: with a connection, or about to open one
-        self._queue: deque[_Turn] = deque()
+        self._queue = Turns()
         self._in_use: dict[str, int] = {}
         self._reaper: asyncio.TimerHandle | None = None
         self._closed = False
@@ -205,14 +196,9 @@ class Pool:
 
     def call_waiting(self) -> None:
         """Call whoever in the queue may have a place, first come, first served."""
-        for turn in tuple(self._queue):
-            if self._busy >= self.limits.max_connections:
-                return
-            # One whose future is done was cancelled just now, and takes itself out of the queue.
-            if not turn.future.done() and self._has_place(turn.tenant):
-                self._queue.remove(turn)
-                self._take_place(turn.tenant)
-                turn.future.set_result(self._take_idle())
+        while self._busy < self.limits.max_connections and (turn := self._queue.take(self._has_place)) is not None:
+            self._take_place(turn.tenant)
+            turn.future.set_result(self._take_idle())
 
     def _take_idle(self) -> Connection | None:
         now = self._loop.time()
@@ -232,15 +218,12 @@ class Pool:
         expected = terms.usual * (len(self._queue) + 1) / self.limits.max_connections
         if self._loop.time() + expected > latest:
             raise self._overloaded("is busy, and the queue too long to be answered in time")
-        turn = _Turn(self._loop.create_future(), terms.tenant)
-        self._queue.append(turn)
+        turn = self._queue.add(self._loop.create_future(), terms.tenant)
         timer = self._loop.call_at(latest, self._turn_expired, turn)
         try:
             return await turn.future
         except BaseException:
-            if turn in self._queue:
-                self._queue.remove(turn)
-            elif not turn.future.cancelled() and turn.future.exception() is None:
+            if not self._queue.remove(turn) and not turn.future.cancelled() and turn.future.exception() is None:
                 # Cancelled in the very moment in which its turn came: what it was given goes on to the next.
                 connection = turn.future.result()
                 if connection is not None:
@@ -250,11 +233,9 @@ class Pool:
         finally:
             timer.cancel()
 
-    def _turn_expired(self, turn: _Turn) -> None:
-        if turn in self._queue:
-            self._queue.remove(turn)
-            if not turn.future.done():
-                turn.future.set_exception(self._overloaded("stayed busy for too long"))
+    def _turn_expired(self, turn: Turn) -> None:
+        if self._queue.remove(turn) and not turn.future.done():
+            turn.future.set_exception(self._overloaded("stayed busy for too long"))
 
     def _overloaded(self, what: str) -> QueueTimedOut:
         detail = f"{self.origin}: every connection that the limit of {self.limits.max_connections} allows {what}"
