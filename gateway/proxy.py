@@ -21,6 +21,7 @@ from gateway.front.head import BadRequest
 from gateway.front.protocol import Answer
 from gateway.hooks import BadHookError, Hook, parse_hook
 from gateway.metrics.catalogue import UNKNOWN_APP
+from gateway.metrics.cells import Value
 from gateway.requests import (
     Refused,
     body_of,
@@ -171,7 +172,19 @@ class HookEndpoint:
 class _Life:
     """What is known of one hook so far."""
 
-    __slots__ = ("began", "body", "hook", "identity", "method", "outcome", "received", "route", "snapshot", "started")
+    __slots__ = (
+        "began",
+        "body",
+        "hook",
+        "identity",
+        "in_flight",
+        "method",
+        "outcome",
+        "received",
+        "route",
+        "snapshot",
+        "started",
+    )
 
     def __init__(self, snapshot: Snapshot, started: float, received: Received) -> None:
         self.snapshot = snapshot
@@ -183,6 +196,7 @@ class _Life:
         self.body = b""
         self.hook: Hook | None = None
         self.route: Route | None = None
+        self.in_flight: Value | None = None
         self.outcome: Outcome | None = None
 
     @property
@@ -192,21 +206,22 @@ class _Life:
     def enter(self, route: Route) -> None:
         """The hook is inside: it counts among its app's."""
         self.route = route
-        self.snapshot.in_flight[route.app].inc()
+        self.in_flight = in_flight = self.snapshot.in_flight[route.app]
+        in_flight.inc()
 
     def leave(self) -> None:
         """The hook is decided."""
-        if self.route is not None:
-            self.snapshot.in_flight[self.route.app].inc(-1.0)
+        if self.in_flight is not None:
+            self.in_flight.inc(-1.0)
 
     def excess(self, inside: int) -> Failure | None:
         """The limit that this hook is one too many for, if there is one; *inside* counts all hooks."""
-        route, snapshot = self.route, self.snapshot
-        if inside > snapshot.max_in_flight:
+        route, in_flight = self.route, self.in_flight
+        if inside > self.snapshot.max_in_flight:
             return _TOO_MANY
-        if route is None or route.max_in_flight is None:
+        if route is None or route.max_in_flight is None or in_flight is None:
             return None
-        return _TOO_MANY_OF_APP if snapshot.in_flight[route.app].get() > route.max_in_flight else None
+        return _TOO_MANY_OF_APP if in_flight.get() > route.max_in_flight else None
 
     def decision(self, ruling: Ruling) -> Decision:
         route, outcome = self.route, self.outcome

@@ -6,6 +6,8 @@ import re
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
+import msgspec
+
 from gateway.access import BasicCredentials, Signature
 from gateway.config import DEDUPED, Config, Settings
 from gateway.hooks import CATALOGUE
@@ -18,7 +20,7 @@ OTHER_METHOD = "_other"
 Guard = BasicCredentials | Signature
 
 
-class Route(NamedTuple):
+class Route(msgspec.Struct, frozen=True, gc=False):
     """What awaits a hook of one app and method."""
 
     app: str
@@ -42,7 +44,7 @@ class Route(NamedTuple):
     """Hooks of the app inside this process at once; None = no limit of its own."""
 
 
-class _App(NamedTuple):
+class _App(msgspec.Struct, frozen=True, gc=False):
     default: Route
     methods: Mapping[str, Route]
 
