@@ -40,7 +40,11 @@ async def serve(arguments: argparse.Namespace, writer: Writer) -> None:
         return
     metrics = Metrics(__version__, Cells(arguments.values, arguments.names))
     sockets = [socket.socket(fileno=fd) for fd in arguments.listen]
-    service = HookService(first.config, sockets, metrics, writer)
+    try:
+        service = HookService(first.config, sockets, metrics, writer)
+    except OSError as exc:  # certificates that have been broken on the disk since the supervisor read them
+        logger.error("this worker cannot serve until its files are mended: %s", exc)
+        return
     for number in (signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, lambda: None)  # meant for the supervisor, sent to the whole group
     loop.add_signal_handler(signal.SIGTERM, service.stop)

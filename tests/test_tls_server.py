@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 import ssl
 import time
@@ -349,3 +351,16 @@ def test_refused_handshakes_do_not_flood_the_log(mutual: RunningGateway, ours: C
     assert wait_until(lambda: len(mutual.access_lines()) > 0)
     assert len(mutual.lines()) - before <= 30
     assert not any("exception" in line for line in mutual.lines())
+
+
+def test_a_worker_that_dies_while_the_files_are_broken_says_so_and_comes_back_with_them(
+    ours: Certificates, tmp_path: Path
+) -> None:
+    files = Files(tmp_path, ours.valid)
+    with running_gateway(config(files.section, workers=2), tmp_path) as gateway:
+        files.put(b"no certificate", files.certificate)
+        os.kill(gateway.get("/api/status").json()["workers"][0], signal.SIGKILL)
+        told = "cannot serve until its files are mended"
+        assert "exception" not in gateway.wait_for_line(lambda line: told in line.get("message", ""), 20)
+        files.install(ours.valid)
+        assert wait_until(lambda: gateway.metric("gateway_workers") == 2, 20)
