@@ -86,10 +86,12 @@ class Backend:
 class Balancer:
     """HAProxy that runs."""
 
-    def __init__(self, port: int, directory: Path) -> None:
+    def __init__(self, port: int, health: int, directory: Path) -> None:
         self.port = port
         self.url = f"http://127.0.0.1:{port}/rest/my_api"
         """What a media server is given; a hook goes to ``{url}/{method}``."""
+        self.health = f"http://127.0.0.1:{health}/health"
+        """What keepalived asks."""
         self._directory = directory
 
     def figures(self, proxy: str, server: str) -> dict[str, str]:
@@ -255,12 +257,14 @@ def haproxy(**replacing: str) -> Iterator[Balancer]:
     text = _HAPROXY_CONF.read_text()
     with _server_directory() as directory:
         file = directory / "haproxy.cfg"
+        health = free_port()
 
         def command(port: int) -> list[str]:
             changes = {
                 "log /dev/log local0": "log stdout format raw local0",
                 "/run/haproxy/admin.sock mode": f"{directory}/admin.sock mode",
                 "    user haproxy\n    group haproxy\n": "",
+                "127.0.0.1:8404": f"127.0.0.1:{health}",
                 "0.0.0.0:8080": f"127.0.0.1:{port}",
                 "192.0.2.11:8080 port 9180": f"127.0.0.1:{replacing['gateway_a']} port {replacing['admin_a']}",
                 "192.0.2.12:8080 port 9180": f"127.0.0.1:{replacing['gateway_b']} port {replacing['admin_b']}",
@@ -273,7 +277,7 @@ def haproxy(**replacing: str) -> Iterator[Balancer]:
             return [program, "-db", "-f", str(file)]
 
         with _server(command, {}, directory) as running:
-            yield Balancer(running.port, directory)
+            yield Balancer(running.port, health, directory)
 
 
 def haproxy_complaints() -> str:
