@@ -55,6 +55,7 @@ fuzz: $(VENV)/fuzz/.installed
 lock:
 	@$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install -q uv==0.13.9
 	@$(LOCK) pyproject.toml -o requirements.lock
+	@$(LOCK) -c requirements.lock --extra otel pyproject.toml -o deploy/requirements-otel.lock
 	@$(LOCK) deploy/requirements-build.in -o deploy/requirements-build.lock
 	@$(LOCK) -c requirements.lock tests/requirements.in -o tests/requirements.lock
 	@$(LOCK) -c requirements.lock tests/bench/requirements.in -o tests/bench/requirements.lock
@@ -62,10 +63,10 @@ lock:
 
 audit:
 	@$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/pip install -q pip-audit==2.9.0
-	@$(VENV)/audit/bin/pip-audit --require-hashes -r requirements.lock -r deploy/requirements-build.lock
+	@$(VENV)/audit/bin/pip-audit --require-hashes -r deploy/requirements-otel.lock -r deploy/requirements-build.lock
 
 docs: install
-	@$(BIN)/python -m gateway.documents README.md
+	@$(BIN)/python -m gateway.documents README.md deploy/docs/*.md
 
 clean:
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
