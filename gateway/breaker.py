@@ -84,6 +84,7 @@ class Breaker:
         "_row",
         "_row_total",
         "_settings",
+        "_since",
         "_slot",
         "_slot_ends",
         "_state",
@@ -100,6 +101,7 @@ class Breaker:
         self._doublings = 0
         self._opened_count = 0
         self._failed_at = -math.inf  # the wait runs from here
+        self._since = -math.inf
         self._opened_at = -math.inf  # the last target's shorter wait runs from here
         self._retry_at = -math.inf
         self._succeeded_at = -math.inf
@@ -129,6 +131,16 @@ class Breaker:
     def opened_count(self) -> int:
         """How often it has opened, a probe that failed included."""
         return self._opened_count
+
+    @property
+    def held(self) -> bool:
+        """Whether it is open by an operator's decree, until ``restore``."""
+        return self._held
+
+    @property
+    def since(self) -> float:
+        """When it was last closed and then opened, or open and then closed; minus infinity while it has not been."""
+        return self._since
 
     @property
     def retry_at(self) -> float | None:
@@ -179,7 +191,7 @@ class Breaker:
             if self._row_total:
                 self._end_row()
         else:
-            self._close()
+            self._close(now)
 
     def failed(
         self, ticket: int, now: float, *, hard: bool, silent_since: float = math.inf, patience: float = 0.0
@@ -227,7 +239,7 @@ class Breaker:
     def restore(self, now: float) -> None:
         """Close by decree. A closed breaker keeps its counts: a health check that passes clears no hook's failure."""
         if self._state is not _CLOSED:
-            self._close()
+            self._close(now)
 
     def configure(self, settings: BreakerSettings) -> None:
         """Work by other settings from now on. The state stays; a wait under way becomes what it would have been.
@@ -255,7 +267,9 @@ class Breaker:
         return self._generation
 
     def _open(self, now: float) -> None:
-        if self._state is not _CLOSED:
+        if self._state is _CLOSED:
+            self._since = now
+        else:
             self._grow()
         self._state = _OPEN
         self._probing = False
@@ -265,8 +279,9 @@ class Breaker:
         self._retry_at = now + self._wait()
         self._clear_counts()
 
-    def _close(self) -> None:
+    def _close(self, now: float) -> None:
         self._state = _CLOSED
+        self._since = now
         self._probing = self._held = False
         self._doublings = 0
         self._generation += 1

@@ -9,9 +9,11 @@ import struct
 from typing import Any, Final, NamedTuple
 
 from gateway.config import Config
+from gateway.inquiry import Question
 
 _LENGTH: Final = struct.Struct("!I")
 _LARGE: Final = 16 * 1024
+_PIECE: Final = 15 * 1024
 
 
 class Take(NamedTuple):
@@ -19,6 +21,8 @@ class Take(NamedTuple):
 
     serial: int
     config: Config
+    orders: tuple[Question[Any], ...] = ()
+    """What operators had ordered before the worker began."""
 
 
 class Ping(NamedTuple):
@@ -29,6 +33,21 @@ class Stop(NamedTuple):
     """To a worker: end; *at_once* = without waiting for hooks in flight."""
 
     at_once: bool
+
+
+class Ask(NamedTuple):
+    """To a worker: answer the question with ``Told``s of this number."""
+
+    number: int
+    question: Question[Any]
+
+
+class Told(NamedTuple):
+    """From a worker: a piece of the answer to the question of this number; None = there is none."""
+
+    number: int
+    piece: bytes | None
+    last: bool
 
 
 class Ready(NamedTuple):
@@ -56,6 +75,15 @@ class Channel:
     async def over(cls, sock: socket.socket) -> Channel:
         """A channel over one socket of the pair."""
         return cls(*await asyncio.open_unix_connection(sock=sock))
+
+    async def tell(self, number: int, data: bytes | None) -> None:
+        """Send the answer to a question, in pieces that hold up neither side's event loop."""
+        pieces = [data[at : at + _PIECE] for at in range(0, len(data), _PIECE)] if data else [data]
+        for piece in pieces[:-1]:
+            self.send(Told(number, piece, last=False))
+            await self._writer.drain()
+            await asyncio.sleep(0)
+        self.send(Told(number, pieces[-1], last=True))
 
     def send(self, message: Any) -> None:
         """Queue a message; one that cannot be delivered any more is dropped."""

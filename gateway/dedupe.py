@@ -20,8 +20,9 @@ Whoever finds nothing begins a flight, in the same step of the event loop::
     try:
         ruling = await ask(...)
         flight.finish(ruling, now, keep)
-    finally:
+    except BaseException:
         flight.leave()
+        raise
 """
 
 from __future__ import annotations

@@ -18,12 +18,15 @@ from gateway.certificates import Renewal, ServerTLS
 from gateway.config import Config
 from gateway.front import LINGER, FrontLimits, FrontState
 from gateway.handshakes import FailedHandshake, HandshakeFault
+from gateway.inquiry import Respondent
+from gateway.journal import Journal
 from gateway.listening import Listener, all_started
 from gateway.log import AccessLog, Writer, configure_logging
 from gateway.metrics import Metrics
 from gateway.proxy import HookEndpoint
 from gateway.proxy import Listener as DecisionListener
 from gateway.runtime import Runtime
+from gateway.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +54,10 @@ class HookService:
         self._apply_log(config)
         writer.on_drop = metrics.log_dropped.inc
         self.runtime = Runtime(config, metrics)
-        endpoint = HookEndpoint(self.runtime, (metrics.record, self._access.record, *listeners))
+        journal = Journal()
+        endpoint = HookEndpoint(self.runtime, (metrics.record, self._access.record, journal.record, *listeners))
+        self._tracing = Tracing(metrics, endpoint.trace_with)
+        self._config = config
         self._front = FrontState(_limits(config), LINGER, endpoint.refuse)
         self._front.addresses = AllowedAddresses(config.server.allow_from)
         self._tls = _server_tls(config)
@@ -64,6 +70,8 @@ class HookService:
             handshake_timeout=config.server.read_timeout,
             on_failed_handshake=self._note_failed_handshake,
         )
+        self.respondent = Respondent(journal, self.runtime, self._listener.drain)
+        """Tells operators what goes on here."""
         self._failed_handshakes = {fault: metrics.failed_handshakes.labelled(fault) for fault in HandshakeFault}
         self._changing = asyncio.Lock()
         """Held while a configuration or renewed certificates are put in force."""
@@ -73,6 +81,7 @@ class HookService:
     async def start(self) -> None:
         """Return when hooks are accepted."""
         await self.runtime.start()
+        await self._tracing.take(self._config)
         self._serving = asyncio.create_task(self._listener.run_until_stopped())
         await all_started([self._listener], [self._serving])
         _calm_the_collector()
@@ -87,6 +96,7 @@ class HookService:
             self._front.addresses = AllowedAddresses(config.server.allow_from)
             self._refresh_tls()
             await self.runtime.take(config)
+            await self._tracing.take(config)
             gc.freeze()  # the new configuration is looked through no more than the first one
 
     def stop(self, *, at_once: bool = False) -> None:
@@ -101,6 +111,7 @@ class HookService:
             async with self._changing:  # not amid a change, which would be left half done
                 self._fresh.cancel()
         await self.runtime.aclose()
+        await self._tracing.aclose()
         self._access.flush()
 
     async def _keep_tls_fresh(self) -> None:

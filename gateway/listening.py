@@ -161,6 +161,12 @@ class Listener(uvicorn.Server):
         limits = self._front.limits
         return len(self._front.connections) + handshakes <= limits.max_connections + limits.max_refused
 
+    def drain(self, on: bool) -> bool:
+        """Have every answer close its connection, or no more; new connections are taken. False once the end began."""
+        if not self.should_exit:
+            self._front.draining = on
+        return not self.should_exit
+
     def let_go(self) -> None:
         """End every connection there is once its answer is out, an idle one after the linger; new ones are taken."""
         if self._handshakes is not None:

@@ -10,13 +10,14 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
 from gateway.access import UnauthorizedError, signed
 from gateway.dedupe import OwnerLost
-from gateway.forwarding import CompiledPolicy, LoopError, Received, forwarded, own_lines, read
+from gateway.forwarding import CompiledPolicy, Identity, LoopError, Received, forwarded, own_lines, read
 from gateway.front.head import BadRequest
 from gateway.front.protocol import Answer
 from gateway.hooks import BadHookError, Hook, parse_hook
@@ -33,6 +34,7 @@ from gateway.requests import (
 )
 from gateway.routing import OTHER_METHOD, Guard, Route
 from gateway.runtime import Runtime, Snapshot
+from gateway.tracecontext import Sampling, Trace
 from gateway.upstreams import Outcome, Outgoing, Upstream
 from gateway.verdicts import (
     REJECT_STATUS,
@@ -72,13 +74,14 @@ class HookEndpoint:
 
     def __init__(self, runtime: Runtime, listeners: tuple[Listener, ...]) -> None:
         self._runtime = runtime
-        self._listeners = listeners
+        self._listeners = self._always_told = listeners
+        self._life_of: Callable[[Snapshot, float, Received], _Life] = _Life
         self._loop = asyncio.get_running_loop()
         self._inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One hook, from its head to its answer."""
-        life = _Life(self._runtime.snapshot, self._loop.time(), read(tuple(scope["headers"])))
+        life = self._life_of(self._runtime.snapshot, self._loop.time(), read(tuple(scope["headers"])))
         self._inside += 1
         try:
             ruling = await self._decide(life, scope, receive)
@@ -98,10 +101,15 @@ class HookEndpoint:
         await send({"type": "http.response.body", "body": ruling.body})
         self._tell(life, ruling)
 
+    def trace_with(self, sampling: Sampling | None, listener: Listener | None) -> None:
+        """From now on trace the hooks that *sampling* picks, and tell *listener* too; None: trace nothing."""
+        self._life_of = _Life if sampling is None else partial(_TracedLife, sampling)
+        self._listeners = self._always_told if listener is None else (*self._always_told, listener)
+
     def refuse(self, refusal: BadRequest) -> Answer:
         """The answer to what never became a request; the front door asks for it, and writes it."""
         ruling, head = refused_at_the_door(refusal), refusal.head
-        life = _Life(self._runtime.snapshot, self._loop.time(), read(head.headers if head is not None else ()))
+        life = self._life_of(self._runtime.snapshot, self._loop.time(), read(head.headers if head is not None else ()))
         if head is not None:
             with contextlib.suppress(Refused):
                 method = method_of({"method": head.method, "raw_path": head.path})
@@ -147,8 +155,9 @@ class HookEndpoint:
             ruling = await self._ask(life, route, upstream, outgoing)
             seen = life.outcome is not None and life.outcome.seen
             flight.finish(ruling, self._loop.time(), route.dedupe if seen else None)
-        finally:
+        except BaseException:
             flight.leave()
+            raise
         return ruling
 
     async def _ask(self, life: _Life, route: Route, upstream: Upstream, outgoing: Outgoing) -> Ruling:
@@ -185,6 +194,8 @@ class _Life:
         "snapshot",
         "started",
     )
+
+    trace: Trace | None = None
 
     def __init__(self, snapshot: Snapshot, started: float, received: Received) -> None:
         self.snapshot = snapshot
@@ -239,7 +250,24 @@ class _Life:
             outcome.attempts if outcome is not None else 0,
             outcome.duration if outcome is not None else 0.0,
             self.hook,
+            outcome.began - self.began if outcome is not None else 0.0,
+            outcome.story if outcome is not None else (),
+            len(self.body) + (0 if ruling.body is self.body else len(ruling.body)),
+            trace=self.trace,
         )
+
+
+class _TracedLife(_Life):
+    """The same where tracing is on."""
+
+    __slots__ = ("trace",)
+
+    def __init__(self, sampling: Sampling, snapshot: Snapshot, started: float, received: Received) -> None:
+        super().__init__(snapshot, started, received)
+        request_id, traceparent = self.identity.request_id, self.identity.traceparent
+        self.trace = trace = sampling.trace(traceparent, begins=received.traceparent is None)
+        if trace is not None:
+            self.identity = Identity(request_id, trace.traceparent())
 
 
 def _check(guard: Guard, scope: Scope, body: bytes) -> None:
@@ -268,7 +296,7 @@ def _outgoing(scope: Scope, method: str, policy: CompiledPolicy, life: _Life, ro
     head += own_lines(life.identity)
     if route.sign_with is not None:
         head += b"%b: %b\r\n" % signed(life.body, route.sign_with)
-    return Outgoing(path, policy.host(life.received), head, life.body, route.app)
+    return Outgoing(path, policy.host(life.received), head, life.body, route.app, life.trace)
 
 
 def _answer_headers(ruling: Ruling, request_id: bytes) -> list[tuple[bytes, bytes]]:

@@ -36,7 +36,7 @@ class Runtime:
 
     def __init__(self, config: Config, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._targets = Targets(metrics, config.server.workers)
+        self.targets = Targets(metrics, config.server.workers)
         self.duplicates = Duplicates()
         self._in_flight: dict[str, Value] = {}
         self.snapshot = self._build(config, Table(config))
@@ -49,7 +49,7 @@ class Runtime:
 
     async def renew_tls(self) -> None:
         """Take up the files of the upstreams' certificates wherever they have changed."""
-        await self._targets.renew_tls(self.snapshot.config.upstreams)
+        await self.targets.renew_tls(self.snapshot.config.upstreams)
 
     async def start(self) -> None:
         """Begin what runs beside the hooks: health checks."""
@@ -57,16 +57,16 @@ class Runtime:
 
     async def aclose(self) -> None:
         """Close every connection to backends."""
-        await self._targets.aclose()
+        await self.targets.aclose()
 
     def _build(self, config: Config, table: Table) -> Snapshot:
-        upstreams = self._targets.build(config.upstreams, table.sharing())
+        upstreams = self.targets.build(config.upstreams, table.sharing())
         known, gauge = self._in_flight, self._metrics.in_flight
         self._in_flight = {app: known.get(app) or gauge.labelled(app) for app in (*config.apps, UNKNOWN_APP)}
-        self._metrics.configure(config.apps, self._targets.labels(), config.metrics.app_label)
+        self._metrics.configure(config.apps, self.targets.labels(), config.metrics.app_label)
         limit = max(1, config.server.max_in_flight // config.server.workers)
         return Snapshot(config, table, upstreams, self._in_flight, limit)
 
     async def _settle(self, config: Config) -> None:
-        await self._targets.settle(config.upstreams)
-        self._metrics.configure(config.apps, self._targets.labels(), config.metrics.app_label)
+        await self.targets.settle(config.upstreams)
+        self._metrics.configure(config.apps, self.targets.labels(), config.metrics.app_label)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import signal
@@ -16,13 +17,16 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from gateway import __version__
+from gateway.activity import Reading, read
 from gateway.admin import AdminState
-from gateway.channel import Channel, Ping, Pong, Ready, Stop, Take, Took
+from gateway.channel import Ask, Channel, Ping, Pong, Ready, Stop, Take, Told, Took
 from gateway.config import Address, Config, Loaded, UnixAddress
-from gateway.lifecycle import Lifecycle
+from gateway.inquiry import PATIENCE, Orders, Question, T, decoded
+from gateway.inquiry import Told as Said
+from gateway.lifecycle import Lifecycle, Phase
 from gateway.listening import StartError, address_of, bind, close, unlink
 from gateway.log import Writer
 from gateway.metrics import Metrics
@@ -30,8 +34,9 @@ from gateway.metrics.foreign import ForeignCells
 from gateway.reloading import Reloader, with_workers
 from gateway.server import (
     admin_listener,
-    log_ready,
-    log_stopping,
+    announce_ready,
+    announce_stopping,
+    events_of,
     sample_certificates,
     serving_admin,
     warn_of_shortage,
@@ -55,6 +60,8 @@ _SETTLED: Final = 5.0
 """A worker that has lived for so many seconds was well; its death is replaced at once."""
 _AFTER_DRAIN: Final = 3.0
 """Seconds beyond the drain's own limit after which a worker is killed."""
+_QUESTIONS: Final = 16
+"""Questions that the workers are asked at once; more wait."""
 
 
 class Worker:
@@ -72,6 +79,8 @@ class Worker:
         """Pings since its last sign of life."""
         self._taken = -1
         self._took = asyncio.Event()
+        self._questions = itertools.count()
+        self._asked: dict[int, _Asked] = {}
         self._listening = asyncio.create_task(self._listen())
 
     def __repr__(self) -> str:
@@ -80,6 +89,21 @@ class Worker:
     def send(self, message: object) -> None:
         """Tell it something."""
         self._channel.send(message)
+
+    async def ask(self, question: Question[Any]) -> bytes | None:
+        """What it tells within PATIENCE, encoded; None = nothing."""
+        number = next(self._questions)
+        asked = self._asked[number] = _Asked(self._loop.create_future(), [])
+        try:
+            self.send(Ask(number, question))
+            if not self.ready.is_set() or self._listening.done():
+                return None  # it will hear of it, but has other things to do first
+            async with asyncio.timeout(PATIENCE):
+                return await asked.told
+        except TimeoutError:
+            return None
+        finally:
+            del self._asked[number]
 
     async def took(self, serial: int) -> None:
         """Wait until it has put the configuration with this serial in force, or has ended."""
@@ -108,9 +132,32 @@ class Worker:
                 case Took():
                     self._taken = message.serial
                     self._took.set()
+                case Told():
+                    self._hear(message)
                 case Pong():
                     pass
         self._took.set()
+        for asked in self._asked.values():
+            if not asked.told.done():
+                asked.told.set_result(None)
+
+    def _hear(self, told: Told) -> None:
+        asked = self._asked.get(told.number)
+        if asked is None or asked.told.done():
+            return  # too late
+        if told.piece is None:
+            asked.told.set_result(None)
+            return
+        asked.pieces.append(told.piece)
+        if told.last:
+            asked.told.set_result(b"".join(asked.pieces))
+
+
+class _Asked(NamedTuple):
+    """A question that a worker has not answered yet."""
+
+    told: asyncio.Future[bytes | None]
+    pieces: list[bytes]
 
 
 class Supervisor:
@@ -132,9 +179,12 @@ class Supervisor:
         self._reloader = Reloader(loaded, self._metrics, self._take)
         self._metrics.on_scrape(lambda: sample_certificates(self._metrics, self._reloader.loaded.config))
         self.lifecycle = Lifecycle()
+        self._metrics.on_scrape(lambda: self._metrics.ready.set(self.lifecycle.phase is Phase.READY))
         self._workers: dict[int, Worker] = {}
         self._config: Config = loaded.config
         self._serial = 0
+        self._orders = Orders()
+        self._asking = asyncio.Semaphore(_QUESTIONS)
         self._reading = threading.Lock()
         """Held while workers' cells are read, in a scrape's thread, or taken over from one that has ended."""
         self._stop = asyncio.Event()
@@ -150,21 +200,24 @@ class Supervisor:
 
     async def serve(self) -> None:
         """Serve until told to stop; returns when every worker has ended."""
-        state = AdminState(self._reloader, self.lifecycle, self._render, self._worker_pids)
+        hooks, address = [address_of(sock) for sock in self._sockets[0]], address_of(self._admin_sockets[0])
+        events = events_of(self._read, self, self._reloader, self.lifecycle)
+        state = AdminState(
+            self._reloader, self.lifecycle, self._render, self._worker_pids, self, events, hooks, address
+        )
         admin = admin_listener(state, self._admin_sockets)
         self._metrics.configure(self._config.apps, _targets_of(self._config), self._config.metrics.app_label)
         keeping: list[asyncio.Task[None]] = []
-        async with serving_admin(admin, self._reloader, self._stop, self.stop):
+        async with serving_admin(admin, self._reloader, self._stop, self.stop), contextlib.aclosing(events):
             try:
                 await self._start_all()
                 keeping = [asyncio.create_task(self._keep(worker)) for worker in self._workers.values()]
                 pinging = asyncio.create_task(self._ping())
                 self.lifecycle.ready()
-                hooks = [address_of(sock) for sock in self._sockets[0]]
-                log_ready(self._loaded, hooks, address_of(self._admin_sockets[0]))
+                announce_ready(self._loaded, hooks, address)
                 await self._stop.wait()
                 self.lifecycle.drain()
-                log_stopping(self._loaded)
+                announce_stopping(self._loaded)
                 pinging.cancel()
             finally:
                 self._stop.set()
@@ -201,7 +254,7 @@ class Supervisor:
         theirs.close()
         worker = Worker(slot, process, channel, cells)
         self._workers[slot] = worker
-        worker.send(Take(self._serial, self._config))
+        worker.send(Take(self._serial, self._config, self._orders.standing()))
         return worker
 
     async def _keep(self, worker: Worker) -> None:
@@ -285,9 +338,27 @@ class Supervisor:
                 await asyncio.gather(*(worker.took(self._serial) for worker in workers))
         self._metrics.configure(self._config.apps, _targets_of(self._config), self._config.metrics.app_label)
 
+    async def ask(self, question: Question[T]) -> Said[T]:
+        """What each worker tells in time; what is an order is told to those that begin later, too."""
+        self._orders.note(question)
+        async with self._asking:
+            workers = list(self._workers.values())
+            told = await asyncio.gather(*(worker.ask(question) for worker in workers))
+        by, incomplete = {}, []
+        for worker, data in zip(workers, told, strict=True):
+            if data is None:
+                incomplete.append(worker.process.pid)
+            else:
+                by[worker.process.pid] = decoded(question, data)
+        return Said(by, incomplete)
+
     def _render(self) -> bytes:
         with self._reading:
             return self._metrics.render([worker.cells for worker in self._workers.values()])
+
+    def _read(self) -> Reading:
+        with self._reading:
+            return read(self._metrics, [worker.cells for worker in self._workers.values()])
 
     def _worker_pids(self) -> list[int]:
         return [worker.process.pid for worker in self._workers.values()]

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from gateway.hooks import Hook
+from gateway.tracecontext import Trace
 
 
 class Verdict(StrEnum):
@@ -126,6 +127,20 @@ class Ruling(msgspec.Struct, frozen=True, gc=False):
         return msgspec.structs.replace(self, body=body)
 
 
+class AttemptRecord(msgspec.Struct, frozen=True, gc=False):
+    """One request to a backend, as the hook's story tells it. Times in seconds."""
+
+    target: str
+    began: float
+    """Counted from when the upstream was first asked for this hook."""
+    duration: float
+    queued: float
+    """The part of it in which a connection was waited for."""
+    outcome: str
+    """``ok``, ``denied`` or a cause, as the metrics count attempts."""
+    error: str
+
+
 class Decision(msgspec.Struct, frozen=True, gc=False):
     """One hook's fate: the frozen record that metrics, log and whoever else listens consume."""
 
@@ -148,6 +163,14 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     """Seconds spent on backends, all attempts together."""
     hook: Hook | None = None
     """What was read of the hook, for the log: the call's identifiers. None where it could not be read."""
+    asked_after: float = 0.0
+    """Seconds from the hook's head to the beginning of its first attempt."""
+    story: tuple[AttemptRecord, ...] = ()
+    """Every attempt, where there is more to tell than one that brought a verdict without waiting in a queue."""
+    size: int = 0
+    """Bytes of the hook's and the answer's bodies, which whoever keeps this keeps too."""
+    trace: Trace | None = None
+    """Its place in a trace, where it is traced."""
 
 
 class Fallback:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -17,8 +18,9 @@ import sys
 import uvloop
 
 from gateway import __version__
-from gateway.channel import Channel, Ping, Pong, Ready, Stop, Take, Took
+from gateway.channel import Ask, Channel, Ping, Pong, Ready, Stop, Take, Took
 from gateway.hookservice import HookService
+from gateway.inquiry import encoded
 from gateway.log import PIPE_ATOMIC, Writer
 from gateway.metrics import Metrics
 from gateway.metrics.cells import Cells
@@ -48,6 +50,8 @@ async def serve(arguments: argparse.Namespace, writer: Writer) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, lambda: None)  # meant for the supervisor, sent to the whole group
     loop.add_signal_handler(signal.SIGTERM, service.stop)
+    for order in first.orders:
+        await service.respondent.answer(order)
     await service.start()
     channel.send(Ready())
     sampling = asyncio.create_task(_sample(metrics))
@@ -60,16 +64,31 @@ async def serve(arguments: argparse.Namespace, writer: Writer) -> None:
 
 
 async def _listen(channel: Channel, service: HookService) -> None:
+    answering: set[asyncio.Task[None]] = set()
     while (message := await channel.receive()) is not None:
         match message:
             case Take():
                 await service.take(message.config)
                 channel.send(Took(message.serial))
+            case Ask():
+                task = asyncio.create_task(_answer(channel, service, message))
+                answering.add(task)
+                task.add_done_callback(answering.discard)
             case Ping():
                 channel.send(Pong())
             case Stop():
                 service.stop(at_once=message.at_once)
     service.stop()
+
+
+async def _answer(channel: Channel, service: HookService, message: Ask) -> None:
+    told: bytes | None = None
+    try:
+        told = encoded(await service.respondent.answer(message.question))
+    except Exception:
+        logger.exception("a question could not be answered")
+    with contextlib.suppress(OSError):  # the supervisor is gone, and so will be this process
+        await channel.tell(message.number, told)
 
 
 async def _sample(metrics: Metrics) -> None:

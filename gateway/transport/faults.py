@@ -29,6 +29,8 @@ class ExchangeError(httpx.TransportError):
         self.failure = failure
         self.harmless = harmless
         """Whether the backend cannot have acted on the request: it may be sent again without being asked."""
+        self.queued = 0.0
+        """Seconds for which it had waited until a connection was free."""
 
 
 class ConnectFailed(ExchangeError, httpx.ConnectError):

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from gateway.transport.connection import Answer, Connection
-from gateway.transport.faults import ConnectTimedOut, QueueTimedOut, connect_failed
+from gateway.transport.faults import ConnectTimedOut, ExchangeError, QueueTimedOut, connect_failed
 from gateway.transport.resolver import Resolver
 from gateway.transport.turns import Turn, Turns
 from gateway.verdicts import Cause, Failure, ProxyError
@@ -78,6 +78,7 @@ class Pool:
         self._resolver = resolver
         self.tls: ssl.SSLContext | None = None
         self._server_name: str | None = None
+        self._terms: tuple[ssl.SSLContext | None, str | None] = (None, None)
         self._loop = asyncio.get_running_loop()
         self._idle: deque[Connection] = deque()
         self._connections: set[Connection] = set()
@@ -109,6 +110,7 @@ class Pool:
         """Make connections over TLS from now on; those made on other terms are closed, busy ones when they are done."""
         if (tls, server_name) != (self.tls, self._server_name):
             self.tls, self._server_name = tls, server_name
+            self._terms = (tls, server_name)
             while self._idle:
                 self._forget(self._idle[0], abort=True)
 
@@ -124,7 +126,11 @@ class Pool:
             connection = None if fresh else self._take_idle()
         else:
             began = self._loop.time()
-            connection = await self._wait_for_turn(terms)
+            try:
+                connection = await self._wait_for_turn(terms)
+            except QueueTimedOut as exc:
+                exc.queued = self._loop.time() - began
+                raise
             queued = self._loop.time() - began
             terms = msgspec.structs.replace(
                 terms, connect=terms.connect + queued
@@ -141,6 +147,9 @@ class Pool:
             until = terms.answer if terms.read is None else self._loop.time() + terms.read
             answer = await connection.exchange(head + b"\r\n", body, until)
             return msgspec.structs.replace(answer, queued=queued) if queued else answer
+        except ExchangeError as exc:
+            exc.queued = queued
+            raise
         finally:
             self._release(connection, terms.tenant)
 
@@ -267,7 +276,7 @@ class Pool:
     async def _connect_to(self, address: str, now: float, limit: float, left: int) -> Connection:
         # Each address gets its share of the time that is left, so that one dead address cannot eat it all.
         if left == 1:
-            terms = (self.tls, self._server_name)
+            terms = self._terms
             _, connection = await self._loop.create_connection(
                 self._new_connection,
                 address,
@@ -293,7 +302,7 @@ class Pool:
         self._leave_place(tenant)
 
     def _keep_idle(self, connection: Connection) -> None:
-        if connection.terms != (self.tls, self._server_name):
+        if connection.terms is not self._terms:
             self._forget(connection, abort=True)
             return
         keepalive = self.limits.keepalive or 0.0

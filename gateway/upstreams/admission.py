@@ -59,6 +59,21 @@ class Admission:
             breaker.state(now) is State.CLOSED for breaker in self._own.values()
         )
 
+    def is_ejected(self, now: float) -> bool:
+        """Whether it is shut to everyone, until a probe finds it well."""
+        return self.common.state(now) is not State.CLOSED
+
+    def closed_to(self, now: float) -> dict[str, float]:
+        """The apps that it is closed to on their own account, each with the loop time since which it is."""
+        return {
+            tenant: breaker.since for tenant, breaker in self._own.items() if breaker.state(now) is not State.CLOSED
+        }
+
+    def restore(self, now: float) -> None:
+        """Let everyone pass again, by decree."""
+        self.common.restore(now)
+        self._own.clear()
+
     def ready(self, tenant: str, now: float) -> bool:
         """Whether ``admit`` would let a hook of this tenant's pass; changes nothing."""
         own = self._own.get(tenant)

@@ -47,7 +47,7 @@ class HealthCheck:
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
         if self._ejected:
-            self._target.breaker.restore(self._loop.time())
+            self._target.recovered(self._loop.time())
 
     async def _run(self) -> None:
         config = self.config
@@ -76,7 +76,7 @@ class HealthCheck:
             self._failures = 0
             if self._ejected:  # what the hooks' own failures opened, only a hook closes
                 self._ejected = False
-                target.breaker.restore(now)
+                target.recovered(now)
             return
         self._failures += 1
         target.note_failure(f"health check: {problem}")

@@ -20,10 +20,12 @@ from gateway.verdicts import (
 DENIED: Final = denied_by_backend()
 
 
-def judge(answer: Answer) -> Ruling | Failure:
-    """Turn a whole answer into a verdict or the cause why it is none."""
+def judge(answer: Answer, sent: bytes = b"") -> Ruling | Failure:
+    """Turn a whole answer to the hook *sent* into a verdict or the cause why it is none."""
     status = answer.status
     if status == ALLOW_STATUS:
+        if answer.body == sent and sent:
+            return allowed_by_backend(sent)  # the same again is the usual yes, and known to be JSON
         if is_json_object(answer.body):
             return allowed_by_backend(answer.body)
         return _not_an_object(answer)

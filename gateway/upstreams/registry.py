@@ -7,7 +7,7 @@ import logging
 import ssl
 from collections import Counter
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import httpx
 
@@ -17,10 +17,14 @@ from gateway.config import UpstreamTls
 from gateway.metrics.catalogue import Metrics
 from gateway.transport import Resolver, TransportSettings
 from gateway.upstreams.health import HealthCheck
+from gateway.upstreams.report import TargetReport, report_of
 from gateway.upstreams.target import Target
 from gateway.upstreams.upstream import Member, Upstream
 
 logger = logging.getLogger(__name__)
+
+_IN_ONE_GO: Final = 16
+"""Targets reported on before hooks get their turn again."""
 
 
 class _Key(NamedTuple):
@@ -39,6 +43,7 @@ class Targets:
         self._checks: dict[_Key, HealthCheck] = {}
         self._contexts: dict[UpstreamTls, MadeOfFiles[ssl.SSLContext]] = {}
         self._sharing: frozenset[str] = frozenset()
+        self._holds: set[_Key] = set()
         self._loop = asyncio.get_running_loop()
         metrics.on_scrape(self._sample)
 
@@ -57,6 +62,33 @@ class Targets:
     def labels(self) -> set[tuple[str, str]]:
         """(upstream, target) of all that live."""
         return {(key.upstream, target.name) for key, target in self._live.items()}
+
+    async def reports(self) -> list[TargetReport]:
+        """How every target of the configuration in force stands; hooks go on meanwhile."""
+        reports: list[TargetReport] = []
+        for number, (key, target) in enumerate(list(self._live.items()), 1):
+            if not target.retired:
+                reports.append(report_of(key.upstream, key.url, target, self._loop.time()))
+            if not number % _IN_ONE_GO:
+                await asyncio.sleep(0)
+        return reports
+
+    def hold(self, upstream: str, url: str) -> bool:
+        """Have a target ejected until it is restored, over reloads; returns whether that changes anything.
+
+        One that is not there yet begins its life ejected.
+        """
+        key = _Key(upstream, url)
+        self._holds.add(key)
+        target = self._live.get(key)
+        return target is not None and target.hold()
+
+    def restore(self, upstream: str, url: str) -> bool:
+        """Let hooks pass to a target again, whatever had closed it; returns whether that changes anything."""
+        key = _Key(upstream, url)
+        self._holds.discard(key)
+        target = self._live.get(key)
+        return target is not None and target.restore()
 
     async def settle(self, configs: Mapping[str, UpstreamConfig]) -> None:
         """Close the targets that a configuration lacks (hooks on them end first); begin and end health checks."""
@@ -99,6 +131,8 @@ class Targets:
         if target is None:
             target = self._live[key] = Target(key.upstream, key.url, name, self._resolver, self._metrics)
             self._resolver.prefetch(target.url.host)
+            if key in self._holds:
+                target.hold()
         settings = TransportSettings(
             connect_timeout=config.connect_timeout,
             keepalive=config.keepalive,

@@ -13,9 +13,10 @@ import httpx
 import msgspec
 
 from gateway.breaker import BreakerSettings
-from gateway.latency import Usual
+from gateway.latency import LastMinute, Usual
 from gateway.metrics.catalogue import Metrics
 from gateway.metrics.cells import Value
+from gateway.tracecontext import Trace
 from gateway.transport import Answer, Pool, Resolver, Terms, Transport, TransportSettings
 from gateway.upstreams.admission import Admission, Shut
 
@@ -41,6 +42,17 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     body: bytes
     tenant: str
     """The app in whose name it is asked."""
+    trace: Trace | None = None
+    """Where it is traced: its head names the span of the request that brings it."""
+    sent: int = 0
+    """Requests that have brought it to backends before."""
+
+    def resent(self, sent: int) -> Outgoing:
+        """The same hook for the request that comes after *sent* others."""
+        if self.trace is None:
+            return self
+        head = self.trace.resent(self.head, self.sent + 1, sent + 1)
+        return msgspec.structs.replace(self, head=head, sent=sent)
 
 
 class Target:
@@ -55,10 +67,15 @@ class Target:
         self.admission = Admission()
         self.breaker = self.admission.common
         self.usual = Usual()
+        self.last_minute = LastMinute()
         self.in_flight = 0
         self.retired = False
         self.last_error: tuple[float, str] | None = None
         """Unix time and words of the last failure, for people."""
+        self.why = ""
+        """Why it was last closed, to everyone or to an app, for people."""
+        self.held_since: float | None = None
+        """Unix time since which an operator has it ejected."""
         self._upstream = upstream
         self._base = url.rstrip("/")
         self._beginnings: dict[str, bytes] = {}
@@ -67,6 +84,7 @@ class Target:
         self._outcomes: dict[str, Value] = {}
         self._metrics = metrics
         self._up = metrics.target_up.labelled(upstream, name)
+        self._ejected = metrics.target_ejected.labelled(upstream, name)
         self._connections = metrics.target_connections.labelled(upstream, name)
         self._ejections = metrics.target_ejections.labelled(upstream, name)
         self._up.set(1.0)
@@ -120,6 +138,28 @@ class Target:
         """Remember a failure's words for whoever asks what is wrong with this target."""
         self.last_error = (time.time(), detail)
 
+    def hold(self) -> bool:
+        """Eject it until ``restore``, as an operator wants it; returns whether that is new."""
+        if self.held_since is not None:
+            return False
+        self.held_since = time.time()
+        self.breaker.eject(self._loop.time(), hold=True)
+        self._ejections.inc()
+        return True
+
+    def restore(self) -> bool:
+        """Let hooks pass again, whatever had closed it; returns whether anything had."""
+        now = self._loop.time()
+        was_closed = self.admission.is_closed(now)
+        self.held_since = None
+        self.admission.restore(now)
+        return not was_closed
+
+    def recovered(self, now: float) -> None:
+        """What a health check held against it is over; what an operator holds is not."""
+        if self.held_since is None:
+            self.breaker.restore(now)
+
     async def retire(self) -> None:
         """The configuration has it no more: hooks on it end, then its connections."""
         self.retired = True
@@ -129,6 +169,7 @@ class Target:
         """A breaker opened just now: count it, and tell whoever reads the log at night."""
         if self.retired or whom is Shut.NOBODY:
             return
+        self.why = detail
         if whom is Shut.ALL:
             self._ejections.inc()
             logger.warning("%s: target %s is ejected: %s", self._upstream, self.name, detail)
@@ -139,3 +180,4 @@ class Target:
         """Set the gauges that only a scrape needs."""
         self._connections.set(self.transport.open_connections)
         self._up.set(1.0 if self.admission.is_closed(now) else 0.0)
+        self._ejected.set(1.0 if self.admission.is_ejected(now) else 0.0)

@@ -18,7 +18,7 @@ from gateway.transport import Answer, ConnectionLost, ExchangeError
 from gateway.upstreams.admission import Ticket
 from gateway.upstreams.judging import DENIED, judge, judge_failure
 from gateway.upstreams.target import Outgoing, Target
-from gateway.verdicts import Cause, Failure, ProxyError, Ruling
+from gateway.verdicts import AttemptRecord, Cause, Failure, ProxyError, Ruling
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
@@ -31,6 +31,10 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     """Seconds, all attempts together."""
     seen: bool
     """Whether a backend may have acted on the hook."""
+    began: float = 0.0
+    """When the first attempt began, by the clock that durations are measured with."""
+    story: tuple[AttemptRecord, ...] = ()
+    """Every attempt, where there is more to tell than one that brought a verdict without waiting in a queue."""
 
 
 class Member:
@@ -62,7 +66,9 @@ class _Attempt(msgspec.Struct, frozen=True, gc=False):
     requests: int
     """How often the hook was sent."""
     queued: float = 0.0
-    """Seconds that an answered hook had waited until a connection was free."""
+    """Seconds that the hook had waited until a connection was free."""
+    lost: AttemptRecord | None = None
+    """The attempt before it, on a connection that turned out to be closed; it began with this one."""
 
 
 class Upstream:
@@ -90,12 +96,21 @@ class Upstream:
         requests = 0
         seen = False
         tried: list[Member] = []
+        story: tuple[AttemptRecord, ...] = ()
+        since = began
         while (chosen := self._choose(outgoing.tenant, tried)) is not None:
             member, ticket = chosen
             target = member.target
             left = deadline - self._loop.time()
             attempt = await self._attempt(target, ticket, outgoing, attempt_budget(retry, len(tried), left), retry)
             result, requests, seen = attempt.result, requests + attempt.requests, seen or attempt.seen
+            if attempt.kind is None and not story and requests == 1 and isinstance(result, Ruling):
+                if attempt.queued:
+                    story = _recorded(attempt, target, 0.0, time.perf_counter() - began)
+                break  # the usual end: a verdict at once, of which outcome and target tell everything
+            now = time.perf_counter()
+            story += _recorded(attempt, target, since - began, now - began)
+            since = now
             if attempt.kind is None:
                 break  # a verdict, or a failure that nothing repeats
             tried.append(member)
@@ -105,9 +120,11 @@ class Upstream:
             if not may_retry(retry, len(tried), attempt.kind, left, self._usual()):
                 break
             self._count_retry(target, attempt)
+            outgoing = outgoing.resent(requests)
         duration = time.perf_counter() - began
         self._duration.observe(duration)
-        return Outcome(result, target.name if target is not None else None, requests, duration, seen)
+        name = target.name if target is not None else None
+        return Outcome(result, name, requests, duration, seen, began, story)
 
     # --- choosing ---
 
@@ -156,12 +173,13 @@ class Upstream:
             return _Attempt(_TOO_LATE, None, seen=False, stale=False, requests=0)
         set_out, began = self._loop.time(), time.perf_counter()
         until, requests, fresh = set_out + budget, 0, False
+        lost: AttemptRecord | None = None
         target.in_flight += 1
         try:
             while True:
                 requests += 1
                 try:
-                    attempt = _answered(await target.exchange(outgoing, until, fresh=fresh), requests)
+                    attempt = _answered(await target.exchange(outgoing, until, fresh=fresh), outgoing.body, requests)
                 except ExchangeError as exc:
                     attempt = _failed(exc, requests)
                 if fresh or not attempt.stale:
@@ -171,6 +189,8 @@ class Upstream:
                     break
                 target.count(Cause.UNREACHABLE)
                 self._count_retry(target, attempt)
+                lost = _record(attempt, target, 0.0, time.perf_counter() - began)
+                outgoing = outgoing.resent(outgoing.sent + requests)
                 fresh = True
         except BaseException:
             # Cancelled: that says nothing of the target.
@@ -179,7 +199,7 @@ class Upstream:
         finally:
             target.in_flight -= 1
         self._report(target, ticket, outgoing.tenant, attempt, time.perf_counter() - began, set_out)
-        return attempt
+        return attempt if lost is None else msgspec.structs.replace(attempt, lost=lost)
 
     def _report(
         self, target: Target, ticket: Ticket, tenant: str, attempt: _Attempt, seconds: float, set_out: float
@@ -189,11 +209,15 @@ class Upstream:
         result, admission = attempt.result, target.admission
         if isinstance(result, Ruling):
             target.count("denied" if result is DENIED else "ok")
-            target.usual.observe(max(0.0, seconds - attempt.queued))  # its own time, not the queue's
+            own = max(0.0, seconds - attempt.queued)  # its own time, not the queue's
+            target.usual.observe(own)
+            target.last_minute.observe(own, now)
             admission.succeeded(ticket, tenant, now)
             return
         target.count(result.cause)
         target.note_failure(result.detail)
+        if attempt.seen:
+            target.last_minute.observe(max(0.0, seconds - attempt.queued), now)
         if attempt.stale or _is_full(result):
             admission.abandoned(ticket, tenant, now)
         elif not _is_down(result):
@@ -228,7 +252,7 @@ class Upstream:
 _ALL_EJECTED: Final = Failure(
     Cause.UNREACHABLE,
     ProxyError.DESTINATION_UNAVAILABLE,
-    "every target is ejected: it failed too often in a row, or its health check fails",
+    "every target is ejected: it failed too often in a row, its health check fails, or an operator ejected it",
 )
 _TOO_LATE: Final = Failure(
     Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, "the budget ran out before a backend could be asked"
@@ -241,8 +265,8 @@ _NOBODY_THERE: Final = frozenset((502, 503, 504))
 """What a web server answers whose PHP is gone, full or silent (RFC 9110, section 15.6)."""
 
 
-def _answered(answer: Answer, requests: int) -> _Attempt:
-    result = judge(answer)
+def _answered(answer: Answer, sent: bytes, requests: int) -> _Attempt:
+    result = judge(answer, sent)
     kind = kind_of(result, harmless=False) if isinstance(result, Failure) else None
     return _Attempt(result, kind, seen=True, stale=False, requests=requests, queued=answer.queued)
 
@@ -251,7 +275,26 @@ def _failed(fault: ExchangeError, requests: int) -> _Attempt:
     result = judge_failure(fault.failure)
     kind = kind_of(result, harmless=fault.harmless) if isinstance(result, Failure) else None
     stale = fault.harmless and isinstance(fault, ConnectionLost)
-    return _Attempt(result, kind, seen=not fault.harmless, stale=stale, requests=requests)
+    return _Attempt(result, kind, seen=not fault.harmless, stale=stale, requests=requests, queued=fault.queued)
+
+
+def _recorded(attempt: _Attempt, target: Target, began: float, ended: float) -> tuple[AttemptRecord, ...]:
+    """An attempt for the hook's story, after the one on a closed connection if it began with that."""
+    if not attempt.requests:
+        return ()
+    if (lost := attempt.lost) is None:
+        return (_record(attempt, target, began, ended),)
+    lost = msgspec.structs.replace(lost, began=began)
+    return (lost, _record(attempt, target, began + lost.duration, ended))
+
+
+def _record(attempt: _Attempt, target: Target, began: float, ended: float) -> AttemptRecord:
+    result = attempt.result
+    if isinstance(result, Ruling):
+        outcome, error = "denied" if result is DENIED else "ok", ""
+    else:
+        outcome, error = result.cause.value, result.detail
+    return AttemptRecord(target.name, began, ended - began, attempt.queued, outcome, error)
 
 
 def _is_full(result: Ruling | Failure) -> bool:

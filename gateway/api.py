@@ -1,0 +1,116 @@
+"""The admin port's view of calls and upstreams, and an operator's orders: eject, restore, drain."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from gateway.admin import AdminState
+from gateway.inquiry import Drain
+from gateway.journal import wanted
+from gateway.overview import Overview
+
+logger = logging.getLogger(__name__)
+
+_JSON: Final = "application/json"
+
+
+class Api:
+    """The endpoints."""
+
+    def __init__(self, state: AdminState, overview: Overview) -> None:
+        self._state = state
+        self._overview = overview
+
+    def routes(self) -> list[BaseRoute]:
+        """Paths and who answers them."""
+        return [
+            Route("/api/calls", self.calls),
+            Route("/api/calls/{request_id:path}", self.call),
+            Route("/api/upstreams", self.upstreams),
+            Route("/api/upstreams/{upstream}/{target:path}/eject", self.eject, methods=["POST"]),
+            Route("/api/upstreams/{upstream}/{target:path}/restore", self.restore, methods=["POST"]),
+            Route("/-/drain", self.drain, methods=["POST"]),
+            Route("/-/undrain", self.undrain, methods=["POST"]),
+        ]
+
+    async def calls(self, request: Request) -> Response:
+        """The decisions that are wanted, newest first."""
+        try:
+            asked = wanted(request.query_params.multi_items(), time.time())
+        except ValueError as exc:
+            return PlainTextResponse(f"{exc}\n", 400)
+        return _json(await self._overview.calls(asked))
+
+    async def call(self, request: Request) -> Response:
+        """One decision, by its request id."""
+        call = await self._overview.call(request.path_params["request_id"])
+        if call is None:
+            return PlainTextResponse("no journal holds a call with this request id (any more)\n", 404)
+        return _json(call)
+
+    async def upstreams(self, request: Request) -> Response:
+        """Every upstream and how its targets stand."""
+        return _json(await self._overview.upstreams())
+
+    async def eject(self, request: Request) -> Response:
+        """Have a target ejected until it is restored."""
+        return await self._hold(request, held=True)
+
+    async def restore(self, request: Request) -> Response:
+        """Have hooks sent to a target again."""
+        return await self._hold(request, held=False)
+
+    async def drain(self, request: Request) -> Response:
+        """Be ready no more, and have every answer close its connection; hooks are decided as before."""
+        return await self._drain(on=True)
+
+    async def undrain(self, request: Request) -> Response:
+        """Take a drain back."""
+        return await self._drain(on=False)
+
+    async def _hold(self, request: Request, *, held: bool) -> Response:
+        upstream, name = request.path_params["upstream"], request.path_params["target"]
+        target = await self._overview.find_target(upstream, name)
+        if target is None:
+            return PlainTextResponse("there is no such target; GET /api/upstreams lists them all\n", 404)
+        done = await self._overview.hold(target, held=held)
+        result = "ejected" if held else "restored"
+        if done.changed:
+            words = "ejected by an operator, until it is restored" if held else "restored by an operator"
+            fields = {"event": result, "upstream": upstream, "target": name}
+            logger.warning("%s: target %s is %s", upstream, name, words, extra={"fields": fields})
+        answer = {
+            "result": result if done.changed else "unchanged",
+            "upstream": upstream,
+            "target": name,
+            "incomplete": list(done.incomplete),
+        }
+        if held and not done.others_up:
+            answer["warning"] = (
+                f"No other target of {upstream} is up: its hooks get the fallback's verdict until one is."
+            )
+        return _json(answer)
+
+    async def _drain(self, *, on: bool) -> Response:
+        lifecycle = self._state.lifecycle
+        if lifecycle.ending:
+            return PlainTextResponse("the gateway is ending already\n", 409)
+        if lifecycle.drained != on:
+            words = (
+                "draining by an operator's order: not ready, answers close their connections" if on else "ready again"
+            )
+            logger.warning("%s", words, extra={"fields": {"event": "drain" if on else "undrain"}})
+        lifecycle.drain_for_operator(on=on)
+        await self._state.inquiry.ask(Drain(on))
+        return _json({"result": lifecycle.phase})
+
+
+def _json(content: Any) -> Response:
+    return Response(msgspec.json.encode(content), media_type=_JSON)

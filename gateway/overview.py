@@ -1,0 +1,194 @@
+"""What operators see of all processes together: calls, upstreams and their targets; and what they order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+from gateway.config import Config, Loaded
+from gateway.inquiry import FindCalls, HoldTarget, Inquiry, ReportTargets
+from gateway.journal import Call, Wanted
+from gateway.latency import quantile
+from gateway.log import bounded, timestamp
+from gateway.upstreams.registry import target_names
+from gateway.upstreams.report import TargetReport, together
+
+MAX_APPS: Final = 20
+"""Apps named per upstream; the rest is counted."""
+
+
+class Known(NamedTuple):
+    """A target of the configuration in force."""
+
+    upstream: str
+    name: str
+    url: str
+
+
+class Held(NamedTuple):
+    """What an order to eject or restore a target did."""
+
+    changed: bool
+    """Whether it did anything in any process, as far as they have said."""
+    incomplete: Sequence[int]
+    """The ids of processes that have not said so in time; they will hear of it all the same."""
+    others_up: int
+    """Other targets of the upstream that are asked by every process."""
+
+
+class Overview:
+    """All processes' journals and targets as one."""
+
+    def __init__(self, inquiry: Inquiry, loaded: Callable[[], Loaded]) -> None:
+        self._inquiry = inquiry
+        self._loaded = loaded
+        self._apps_of: tuple[Config | None, Mapping[str, list[str]]] = (None, {})
+
+    async def calls(self, wanted: Wanted) -> dict[str, Any]:
+        """The calls that are wanted, newest first, and how much they were looked for in."""
+        told = await self._inquiry.ask(FindCalls(wanted))
+        found = list(told.by.values())
+        calls = sorted((call for each in found for call in each.calls), key=_time_of, reverse=True)
+        return {
+            "calls": calls[: wanted.limit],
+            "matched": sum(each.matched for each in found),
+            "held": sum(each.held for each in found),
+            "oldest": min((each.oldest for each in found if each.oldest is not None), default=None),
+            "incomplete": list(told.incomplete),
+        }
+
+    async def call(self, request_id: str) -> Call | None:
+        """The call with this id, the newest where a client gave it to several; None where no journal holds it."""
+        answer = await self.calls(Wanted(request_id=request_id, limit=1))
+        return answer["calls"][0] if answer["calls"] else None
+
+    async def upstreams(self) -> dict[str, Any]:
+        """Every upstream of the configuration in force, and how its targets stand."""
+        loaded = self._loaded()
+        reports = await self._reports()
+        apps_of = self._apps(loaded.config)
+        shown = []
+        for name, upstream in loaded.config.upstreams.items():
+            apps = apps_of.get(name, [])
+            urls = [target.url for target in upstream.targets]
+            names = _names(name, urls, reports)
+            written = _written_urls(loaded.shown, name, len(urls))
+            shown.append(
+                {
+                    "name": name,
+                    "balance": upstream.balance,
+                    "apps": apps[:MAX_APPS],
+                    "app_count": len(apps),
+                    "retry": {"attempts": upstream.retry.attempts, "on": sorted(upstream.retry.on)},
+                    "targets": [
+                        {
+                            "target": names[target.url],
+                            "url": url,
+                            "weight": target.weight,
+                            "backup": target.backup,
+                            **_shown(reports.get((name, target.url))),
+                        }
+                        for target, url in zip(upstream.targets, written, strict=True)
+                    ],
+                }
+            )
+        return {"upstreams": shown}
+
+    async def find_target(self, upstream: str, name: str) -> Known | None:
+        """The target of the configuration in force that goes by this name."""
+        config = self._loaded().config.upstreams.get(upstream)
+        if config is None:
+            return None
+        names = _names(upstream, [target.url for target in config.targets], await self._reports())
+        return next((Known(upstream, name, url) for url, each in names.items() if each == name), None)
+
+    async def hold(self, target: Known, *, held: bool) -> Held:
+        """Eject the target in every process until it is restored, or restore it."""
+        told = await self._inquiry.ask(HoldTarget(target.upstream, target.url, held))
+        reports = await self._reports()
+        others = [
+            report
+            for (upstream, url), report in reports.items()
+            if upstream == target.upstream and url != target.url and not report.workers_ejected
+        ]
+        return Held(any(told.by.values()) or not told.by, told.incomplete, len(others))
+
+    async def _reports(self) -> dict[tuple[str, str], TargetReport]:
+        told = await self._inquiry.ask(ReportTargets())
+        by_target: dict[tuple[str, str], list[TargetReport]] = {}
+        for reports in told.by.values():
+            for report in reports:
+                by_target.setdefault((report.upstream, report.url), []).append(report)
+        return {key: together(reports) for key, reports in by_target.items()}
+
+    def _apps(self, config: Config) -> Mapping[str, list[str]]:
+        """The apps of each upstream; looked up once per configuration."""
+        known, apps_of = self._apps_of
+        if known is not config:
+            apps_of = {}
+            for app in config.apps:
+                upstream = config.settings(app, None).upstream
+                if upstream is not None:
+                    apps_of.setdefault(upstream, []).append(app)
+            self._apps_of = (config, apps_of)
+        return apps_of
+
+
+def _names(upstream: str, urls: list[str], reports: Mapping[tuple[str, str], TargetReport]) -> Mapping[str, str]:
+    """The targets' names by URL. One that lives keeps the name that it began with: metrics and calls have that."""
+    living = {url: reports[upstream, url].name for url in urls if (upstream, url) in reports}
+    return {**target_names(urls), **living}
+
+
+def _time_of(call: Call) -> str:
+    return call.time
+
+
+_UNKNOWN: Final[Mapping[str, Any]] = dict.fromkeys(
+    (
+        "state", "since", "why", "retry_in_seconds", "in_flight", "queued", "connections", "max_connections",
+        "usual_ms", "p50_ms", "p95_ms", "p99_ms", "ejections", "last_error",
+    )
+) | {"closed_to": [], "workers_ejected": 0, "workers": 0}  # fmt: skip
+
+
+def _shown(report: TargetReport | None) -> Mapping[str, Any]:
+    if report is None:
+        return _UNKNOWN
+    last_error = None
+    if report.last_error is not None:
+        last_error = {"time": timestamp(report.last_error[0]), "text": bounded(report.last_error[1])}
+    return {
+        "state": report.state,
+        "since": None if report.since is None else timestamp(report.since),
+        "why": bounded(report.why) if report.why else None,
+        "closed_to": list(report.closed_to),
+        "retry_in_seconds": None if report.retry_in is None else round(report.retry_in, 3),
+        "in_flight": report.in_flight,
+        "queued": report.queued,
+        "connections": report.connections,
+        "max_connections": report.max_connections,
+        "usual_ms": _ms(report.usual or None),
+        "p50_ms": _ms(quantile(report.times, 0.5)),
+        "p95_ms": _ms(quantile(report.times, 0.95)),
+        "p99_ms": _ms(quantile(report.times, 0.99)),
+        "ejections": report.ejections,
+        "last_error": last_error,
+        "workers_ejected": report.workers_ejected,
+        "workers": report.workers,
+    }
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)
+
+
+def _written_urls(shown: Mapping[str, Any], upstream: str, count: int) -> Sequence[str]:
+    """The targets' URLs as the file has them: one that stands in an environment variable stays there."""
+    try:
+        section = shown["upstreams"][upstream]
+        urls = [target["url"] for target in section["targets"]] if "targets" in section else [section["url"]]
+    except (KeyError, TypeError):
+        urls = []
+    return [str(url) for url in islice(urls, count)] if len(urls) == count else ["…"] * count
