@@ -8,18 +8,21 @@ import ipaddress
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway import __version__
+from gateway import __version__, console
+from gateway.events import APPS_WANTED, DEFAULT_APPS, Events, number_of_apps, silence
 from gateway.front.head import BadRequest
 from gateway.front.protocol import Answer
+from gateway.inquiry import FindCalls, Inquiry, Nobody
+from gateway.journal import Wanted
 from gateway.lifecycle import Lifecycle, Phase
 from gateway.log import timestamp
 from gateway.metrics.exposition import CONTENT_TYPE
@@ -32,6 +35,14 @@ _SECURITY_HEADERS = [
     (b"referrer-policy", b"no-referrer"),
 ]
 
+_OPEN_TO_ALL: Final = frozenset({"/-/healthy", "/-/ready"}) | console.PATHS
+"""Read without a token from anywhere: balancers and Kubernetes ask from elsewhere, and learn one word; and a browser
+needs the console's page, which tells nothing of this gateway, to ask its user for the token.
+"""
+
+_MOST_TEXTS: Final = 100
+"""Warnings, or problems, told at most."""
+
 
 @dataclass(frozen=True)
 class AdminState:
@@ -42,10 +53,20 @@ class AdminState:
     render_metrics: Callable[[], bytes]
     """Prometheus's text; called in a thread."""
     worker_pids: Callable[[], list[int]] = lambda: [os.getpid()]
+    inquiry: Inquiry = field(default_factory=Nobody)
+    """Asks the processes that decide hooks."""
+    events: Events = field(default_factory=silence)
+    listen: Sequence[str] = ()
+    """Where hooks are taken, by the addresses that were really got."""
+    admin: str = ""
+    """Where this port is."""
 
 
 class Guard:
-    """Lets in who is on loopback or has the token; POST asks everyone for the token where there is one."""
+    """Lets in who is on loopback or has the token; POST asks everyone for the token where there is one.
+
+    Whether the process lives and takes hooks is told to all, and the console's files are given to all.
+    """
 
     def __init__(self, app: ASGIApp, state: AdminState) -> None:
         self._app = app
@@ -58,13 +79,19 @@ class Guard:
 
         async def with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *_SECURITY_HEADERS]
+                given = {name for name, _ in message["headers"]}  # the console's page has a policy of its own
+                message["headers"] = [
+                    *message["headers"],
+                    *(header for header in _SECURITY_HEADERS if header[0] not in given),
+                ]
             await send(message)
 
         refusal = self._refusal(scope)
         return await (refusal or self._app)(scope, receive, with_headers)
 
     def _refusal(self, scope: Scope) -> Response | None:
+        if scope["path"] in _OPEN_TO_ALL and scope["method"] in ("GET", "HEAD"):
+            return None
         configured = self._state.reloader.loaded.config.admin.token
         headers = dict(scope["headers"])
         if configured is not None and _has_token(scope["headers"], configured.reveal()):
@@ -141,6 +168,8 @@ class Admin:
             Route("/-/reload", self.reload, methods=["POST"]),
             Route("/api/status", self.status),
             Route("/api/config", self.config),
+            Route("/api/activity", self.activity),
+            Route("/api/events", self._state.events.respond),
         ]
 
     async def metrics(self, request: Request) -> Response:
@@ -164,7 +193,10 @@ class Admin:
 
     async def status(self, request: Request) -> Response:
         """What runs, since when, with which configuration."""
-        loaded = self._state.reloader.loaded
+        reloader = self._state.reloader
+        loaded, report = reloader.loaded, reloader.last_report
+        activity = await self._state.events.sampler.activity()
+        held = await self._state.inquiry.ask(FindCalls(Wanted(until=0.0)))
         return JSONResponse(
             {
                 "version": __version__,
@@ -180,8 +212,28 @@ class Admin:
                     "last_reload_successful": self._state.reloader.last_successful,
                     "loaded": timestamp(self._state.reloader.loaded_at),
                 },
+                "listen": list(self._state.listen),
+                "admin": self._state.admin,
+                "draining": self._state.lifecycle.phase is Phase.DRAINING,
+                "hooks": activity.hooks_as_json(),
+                "journal": {"held": sum(found.held for found in held.by.values())},
+                "warnings": [str(warning) for warning in loaded.warnings[:_MOST_TEXTS]],
+                "last_reload": {
+                    "time": timestamp(reloader.last_at),
+                    "successful": report.successful,
+                    "problems": [str(problem) for problem in report.problems[:_MOST_TEXTS]],
+                    "changes": list(report.changes),
+                },
             }
         )
+
+    async def activity(self, request: Request) -> Response:
+        """What is being decided now, per app."""
+        most = number_of_apps(request.query_params.get("apps", str(DEFAULT_APPS)))
+        if most is None:
+            return PlainTextResponse(APPS_WANTED, 400)
+        activity = await self._state.events.sampler.activity()
+        return JSONResponse(await asyncio.to_thread(activity.as_json, most))
 
     async def config(self, request: Request) -> Response:
         """The configuration in force, as it was written, secrets masked."""

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from gateway import notify
 from gateway.config import Config, ConfigError, Loaded, Problem, digest_at, load
 from gateway.metrics import Metrics
 
@@ -51,6 +52,10 @@ class Reloader:
         self.last_successful = True
         self.loaded_at = time.time()
         """Unix time at which the configuration in force was loaded."""
+        self.last_report = ReloadReport(successful=True, warnings=loaded.warnings)
+        """How the last load went; the start's, until there was another."""
+        self.last_at = self.loaded_at
+        """Unix time of it."""
         metrics.loaded(successful=True)
 
     def _look(self) -> tuple[Loaded, tuple[str, ...]]:
@@ -60,6 +65,14 @@ class Reloader:
 
     async def reload(self, trigger: str) -> ReloadReport:
         """Load the file again and swap it in whole, or change nothing; *trigger* says who asked, for the log."""
+        with notify.reloading() as told:
+            report = await self._reload(trigger)
+            told.status = f"serving {len(self.loaded.config.apps)} apps"
+            if not report.successful:
+                told.status += f"; the configuration on disk is NOT in force: {report.problems[0]}"
+        return report
+
+    async def _reload(self, trigger: str) -> ReloadReport:
         async with self._lock:
             self.tried = await asyncio.to_thread(digest_at, self.loaded.path)
             try:
@@ -72,6 +85,7 @@ class Reloader:
                 self.loaded_at = time.time()
                 report = ReloadReport(successful=True, changes=changes, warnings=loaded.warnings)
         self.last_successful = report.successful
+        self.last_report, self.last_at = report, time.time()
         self._metrics.record_reload(successful=report.successful)
         _log(report, trigger)
         return report
@@ -91,7 +105,7 @@ def differences(before: Config, after: Config) -> list[str]:
     ]
     for section in ("server", "admin", "log", "metrics", "media_server", "defaults"):
         changes += _fields(section, getattr(before, section), getattr(after, section))
-    for key in ("unknown_app", "hook_types"):
+    for key in ("unknown_app", "hook_types", "tracing"):
         if getattr(before, key) != getattr(after, key):
             changes.append(f"{key} changed")
     return changes

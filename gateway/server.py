@@ -10,17 +10,21 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from gateway import __version__, descriptors
+from gateway import __version__, descriptors, notify
+from gateway.activity import Reading, Sampler, read
 from gateway.admin import AdminState, refuse_plainly
 from gateway.app import admin_app
 from gateway.certificates import days_to_expiry
 from gateway.config import Config, Loaded
+from gateway.events import Events
 from gateway.front import FrontLimits, FrontState
 from gateway.hookservice import HookService
-from gateway.lifecycle import Lifecycle
+from gateway.inquiry import Inquiry
+from gateway.lifecycle import Lifecycle, Phase
 from gateway.listening import Listener, StartError, address_of, all_started, bind, close, unlink
 from gateway.log import Writer
 from gateway.metrics import Metrics
+from gateway.overview import Overview
 from gateway.proxy import Listener as DecisionListener
 from gateway.reloading import Reloader, with_workers
 from gateway.threads import start_threads
@@ -53,6 +57,7 @@ class Gateway:
         self._reloader = Reloader(loaded, self._metrics, self._take)
         self._metrics.on_scrape(lambda: sample_certificates(self._metrics, self._reloader.loaded.config))
         self.lifecycle = Lifecycle()
+        self._metrics.on_scrape(lambda: self._metrics.ready.set(self.lifecycle.phase is Phase.READY))
         self._stop = asyncio.Event()
         self.started = asyncio.Event()
 
@@ -74,17 +79,23 @@ class Gateway:
 
     async def serve(self) -> None:
         """Serve until told to stop; returns when everything in flight is answered or the drain's time is over."""
-        state = AdminState(self._reloader, self.lifecycle, self._metrics.render)
+        respondent = self._service.respondent
+        listen = [address_of(sock) for sock in self._hook_sockets]
+        events = events_of(lambda: read(self._metrics), respondent, self._reloader, self.lifecycle)
+        state = AdminState(
+            self._reloader, self.lifecycle, self._metrics.render,
+            inquiry=respondent, events=events, listen=listen, admin=self.admin_address,
+        )  # fmt: skip
         admin = admin_listener(state, self._admin_sockets)
         self._metrics.workers.set(1)
-        async with serving_admin(admin, self._reloader, self._stop, self.stop):
+        async with serving_admin(admin, self._reloader, self._stop, self.stop), contextlib.aclosing(events):
             await self._service.start()
             self.lifecycle.ready()
             self.started.set()
-            log_ready(self._loaded, [address_of(sock) for sock in self._hook_sockets], self.admin_address)
+            announce_ready(self._loaded, listen, self.admin_address)
             await self._stop.wait()
             self.lifecycle.drain()
-            log_stopping(self._loaded)
+            announce_stopping(self._loaded)
             unlink(self._loaded.config.server.listen)
             self._service.stop()
             await self._service.stopped()
@@ -107,6 +118,12 @@ def sample_certificates(metrics: Metrics, config: Config) -> None:
         except (OSError, ValueError):
             days = 0.0
         metrics.certificate_days.labelled(file).set(days)
+
+
+def events_of(reading: Callable[[], Reading], inquiry: Inquiry, reloader: Reloader, lifecycle: Lifecycle) -> Events:
+    """What is told as it happens, of all processes that *inquiry* asks."""
+    overview = Overview(inquiry, lambda: reloader.loaded)
+    return Events(Sampler(reading), inquiry, lifecycle.started_at, overview.upstreams)
 
 
 def admin_listener(state: AdminState, sockets: Sequence[socket.socket]) -> Listener:
@@ -139,7 +156,8 @@ async def serving_admin(
         watching = asyncio.create_task(watch())
         try:
             await all_started([admin], [serving])
-            yield
+            async with notify.watchdog():
+                yield
         finally:
             stop.set()
             admin.stop()
@@ -148,9 +166,10 @@ async def serving_admin(
             await asyncio.gather(serving, watching, *reloads, return_exceptions=True)
 
 
-def log_ready(loaded: Loaded, hooks: list[str], admin: str) -> None:
-    """Say in the log what serves where, and the configuration's warnings."""
+def announce_ready(loaded: Loaded, hooks: list[str], admin: str) -> None:
+    """Say to systemd and in the log what serves where, and the configuration's warnings."""
     config = loaded.config
+    notify.ready(f"serving {len(config.apps)} apps")
     scheme = "http" if config.server.tls is None else "https"
     logger.info(
         "ready: hooks on %s, admin on http://%s, %d apps, %d upstreams, from %s",
@@ -172,9 +191,10 @@ def warn_of_shortage(config: Config) -> None:
         logger.warning("%s", words, extra={"fields": {"event": "few_descriptors"}})
 
 
-def log_stopping(loaded: Loaded) -> None:
-    """Say in the log that the end has begun."""
+def announce_stopping(loaded: Loaded) -> None:
+    """Say to systemd and in the log that the end has begun."""
     limit = loaded.config.server.drain_timeout
+    notify.stopping(limit)
     logger.info("stopping: no new connections; hooks in flight have %g s", limit)
 
 

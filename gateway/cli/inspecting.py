@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from gateway import __version__
+from gateway import __version__, meaning
 from gateway.access import BasicCredentials
 from gateway.cli.common import (
     BAD_USAGE,
@@ -25,17 +25,11 @@ from gateway.cli.common import (
     read_hook_file,
 )
 from gateway.config import Config, json_schema
-from gateway.hooks import BadHookError, MethodType, method_type, parse_hook
+from gateway.hooks import BadHookError, method_type, parse_hook
 from gateway.retry import Retry
 from gateway.routing import Route, Table
 from gateway.verdicts import Cause, Verdict
 
-_REFUSAL_MEANS = {
-    MethodType.CONNECT: "the client's session is declined",
-    MethodType.DIRECT: "stopped only if the session's connect answer set restOnError=FAIL for it; else it goes on",
-    MethodType.INCOMING: "stopped only if the session's connect answer set restOnError=FAIL for it; else it goes on",
-    MethodType.EVENT: "nothing: it has happened already and cannot be refused",
-}
 _WIDE = 2000
 """Columns where the output is no terminal: nothing is cut or wrapped."""
 _KEY_DEPENDENCIES = ("starlette", "uvicorn", "uvloop", "httptools", "httpx", "msgspec", "pydantic", "prometheus-client")
@@ -67,7 +61,7 @@ def explain(file: HookFile, method: MethodOption = "OnCallEvent", config: Config
         return
     for line in _explained(loaded.config, match.route, match.why):
         print(line)
-    print(f"a 403     {_REFUSAL_MEANS[kind]}")
+    print(f"a 403     {meaning.of_refusal(kind)}")
 
 
 def schema() -> None:

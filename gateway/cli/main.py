@@ -7,8 +7,9 @@ import sys
 
 import typer
 
-from gateway.cli import inspecting, sending, serving
+from gateway.cli import inspecting, sending, serving, watching
 from gateway.cli.common import FAILED
+from gateway.cli.top import top
 
 app = typer.Typer(
     name="gateway",
@@ -23,6 +24,9 @@ app.command("check")(inspecting.check)
 app.command("explain")(inspecting.explain)
 app.command("send")(sending.send)
 app.command("demo")(serving.demo)
+app.command("status")(watching.status)
+app.command("calls")(watching.calls)
+app.command("top")(top)
 app.command("schema")(inspecting.schema)
 app.command("version")(inspecting.version)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import platform
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 from gateway.metrics.cells import Cells, Counter, Distribution, Family, Gauge, Histogram, Series, Value
@@ -17,6 +17,8 @@ DURATION_BUCKETS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 15.0,
 )  # fmt: skip
 OVERHEAD_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+BUDGET_BUCKETS: Final = (0.1, 0.25, 0.5, 0.8, 0.95, 1.0)
+"""Parts of a budget; 0.8 is where an operator is told that it gets tight, and past 1.0 it was used up."""
 APP_LABEL_LIMIT: Final = 500
 """Configured apps beyond which histograms lose their app label, so that a scrape stays bounded."""
 
@@ -27,6 +29,7 @@ class _HookSeries(NamedTuple):
     hooks: Value
     duration: Distribution
     overhead: Distribution
+    budget_used: Distribution
 
 
 _F = TypeVar("_F", bound=Family)
@@ -61,6 +64,9 @@ class Metrics:
         self.overhead = histogram(
             "gateway_overhead_seconds", "A hook's time less the time spent on backends.", OVERHEAD_BUCKETS, "app"
         )
+        self.budget_used = histogram(
+            "gateway_hook_budget_used_ratio", "The part of its budget that a hook took.", BUDGET_BUCKETS, "app"
+        )
         self.attempts = counter(
             "gateway_upstream_attempts_total", "Requests to backends by outcome.", "upstream", "target", "outcome"
         )
@@ -83,6 +89,16 @@ class Metrics:
         self.target_ejections = counter(
             "gateway_target_ejections_total", "How often a backend was ejected.", "upstream", "target"
         )
+        self.target_ejected = gauge(
+            "gateway_target_ejected",
+            "1 while a worker has the backend ejected for every app, not for single ones.",
+            "upstream",
+            "target",
+            merge=max,
+        )
+        self.ready = gauge(
+            "gateway_ready", "1 while hooks are taken; 0 while starting or draining.", merge=max
+        ).labelled()
         self.reload_successful = gauge(
             "gateway_config_last_reload_successful",
             "1 if the last load of the configuration was taken, else 0.",
@@ -99,6 +115,14 @@ class Metrics:
         self.log_dropped = counter(
             "gateway_log_lines_dropped_total", "Log lines given up because nobody took them in time."
         ).labelled()
+        self.spans_exported = counter(
+            "gateway_spans_exported_total", "Spans that the tracing collector has taken."
+        ).labelled()
+        self.spans_dropped = counter(
+            "gateway_spans_dropped_total", "Spans given up: queue_full, or not_delivered to the collector.", "reason"
+        )
+        for reason in ("queue_full", "not_delivered"):
+            self.spans_dropped.labelled(reason)
         self.certificate_days = gauge(
             "gateway_certificate_days_to_expiry",
             "Days until a configured certificate expires.",
@@ -122,6 +146,11 @@ class Metrics:
         self._families.append(family)
         return family
 
+    @property
+    def families(self) -> Sequence[Family]:
+        """Every family, in the order of the exposition."""
+        return tuple(self._families)
+
     def record(self, decision: Decision) -> None:
         """Count one hook's fate."""
         ruling = decision.ruling
@@ -132,6 +161,8 @@ class Metrics:
         series.hooks.inc()
         series.duration.observe(decision.duration)
         series.overhead.observe(decision.duration - decision.upstream_duration)
+        if decision.budget:
+            series.budget_used.observe(decision.duration / decision.budget)
 
     def record_reload(self, *, successful: bool) -> None:
         """Count an attempt to load a new configuration."""
@@ -186,6 +217,19 @@ class Metrics:
                 for series in other.series(family):
                     family.add(series)
 
+    def together(self, family: Family, others: Collection[ForeignCells] = ()) -> dict[tuple[str, ...], Sequence[float]]:
+        """A family's values by label values, this process's and the (refreshed) *others'* as one."""
+        return dict(_together(family, others))
+
+    def totals(self, family: Counter, others: Collection[ForeignCells] = ()) -> dict[tuple[str, ...], float]:
+        """The same for a counter or gauge, in a tenth of the time."""
+        totals = family.totals()
+        for other in others:
+            for labels, value in other.totals(family).items():
+                mine = totals.get(labels)
+                totals[labels] = value if mine is None else family.merge(mine, value)
+        return totals
+
     def _series_of(self, decision: Decision) -> _HookSeries:
         ruling = decision.ruling
         # A hook that was in flight while a reload removed its app must not bring the app's series back.
@@ -195,6 +239,7 @@ class Metrics:
             self.hooks.labelled(app, decision.method, ruling.verdict, ruling.source, ruling.reason),
             self.duration.labelled(histogram_app, decision.method),
             self.overhead.labelled(histogram_app),
+            self.budget_used.labelled(histogram_app),
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from gateway.metrics.cells import Family, Series, mapped
+from gateway.metrics.cells import Counter, Family, Series, mapped
 
 _decode = msgspec.json.Decoder(tuple[str, str, tuple[str, ...], int]).decode
 
@@ -32,6 +32,11 @@ class ForeignCells:
         """The worker's series of a family, as they stand now."""
         for labels, index in self._series.get(family.name, {}).items():
             yield Series(labels, self._values[index : index + family.length].tolist())
+
+    def totals(self, family: Counter) -> dict[tuple[str, ...], float]:
+        """The worker's series of a counter or gauge, as they stand now."""
+        values = self._values
+        return {labels: values[index] for labels, index in self._series.get(family.name, {}).items()}
 
     def refresh(self) -> None:
         """Learn which series have come and gone."""
