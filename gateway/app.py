@@ -6,7 +6,10 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 
+from gateway import console
 from gateway.admin import Admin, AdminState, Guard
+from gateway.api import Api
+from gateway.overview import Overview
 from gateway.proxy import HookEndpoint
 
 
@@ -32,4 +35,6 @@ def hook_app(endpoint: HookEndpoint) -> Starlette:
 
 def admin_app(state: AdminState) -> Starlette:
     """What operators and Prometheus talk to."""
-    return Starlette(routes=Admin(state).routes(), middleware=[Middleware(Guard, state=state)])
+    overview = Overview(state.inquiry, lambda: state.reloader.loaded)
+    routes = [*Admin(state).routes(), *Api(state, overview).routes(), *console.routes()]
+    return Starlette(routes=routes, middleware=[Middleware(Guard, state=state)])

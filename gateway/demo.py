@@ -204,7 +204,7 @@ async def _show(gateway: Gateway, decisions: asyncio.Queue[Decision]) -> None:
     console.print()
     console.print(_table(shown))
     console.print(
-        f"\nServing. Hooks: {base}/<Method>   Admin: http://{gateway.admin_address}/metrics   Ctrl-C ends it.\n"
+        f"\nServing. Hooks: {base}/<Method>   Console: http://{gateway.admin_address}/   Ctrl-C ends it.\n"
         "Try, in another terminal (callees: " + ", ".join(entry.callee for entry in BEHAVIOURS) + "):\n"
         f"  curl -i {base}/OnCallEvent -d '"
         '{"appKey":"defaultApp","callee":"REFUSE"}\'\n',

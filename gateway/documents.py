@@ -1,6 +1,7 @@
 """The parts of the documentation that are made from the code, so that they cannot say anything else than it does.
 
-``python -m gateway.documents FILE…`` writes them into the files, between ``<!-- begin: NAME -->`` and ``<!-- end -->``.
+``python -m gateway.documents FILE…`` writes them into the files, between ``<!-- begin: NAME -->`` and ``<!-- end -->``;
+``<!-- begin: keys PLACE -->`` begins the keys of the configuration's section at that place.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from gateway.config import loads
+from gateway import __version__
+from gateway.config import Key, Section, loads, sections
+from gateway.metrics import Metrics
 from gateway.requests import REFUSALS
 from gateway.verdicts import (
     Cause,
     Failure,
     Fallback,
     ProxyError,
+    Reason,
     Ruling,
     Verdict,
     allowed_by_backend,
@@ -25,16 +29,24 @@ from gateway.verdicts import (
     denied_by_backend,
 )
 
-_section = re.compile(r"(<!-- begin: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_section = re.compile(r"(<!-- begin: ([a-z-]+)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 _CAUSES: Final[Mapping[Cause, str]] = {
     Cause.TIMEOUT: "gave no complete answer within the budget",
     Cause.UNREACHABLE: "refused, reset or closed the connection without an answer; its name was not resolved, TLS "
     "failed; or every target is ejected",
     Cause.OVERLOAD: "was not asked: `max_in_flight` or `max_connections` was reached and the queue is too long",
-    Cause.BAD_ANSWER: "`200` with anything but one JSON object (a PHP notice before it, a byte-order mark, HTML, "
-    "nothing); an answer cut short, malformed or too large",
-    Cause.ERROR_STATUS: "any other status: redirects, `204`, `500` …",
+    Cause.BAD_ANSWER: "answered `200` with anything but one JSON object (a PHP notice before it, a byte-order mark, "
+    "HTML, nothing); an answer cut short, malformed or too large",
+    Cause.ERROR_STATUS: "answered with any other status: redirects, `204`, `500` …",
+}
+_REASONS: Final[Mapping[Reason, str]] = {
+    Reason.OK: "the backend, an app with `static: allow`, or the original of a repeated hook said yes",
+    Reason.DENIED: "the backend, an app with `static: reject`, or the original of a repeated hook said no",
+    Reason.UNKNOWN_APP: "no app of the configuration serves the hook's `appKey`",
+    Reason.BAD_REQUEST: "the request is no hook, or not one that may be sent on",
+    Reason.UNAUTHORIZED: "it comes from an address that may not ask, or does not prove whose it is",
+    Reason.INTERNAL: "a defect of the gateway; its log has the traceback",
 }
 
 
@@ -62,12 +74,84 @@ def refusal_table() -> str:
     return _markdown(("a request that is", "`reason`", "answer"), rows)
 
 
-SECTIONS: Final[Mapping[str, Callable[[], str]]] = {"verdicts": verdict_table, "refusals": refusal_table}
+def cure_table() -> str:
+    """What to do about each refusal."""
+    rows = [
+        (f"`{status}`", f"`{refusal.reason}`", refusal.when, refusal.cure)
+        for status, refusals in REFUSALS.items()
+        for refusal in refusals
+    ]
+    return _markdown(("answer", "`reason`", "the request is", "what to do"), rows)
+
+
+def reason_table() -> str:
+    """Every reason of a decision, in one line each."""
+    causes = {Reason(cause.value): f"the backend {words}" for cause, words in _CAUSES.items()}
+    rows = [(f"[`{reason}`](#{reason})", causes.get(reason) or _REASONS[reason]) for reason in Reason]
+    return _markdown(("`reason`", "what happened"), rows)
+
+
+def metric_table() -> str:
+    """Every metric with its kind, labels and meaning."""
+    rows = [
+        (f"`{family.name}`", family.kind, ", ".join(f"`{label}`" for label in family.labels) or "–", family.help_text)
+        for family in Metrics(__version__).families
+    ]
+    return _markdown(("metric", "kind", "labels", "meaning"), rows)
+
+
+def keys_at(place: str) -> str:
+    """The keys of the configuration's section that stands there. Raises KeyError."""
+    everything = sections()
+    section = everything[place]
+    blocks = [section.meaning]
+    if len(section.places) > 1:
+        others = ", ".join(f"`{other}`" for other in section.places[1:])
+        blocks[0] += f" The same keys stand at {others}."
+    above = "" if place == "top" else f"{place}."
+    blocks += [_key(above, key, everything) for key in section.keys]
+    return "\n\n".join(blocks)
+
+
+def _key(above: str, key: Key, everything: Mapping[str, Section]) -> str:
+    care = f" **Mind:** {key.care}" if key.care else ""
+    below = f"{above}{key.name}"
+    inner = [it for it in everything.values() if any(_stands_below(place, below) for place in it.places)]
+    form = f"{key.form} ([its keys](#{_anchor(inner[0])}))" if inner else key.form
+    is_told = key.default.startswith(("No default", "Required"))
+    is_value = " " not in key.default and key.default != "none"
+    default = key.default if is_told else f"Default: `{key.default}`" if is_value else f"Default: {key.default}"
+    return f"#### `{above}{key.name}`\n\n*Value: {form}.* {default}.\n\n{key.meaning}{care}"
+
+
+def _stands_below(place: str, key: str) -> bool:
+    """Whether a section is a key's value, or holds for each name or item of it."""
+    rest = place.removeprefix(key)
+    return rest != place and (rest in ("", "[]") or (rest[1:].isupper() and rest[1:].isalpha()))
+
+
+def _anchor(section: Section) -> str:
+    """Where its keys begin, as GitHub names the heading of the first one."""
+    return re.sub(r"[^\w-]", "", f"{section.places[0]}.{section.keys[0].name}".lower())
+
+
+SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
+    "verdicts": verdict_table,
+    "refusals": refusal_table,
+    "cures": cure_table,
+    "reasons": reason_table,
+    "metrics": metric_table,
+}
 
 
 def written(text: str) -> str:
-    """A document with its generated sections made anew."""
-    return _section.sub(lambda match: f"{match[1]}{SECTIONS[match[2]]()}\n{match[3]}", text)
+    """A document with its generated sections made anew. Raises KeyError for a section that nobody makes."""
+
+    def made(match: re.Match[str]) -> str:
+        begin, name, place, end = match.groups()
+        return f"{begin}{SECTIONS[name]() if place is None else keys_at(place)}\n{end}"
+
+    return _section.sub(made, text)
 
 
 def _told(ruling: Ruling) -> tuple[str, str]:

@@ -35,26 +35,100 @@ class Refusal(NamedTuple):
     when: str
     """What the request was, in words for the documentation."""
     reason: Reason
+    cure: str
+    """Where to look and what to do, for the documentation."""
 
 
 REFUSALS: Final[Mapping[int, tuple[Refusal, ...]]] = {
     400: (
-        Refusal("not HTTP/1.x, or HTTP that could be read in two ways", Reason.BAD_REQUEST),
-        Refusal("not UTF-8 JSON; without a string `appKey`, or with two; compressed", Reason.BAD_REQUEST),
-        Refusal("back again: an upstream's url leads to this gateway itself", Reason.BAD_REQUEST),
+        Refusal(
+            "not HTTP/1.x, or HTTP that could be read in two ways",
+            Reason.BAD_REQUEST,
+            "Find out who sends it (`ss -tn sport = :8080`): a scanner, `https` on a plain port, or a proxy in between that "
+            "rewrites requests. The media server's own are never refused so.",
+        ),
+        Refusal(
+            "not UTF-8 JSON; without a string `appKey`, or with two; compressed",
+            Reason.BAD_REQUEST,
+            "`error` says which. Send the media server's own hooks, unchanged; take out what compresses or rewrites "
+            "them on the way.",
+        ),
+        Refusal(
+            "back again: an upstream's url leads to this gateway itself",
+            Reason.BAD_REQUEST,
+            "Set `upstreams.*.url` to the backend: the URL that the media server had before.",
+        ),
     ),
-    401: (Refusal("without the app's `credentials` or `signature`, or with wrong ones", Reason.UNAUTHORIZED),),
+    401: (
+        Refusal(
+            "without the app's `credentials` or `signature`, or with wrong ones",
+            Reason.UNAUTHORIZED,
+            "Compare the app's `restUsername` and `restPassword`, or `rest_hook_send_hash` and `rest_hook_secret_key`, "
+            "on the media server with the app here; something on the way may change the body.",
+        ),
+    ),
     403: (
-        Refusal("for an `appKey` that no app serves", Reason.UNKNOWN_APP),
-        Refusal("from an address that `server.allow_from` lacks", Reason.UNAUTHORIZED),
-        Refusal("on one connection more than `server.max_connections`, or when memory has run out", Reason.OVERLOAD),
+        Refusal(
+            "for an `appKey` that no app serves",
+            Reason.UNKNOWN_APP,
+            "Add the app under `apps` (exact name or glob) and reload. `gateway explain` shows what would match.",
+        ),
+        Refusal(
+            "from an address that `server.allow_from` lacks",
+            Reason.UNAUTHORIZED,
+            "Add the media server's address, as the gateway sees it, to `server.allow_from`; behind a proxy that is "
+            "the proxy's.",
+        ),
+        Refusal(
+            "on one connection more than `server.max_connections`, or when memory has run out",
+            Reason.OVERLOAD,
+            "Look who holds connections (`ss -tn`), and for the warning about open files at the start; raise "
+            "`server.max_connections` and `LimitNOFILE`, or give the machine memory.",
+        ),
     ),
-    404: (Refusal("without a method's name at the end of its path", Reason.BAD_REQUEST),),
-    405: (Refusal("not a POST", Reason.BAD_REQUEST),),
-    408: (Refusal("not whole within `server.read_timeout`", Reason.BAD_REQUEST),),
-    413: (Refusal("larger than `server.max_body`", Reason.BAD_REQUEST),),
-    431: (Refusal("with a head or request line that is too large, or too many fields", Reason.BAD_REQUEST),),
-    CLIENT_LEFT: (Refusal("given up by its client before it was whole (in the log only)", Reason.BAD_REQUEST),),
+    404: (
+        Refusal(
+            "without a method's name at the end of its path",
+            Reason.BAD_REQUEST,
+            "Not the media server's doing, or a proxy rewrites paths: a hook's path ends in its method, as in "
+            "`/rest/my_api/OnCallEvent`.",
+        ),
+    ),
+    405: (
+        Refusal(
+            "not a POST",
+            Reason.BAD_REQUEST,
+            "A health check or a browser: send those to the admin port (`/-/ready`).",
+        ),
+    ),
+    408: (
+        Refusal(
+            "not whole within `server.read_timeout`",
+            Reason.BAD_REQUEST,
+            "The network between media server and gateway loses packets, or somebody holds connections open.",
+        ),
+    ),
+    413: (
+        Refusal(
+            "larger than `server.max_body`",
+            Reason.BAD_REQUEST,
+            "If it is a real hook, raise `server.max_body`.",
+        ),
+    ),
+    431: (
+        Refusal(
+            "with a head or request line that is too large, or too many fields",
+            Reason.BAD_REQUEST,
+            "No media server sends such heads: look for the proxy in between that adds fields.",
+        ),
+    ),
+    CLIENT_LEFT: (
+        Refusal(
+            "given up by its client before it was whole (in the log only)",
+            Reason.BAD_REQUEST,
+            "The media server gave up, or was restarted; if it happens often, look at the network.",
+        ),
+    ),
 }
 """Every refusal there is; the documentation's table is made of it."""
 

@@ -37,6 +37,7 @@ apps:
 )
 ENVIRONMENT: Final = {"TEST_ADMIN_TOKEN": TOKEN, "TEST_PASSWORD": PASSWORD}
 READS: Final = ["/metrics", "/-/healthy", "/-/ready", "/api/status", "/api/config"]
+OPEN_TO_ALL: Final = ["/-/healthy", "/-/ready"]
 SECURITY_HEADERS: Final = {
     "cache-control": "no-store",
     "x-content-type-options": "nosniff",
@@ -225,11 +226,30 @@ def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("secrets")
-@pytest.mark.parametrize("path", [*READS, "/nothing"])
+@pytest.mark.parametrize("path", [*(path for path in READS if path not in OPEN_TO_ALL), "/nothing", "/-/ready/"])
 async def test_who_is_not_on_loopback_reads_nothing_without_the_token(path: str, tmp_path: Path) -> None:
     answer = await ask(CONFIG, "GET", path, ELSEWHERE, tmp_path)
     assert answer.status_code == 401
     assert {name: answer.headers.get(name) for name in SECURITY_HEADERS} == SECURITY_HEADERS
+
+
+@pytest.mark.usefixtures("secrets")
+@pytest.mark.parametrize("text", [CONFIG, LISTEN])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(("path", "status"), [("/-/healthy", 200), ("/-/ready", 503)])
+async def test_a_probe_from_anywhere_learns_whether_the_process_lives_and_takes_hooks(
+    path: str, status: int, method: str, text: str, tmp_path: Path
+) -> None:
+    for client in (ELSEWHERE, ("127.0.0.1", 1)):
+        answer = await ask(text, method, path, client, tmp_path, base="http://gateway-0.hooks.example:9180")
+        assert answer.status_code == status
+        assert {name: answer.headers.get(name) for name in SECURITY_HEADERS} == SECURITY_HEADERS
+
+
+@pytest.mark.usefixtures("secrets")
+@pytest.mark.parametrize("path", OPEN_TO_ALL)
+async def test_what_is_read_by_all_is_not_posted_to_from_elsewhere(path: str, tmp_path: Path) -> None:
+    assert (await ask(CONFIG, "POST", path, ELSEWHERE, tmp_path)).status_code == 401
 
 
 @pytest.mark.parametrize(

@@ -292,6 +292,19 @@ def test_held_open_it_stays_so_until_it_is_restored() -> None:
     assert breaker.admit(1e6 + 1.0) is not None, "the hold is gone with it"
 
 
+def test_it_tells_since_when_it_is_not_closed_however_often_it_was_probed() -> None:
+    breaker = Breaker(SETTINGS)
+    assert breaker.since == -math.inf
+    breaker.eject(1.0)
+    for now in (20.0, 60.0):
+        assert breaker.failed(ticket_of(breaker, now), now, hard=True)
+        assert breaker.since == 1.0
+    breaker.eject(70.0, hold=True)
+    assert (breaker.since, breaker.held) == (1.0, True)
+    breaker.restore(80.0)
+    assert (breaker.since, breaker.held) == (80.0, False)
+
+
 def test_a_restoration_of_a_closed_breaker_clears_no_failures() -> None:
     breaker = Breaker(SETTINGS)
     fail(breaker, 0.0, 2)

@@ -134,13 +134,14 @@ def test_every_behaviour_is_in_the_table(demo: Demo) -> None:
 
 
 def test_after_its_table_the_demo_serves_where_it_says(demo: Demo) -> None:
-    found = re.search(r"Hooks: (http://\S+)/<Method> +Admin: (http://\S+)/metrics", demo.printed())
+    found = re.search(r"Hooks: (http://\S+)/<Method> +Console: (http://\S+)/ ", demo.printed())
     assert found
     with httpx.Client(trust_env=False, timeout=20.0) as client:
         for callee, status in (("PPP005", 200), ("REFUSE", 403), ("ERROR", 403), ("CLOSE", 403)):
             answer = client.post(f"{found[1]}/OnCallEvent", json={"appKey": "defaultApp", "callee": callee})
             assert answer.status_code == status
         assert client.get(f"{found[2]}/-/ready").status_code == 200
+        assert "<title>" in client.get(f"{found[2]}/").text
         assert "gateway_hooks_total" in client.get(f"{found[2]}/metrics").text
 
 

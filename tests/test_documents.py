@@ -3,28 +3,54 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
+from gateway.cli.main import app
 from gateway.config import json_schema, loads
-from gateway.documents import SECTIONS, refusal_table, written
+from gateway.documents import SECTIONS, cure_table, reason_table, refusal_table, written
+from gateway.handshakes import HandshakeFault
 from gateway.metrics import Metrics
 from gateway.requests import REFUSALS
-from gateway.verdicts import Cause
+from gateway.verdicts import Cause, Reason
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+GUIDES = sorted((ROOT / "deploy/docs").glob("*.md"))
+OPERATIONS = ROOT / "deploy/docs/operations.md"
+TROUBLESHOOTING = ROOT / "deploy/docs/troubleshooting.md"
+DOCUMENTS: Final = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md")),
+    *sorted((ROOT / "deploy").rglob("*.md")),
+    *sorted((ROOT / "tests").rglob("*.md")),
+]
+"""Everything that is written for people."""
 
 
-def test_the_generated_sections_are_those_of_the_code() -> None:
-    text = README.read_text("utf-8")
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def texts(*paths: Path) -> str:
+    return "\n".join(path.read_text("utf-8") for path in paths)
+
+
+# --- what is made from the code ---
+
+
+@pytest.mark.parametrize("path", [README, *GUIDES], ids=name_of)
+def test_the_generated_sections_are_those_of_the_code(path: Path) -> None:
+    text = path.read_text("utf-8")
     assert written(text) == text, "run `make docs`"
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_every_generated_section_stands_in_the_readme(section: str) -> None:
-    assert f"<!-- begin: {section} -->" in README.read_text("utf-8")
+def test_every_generated_section_stands_in_a_document(section: str) -> None:
+    assert f"<!-- begin: {section} -->" in texts(README, *GUIDES)
 
 
 def test_the_table_of_verdicts_has_a_row_for_each_cause() -> None:
@@ -32,15 +58,65 @@ def test_the_table_of_verdicts_has_a_row_for_each_cause() -> None:
     assert all(f"`{cause}`" in table for cause in Cause)
 
 
-def test_the_table_of_refusals_has_a_row_for_each_refusal() -> None:
-    rows = refusal_table().splitlines()[2:]
-    assert len(rows) == sum(len(refusals) for refusals in REFUSALS.values())
+def test_the_tables_of_refusals_have_a_row_for_each_refusal() -> None:
+    count = sum(len(refusals) for refusals in REFUSALS.values())
+    assert len(refusal_table().splitlines()[2:]) == count
+    assert len(cure_table().splitlines()[2:]) == count
 
 
-def test_every_metric_stands_in_the_readme() -> None:
+def test_every_refusal_says_what_to_do() -> None:
+    assert all(refusal.cure.endswith(".") for refusals in REFUSALS.values() for refusal in refusals)
+
+
+def test_the_table_of_reasons_has_a_row_for_each_reason() -> None:
+    assert len(reason_table().splitlines()[2:]) == len(Reason)
+
+
+# --- what is not left out ---
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_every_reason_has_a_chapter_on_what_to_do(reason: Reason) -> None:
+    assert f"\n### {reason}\n" in TROUBLESHOOTING.read_text("utf-8")
+
+
+@pytest.mark.parametrize("fault", HandshakeFault)
+def test_every_failure_of_a_handshake_is_told_of(fault: HandshakeFault) -> None:
+    assert f"`{fault}`" in TROUBLESHOOTING.read_text("utf-8")
+
+
+def test_every_metric_stands_in_a_document() -> None:
+    text = texts(README, OPERATIONS)
+    assert [family.name for family in Metrics("x").families if f"`{family.name}`" not in text] == []
+
+
+def test_every_metric_that_a_document_names_is_one() -> None:
+    names = {family.name for family in Metrics("x").families}
+    named = set(re.findall(r"`(gateway_\w+)", texts(README, *GUIDES)))
+    histograms = {f"{name}_{part}" for name in names for part in ("bucket", "sum", "count")}
+    assert named - names - histograms == set()
+
+
+def test_every_alert_that_a_document_names_is_one() -> None:
+    alerts = set(re.findall(r"- alert: (\w+)", texts(ROOT / "deploy/prometheus/alerts.yml")))
+    named = set(re.findall(r"`(Wcs\w+)`", texts(README, *GUIDES)))
+    assert named - alerts == set()
+    assert named & alerts
+
+
+def test_every_command_stands_in_the_readme() -> None:
+    commands = [command.name for command in app.registered_commands] + [group.name for group in app.registered_groups]
+    assert "run" in commands
     text = README.read_text("utf-8")
-    names = set(re.findall(r"# TYPE (gateway_\w+)", Metrics("x").render().decode()))
-    assert {name for name in names if f"`{name}`" not in text} == set()
+    assert [name for name in commands if f"`gateway {name}" not in text] == []
+
+
+def test_every_path_of_the_admin_port_stands_in_a_document() -> None:
+    sources = texts(*sorted((ROOT / "gateway").rglob("*.py")))
+    paths = {path.replace(":path}", "}") for path in re.findall(r"\bRoute\(\s*\"(/[^\"]*)\"", sources)}
+    assert {"/metrics", "/-/reload", "/api/status"} <= paths
+    text = texts(README, OPERATIONS)
+    assert [path for path in paths if f" {path}`" not in text and not path.startswith("/console/")] == []
 
 
 def test_the_first_configuration_of_the_readme_is_a_valid_one() -> None:
@@ -48,6 +124,100 @@ def test_the_first_configuration_of_the_readme_is_a_valid_one() -> None:
     assert loads(blocks[0]).config.apps
 
 
-def test_every_section_of_the_configuration_stands_in_the_example_or_the_readme() -> None:
-    text = README.read_text("utf-8") + (ROOT / "gateway.yaml").read_text("utf-8")
+def test_the_configuration_to_begin_with_of_the_operations_guide_is_a_valid_one() -> None:
+    blocks = re.findall(r" +```yaml\n(.*?) +```", OPERATIONS.read_text("utf-8"), re.DOTALL)
+    assert loads(blocks[0]).warnings == ()
+
+
+def test_every_section_of_the_configuration_stands_in_the_example_or_the_documents() -> None:
+    text = texts(README, ROOT / "gateway.yaml", ROOT / "deploy/docs/configuration.md")
     assert [key for key in json_schema()["properties"] if f"{key}:" not in text and f"`{key}" not in text] == []
+
+
+# --- what is quoted ---
+
+
+def code() -> str:
+    """The package's sources, with the strings that go over several lines in one piece."""
+    return re.sub(r'"\s*\n\s*f?"', "", texts(*sorted((ROOT / "gateway").rglob("*.py"))))
+
+
+def quoted_messages() -> Iterator[str]:
+    """What stands in backticks in the first column of the tables of errors and messages."""
+    for table in re.findall(
+        r"\| (?:`error`|message) \|.*\n\|[-| ]+\n((?:\|.*\n)+)", TROUBLESHOOTING.read_text("utf-8")
+    ):
+        for row in table.splitlines():
+            yield from re.findall(r"`([^`]+)`", row.split("|")[1])
+
+
+def test_every_message_that_is_explained_can_be_met() -> None:
+    messages = list(quoted_messages())
+    assert len(messages) > 30
+    source = code()
+    assert [it for it in messages if not all(part.strip() in source for part in it.split("…"))] == []
+
+
+def test_every_failure_of_a_backend_that_the_code_can_tell_of_is_explained() -> None:
+    source = code()
+    found = re.findall(r'\b(?:_bad|_lost|_too_large)\(f?"([^"]+)"', source)
+    found += re.findall(r'\bwhat(?:, error)? = "([^"]+)"', (ROOT / "gateway/upstreams/judging.py").read_text("utf-8"))
+    found += re.findall(r'errno\.E\w+: "([^"]+)"', source)
+    assert len(found) > 20
+    text = TROUBLESHOOTING.read_text("utf-8")
+
+    def is_explained(message: str) -> bool:
+        parts = (part.strip(" ()") for part in re.split(r"\{[^}]*\}", message))
+        return any(part in text for part in parts if len(part) > 5)
+
+    assert [message for message in found if not is_explained(message)] == []
+
+
+# --- links ---
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a document's headings, as GitHub makes them."""
+    found: Counter[str] = Counter()
+    made: set[str] = set()
+    for heading in re.findall(
+        r"^#{1,6} (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE
+    ):
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
+        slug = re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
+        made.add(f"{slug}-{found[slug]}" if found[slug] else slug)
+        found[slug] += 1
+    return made
+
+
+def links(path: Path) -> Iterator[str]:
+    text = re.sub(r"`[^`\n]*`", "", without_code(path.read_text("utf-8")))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"[a-z]+:", target):
+            yield target
+
+
+def is_there(path: Path, target: str) -> bool:
+    name, _, anchor = target.partition("#")
+    file = path.parent / name if name else path
+    if not file.exists():
+        return False
+    return not anchor or (file.suffix == ".md" and anchor in anchors(file.read_text("utf-8")))
+
+
+def test_anchors_are_made_as_github_makes_them() -> None:
+    assert anchors("# What happened → what it gets\n## `server.tls` keys\n## A\n## A\n```\n# no\n```\n") == {
+        "what-happened--what-it-gets",
+        "servertls-keys",
+        "a",
+        "a-1",
+    }
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_every_link_leads_somewhere(path: Path) -> None:
+    assert [target for target in links(path) if not is_there(path, target)] == []

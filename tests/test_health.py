@@ -185,3 +185,33 @@ def test_checks_end_with_the_target_that_a_reload_takes_away(gateway: RunningGat
         assert len(goes.check_requests) == asked
         assert wait_until(lambda: not goes.is_connected)
         take(gateway, EMPTY)
+
+
+def order(gateway: RunningGateway, backend: PacedBackend, what: str) -> str:
+    answer = gateway.post(f"/api/upstreams/u/{backend.name}/{what}").json()
+    return str(answer["result"])
+
+
+def test_good_checks_do_not_bring_back_what_an_operator_ejected(gateway: RunningGateway, backend: PacedBackend) -> None:
+    serve(gateway, checked(backend), APPS)
+    backend.checks = lambda number: Mode.ERROR
+    assert wait_until(lambda: up(gateway, backend) == 0)
+    assert order(gateway, backend, "eject") == "ejected"
+    backend.checks = lambda number: Mode.OK
+    assert wait_for_checks(backend, 3)
+    assert up(gateway, backend) == 0
+    assert status(gateway) == 403
+    assert order(gateway, backend, "restore") == "restored"
+    assert status(gateway) == 200
+
+
+def test_what_an_operator_restored_is_ejected_again_while_its_checks_fail(
+    gateway: RunningGateway, backend: PacedBackend
+) -> None:
+    serve(gateway, checked(backend), APPS)
+    backend.checks = lambda number: Mode.ERROR
+    assert wait_until(lambda: up(gateway, backend) == 0)
+    ejections = gateway.metric("gateway_target_ejections_total", target=backend.name)
+    assert order(gateway, backend, "restore") == "restored"
+    assert wait_until(lambda: gateway.metric("gateway_target_ejections_total", target=backend.name) > ejections)
+    assert up(gateway, backend) == 0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.latency import Usual
+from gateway.latency import LastMinute, Usual, quantile
 
 CHECKED = settings(deadline=None)
 SECONDS = st.floats(0, 100)
@@ -69,3 +70,56 @@ def test_most_answers_of_a_target_with_some_spread_come_within_the_estimate() ->
 
 def test_it_shows_milliseconds() -> None:
     assert repr(usual_of([0.05])) == "<Usual 100.0 ms>"
+
+
+# --- the last minute ---
+
+
+def last_minute_of(times: list[tuple[float, float]]) -> LastMinute:
+    minute = LastMinute()
+    for at, seconds in times:
+        minute.observe(seconds, at)
+    return minute
+
+
+@CHECKED
+@given(st.lists(st.floats(0.0001, 60), min_size=1, max_size=60), st.sampled_from([0.0, 0.5, 0.95, 0.99, 1.0]))
+def test_a_quantile_is_right_to_five_percent(times: list[float], part: float) -> None:
+    exact = sorted(times)[max(1, math.ceil(part * len(times))) - 1]
+    found = quantile(last_minute_of([(0.0, seconds) for seconds in times]).times(0.0), part)
+    assert found == pytest.approx(exact, rel=0.05)
+
+
+def test_of_nothing_there_is_no_quantile() -> None:
+    assert quantile({}, 0.5) is None
+    assert quantile(LastMinute().times(0.0), 0.5) is None
+
+
+def test_times_beyond_what_is_told_apart_are_told_as_the_bounds() -> None:
+    minute = last_minute_of([(0.0, 0.0), (0.0, 1e9)])
+    assert quantile(minute.times(0.0), 0.5) == pytest.approx(0.0001)
+    assert quantile(minute.times(0.0), 1.0) == pytest.approx(60, rel=0.1)
+
+
+@CHECKED
+@given(st.lists(st.floats(0, 30), max_size=40), st.floats(0, 100))
+def test_the_last_minute_counts_and_what_is_older_than_seventy_seconds_does_not(
+    steps: list[float], wait: float
+) -> None:
+    now, moments = 0.0, []
+    minute = LastMinute()
+    for step in steps:
+        now += step
+        minute.observe(0.01, now)
+        moments.append(now)
+    now += wait
+    counted = sum(minute.times(now).values())
+    assert counted >= sum(now - moment < 60 for moment in moments)
+    assert counted <= sum(now - moment <= 70 for moment in moments)
+
+
+def test_the_times_of_several_processes_add_up() -> None:
+    one, other = last_minute_of([(0.0, 0.01)] * 3).times(0.0), last_minute_of([(0.0, 1.0)]).times(0.0)
+    both = {bucket: one.get(bucket, 0) + other.get(bucket, 0) for bucket in {*one, *other}}
+    assert quantile(both, 0.75) == pytest.approx(0.01, rel=0.05)
+    assert quantile(both, 1.0) == pytest.approx(1.0, rel=0.05)

@@ -31,10 +31,15 @@ CONTRACT: Final[dict[str, tuple[str, set[str]]]] = {
     "gateway_build_info": ("gauge", {"version", "python"}),
     # Beyond the contract's table: what an operator must be able to see of the gateway's own losses.
     "gateway_log_lines_dropped": ("counter", set()),
+    "gateway_hook_budget_used_ratio": ("histogram", {"app"}),
+    "gateway_target_ejected": ("gauge", {"upstream", "target"}),
+    "gateway_ready": ("gauge", set()),
     "gateway_workers": ("gauge", set()),
     "gateway_worker_deaths": ("counter", set()),
     "gateway_certificate_days_to_expiry": ("gauge", {"certificate"}),
     "gateway_tls_handshake_failures": ("counter", {"reason"}),
+    "gateway_spans_exported": ("counter", set()),
+    "gateway_spans_dropped": ("counter", {"reason"}),
 }
 EMPTY: Final = {"gateway_certificate_days_to_expiry"}
 """No certificate is configured here."""
@@ -176,6 +181,7 @@ def test_a_target_that_was_ejected_shows_as_down_with_its_ejection_counted_and_n
     for name in (*CASES, "down"):
         ejected = float(name == "down")
         assert gateway.metric("gateway_target_up", upstream=name) == 1 - ejected
+        assert gateway.metric("gateway_target_ejected", upstream=name) == ejected
         assert gateway.metric("gateway_target_ejections_total", upstream=name) == ejected
     assert gateway.metric("gateway_upstream_attempts_total", upstream="down", outcome="unreachable") == FAILURES
 
@@ -183,6 +189,18 @@ def test_a_target_that_was_ejected_shows_as_down_with_its_ejection_counted_and_n
 def test_connections_open_to_a_target_are_counted(gateway: RunningGateway) -> None:
     assert gateway.metric("gateway_target_connections", upstream="ok") == 1
     assert gateway.metric("gateway_target_connections", upstream="hang") == 0
+
+
+def test_the_part_of_its_budget_that_a_hook_took_is_known_where_a_backend_had_one(gateway: RunningGateway) -> None:
+    name = "gateway_hook_budget_used_ratio"
+    assert gateway.metric(f"{name}_bucket", app="ok", le="0.5") == gateway.metric(f"{name}_count", app="ok") == 2
+    assert gateway.metric(f"{name}_bucket", app="hang", le="0.95") == 0
+    assert gateway.metric(f"{name}_count", app="hang") == 1
+    assert gateway.metric(f"{name}_count", app="blocked") == 0
+
+
+def test_a_gateway_that_takes_hooks_is_ready(gateway: RunningGateway) -> None:
+    assert gateway.metric("gateway_ready") == 1
 
 
 def test_one_process_serves_and_no_worker_has_died(gateway: RunningGateway) -> None:

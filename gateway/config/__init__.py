@@ -6,8 +6,10 @@ from .backends import Health, Target, Upstream
 from .load import Loaded, digest_at, digest_of, load, loads
 from .model import DEDUPED, Admin, App, Config, Defaults, Log, MediaServer, Method, Server, Settings
 from .problems import ConfigError, Problem, path_text
+from .reference import Key, Section, sections
 from .schema import json_schema
 from .tls import ServerTls, UpstreamTls
+from .tracing import Tracing
 from .values import Secret, format_duration, parse_duration, parse_size
 
 __all__ = [
@@ -20,17 +22,20 @@ __all__ = [
     "Credentials",
     "Defaults",
     "Health",
+    "Key",
     "Loaded",
     "Log",
     "MediaServer",
     "Method",
     "Problem",
     "Secret",
+    "Section",
     "Server",
     "ServerTls",
     "Settings",
     "Signature",
     "Target",
+    "Tracing",
     "UnixAddress",
     "Upstream",
     "UpstreamTls",
@@ -45,4 +50,5 @@ __all__ = [
     "parse_listen_address",
     "parse_size",
     "path_text",
+    "sections",
 ]

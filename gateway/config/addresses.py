@@ -150,6 +150,8 @@ def _host(text: str) -> str:
 class _ListenRule:
     """Reads an address of either kind."""
 
+    form = _LISTEN_FORM
+
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(self._read)
 
@@ -226,6 +228,8 @@ def parse_network(text: str) -> IPv4Network | IPv6Network:
 
 class _NetworkRule:
     """Reads one network."""
+
+    form = _NETWORK_FORM
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(

@@ -15,8 +15,13 @@ MAX_KEYS: Final = 8
 class Credentials(Section):
     """HTTP Basic credentials."""
 
-    username: Username = Field(description="User name; no colon. Required.")
-    password: Password = Field(description="Password, best written as ${env:NAME} or ${file:/path}. Required.")
+    username: Username = Field(
+        description="User name, without a colon. Required; with another than the other side's, every hook is refused."
+    )
+    password: Password = Field(
+        description="Password, best written as ${env:NAME} or ${file:/path}. Required; in the file itself, it is in "
+        "every copy of the file."
+    )
 
 
 class Signature(Section):
@@ -31,13 +36,14 @@ class Signature(Section):
     mode: Literal["verify", "pass"] = Field(
         default="verify",
         description="verify: a hook that none of the keys has signed is answered with 401 and reaches no backend; "
-        "pass: nothing is checked here, the header goes on for the backend to check. Default verify.",
+        "pass: nothing is checked here, the header goes on for the backend to check. Default verify; with pass, "
+        "whoever can connect is believed, unless the backend checks.",
     )
     keys: Annotated[tuple[SigningKey, ...], HowMany(1, MAX_KEYS, "keys")] = Field(
         default=(),
         description="The media server's rest_hook_secret_key; up to 8, so that a new one can be in place before the "
         "old one goes. Required to verify; best written as ${env:NAME} or ${file:/path}. Remove the old one "
-        "afterwards: whoever has it can sign hooks.",
+        "afterwards, for whoever has it can sign hooks.",
     )
     upstream_key: Annotated[SigningKey | None, NotNull()] = Field(
         default=None,

@@ -26,8 +26,10 @@ class Target(Section):
     url: Annotated[str, TARGET_URL] = Field(
         description="URL to which /METHOD is appended. Required; http or https, without user name and query."
     )
-    weight: Annotated[int, WholeNumber(1, 1000)] = Field(
-        default=1, description="Its share of the hooks, in proportion to the other targets' weights. Default 1."
+    weight: Annotated[int, WholeNumber(1, 1000, "shares")] = Field(
+        default=1,
+        description="Its share of the hooks, in proportion to the other targets' weights. Default 1; a "
+        "target that cannot bear its share makes hooks queue.",
     )
     backup: Annotated[bool, TrueOrFalse()] = Field(
         default=False,
@@ -39,14 +41,15 @@ class Target(Section):
 class RetrySection(Section):
     """When another attempt follows a failed one, always inside the hook's budget."""
 
-    attempts: Annotated[int, WholeNumber(1, 10)] = Field(
+    attempts: Annotated[int, WholeNumber(1, 10, "attempts")] = Field(
         default=_RETRY.attempts,
-        description=f"Attempts for one hook at most, the first one counted. Default {_RETRY.attempts}; 1: no retry.",
+        description=f"Attempts for one hook at most, the first one counted. Default {_RETRY.attempts}; 1: no retry. "
+        "All of them share the hook's one budget.",
     )
     on: frozenset[RetryOn] = Field(
         default=_RETRY.on,
         description="After which failures: connect (the backend cannot have seen the hook), reset, timeout, "
-        "error_status, bad_answer; each once. Default connect alone: after any other a backend may act on the hook "
+        "error_status, bad_answer; each once. Default connect alone; after any other a backend may act on the hook "
         "more than once.",
     )
 
@@ -54,15 +57,17 @@ class RetrySection(Section):
 class BreakerSection(Section):
     """When a target that fails gets no hooks for a while. A refusal (403) is no failure."""
 
-    failures: Annotated[int, WholeNumber(1, 1000)] = Field(
+    failures: Annotated[int, WholeNumber(1, 1000, "failures")] = Field(
         default=_BREAKER.failures,
         description="Failures after which the target is left alone: so many in a row, or so many times unreachable "
-        f"within the window if that is half of its hooks. Default {_BREAKER.failures}.",
+        f"within the window if that is half of its hooks. Default {_BREAKER.failures}; too few eject a "
+        "target for a moment's trouble, too many let hooks wait for a dead one.",
     )
     window: Annotated[float, DurationIn("100ms", "1h")] = Field(
         default=format_duration(_BREAKER.window),
         validate_default=True,
-        description=f"How long a failure counts besides those in a row. Default {format_duration(_BREAKER.window)}.",
+        description=f"How long a failure counts besides those in a row. Default {format_duration(_BREAKER.window)}; "
+        "longer holds old trouble against a target that is well again.",
     )
     open_for: Annotated[float, DurationIn("100ms", "1h")] = Field(
         default=format_duration(_BREAKER.open_for),
@@ -82,15 +87,20 @@ class Health(Section):
         "costs the backend nothing.",
     )
     interval: Annotated[float, DurationIn("100ms", "1h")] = Field(
-        default="5s", validate_default=True, description="Time from one check to the next. Default 5s."
+        default="5s",
+        validate_default=True,
+        description="Time from one check to the next. Default 5s; a dead target is known after two, and every worker "
+        "checks for itself.",
     )
     timeout: Annotated[float, DurationIn("1ms", "1h")] = Field(
         default="1s",
         validate_default=True,
         description="How long a check may take, connecting included. Default 1s; not longer than interval.",
     )
-    expect: Annotated[int, WholeNumber(100, 599)] = Field(
-        default=200, description="Status that says the target is well; any other says it is not. Default 200."
+    expect: Annotated[int, WholeNumber(100, 599, "HTTP status")] = Field(
+        default=200,
+        description="Status that says the target is well; any other says it is not. Default 200; where the "
+        "path answers with a redirect or a login, all targets are ejected.",
     )
 
 
@@ -136,40 +146,42 @@ class Upstream(Section):
 
     url: Annotated[str | None, TARGET_URL] = Field(
         default=None,
-        description="URL to which /METHOD is appended, as it was set on the media server before. This or targets is "
-        "required; http or https, without user name and query.",
+        description="URL to which /METHOD is appended, as it was set on the media server before. Required, unless "
+        "targets stands in its place; http or https, without user name and query.",
     )
     targets: Annotated[tuple[Target, ...], _TargetsRule()] = Field(
         default_factory=tuple,
         validate_default=True,
         description="The addresses of a backend that has several, in place of url: at most 256, each with its url, "
-        "weight and backup. All must decide alike, for any of them may get any hook.",
+        "weight and backup. Default: url alone; all must decide alike, for any of them may get any hook.",
     )
     balance: Literal["round_robin", "least_in_flight"] = Field(
         default="round_robin",
         description="Which target is next: round_robin (in turn, by weight) or least_in_flight (the one that has the "
-        "fewest hooks for its weight). Default round_robin.",
+        "fewest hooks for its weight). Default round_robin; in turn, a slow target gets as many hooks as a fast one.",
     )
     connect_timeout: Annotated[float, DurationIn("1ms", "1m")] = Field(
         default="500ms",
         validate_default=True,
-        description="How long a connection may take to be made, inside the hook's budget. Default 500ms.",
+        description="How long a connection may take to be made, inside the hook's budget. Default 500ms; longer, and a "
+        "machine that is gone takes more of each budget before another is asked.",
     )
     keepalive: Annotated[float | None, DurationIn("1ms", "24h", off=True)] = Field(
         default="60s",
         validate_default=True,
         description="How long an idle connection to the backend is kept; off makes a new one for every hook. Default "
-        "60s; keep it below the backend's own.",
+        "60s; keep it below the backend's own, or hooks meet connections that it is just closing.",
     )
-    max_connections: Annotated[int, WholeNumber(1, 65535)] = Field(
+    max_connections: Annotated[int, WholeNumber(1, 65535, "connections")] = Field(
         default=64,
         description="Connections to each target at once, shared out among the workers; past it hooks queue inside "
-        "their budget. Default 64; no more than the backend has workers.",
+        "their budget. Default 64; no more than the backend has workers, or hooks wait there unseen.",
     )
     max_answer: Annotated[int, SizeIn("1B", "64MiB")] = Field(
         default="1MiB",
         validate_default=True,
-        description="Largest body of an answer; a larger one is cause bad_answer. Default 1MiB.",
+        description="Largest body of an answer; a larger one is cause bad_answer. Default 1MiB; too small refuses real "
+        "calls.",
     )
     retry: Annotated[Retry, ReadAs(RetrySection, Retry)] = Field(
         default={},
@@ -191,7 +203,7 @@ class Upstream(Section):
     host: HostHeader = Field(
         default="target",
         description="Host header sent: target (the URL's own), preserve (the media server's), or a literal name. "
-        "Default target.",
+        "Default target; a backend with several sites answers from the wrong one where the name is not its own.",
     )
     headers: Headers = Field(
         default={},

@@ -19,6 +19,7 @@ from .document import Document, Unresolved
 from .model import DEDUPED, Config
 from .problems import Path, Problem, Speller, path_text
 from .tls import TlsFiles
+from .tracing import is_installed
 from .values import format_duration, parse_duration, usable_cpus
 
 _JAVA_KEEPALIVE: Final = 5.0
@@ -54,6 +55,7 @@ class CrossChecks:
         self._addresses()
         self._files(("server", "tls"), self._server.get("tls"))
         self._client_keepalive()
+        self._tracing()
         for name, upstream in self._upstreams.items():
             if isinstance(upstream, dict):
                 self._upstream(("upstreams", name), upstream)
@@ -95,7 +97,7 @@ class CrossChecks:
         if any(overlap(admin, other) for other in taken):
             self._problem(("server", "admin"), f"{admin} is a hook port too: the admin port needs its own")
         if not admin.is_loopback and "token" not in self._section("admin"):
-            self._warn(("server", "admin"), "whoever is not on loopback is refused everything until admin.token is set")
+            self._warn(("server", "admin"), "until admin.token is set, only loopback learns more here than health")
 
     def _files(self, path: Path, section: object) -> None:
         if isinstance(section, dict):
@@ -110,6 +112,10 @@ class CrossChecks:
                 "should be longer than 5s: the media server keeps idle connections that long, and repeats a hook "
                 "that meets a closing one",
             )
+
+    def _tracing(self) -> None:
+        if isinstance(self._data.get("tracing"), dict) and not is_installed():
+            self._problem(("tracing",), "needs packages that are not installed: pip install 'wcs-gateway[otel]'")
 
     # --- budgets ---
 

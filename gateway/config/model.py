@@ -27,6 +27,7 @@ from .rules import (
     UpstreamName,
 )
 from .tls import ServerTls
+from .tracing import Tracing
 from .values import DurationIn, NotNull, OneOf, Processes, ReadAs, SizeIn, WholeNumber
 
 DEDUPED: Final = frozenset({"connect", "OnCallEvent"})
@@ -65,7 +66,7 @@ class Server(Section):
         default="256KiB",
         validate_default=True,
         description="Largest hook accepted; a larger one is answered with 413. Default 256KiB; a hook with an SDP "
-        "takes about 4KiB.",
+        "takes about 4KiB. Too small refuses real calls; too large is memory that each hook inside may take.",
     )
     workers: Annotated[int, Processes(256)] = Field(
         default=1,
@@ -76,18 +77,20 @@ class Server(Section):
     max_in_flight: Annotated[int, IN_FLIGHT] = Field(
         default=2000,
         description="Hooks inside the gateway at once, shared out among the workers; past it they are answered at "
-        "once with the verdict for overload. Default 2000; each may hold up to max_body of memory.",
+        "once with the verdict for overload. Default 2000; each may hold up to max_body of memory. Too "
+        "small refuses, in a peak, calls that the backends could have decided.",
     )
-    max_connections: Annotated[int, WholeNumber(1, 1_000_000)] = Field(
+    max_connections: Annotated[int, WholeNumber(1, 1_000_000, "connections")] = Field(
         default=10_000,
         description="Client connections at once, shared out among the workers; one more is answered with 403 and "
         "closed. Default 10000, or fewer if the limit of open files has no room for them; a media server holds a few "
-        "dozen.",
+        "dozen. Too small keeps media servers out.",
     )
     read_timeout: Annotated[float, DurationIn("1ms", "10m")] = Field(
         default="5s",
         validate_default=True,
-        description="How long a client may take to deliver a hook's head and body; past it, 408. Default 5s.",
+        description="How long a client may take to deliver a hook's head and body; past it, 408. Default 5s; longer, "
+        "and clients that send nothing hold their connections for longer.",
     )
     keepalive_timeout: Annotated[float, DurationIn("1ms", "24h")] = Field(
         default="75s",
@@ -99,7 +102,7 @@ class Server(Section):
         default="20s",
         validate_default=True,
         description="How long a stopping gateway waits for the hooks that it has begun. Default 20s; longer than the "
-        "longest timeout of an app, shorter than the service manager's own patience.",
+        "longest timeout of an app, shorter than the service manager's own patience, or hooks in flight are cut off.",
     )
 
 
@@ -108,8 +111,8 @@ class Admin(Section):
 
     token: Annotated[Token | None, NotNull()] = Field(
         default=None,
-        description="Bearer token asked of whoever is not on loopback, and for every POST. No default; write it as "
-        "${env:NAME} or ${file:/path}.",
+        description="Bearer token asked of whoever is not on loopback, and for every POST. No default; while there is "
+        "none, every user of the gateway's host can reload and drain, and nobody elsewhere can look.",
     )
 
 
@@ -117,21 +120,24 @@ class Log(Section):
     """What the gateway writes to standard output."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least severe messages that are logged. Default info."
+        default="info",
+        description="Least severe messages that are logged. Default info; warning hides starts and reloads.",
     )
     format: Literal["json", "console"] = Field(
         default="json",
-        description="json, one object a line, for machines; console for people. Default json.",
+        description="json, one object a line, for machines; console for people. Default json; no program can rely on "
+        "console's form.",
     )
     access: Literal["all", "failures", "off"] = Field(
         default="all",
         description="Which hooks get an access line: all, failures (whatever the backend did not decide), or off. "
-        "Default all.",
+        "Default all; with less, the log cannot tell whether a hook came at all.",
     )
     mask: tuple[Literal["caller", "callee"], ...] = Field(
         default=("caller", "callee"),
         max_length=2,
-        description="Phone numbers that are masked in the log. Default both; an empty list writes them out.",
+        description="Phone numbers that are masked in the log and in what the admin port tells of calls. Default both; "
+        "an empty list writes them out.",
     )
 
 
@@ -158,7 +164,8 @@ class MediaServer(Section):
         default="500ms",
         validate_default=True,
         description="How much earlier the gateway must have answered. Default 500ms; no timeout may reach "
-        "request_timeout less this margin.",
+        "request_timeout less this margin. "
+        "Too small, and an answer that is a little late on the way comes too late.",
     )
 
 
@@ -166,12 +173,15 @@ class Defaults(Section):
     """Settings of every app that does not set its own."""
 
     upstream: Annotated[str | None, UPSTREAM_REFERENCE] = Field(
-        default=None, description="Upstream of the apps that name none. No default."
+        default=None,
+        description="Upstream of the apps that name none. No default; where there is one, an app that lacks its "
+        "upstream is no mistake any more: its hooks go there.",
     )
     timeout: Annotated[float, BUDGET] = Field(
         default="3s",
         validate_default=True,
-        description="Whole budget of one hook: queueing, connecting, every attempt, the answer's body. Default 3s.",
+        description="Whole budget of one hook: queueing, connecting, every attempt, the answer's body. Default 3s; "
+        "callers wait so long for a backend that hangs, and one that needs longer is answered for by fallback.",
     )
     fallback: Annotated[Fallback, VERDICTS_BY_CAUSE] = Field(
         default="reject",
@@ -182,18 +192,19 @@ class Defaults(Section):
     retry: Annotated[Retry | None, ReadAs(RetrySection, Retry)] = Field(
         default=None,
         description="When another attempt follows a failed one, in place of what every upstream says. Default: the "
-        "upstream's; replaces it as a whole.",
+        "upstream's; a mapping here replaces that as a whole.",
     )
     dedupe: Annotated[float | None, REPEATS] = Field(
         default=None,
         description="How long a repeat of the very same hook (app, method and body) gets the first one's verdict "
         "without asking the backend; off: never. Default 10s for connect and OnCallEvent, off for all other methods; "
-        "set here, it holds for every method.",
+        "set here, it holds for every method. A hook that is repeated on purpose within that time is not asked again.",
     )
     max_in_flight: Annotated[int | None, IN_FLIGHT] = Field(
         default=None,
         description="Hooks of each app inside the gateway at once, shared out among the workers; past it they are "
-        "answered at once with the verdict for overload. Default: no limit but server.max_in_flight.",
+        "answered at once with the verdict for overload. Default: no limit but server.max_in_flight; "
+        "without one, an app whose backend hangs can take all of that.",
     )
 
 
@@ -201,22 +212,25 @@ class Method(Section):
     """Settings of one method of an app; what is left out is the app's."""
 
     timeout: Annotated[float | None, BUDGET] = Field(
-        default=None, description="Whole budget of one hook. Default: the next wider level's."
+        default=None,
+        description="Whole budget of one hook: queueing, connecting, every attempt, the answer's body. Default: the "
+        "next wider level's; a backend that needs longer is answered for by fallback.",
     )
     fallback: Annotated[Fallback | None, VERDICTS_BY_CAUSE] = Field(
         default=None,
-        description="Verdict when the backend gives none, per cause. Default: the next wider level's; replaces it "
-        "as a whole.",
+        description="Verdict when the backend gives none, per cause. Default: the next wider level's; a mapping here "
+        "replaces that as a whole. allow lets calls through unchecked while the backend is down.",
     )
     retry: Annotated[Retry | None, ReadAs(RetrySection, Retry)] = Field(
         default=None,
         description="When another attempt follows a failed one. Default: the next wider level's, at last the "
-        "upstream's; replaces it as a whole.",
+        "upstream's; a mapping here replaces that as a whole.",
     )
     dedupe: Annotated[float | None, REPEATS] = Field(
         default=None,
         description="How long a repeat of the very same hook gets the first one's verdict without asking the backend; "
-        "off: never. Default: the next wider level's.",
+        "off: never. Default: the next wider level's; a hook that is repeated on purpose within that time is not asked "
+        "again.",
     )
 
 
@@ -226,16 +240,20 @@ class App(Method):
     model_config = ConfigDict(json_schema_extra={"not": {"required": ["credentials", "signature"]}})
 
     upstream: Annotated[str | None, UPSTREAM_REFERENCE] = Field(
-        default=None, description="Upstream that decides this app's hooks. Default: defaults.upstream."
+        default=None,
+        description="Upstream that decides this app's hooks. Default: defaults.upstream; a wrong one decides them by "
+        "somebody else's rules.",
     )
     static: Annotated[Verdict | None, OneOf((Verdict.ALLOW, Verdict.REJECT))] = Field(
         default=None,
-        description="The verdict for every hook of this app: allow or reject. No default; no backend is asked.",
+        description="The verdict for every hook of this app: allow or reject. No default; no backend is asked, so "
+        "allow lets every call through.",
     )
     max_in_flight: Annotated[int | None, IN_FLIGHT] = Field(
         default=None,
         description="Hooks of this app inside at once, shared out among the workers, so that it cannot crowd out "
-        "others; all appKeys of a glob share it; past it, the verdict for overload. Default: defaults.max_in_flight.",
+        "others; all appKeys of a glob share it; past it, the verdict for overload. Default: "
+        "defaults.max_in_flight; too small refuses calls in a peak.",
     )
     credentials: Annotated[Credentials | None, NotNull()] = Field(
         default=None,
@@ -249,7 +267,9 @@ class App(Method):
         "and the header goes on as it came.",
     )
     methods: dict[MethodName, Method] = Field(
-        default={}, description="Settings of single methods, such as OnCallEvent."
+        default={},
+        description="Settings of single methods, such as OnCallEvent. Default: none, the app's hold for all; check "
+        "warns of a name that it does not know, which may be mistyped.",
     )
 
 
@@ -281,12 +301,21 @@ class Config(Section):
     admin: Admin = Field(default_factory=Admin, description="Access to the admin port.")
     log: Log = Field(default_factory=Log, description="Logging.")
     metrics: MetricLabels = Field(default_factory=MetricLabels, description="Metrics.")
+    tracing: Annotated[Tracing | None, NotNull()] = Field(
+        default=None,
+        description="OpenTelemetry traces. Default: none; needs the extra otel, pip install 'wcs-gateway[otel]'.",
+    )
     media_server: MediaServer = Field(default_factory=MediaServer, description="Limits of the media server itself.")
     defaults: Defaults = Field(default_factory=Defaults, description="Settings of every app that sets none.")
-    upstreams: dict[UpstreamName, Upstream] = Field(default={}, description="Backends by name.")
+    upstreams: dict[UpstreamName, Upstream] = Field(
+        default={},
+        description="Backends by name. Default none; the name is a label of the metrics: under another one, an "
+        "upstream begins anew.",
+    )
     apps: dict[AppName, App] = Field(
         default={},
-        description="Apps by appKey, or by a glob with * and ?: the exact name first, then the longest matching glob.",
+        description="Apps by appKey, or by a glob with * and ?: the exact name first, then the longest matching glob. "
+        "Default none; whoever is not here is refused with 403.",
     )
     unknown_app: Annotated[str, UNKNOWN_APP] = Field(
         default="reject",
@@ -295,7 +324,8 @@ class Config(Section):
     )
     hook_types: dict[MethodName, MethodType] = Field(
         default={},
-        description="Types of methods that the catalogue lacks: connect, direct, event or incoming.",
+        description="Types of methods that the catalogue lacks: connect, direct, event or incoming. Default none; the "
+        "type changes what a refusal is said to mean, not the verdict.",
     )
 
     def settings(self, app: str, method: str | None) -> Settings:

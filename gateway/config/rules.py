@@ -104,6 +104,7 @@ def _username(text: str) -> str:
 class _FallbackRule:
     """``reject``, ``allow``, or a mapping of causes, read into a Fallback."""
 
+    form: Final = "must be reject, allow, or a mapping such as {timeout: allow, unreachable: allow}"
     _ALLOW: Final = dict.fromkeys((Cause.TIMEOUT, Cause.UNREACHABLE, Cause.OVERLOAD), "allow")
     _CAUSES: Final = [cause.value for cause in Cause]
     _VERDICTS: Final = ["allow", "reject"]
@@ -136,7 +137,7 @@ class _FallbackRule:
         if value == "allow":
             return self._ALLOW
         if not isinstance(value, dict):
-            raise wants("must be reject, allow, or a mapping such as {timeout: allow, unreachable: allow}")
+            raise wants(self.form)
         return value
 
     @staticmethod
@@ -192,6 +193,6 @@ TARGET_URL = Checked(_target_url, r"https?://[^\s?#@\\]+", "http://192.168.1.101
 VERDICTS_BY_CAUSE = _FallbackRule()
 BUDGET = DurationIn("1ms", "10m")
 REPEATS = DurationIn("1ms", "10m", off=True)
-IN_FLIGHT = WholeNumber(1, 1_000_000)
+IN_FLIGHT = WholeNumber(1, 1_000_000, "hooks")
 UPSTREAM_REFERENCE = Text(_NO_CONTROLS, "must be the name of an upstream", 256)
 UNKNOWN_APP = Text(_NO_CONTROLS, "must be reject or the name of an app", 256)

@@ -41,6 +41,8 @@ def absolute_path(value: object, directory: str) -> str:
 class _FilePathRule:
     """Annotates ``str``: a path, made absolute."""
 
+    form = _PATH_FORM
+
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.with_info_plain_validator_function(self._read)
 
@@ -62,6 +64,11 @@ class _VersionRule:
 
     versions: tuple[str, ...]
 
+    @property
+    def form(self) -> str:
+        """What it must be."""
+        return f"must be {', '.join(self.versions[:-1])} or {self.versions[-1]}"
+
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(self._read)
 
@@ -71,7 +78,7 @@ class _VersionRule:
     def _read(self, value: object) -> str:
         text = str(value) if isinstance(value, float) else value
         if not isinstance(text, str) or text not in self.versions:
-            raise wants(f"must be {', '.join(self.versions[:-1])} or {self.versions[-1]}")
+            raise wants(self.form)
         return text
 
 
@@ -99,11 +106,12 @@ class ServerTls(Section):
     client_ca: Annotated[FilePath | None, NotNull()] = Field(
         default=None,
         description="PEM file with the authorities whose client certificates are let in; whoever shows none of theirs "
-        "cannot connect. Once it has changed, connections made before end. Default: no certificate is asked for.",
+        "cannot connect. Once it has changed, connections made before end. Default: no certificate is asked for; a "
+        "public authority in it lets in whoever has any certificate of that.",
     )
     minimum_version: Annotated[Literal["1.2", "1.3"], _VersionRule(("1.2", "1.3"))] = Field(
         default="1.2",
-        description="Oldest version of TLS that is spoken: 1.2 or 1.3. Default 1.2, which old Java clients need.",
+        description="Oldest version of TLS that is spoken: 1.2 or 1.3. Default 1.2; 1.3 keeps old Java clients out.",
     )
 
 
@@ -137,7 +145,8 @@ class UpstreamTls(Section):
     server_name: Annotated[ServerName | None, NotNull()] = Field(
         default=None,
         description="Name that the backend's certificate must have, and that is asked for (SNI), where the targets' "
-        "URLs have another. Default: the host of each URL.",
+        "URLs have another. Default: the host of each URL; a name that "
+        "the certificate lacks makes the targets unreachable.",
     )
 
 

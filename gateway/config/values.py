@@ -1,6 +1,7 @@
 """The values that a configuration writes as text: durations, sizes, names, secrets.
 
-Each type brings its own words for what is wrong and its own JSON Schema. No validator ever puts the value itself
+Each type brings its own words for what is wrong, its own JSON Schema, and ``form``, which says what a value must be:
+the configuration's reference is made of it. No validator ever puts the value itself
 into a message: ``explain`` adds it, as written in the file, where no secret can be meant.
 """
 
@@ -102,6 +103,11 @@ class DurationIn:
     high: str
     off: bool = False
 
+    @property
+    def form(self) -> str:
+        """What it must be, bounds included."""
+        return f"must be a duration from {self.low} to {self.high}" + (", or off" if self.off else "")
+
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         low, high = parse_duration(self.low), parse_duration(self.high)
         form = "must be a duration such as 3s or 250ms" + (", or off" if self.off else "")
@@ -134,6 +140,11 @@ class SizeIn:
     low: str
     high: str
 
+    @property
+    def form(self) -> str:
+        """What it must be, bounds included."""
+        return f"must be a size from {self.low} to {self.high}"
+
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         low, high = parse_size(self.low), parse_size(self.high)
 
@@ -163,6 +174,13 @@ class WholeNumber:
 
     low: int
     high: int
+    unit: str = ""
+    """What it counts, in words for the reference."""
+
+    @property
+    def form(self) -> str:
+        """What it must be, bounds included."""
+        return f"must be a whole number from {self.low} to {self.high}" + (f" ({self.unit})" if self.unit else "")
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         schema = core_schema.int_schema(strict=True, ge=self.low, le=self.high)
@@ -170,10 +188,32 @@ class WholeNumber:
 
 
 @dataclass(frozen=True)
+class NumberIn:
+    """Annotates ``float``: within bounds, and no text, no boolean."""
+
+    low: float
+    high: float
+
+    @property
+    def form(self) -> str:
+        """What it must be, bounds included."""
+        return f"must be a number from {self.low:g} to {self.high:g}"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = core_schema.float_schema(strict=True, ge=self.low, le=self.high, allow_inf_nan=False)
+        return wanting(schema, self.form)
+
+
+@dataclass(frozen=True)
 class Processes:
     """Annotates ``int``: a whole number, or ``auto`` for one per CPU that this process may use."""
 
     high: int
+
+    @property
+    def form(self) -> str:
+        """What it must be, bounds included."""
+        return f"must be a whole number from 1 to {self.high} (processes), or auto"
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         number = core_schema.int_schema(strict=True, ge=1, le=self.high)
@@ -196,8 +236,10 @@ def usable_cpus() -> int:
 class TrueOrFalse:
     """Annotates ``bool``: no number, and no word such as ``yes``."""
 
+    form: Final = "must be true or false"
+
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return wanting(core_schema.bool_schema(strict=True), "must be true or false")
+        return wanting(core_schema.bool_schema(strict=True), self.form)
 
 
 @dataclass(frozen=True)
@@ -211,12 +253,17 @@ class ReadAs:
     into: Callable[..., Any]
     off: bool = False
 
+    @property
+    def form(self) -> str:
+        """What it must be."""
+        return "must be a mapping" + (", or off" if self.off else "")
+
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         def read(value: object, keys: core_schema.ValidatorFunctionWrapHandler) -> Any:
             if self.off and value == "off":
                 return None
             if not isinstance(value, dict):
-                raise wants("must be a mapping" + (", or off" if self.off else ""))
+                raise wants(self.form)
             return self.into(**dict(keys(value)))
 
         return core_schema.no_info_wrap_validator_function(
@@ -254,9 +301,14 @@ class OneOf:
 
     members: tuple[StrEnum, ...]
 
+    @property
+    def form(self) -> str:
+        """What it must be."""
+        return f"must be {' or '.join(self.members)}"
+
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         schema = core_schema.literal_schema(list(self.members))
-        return wanting(schema, f"must be {' or '.join(self.members)}")
+        return wanting(schema, self.form)
 
 
 @dataclass(frozen=True)
@@ -268,10 +320,15 @@ class Checked:
     """For the JSON Schema: what an editor can check."""
     example: str
 
+    @property
+    def form(self) -> str:
+        """What it must be."""
+        return f"must be text such as {self.example}"
+
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         def check(value: object) -> str:
             if not isinstance(value, str):
-                raise wants(f"must be text such as {self.example}")
+                raise wants(self.form)
             try:
                 return self.read(value)
             except ValueError as exc:

@@ -31,13 +31,26 @@ REJECTED = [
     ("log: {<<: info}\n", "1:7: log: << takes a mapping or a list of mappings, usually an alias such as *base"),
     # --- keys and types ---
     ("sever: {}\n", '1:1: sever: unknown key; did you mean "server"?'),
-    ("tracing: {}\n", "1:1: tracing: unknown key"),
+    ("telemetry: {}\n", "1:1: telemetry: unknown key"),
     (UPSTREAM + "apps:\n  a:\n    upstream: u\n    tiemout: 3s\n", '5:5: apps.a.tiemout: unknown key; did you mean "timeout"?'),
     (UPSTREAM + 'apps: {"a.b": {upstream: u, x: 1}}\n', '2:29: apps."a.b".x: unknown key'),
     ("server:\n", "1:1: server: must be a mapping, not empty"),
     ("server: 5\n", "1:1: server: must be a mapping, not 5"),
     ("apps: [a]\n", "1:1: apps: must be a mapping, not a list"),
     ("apps: {a: yes}\n", '1:8: apps.a: must be a mapping, not "yes"'),
+    # --- tracing ---
+    ("tracing: {}\n", "1:1: tracing.endpoint: is required"),
+    ("tracing:\n", "1:1: tracing: must be a mapping"),
+    ("tracing: {endpoint: 4318}\n", "1:11: tracing.endpoint: must be text such as http://127.0.0.1:4318, not 4318"),
+    ("tracing: {endpoint: 'collector:4318'}\n", "1:11: tracing.endpoint: must be a URL that begins with http:// or https:// and names a host"),
+    ("tracing: {endpoint: 'http://u:p@collector:4318'}\n", "1:11: tracing.endpoint: must not hold a user name or password: write Authorization under headers"),
+    ("tracing: {endpoint: 'http://collector:4318/v1/traces/'}\n", "1:11: tracing.endpoint: must not end with /v1/traces: the gateway appends that"),
+    ("tracing: {endpoint: 'http://c', sample: 1.5}\n", "1:33: tracing.sample: must be a number from 0 to 1, not 1.5"),
+    ("tracing: {endpoint: 'http://c', sample: true}\n", "1:33: tracing.sample: must be a number from 0 to 1, not true"),
+    ("tracing: {endpoint: 'http://c', sample: '1'}\n", '1:33: tracing.sample: must be a number from 0 to 1, not "1"'),
+    ("tracing: {endpoint: 'http://c', sample: .nan}\n", "1:33: tracing.sample: must be a number from 0 to 1, not .nan"),
+    ("tracing: {endpoint: 'http://c', service_name: ''}\n", '1:33: tracing.service_name: must be a name: 1 to 256 characters, no control characters, not ""'),
+    ("tracing: {endpoint: 'http://c', headers: {host: x}}\n", "1:43: tracing.headers.host: must not be set here: the gateway sets or removes this header itself"),
     # --- server ---
     ("server: {listen: 8080}\n", "1:10: server.listen: must be an address such as 127.0.0.1:8080, [::1]:8080, :8080 or unix:/run/gateway.sock, not 8080"),
     ("server: {listen: 'h:65536'}\n", '1:10: server.listen: must be an address such as 127.0.0.1:8080, [::1]:8080, :8080 or unix:/run/gateway.sock, not "h:65536"'),
@@ -237,7 +250,7 @@ def test_a_broken_rule_is_reported_once_at_its_place(text: str, message: str) ->
 
 TWICE = "a backend may act on the hook more than once"
 APART = "each worker remembers duplicates for itself: a repeat that meets another worker is asked again"
-REFUSED = "whoever is not on loopback is refused everything until admin.token is set"
+REFUSED = "until admin.token is set, only loopback learns more here than health"
 WARNED = [
     ("upstreams: {}\n", "1:1: apps: there are no apps: every hook will be refused"),
     ("server: {keepalive_timeout: 5s}\n" + UPSTREAM + APP, "1:10: server.keepalive_timeout: should be longer than 5s: the media server keeps idle connections that long, and repeats a hook that meets a closing one"),

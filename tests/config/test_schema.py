@@ -35,7 +35,7 @@ def _objects(node: Any) -> Iterator[dict[str, Any]]:
 
 def test_every_key_is_described_and_no_other_is_allowed() -> None:
     sections = [node for node in _objects(SCHEMA) if "description" in node]
-    assert len(sections) == 18
+    assert len(sections) == 19
     for section in sections:
         assert section["additionalProperties"] is False
         for name, field in section["properties"].items():
@@ -57,6 +57,8 @@ def test_the_example_validates() -> None:
         "apps: {a: {static: allow}, 'b-*': {static: reject}}",
         "defaults: {fallback: {timeout: allow, error_status: reject}}",
         "hook_types: {MyEvent: event}",
+        "tracing: {endpoint: 'http://127.0.0.1:4318', sample: 0.5, headers: {X-Key: k}, service_name: gw}",
+        "tracing: {endpoint: 'https://collector.example:4318/otlp', sample: 1}",
         "server: {workers: auto, max_in_flight: 1}",
         "server: {workers: 256}",
         "upstreams: {u: {targets: [{url: http://h}, {url: http://i, backup: true}], balance: least_in_flight}}",

@@ -1,0 +1,78 @@
+// The last three minutes of activity, one sample a second.
+
+const LENGTH = 180;
+const SHORTEST = 60; // the charts' span at first, so that they are not all but empty
+const CAUSES = ["timeout", "unreachable", "overload", "bad_answer", "error_status"];
+export const SERIES = ["ok", "denied", ...CAUSES, "other"];
+
+const sum = (values) => values.reduce((total, value) => total + value, 0);
+
+/** Hooks per second that did not end as a backend or the configuration meant them to. */
+export const failing = (app) => sum(Object.values(app.reasons ?? {}));
+
+/** How one app's hooks, or all of them, divide into the chart's series; each per second. */
+export function divided(app) {
+  const parts = Object.fromEntries(SERIES.map((name) => [name, 0]));
+  for (const [reason, value] of Object.entries(app.reasons ?? {})) parts[CAUSES.includes(reason) ? reason : "other"] += value;
+  const failed = failing(app);
+  const meant = Math.max(0, (app.per_second ?? 0) - failed);
+  // Of what failed, some was allowed by the fallback and some was no hook at all; the rest is among the rejected.
+  const failedAndRejected = Math.max(0, failed - (app.error ?? 0) - (app.allowed_by_fallback ?? 0));
+  parts.denied = Math.min(meant, Math.max(0, (app.reject ?? 0) - failedAndRejected));
+  parts.ok = meant - parts.denied;
+  return parts;
+}
+
+/** All apps of a sample together. */
+export const whole = (sample) => sample.total ?? {};
+
+/** Remembers what has been shown. */
+export class History {
+  samples = [];
+  #apps = new Map();
+
+  /** Take one sample in. */
+  add(sample) {
+    this.samples.push({ time: sample.time, parts: divided(whole(sample)) });
+    if (this.samples.length > LENGTH) this.samples.shift();
+    const seen = new Set();
+    for (const app of sample.apps) {
+      seen.add(app.app);
+      this.#push(app.app, app.per_second ?? 0, failing(app));
+    }
+    for (const name of this.#apps.keys()) if (!seen.has(name)) this.#push(name, 0, 0);
+  }
+
+  #push(name, rate, failures) {
+    let kept = this.#apps.get(name);
+    if (!kept) {
+      if (!rate) return;
+      this.#apps.set(name, (kept = { rates: [], failures: [] }));
+    }
+    kept.rates.push(rate);
+    kept.failures.push(failures);
+    if (kept.rates.length > LENGTH) {
+      kept.rates.shift();
+      kept.failures.shift();
+    }
+    if (kept.rates.length === LENGTH && !kept.rates.some(Boolean)) this.#apps.delete(name);
+  }
+
+  /** Seconds that the charts show. */
+  get span() {
+    return Math.max(SHORTEST, this.samples.length);
+  }
+
+  /** One app's rates and failures, padded to the whole span. */
+  of(name) {
+    const kept = this.#apps.get(name) ?? { rates: [], failures: [] };
+    const missing = new Array(Math.max(0, this.span - kept.rates.length)).fill(0);
+    return { rates: [...missing, ...kept.rates], failures: [...missing, ...kept.failures] };
+  }
+
+  /** The chart's series, padded to the whole span. */
+  series() {
+    const missing = new Array(this.span - this.samples.length).fill(0);
+    return SERIES.map((key) => ({ key, colour: key, values: [...missing, ...this.samples.map((sample) => sample.parts[key])] }));
+  }
+}
