@@ -44,8 +44,8 @@ REFUSALS: Final[Mapping[int, tuple[Refusal, ...]]] = {
         Refusal(
             "not HTTP/1.x, or HTTP that could be read in two ways",
             Reason.BAD_REQUEST,
-            "Find out who sends it (`ss -tn sport = :8080`): a scanner, `https` on a plain port, or a proxy in between that "
-            "rewrites requests. The media server's own are never refused so.",
+            "Find out who sends it (`ss -tn sport = :8080`): a scanner, `https` on a plain port, or a proxy in between "
+            "that rewrites requests. The media server's own are never refused so.",
         ),
         Refusal(
             "not UTF-8 JSON; without a string `appKey`, or with two; compressed",

@@ -11,6 +11,7 @@ import pytest
 from gateways import LISTEN, RunningGateway, running_gateway
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway import console
 from gateway.admin import AdminState
 from gateway.app import admin_app
 from gateway.config import Loaded, loads
@@ -244,6 +245,16 @@ async def test_a_probe_from_anywhere_learns_whether_the_process_lives_and_takes_
         answer = await ask(text, method, path, client, tmp_path, base="http://gateway-0.hooks.example:9180")
         assert answer.status_code == status
         assert {name: answer.headers.get(name) for name in SECURITY_HEADERS} == SECURITY_HEADERS
+
+
+@pytest.mark.usefixtures("secrets")
+@pytest.mark.parametrize("path", sorted(console.PATHS))
+async def test_the_console_s_files_are_given_to_all_but_answer_no_post(path: str, tmp_path: Path) -> None:
+    answer = await ask(CONFIG, "GET", path, ELSEWHERE, tmp_path)
+    assert answer.status_code == 200
+    assert answer.headers.get_list("content-security-policy") == [console.CONTENT_SECURITY_POLICY]
+    assert {name: answer.headers.get(name) for name in SECURITY_HEADERS} == SECURITY_HEADERS
+    assert (await ask(CONFIG, "POST", path, ELSEWHERE, tmp_path)).status_code == 401
 
 
 @pytest.mark.usefixtures("secrets")

@@ -328,9 +328,10 @@ def test_events_are_read_however_they_are_cut(page: Page) -> None:
 @pytest.fixture(scope="module")
 def large(backend: FaultyBackend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     apps = {f"tenant-{number:04}": {"upstream": f"u{number % 40:02}"} for number in range(MANY)}
+    cases = {"u39": "body_html"}
     text = {
         "server": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"},
-        "upstreams": {f"u{number:02}": {"url": backend.url_of("ok")} for number in range(40)},
+        "upstreams": {name: {"url": backend.url_of(cases.get(name, "ok"))} for name in (f"u{n:02}" for n in range(40))},
         "apps": apps,
     }  # fmt: skip
     with running_gateway(json.dumps(text), tmp_path_factory.mktemp("large")) as running:
@@ -350,6 +351,11 @@ def test_a_thousand_apps_are_shown_in_part_and_found_by_name(browser: Browser, l
         expect(page.locator("#upstreams article")).to_have_count(30)
         page.get_by_label("Find an upstream or target").fill("u39")
         expect(page.locator("#upstreams article")).to_have_count(1)
+        for number in (39, 79, 119):  # their common upstream's trouble is told once
+            assert large.hook(appKey=f"tenant-{number:04}").status_code == 403
+        expect(page.locator("#summary")).to_have_text("Trouble with 3 apps")
+        expect(page.locator("#troubles li")).to_have_count(1)
+        expect(page.locator("#troubles")).to_contain_text("and 2 other apps")
         go(page, "gateway")
         page.get_by_label("Find in the configuration").fill("tenant-0999")
         expect(page.locator("#config-found")).to_have_text("1 entry found")

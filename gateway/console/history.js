@@ -2,6 +2,7 @@
 
 const LENGTH = 180;
 const SHORTEST = 60; // the charts' span at first, so that they are not all but empty
+const SETTLED = 0.9; // seconds counted over, from which on rates are worth drawing
 const CAUSES = ["timeout", "unreachable", "overload", "bad_answer", "error_status"];
 export const SERIES = ["ok", "denied", ...CAUSES, "other"];
 
@@ -33,6 +34,7 @@ export class History {
 
   /** Take one sample in. */
   add(sample) {
+    if (!(sample.window_seconds >= SETTLED)) return;
     this.samples.push({ time: sample.time, parts: divided(whole(sample)) });
     if (this.samples.length > LENGTH) this.samples.shift();
     const seen = new Set();
