@@ -143,7 +143,7 @@ class Respondent:
                 return targets.hold(upstream, url) if held else targets.restore(upstream, url)
             case Drain(on):
                 return self._drain(on)
-        raise NotImplementedError(question)
+        raise TypeError(f"nobody answers {question!r}")
 
     def _teller(self) -> Teller:
         config = self._runtime.snapshot.config

@@ -22,6 +22,8 @@ import msgspec
 from gateway.hooks import text_of
 from gateway.verdicts import Decision, Verdict
 
+logger = logging.getLogger(__name__)
+
 MAX_BUFFER: Final = 8 * 1024 * 1024
 """Bytes of lines waiting to be written; past it, lines are dropped and counted."""
 PIPE_ATOMIC: Final = 4096
@@ -177,12 +179,17 @@ class AccessLog:
             self._lines.clear()
 
     def _make_lines(self) -> None:
-        for decision in self._decisions:
-            line = self._written(decision, _FIELD)
-            if len(line) >= PIPE_ATOMIC:
-                line = self._written(decision, _FIELD // 4)
-            self._lines.append(line)
-        self._decisions.clear()
+        decisions, self._decisions = self._decisions, []
+        for decision in decisions:
+            try:
+                line = self._written(decision, _FIELD)
+                if len(line) >= PIPE_ATOMIC:
+                    line = self._written(decision, _FIELD // 4)
+            except Exception:
+                logger.exception("an access line could not be made; its hook was answered all the same")
+                self._writer.on_drop(1)
+            else:
+                self._lines.append(line)
 
     def _written(self, decision: Decision, longest: int) -> bytes:
         line = self._line(decision, longest)

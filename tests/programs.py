@@ -132,7 +132,7 @@ def require(program: str, package: str) -> str:
     """
     path = shutil.which(program, path=_SEARCH_PATH)
     if path is None:
-        _missing(program, package)
+        missing(program, package)
     return path
 
 
@@ -171,7 +171,7 @@ def apache_php(*, workers: int = 8, keep_alive: bool = True, keep_alive_timeout:
     apache = require("apache2", "apache2-bin")
     php_module = next(_APACHE_MODULES.glob("libphp*.so"), None)
     if php_module is None:
-        _missing("mod_php", "libapache2-mod-php")
+        missing("mod_php", "libapache2-mod-php")
     user = pwd.getpwnam("nobody")
     with _server_directory() as directory:
         public = directory / "public"
@@ -331,7 +331,8 @@ def promtool_check(text: str) -> list[str]:
     return complaints
 
 
-def _missing(program: str, package: str) -> NoReturn:
+def missing(program: str, package: str) -> NoReturn:
+    """Skip, saying so; with ``CI=true`` fail."""
     reason = f"{program} is not installed (Debian package {package})"
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
@@ -343,7 +344,7 @@ def _php_fpm() -> str:
     for directory in _SEARCH_PATH.split(os.pathsep):
         for program in sorted(Path(directory or ".").glob("php-fpm*"), reverse=True):
             return str(program)
-    _missing("php-fpm", "php-fpm")
+    missing("php-fpm", "php-fpm")
 
 
 @contextmanager

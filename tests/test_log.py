@@ -341,6 +341,19 @@ async def test_lines_come_without_anybody_s_flush_in_the_order_of_the_hooks(sink
     assert [json.loads(line)["request_id"] for line in sink.lines()] == [f"id-{number}" for number in range(100)]
 
 
+async def test_a_line_that_cannot_be_made_is_counted_and_keeps_no_other_back(
+    sink: Sink, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = AccessLog(sink.writer)
+    for request_id, duration in (("id-1", 0.1), ("id-2", float("nan")), ("id-3", 0.1)):
+        log.record(decision(request_id=request_id, duration=duration))
+    log.flush()
+    log.flush()
+    assert [json.loads(line)["request_id"] for line in sink.lines()] == ["id-1", "id-3"]
+    assert sink.dropped == 1
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
 # --- the writer ---
 
 

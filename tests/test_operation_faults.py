@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import resource
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +21,7 @@ import httpx
 import pytest
 from gateways import ROOT, STOP_LIMIT, RunningGateway, running_gateway, wait_until
 from pacing import Callers, Mode, PacedBackend, configuration, hook_body, volley
+from programs import missing, require
 
 FAKETIME: Final = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 
@@ -159,7 +159,7 @@ def test_a_log_that_nobody_reads_holds_up_neither_hooks_nor_the_end(backend: Pac
 @pytest.mark.real
 def test_hooks_and_deadlines_do_not_care_where_the_clock_jumps(backend: PacedBackend, tmp_path: Path) -> None:
     if not FAKETIME:
-        pytest.skip("libfaketime is not installed")
+        missing("libfaketimeMT.so.1", "libfaketime")
     clock = tmp_path / "clock"
     clock.write_text("+0d\n")
     environment = {
@@ -249,8 +249,8 @@ def test_a_burst_of_100_sighups_ends_with_the_newest_file_in_force(backend: Pace
 def test_it_serves_as_nobody_on_a_file_system_that_it_cannot_write(backend: PacedBackend) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can take rights away from a process it starts")
-    if not (shutil.which("unshare") and shutil.which("setpriv")):
-        pytest.skip("unshare or setpriv is not installed")
+    for tool in ("unshare", "setpriv"):
+        require(tool, "util-linux")
     # It may read everything, since the interpreter can be in a home directory, but write nothing.
     nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups"
     rights = "-all,+dac_read_search"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import shutil
 import socket
 import subprocess
 import time
@@ -15,6 +14,7 @@ from typing import Final, NamedTuple
 import pytest
 from gateways import RunningGateway, running_gateway, wait_until
 from pacing import Callers, PacedBackend, configuration, hook_body, open_files, volley
+from programs import require
 
 READ_TIMEOUT: Final = 2.0
 KEEPALIVE_TIMEOUT: Final = 3.0
@@ -193,9 +193,7 @@ def test_a_client_that_never_reads_its_answers_is_dropped(gateway: RunningGatewa
 )
 @pytest.mark.real
 def test_hooks_are_answered_beside_slowhttptest(gateway: RunningGateway, mode: str, options: list[str]) -> None:
-    tool = shutil.which("slowhttptest")
-    if tool is None:
-        pytest.skip("slowhttptest is not installed")
+    tool = require("slowhttptest", "slowhttptest")
     url = f"{gateway.url}/OnCallEvent"
     pace = ["-c", str(TOOL_CONNECTIONS), "-r", "250", "-i", "1", "-l", "2", "-p", "5"]
     with undisturbed(gateway, f"slowhttptest in {mode} mode"):

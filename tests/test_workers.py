@@ -738,3 +738,14 @@ def at_once(
         statuses = Counter(hook.result(60) for hook in hooks)
     assert came, statuses
     return statuses
+
+
+def test_workers_that_cannot_be_started_are_told_as_such(tmp_path: Path) -> None:
+    config = tmp_path / "gateway.yaml"
+    config.write_text(json.dumps({"server": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "workers": 2}}))
+    # As where the interpreter has been replaced under a gateway that runs: there is nothing to start a worker with.
+    program = "import sys, gateway.cli; sys.executable = '/nowhere/python'; gateway.cli.main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "run", "-c", str(config)], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, ended.stderr) == (1, "gateway: cannot serve: no such file or directory\n")

@@ -39,7 +39,10 @@ def demo(
 
 async def _run(loaded: Loaded, writer: Writer) -> None:
     process = Gateway if loaded.config.server.workers == 1 else Supervisor
-    await process(loaded, writer).serve()
+    try:
+        await process(loaded, writer).serve()
+    except OSError as exc:  # no worker could be started, say: standard output, which others fail by, is the writer's
+        raise StartError(f"cannot serve: {(exc.strerror or str(exc)).lower()}") from exc
 
 
 def _serve(loaded: Loaded, main: Any) -> None:
