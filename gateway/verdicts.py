@@ -7,7 +7,7 @@ structure here and elsewhere: it costs a third of a named tuple to make, and hal
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -46,6 +46,8 @@ class Source(StrEnum):
     FALLBACK = "fallback"
     DUPLICATE = "duplicate"
     STATIC = "static"
+    RULE = "rule"
+    """A rule of the app, without a backend."""
     GATEWAY = "gateway"
 
 
@@ -106,6 +108,26 @@ class Failure(NamedTuple):
     received_status: int | None = None
 
 
+class Remarks(msgspec.Struct, frozen=True, gc=False):
+    """What else there is to tell of a ruling; nearly every one has none."""
+
+    rule: str | None = None
+    """The name of the rule that met."""
+    repaired: str | None = None
+    """What was cut away from the backend's answer: ``bom``, ``before``, ``after``, joined by ``+``."""
+    cut: str = ""
+    """The text that was cut away, bounded."""
+    client_config: str | None = None
+    """Of an answer to connect: ``ok``, ``missing``, ``enforced`` or ``unreadable``."""
+    ineffective: bool = False
+    """A refusal that the media server will only log: the call goes on."""
+    failed_over_from: str | None = None
+    """The upstream that could not be reached, in whose place another was asked."""
+
+
+_NO_REMARKS: Final = Remarks()
+
+
 class Ruling(msgspec.Struct, frozen=True, gc=False):
     """What goes out for a hook, and why."""
 
@@ -121,6 +143,12 @@ class Ruling(msgspec.Struct, frozen=True, gc=False):
     """The operator's line of explanation; empty where there is nothing to explain."""
     challenge: bytes | None = None
     """Value of WWW-Authenticate (RFC 9110, section 11.6.1), where the hook was to prove whose it is."""
+    remarks: Remarks | None = None
+
+    def remarked(self, **changes: Any) -> Ruling:
+        """The same ruling with these fields of its remarks set."""
+        remarks = msgspec.structs.replace(self.remarks or _NO_REMARKS, **changes)
+        return msgspec.structs.replace(self, remarks=remarks)
 
     def with_body(self, body: bytes) -> Ruling:
         """The same ruling with another body."""
@@ -171,6 +199,12 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     """Bytes of the hook's and the answer's bodies, which whoever keeps this keeps too."""
     trace: Trace | None = None
     """Its place in a trace, where it is traced."""
+    body: bytes = b""
+    """The hook's own, as long as it is not too large to be kept."""
+    method_name: str = ""
+    """The method as the media server named it: no label."""
+    split: bool = False
+    """Whether its upstream was chosen by weight."""
 
 
 class Fallback:
