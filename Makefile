@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 LOCK   := $(VENV)/lock/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
           --custom-compile-command 'make lock'
 
-.PHONY: install run test lint format bench bench-record soak fuzz lock audit docs clean
+.PHONY: install run test lint format bench bench-record soak rehearsal fuzz lock audit docs clean
 
 install: $(VENV)/.installed
 
@@ -40,6 +40,11 @@ bench-record: $(VENV)/.test-tools
 # Twenty minutes of load with faults in it; SOAK="--minutes 6" for less.
 soak: $(VENV)/.test-tools
 	@$(BIN)/python tests/soak/soak.py $(SOAK)
+
+# A backend is replaced, with real PHP; two minutes, prints a table; REHEARSAL="--hooks 500" for less.
+rehearsal: $(VENV)/.test-tools
+	@tests/tools/install
+	@PYTHONPATH=tests $(BIN)/python -m rehearsal $(REHEARSAL)
 
 # Each target for FUZZ_SECONDS under atheris, in a venv of its own; what was found before is where it begins.
 FUZZ_TARGETS ?= head chunked answer hook config

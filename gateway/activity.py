@@ -13,8 +13,11 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
+from gateway import insights
+from gateway.insights import Insights, Special
 from gateway.log import timestamp
 from gateway.metrics import Metrics
 from gateway.metrics.catalogue import DURATION_BUCKETS, UNKNOWN_APP
@@ -56,6 +59,8 @@ class Reading(NamedTuple):
     """In seconds, by app (empty where histograms carry none) and method."""
     in_flight: Counts
     """By app; every configured one has a series."""
+    special: Special = MappingProxyType({})
+    """What no general proxy counts."""
 
 
 def read(metrics: Metrics, others: Collection[ForeignCells] = ()) -> Reading:
@@ -67,6 +72,7 @@ def read(metrics: Metrics, others: Collection[ForeignCells] = ()) -> Reading:
         metrics.totals(metrics.hooks, others),
         metrics.together(metrics.duration, others),
         metrics.totals(metrics.in_flight, others),
+        insights.read(metrics, others),
     )
 
 
@@ -76,6 +82,7 @@ class Step(NamedTuple):
     seconds: float
     hooks: Counts
     durations: Spreads
+    special: Special = MappingProxyType({})
 
 
 def step(earlier: Reading, later: Reading) -> Step:
@@ -92,7 +99,7 @@ def step(earlier: Reading, later: Reading) -> Step:
             durations[labels] = buckets
         elif known != buckets:
             durations[labels] = list(map(operator.sub, buckets, known))
-    return Step(later.time - earlier.time, hooks, durations)
+    return Step(later.time - earlier.time, hooks, durations, insights.moved(earlier.special, later.special))
 
 
 def quantile(share: float, buckets: Sequence[float], bounds: Sequence[float] = DURATION_BUCKETS) -> float | None:
@@ -164,7 +171,8 @@ class _Tally:
 class Activity:
     """What went on within a window; pure."""
 
-    def __init__(self, steps: Iterable[Step], in_flight: Counts) -> None:
+    def __init__(self, steps: Iterable[Step], in_flight: Counts, special: Special = MappingProxyType({})) -> None:
+        steps = tuple(steps)
         self.seconds = 0.0
         self.time = time.time()
         self._total = _Tally()
@@ -180,6 +188,7 @@ class Activity:
                     tallies[app].spread(values)
                 self._total.spread(values)
         self._tallies = tallies
+        self.insights = Insights(special, (taken.special for taken in steps), self.seconds)
         busy = (app for app in tallies if tallies[app].hooks)
         self._busy = sorted(busy, key=lambda app: (-tallies[app].trouble, -tallies[app].hooks, app))
 
@@ -293,7 +302,7 @@ class Sampler:
         reading = self._read()
         if self._last is not None:
             self._steps.append(step(self._last, reading))
-            self._activity = Activity(self._steps, reading.in_flight)
+            self._activity = Activity(self._steps, reading.in_flight, reading.special)
         self._last = reading
 
     def _tell(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from typing import Any, Final
@@ -12,9 +13,11 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from gateway.admin import AdminState
+from gateway.events import APPS_WANTED, DEFAULT_APPS, number_of_apps
 from gateway.inquiry import Drain
-from gateway.journal import wanted
+from gateway.log import timestamp
 from gateway.overview import Overview
+from gateway.queries import wanted
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +36,7 @@ class Api:
         return [
             Route("/api/calls", self.calls),
             Route("/api/calls/{request_id:path}", self.call),
+            Route("/api/insights", self.insights),
             Route("/api/upstreams", self.upstreams),
             Route("/api/upstreams/{upstream}/{target:path}/eject", self.eject, methods=["POST"]),
             Route("/api/upstreams/{upstream}/{target:path}/restore", self.restore, methods=["POST"]),
@@ -54,6 +58,15 @@ class Api:
         if call is None:
             return PlainTextResponse("no journal holds a call with this request id (any more)\n", 404)
         return _json(call)
+
+    async def insights(self, request: Request) -> Response:
+        """Refusals that stop nothing, answers repaired, candidates compared, shares, rules and limits, per app."""
+        most = number_of_apps(request.query_params.get("apps", str(DEFAULT_APPS)))
+        if most is None:
+            return PlainTextResponse(APPS_WANTED, 400)
+        activity = await self._state.events.sampler.activity()
+        shown = await asyncio.to_thread(self._overview.insights, activity.insights, most)
+        return _json({"time": timestamp(activity.time), **shown})
 
     async def upstreams(self, request: Request) -> Response:
         """Every upstream and how its targets stand."""

@@ -3,12 +3,13 @@
 The media server repeats a send that failed, and Java's client one whose connection closed under it. A repeat that
 finds its original still in flight joins it; one that comes later gets the verdict of then, for as long as it is kept.
 
-The key is the method and the whole body, which holds the appKey: two hooks are the same if they are, and not if their
-digests are. (Bodies cache their hash, so a look-up costs one pass over a body; a digest costs three times that.)
-Whoever finds nothing begins a flight, in the same step of the event loop::
+A hook is known by the hash of its method and its whole body, which holds the appKey: SipHash with a key that every
+process draws anew (PEP 456), 64 bits of it. Among the most that are kept, that two hooks are taken for one comes to
+once in 10^15 hooks, and no caller can bring it about. So no body is kept: an answer that repeats the hook, which is the
+usual yes, is kept as such. Whoever finds nothing begins a flight, in the same step of the event loop::
 
-    key = (method, body)
-    found = duplicates.find(key, now)
+    key = key_of(method, body)
+    found = duplicates.find(key, body, now)
     if isinstance(found, Ruling):
         return found
     if found is not None:
@@ -16,7 +17,7 @@ Whoever finds nothing begins a flight, in the same step of the event loop::
             return await found
         except OwnerLost:
             ...  # decide on the terms of a failure, or find() again
-    flight = duplicates.begin(key)
+    flight = duplicates.begin(key, body)
     try:
         ruling = await ask(...)
         flight.finish(ruling, now, keep)
@@ -33,13 +34,21 @@ from typing import Final
 
 import msgspec
 
-from gateway.verdicts import Ruling
+from gateway.verdicts import Ruling, Source, Verdict, allowed_by_backend
 
 MAX_ENTRIES: Final = 10_000
 MAX_BYTES: Final = 32 * 1024 * 1024
 
-Key = tuple[str, bytes]
-"""A hook's method and body."""
+_ECHO: Final = allowed_by_backend(b"")
+"""The usual yes, but for the hook's own body."""
+
+Key = int
+"""What a hook is known by."""
+
+
+def key_of(method: str, body: bytes) -> Key:
+    """What a hook of this method, with this body, is known by in this process."""
+    return hash((method, body))
 
 
 class OwnerLost(Exception):
@@ -54,6 +63,8 @@ class _Stored(msgspec.Struct, frozen=True, gc=False, eq=False):
 
     key: Key
     ruling: Ruling
+    echoes: bool
+    """Whether the ruling's body, which is left out then, is the hook's own."""
     expires: float
     keep: float
     number: int
@@ -67,17 +78,18 @@ class Flight:
     with OwnerLost and nothing is kept. The first word counts; later ones do nothing.
     """
 
-    __slots__ = ("_duplicates", "_joined", "_key", "_settled")
+    __slots__ = ("_duplicates", "_joined", "_key", "_settled", "body")
 
-    def __init__(self, duplicates: Duplicates, key: Key) -> None:
+    def __init__(self, duplicates: Duplicates, key: Key, body: bytes) -> None:
         self._duplicates = duplicates
         self._key = key
+        self.body = body
         self._joined: list[asyncio.Future[Ruling]] | None = None
         self._settled = False
 
     def __repr__(self) -> str:
         joined = len(self._joined or ())
-        return f"<Flight {self._key[0]!r}, {joined} joined{', settled' if self._settled else ''}>"
+        return f"<Flight of {len(self.body)} bytes, {joined} joined{', settled' if self._settled else ''}>"
 
     def join(self) -> asyncio.Future[Ruling]:
         """A future of one's own for the verdict: cancelling it touches nobody else's."""
@@ -123,8 +135,8 @@ class Flight:
 class Duplicates:
     """The hooks in flight and the verdicts of late, of one process.
 
-    Bounded in count and in bytes, where the method, the hook's body and the answer's body count, an answer that equals
-    the hook's own body not again: the one kept longest makes room. Verdicts past their time go when the next is kept,
+    Bounded in count and in bytes, where the answers' bodies count unless they are the hooks' own: the one kept longest
+    makes room. Verdicts past their time go when the next is kept,
     or when one of them is asked for; there is no timer. Hooks in flight are bounded by whoever lets them in.
     """
 
@@ -149,7 +161,7 @@ class Duplicates:
 
     @property
     def bytes_held(self) -> int:
-        """Bytes of the verdicts kept, and of the hooks that they belong to."""
+        """Bytes of the answers kept."""
         return self._bytes_held
 
     @property
@@ -157,7 +169,7 @@ class Duplicates:
         """Hooks that a repeat would join."""
         return len(self._known) - self._stored
 
-    def find(self, key: Key, now: float) -> Ruling | asyncio.Future[Ruling] | None:
+    def find(self, key: Key, body: bytes, now: float) -> Ruling | asyncio.Future[Ruling] | None:
         """The verdict of the same hook before, or the future of one in flight; None for a hook not seen of late.
 
         The future is the caller's own. It raises OwnerLost where the hook in flight comes to no verdict.
@@ -168,13 +180,13 @@ class Duplicates:
         if isinstance(known, Flight):
             return known.join()
         if now < known.expires:
-            return known.ruling
+            return known.ruling.with_body(body) if known.echoes else known.ruling
         self._expire(now)
         return None
 
-    def begin(self, key: Key) -> Flight:
+    def begin(self, key: Key, body: bytes) -> Flight:
         """Make the hook known as in flight; for use right after ``find`` said None."""
-        flight = Flight(self, key)
+        flight = Flight(self, key, body)
         known = self._known.setdefault(key, flight)
         if known is not flight:
             if isinstance(known, _Stored):
@@ -191,27 +203,32 @@ class Duplicates:
 
     def store(self, key: Key, flight: Flight, ruling: Ruling, now: float, keep: float) -> None:
         """Keep a landed hook's verdict, whatever has to go for it; one that is larger than the store is not kept."""
-        self._expire(now)
+        shelves = self._shelves
+        for shelf in shelves.values():
+            if shelf[0].expires <= now:
+                self._expire(now)
+                shelves = self._shelves
+                break
         if self._known.get(key) is not flight:
             return  # a younger hook has taken its place
-        method, body = key
-        size = len(method) + len(body)
-        if ruling.body is not body:
-            if ruling.body == body:
-                ruling = ruling.with_body(body)
-            else:
-                size += len(ruling.body)
+        size = 0
+        if echoes := ruling.verdict is Verdict.ALLOW and ruling.body == flight.body:
+            usual = ruling.source is Source.BACKEND and ruling.remarks is None
+            ruling = _ECHO if usual else ruling.with_body(b"")
+        else:
+            size = len(ruling.body)
         if size > self._max_bytes or self._max_entries < 1:
             del self._known[key]
             return
         while self._stored >= self._max_entries or self._bytes_held + size > self._max_bytes:
             self._evict()
-        shelf = self._shelves.get(keep)
-        if shelf is None:
-            shelf = self._shelves[keep] = deque()
+            shelves = self._shelves
+        kept = shelves.get(keep)
+        if kept is None:
+            kept = shelves[keep] = deque()
         self._number += 1
-        stored = self._known[key] = _Stored(key, ruling, now + keep, keep, self._number, size)
-        shelf.append(stored)
+        stored = self._known[key] = _Stored(key, ruling, echoes, now + keep, keep, self._number, size)
+        kept.append(stored)
         self._stored += 1
         self._bytes_held += size
 
@@ -228,7 +245,11 @@ class Duplicates:
 
     def _evict(self) -> None:
         """Drop the verdict that was kept first."""
-        oldest = min(self._shelves.values(), key=lambda shelf: shelf[0].number)
+        shelves = iter(self._shelves.values())
+        oldest = next(shelves)
+        for shelf in shelves:
+            if shelf[0].number < oldest[0].number:
+                oldest = shelf
         self._forget(oldest.popleft())
         if not oldest:
             self._tidy()

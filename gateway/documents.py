@@ -34,15 +34,16 @@ _section = re.compile(r"(<!-- begin: ([a-z-]+)(?: (\S+))? -->\n).*?(<!-- end -->
 _CAUSES: Final[Mapping[Cause, str]] = {
     Cause.TIMEOUT: "gave no complete answer within the budget",
     Cause.UNREACHABLE: "refused, reset or closed the connection without an answer; its name was not resolved, TLS "
-    "failed; or every target is ejected",
-    Cause.OVERLOAD: "was not asked: `max_in_flight` or `max_connections` was reached and the queue is too long",
+    "failed; or every target is ejected (of each `failover` too)",
+    Cause.OVERLOAD: "was not asked: `max_in_flight` or `rate_limit` was reached, or `max_connections` and the queue is "
+    "too long",
     Cause.BAD_ANSWER: "answered `200` with anything but one JSON object (a PHP notice before it, a byte-order mark, "
-    "HTML, nothing); an answer cut short, malformed or too large",
+    "HTML, nothing), which `response_check: repair` could not mend; an answer cut short, malformed or too large",
     Cause.ERROR_STATUS: "answered with any other status: redirects, `204`, `500` …",
 }
 _REASONS: Final[Mapping[Reason, str]] = {
-    Reason.OK: "the backend, an app with `static: allow`, or the original of a repeated hook said yes",
-    Reason.DENIED: "the backend, an app with `static: reject`, or the original of a repeated hook said no",
+    Reason.OK: "the backend, a rule, an app with `static: allow`, or the original of a repeated hook said yes",
+    Reason.DENIED: "the backend, a rule, an app with `static: reject`, or the original of a repeated hook said no",
     Reason.UNKNOWN_APP: "no app of the configuration serves the hook's `appKey`",
     Reason.BAD_REQUEST: "the request is no hook, or not one that may be sent on",
     Reason.UNAUTHORIZED: "it comes from an address that may not ask, or does not prove whose it is",

@@ -110,8 +110,8 @@ class Ration:
 
 
 def is_failure(call: Call) -> bool:
-    """Whether it is anything but a verdict as the backend meant it."""
-    return bool(call.error) or call.verdict == Verdict.ERROR
+    """Whether it is anything but a verdict as it was meant, as the log counts failures."""
+    return bool(call.error) or call.verdict == Verdict.ERROR or call.ineffective or call.repaired is not None
 
 
 class _Listener:

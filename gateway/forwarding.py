@@ -12,9 +12,8 @@ import os
 import re
 import secrets
 from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-from random import getrandbits
 from typing import Final, NamedTuple
 
 import msgspec
@@ -62,11 +61,24 @@ _STATE: Final = frozenset((b"tracestate",))
 _REMEMBERED: Final = 256
 """Heads, at most; each may have the 32 KiB that the front door allows."""
 
-_NOT_ZERO: Final = 1 << 64 | 1
-"""Neither a trace id nor a span id may be zero (W3C Trace Context, section 3.2.2)."""
+_AT_ONCE: Final = 128
 
 _sane_id = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}").fullmatch
 _traceparent = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
+
+
+def _random_digits() -> Iterator[bytes]:
+    """48 hexadecimal digits after the other, for a trace id and a span id, neither of which may be all zeros.
+
+    (W3C Trace Context, section 3.2.2: it will not happen to 64 random bits.) Many at once, since each is a system call.
+    """
+    while True:
+        digits = os.urandom(24 * _AT_ONCE).hex().encode("ascii")
+        for start in range(0, len(digits), 48):
+            yield digits[start : start + 48]
+
+
+_digits = _random_digits()
 
 
 class LoopError(Exception):
@@ -137,7 +149,7 @@ class Received:
         """The request id and trace context of a hook with this head: the client's, or new ones of one number."""
         if self.request_id is not None and self.traceparent is not None:
             return Identity(self.request_id, self.traceparent)
-        digits = b"%048x" % (getrandbits(192) | _NOT_ZERO)
+        digits = next(_digits)
         trace = digits[:32]
         return Identity(self.request_id or trace, self.traceparent or b"00-%b-%b-00" % (trace, digits[32:]))
 

@@ -25,7 +25,9 @@ from gateway.log import AccessLog, Writer, configure_logging
 from gateway.metrics import Metrics
 from gateway.proxy import HookEndpoint
 from gateway.proxy import Listener as DecisionListener
+from gateway.recording import Recorder
 from gateway.runtime import Runtime
+from gateway.sessions import Sessions
 from gateway.tracing import Tracing
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class HookService:
         metrics: Metrics,
         writer: Writer,
         listeners: tuple[DecisionListener, ...] = (),
+        sessions: Sessions | None = None,
     ) -> None:
         self._writer = writer
         self._access = AccessLog(writer)
@@ -55,8 +58,13 @@ class HookService:
         writer.on_drop = metrics.log_dropped.inc
         self.runtime = Runtime(config, metrics)
         journal = Journal()
-        endpoint = HookEndpoint(self.runtime, (metrics.record, self._access.record, journal.record, *listeners))
+        told = (metrics.record, self._access.record, journal.record, *listeners)
+        endpoint = HookEndpoint(self.runtime, told, sessions)
+        self.runtime.shadows.note = journal.note_shadow
         self._tracing = Tracing(metrics, endpoint.trace_with)
+        self._recorder = Recorder(
+            lambda outcome, hooks: metrics.recorded_hooks.labelled(outcome).inc(hooks), endpoint.record_with
+        )
         self._config = config
         self._front = FrontState(_limits(config), LINGER, endpoint.refuse)
         self._front.addresses = AllowedAddresses(config.server.allow_from)
@@ -82,6 +90,7 @@ class HookService:
         """Return when hooks are accepted."""
         await self.runtime.start()
         await self._tracing.take(self._config)
+        self._recorder.configure(self._config.record)
         self._serving = asyncio.create_task(self._listener.run_until_stopped())
         await all_started([self._listener], [self._serving])
         _calm_the_collector()
@@ -97,10 +106,12 @@ class HookService:
             self._refresh_tls()
             await self.runtime.take(config)
             await self._tracing.take(config)
+            self._recorder.configure(config.record)
             gc.freeze()  # the new configuration is looked through no more than the first one
 
     def stop(self, *, at_once: bool = False) -> None:
         """Accept no more; answer what is in flight, unless *at_once*."""
+        self.runtime.shadows.drain()
         self._listener.stop(at_once=at_once)
 
     async def stopped(self) -> None:
@@ -112,6 +123,7 @@ class HookService:
                 self._fresh.cancel()
         await self.runtime.aclose()
         await self._tracing.aclose()
+        await asyncio.to_thread(self._recorder.close)
         self._access.flush()
 
     async def _keep_tls_fresh(self) -> None:

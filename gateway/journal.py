@@ -7,12 +7,10 @@ the same fields and with the same masks as its log line; never a body, never a s
 from __future__ import annotations
 
 import asyncio
-import math
-import re
+import sys
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
-from itertools import islice, takewhile
+from itertools import chain, islice, takewhile
 from typing import Final
 
 import msgspec
@@ -20,7 +18,8 @@ import msgspec
 from gateway import meaning
 from gateway.hooks import AppKey, Hook, MethodType, method_type, text_of
 from gateway.log import bounded, is_failure, masked, timestamp
-from gateway.verdicts import AttemptRecord, Decision, Reason, Source, Verdict
+from gateway.shadownotes import DIFFERING, Shadow, ShadowNotes, ShadowResult, is_outcome
+from gateway.verdicts import AttemptRecord, Decision, Remarks, Source, Verdict
 
 MAX_BYTES: Final = 8 * 1024 * 1024
 """Bytes that a journal keeps alive, its own share of each decision included."""
@@ -38,6 +37,8 @@ _IN_ONE_GO: Final = 32
 """Decisions looked at before hooks get their turn again."""
 _WHOLE_NUMBER: Final = 6
 """Characters from which on a search word may be a whole phone number, which is then found though it is masked."""
+
+_NO_REMARKS: Final = Remarks()
 
 Cursor = tuple[int, int]
 """Successes and failures recorded so far: where a follower stands."""
@@ -80,6 +81,14 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     attempts: tuple[Attempt, ...]
     worker: int
     means: str
+    rule: str | None = None
+    repaired: str | None = None
+    cut: str = ""
+    """What was cut away from the backend's answer: any text, to be shown as text."""
+    ineffective: bool = False
+    client_config: str | None = None
+    failed_over_from: str | None = None
+    shadow: Shadow | None = None
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -101,8 +110,16 @@ class Wanted(msgspec.Struct, frozen=True):
     """Unix time, the first one wanted."""
     until: float | None = None
     """Unix time, the first one not wanted any more."""
+    rule: str | None = None
+    """The name of a rule that met."""
+    shadow: str | None = None
+    """What came of the copy: an outcome, or ``differs``."""
     failures: bool = False
     """Whether only what a log of failures would hold is wanted."""
+    ineffective: bool = False
+    """Whether only refusals that the media server ignores are wanted."""
+    repaired: bool = False
+    """Whether only answers that had to be repaired are wanted."""
     limit: int = 100
 
 
@@ -140,9 +157,10 @@ class Teller:
         self._mask_callee = "callee" in mask
         self._hook_types = hook_types
 
-    def call(self, decision: Decision) -> Call:
-        """What is shown of a decision."""
+    def call(self, decision: Decision, shadow: Shadow | None = None) -> Call:
+        """What is shown of a decision, and of its copy."""
         ruling, hook = decision.ruling, decision.hook
+        remarks = ruling.remarks or _NO_REMARKS
         return Call(
             decision.request_id,
             timestamp(decision.time),
@@ -165,11 +183,18 @@ class Teller:
             _ms(decision.upstream_duration),
             tuple(_attempts(decision)),
             self._worker,
-            meaning.of_answer(ruling.status, self._kind(decision.method)),
+            meaning.of_answer(ruling.status, self._kind(decision.method), False if remarks.ineffective else None),
+            remarks.rule,
+            remarks.repaired,
+            remarks.cut,
+            remarks.ineffective,
+            remarks.client_config,
+            remarks.failed_over_from,
+            shadow,
         )
 
-    def matches(self, decision: Decision, wanted: Wanted) -> bool:
-        """Whether the decision is wanted."""
+    def matches(self, decision: Decision, wanted: Wanted, shadow: Shadow | None = None) -> bool:
+        """Whether the decision is wanted; *shadow* is what came of its copy."""
         ruling = decision.ruling
         if (
             (wanted.since is not None and decision.time < wanted.since)
@@ -187,6 +212,8 @@ class Teller:
             or _differs(wanted.upstream, decision.upstream)
             or _differs(wanted.target, decision.target)
         ):
+            return False
+        if not _remarked(ruling.remarks or _NO_REMARKS, wanted) or not is_outcome(wanted.shadow, shadow):
             return False
         hook = decision.hook
         if wanted.call_id is not None and (hook is None or text_of(hook.call_id, _FIELD) != wanted.call_id):
@@ -253,11 +280,16 @@ class _Ring:
 class Journal:
     """The last *recent* successes and *failures* of a process, and never more than *max_bytes* of both."""
 
-    def __init__(self, recent: int = 1000, failures: int = 1000, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self, recent: int = 1000, failures: int = 1000, max_bytes: int = MAX_BYTES, differing: int = 200
+    ) -> None:
         self._successes = _Ring(recent)
         self._failures = _Ring(failures)
+        self._differing = _Ring(differing)
+        """Decisions that a candidate saw otherwise, once more: they outlast those that it saw alike."""
         self._max_bytes = max_bytes
         self._bytes = 0
+        self._shadows = ShadowNotes()
 
     def __repr__(self) -> str:
         return f"<Journal {len(self._successes.held)} + {len(self._failures.held)} failures, {self._bytes} bytes>"
@@ -268,7 +300,7 @@ class Journal:
     @property
     def bytes(self) -> int:
         """What it keeps alive, about."""
-        return self._bytes
+        return self._bytes + self._shadows.bytes
 
     def cursor_at(self, time: float) -> Cursor:
         """Where a follower stands who is told what began since this Unix time."""
@@ -282,6 +314,31 @@ class Journal:
             decision = _slim(decision)
             size = decision.size
         ring = self._failures if ruling.error or ruling.verdict is Verdict.ERROR else self._successes
+        if ruling.remarks is not None:
+            if is_failure(decision):
+                ring = self._failures
+            if ruling.remarks.cut:
+                size += sys.getsizeof(ruling.remarks.cut)
+                decision = msgspec.structs.replace(decision, size=size)
+        self._keep(ring, decision)
+
+    def note_shadow(self, request_id: str, result: ShadowResult, decision: Decision | None = None) -> None:
+        """Remember what came of a hook's copy.
+
+        *decision*: the hook's, where it is at hand; else it is looked for where it matters.
+        """
+        self._shadows.note(request_id, result)
+        if result.outcome in DIFFERING:
+            decision = decision or self._last(request_id)
+            if decision is not None:
+                self._keep(self._differing, _slim(decision))
+
+    def _last(self, request_id: str) -> Decision | None:
+        newest_first = chain(reversed(self._successes.held), reversed(self._failures.held))
+        return next((decision for decision in newest_first if decision.request_id == request_id), None)
+
+    def _keep(self, ring: _Ring, decision: Decision) -> None:
+        size = decision.size
         held = ring.held
         held.append(decision)
         if len(held) > ring.most:
@@ -295,7 +352,11 @@ class Journal:
 
     def newest(self) -> list[Decision]:
         """All that is held, newest first."""
-        return sorted([*self._successes.held, *self._failures.held], key=lambda decision: -decision.time)
+        held = [*self._successes.held, *self._failures.held]
+        if self._differing.held:
+            known = {(decision.request_id, decision.time) for decision in held}
+            held += [each for each in self._differing.held if (each.request_id, each.time) not in known]
+        return sorted(held, key=lambda decision: -decision.time)
 
     async def find(self, wanted: Wanted, teller: Teller) -> Found:
         """The calls that are wanted; hooks go on meanwhile."""
@@ -303,10 +364,11 @@ class Journal:
         calls: list[Call] = []
         matched = 0
         for number, decision in enumerate(held, 1):
-            if teller.matches(decision, wanted):
+            shadow = self._shadows.of(decision.request_id)
+            if teller.matches(decision, wanted, shadow):
                 matched += 1
                 if matched <= wanted.limit:
-                    calls.append(teller.call(decision))
+                    calls.append(teller.call(decision, shadow))
             if not number % _IN_ONE_GO:
                 await asyncio.sleep(0)
         return Found(calls, matched, len(held), timestamp(held[-1].time) if held else None)
@@ -322,10 +384,18 @@ class Journal:
 
     def _make_room(self) -> None:
         """Drop the oldest, successes first."""
-        for ring in (self._successes, self._failures):
+        for ring in (self._successes, self._differing, self._failures):
             while self._bytes > self._max_bytes and ring.held:
                 self._bytes -= ring.held.popleft().size + _OWN
                 ring.dropped += 1
+
+
+def _remarked(remarks: Remarks, wanted: Wanted) -> bool:
+    return (
+        not _differs(wanted.rule, remarks.rule)
+        and (not wanted.ineffective or remarks.ineffective)
+        and (not wanted.repaired or remarks.repaired is not None)
+    )
 
 
 def _slim(decision: Decision) -> Decision:
@@ -342,7 +412,7 @@ def _slim(decision: Decision) -> Decision:
         ]  # fmt: skip
         hook = Hook(AppKey(hook.app_key[:_FIELD]), *fields)
         size = sum(map(len, map(bytes, fields)))
-    return msgspec.structs.replace(decision, ruling=decision.ruling.with_body(b""), hook=hook, size=size)
+    return msgspec.structs.replace(decision, ruling=decision.ruling.with_body(b""), hook=hook, size=size, body=b"")
 
 
 def _short(raw: msgspec.Raw, limit: int) -> msgspec.Raw:
@@ -375,82 +445,3 @@ def _attempts(decision: Decision) -> Iterable[Attempt]:
         )
         for record in story
     )
-
-
-# --- what is asked for, as a query writes it ---
-
-_TEXTS: Final = (
-    "app", "method", "verdict", "source", "reason", "call_id", "session_id", "request_id", "upstream", "target", "q",
-)  # fmt: skip
-_WORDS: Final = {"verdict": Verdict, "source": Source, "reason": Reason}
-_MAX_TEXT: Final = 512
-_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_is_duration = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)").fullmatch
-_is_number = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,9})?").fullmatch
-_MILLISECOND: Final = 0.001
-
-
-def wanted(parameters: Iterable[tuple[str, str]], now: float) -> Wanted:
-    """Read a query's parameters; *now* is Unix time, for times that are so long ago.
-
-    Raises ValueError with a message for whoever wrote the query.
-    """
-    values: dict[str, str] = {}
-    for name, value in parameters:
-        if name not in (*_TEXTS, "since", "until", "failures", "limit"):
-            known = ", ".join((*_TEXTS, "since", "until", "failures", "limit"))
-            raise ValueError(f"there is no parameter {_quoted(name)}; there are {known}")
-        if name in values:
-            raise ValueError(f"{name} stands there twice")
-        if len(value) > _MAX_TEXT:
-            raise ValueError(f"{name} is longer than {_MAX_TEXT} characters")
-        values[name] = value
-    values = {name: value for name, value in values.items() if value}  # an empty field of a form asks for nothing
-    texts = {name: values[name] for name in _TEXTS if name in values}
-    for name, words in _WORDS.items():
-        if name in texts and texts[name] not in set(words):
-            raise ValueError(f"{name} must be one of {', '.join(words)}, not {_quoted(texts[name])}")
-    since, until = (_time(name, values[name], now) if name in values else None for name in ("since", "until"))
-    return Wanted(
-        **texts,
-        since=since,
-        # Times are shown to the millisecond: the one that was copied from a call includes that call.
-        until=None if until is None else until + _MILLISECOND,
-        failures=_flag(values.get("failures", "0")),
-        limit=_limit(values.get("limit", "100")),
-    )
-
-
-def _time(name: str, text: str, now: float) -> float:
-    if ago := _is_duration(text):
-        return now - float(ago[1]) * _UNITS[ago[2]]
-    if _is_number(text):
-        return float(text)
-    try:
-        # The + of an offset is a space where a query was not encoded.
-        moment = datetime.fromisoformat(re.sub(r" (?=[0-9]{2}:?[0-9]{2}$)", "+", text) if "T" in text else text)
-        seconds = (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        seconds = math.nan
-    if not math.isfinite(seconds):
-        raise ValueError(
-            f"{name} must be a time such as 2026-01-31T02:41:00Z, Unix seconds, or how long ago: 90s, 5m, 2h; "
-            f"not {_quoted(text)}"
-        )
-    return seconds
-
-
-def _flag(text: str) -> bool:
-    if text not in ("0", "1", "false", "true"):
-        raise ValueError(f"failures must be 1 or 0, not {_quoted(text)}")
-    return text in ("1", "true")
-
-
-def _limit(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,6}", text, re.ASCII) or not 1 <= int(text) <= MAX_LIMIT:
-        raise ValueError(f"limit must be a whole number from 1 to {MAX_LIMIT}, not {_quoted(text)}")
-    return int(text)
-
-
-def _quoted(text: str) -> str:
-    return repr(bounded(text, 80))

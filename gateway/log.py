@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.hooks import text_of
-from gateway.verdicts import Decision, Verdict
+from gateway.verdicts import Decision, Remarks, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -137,6 +137,16 @@ class _AccessLine(msgspec.Struct):
     upstream_ms: float
 
 
+class _RemarkedLine(_AccessLine, omit_defaults=True):
+    """The same with what few lines have."""
+
+    rule: str | None = None
+    repaired: str | None = None
+    client_config: str | None = None
+    ineffective: bool = False
+    failed_over_from: str | None = None
+
+
 class AccessLog:
     """Turns Decisions into access lines, gathered and handed on in batches."""
 
@@ -193,6 +203,8 @@ class AccessLog:
 
     def _written(self, decision: Decision, longest: int) -> bytes:
         line = self._line(decision, longest)
+        if decision.ruling.remarks is not None:
+            line = _remarked(line, decision.ruling.remarks, longest)
         return _console_line(line) if self._console else self._encode(line)
 
     def _line(self, decision: Decision, longest: int) -> _AccessLine:
@@ -224,8 +236,28 @@ class AccessLog:
 
 
 def is_failure(decision: Decision) -> bool:
-    """Whether an operator would look for this hook among the failures: anything but a verdict as it was meant."""
-    return bool(decision.ruling.error) or decision.ruling.verdict is Verdict.ERROR
+    """Whether an operator would look for this hook among the failures: anything but a verdict as it was meant.
+
+    A refusal that the media server ignores is one, and an answer that had to be repaired; what a rule refused is none.
+    """
+    ruling = decision.ruling
+    if ruling.error or ruling.verdict is Verdict.ERROR:
+        return True
+    remarks = ruling.remarks
+    return remarks is not None and (remarks.ineffective or remarks.repaired is not None)
+
+
+def _remarked(line: _AccessLine, remarks: Remarks, longest: int) -> _RemarkedLine:
+    remarked = _RemarkedLine(*msgspec.structs.astuple(line))
+    if remarks.rule is not None:
+        remarked.rule = bounded(remarks.rule, longest)
+    remarked.repaired = remarks.repaired
+    if remarks.client_config != "ok":
+        remarked.client_config = remarks.client_config
+    remarked.ineffective = remarks.ineffective
+    if remarks.failed_over_from is not None:
+        remarked.failed_over_from = bounded(remarks.failed_over_from, longest)
+    return remarked
 
 
 def _number(raw: msgspec.Raw, *, mask: bool) -> str | None:
@@ -258,11 +290,23 @@ def _console_line(line: _AccessLine) -> bytes:
     call = f" call={line.call_id}" if line.call_id else ""
     where = f" → {line.target or line.upstream}" if line.upstream else ""
     why = f": {line.error}" if line.error else ""
+    more = _more(line) if isinstance(line, _RemarkedLine) else ""
     text = (
         f"{line.ts} {line.verdict:6} {line.status} {line.app} {line.method}{where} "
-        f"{line.source}/{line.reason} {line.duration_ms:.1f} ms{call}{why}"
+        f"{line.source}/{line.reason} {line.duration_ms:.1f} ms{call}{more}{why}"
     )
     return printable(text).encode("utf-8", "replace")
+
+
+def _more(line: _RemarkedLine) -> str:
+    named = {
+        "rule": line.rule,
+        "repaired": line.repaired,
+        "client_config": line.client_config,
+        "failed_over_from": line.failed_over_from,
+    }
+    words = "".join(f" {name}={value}" for name, value in named.items() if value is not None)
+    return words + (" ineffective" if line.ineffective else "")
 
 
 def printable(text: str) -> str:

@@ -12,6 +12,10 @@ from gateway.hooks import MethodType
 
 _CONNECT: Final = "the client's session is declined"
 _UNLESS: Final = "stopped only if the session's connect answer set restOnError=FAIL for it; else it goes on"
+_STOPPED: Final = "stopped: the session's connect answer sets restOnError=FAIL for it"
+_LOGGED: Final = (
+    "nothing but a line in the media server's log: the session's connect answer does not set restOnError=FAIL"
+)
 _EVENT: Final = "nothing: it has happened already and cannot be refused"
 _REFUSED: Final = {
     MethodType.CONNECT: _CONNECT,
@@ -26,6 +30,18 @@ _REFUSED_IN_FULL: Final = {
     MethodType.INCOMING: "The media server logs it and lets the call through, unless the session's connect answer set "
     "restOnError=FAIL for this method: then it stops it, with an error status to the SIP caller.",
     MethodType.EVENT: "The media server logs it and goes on: an event has happened already and cannot be refused.",
+}
+_STOPPED_IN_FULL: Final = {
+    MethodType.DIRECT: "The media server stops it, with an error to the client: the session's connect answer set "
+    "restOnError=FAIL for this method.",
+    MethodType.INCOMING: "The media server stops it, with an error status to the SIP caller: the session's connect "
+    "answer set restOnError=FAIL for this method.",
+}
+_LOGGED_IN_FULL: Final = {
+    MethodType.DIRECT: "The media server logs it and goes on, so this refusal stopped nothing: the session's connect "
+    "answer did not set restOnError=FAIL for this method.",
+    MethodType.INCOMING: "The media server logs it and lets the call through, so this refusal stopped nothing: the "
+    "session's connect answer did not set restOnError=FAIL for this method.",
 }
 _ACCEPTED: Final = {
     MethodType.CONNECT: "The media server accepts the client's session, with what the answer sets for it.",
@@ -42,17 +58,30 @@ _CLIENT_LEFT: Final = 499
 _LEFT: Final = "Nobody was there any more to be answered; to a media server, no answer is an error. "
 
 
-def of_refusal(kind: MethodType) -> str:
-    """What a 403 does to a hook of a method of this type, as the end of a sentence."""
-    return _REFUSED[kind]
+def of_refusal(kind: MethodType, stops: bool | None = None) -> str:
+    """What a 403 does to a hook of a method of this type, as the end of a sentence.
+
+    *stops* is whether the session's connect answer set FAIL for the method; None = that is not known.
+    """
+    if stops is None or kind not in _STOPPED_IN_FULL:
+        return _REFUSED[kind]
+    return _STOPPED if stops else _LOGGED
 
 
-def of_answer(status: int, kind: MethodType | None) -> str:
+def of_answer(status: int, kind: MethodType | None, stops: bool | None = None) -> str:
     """What the media server does with an answer of this status, in one sentence.
 
-    *kind* is the method's type; None for a method of which neither catalogue nor configuration know.
+    *kind* is the method's type; None for a method of which neither catalogue nor configuration know. *stops* is
+    whether the session's connect answer set FAIL for the method; None = that is not known.
     """
     if status == 200:
         return _UNKNOWN_METHOD_ACCEPTED if kind is None else _ACCEPTED[kind]
-    refused = _UNKNOWN_METHOD_REFUSED if kind is None else _REFUSED_IN_FULL[kind]
+    refused = _refused(kind, stops)
     return _LEFT + refused if status == _CLIENT_LEFT else refused
+
+
+def _refused(kind: MethodType | None, stops: bool | None) -> str:
+    if kind is None:
+        return _UNKNOWN_METHOD_REFUSED
+    known = None if stops is None else (_STOPPED_IN_FULL if stops else _LOGGED_IN_FULL).get(kind)
+    return known or _REFUSED_IN_FULL[kind]

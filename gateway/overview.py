@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from gateway.config import Config, Loaded
 from gateway.inquiry import FindCalls, HoldTarget, Inquiry, ReportTargets
+from gateway.insights import Insights
 from gateway.journal import Call, Wanted
 from gateway.latency import quantile
 from gateway.log import bounded, timestamp
@@ -94,6 +95,19 @@ class Overview:
                 }
             )
         return {"upstreams": shown}
+
+    def insights(self, counted: Insights, most: int) -> dict[str, Any]:
+        """What no general proxy tells, *most* apps of it, with what the configuration in force says of these apps."""
+        config = self._loaded().config
+        shown = counted.as_json(most)
+        for app in shown["apps"]:
+            known = app["app"] in config.apps
+            settings = config.settings(app["app"], None) if known else None
+            weights = {share.name: share.weight for share in settings.split} if settings is not None else {}
+            app["client_config"]["mode"] = None if settings is None else settings.client_config.mode
+            app["split"] = [{**share, "weight": weights.get(share["upstream"])} for share in app["split"]]
+        shown["recorded"]["path"] = None if config.record is None else config.record.path
+        return shown
 
     async def find_target(self, upstream: str, name: str) -> Known | None:
         """The target of the configuration in force that goes by this name."""

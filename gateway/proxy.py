@@ -9,34 +9,27 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from starlette.types import Receive, Scope, Send
 
-from gateway.access import UnauthorizedError, signed
-from gateway.dedupe import OwnerLost
-from gateway.forwarding import CompiledPolicy, Identity, LoopError, Received, forwarded, own_lines, read
+from gateway.clientconfig import examined, ineffective
+from gateway.dedupe import Flight, OwnerLost, key_of
+from gateway.front.exchange import EXCHANGE, Exchange
 from gateway.front.head import BadRequest
 from gateway.front.protocol import Answer
-from gateway.hooks import BadHookError, Hook, parse_hook
-from gateway.metrics.catalogue import UNKNOWN_APP
-from gateway.metrics.cells import Value
-from gateway.requests import (
-    Refused,
-    body_of,
-    method_of,
-    problem,
-    refused_at_the_door,
-    unauthorized,
-    unknown_app,
-)
-from gateway.routing import OTHER_METHOD, Guard, Route
+from gateway.hooks import BadHookError, Hook, method_type, parse_hook
+from gateway.life import Life, TracedLife
+from gateway.requests import Refused, body_of, method_of, problem, refused_at_the_door, unknown_app
+from gateway.routing import Route
 from gateway.runtime import Runtime, Snapshot
-from gateway.tracecontext import Sampling, Trace
+from gateway.sessions import Sessions, session_of
+from gateway.tracecontext import Sampling
 from gateway.upstreams import Outcome, Outgoing, Upstream
 from gateway.verdicts import (
+    ALLOW_STATUS,
     REJECT_STATUS,
     Cause,
     Decision,
@@ -48,6 +41,7 @@ from gateway.verdicts import (
     Verdict,
     as_duplicate,
     by_fallback,
+    by_rule,
     by_static,
     proxy_status,
 )
@@ -63,6 +57,9 @@ _TOO_MANY: Final = Failure(
 _TOO_MANY_OF_APP: Final = Failure(
     Cause.OVERLOAD, ProxyError.CONNECTION_LIMIT_REACHED, "the app's max_in_flight hooks are inside already"
 )
+_TOO_FAST: Final = Failure(
+    Cause.OVERLOAD, ProxyError.CONNECTION_LIMIT_REACHED, "the app's hooks come faster than its rate_limit"
+)
 _DEFECT: Final = Ruling(
     Verdict.REJECT, Source.GATEWAY, Reason.INTERNAL, REJECT_STATUS,
     proxy_status=proxy_status(ProxyError.PROXY_INTERNAL_ERROR), error="a defect of the gateway; its log says more",
@@ -72,19 +69,27 @@ _DEFECT: Final = Ruling(
 class HookEndpoint:
     """Decides hooks: allow or reject, once each, in time; then tells the *listeners*."""
 
-    def __init__(self, runtime: Runtime, listeners: tuple[Listener, ...]) -> None:
+    def __init__(self, runtime: Runtime, listeners: tuple[Listener, ...], sessions: Sessions | None = None) -> None:
         self._runtime = runtime
         self._listeners = self._always_told = listeners
-        self._life_of: Callable[[Snapshot, float, Received], _Life] = _Life
+        self._traced: tuple[Listener, ...] = ()
+        self._recorded: tuple[Listener, ...] = ()
+        self._sessions = Sessions() if sessions is None else sessions
+        self._life_of: Callable[[Snapshot, float, Scope], Life] = Life
         self._loop = asyncio.get_running_loop()
         self._inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One hook, from its head to its answer."""
-        life = self._life_of(self._runtime.snapshot, self._loop.time(), read(tuple(scope["headers"])))
+        life = self._life_of(self._runtime.snapshot, self._loop.time(), scope)
+        exchange: Exchange | None = scope.get("extensions", {}).get(EXCHANGE)
         self._inside += 1
         try:
-            ruling = await self._decide(life, scope, receive)
+            life.body = exchange.body if exchange is not None else await body_of(receive)
+            step = self._decide(life)
+            ruling = step if isinstance(step, Ruling) else await step
+            if ruling.status != ALLOW_STATUS or (life.route is not None and life.route.connects):
+                ruling = self._weighed(life, ruling)
         except Refused as refusal:
             ruling = refusal.ruling
         except asyncio.CancelledError:  # the end of the drain: even now the hook gets its answer
@@ -97,184 +102,126 @@ class HookEndpoint:
             self._inside -= 1
             life.leave()
         headers = _answer_headers(ruling, life.identity.request_id)
-        await send({"type": "http.response.start", "status": ruling.status, "headers": headers})
-        await send({"type": "http.response.body", "body": ruling.body})
-        self._tell(life, ruling)
+        if exchange is None or not exchange.answer(ruling.status, headers, ruling.body):
+            await send({"type": "http.response.start", "status": ruling.status, "headers": headers})
+            await send({"type": "http.response.body", "body": ruling.body})
+        decision = self._tell(life, ruling)
+        if life.route is not None and life.route.shadow is not None:
+            self._runtime.shadows.offer(life.route.shadow, decision, life.outcome, partial(life.outgoing, life.route))
 
     def trace_with(self, sampling: Sampling | None, listener: Listener | None) -> None:
         """From now on trace the hooks that *sampling* picks, and tell *listener* too; None: trace nothing."""
-        self._life_of = _Life if sampling is None else partial(_TracedLife, sampling)
-        self._listeners = self._always_told if listener is None else (*self._always_told, listener)
+        self._life_of = Life if sampling is None else partial(TracedLife, sampling)
+        self._traced = () if listener is None else (listener,)
+        self._listeners = (*self._always_told, *self._traced, *self._recorded)
+
+    def record_with(self, listener: Listener | None) -> None:
+        """From now on tell *listener* of every hook that is to be recorded; None: record nothing."""
+        self._recorded = () if listener is None else (listener,)
+        self._listeners = (*self._always_told, *self._traced, *self._recorded)
 
     def refuse(self, refusal: BadRequest) -> Answer:
         """The answer to what never became a request; the front door asks for it, and writes it."""
         ruling, head = refused_at_the_door(refusal), refusal.head
-        life = self._life_of(self._runtime.snapshot, self._loop.time(), read(head.headers if head is not None else ()))
+        scope = {"headers": head.headers if head is not None else ()}
+        life = self._life_of(self._runtime.snapshot, self._loop.time(), scope)
         if head is not None:
             with contextlib.suppress(Refused):
-                method = method_of({"method": head.method, "raw_path": head.path})
-                life.method = life.snapshot.table.method_label(method)
+                life.method_name = method_of({"method": head.method, "raw_path": head.path})
+                life.method = life.snapshot.table.method_label(life.method_name)
         self._tell(life, ruling)
         return Answer(ruling.status, _answer_headers(ruling, life.identity.request_id), ruling.body)
 
-    async def _decide(self, life: _Life, scope: Scope, receive: Receive) -> Ruling:
-        snapshot = life.snapshot
-        method = method_of(scope)
+    def _decide(self, life: Life) -> Ruling | Coroutine[Any, Any, Ruling]:
+        """What can be decided at once, or else the asking of a backend."""
+        snapshot, body = life.snapshot, life.body
+        life.method_name = method = method_of(life.scope)
         life.method = snapshot.table.method_label(method)
-        life.body = body = await body_of(receive, coded=life.received.coded)
+        if life.received.coded:
+            raise Refused(problem(400, "a hook's body is plain JSON, not compressed"))
         life.hook = hook = _parsed(body)
         route = snapshot.table.find(hook.app_key, method)
         if route is None:
             raise Refused(unknown_app(hook.app_key))
         life.enter(route)
         if route.guard is not None:
-            _check(route.guard, scope, body)
-        if route.upstream is None:
-            return by_static(route.static or Verdict.REJECT, body)
-        upstream = snapshot.upstreams[route.upstream]
+            life.prove()
+        if not route.is_plain and (ruling := _screened(life, route, hook)) is not None:
+            return ruling
+        upstream = snapshot.upstreams[life.upstream or ""]
         # Before duplicates are looked for: a hook that has come back through a loop would wait for itself.
-        outgoing = _outgoing(scope, method, upstream.policy, life, route)
+        outgoing = life.outgoing(route, upstream)
         if route.dedupe is None:
-            return await self._ask(life, route, upstream, outgoing)
-        return await self._ask_once(life, route, method, upstream, outgoing)
+            return self._ask(life, route, upstream, outgoing, None)
+        duplicates, key = self._runtime.duplicates, key_of(method, body)
+        earlier = duplicates.find(key, body, self._loop.time())
+        if earlier is None:
+            return self._ask(life, route, upstream, outgoing, duplicates.begin(key, body))
+        return as_duplicate(earlier) if isinstance(earlier, Ruling) else _joined(life, route, earlier)
 
-    async def _ask_once(self, life: _Life, route: Route, method: str, upstream: Upstream, outgoing: Outgoing) -> Ruling:
-        """The verdict of the same hook, byte for byte, that is in flight or was decided lately; else ask."""
-        duplicates = self._runtime.duplicates
-        key = (method, life.body)
-        earlier = duplicates.find(key, self._loop.time())
-        if isinstance(earlier, Ruling):
-            return as_duplicate(earlier)
-        if earlier is not None:
-            try:
-                return as_duplicate(await earlier)
-            except OwnerLost:
-                return by_fallback(_CUT_OFF, route.fallback, life.body)
-        flight = duplicates.begin(key)
+    async def _ask(
+        self, life: Life, route: Route, upstream: Upstream, outgoing: Outgoing, flight: Flight | None
+    ) -> Ruling:
+        """The backend's verdict, or the one that stands in for it; whoever has joined the *flight* gets it too."""
         try:
-            ruling = await self._ask(life, route, upstream, outgoing)
-            seen = life.outcome is not None and life.outcome.seen
-            flight.finish(ruling, self._loop.time(), route.dedupe if seen else None)
+            excess = self._excess(life, route)
+            if excess is None:
+                outcome = await upstream.ask(
+                    outgoing, life.started + route.budget, upstream.retry if route.inherits_retry else route.retry
+                )
+                if route.failover and outcome.nobody_there:
+                    outcome = await _fail_over(life, route, outcome)
+                life.outcome, result = outcome, outcome.result
+            else:
+                result = excess
+            ruling = by_fallback(result, route.fallback, life.body) if isinstance(result, Failure) else result
+            ruling = life.remarked(ruling)
+            if flight is not None:
+                seen = life.outcome is not None and life.outcome.seen
+                flight.finish(ruling, self._loop.time(), route.dedupe if seen else None)
         except BaseException:
-            flight.leave()
+            if flight is not None:
+                flight.leave()
             raise
         return ruling
 
-    async def _ask(self, life: _Life, route: Route, upstream: Upstream, outgoing: Outgoing) -> Ruling:
-        """The backend's verdict, or the one that stands in for it."""
-        if (excess := life.excess(self._inside)) is not None:
-            return by_fallback(excess, route.fallback, life.body)
-        life.outcome = outcome = await upstream.ask(outgoing, life.started + route.budget, route.retry)
-        if isinstance(outcome.result, Failure):
-            return by_fallback(outcome.result, route.fallback, life.body)
-        return outcome.result
+    def _excess(self, life: Life, route: Route) -> Failure | None:
+        """The limit that this hook is one too many for, if there is one."""
+        if self._inside > life.snapshot.max_in_flight:
+            return _TOO_MANY
+        most, in_flight = route.max_in_flight, life.in_flight
+        if most is not None and in_flight is not None and in_flight.get() > most:
+            return _TOO_MANY_OF_APP
+        if route.rate is not None and not life.snapshot.limiters[route.app].take(self._loop.time()):
+            self._runtime.count_rate_limited(route.app)
+            return _TOO_FAST
+        return None
 
-    def _tell(self, life: _Life, ruling: Ruling) -> None:
+    def _weighed(self, life: Life, ruling: Ruling) -> Ruling:
+        """A refusal, or an answer to connect, in the light of what the media server will make of it."""
+        route, hook = life.route, life.hook
+        if route is None or hook is None or route.client_config is None:
+            return ruling
+        session = session_of(hook)
+        if route.connects:
+            if ruling.status != ALLOW_STATUS:
+                return ruling
+            answer = examined(ruling.body, route.client_config)
+            self._sessions.remember(session, answer.failing)
+            return ruling.with_body(answer.body).remarked(client_config=answer.outcome)
+        kind = method_type(life.method_name, life.snapshot.config.hook_types)
+        if not ineffective(kind, self._sessions.stops(session, life.method_name)):
+            return ruling
+        return ruling.remarked(ineffective=True)
+
+    def _tell(self, life: Life, ruling: Ruling) -> Decision:
         decision = life.decision(ruling)
         for listener in self._listeners:
             try:
                 listener(decision)
             except Exception:
                 logger.exception("a listener failed; its hook was answered all the same")
-
-
-class _Life:
-    """What is known of one hook so far."""
-
-    __slots__ = (
-        "began",
-        "body",
-        "hook",
-        "identity",
-        "in_flight",
-        "method",
-        "outcome",
-        "received",
-        "route",
-        "snapshot",
-        "started",
-    )
-
-    trace: Trace | None = None
-
-    def __init__(self, snapshot: Snapshot, started: float, received: Received) -> None:
-        self.snapshot = snapshot
-        self.started = started  # loop time, for deadlines; uvloop's counts milliseconds
-        self.began = time.perf_counter()  # for durations
-        self.received = received
-        self.identity = received.identity()
-        self.method = OTHER_METHOD
-        self.body = b""
-        self.hook: Hook | None = None
-        self.route: Route | None = None
-        self.in_flight: Value | None = None
-        self.outcome: Outcome | None = None
-
-    @property
-    def request_id(self) -> str:
-        return self.identity.request_id.decode("ascii")
-
-    def enter(self, route: Route) -> None:
-        """The hook is inside: it counts among its app's."""
-        self.route = route
-        self.in_flight = in_flight = self.snapshot.in_flight[route.app]
-        in_flight.inc()
-
-    def leave(self) -> None:
-        """The hook is decided."""
-        if self.in_flight is not None:
-            self.in_flight.inc(-1.0)
-
-    def excess(self, inside: int) -> Failure | None:
-        """The limit that this hook is one too many for, if there is one; *inside* counts all hooks."""
-        route, in_flight = self.route, self.in_flight
-        if inside > self.snapshot.max_in_flight:
-            return _TOO_MANY
-        if route is None or route.max_in_flight is None or in_flight is None:
-            return None
-        return _TOO_MANY_OF_APP if in_flight.get() > route.max_in_flight else None
-
-    def decision(self, ruling: Ruling) -> Decision:
-        route, outcome = self.route, self.outcome
-        duration = time.perf_counter() - self.began
-        return Decision(
-            ruling,
-            time.time() - duration,
-            self.request_id,
-            route.app if route is not None else UNKNOWN_APP,
-            self.method,
-            route.budget if route is not None and route.upstream is not None else None,
-            duration,
-            route.upstream if route is not None else None,
-            outcome.target if outcome is not None else None,
-            outcome.attempts if outcome is not None else 0,
-            outcome.duration if outcome is not None else 0.0,
-            self.hook,
-            outcome.began - self.began if outcome is not None else 0.0,
-            outcome.story if outcome is not None else (),
-            len(self.body) + (0 if ruling.body is self.body else len(ruling.body)),
-            trace=self.trace,
-        )
-
-
-class _TracedLife(_Life):
-    """The same where tracing is on."""
-
-    __slots__ = ("trace",)
-
-    def __init__(self, sampling: Sampling, snapshot: Snapshot, started: float, received: Received) -> None:
-        super().__init__(snapshot, started, received)
-        request_id, traceparent = self.identity.request_id, self.identity.traceparent
-        self.trace = trace = sampling.trace(traceparent, begins=received.traceparent is None)
-        if trace is not None:
-            self.identity = Identity(request_id, trace.traceparent())
-
-
-def _check(guard: Guard, scope: Scope, body: bytes) -> None:
-    try:
-        guard.check(scope["headers"], body)
-    except UnauthorizedError as exc:
-        raise Refused(unauthorized(exc)) from exc
+        return decision
 
 
 def _parsed(body: bytes) -> Hook:
@@ -284,19 +231,42 @@ def _parsed(body: bytes) -> Hook:
         raise Refused(problem(400, str(exc))) from exc
 
 
-def _outgoing(scope: Scope, method: str, policy: CompiledPolicy, life: _Life, route: Route) -> Outgoing:
-    query: bytes = scope["query_string"]
-    path = f"/{method}?{query.decode('latin-1')}" if query else f"/{method}"
-    client = scope["client"]
-    resigned = route.sign_with is not None
+def _screened(life: Life, route: Route, hook: Hook) -> Ruling | None:
+    """The verdict that needs no backend; None where there is none, and the hook knows its upstream."""
+    if route.rules is not None and (rule := route.rules.meet(hook, life.method_name, time.time())) is not None:
+        life.rule = rule.name
+        if rule.verdict is not None:
+            life.upstream = None
+            return by_rule(rule.verdict, life.body, rule.name)
+        life.upstream = rule.upstream
+    elif route.split is not None:
+        # Without a session each hook goes its own way.
+        life.upstream = route.split.choose(session_of(hook) or life.request_id)
+    return by_static(route.static or Verdict.REJECT, life.body) if life.upstream is None else None
+
+
+async def _joined(life: Life, route: Route, earlier: asyncio.Future[Ruling]) -> Ruling:
+    """The verdict of the same hook, byte for byte, that is in flight."""
     try:
-        head = forwarded(life.received, policy, client[0] if client else None, scope["scheme"], resigned=resigned)
-    except LoopError as exc:
-        raise Refused(problem(400, str(exc), error=ProxyError.PROXY_LOOP_DETECTED)) from exc
-    head += own_lines(life.identity)
-    if route.sign_with is not None:
-        head += b"%b: %b\r\n" % signed(life.body, route.sign_with)
-    return Outgoing(path, policy.host(life.received), head, life.body, route.app, life.trace)
+        return as_duplicate(await earlier)
+    except OwnerLost:
+        return by_fallback(_CUT_OFF, route.fallback, life.body)
+
+
+async def _fail_over(life: Life, route: Route, outcome: Outcome) -> Outcome:
+    """Ask, of the upstreams that may stand in for one that cannot be reached, the first that can be."""
+    life.failed_over_from = first = life.upstream
+    for name in route.failover:
+        if name == first:
+            continue
+        upstream = life.snapshot.upstreams[name]
+        life.upstream = name
+        deadline = life.started + route.budget
+        retry = upstream.retry if route.inherits_retry else route.retry
+        outcome = outcome.followed_by(await upstream.ask(life.outgoing(route, upstream), deadline, retry))
+        if not outcome.nobody_there:
+            break
+    return outcome
 
 
 def _answer_headers(ruling: Ruling, request_id: bytes) -> list[tuple[bytes, bytes]]:

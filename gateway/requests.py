@@ -198,10 +198,8 @@ def _last_segment(raw: bytes) -> str | None:
     return name if _method_name(name) else None
 
 
-async def body_of(receive: Receive, *, coded: bool) -> bytes:
-    """The body, whole and bounded by the front door. Raises Refused (400) where it is *coded*."""
-    if coded:
-        raise Refused(problem(400, "a hook's body is plain JSON, not compressed"))
+async def body_of(receive: Receive) -> bytes:
+    """The body, whole and bounded by the front door."""
     message = await receive()
     body: bytes = message.get("body", b"")
     while message.get("more_body", False):  # another server than ours may hand it over in pieces

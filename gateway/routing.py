@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
 
 from gateway.access import BasicCredentials, Signature
+from gateway.clientconfig import ClientConfig, Mode
 from gateway.config import DEDUPED, Config, Settings
-from gateway.hooks import CATALOGUE
+from gateway.globs import compile_glob, is_glob
+from gateway.hooks import CATALOGUE, MethodType, method_type
+from gateway.ratelimit import Rate
+from gateway.repair import ResponseCheck
 from gateway.retry import Retry
+from gateway.screening import Rule, Rules
+from gateway.shadow import Shadow, shadow_of
+from gateway.split import Split
 from gateway.verdicts import Fallback, Verdict
 
 OTHER_METHOD = "_other"
@@ -28,12 +35,14 @@ class Route(msgspec.Struct, frozen=True, gc=False):
     method: str | None
     """The configured method whose settings these are; None = the app's own."""
     upstream: str | None
-    """None where *static* decides."""
+    """None where *static* decides; the first of them where several share the sessions."""
     static: Verdict | None
     budget: float
     """Seconds for the whole hook."""
     fallback: Fallback
     retry: Retry
+    inherits_retry: bool
+    """Whether *retry* is its upstream's; another upstream then has its own."""
     dedupe: float | None
     """Seconds for which a hook that comes again byte for byte gets the same verdict; None = each is asked."""
     guard: Guard | None
@@ -42,6 +51,20 @@ class Route(msgspec.Struct, frozen=True, gc=False):
     """Key of the signature that the backend gets in place of the media server's."""
     max_in_flight: int | None
     """Hooks of the app inside this process at once; None = no limit of its own."""
+    is_plain: bool
+    """Whether *upstream* is known without looking at the hook."""
+    rules: Rules | None
+    split: Split | None
+    failover: tuple[str, ...]
+    """Asked in turn where the upstream as a whole cannot be reached."""
+    rate: Rate | None
+    """How fast hooks of the app may come to this process; None = as fast as they like."""
+    client_config: ClientConfig | None
+    """What answers to connect are to set; None = they are not looked at."""
+    connects: bool
+    """Whether a session begins with this hook, and its answer is to be looked at."""
+    response_check: ResponseCheck
+    shadow: Shadow | None
 
 
 class _App(msgspec.Struct, frozen=True, gc=False):
@@ -60,7 +83,12 @@ class Table:
     """All routes of one configuration. Look-ups cost the same for ten apps and for ten thousand."""
 
     def __init__(self, config: Config) -> None:
-        self._apps = {name: _compile(config, name, {*app.methods, *DEDUPED}) for name, app in config.apps.items()}
+        connects = {name for name, kind in config.hook_types.items() if kind is MethodType.CONNECT}
+        special = DEDUPED | connects
+        screens = _Screens()
+        self._apps = {
+            name: _compile(config, screens, name, special.union(app.methods)) for name, app in config.apps.items()
+        }
         self._exact: dict[str, _App] = {}
         prefixes: dict[int, dict[str, _App]] = {}
         globs: list[tuple[str, re.Pattern[str], _App]] = []
@@ -68,13 +96,22 @@ class Table:
             if not is_glob(name):
                 self._exact[name] = compiled
             elif is_glob(name[:-1]) or not name.endswith("*"):
-                globs.append((name, _pattern(name), compiled))
+                globs.append((name, compile_glob(name), compiled))
             else:
                 prefixes.setdefault(len(name) - 1, {})[name[:-1]] = compiled
         # ``prefix*`` is the usual glob: it is found by its prefix, longest first, however many there are.
         self._prefixes = sorted(prefixes.items(), reverse=True)
         self._globs = sorted(globs, key=lambda entry: len(entry[0]), reverse=True)
         self._other = None if config.unknown_app == "reject" else self._apps[config.unknown_app]
+        self.sharing = self._sharing()
+        """The upstreams that several apps use."""
+        self.rules = {
+            (name, rule)
+            for name, app in self._apps.items()
+            if app.default.rules is not None
+            for rule in app.default.rules.names
+        }
+        """App and rule, by name, of all that there are."""
         configured = {method for app in config.apps.values() for method in app.methods}
         self._labels = {method: method for method in (*CATALOGUE, *config.hook_types, *configured)}
 
@@ -101,17 +138,20 @@ class Table:
         compiled = self._apps[app]
         return compiled.default if method is None else compiled.methods[method]
 
-    def sharing(self) -> set[str]:
-        """The upstreams that several apps use."""
-        users: dict[str, set[str]] = {}
-        for name, app in self._apps.items():
-            if app.default.upstream is not None:
-                users.setdefault(app.default.upstream, set()).add(name)
-        return {upstream for upstream, apps in users.items() if len(apps) > 1 or any(map(is_glob, apps))}
+    def rates(self) -> Iterator[tuple[str, Rate]]:
+        """The apps that have a rate limit, and how fast this process takes their hooks."""
+        return ((name, app.default.rate) for name, app in self._apps.items() if app.default.rate is not None)
 
     def method_label(self, method: str) -> str:
         """The method's name as a metric label: bounded by catalogue and configuration."""
         return self._labels.get(method, OTHER_METHOD)
+
+    def _sharing(self) -> set[str]:
+        users: dict[str, int] = {}
+        for name, app in self._apps.items():
+            for upstream in upstreams_of(app.default):
+                users[upstream] = users.get(upstream, 0) + (2 if is_glob(name) else 1)
+        return {upstream for upstream, apps in users.items() if apps > 1}
 
     def _by_glob(self, app_key: str) -> _App | None:
         found: _App | None = None
@@ -128,27 +168,44 @@ class Table:
         return found
 
 
-def is_glob(name: str) -> bool:
-    """Whether an app's name in the configuration is a pattern."""
-    return "*" in name or "?" in name
+def upstreams_of(route: Route) -> set[str]:
+    """The upstreams that may decide a hook of this route."""
+    names = set(route.failover)
+    if route.upstream is not None:
+        names.add(route.upstream)
+    if route.split is not None:
+        names |= route.split.names
+    if route.rules is not None:
+        names |= route.rules.upstreams
+    return names
 
 
-def _pattern(glob: str) -> re.Pattern[str]:
-    first, *rest = ("".join("." if c == "?" else re.escape(c) for c in part) for part in re.split(r"\*+", glob))
-    if not rest:
-        return re.compile(first, re.DOTALL)
-    *middle, last = rest
-    # Atomic groups: each part is sought once, from the left. Backtracking over several ``.*`` would let a long appKey
-    # stop the event loop for minutes.
-    return re.compile(first + "".join(f"(?>.*?{part})" for part in middle) + ".*" + last, re.DOTALL)
+class _Screens:
+    """The rules of all apps, compiled; apps that have the very same ones share them."""
+
+    def __init__(self) -> None:
+        self._rules: dict[tuple[Rule, ...], Rules] = {}
+
+    def of(self, rules: tuple[Rule, ...]) -> Rules | None:
+        """None where there are none."""
+        if not rules:
+            return None
+        compiled = self._rules.get(rules)
+        if compiled is None:
+            compiled = self._rules[rules] = Rules(rules)
+        return compiled
 
 
-def _compile(config: Config, name: str, methods: Collection[str]) -> _App:
-    return _App(_route(config, name, None), {method: _route(config, name, method) for method in methods})
+def _compile(config: Config, screens: _Screens, name: str, methods: Collection[str]) -> _App:
+    settings = config.settings(name, None)
+    rules = screens.of(settings.rules)  # they are the app's, whatever the method
+    routes = {method: _route(config, name, method, config.settings(name, method), rules) for method in methods}
+    return _App(_route(config, name, None, settings, rules), routes)
 
 
-def _route(config: Config, app: str, method: str | None) -> Route:
-    settings = config.settings(app, method)
+def _route(config: Config, app: str, method: str | None, settings: Settings, rules: Rules | None) -> Route:
+    client_config = settings.client_config if settings.client_config.mode is not Mode.OFF else None
+    connects = method is not None and method_type(method, config.hook_types) is MethodType.CONNECT
     return Route(
         app,
         method,
@@ -157,10 +214,20 @@ def _route(config: Config, app: str, method: str | None) -> Route:
         settings.timeout,
         settings.fallback,
         settings.retry or _retry_of(config, settings.upstream),
+        settings.retry is None,
         settings.dedupe,
         _guard(settings),
         _upstream_key(settings),
         None if settings.max_in_flight is None else max(1, settings.max_in_flight // config.server.workers),
+        rules is None and not settings.split and settings.upstream is not None,
+        rules,
+        Split(settings.split) if settings.split else None,
+        settings.failover,
+        None if settings.rate_limit is None else settings.rate_limit.of_one(config.server.workers),
+        client_config,
+        connects and client_config is not None,
+        settings.response_check,
+        shadow_of(settings.shadow, method),
     )
 
 

@@ -41,6 +41,7 @@ from gateway.server import (
     serving_admin,
     warn_of_shortage,
 )
+from gateway.sessions import shared_memory
 from gateway.upstreams.registry import target_names
 
 logger = logging.getLogger(__name__)
@@ -166,6 +167,8 @@ class Supervisor:
     def __init__(self, loaded: Loaded, writer: Writer) -> None:
         server = loaded.config.server
         self._loaded = loaded
+        self._sessions = shared_memory()
+        """What all workers remember of the clients' sessions; it outlives each of them."""
         self._sockets = _sockets_per_worker(server.listen, server.workers)
         try:
             self._admin_sockets = bind((server.admin,), "server.admin")
@@ -244,9 +247,10 @@ class Supervisor:
                 "--channel", str(theirs.fileno()),
                 "--values", str(cells.values_fd),
                 "--names", str(cells.names_fd),
+                "--sessions", str(self._sessions),
                 "--listen", *map(str, listen),
                 stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), cells.values_fd, cells.names_fd, *listen),
+                pass_fds=(theirs.fileno(), cells.values_fd, cells.names_fd, self._sessions, *listen),
                 env={**os.environ, "WCS_GATEWAY_INSTANCE": self._instance},
             )  # fmt: skip
             channel = await Channel.over(ours)

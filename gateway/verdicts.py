@@ -263,7 +263,7 @@ def by_fallback(failure: Failure, fallback: Fallback, request_body: bytes) -> Ru
 
 def as_duplicate(ruling: Ruling) -> Ruling:
     """The verdict of an earlier hook, given to the same hook come again."""
-    return msgspec.structs.replace(ruling, source=Source.DUPLICATE)
+    return msgspec.structs.replace(ruling, source=Source.DUPLICATE, remarks=None)
 
 
 def by_static(verdict: Verdict, request_body: bytes) -> Ruling:
@@ -274,6 +274,12 @@ def by_static(verdict: Verdict, request_body: bytes) -> Ruling:
         Verdict.REJECT, Source.STATIC, Reason.DENIED, REJECT_STATUS,
         proxy_status=_proxy_status(ProxyError.HTTP_REQUEST_DENIED),
     )  # fmt: skip
+
+
+def by_rule(verdict: Verdict, request_body: bytes, rule: str) -> Ruling:
+    """The verdict of a rule of the app, of this name."""
+    ruling = msgspec.structs.replace(by_static(verdict, request_body), source=Source.RULE)
+    return ruling.remarked(rule=rule)
 
 
 def _proxy_status(error: ProxyError, received_status: int | None = None) -> bytes:

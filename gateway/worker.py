@@ -24,6 +24,7 @@ from gateway.inquiry import encoded
 from gateway.log import PIPE_ATOMIC, Writer
 from gateway.metrics import Metrics
 from gateway.metrics.cells import Cells
+from gateway.sessions import Sessions
 from gateway.threads import start_threads
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ async def serve(arguments: argparse.Namespace, writer: Writer) -> None:
     metrics = Metrics(__version__, Cells(arguments.values, arguments.names))
     sockets = [socket.socket(fileno=fd) for fd in arguments.listen]
     try:
-        service = HookService(first.config, sockets, metrics, writer)
+        service = HookService(first.config, sockets, metrics, writer, sessions=Sessions(arguments.sessions))
     except OSError as exc:  # certificates that have been broken on the disk since the supervisor read them
         logger.error("this worker cannot serve until its files are mended: %s", exc)
         return
@@ -103,6 +104,7 @@ def main() -> None:
     parser.add_argument("--channel", type=int, required=True)
     parser.add_argument("--values", type=int, required=True)
     parser.add_argument("--names", type=int, required=True)
+    parser.add_argument("--sessions", type=int, required=True)
     parser.add_argument("--listen", type=int, nargs="+", required=True)
     arguments = parser.parse_args()
     writer = Writer(sys.stdout.fileno(), chunk=PIPE_ATOMIC)

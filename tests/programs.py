@@ -161,8 +161,10 @@ def php_server(*, workers: int = 4) -> Iterator[Backend]:
 
 
 @contextmanager
-def apache_php(*, workers: int = 8, keep_alive: bool = True, keep_alive_timeout: float = 5.0) -> Iterator[Backend]:
-    """The PHP backend under Apache with mod_php, as an ordinary user.
+def apache_php(
+    *, workers: int = 8, keep_alive: bool = True, keep_alive_timeout: float = 5.0, script: Path = _PHP_BACKEND
+) -> Iterator[Backend]:
+    """The PHP backend, or another *script*, under Apache with mod_php, as an ordinary user.
 
     Apache answers on at most *workers* connections at once, and an idle one counts until
     *keep_alive_timeout* seconds have passed; whoever connects beyond them waits. With *keep_alive* off
@@ -176,7 +178,7 @@ def apache_php(*, workers: int = 8, keep_alive: bool = True, keep_alive_timeout:
     with _server_directory() as directory:
         public = directory / "public"
         public.mkdir()
-        shutil.copy(_PHP_BACKEND, public)
+        shutil.copy(script, public / "index.php")
         command = [apache, "-f", str(_APACHE_CONF), "-DFOREGROUND"]
         if os.geteuid() == 0:
             command.append("-DROOT")

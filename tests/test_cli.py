@@ -210,7 +210,8 @@ def test_the_default_file_is_gateway_yaml_in_the_working_directory(config: Path)
 
 
 def table_of(out: str) -> list[list[str]]:
-    return [re.split(r" {2,}", line.strip()) for line in out.splitlines()[1:] if line.strip()]
+    table, _, _ = out.partition("\n\n")
+    return [re.split(r" {2,}", line.strip()) for line in table.splitlines()[1:] if line.strip()]
 
 
 def test_a_valid_file_is_answered_with_upstream_budget_and_verdicts_per_app_and_method(config: Path) -> None:

@@ -93,7 +93,7 @@ def test_status_says_what_runs_which_apps_are_in_trouble_and_which_targets_are_o
 
 def test_status_as_json_is_what_the_admin_port_says(running: RunningGateway) -> None:
     told = json.loads(ask(running, "status", "--json").out)
-    assert sorted(told) == ["activity", "status", "upstreams"]
+    assert sorted(told) == ["activity", "insights", "status", "upstreams"]
     assert told["status"]["workers"] == [running.pid]
     assert told["activity"]["window_seconds"] > 0
 
@@ -263,9 +263,20 @@ targets = st.fixed_dictionaries(
 calls = st.fixed_dictionaries(
     {
         "time": st.just("2026-01-01T00:00:00.000Z"), "app": words, "method": words, "error": words, "reason": words,
-        "verdict": st.sampled_from(["allow", "reject", "error"]),
+        "verdict": st.sampled_from(["allow", "reject", "error"]), "rule": st.none() | words,
+        "repaired": st.none() | words, "client_config": st.none() | words, "failed_over_from": st.none() | words,
+        "ineffective": st.booleans(), "shadow": st.none(),
     }
 )  # fmt: skip
+figures = st.fixed_dictionaries({"per_second": rates})
+insights = st.fixed_dictionaries(
+    {
+        "total": st.fixed_dictionaries(
+            dict.fromkeys(("ineffective", "repaired", "failovers", "rate_limited", "differing"), figures)
+        ),
+        "recorded": st.fixed_dictionaries({"dropped": figures}),
+    }
+)
 
 
 def status_of(**changes: Any) -> dict[str, Any]:
@@ -282,6 +293,7 @@ def view_of(
     asked: Sequence[Mapping[str, Any]] = (),
     failed: Sequence[Mapping[str, Any]] = (),
     trouble: str | None = None,
+    insights: Mapping[str, Any] | None = None,
     **status: Any,
 ) -> View:
     activity = {
@@ -289,7 +301,7 @@ def view_of(
         "app_count": len(shown),
     }  # fmt: skip
     upstreams = {"upstreams": [{"name": "legacy", "targets": list(asked)}]}
-    return View(status_of(**status), activity, upstreams, {"calls": list(failed)}, trouble)
+    return View(status_of(**status), activity, upstreams, {"calls": list(failed)}, trouble, insights=insights)
 
 
 def drawn(view: View, width: int, height: int) -> list[str]:
@@ -304,12 +316,18 @@ def drawn(view: View, width: int, height: int) -> list[str]:
     st.lists(targets, max_size=30),
     st.lists(calls, max_size=20),
     st.none() | words,
+    st.none() | insights,
     st.tuples(st.integers(60, 250), st.integers(12, 90)),
 )
 def test_the_screen_always_fits(
-    shown: list[Any], asked: list[Any], failed: list[Any], trouble: str | None, size: tuple[int, int]
+    shown: list[Any],
+    asked: list[Any],
+    failed: list[Any],
+    trouble: str | None,
+    insights: dict[str, Any] | None,
+    size: tuple[int, int],
 ) -> None:
-    lines = drawn(view_of(shown, asked, failed, trouble), *size)
+    lines = drawn(view_of(shown, asked, failed, trouble, insights), *size)
     assert len(lines) <= size[1]
     assert max(map(cell_len, lines)) <= size[0]
     assert lines[-1].startswith("q quits")

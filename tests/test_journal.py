@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.hooks import MethodType, parse_hook
-from gateway.journal import MAX_LIMIT, Call, Journal, Teller, Wanted, wanted
+from gateway.journal import MAX_LIMIT, Call, Journal, Teller, Wanted
 from gateway.log import is_failure, timestamp
 from gateway.meaning import of_answer, of_refusal
+from gateway.queries import wanted
 from gateway.verdicts import (
     AttemptRecord,
     Cause,
@@ -38,7 +39,8 @@ from gateway.verdicts import (
 CHECKED: Final = settings(deadline=None, max_examples=150)
 CONTRACT_FIELDS: Final = (
     "request_id time app method node_id session_id call_id caller callee verdict source reason status error upstream "
-    "target budget_ms duration_ms upstream_ms attempts worker means"
+    "target budget_ms duration_ms upstream_ms attempts worker means "
+    "rule repaired cut ineffective client_config failed_over_from shadow"
 ).split()
 NOW: Final = 1_700_000_000.0
 TELLER: Final = Teller(77)
@@ -52,6 +54,9 @@ RULINGS: Final = [
     by_fallback(REFUSED, Fallback(frozenset({Cause.UNREACHABLE})), b"{}"),
     by_static(Verdict.REJECT, b""),
     Ruling(Verdict.ERROR, Source.GATEWAY, Reason.BAD_REQUEST, 400, error="the body is empty"),
+    denied_by_backend().remarked(ineffective=True),
+    ALLOWED.remarked(repaired="bom", cut="\ufeff" * 100),
+    ALLOWED.remarked(rule="night"),
 ]
 
 
@@ -162,6 +167,7 @@ QUERY: Final[dict[str, list[str]]] = {
     "request_id": ["r1", "r2"],
     "upstream": ["u", "v"],
     "target": ["t:80", "t:81"],
+    "rule": ["night"],
     "q": ["c-1", "x", "R1", "refused", "0301234567", "67", "zzz"],
 }
 
@@ -192,6 +198,8 @@ def queries(draw: st.DrawFn) -> dict[str, Any]:
     query: dict[str, Any] = {name: str(draw(st.sampled_from(QUERY[name]))) for name in names}
     for name in draw(st.sets(st.sampled_from(["since", "until"]))):
         query[name] = NOW + draw(st.integers(0, 5))
+    for name in draw(st.sets(st.sampled_from(["ineffective", "repaired"]), max_size=1)):
+        query[name] = True
     return query | {"failures": draw(st.booleans()), "limit": draw(st.integers(1, 6))}
 
 
@@ -200,6 +208,8 @@ def is_wanted(call: Call, each: Decision, query: dict[str, Any]) -> bool:
     if query["failures"] and not is_failure(each):
         return False
     if each.time < query.get("since", 0.0) or each.time >= query.get("until", 1e18):
+        return False
+    if ("ineffective" in query and not call.ineffective) or ("repaired" in query and call.repaired is None):
         return False
     shown = msgspec.structs.asdict(call)
     if any(shown[name] != query[name] for name in query.keys() & QUERY.keys() - {"q"}):
@@ -265,6 +275,12 @@ def test_a_search_lets_other_tasks_run() -> None:
         ({"since": "2023-11-14T23:13:20 01:00"}, Wanted(since=NOW)),
         ({"failures": "1", "limit": "1000"}, Wanted(failures=True, limit=1000)),
         ({"failures": "false"}, Wanted()),
+        (
+            {"rule": "rules[0]", "ineffective": "1", "repaired": "true"},
+            Wanted(rule="rules[0]", ineffective=True, repaired=True),
+        ),
+        ({"shadow": "differs"}, Wanted(shadow="differs")),
+        ({"shadow": "candidate_failed", "repaired": "0"}, Wanted(shadow="candidate_failed")),
         (dict.fromkeys(("app", "verdict", "q", "since", "until", "failures", "limit"), ""), Wanted()),
     ],
 )
@@ -283,6 +299,9 @@ def test_a_query_is_read(query: dict[str, str], expected: Wanted) -> None:
         ([("limit", "1001")], "limit must be"),
         ([("limit", "٣")], "limit must be"),
         ([("failures", "yes")], "failures must be 1 or 0, not 'yes'"),
+        ([("ineffective", "yes")], "ineffective must be 1 or 0, not 'yes'"),
+        ([("repaired", "bom")], "repaired must be 1 or 0, not 'bom'"),
+        ([("shadow", "1")], "shadow must be one of differs, match, verdict_differs, body_differs, candidate_failed"),
         ([("since", "yesterday")], "since must be a time such as"),
         ([("since", "-5m")], "since must be"),
         ([("since", "nan")], "since must be"),
@@ -305,7 +324,11 @@ def test_the_time_copied_from_a_call_includes_that_call_at_both_ends() -> None:
 
 
 @CHECKED
-@given(st.dictionaries(st.sampled_from([*QUERY, "since", "until", "failures", "limit"]), st.text(max_size=40)))
+@given(
+    st.dictionaries(
+        st.sampled_from([*QUERY, "since", "until", "failures", "limit", "repaired", "shadow"]), st.text(max_size=40)
+    )
+)
 def test_any_other_text_is_a_query_or_refused(query: dict[str, str]) -> None:
     try:
         asked = wanted(query.items(), NOW)
@@ -337,8 +360,9 @@ def test_a_follower_is_told_each_call_once_or_that_it_was_skipped(
             journal.record(decision(ruling, request_id=str(number), time=NOW + number))
         news = journal.news(cursor, most, TELLER)
         assert len(news.calls) <= most
-        failed = [ruling for ruling in batch if ruling.error]
-        assert sum(bool(call.error) for call in news.calls) == min(len(failed), most, kept)
+        failed = [ruling for ruling in batch if is_failure(decision(ruling))]
+        told_failed = [call for call in news.calls if call.error or call.ineffective or call.repaired]
+        assert len(told_failed) == min(len(failed), most, kept)
         told += ids(news.calls)
         skipped += news.skipped
         cursor = news.cursor

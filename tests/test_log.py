@@ -44,7 +44,9 @@ from gateway.verdicts import (
     Failure,
     Fallback,
     ProxyError,
+    Reason,
     Ruling,
+    Source,
     Verdict,
     allowed_by_backend,
     by_fallback,
@@ -61,6 +63,14 @@ CONTRACT_FIELDS = (
     "ts request_id node_id app method session_id call_id verdict source reason error status upstream target attempts "
     "budget_ms duration_ms upstream_ms"
 ).split()
+REMARKS: dict[str, Any] = {
+    "rule": "spam",
+    "repaired": "before",
+    "client_config": "enforced",
+    "ineffective": True,
+    "failed_over_from": "old",
+}
+"""Fields that only some lines have."""
 TEXT_FIELDS = {"nodeId": "node_id", "sessionId": "session_id", "callId": "call_id"}
 NUMBER_FIELDS = ("caller", "callee")
 
@@ -158,6 +168,51 @@ async def test_an_access_line_says_what_the_decision_says(sink: Sink) -> None:
         "duration_ms": 20.5,
         "upstream_ms": 10.0,
     }
+
+
+async def test_what_few_hooks_have_stands_only_on_lines_that_have_it(sink: Sink) -> None:
+    cut = "\ufeff<br />Notice: SECRET-NOTICE"
+    ruling = allowed_by_backend(b"{}").remarked(rule="night", repaired="bom+before", cut=cut, client_config="missing")
+    line = await line_of(sink, decision(ruling.remarked(ineffective=True, failed_over_from="old")))
+    more = {name: line[name] for name in REMARKS}
+    assert more == {
+        "rule": "night",
+        "repaired": "bom+before",
+        "client_config": "missing",
+        "ineffective": True,
+        "failed_over_from": "old",
+    }
+    assert set(line) == {*CONTRACT_FIELDS, "caller", "callee", *REMARKS}
+    assert list(line)[: len(CONTRACT_FIELDS) + 2] == list(line)[: -len(REMARKS)]
+
+
+@pytest.mark.parametrize("name", REMARKS)
+async def test_a_line_has_no_remark_but_its_own(sink: Sink, name: str) -> None:
+    line = await line_of(sink, decision(denied_by_backend().remarked(**{name: REMARKS[name]})))
+    assert {key for key in line if key in REMARKS} == {name}
+    assert line[name] == REMARKS[name]
+
+
+async def test_a_connect_answer_that_is_as_wanted_is_not_worth_a_word(sink: Sink) -> None:
+    line = await line_of(sink, decision(allowed_by_backend(b"{}").remarked(client_config="ok")))
+    assert set(line) == {*CONTRACT_FIELDS, "caller", "callee"}
+
+
+async def test_a_line_for_people_has_the_remarks_too(sink: Sink) -> None:
+    ruling = denied_by_backend().remarked(
+        rule="sp\x1b[2Jam", repaired="after", ineffective=True, failed_over_from="old"
+    )
+    (line,) = await record(sink, decision(ruling), console=True)
+    assert rb" rule=sp\x1b[2Jam repaired=after failed_over_from=old ineffective" in line
+
+
+async def test_adversarial_remarks_do_not_make_a_line_too_long_for_a_pipe(sink: Sink) -> None:
+    long = "\x00" * 5000
+    ruling = by_fallback(TIMED_OUT._replace(detail=long), Fallback(), b"")
+    hook = {"appKey": "a", "callId": long, "sessionId": long, "caller": long, "callee": long, "nodeId": long}
+    (line,) = await record(sink, decision(ruling.remarked(rule=long, failed_over_from=long, cut=long), hook))
+    assert len(line) < PIPE_ATOMIC
+    json.loads(line)
 
 
 @pytest.mark.parametrize("body", [b"", b"not JSON", b'{"appKey": "a", "appKey": "b", "callId": "c"}', b"\xff"])
@@ -311,8 +366,13 @@ AS_MEANT = [
     denied_by_backend(),
     by_static(Verdict.ALLOW, b"{}"),
     by_static(Verdict.REJECT, b"{}"),
+    Ruling(Verdict.REJECT, Source.RULE, Reason.DENIED, 403).remarked(rule="spam"),
+    allowed_by_backend(b"{}").remarked(failed_over_from="old"),
+    allowed_by_backend(b"{}").remarked(client_config="missing"),
 ]
 FAILURES = [
+    denied_by_backend().remarked(ineffective=True),
+    allowed_by_backend(b"{}").remarked(repaired="bom"),
     by_fallback(TIMED_OUT, Fallback(), b"{}"),
     by_fallback(TIMED_OUT, Fallback(frozenset(Cause)), b"{}"),
     unknown_app("x"),

@@ -40,11 +40,23 @@ CONTRACT: Final[dict[str, tuple[str, set[str]]]] = {
     "gateway_tls_handshake_failures": ("counter", {"reason"}),
     "gateway_spans_exported": ("counter", set()),
     "gateway_spans_dropped": ("counter", {"reason"}),
+    # What is wise about this protocol.
+    "gateway_ineffective_rejects": ("counter", {"app", "method"}),
+    "gateway_client_config_answers": ("counter", {"app", "outcome"}),
+    "gateway_repaired_answers": ("counter", {"app", "kinds"}),
+    "gateway_shadow_hooks": ("counter", {"app", "upstream", "outcome"}),
+    "gateway_split_hooks": ("counter", {"app", "upstream", "verdict"}),
+    "gateway_failovers": ("counter", {"app", "upstream"}),
+    "gateway_rate_limited": ("counter", {"app"}),
+    "gateway_rule_hits": ("counter", {"app", "rule", "verdict"}),
+    "gateway_recorded_hooks": ("counter", {"outcome"}),
 }
-EMPTY: Final = {"gateway_certificate_days_to_expiry"}
-"""No certificate is configured here."""
+WISE: Final = set(list(CONTRACT)[-9:])
+"""Nothing of it is configured here: test_metrics_remarks.py is about these."""
+EMPTY: Final = {"gateway_certificate_days_to_expiry", *WISE}
+"""No certificate is configured here either."""
 VERDICTS: Final = {"allow", "reject", "error"}
-SOURCES: Final = {"backend", "fallback", "duplicate", "static", "gateway"}
+SOURCES: Final = {"backend", "fallback", "duplicate", "static", "rule", "gateway"}
 CAUSES: Final = {"timeout", "unreachable", "overload", "bad_answer", "error_status"}
 REASONS: Final = CAUSES | {"ok", "denied", "unknown_app", "bad_request", "unauthorized", "internal"}
 CASES: Final = ("ok", "denied", "hang", "close_without_a_byte", "body_bom", "status_500", "close_after_idle")

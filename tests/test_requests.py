@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope
 
-from gateway.forwarding import Received
 from gateway.front.protocol import CLIENT_LEFT
 from gateway.hooks import CATALOGUE
 from gateway.requests import Refused, body_of, method_of, problem, unknown_app
@@ -52,10 +51,6 @@ class Script:
         return self.messages.pop(0)
 
 
-async def read(receive: Receive, *headers: tuple[bytes, bytes]) -> bytes:
-    return await body_of(receive, coded=Received(headers).coded)
-
-
 def assert_problem(ruling: Ruling, status: int) -> dict[str, Any]:
     """A refusal of bad input, as the contract has it."""
     assert (ruling.status, ruling.source) == (status, Source.GATEWAY)
@@ -68,9 +63,9 @@ def assert_problem(ruling: Ruling, status: int) -> dict[str, Any]:
     return told
 
 
-async def refused(receive: Receive, status: int, *headers: tuple[bytes, bytes]) -> Refused:
+async def refused(receive: Receive, status: int) -> Refused:
     with pytest.raises(Refused) as caught:
-        await read(receive, *headers)
+        await body_of(receive)
     assert_problem(caught.value.ruling, status)
     assert caught.value.ruling.verdict is Verdict.ERROR
     assert caught.value.ruling.reason is Reason.BAD_REQUEST
@@ -157,25 +152,11 @@ def test_whatever_is_not_a_post_is_a_405(method: str) -> None:
 @given(st.lists(st.binary(max_size=20), min_size=1, max_size=5))
 def test_a_body_is_the_same_however_it_is_cut(parts: list[bytes]) -> None:
     body = b"".join(parts)
-    for headers in ([(b"content-length", b"%d" % len(body))], []):
-        assert asyncio.run(read(Script(whole(*parts)), *headers)) == body
+    assert asyncio.run(body_of(Script(whole(*parts)))) == body
 
 
 async def test_a_message_without_a_body_or_a_sequel_is_an_empty_body() -> None:
-    assert await read(Script([{"type": "http.request"}])) == b""
-
-
-@pytest.mark.parametrize("coding", [b"gzip", b"GZIP", b"br", b"identity, gzip", b""])
-async def test_a_compressed_body_is_a_400_before_anything_is_read(coding: bytes) -> None:
-    script = Script(whole(b"12345"))
-    refusal = await refused(script, 400, (b"content-encoding", coding))
-    assert "not compressed" in refusal.ruling.error
-    assert script.asked == 0
-
-
-@pytest.mark.parametrize("coding", [b"identity", b"Identity"])
-async def test_an_identity_coding_is_none(coding: bytes) -> None:
-    assert await read(Script(whole(b"12345")), (b"content-encoding", coding)) == b"12345"
+    assert await body_of(Script([{"type": "http.request"}])) == b""
 
 
 # --- refusals in words ---

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.config import Config, loads
+from gateway.globs import is_glob
 from gateway.hooks import CATALOGUE
 from gateway.retry import Retry, RetryOn
-from gateway.routing import OTHER_METHOD, Table, is_glob
+from gateway.routing import OTHER_METHOD, Table
 from gateway.verdicts import Cause, Fallback, Verdict
 
 ROOT = Path(__file__).parent.parent

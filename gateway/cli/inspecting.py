@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import platform
 import sys
+import time
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from importlib.metadata import version as version_of
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -24,15 +28,36 @@ from gateway.cli.common import (
     load_or_fail,
     read_hook_file,
 )
-from gateway.config import Config, json_schema
-from gateway.hooks import BadHookError, method_type, parse_hook
+from gateway.cli.describing import (
+    check_in_words,
+    conditions,
+    outcome,
+    rate_in_words,
+    shadow_in_words,
+    share_of,
+    shares_in_words,
+    wisdom,
+)
+from gateway.clientconfig import Mode
+from gateway.config import Config, Settings, json_schema
+from gateway.hooks import BadHookError, Hook, MethodType, method_type, parse_hook
 from gateway.retry import Retry
-from gateway.routing import Route, Table
+from gateway.routing import Match, Route, Table
+from gateway.screening import Rule
+from gateway.sessions import session_of
+from gateway.shadow import Shadow
 from gateway.verdicts import Cause, Verdict
 
 _WIDE = 2000
 """Columns where the output is no terminal: nothing is cut or wrapped."""
 _KEY_DEPENDENCIES = ("starlette", "uvicorn", "uvloop", "httptools", "httpx", "msgspec", "pydantic", "prometheus-client")
+
+
+AtOption = Annotated[
+    str | None,
+    typer.Option("--at", metavar="TIME", help="When it comes, for rules with a time: such as 2026-12-24T22:30+01:00; "
+                 "UTC where no offset is given. Default: now."),
+]  # fmt: skip
 
 
 def check(config: ConfigOption = DEFAULT_CONFIG) -> None:
@@ -43,10 +68,15 @@ def check(config: ConfigOption = DEFAULT_CONFIG) -> None:
     print(f"{config}: valid")
     width = None if sys.stdout is not None and sys.stdout.isatty() else _WIDE
     Console(width=width, markup=False, emoji=False, highlight=False).print(_routes(loaded.config))
+    for line in wisdom(loaded.config):
+        print(line)
 
 
-def explain(file: HookFile, method: MethodOption = "OnCallEvent", config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Say which app, upstream, budget and policy a hook would meet, and why."""
+def explain(
+    file: HookFile, method: MethodOption = "OnCallEvent", config: ConfigOption = DEFAULT_CONFIG, at: AtOption = None
+) -> None:
+    """Say which app, rule, upstream, budget and policy a hook would meet, and why."""
+    when = _time(at)
     loaded = load_or_fail(config)
     try:
         hook = parse_hook(read_hook_file(file))
@@ -59,9 +89,8 @@ def explain(file: HookFile, method: MethodOption = "OnCallEvent", config: Config
     if match is None:
         print("app       none is configured for it: 403, reason unknown_app")
         return
-    for line in _explained(loaded.config, match.route, match.why):
+    for line in _Explained(loaded.config, match, hook, method, when).lines():
         print(line)
-    print(f"a 403     {meaning.of_refusal(kind)}")
 
 
 def schema() -> None:
@@ -83,7 +112,7 @@ def _routes(config: Config) -> RichTable:
     for app, settings in config.apps.items():
         for method in (None, *settings.methods):
             route = lookup.route_of(app, method)
-            table.add_row(Text(app), method or "(any)", *_row(route))
+            table.add_row(Text(app), method or "(any)", *_row(route, config.settings(app, method)))
     if config.unknown_app == "reject":
         table.add_row("(any other)", "(any)", "none: 403")
     else:
@@ -91,33 +120,143 @@ def _routes(config: Config) -> RichTable:
     return table
 
 
-def _row(route: Route) -> Iterable[str | Text]:
+def _row(route: Route, settings: Settings) -> Iterable[str | Text]:
     if route.upstream is None:
         return (f"none: always {route.static or Verdict.REJECT}",)
-    return (Text(route.upstream), seconds(route.budget), *(route.fallback.verdict(cause) for cause in Cause))
+    names = shares_in_words(settings.split) if settings.split else route.upstream
+    return (Text(names), seconds(route.budget), *(route.fallback.verdict(cause) for cause in Cause))
 
 
-def _explained(config: Config, route: Route, why: str) -> Iterable[str]:
-    app = config.apps[route.app]
-    by = f"apps.{route.app}" + (f".methods.{route.method}" if route.method in app.methods else "")
-    yield f"app       {route.app} ({why})"
-    if route.guard is not None:
-        proof = "HTTP Basic credentials" if isinstance(route.guard, BasicCredentials) else "a WCS signature of its body"
-        yield f"proof     {proof}, else 401"
-    if route.upstream is None:
-        yield f"verdict   always {route.static or Verdict.REJECT}: the app is static, no backend is asked"
-        return
-    targets = [
-        target.url + (" (backup)" if target.backup else "") for target in config.upstreams[route.upstream].targets
-    ]
-    yield f"upstream  {route.upstream} ({', '.join(targets)})"
-    yield f"budget    {seconds(route.budget)}, by {by} or what it inherits"
-    yield f"retry     {_retry_in_words(route.retry)}"
-    yield f"repeats   {_repeats_in_words(route.dedupe)}"
-    if app.max_in_flight is not None:
-        yield f"limit     {app.max_in_flight} hooks of the app at once"
-    for cause in Cause:
-        yield f"{'fallback' if cause is Cause.TIMEOUT else '':9} {cause}: {route.fallback.verdict(cause)}"
+class _Explained:
+    """One hook, told line by line."""
+
+    def __init__(self, config: Config, match: Match, hook: Hook, method: str, when: float) -> None:
+        self._config = config
+        self._match = match
+        self._hook = hook
+        self._method = method
+        self._when = when
+        self._kind = method_type(method, config.hook_types)
+        self._settings = config.settings(match.route.app, method)
+
+    def lines(self) -> Iterable[str]:
+        """All there is to tell once the app is known."""
+        route, settings = self._match.route, self._settings
+        yield f"app       {route.app} ({self._match.why})"
+        if route.guard is not None:
+            is_basic = isinstance(route.guard, BasicCredentials)
+            yield f"proof     {'HTTP Basic credentials' if is_basic else 'a WCS signature of its body'}, else 401"
+        rule = None if route.rules is None else route.rules.meet(self._hook, self._method, self._when)
+        if settings.rules:
+            yield f"rule      {self._rule(rule)}"
+        if rule is not None and rule.verdict is not None:
+            yield f"verdict   {rule.verdict}: by that rule, no backend is asked"
+        elif settings.upstream is None:
+            yield f"verdict   always {settings.static or Verdict.REJECT}: the app is static, no backend is asked"
+        else:
+            yield from self._asked(settings.upstream if rule is None else rule.upstream or settings.upstream, rule)
+        yield f"a 403     {self._refusal()}"
+        if self._kind is MethodType.CONNECT and (rule is None or rule.verdict is not Verdict.REJECT):
+            yield f"sets      {_client_config_in_words(settings)}"
+
+    def _rule(self, rule: Rule | None) -> str:
+        count = len(self._settings.rules)
+        when = datetime.fromtimestamp(self._when, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        if rule is None:
+            return f"none of {count} meets it at {when}" if count > 1 else f"the only one does not meet it at {when}"
+        place = self._settings.rules.index(rule) + 1
+        return f"{rule.name} ({conditions(rule)}): {outcome(rule)}; number {place} of {count}, met at {when}"
+
+    def _asked(self, name: str, rule: Rule | None) -> Iterable[str]:
+        route, settings = self._match.route, self._settings
+        why = ""
+        if rule is not None:
+            why = f", by rule {rule.name}"
+        elif route.split is not None:
+            session = session_of(self._hook)
+            name = route.split.choose(session or "")
+            part = f"{share_of(settings.split, name)} of the sessions ({shares_in_words(settings.split)})"
+            why = f", which has {part}; this session stays there while the weights do"
+            if session is None:
+                name, why = "any of them", f" ({shares_in_words(settings.split)}): the hook names no session to go by"
+        if name in self._config.upstreams:
+            yield f"upstream  {name} ({', '.join(self._targets(name))}){why}"
+        else:
+            yield f"upstream  {name}{why}"
+        if others := [other for other in settings.failover if other != name]:
+            yield f"failover  {' then '.join(others)}, where {name} cannot be reached at all"
+        by = f"apps.{route.app}" + (f".methods.{route.method}" if self._is_configured(route) else "")
+        yield f"budget    {seconds(route.budget)}, by {by} or what it inherits"
+        yield f"retry     {_retry_in_words(self._retry_of(name))}"
+        yield f"repeats   {_repeats_in_words(route.dedupe)}"
+        if settings.max_in_flight is not None:
+            yield f"limit     {settings.max_in_flight} hooks of the app at once"
+        if settings.rate_limit is not None:
+            rate = rate_in_words(settings.rate_limit, self._config.server.workers)
+            yield f"rate      {rate}, of the app; past it, the verdict for overload"
+        yield f"answers   {check_in_words(settings.response_check)}"
+        if settings.shadow is not None:
+            yield f"shadow    {shadow_in_words(settings.shadow)}; {self._shadowed()}"
+        for cause in Cause:
+            yield f"{'fallback' if cause is Cause.TIMEOUT else '':9} {cause}: {route.fallback.verdict(cause)}"
+
+    def _is_configured(self, route: Route) -> bool:
+        return route.method in self._config.apps[route.app].methods
+
+    def _targets(self, name: str) -> Iterable[str]:
+        return (it.url + (" (backup)" if it.backup else "") for it in self._config.upstreams[name].targets)
+
+    def _retry_of(self, name: str) -> Retry:
+        upstream = self._config.upstreams.get(name)
+        return self._match.route.retry if upstream is None else self._settings.retry or upstream.retry
+
+    def _shadowed(self) -> str:
+        shadow = self._settings.shadow
+        if shadow is None or not Shadow(shadow).covers(self._method):
+            return "of this method none"
+        if shadow.sample >= 1 or session_of(self._hook) is not None:
+            return (
+                "of this one too"
+                if Shadow(shadow).takes(self._hook, "")
+                else "of this one none: its session is not among them"
+            )
+        return "of this one if it happens to be among them: it names no session"
+
+    def _refusal(self) -> str:
+        wanted = self._settings.client_config
+        counts = wanted.stops(self._method)
+        told = meaning.of_refusal(self._kind, counts)
+        if self._kind not in (MethodType.DIRECT, MethodType.INCOMING):
+            return told
+        if counts:
+            return f"{told}; rest_client_config: enforce sees to that"
+        named = wanted.methods.get(self._method, {}).get("restOnError") == "FAIL"
+        means = ([] if wanted.mode is Mode.ENFORCE else ["mode enforce"]) + (
+            [] if named else [f"restOnError=FAIL for {self._method} under methods"]
+        )
+        return f"{told}; rest_client_config with {' and '.join(means)} makes it count"
+
+
+def _client_config_in_words(settings: Settings) -> str:
+    wanted = settings.client_config
+    fields = [f"{method}.{name}={value}" for method, it in wanted.methods.items() for name, value in it.items()]
+    what = ", ".join(fields) or "nothing"
+    if wanted.mode is Mode.ENFORCE:
+        return f"{what}: added to the answer where it lacks it"
+    if wanted.mode is Mode.WARN:
+        return f"{what} is wanted: an answer that lacks it is counted and goes out as it is"
+    return "what the backend answers: rest_client_config is off"
+
+
+def _time(text: str | None) -> float:
+    """Seconds since 1970; exit status 2 for what is no time."""
+    if text is None:
+        return time.time()
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        fail(f"--at {text!r}: must be a time such as 2026-12-24T22:30 or 2026-12-24T22:30+01:00", BAD_USAGE)
 
 
 def _retry_in_words(retry: Retry) -> str:

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from gateway.cli import inspecting, sending, serving, watching
+from gateway.cli import inspecting, replaying, sending, serving, watching
 from gateway.cli.common import FAILED
 from gateway.cli.top import top
 
@@ -23,6 +23,7 @@ app.command("run")(serving.run)
 app.command("check")(inspecting.check)
 app.command("explain")(inspecting.explain)
 app.command("send")(sending.send)
+app.command("replay")(replaying.replay)
 app.command("demo")(serving.demo)
 app.command("status")(watching.status)
 app.command("calls")(watching.calls)

@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from gateway.cli import showing
+from gateway.cli import noting, showing
 from gateway.cli.asking import AdminOption, Gateway, NoAnswer, Refusal, TokenOption, WatchedConfig, gateway_at
 from gateway.cli.common import fail
 from gateway.cli.showing import Json, clock, milliseconds, plain, rate
@@ -49,6 +49,7 @@ class View:
     """Why it is not of now."""
     seen: float = 0.0
     """Unix time of it."""
+    insights: Json | None = None
 
 
 def top(admin: AdminOption = None, token_file: TokenOption = None, config: WatchedConfig = None) -> None:
@@ -105,6 +106,7 @@ def _look(gateway: Gateway, last: View) -> View:
             status=gateway.get("/api/status"),
             upstreams=gateway.get("/api/upstreams"),
             failures=gateway.get("/api/calls", failures=1, limit=_MOST_FAILURES),
+            insights=gateway.get("/api/insights", apps=0),
             seen=time.time(),
         )
     except NoAnswer as exc:
@@ -168,6 +170,8 @@ def _head(view: View, status: Json, activity: Json, url: str) -> Iterable[Text]:
     yield _cut(showing.hooks(status))
     if view.trouble is not None:
         yield _cut(Text(f" {plain(view.trouble)} ", style="bold white on red"))
+    if view.insights is not None and (notable := noting.at_a_glance(view.insights)) is not None:
+        yield _cut(notable)
     for trouble in showing.troubles(status):
         yield _cut(Text(f" {trouble} ", style="bold white on red"))
 
@@ -245,7 +249,7 @@ def _failures(calls: list[Json], width: int) -> Table:
             Text(plain(call["method"])),
             showing.verdict(call),
             Text(plain(call["reason"])),
-            Text(plain(call["error"])),
+            Text(plain(call["error"])) or noting.remarks(call),
         )
     if not calls:
         table.add_row("", Text("none", style="dim"))

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gateway.cli import showing
+from gateway.cli import noting, showing
 from gateway.cli.asking import (
     AdminOption,
     Gateway,
@@ -51,6 +51,7 @@ def status(
             "activity": gateway.get_or_fail("/api/activity", apps=_APPS_SHOWN),
             "status": gateway.get_or_fail("/api/status"),
             "upstreams": gateway.get_or_fail("/api/upstreams"),
+            "insights": gateway.get_or_fail("/api/insights", apps=_APPS_SHOWN),
         }
     if as_json:
         print(json.dumps(answers, indent=2))
@@ -60,7 +61,7 @@ def status(
         console.print(part)
 
 
-def _status(activity: Json, status: Json, upstreams: Json) -> Iterable[Text | Table]:
+def _status(activity: Json, status: Json, upstreams: Json, insights: Json) -> Iterable[Text | Table]:
     yield showing.headline(status)
     yield showing.hooks(status)
     yield _line("hooks on", ", ".join(map(plain, status["listen"])))
@@ -74,6 +75,9 @@ def _status(activity: Json, status: Json, upstreams: Json) -> Iterable[Text | Ta
         yield Text(trouble, style="bold red")
     for warning in status["warnings"]:
         yield Text(f"warning: {plain(warning)}", style="yellow")
+    if notes := noting.notes(insights):
+        yield Text()
+        yield from notes
     yield Text()
     yield apps_table(activity["apps"])
     if (more := activity["app_count"] - len(activity["apps"])) > 0:
@@ -138,7 +142,7 @@ def calls(
     app: Annotated[str | None, typer.Option(help="Of this app.")] = None,
     method: Annotated[str | None, typer.Option("--method", "-m", help="Of this REST method.")] = None,
     verdict: Annotated[str | None, typer.Option(help="allow, reject or error.")] = None,
-    source: Annotated[str | None, typer.Option(help="backend, fallback, duplicate, static or gateway.")] = None,
+    source: Annotated[str | None, typer.Option(help="backend, fallback, duplicate, static, rule or gateway.")] = None,
     reason: Annotated[str | None, typer.Option(help="ok, denied, timeout, unreachable, bad_answer, …")] = None,
     call_id: Annotated[str | None, typer.Option(help="Of this call.")] = None,
     session_id: Annotated[str | None, typer.Option(help="Of this session.")] = None,
@@ -150,6 +154,15 @@ def calls(
     since: Annotated[str | None, typer.Option(metavar="TIME", help="From then on: 90s, 5m, 2h ago, or a time.")] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="Until then.")] = None,
     failures: Annotated[bool, typer.Option("--failures", help="Only what no backend decided as it meant to.")] = False,
+    rule: Annotated[str | None, typer.Option(help="That met this rule.")] = None,
+    shadow: Annotated[
+        str | None,
+        typer.Option(help="By what a candidate said: differs, match, verdict_differs, body_differs, candidate_failed."),
+    ] = None,
+    ineffective: Annotated[
+        bool, typer.Option("--ineffective", help="Only refusals that the media server ignores.")
+    ] = False,
+    repaired: Annotated[bool, typer.Option("--repaired", help="Only answers that had to be repaired.")] = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="So many at most.")] = 100,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as new ones come, until Ctrl-C.")] = False,
     admin: AdminOption = None,
@@ -161,7 +174,8 @@ def calls(
     asked: dict[str, str | int | None] = {
         "app": app, "method": method, "verdict": verdict, "source": source, "reason": reason, "call_id": call_id,
         "session_id": session_id, "upstream": upstream, "target": target, "q": search, "since": since, "until": until,
-        "failures": 1 if failures else None,
+        "failures": 1 if failures else None, "rule": rule, "shadow": shadow,
+        "ineffective": 1 if ineffective else None, "repaired": 1 if repaired else None,
     }  # fmt: skip
     with gateway_at(admin, token_file, config) as gateway:
         if request_id is not None:
@@ -222,6 +236,8 @@ def line_of(call: Json) -> Text:
     for name, value in (("call", call["call_id"]), ("id", call["request_id"])):
         if value:
             line.append(f"  {name}={plain(value)}")
+    if remarks := noting.remarks(call):
+        line.append("  ").append_text(remarks)
     if call["error"]:
         line.append(f"  {plain(call['error'])}", style="red")
     return line
@@ -274,6 +290,8 @@ def _story(call: Json) -> Iterable[Text]:
     yield Text.assemble((f"{'verdict':11} ", "dim"), showing.verdict(call), f" ({call['source']}, {call['reason']})")
     if call["error"]:
         yield _fact("because", plain(call["error"]))
+    for name, words in noting.story(call):
+        yield _fact(name, words)
     yield _fact("answer", f"{call['status']}: {plain(call['means'])}")
 
 

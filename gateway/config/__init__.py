@@ -1,10 +1,11 @@
 """The configuration: the typed model, YAML with line numbers, secrets, durations; one load function for all."""
 
 from .addresses import Address, UnixAddress, parse_address, parse_listen_address
+from .apps import DEDUPED, App, Defaults, Method, Settings
 from .authorization import Credentials, Signature
 from .backends import Health, Target, Upstream
 from .load import Loaded, digest_at, digest_of, load, loads
-from .model import DEDUPED, Admin, App, Config, Defaults, Log, MediaServer, Method, Server, Settings
+from .model import Admin, Config, Log, MediaServer, Server
 from .problems import ConfigError, Problem, path_text
 from .reference import Key, Section, sections
 from .schema import json_schema

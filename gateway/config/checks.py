@@ -14,10 +14,13 @@ from gateway.hooks import CATALOGUE, MethodType, method_type
 from gateway.retry import Retry, RetryOn
 
 from .addresses import Address, UnixAddress, overlap, parse_address, parse_listen_address
+from .appchecks import AppChecks
+from .apps import DEDUPED
 from .backends import MAX_TARGETS, Health
 from .document import Document, Unresolved
-from .model import DEDUPED, Config
+from .model import Config
 from .problems import Path, Problem, Speller, path_text
+from .record import path_problem
 from .tls import TlsFiles
 from .tracing import is_installed
 from .values import format_duration, parse_duration, usable_cpus
@@ -31,6 +34,11 @@ _ONCE_ONLY: Final = (MethodType.DIRECT, MethodType.INCOMING)
 """Methods on which a backend acts: what is asked twice may be done twice."""
 _RETRY: Final = Retry()
 _STATIC: Final = "has no effect: the app is static, so no backend is asked"
+_ASKS: Final = (
+    *("timeout", "fallback", "retry", "dedupe", "max_in_flight", "methods"),
+    *("failover", "rate_limit", "response_check", "shadow"),
+)
+"""An app's settings that only matter where a backend is asked."""
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -43,20 +51,30 @@ class CrossChecks:
         self._document = document
         self._data = data
         self._speller = speller
+        self._directory = directory
         self._tls_files = TlsFiles(directory)
         self._server = self._section("server")
         self._defaults = self._section("defaults")
         self._upstreams = self._section("upstreams")
         self._apps = self._section("apps")
         self._methods = {**CATALOGUE, **self._section("hook_types")}
-        self._checks_upstreams = isinstance(data.get("upstreams", {}), dict)
         self._has_default_upstream = "upstream" in self._defaults or not isinstance(data.get("defaults", {}), dict)
+        self._each_app = AppChecks(
+            self._problem,
+            self._warn,
+            speller,
+            self._defaults,
+            self._methods,
+            self._upstreams if isinstance(data.get("upstreams", {}), dict) else None,
+        )
         self._limit = self._budget_limit()
         self._addresses()
         self._files(("server", "tls"), self._server.get("tls"))
         self._client_keepalive()
         self._tracing()
+        self._record()
         for name, upstream in self._upstreams.items():
+            self._each_app.reserved(name)
             if isinstance(upstream, dict):
                 self._upstream(("upstreams", name), upstream)
         self._default_settings()
@@ -116,6 +134,15 @@ class CrossChecks:
     def _tracing(self) -> None:
         if isinstance(self._data.get("tracing"), dict) and not is_installed():
             self._problem(("tracing",), "needs packages that are not installed: pip install 'wcs-gateway[otel]'")
+
+    def _record(self) -> None:
+        record = self._section("record")
+        if "path" in record:
+            wrong, odd = path_problem(record["path"], self._directory)
+            if wrong is not None:
+                self._problem(("record", "path"), wrong)
+            if odd is not None:
+                self._warn(("record", "path"), odd)
 
     # --- budgets ---
 
@@ -196,7 +223,7 @@ class CrossChecks:
             self._budget(("defaults",), self._defaults["timeout"])
         else:
             self._budget(("defaults",), format_duration(_DEFAULTS.defaults.timeout))
-        self._upstream_exists(("defaults", "upstream"), self._defaults.get("upstream"))
+        self._each_app.level(("defaults",), self._defaults)
         self._retry(("defaults",), self._defaults)
 
     def _app(self, name: str, app: dict[str, Any]) -> None:
@@ -205,8 +232,7 @@ class CrossChecks:
             self._static_app(path, app)
         elif "upstream" not in app and not self._has_default_upstream:
             self._problem(path, "has no upstream: name one here or in defaults, or write static: allow or reject")
-        if "upstream" in app:
-            self._upstream_exists((*path, "upstream"), app["upstream"])
+        self._each_app.app(path, app)
         if "timeout" in app:
             self._budget(path, app["timeout"])
         self._who_may_ask(path, app)
@@ -236,21 +262,22 @@ class CrossChecks:
             self._one_authorization((*path, "signature", "upstream_key"), app)
 
     def _one_authorization(self, path: Path, app: dict[str, Any]) -> None:
-        name = app.get("upstream", self._defaults.get("upstream"))
-        upstream = self._upstreams.get(name) if isinstance(name, str) else None
-        if not isinstance(upstream, dict):
-            return
-        headers = upstream.get("headers")
-        sets = "credentials" if "credentials" in upstream else ""
-        if isinstance(headers, dict) and any(key.lower() == "authorization" for key in headers):
-            sets = sets or "headers"
-        if sets:
-            self._problem(path, f"stands against {path_text(('upstreams', str(name), sets))}: both set Authorization")
+        for name in dict.fromkeys(self._each_app.asked(app)):
+            upstream = self._upstreams.get(name)
+            if not isinstance(upstream, dict):
+                continue
+            headers = upstream.get("headers")
+            sets = "credentials" if "credentials" in upstream else ""
+            if isinstance(headers, dict) and any(key.lower() == "authorization" for key in headers):
+                sets = sets or "headers"
+            if sets:
+                self._problem(path, f"stands against {path_text(('upstreams', name, sets))}: both set Authorization")
+                return
 
     def _static_app(self, path: Path, app: dict[str, Any]) -> None:
         if "upstream" in app:
             self._problem((*path, "static"), "stands beside an upstream: an app has one or the other")
-        for key in ("timeout", "fallback", "retry", "dedupe", "max_in_flight", "methods"):
+        for key in _ASKS:
             if key in app:
                 self._warn((*path, key), _STATIC)
         if isinstance(signature := app.get("signature"), dict) and "upstream_key" in signature:
@@ -267,10 +294,6 @@ class CrossChecks:
     def _acts(self, method: str) -> bool:
         kind = self._methods.get(method)
         return (method_type(method) if kind is None else kind) in _ONCE_ONLY
-
-    def _upstream_exists(self, path: Path, name: object) -> None:
-        if self._checks_upstreams and isinstance(name, str) and name not in self._upstreams:
-            self._problem(path, f"no upstream has this name{self._speller.hint(name, self._upstreams)}")
 
     def _unknown_app(self) -> None:
         name = self._data.get("unknown_app")

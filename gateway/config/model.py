@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from gateway.hooks import MethodType
-from gateway.retry import Retry
-from gateway.verdicts import Fallback, Verdict
+from gateway.recording import RecordSettings
 
 from .addresses import Address, ListenAddresses, Networks
-from .authorization import Credentials, Signature
-from .backends import RetrySection, Upstream
-from .rules import (
-    BUDGET,
-    IN_FLIGHT,
-    REPEATS,
-    UNKNOWN_APP,
-    UPSTREAM_REFERENCE,
-    VERDICTS_BY_CAUSE,
-    AppName,
-    MethodName,
-    Section,
-    Token,
-    UpstreamName,
-)
+from .apps import App, Defaults, Settings, settings_of
+from .backends import Upstream
+from .record import RECORD
+from .rules import IN_FLIGHT, UNKNOWN_APP, AppName, MethodName, Section, Token, UpstreamName
 from .tls import ServerTls
 from .tracing import Tracing
-from .values import DurationIn, NotNull, OneOf, Processes, ReadAs, SizeIn, WholeNumber
-
-DEDUPED: Final = frozenset({"connect", "OnCallEvent"})
-"""The methods whose repeats are recognised unless the configuration says otherwise."""
-DEDUPE_DEFAULT: Final = 10.0
-"""Seconds, for these methods."""
+from .values import DurationIn, NotNull, Processes, SizeIn, WholeNumber
 
 
 class Server(Section):
@@ -169,131 +152,6 @@ class MediaServer(Section):
     )
 
 
-class Defaults(Section):
-    """Settings of every app that does not set its own."""
-
-    upstream: Annotated[str | None, UPSTREAM_REFERENCE] = Field(
-        default=None,
-        description="Upstream of the apps that name none. No default; where there is one, an app that lacks its "
-        "upstream is no mistake any more: its hooks go there.",
-    )
-    timeout: Annotated[float, BUDGET] = Field(
-        default="3s",
-        validate_default=True,
-        description="Whole budget of one hook: queueing, connecting, every attempt, the answer's body. Default 3s; "
-        "callers wait so long for a backend that hangs, and one that needs longer is answered for by fallback.",
-    )
-    fallback: Annotated[Fallback, VERDICTS_BY_CAUSE] = Field(
-        default="reject",
-        validate_default=True,
-        description="Verdict when the backend gives none: reject, allow (timeout, unreachable and overload only), or a "
-        "mapping of causes. Default reject; allow lets calls through unchecked while the backend is down.",
-    )
-    retry: Annotated[Retry | None, ReadAs(RetrySection, Retry)] = Field(
-        default=None,
-        description="When another attempt follows a failed one, in place of what every upstream says. Default: the "
-        "upstream's; a mapping here replaces that as a whole.",
-    )
-    dedupe: Annotated[float | None, REPEATS] = Field(
-        default=None,
-        description="How long a repeat of the very same hook (app, method and body) gets the first one's verdict "
-        "without asking the backend; off: never. Default 10s for connect and OnCallEvent, off for all other methods; "
-        "set here, it holds for every method. A hook that is repeated on purpose within that time is not asked again.",
-    )
-    max_in_flight: Annotated[int | None, IN_FLIGHT] = Field(
-        default=None,
-        description="Hooks of each app inside the gateway at once, shared out among the workers; past it they are "
-        "answered at once with the verdict for overload. Default: no limit but server.max_in_flight; "
-        "without one, an app whose backend hangs can take all of that.",
-    )
-
-
-class Method(Section):
-    """Settings of one method of an app; what is left out is the app's."""
-
-    timeout: Annotated[float | None, BUDGET] = Field(
-        default=None,
-        description="Whole budget of one hook: queueing, connecting, every attempt, the answer's body. Default: the "
-        "next wider level's; a backend that needs longer is answered for by fallback.",
-    )
-    fallback: Annotated[Fallback | None, VERDICTS_BY_CAUSE] = Field(
-        default=None,
-        description="Verdict when the backend gives none, per cause. Default: the next wider level's; a mapping here "
-        "replaces that as a whole. allow lets calls through unchecked while the backend is down.",
-    )
-    retry: Annotated[Retry | None, ReadAs(RetrySection, Retry)] = Field(
-        default=None,
-        description="When another attempt follows a failed one. Default: the next wider level's, at last the "
-        "upstream's; a mapping here replaces that as a whole.",
-    )
-    dedupe: Annotated[float | None, REPEATS] = Field(
-        default=None,
-        description="How long a repeat of the very same hook gets the first one's verdict without asking the backend; "
-        "off: never. Default: the next wider level's; a hook that is repeated on purpose within that time is not asked "
-        "again.",
-    )
-
-
-class App(Method):
-    """Settings of one appKey, or of all that match a glob; what is left out is the defaults'."""
-
-    model_config = ConfigDict(json_schema_extra={"not": {"required": ["credentials", "signature"]}})
-
-    upstream: Annotated[str | None, UPSTREAM_REFERENCE] = Field(
-        default=None,
-        description="Upstream that decides this app's hooks. Default: defaults.upstream; a wrong one decides them by "
-        "somebody else's rules.",
-    )
-    static: Annotated[Verdict | None, OneOf((Verdict.ALLOW, Verdict.REJECT))] = Field(
-        default=None,
-        description="The verdict for every hook of this app: allow or reject. No default; no backend is asked, so "
-        "allow lets every call through.",
-    )
-    max_in_flight: Annotated[int | None, IN_FLIGHT] = Field(
-        default=None,
-        description="Hooks of this app inside at once, shared out among the workers, so that it cannot crowd out "
-        "others; all appKeys of a glob share it; past it, the verdict for overload. Default: "
-        "defaults.max_in_flight; too small refuses calls in a peak.",
-    )
-    credentials: Annotated[Credentials | None, NotNull()] = Field(
-        default=None,
-        description="HTTP Basic credentials that the media server must present: what its restUsername and "
-        "restPassword are for this app; without them a hook is answered with 401. Default: none are asked for. "
-        "Without TLS they can be read on the way.",
-    )
-    signature: Annotated[Signature | None, NotNull()] = Field(
-        default=None,
-        description="The media server's signature of each hook (its rest_hook_send_hash). Default: none is asked for, "
-        "and the header goes on as it came.",
-    )
-    methods: dict[MethodName, Method] = Field(
-        default={},
-        description="Settings of single methods, such as OnCallEvent. Default: none, the app's hold for all; check "
-        "warns of a name that it does not know, which may be mistyped.",
-    )
-
-
-class Settings(NamedTuple):
-    """What applies to one app's hooks of one method, every level merged."""
-
-    upstream: str | None
-    """None exactly where ``static`` decides."""
-    static: Verdict | None
-    timeout: float
-    """Seconds."""
-    fallback: Fallback
-    retry: Retry | None = None
-    """None = the upstream's."""
-    max_in_flight: int | None = None
-    """Of the app, whatever the method; None = no limit of its own."""
-    dedupe: float | None = None
-    """Seconds; None = every repeat asks the backend."""
-    credentials: Credentials | None = None
-    """Of the app: what a hook must present; None = nothing."""
-    signature: Signature | None = None
-    """Of the app: whose signature a hook must bear; None = nobody's."""
-
-
 class Config(Section):
     """Configuration of wcs-gateway."""
 
@@ -304,6 +162,11 @@ class Config(Section):
     tracing: Annotated[Tracing | None, NotNull()] = Field(
         default=None,
         description="OpenTelemetry traces. Default: none; needs the extra otel, pip install 'wcs-gateway[otel]'.",
+    )
+    record: Annotated[RecordSettings | None, RECORD] = Field(
+        default=None,
+        description="Hooks with their decisions, written to files to be replayed. Default: none; they hold what the "
+        "hooks hold, masked fields apart.",
     )
     media_server: MediaServer = Field(default_factory=MediaServer, description="Limits of the media server itself.")
     defaults: Defaults = Field(default_factory=Defaults, description="Settings of every app that sets none.")
@@ -328,42 +191,14 @@ class Config(Section):
         "type changes what a refusal is said to mean, not the verdict.",
     )
 
+    def inherited(self) -> Settings:
+        """What applies to an app that sets nothing of its own."""
+        return settings_of(App(), None, self.defaults)
+
     def settings(self, app: str, method: str | None) -> Settings:
         """What applies to a hook of the app at key *app*: its method's settings over its own over the defaults.
 
         *method* may be any name, configured or not; None stands for whichever method has no name here.
         Raises KeyError where ``apps`` has no such key.
         """
-        own = self.apps[app]
-        levels: tuple[Section, ...] = (own, self.defaults)
-        if method is not None and (for_method := own.methods.get(method)) is not None:
-            levels = (for_method, own, self.defaults)
-        is_static = own.static is not None
-        return Settings(
-            upstream=None if is_static else _nearest(levels, "upstream"),
-            static=own.static,
-            timeout=_nearest(levels, "timeout"),
-            fallback=_nearest(levels, "fallback"),
-            retry=None if is_static else _nearest(levels, "retry"),
-            max_in_flight=_nearest(levels, "max_in_flight"),
-            dedupe=None if is_static else _dedupe(levels, method),
-            credentials=own.credentials,
-            signature=own.signature,
-        )
-
-
-def _nearest(levels: tuple[Section, ...], name: str) -> Any:
-    """The first level's value that is set; a level may lack the setting altogether."""
-    for level in levels:
-        value = getattr(level, name, None)
-        if value is not None:
-            return value
-    return None
-
-
-def _dedupe(levels: tuple[Section, ...], method: str | None) -> float | None:
-    for level in levels:
-        if "dedupe" in level.model_fields_set:  # None is a value here: off
-            seconds: float | None = getattr(level, "dedupe")  # noqa: B009 - typed by the levels above
-            return seconds
-    return DEDUPE_DEFAULT if method in DEDUPED else None
+        return settings_of(self.apps[app], method, self.defaults)

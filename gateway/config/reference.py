@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from .addresses import Address
 from .model import Config
-from .values import ReadAs, Secret
+from .values import OneOrMany, ReadAs, Secret
 
 TOP: Final = "top"
 """Where the section stands that is the whole file."""
@@ -61,10 +61,15 @@ def sections() -> dict[str, Section]:
         places.setdefault(model, []).append(place or TOP)
     found: dict[str, Section] = {}
     for model, where in places.items():
-        where.sort(key=lambda place: not place.startswith("upstreams."))  # retry is the upstream's above all
+        home = min(where, key=_is_home)
         keys = tuple(_key(name, field) for name, field in model.model_fields.items())
-        found[where[0]] = Section(tuple(where), model.__doc__ or "", keys)
+        found[home] = Section((home, *(place for place in where if place != home)), model.__doc__ or "", keys)
     return found
+
+
+def _is_home(place: str) -> tuple[bool, bool]:
+    """Sorts the place where a section is at home first: retry is the upstream's above all, and rules are an app's."""
+    return not place.startswith("upstreams."), place.startswith("defaults.")
 
 
 def _models(model: type[BaseModel], place: str) -> Iterator[tuple[str, type[BaseModel]]]:
@@ -106,6 +111,8 @@ def _key(name: str, field: FieldInfo) -> Key:
 def _form(annotation: Any) -> str:
     """What a value must be, as the rules of its type say it to whoever got it wrong."""
     for mark in getattr(annotation, "__metadata__", ()):
+        if isinstance(mark, OneOrMany):
+            return f"{_form(get_args(annotation)[0]).removeprefix('list of: ')}; or a list of such"
         if form := getattr(mark, "form", ""):
             return str(form).removeprefix("must be ")
     if hasattr(annotation, "__metadata__"):

@@ -194,5 +194,6 @@ VERDICTS_BY_CAUSE = _FallbackRule()
 BUDGET = DurationIn("1ms", "10m")
 REPEATS = DurationIn("1ms", "10m", off=True)
 IN_FLIGHT = WholeNumber(1, 1_000_000, "hooks")
+is_upstream_reference = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,256}").fullmatch
 UPSTREAM_REFERENCE = Text(_NO_CONTROLS, "must be the name of an upstream", 256)
 UNKNOWN_APP = Text(_NO_CONTROLS, "must be reject or the name of an app", 256)

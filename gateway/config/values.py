@@ -57,6 +57,8 @@ _match_duration = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)").fullmat
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SIZE: Final = r"[0-9]{1,12}(?:B|KiB|MiB|GiB)"
 _match_size = re.compile(r"([0-9]{1,12})(B|KiB|MiB|GiB)").fullmatch
+_PERCENT: Final = r"[0-9]{1,3}(?:\.[0-9]{1,9})?%"
+_is_percent = re.compile(_PERCENT).fullmatch
 _BYTES: Final = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 
 
@@ -204,6 +206,31 @@ class NumberIn:
         return wanting(schema, self.form)
 
 
+class Fraction:
+    """Annotates ``float``: a share of a whole, such as ``10%`` or 0.1, more than none and at most all of it."""
+
+    form: Final = "must be a share such as 10% or 0.1, more than 0 and at most 1"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self._read, serialization=core_schema.plain_serializer_function_ser_schema(float)
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        number = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
+        return {"anyOf": [number, text_schema(_PERCENT, "10%", "0.5%")]}
+
+    def _read(self, value: object) -> float:
+        share = -1.0
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            share = float(value)
+        elif isinstance(value, str) and _is_percent(value):
+            share = float(value[:-1]) / 100
+        if not 0 < share <= 1:
+            raise wants(self.form)
+        return share
+
+
 @dataclass(frozen=True)
 class Processes:
     """Annotates ``int``: a whole number, or ``auto`` for one per CPU that this process may use."""
@@ -246,22 +273,29 @@ class TrueOrFalse:
 class ReadAs:
     """Annotates a value type that the file writes as a mapping: *model* reads the keys, *into* takes them all.
 
-    With *off*, ``off`` stands for None; annotating ``X | None`` without it, None means *left out*.
+    With *off*, ``off`` stands for None; annotating ``X | None`` without it, None means *left out*. *words* are others
+    that may be written in place of a mapping, each with what it stands for.
     """
 
     model: type[BaseModel]
     into: Callable[..., Any]
     off: bool = False
+    words: tuple[tuple[str, Any], ...] = ()
 
     @property
     def form(self) -> str:
         """What it must be."""
-        return "must be a mapping" + (", or off" if self.off else "")
+        *more, last = "a mapping", *self._all_words()
+        return f"must be {', '.join(more)}, or {last}" if more else f"must be {last}"
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        words = dict(self.words)
+
         def read(value: object, keys: core_schema.ValidatorFunctionWrapHandler) -> Any:
             if self.off and value == "off":
                 return None
+            if isinstance(value, str) and value in words:
+                return words[value]
             if not isinstance(value, dict):
                 raise wants(self.form)
             return self.into(**dict(keys(value)))
@@ -274,7 +308,11 @@ class ReadAs:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         mapping = handler(schema)
-        return {"anyOf": [mapping, {"const": "off"}]} if self.off else mapping
+        words = self._all_words()
+        return {"anyOf": [mapping, *({"const": word} for word in words)]} if words else mapping
+
+    def _all_words(self) -> list[str]:
+        return [*(word for word, _ in self.words), *(["off"] if self.off else [])]
 
     @staticmethod
     def _written(value: Any) -> Any:
@@ -304,7 +342,8 @@ class OneOf:
     @property
     def form(self) -> str:
         """What it must be."""
-        return f"must be {' or '.join(self.members)}"
+        *more, last = self.members
+        return f"must be {', '.join(more)} or {last}" if more else f"must be {last}"
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         schema = core_schema.literal_schema(list(self.members))
@@ -349,17 +388,43 @@ class HowMany:
     items: str
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_before_validator_function(self._bounded, handler(source))
+        return core_schema.no_info_before_validator_function(self.bounded, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         bounds = {"minItems": self.low} if self.low else {}
         return {**handler(schema), **bounds, "maxItems": self.high}
 
-    def _bounded(self, value: object) -> object:
+    def bounded(self, value: object) -> object:
+        """The list as it came. Raises the error that says how many items there may be."""
         if isinstance(value, list) and not self.low <= len(value) <= self.high:
             bounds = f"{self.low} to {self.high}" if self.low else f"at most {self.high}"
             raise says(f"must hold {bounds} {self.items}")
         return value
+
+
+@dataclass(frozen=True)
+class OneOrMany:
+    """Annotates ``tuple[X, ...]`` or ``tuple[X, ...] | None``: a list, or one item that stands for a list of one."""
+
+    low: int
+    high: int
+    items: str
+    """Their name in the plural."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        inner = schema["schema"] if schema["type"] == "nullable" else schema  # None only means *left out*
+        return core_schema.no_info_before_validator_function(self._as_list, inner)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        many = handler(schema)
+        bounds = {"minItems": self.low} if self.low else {}
+        return {"anyOf": [many["items"], {**many, **bounds, "maxItems": self.high}]}
+
+    def _as_list(self, value: object) -> object:
+        if not isinstance(value, list):
+            return [value]
+        return HowMany(self.low, self.high, self.items).bounded(value)
 
 
 class NotNull:

@@ -3,6 +3,7 @@
 import { get } from "./api.js";
 import { kinds } from "./diagnosis.js";
 import { byId, h, keyed, say } from "./dom.js";
+import { remarkOf } from "./insights.js";
 import { REASONS, SOURCES, VERDICTS, clock, dateAndClock, grouped, isFailure, ms, plural, reasonColour, reasonLabel, when } from "./words.js";
 
 const PAGE = 100;
@@ -11,7 +12,8 @@ const MOST = 1000; // rows kept in all
 const LATEST = 200; // failures kept for the first view
 const KINDS = 6;
 const FIELDS = ["q", "app", "verdict", "reason", "source", "failures"]; // of the form
-const NARROWED = { call_id: "call", session_id: "session", request_id: "request", method: "method", upstream: "upstream", target: "target", since: "since", until: "until" }; // by links only
+const NARROWED = { call_id: "call", session_id: "session", request_id: "request", method: "method", upstream: "upstream", target: "target", rule: "rule", shadow: "candidate", ineffective: "refusals that stop nothing", repaired: "repaired answers", since: "since", until: "until" }; // by links only
+const HAS = { ineffective: (call) => Boolean(call.ineffective), repaired: (call) => Boolean(call.repaired) };
 const SEARCHED = ["call_id", "session_id", "request_id", "caller", "callee", "error"];
 const NUMBER = /^\S{6,}$/; // may be a whole phone number, by which the gateway finds calls that show it masked
 const REFRESH_AFTER = 2000; // ms between two questions where the stream left decisions out
@@ -117,6 +119,7 @@ export function add(call) {
   const key = keyOf(call);
   if (isFailure(call) && !failures.some((other) => keyOf(other) === key)) failures = [call, ...failures].slice(0, LATEST);
   if (filters.q && NUMBER.test(filters.q) && (call.caller || call.callee)) unsure = true;
+  if (filters.shadow) unsure = true; // a candidate answers later, and the gateway alone knows
   if (!matches(call) || calls.some((other) => keyOf(other) === key)) return; // asked for and told, both
   if (matched !== null) matched += 1;
   dirty = true;
@@ -142,6 +145,10 @@ function matches(call) {
       if (!SEARCHED.some((field) => String(call[field] ?? "").toLowerCase().includes(text))) return false;
     } else if (name === "failures") {
       if (!isFailure(call)) return false;
+    } else if (name in HAS) {
+      if (!HAS[name](call)) return false;
+    } else if (name === "shadow") {
+      return false;
     } else if (name === "since" || name === "until") {
       continue; // what comes now is after every since; an until is asked for again
     } else if (String(call[name] ?? "") !== wanted) return false;
@@ -194,9 +201,11 @@ function verdictOf(call) {
 
 function newRow(call) {
   const failed = isFailure(call);
+  const remark = remarkOf(call);
+  const by = call.source === "backend" ? "by the backend" : call.source === "rule" ? `by rule ${call.rule}` : (SOURCES[call.source] ?? call.source);
   const why = failed
-    ? [h("span", { class: `chip chip-${reasonColour(call.reason)}` }, reasonLabel(call.reason)), " ", call.error]
-    : [h("span", { class: "faint" }, call.source === "backend" ? "by the backend" : (SOURCES[call.source] ?? call.source))];
+    ? [h("span", { class: `chip chip-${reasonColour(call.reason)}` }, reasonLabel(call.reason)), " ", [call.error, remark].filter(Boolean).join(" · ")]
+    : [h("span", { class: "faint" }, [by, remark].filter(Boolean).join(" · "))];
   const attempts = (call.attempts ?? []).length;
   return h(
     "tr",
@@ -212,8 +221,10 @@ function newRow(call) {
 }
 
 /** The error, and the target where the error does not name it itself. */
-function whatAndWhere({ target, error }) {
-  return !target || error?.includes(target) ? (error ?? "") : [target, error].filter(Boolean).join(": ");
+function whatAndWhere(call) {
+  const { target, error } = call;
+  const text = error || remarkOf(call);
+  return !target || text.includes(target) ? text : [target, text].filter(Boolean).join(": ");
 }
 
 /** The newest failures that are known, newest first. */
@@ -255,7 +266,7 @@ function paintNarrowed() {
     ...narrowed.map((name) => {
       const rest = { ...filters };
       delete rest[name];
-      return h("span", { class: "narrow" }, `${NARROWED[name]} `, h("b", {}, filters[name]), h("a", { href: `#/decisions?${new URLSearchParams(rest)}`, "aria-label": `Do not filter by ${NARROWED[name]}` }, "✕"));
+      return h("span", { class: "narrow" }, `${NARROWED[name]} `, name in HAS ? null : h("b", {}, filters[name]), h("a", { href: `#/decisions?${new URLSearchParams(rest)}`, "aria-label": `Do not filter by ${NARROWED[name]}` }, "✕"));
     }),
   );
 }

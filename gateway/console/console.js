@@ -5,6 +5,7 @@ import { add, filterBy, knownCall, listHash, paintCalls, paintFailures, refresh,
 import { Diagnosis } from "./diagnosis.js";
 import { byId, say } from "./dom.js";
 import { History, failing } from "./history.js";
+import { fetchInsights, paintInsights } from "./insights.js";
 import { paintNow, searchApps } from "./now.js";
 import { onDone, order, setUpOrders } from "./orders.js";
 import { paintStatus, refreshConfig, setUpSettings } from "./settings.js";
@@ -17,7 +18,7 @@ const STATUS_EVERY = 3000; // ms
 const THEMES = ["auto", "light", "dark"];
 const THEME_KEY = "wcs-gateway.theme";
 
-const state = { sample: null, history: new History(), diagnosis: new Diagnosis(), upstreams: null, status: null };
+const state = { sample: null, history: new History(), diagnosis: new Diagnosis(), upstreams: null, status: null, insights: null };
 let view = "decisions"; // a link to one decision opens it over their list
 let started = null; // of the gateway process that we listened to last
 let heard = null; // when it last said anything
@@ -66,6 +67,7 @@ function paint() {
     paintPhase();
     if (view === "now") {
       paintNow(state);
+      paintInsights(state);
       paintUpstreams(state);
       paintFailures();
     } else if (view === "decisions") paintCalls();
@@ -89,7 +91,7 @@ function paintPhase() {
 function onState(now) {
   connection = now;
   if (now.state === "live") {
-    for (const refetch of [refreshStatus, refreshFailures]) refetch();
+    for (const refetch of [refreshStatus, refreshInsights, refreshFailures]) refetch();
     if (view === "decisions") refresh();
   }
   if (now.state === "refused") askForToken();
@@ -163,6 +165,20 @@ async function refreshStatus() {
   }
 }
 
+let asking = false;
+
+async function refreshInsights() {
+  if (asking) return;
+  asking = true;
+  try {
+    state.insights = await fetchInsights();
+    paint();
+  } catch {
+    // the stream tells of the connection
+  }
+  asking = false;
+}
+
 // --- the theme ---
 
 function themeNow() {
@@ -215,6 +231,8 @@ document.addEventListener("visibilitychange", () => document.hidden || paint());
 window.addEventListener("hashchange", route);
 const stream = listen("/api/events", onEvent, onState);
 setInterval(() => {
-  if (connection.state === "live" && !document.hidden) refreshStatus();
+  if (connection.state !== "live" || document.hidden) return;
+  refreshStatus();
+  if (view === "now") refreshInsights();
 }, STATUS_EVERY);
 route();

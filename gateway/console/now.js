@@ -5,6 +5,7 @@ import { latestFailures } from "./calls.js";
 import { bar, sparkline, stacked } from "./charts.js";
 import { sinceOf } from "./diagnosis.js";
 import { byId, h, keyed, say } from "./dom.js";
+import { insightTroubles } from "./insights.js";
 import { SERIES, divided, failing, whole } from "./history.js";
 import { clock, grouped, ms, plural, rate, reasonColour, reasonLabel, when, without } from "./words.js";
 
@@ -69,7 +70,7 @@ function troubleOf(group) {
 }
 
 /** What is wrong, worst first: `{level, text, link, why}`. */
-function troubles({ sample, upstreams, status, diagnosis }) {
+function troubles({ sample, upstreams, status, diagnosis, insights }) {
   const found = [];
   if (status?.draining || status?.phase === "draining") {
     found.push({ level: "warn", text: "Draining: balancers are told to send no more hooks here", link: "#/gateway" });
@@ -87,6 +88,7 @@ function troubles({ sample, upstreams, status, diagnosis }) {
       });
     }
   }
+  found.push(...insightTroubles(insights));
   if (status?.last_reload && status.last_reload.successful === false) {
     found.push({ level: "warn", text: `The last reload failed (${when(status.last_reload.time)}): the configuration on disk is not in force`, link: "#/gateway" });
   }

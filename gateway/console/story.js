@@ -3,6 +3,7 @@
 import { get } from "./api.js";
 import { spanOf, timeline } from "./charts.js";
 import { byId, h } from "./dom.js";
+import { ignored, remarks } from "./insights.js";
 import { REASONS, SOURCES, clock, dateAndClock, isFailure, ms, plural, reasonColour, reasonLabel } from "./words.js";
 
 let shown = null;
@@ -14,12 +15,12 @@ export async function openStory(id, known) {
   if (known) paint(known);
   else byId("story-body").replaceChildren(h("p", { class: "empty" }, "Asking the gateway …"));
   if (!dialog.open) dialog.showModal();
-  if (known) return;
   try {
     const call = await get(`/api/calls/${encodeURIComponent(id)}`);
-    if (shown === id) paint(call);
+    // What a candidate said may have come after the decision.
+    if (shown === id && (!known || (call.time === known.time && call.shadow && !known.shadow))) paint(call);
   } catch (error) {
-    if (shown !== id) return;
+    if (shown !== id || known) return;
     const text = error.status === 404 ? "The journal no longer has this decision. The log does: look for its request id." : `It could not be fetched: ${error.message}`;
     byId("story-body").replaceChildren(h("p", { class: "empty" }, text), h("p", {}, h("code", {}, id)));
   }
@@ -48,6 +49,7 @@ function paint(call) {
       h("p", { class: "headline" }, headline(call)),
       h("p", {}, `${dateAndClock(call.time)}.${clock(call.time, true).slice(-3)} · took ${ms(call.duration_ms)}${call.budget_ms ? ` of a budget of ${ms(call.budget_ms)}` : ""}`),
       call.error ? h("p", { class: "cause" }, h("span", { class: `chip chip-${reasonColour(call.reason)}` }, reasonLabel(call.reason)), " ", call.error) : h("p", { class: "cause" }, REASONS[call.reason]?.text ?? reasonLabel(call.reason)),
+      ignored(call),
     ),
     h("h3", {}, attempts.length > 1 ? "What happened, attempt by attempt" : "What happened"),
     ...happened(call, attempts),
@@ -55,6 +57,7 @@ function paint(call) {
     h("p", {}, answered(call)),
     h("h3", {}, "What it does with it"),
     h("p", { class: "means" }, call.means ?? "Not known."),
+    ...remarks(call),
     h("h3", {}, "Which hook it was"),
     facts(call),
     h("p", { class: "story-links" }, ...links(call)),
@@ -62,6 +65,13 @@ function paint(call) {
 }
 
 function happened(call, attempts) {
+  const before = [];
+  if (call.rule) before.push(h("p", {}, call.source === "rule" ? `Rule ${call.rule} decided; no backend was asked.` : `Rule ${call.rule} met, and chose the upstream.`));
+  if (call.failed_over_from) before.push(h("p", { class: "cause" }, `Upstream ${call.failed_over_from} could not be reached as a whole, so ${call.upstream ?? "another"} was asked in its place.`));
+  return [...before, ...(call.source === "rule" ? [] : asked(call, attempts))];
+}
+
+function asked(call, attempts) {
   if (!attempts.length) {
     const words = call.source === "duplicate" ? "The same hook had come before: the backend was not asked again." : "No backend was asked.";
     return [h("p", {}, words)];
@@ -93,6 +103,8 @@ function attemptItem(attempt) {
 
 function answered(call) {
   const status = `HTTP ${call.status}`;
+  if (call.verdict === "allow" && call.repaired) return `${status} with the backend’s JSON object, without what stood around it`;
+  if (call.verdict === "allow" && call.client_config === "enforced") return `${status} with the backend’s answer, and the settings added that make refusals count`;
   if (call.verdict === "allow") return call.source === "backend" ? `${status} with the backend’s answer, byte for byte` : call.source === "duplicate" ? `${status} with the answer that the first one got` : `${status} with the hook’s own body: nothing is overwritten`;
   if (call.verdict === "reject") return `${status} with an empty body`;
   return `${status} with a description of what was wrong (application/problem+json)`;

@@ -3,7 +3,7 @@
 /** What each reason means, for people; those of the backend's own verdicts first. */
 export const REASONS = {
   ok: { label: "allowed", colour: "ok", text: "the backend allowed it" },
-  denied: { label: "denied", colour: "denied", text: "the backend (or a static rule) said no" },
+  denied: { label: "denied", colour: "denied", text: "the backend, a rule or the configuration said no" },
   timeout: { label: "timeout", colour: "timeout", text: "no complete answer within the budget" },
   unreachable: { label: "unreachable", colour: "unreachable", text: "refused, reset, DNS, TLS, or every target is ejected" },
   overload: { label: "overload", colour: "overload", text: "a limit of the gateway's own was reached" },
@@ -23,6 +23,7 @@ export const SOURCES = {
   fallback: "decided by the fallback",
   duplicate: "a repetition: the first one's verdict again",
   static: "decided by the configuration",
+  rule: "decided by a rule",
   gateway: "decided by the gateway",
 };
 
@@ -105,4 +106,4 @@ export const plural = (count, one, many = `${one}s`) => `${grouped(count)} ${cou
 export const without = (target, text) => (text?.startsWith(`${target}: `) ? text.slice(target.length + 2) : text);
 
 /** Whether an operator would look for this decision among the failures, as the gateway's log counts them. */
-export const isFailure = (call) => Boolean(call.error) || call.verdict === "error";
+export const isFailure = (call) => Boolean(call.error) || call.verdict === "error" || Boolean(call.ineffective) || Boolean(call.repaired);

@@ -19,8 +19,9 @@ from uvicorn.server import ServerState
 from gateway.access import AllowedAddresses
 from gateway.alarm import Alarm
 from gateway.front.chunked import ChunkedBody
+from gateway.front.exchange import EXCHANGE, Exchange
 from gateway.front.head import MAX_HEAD, BadRequest, Head, NotAllowed, TooManyConnections, read_head
-from gateway.front.response import ResponseWriter
+from gateway.front.response import ResponseWriter, whole_answer
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ _DISCARD_TIME: Final = 2.0
 """Seconds for which a refused request is read on, so that its sender sees the answer and not a reset."""
 _DISCARD_LIMIT: Final = 8
 """The same in bytes, as a multiple of the largest body."""
+_NO_SCOPE: Final[Scope] = {}
 _ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
 _READ_AHEAD: Final = 64 * 1024
 """Bytes of pipelined requests read while one is being answered."""
@@ -75,34 +77,6 @@ Refuse = Callable[[BadRequest], Answer]
 """Makes the answer to what is no request, and tells log and metrics of it."""
 
 
-class _Exchange:
-    """One request with the app, and its answer."""
-
-    __slots__ = ("_protocol", "_taken", "body", "scope", "writer")
-
-    def __init__(self, protocol: FrontProtocol, scope: Scope, body: bytes, writer: ResponseWriter) -> None:
-        self._protocol = protocol
-        self._taken = False
-        self.scope = scope
-        self.body = body
-        self.writer = writer
-
-    async def receive(self) -> Message:
-        """The whole body at once; asked again, the end of the connection."""
-        if self._taken:
-            await self._protocol.gone()
-            return {"type": "http.disconnect"}
-        self._taken = True
-        return {"type": "http.request", "body": self.body, "more_body": False}
-
-    async def send(self, message: Message) -> None:
-        """Write a part of the answer; waits while the client does not read."""
-        protocol = self._protocol
-        if (writable := protocol.writable) is not None:
-            await writable
-        protocol.write_part(self, message)
-
-
 class FrontProtocol(asyncio.Protocol):
     """The protocol class that uvicorn makes for each connection."""
 
@@ -123,7 +97,8 @@ class FrontProtocol(asyncio.Protocol):
         self._buffer: bytes | bytearray = b""
         self._head: Head | None = None
         self._chunked: ChunkedBody | None = None
-        self._exchange: _Exchange | None = None
+        self._exchange: Exchange | None = None
+        self._scope = _NO_SCOPE
         self._alarm = Alarm(self._loop, self._expired)
         self._idle = True
         self._checked_by: AllowedAddresses | None = None
@@ -174,6 +149,8 @@ class FrontProtocol(asyncio.Protocol):
 
     def _receive(self, data: bytes) -> None:
         if not self._buffer:
+            if self._exchange is None and self._head is None and self._take_whole(data):
+                return
             self._buffer = data
         elif isinstance(self._buffer, bytearray):
             self._buffer += data
@@ -194,7 +171,7 @@ class FrontProtocol(asyncio.Protocol):
         if self._exchange is None or self._scheme == "https":
             return False
         self._half_closed = True
-        self._exchange.writer.keep_alive = bool(self._buffer) and self._exchange.writer.keep_alive
+        self._exchange.keep_alive = bool(self._buffer) and self._exchange.keep_alive
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
@@ -229,13 +206,28 @@ class FrontProtocol(asyncio.Protocol):
         """End the connection: after its answer if a hook is on it, else once it has been idle for long."""
         self._leaving = True
         if self._exchange is not None:
-            self._exchange.writer.keep_alive = False
+            self._exchange.keep_alive = False
         elif self._is_at_rest():
             self._stop_waiting()
             self._idle = True
             self._wait(max(0.0, self._last_use + self._state.linger - self._loop.time()))
 
     # --- reading ---
+
+    def _take_whole(self, data: bytes) -> bool:
+        """Begin with a request that has come in one piece, as nearly every one does; False = it is none, or faulty."""
+        end = data.find(b"\r\n\r\n")
+        if not 0 <= end <= MAX_HEAD or not self._is_allowed():
+            return False
+        try:
+            head = read_head(data[:end])
+        except BadRequest:
+            return False
+        length = head.length
+        if length is None or length != len(data) - end - 4 or length > self._state.limits.max_body:
+            return False
+        self._begin(head, data[end + 4 :])
+        return True
 
     def _advance(self) -> None:
         """Take the next request out of the buffer, as far as it is there."""
@@ -317,7 +309,15 @@ class FrontProtocol(asyncio.Protocol):
         """The request is whole: it goes to the app."""
         self._stop_waiting()
         self._head = self._chunked = None
-        scope = {
+        exchange = self._exchange = Exchange(
+            self,
+            head,
+            body,
+            keep_alive=head.keep_alive
+            and not (self._leaving or self._state.draining)
+            and (bool(self._buffer) or not self._half_closed),
+        )
+        self._scope = {
             "type": "http",
             "asgi": _ASGI,
             "http_version": "1.1",
@@ -330,15 +330,8 @@ class FrontProtocol(asyncio.Protocol):
             "headers": head.headers,
             "client": self._client,
             "server": self._server,
+            "extensions": {EXCHANGE: exchange},
         }
-        writer = ResponseWriter(
-            head_only=head.method == "HEAD",
-            keep_alive=head.keep_alive
-            and not (self._leaving or self._state.draining)
-            and (bool(self._buffer) or not self._half_closed),
-            chunks_allowed=head.keep_alive,
-        )
-        self._exchange = _Exchange(self, scope, body, writer)
         if self._task is None:
             self._task = self._loop.create_task(self._answer())
         elif self._next is not None:
@@ -352,36 +345,52 @@ class FrontProtocol(asyncio.Protocol):
         task = asyncio.current_task()
         while (exchange := self._exchange) is not None:
             try:
-                await self._app(exchange.scope, exchange.receive, exchange.send)
+                await self._app(self._scope, exchange.receive, exchange.send)
             except asyncio.CancelledError:
                 pass
             except Exception:
                 logger.exception("the app failed")
+            self._scope["extensions"].clear()  # whoever keeps the scope keeps no connection
             if self._exchange is exchange:  # without its whole answer
                 self._transport.abort() if self._transport.get_write_buffer_size() else self._transport.close()
                 break
             if self._exchange is None and not self._transport.is_closing():
+                del exchange  # an idle connection keeps no body
+                self._scope = _NO_SCOPE
                 self._state.tasks.discard(task)
                 self._next = self._loop.create_future()
                 await self._next
         self._state.tasks.discard(task)
 
-    def write_part(self, exchange: _Exchange, message: Message) -> None:
+    def write_whole(self, exchange: Exchange, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """Write the answer of the exchange under way."""
+        if self._exchange is not exchange:
+            raise RuntimeError("an answer goes on after its end")
+        headers += self._state.default_headers
+        data = whole_answer(status, headers, body, keep_alive=exchange.keep_alive)
+        if not self._transport.is_closing():
+            self._transport.write(data)
+        self._end(exchange)
+
+    def write_part(self, exchange: Exchange, message: Message) -> None:
         """Write a part of the answer of the exchange under way."""
-        data = exchange.writer.encode(message, self._state.default_headers)
+        writer = exchange.writer
+        writer.keep_alive = writer.keep_alive and exchange.keep_alive
+        data = writer.encode(message, self._state.default_headers)
         if data and not self._transport.is_closing():
             self._transport.write(data)
-        if exchange.writer.complete:
+        if writer.complete:
+            exchange.keep_alive = writer.keep_alive
             self._end(exchange)
 
-    def _end(self, exchange: _Exchange) -> None:
+    def _end(self, exchange: Exchange) -> None:
         """The answer is out: close, or go on to the next request."""
         self._exchange = None
         self._state.total_requests += 1
         self._last_use = self._loop.time()
         if self._transport.is_closing():
             return
-        if not exchange.writer.keep_alive:
+        if not exchange.keep_alive:
             self._close_gently()
             return
         if self._buffer:
@@ -417,7 +426,7 @@ class FrontProtocol(asyncio.Protocol):
         self._buffer = b""
         self._head = self._chunked = None
         if self._exchange is not None:  # its answer is on its way, or the app says why not
-            self._exchange.writer.keep_alive = False
+            self._exchange.keep_alive = False
             return
         try:
             self._refuse(TooManyConnections(403, "memory has run out"))

@@ -13,6 +13,15 @@ STATUS_LINES: Final = {
 }
 
 
+def whole_answer(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, *, keep_alive: bool) -> bytes:
+    """An answer in one piece; *headers* hold its Content-Length. Raises RuntimeError for one that breaks its line."""
+    lines = [b"%b: %b\r\n" % field for field in headers]
+    head = b"".join(lines)
+    if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines):
+        raise RuntimeError("a header of the answer would break into two lines")
+    return b"%b%b%b%b" % (STATUS_LINES[status], head, b"\r\n" if keep_alive else b"connection: close\r\n\r\n", body)
+
+
 class ResponseWriter:
     """Turns one exchange's messages into bytes. Raises RuntimeError for an app that breaks the protocol."""
 

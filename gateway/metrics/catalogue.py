@@ -5,13 +5,13 @@ from __future__ import annotations
 import operator
 import platform
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Final, NamedTuple, TypeVar
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
 
 from gateway.metrics.cells import Cells, Counter, Distribution, Family, Gauge, Histogram, Series, Value
 from gateway.metrics.exposition import render
 from gateway.metrics.foreign import ForeignCells
-from gateway.verdicts import Decision
+from gateway.verdicts import Decision, Remarks, Source
 
 DURATION_BUCKETS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 15.0,
@@ -23,6 +23,7 @@ APP_LABEL_LIMIT: Final = 500
 """Configured apps beyond which histograms lose their app label, so that a scrape stays bounded."""
 
 UNKNOWN_APP: Final = "_unknown"
+_NO_REMARKS: Final = Remarks()
 
 
 class _HookSeries(NamedTuple):
@@ -30,6 +31,18 @@ class _HookSeries(NamedTuple):
     duration: Distribution
     overhead: Distribution
     budget_used: Distribution
+
+
+class _Pairs(Container[tuple[str, str]]):
+    """Every pair of an app and an upstream, without making them all."""
+
+    def __init__(self, apps: Container[str], upstreams: Container[str]) -> None:
+        self._apps = apps
+        self._upstreams = upstreams
+
+    def __contains__(self, pair: Any) -> bool:
+        app, upstream = pair
+        return app in self._apps and (upstream in self._upstreams or f"shadow:{upstream}" in self._upstreams)
 
 
 _F = TypeVar("_F", bound=Family)
@@ -123,6 +136,7 @@ class Metrics:
         )
         for reason in ("queue_full", "not_delivered"):
             self.spans_dropped.labelled(reason)
+        self._describe_protocol(counter)
         self.certificate_days = gauge(
             "gateway_certificate_days_to_expiry",
             "Days until a configured certificate expires.",
@@ -140,7 +154,57 @@ class Metrics:
         info.labelled(version, platform.python_version()).set(1)
 
         self._apps: set[str] = {UNKNOWN_APP}
+        self._upstreams: set[str] = set()
         self._hook_series: dict[tuple[str, ...], _HookSeries] = {}
+        self._remarked: dict[tuple[object, ...], tuple[Value, ...]] = {}
+
+    def _describe_protocol(self, counter: Callable[..., Counter]) -> None:
+        """What no general proxy counts."""
+        self.ineffective_rejects = counter(
+            "gateway_ineffective_rejects_total",
+            "Refusals that the media server only logs: the session's connect answer set no restOnError=FAIL.",
+            "app",
+            "method",
+        )
+        self.client_config_answers = counter(
+            "gateway_client_config_answers_total",
+            "Answers to connect, by whether they had the restClientConfig wanted: ok, missing, enforced, unreadable.",
+            "app",
+            "outcome",
+        )
+        self.repaired_answers = counter(
+            "gateway_repaired_answers_total",
+            "Backends' answers cut down to their JSON object, by what was cut away: bom, before, after.",
+            "app",
+            "kinds",
+        )
+        self.shadow_hooks = counter(
+            "gateway_shadow_hooks_total",
+            "Hooks copied to a candidate, by how its answer compares with the one that went out.",
+            "app",
+            "upstream",
+            "outcome",
+        )
+        self.split_hooks = counter(
+            "gateway_split_hooks_total",
+            "Hooks whose upstream was chosen by weight, by verdict.",
+            "app",
+            "upstream",
+            "verdict",
+        )
+        self.failovers = counter(
+            "gateway_failovers_total",
+            "Hooks put to another upstream because this one could not be reached as a whole.",
+            "app",
+            "upstream",
+        )
+        self.rate_limited = counter("gateway_rate_limited_total", "Hooks past their app's rate limit.", "app")
+        self.rule_hits = counter(
+            "gateway_rule_hits_total", "Hooks that met a rule of their app, by verdict.", "app", "rule", "verdict"
+        )
+        self.recorded_hooks = counter(
+            "gateway_recorded_hooks_total", "Hooks for the recording: written, or dropped.", "outcome"
+        )
 
     def _add(self, family: _F) -> _F:
         self._families.append(family)
@@ -163,6 +227,8 @@ class Metrics:
         series.overhead.observe(decision.duration - decision.upstream_duration)
         if decision.budget:
             series.budget_used.observe(decision.duration / decision.budget)
+        if ruling.remarks is not None or decision.split:
+            self._count_remarks(decision)
 
     def record_reload(self, *, successful: bool) -> None:
         """Count an attempt to load a new configuration."""
@@ -175,23 +241,36 @@ class Metrics:
         if successful:
             self.reload_time.set(time.time())
 
-    def configure(self, apps: Collection[str], targets: Collection[tuple[str, str]], app_label: str = "auto") -> None:
-        """Keep the series of these apps and (upstream, target) pairs; all others' go away.
+    def configure(
+        self,
+        apps: Collection[str],
+        targets: Collection[tuple[str, str]],
+        app_label: str = "auto",
+        rules: Collection[tuple[str, str]] | None = None,
+    ) -> None:
+        """Keep the series of these apps, (upstream, target) and (app, rule) pairs; all others' go away.
 
         *app_label*: whether histograms carry the app: ``auto`` (up to APP_LABEL_LIMIT apps), ``always``, ``never``.
+        *rules*: None keeps those of every app that stays.
         """
         self._apps = {*apps, UNKNOWN_APP}
         upstreams = {upstream for upstream, _ in targets}
         self._app_label = app_label == "always" or (app_label == "auto" and len(apps) <= APP_LABEL_LIMIT)
+        self._upstreams = upstreams
         for family in self._families:
-            if "app" in family.labels:
+            if "app" in family.labels and "upstream" in family.labels:
+                family.keep(("app", "upstream"), _Pairs(self._apps, upstreams))
+            elif "app" in family.labels:
                 bare = isinstance(family, Histogram) and not self._app_label
                 family.keep(("app",), {""} if bare else self._apps)
             elif "target" in family.labels:
                 family.keep(("upstream", "target"), targets)
             elif "upstream" in family.labels:
                 family.keep(("upstream",), upstreams)
+        if rules is not None:
+            self.rule_hits.keep(("app", "rule"), rules)
         self._hook_series.clear()
+        self._remarked.clear()
 
     def on_scrape(self, sampler: Callable[[], None]) -> None:
         """Call *sampler* before each exposition, to set the gauges that nobody keeps up to date."""
@@ -241,6 +320,45 @@ class Metrics:
             self.overhead.labelled(histogram_app),
             self.budget_used.labelled(histogram_app),
         )
+
+    def _count_remarks(self, decision: Decision) -> None:
+        ruling = decision.ruling
+        if ruling.source is Source.DUPLICATE:
+            return  # it was counted when it was decided
+        remarks = ruling.remarks or _NO_REMARKS
+        key = (
+            decision.app,
+            decision.method,
+            ruling.verdict,
+            decision.upstream if decision.split else None,
+            remarks.rule,
+            remarks.repaired,
+            remarks.client_config,
+            remarks.ineffective,
+            remarks.failed_over_from,
+        )
+        series = self._remarked.get(key)
+        if series is None:
+            series = self._remarked[key] = tuple(self._series_of_remarks(decision, remarks))
+        for value in series:
+            value.inc()
+
+    def _series_of_remarks(self, decision: Decision, remarks: Remarks) -> Iterator[Value]:
+        app = decision.app if decision.app in self._apps else UNKNOWN_APP
+        verdict = decision.ruling.verdict
+        if remarks.rule is not None:
+            yield self.rule_hits.labelled(app, remarks.rule, verdict)
+        if remarks.repaired is not None:
+            yield self.repaired_answers.labelled(app, remarks.repaired)
+        if remarks.client_config is not None:
+            yield self.client_config_answers.labelled(app, remarks.client_config)
+        if remarks.ineffective:
+            yield self.ineffective_rejects.labelled(app, decision.method)
+        # As with apps, an upstream that a reload has removed does not come back.
+        if remarks.failed_over_from in self._upstreams:
+            yield self.failovers.labelled(app, remarks.failed_over_from)
+        if decision.split and decision.upstream in self._upstreams:
+            yield self.split_hooks.labelled(app, decision.upstream, verdict)
 
 
 def _together(family: Family, others: Collection[ForeignCells]) -> Iterable[Series]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import html
+import re
 from typing import Final
 
-from gateway.hooks import is_json_object
+from gateway.hooks import BadHookError, is_json_object, parse_hook, text_of
+from gateway.log import masked
+from gateway.repair import ResponseCheck, printable, repaired
 from gateway.transport import Answer
 from gateway.verdicts import (
     ALLOW_STATUS,
@@ -19,16 +23,26 @@ from gateway.verdicts import (
 
 DENIED: Final = denied_by_backend()
 
+_MAX_CUT: Final = 2000
+"""Characters of what was cut from an answer that are kept for whoever mends the PHP."""
+_MAX_NUMBER: Final = 256
+"""Characters of a caller or callee that are looked for there."""
+_MAX_RUNS: Final = 8
+_DIGITS: Final = re.compile(r"[0-9]{5,}")
 
-def judge(answer: Answer, sent: bytes = b"") -> Ruling | Failure:
-    """Turn a whole answer to the hook *sent* into a verdict or the cause why it is none."""
+
+def judge(answer: Answer, sent: bytes = b"", check: ResponseCheck = ResponseCheck.STRICT) -> Ruling | Failure:
+    """Turn a whole answer to the hook *sent* into a verdict or the cause why it is none.
+
+    *check* says what a 200 must be; it is asked only where that is not one JSON object.
+    """
     status = answer.status
     if status == ALLOW_STATUS:
         if answer.body == sent and sent:
             return allowed_by_backend(sent)  # the same again is the usual yes, and known to be JSON
         if is_json_object(answer.body):
             return allowed_by_backend(answer.body)
-        return _not_an_object(answer)
+        return _not_an_object(answer) if check is ResponseCheck.STRICT else _leniently(answer, sent, check)
     if status == REJECT_STATUS:
         return DENIED
     return Failure(Cause.ERROR_STATUS, ProxyError.HTTP_PROTOCOL_ERROR, f"status {status}", status)
@@ -42,6 +56,38 @@ def judge_failure(failure: Failure) -> Ruling | Failure:
     if failure.received_status in (None, ALLOW_STATUS):
         return failure
     return judge(Answer(failure.received_status, (), b""))
+
+
+def _leniently(answer: Answer, sent: bytes, check: ResponseCheck) -> Ruling | Failure:
+    """Judge a 200 that is not one JSON object where that may be well all the same."""
+    if check is ResponseCheck.OFF:
+        return allowed_by_backend(answer.body)
+    mended = repaired(answer.body, sent)
+    if mended is None:
+        failure = _not_an_object(answer)
+        return failure._replace(detail=f"{failure.detail}, and not certain enough to be repaired")
+    ruling = allowed_by_backend(mended.body)
+    return ruling.remarked(repaired="+".join(mended.kinds), cut=_for_people(mended.cut, sent))
+
+
+def _for_people(cut: str, sent: bytes) -> str:
+    """What was cut away, without the call's phone numbers and without what could play tricks on a terminal."""
+    try:
+        hook = parse_hook(sent)
+    except BadHookError:
+        return ""
+    for raw in (hook.caller, hook.callee):
+        number = (text_of(raw, _MAX_NUMBER) or "").removesuffix("…")
+        for form in (number, html.escape(number), *_DIGITS.findall(number)[:_MAX_RUNS]):
+            cut = _without(cut, form)
+    return printable(cut)[:_MAX_CUT]
+
+
+def _without(text: str, number: str) -> str:
+    """The text with a number masked as in the log; a short one only where it stands by itself."""
+    if len(number) >= 5:
+        return text.replace(number, masked(number))
+    return re.sub(rf"(?<!\w){re.escape(number)}(?!\w)", masked(number), text) if number else text
 
 
 def _not_an_object(answer: Answer) -> Failure:

@@ -16,6 +16,7 @@ from gateway.breaker import BreakerSettings
 from gateway.latency import LastMinute, Usual
 from gateway.metrics.catalogue import Metrics
 from gateway.metrics.cells import Value
+from gateway.repair import ResponseCheck
 from gateway.tracecontext import Trace
 from gateway.transport import Answer, Pool, Resolver, Terms, Transport, TransportSettings
 from gateway.upstreams.admission import Admission, Shut
@@ -46,6 +47,8 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """Where it is traced: its head names the span of the request that brings it."""
     sent: int = 0
     """Requests that have brought it to backends before."""
+    check: ResponseCheck = ResponseCheck.STRICT
+    """What a 200 must be to count as a verdict."""
 
     def resent(self, sent: int) -> Outgoing:
         """The same hook for the request that comes after *sent* others."""

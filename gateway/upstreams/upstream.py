@@ -36,6 +36,28 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     story: tuple[AttemptRecord, ...] = ()
     """Every attempt, where there is more to tell than one that brought a verdict without waiting in a queue."""
 
+    @property
+    def nobody_there(self) -> bool:
+        """Whether the upstream as a whole could not be reached, and none of its targets can have seen the hook."""
+        return not self.seen and isinstance(self.result, Failure) and self.result.cause is Cause.UNREACHABLE
+
+    def followed_by(self, other: Outcome) -> Outcome:
+        """Both as one: what became of the hook at another upstream, which was asked after this one."""
+        later = other.began - self.began
+        story = other.story
+        if not story and isinstance(other.result, Ruling) and other.target is not None:
+            outcome = "denied" if other.result is DENIED else "ok"
+            story = (AttemptRecord(other.target, 0.0, other.duration, 0.0, outcome, ""),)
+        return Outcome(
+            other.result,
+            other.target or self.target,
+            self.attempts + other.attempts,
+            self.duration + other.duration,
+            self.seen or other.seen,
+            self.began,
+            (*self.story, *(msgspec.structs.replace(record, began=record.began + later) for record in story)),
+        )
+
 
 class Member:
     """A target's part in one upstream, as the configuration in force has it."""
@@ -179,7 +201,7 @@ class Upstream:
             while True:
                 requests += 1
                 try:
-                    attempt = _answered(await target.exchange(outgoing, until, fresh=fresh), outgoing.body, requests)
+                    attempt = _answered(await target.exchange(outgoing, until, fresh=fresh), outgoing, requests)
                 except ExchangeError as exc:
                     attempt = _failed(exc, requests)
                 if fresh or not attempt.stale:
@@ -265,8 +287,8 @@ _NOBODY_THERE: Final = frozenset((502, 503, 504))
 """What a web server answers whose PHP is gone, full or silent (RFC 9110, section 15.6)."""
 
 
-def _answered(answer: Answer, sent: bytes, requests: int) -> _Attempt:
-    result = judge(answer, sent)
+def _answered(answer: Answer, outgoing: Outgoing, requests: int) -> _Attempt:
+    result = judge(answer, outgoing.body, outgoing.check)
     kind = kind_of(result, harmless=False) if isinstance(result, Failure) else None
     return _Attempt(result, kind, seen=True, stale=False, requests=requests, queued=answer.queued)
 

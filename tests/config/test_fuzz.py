@@ -80,10 +80,15 @@ FULL: dict[str, Any] = {
         },
     },
     "admin": {"token": "t"},
+    "record": {
+        "path": "hooks.jsonl", "sample": 1, "failures_only": True, "max_size": "1MiB", "files": 2, "mask": ["caller"],
+    },
     "log": {"level": "info", "format": "json", "access": "off", "mask": ["caller"]},
     "media_server": {"request_timeout": "15s", "margin": "1s"},
     "defaults": {
         "upstream": "u", "timeout": "3s", "fallback": {"timeout": "allow"}, "max_in_flight": 1, "dedupe": "off",
+        "failover": ["v"], "rate_limit": "5/s", "response_check": "off", "rest_client_config": "warn",
+        "rules": [{"callee": "112", "verdict": "allow"}, {"name": "n", "time": "Sat,Sun UTC", "upstream": "v"}],
     },
     "upstreams": {
         "u": {
@@ -111,6 +116,14 @@ FULL: dict[str, Any] = {
         "a": {
             "upstream": "u", "timeout": "1s", "fallback": "allow", "max_in_flight": 1,
             "methods": {"call": {"timeout": "1s", "fallback": "reject", "retry": {"on": ["reset"]}, "dedupe": "1s"}},
+        },
+        "d": {
+            "upstream": [{"name": "u", "weight": 95}, {"name": "v", "weight": 5}], "failover": "w",
+            "rate_limit": "50/s burst 100", "response_check": "repair",
+            "rules": [{"caller": ["+49*", "x?"], "methods": ["call", "On*"], "verdict": "reject"}],
+            "rest_client_config": {"mode": "enforce", "methods": {"X": {"restOnError": "FAIL"}}},
+            "shadow": {"upstream": "w", "sample": "5%", "methods": "On*", "compare": "body", "ignore": ["a.b"]},
+            "methods": {"call": {"shadow": {"upstream": "v", "sample": 0.5}, "response_check": "strict"}},
         },
         "b": {"static": "allow", "credentials": {"username": "u", "password": "p"}},
         "c": {"upstream": "v", "signature": {"keys": ["k", "l"], "mode": "verify", "upstream_key": "k"}},

@@ -31,6 +31,12 @@ def test_every_section_of_the_model_is_a_chapter_with_an_example() -> None:
 def test_it_says_that_there_is_a_section_wherever_it_may_stand() -> None:
     retry = SECTIONS["upstreams.UPSTREAM.retry"]
     assert retry.places[1:] == ("defaults.retry", "apps.APP.retry", "apps.APP.methods.METHOD.retry")
+    assert SECTIONS["apps.APP.rules[]"].places[1:] == ("defaults.rules[]",)
+
+
+def test_what_may_be_one_or_a_list_is_told_so() -> None:
+    forms = {key.name: key.form for key in SECTIONS["apps.APP"].keys}
+    assert forms["failover"] == "the name of an upstream; or a list of such"
 
 
 @pytest.mark.parametrize(("place", "key"), KEYS, ids=lambda it: it if isinstance(it, str) else it.name)
@@ -77,6 +83,7 @@ def test_every_example_loads_and_has_every_key_of_its_section(
         monkeypatch.setenv(variable, "x")
     for file in re.findall(r"[\w-]+\.pem", example):
         shutil.copy(PEM / ("key.pem" if "key" in file else "certificate.pem"), tmp_path / file)
+    example = example.replace("/var/lib/wcs-gateway", str(tmp_path))
     if place != "tracing" or is_installed():
         loads(example, str(tmp_path / "gateway.yaml"))
     names = {key.name for key in SECTIONS[place].keys}

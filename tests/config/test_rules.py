@@ -221,7 +221,7 @@ REJECTED = [
     (UPSTREAM + "apps: {a: {upstream: u, static: allow}}\n", "2:25: apps.a.static: stands beside an upstream: an app has one or the other"),
     (UPSTREAM + "apps: {a: {static: maybe}}\n", '2:12: apps.a.static: must be allow or reject, not "maybe"'),
     (UPSTREAM + "apps: {a: {static: error}}\n", '2:12: apps.a.static: must be allow or reject, not "error"'),
-    (UPSTREAM + "apps: {a: {upstream: }}\n", "2:12: apps.a.upstream: must be the name of an upstream, not empty"),
+    (UPSTREAM + "apps: {a: {upstream: }}\n", "2:12: apps.a.upstream: must be the name of an upstream, or a list such as [{name: php, weight: 95}, {name: new, weight: 5}], not empty"),
     ("upstreams: {legacy: {url: http://h}}\napps: {a: {upstream: legcay}}\n", '2:12: apps.a.upstream: no upstream has this name; did you mean "legacy"?'),
     ("defaults: {upstream: nowhere}\n", "1:12: defaults.upstream: no upstream has this name"),
     (UPSTREAM + "apps: {a: {upstream: u, timeout: }}\n", "2:25: apps.a.timeout: must be a duration such as 3s or 250ms, not empty"),

@@ -14,6 +14,7 @@ from gateway.config.document import parse
 
 EXAMPLE = Path(__file__).parents[2] / "gateway.yaml"
 SCHEMA = json_schema()
+UPSTREAMS = "upstreams: {u: {url: http://h}, v: {url: http://i}}\n"
 
 
 def is_valid(text: str) -> bool:
@@ -35,7 +36,7 @@ def _objects(node: Any) -> Iterator[dict[str, Any]]:
 
 def test_every_key_is_described_and_no_other_is_allowed() -> None:
     sections = [node for node in _objects(SCHEMA) if "description" in node]
-    assert len(sections) == 19
+    assert len(sections) == 25
     for section in sections:
         assert section["additionalProperties"] is False
         for name, field in section["properties"].items():
@@ -74,6 +75,19 @@ def test_the_example_validates() -> None:
         "apps: {a: {static: allow, credentials: {username: u, password: p}}}",
         "apps: {a: {static: allow, signature: {keys: [k, l]}}, b: {static: allow, signature: {mode: pass}}}",
         "apps: {a: {static: allow, methods: {call: {retry: {attempts: 3}, dedupe: 5s}}}}",
+        UPSTREAMS + "apps: {a: {upstream: [{name: u, weight: 95}, {name: v, weight: 0}], failover: v}}",
+        UPSTREAMS + "defaults: {upstream: u, failover: [v], rate_limit: 300/m, response_check: off}",
+        UPSTREAMS + "apps: {a: {upstream: u, rate_limit: 50/s burst 100, rest_client_config: enforce}}",
+        UPSTREAMS + "apps: {a: {upstream: u, rate_limit: off, failover: [], rules: [], shadow: off}}",
+        UPSTREAMS
+        + "defaults: {rest_client_config: {mode: warn, methods: {call: {restOnError: FAIL, restOverwrite: a}}}}",
+        "defaults: {rules: [{callee: ['110', '112'], verdict: allow}, {name: n, caller: '+4*', verdict: reject}]}",
+        UPSTREAMS + "defaults: {rules: [{methods: On*, time: 'Mon-Fri 22:00-06:00 Europe/Berlin', upstream: u}]}",
+        UPSTREAMS
+        + "apps: {a: {upstream: u, shadow: {upstream: v, sample: 10%, methods: '*', compare: body, ignore: [t]}}}",
+        UPSTREAMS
+        + "apps: {a: {upstream: u, methods: {call: {shadow: {upstream: v, sample: 1}, response_check: repair}}}}",
+        "record: {path: hooks.jsonl, sample: 0.5, failures_only: true, max_size: 1GiB, files: 1, mask: []}",
     ],
 )
 def test_what_loads_validates(text: str) -> None:
@@ -138,6 +152,36 @@ def test_a_reference_validates_wherever_text_does() -> None:
         "apps: {a: {signature: {keys: []}}}",
         "apps: {a: {methods: {call: {signature: {keys: [k]}}}}}",
         "apps: {a: {methods: {call: {max_in_flight: 5}}}}",
+        "apps: {a: {upstream: []}}",
+        "apps: {a: {upstream: ''}}",
+        "apps: {a: {upstream: [{name: u, weight: 1}]}}",
+        "apps: {a: {upstream: [{name: u, weight: 1}, {name: v, weight: 1001}]}}",
+        "apps: {a: {upstream: [{name: u, weight: 1}, {name: v}]}}",
+        "apps: {a: {failover: 5}}",
+        "apps: {a: {failover: " + str(["u"] * 9) + "}}",
+        "apps: {a: {rest_client_config: on}}",
+        "apps: {a: {rest_client_config: {mode: on}}}",
+        "apps: {a: {rest_client_config: {methods: {call: {restOnError: LOG}}}}}",
+        "apps: {a: {rest_client_config: {methods: {call: FAIL}}}}",
+        "apps: {a: {response_check: on}}",
+        "apps: {a: {rate_limit: 50}}",
+        "apps: {a: {rate_limit: 50/d}}",
+        "apps: {a: {rules: [{caller: x}]}}",
+        "apps: {a: {rules: [{verdict: allow}]}}",
+        "apps: {a: {rules: [{caller: x, verdict: allow, upstream: u}]}}",
+        "apps: {a: {rules: [{caller: 110, verdict: allow}]}}",
+        "apps: {a: {rules: [{caller: [], verdict: allow}]}}",
+        "apps: {a: {rules: [{name: '[', caller: x, verdict: allow}]}}",
+        "apps: {a: {shadow: v}}",
+        "apps: {a: {shadow: {}}}",
+        "apps: {a: {shadow: {upstream: v, sample: 0}}}",
+        "apps: {a: {shadow: {upstream: v, sample: 10 %}}}",
+        "apps: {a: {shadow: {upstream: v, compare: all}}}",
+        "apps: {a: {methods: {call: {shadow: {upstream: v, methods: call}}}}}",
+        "record: off",
+        "record: {}",
+        "record: {path: f, files: 0}",
+        "record: {path: f, mask: caller}",
     ],
 )
 def test_what_is_broken_does_not_validate(text: str) -> None:

@@ -285,7 +285,8 @@ def test_credentials_and_signature_are_the_app_s_for_each_of_its_methods() -> No
         "  passing: {signature: {mode: pass}}\n"
         "  static: {static: allow, signature: {mode: pass, keys: [k]}}\n"
     ).config
-    assert config.settings("open", "call")[-2:] == (None, None)
+    opened = config.settings("open", "call")
+    assert (opened.credentials, opened.signature) == (None, None)
     for method in ("call", "connect", None):
         credentials = config.settings("basic", method).credentials
         assert credentials is not None

@@ -84,6 +84,7 @@ def test_an_app_is_told_of_the_request_as_asgi_has_it(opener: Opener) -> None:
         "raw_path": b"/a%2Fb/%C3%BC%ff",
         "query_string": b"q=%20",
         "root_path": "",
+        "extensions": {},
         "client": address,
         "server": ("127.0.0.1", door.port),
     }

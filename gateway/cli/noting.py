@@ -1,0 +1,161 @@
+"""What no general proxy knows, for a terminal: refusals that stop nothing, repairs, candidates, shares, rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+from rich.text import Text
+
+from gateway.cli.showing import Json, milliseconds, plain, rate
+
+_DIFFERING: Final = ("verdict_differs", "body_differs")
+_ENFORCE: Final = "set rest_client_config: enforce"
+_WAIT: Final = "until its sessions connect again"
+_MOST_LINES: Final = 30
+_MOST_CUT: Final = 40
+"""Lines shown of what was cut away."""
+
+
+def remarks(call: Json) -> Text:
+    """What few calls have, for the end of their line."""
+    parts = [
+        Text(f"{name}={plain(call[name])}")
+        for name in ("rule", "repaired", "client_config", "failed_over_from")
+        if call[name] is not None and (name, call[name]) != ("client_config", "ok")
+    ]
+    if call["ineffective"]:
+        parts.append(Text("the media server ignores this refusal", style="bold red"))
+    shadow = call["shadow"]
+    if shadow is not None and shadow["outcome"] != "match":
+        parts.append(Text(f"{plain(shadow['upstream'])}:{plain(shadow['outcome'])}", style="magenta"))
+    return Text("  ").join(parts)
+
+
+def story(call: Json) -> Iterator[tuple[str, str]]:
+    """The same in full, each with its name."""
+    if call["rule"] is not None:
+        words = "decided, no backend was asked" if call["source"] == "rule" else "met"
+        yield "rule", f"{plain(call['rule'])} {words}"
+    if call["failed_over_from"] is not None:
+        yield "instead of", f"{plain(call['failed_over_from'])}, which could not be reached as a whole"
+    if call["client_config"] is not None:
+        yield "connect", f"its answer's restClientConfig: {plain(call['client_config'])}"
+    if call["ineffective"]:
+        yield "ignored", f"the media server ignores this refusal; {_ENFORCE}"
+    if call["repaired"] is not None:
+        yield "repaired", f"{plain(call['repaired'])}; what was cut away:"
+        for line in call["cut"].splitlines()[:_MOST_CUT]:
+            yield "", plain(line)
+    if call["shadow"] is not None:
+        yield from _candidate(call["shadow"])
+
+
+def _candidate(shadow: Json) -> Iterator[tuple[str, str]]:
+    error = f": {plain(shadow['error'])}" if shadow["error"] else ""
+    status = "" if shadow["status"] is None else f" with {plain(shadow['status'])}"
+    outcome = plain(shadow["outcome"]).replace("_", " ")
+    yield (
+        "candidate",
+        f"{plain(shadow['upstream'])}{status} after {milliseconds(shadow['duration_ms'])}: {outcome}{error}",
+    )
+    for each in shadow["differences"]:
+        ours, theirs = ("nothing" if each[name] is None else plain(each[name]) for name in ("ours", "theirs"))
+        yield "", f"{plain(each['path'])}: {ours} -> {theirs}"
+
+
+def at_a_glance(insights: Json) -> Text | None:
+    """One line of what goes on now; None where there is nothing of it."""
+    total = insights["total"]
+    parts = [
+        (f"{rate(total['ineffective']['per_second'])} refusals/s stop nothing", total["ineffective"], "bold red"),
+        (f"{rate(total['repaired']['per_second'])} answers/s repaired", total["repaired"], "yellow"),
+        (f"{rate(total['failovers']['per_second'])} failed over/s", total["failovers"], "yellow"),
+        (f"{rate(total['rate_limited']['per_second'])} past a rate limit/s", total["rate_limited"], "yellow"),
+        (f"{rate(total['differing']['per_second'])} seen otherwise by a candidate/s", total["differing"], "magenta"),
+        (
+            f"{rate(insights['recorded']['dropped']['per_second'])} not recorded/s",
+            insights["recorded"]["dropped"],
+            "yellow",
+        ),
+    ]
+    shown = [Text(words, style=style) for words, figure, style in parts if figure["per_second"]]
+    return Text(" · ").join(shown) if shown else None
+
+
+def notes(insights: Json) -> list[Text]:
+    """Every line that an operator may want to know."""
+    lines = [
+        Text.assemble((f"{plain(app['app'])}: ", "bold"), (words, style))
+        for app in insights["apps"]
+        for words, style in _of_app(app)
+    ]
+    lines += [Text(words, style=style) for words, style in _of_recording(insights["recorded"])]
+    if len(lines) > _MOST_LINES:
+        more = Text(f"and {len(lines) - _MOST_LINES} more such lines; --json has them all", style="dim")
+        return [*lines[:_MOST_LINES], more]
+    return lines
+
+
+def _of_app(app: Json) -> Iterable[tuple[str, str]]:
+    name = plain(app["app"])
+    ineffective, config = app["ineffective"], app["client_config"]
+    outcomes = config["outcomes"]
+    remedy = _WAIT if config["mode"] == "enforce" else _ENFORCE
+    if ineffective["total"]:
+        yield f"refusals that stop nothing: {_figure(ineffective)} ({_counts(ineffective['methods'])}); {remedy}", "red"
+    elif outcomes.get("missing") or outcomes.get("unreadable"):
+        words = f"answers to connect: {_counts(outcomes)}; refusals there will stop nothing"
+        yield f"{words}; {remedy}", "yellow"
+    if app["repaired"]["total"]:
+        kinds = _counts(app["repaired"]["kinds"])
+        yield f"answers repaired: {_figure(app['repaired'])} ({kinds}); gateway calls --app {name} --repaired", "yellow"
+    for failover in app["failovers"]:
+        style = "red" if failover["per_second"] else ""
+        yield f"{plain(failover['upstream'])} not reached as a whole: {_figure(failover)} put elsewhere", style
+    if app["rate_limited"]["total"]:
+        yield f"past the rate limit: {_figure(app['rate_limited'])}", "yellow"
+    for shadow in app["shadow"]:
+        yield _agreement(name, shadow)
+    if app["split"]:
+        yield f"shares: {', '.join(map(_share, app['split']))}", ""
+    for rule in app["rules"]:
+        yield f"rule {plain(rule['rule'])}: met {_figure(rule)} ({_counts(rule['verdicts'])})", ""
+
+
+def _agreement(app: str, shadow: Json) -> tuple[str, str]:
+    rest = {outcome: count for outcome, count in shadow["outcomes"].items() if outcome != "match"}
+    words = (
+        f"candidate {plain(shadow['upstream'])} agrees in {_percent(shadow['agreement'])} of {shadow['compared']} hooks"
+    )
+    if rest:
+        words += f" ({_counts(rest)})"
+    if any(shadow["outcomes"].get(outcome) for outcome in _DIFFERING):
+        return f"{words}; gateway calls --app {app} --shadow differs", "magenta"
+    return words, ""
+
+
+def _share(share: Json) -> str:
+    measured = share["share_of_total"] if share["share"] is None else share["share"]
+    weight = "" if share["weight"] is None else f" (weight {share['weight']})"
+    return f"{plain(share['upstream'])} {_percent(measured)}{weight}"
+
+
+def _of_recording(recorded: Json) -> Iterable[tuple[str, str]]:
+    written, dropped = recorded["written"], recorded["dropped"]
+    if recorded["path"] is not None or written["total"] or dropped["total"]:
+        where = "off now" if recorded["path"] is None else f"to {plain(recorded['path'])}"
+        style = "red" if dropped["per_second"] else ""
+        yield f"recording {where}: {_figure(written)} written, {_figure(dropped)} dropped", style
+
+
+def _figure(figure: Json) -> str:
+    return f"{rate(figure['per_second'])}/s, {figure['total']} since the start"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{plain(name).replace('_', ' ')} {count}" for name, count in counts.items())
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share * 100:.1f} %"

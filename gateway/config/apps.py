@@ -1,0 +1,302 @@
+"""The settings of apps and of their methods, the defaults of both, and what comes of all levels in the end."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal, NamedTuple
+
+from pydantic import ConfigDict, Field
+
+from gateway.clientconfig import ClientConfig
+from gateway.ratelimit import Rate
+from gateway.repair import ResponseCheck
+from gateway.retry import Retry
+from gateway.screening import Rule
+from gateway.shadow import ShadowSettings
+from gateway.split import Share
+from gateway.verdicts import Fallback, Verdict
+
+from .authorization import Credentials, Signature
+from .backends import RetrySection
+from .clientconfigs import CLIENT_CONFIG, RESPONSE_CHECK, ClientConfigPart, merged
+from .rates import RateLimit
+from .rules import BUDGET, IN_FLIGHT, REPEATS, VERDICTS_BY_CAUSE, MethodName, Section
+from .screens import DefaultRules, OwnRules
+from .shadows import METHOD_SHADOW, SHADOW
+from .shares import Failover, UpstreamChoice
+from .values import NotNull, OneOf, ReadAs
+
+DEDUPED: Final = frozenset({"connect", "OnCallEvent"})
+"""The methods whose repeats are recognised unless the configuration says otherwise."""
+DEDUPE_DEFAULT: Final = 10.0
+"""Seconds, for these methods."""
+
+
+class Defaults(Section):
+    """Settings of every app that does not set its own."""
+
+    upstream: UpstreamChoice = Field(
+        default=None,
+        description="Upstream of the apps that name none, or several with weights. No default; where there is one, an "
+        "app that lacks its upstream is no mistake any more: its hooks go there.",
+    )
+    failover: Failover = Field(
+        default=None,
+        description="Upstreams asked, in this order, when the one that decides cannot be reached at all, before the "
+        "fallback: one name or a list. Default: none; they answer within the same budget, and must know what the "
+        "other knows.",
+    )
+    timeout: Annotated[float, BUDGET] = Field(
+        default="3s",
+        validate_default=True,
+        description="Whole budget of one hook: queueing, connecting, every attempt, the answer's body. Default 3s; "
+        "callers wait so long for a backend that hangs, and one that needs longer is answered for by fallback.",
+    )
+    fallback: Annotated[Fallback, VERDICTS_BY_CAUSE] = Field(
+        default="reject",
+        validate_default=True,
+        description="Verdict when the backend gives none: reject, allow (timeout, unreachable and overload only), or a "
+        "mapping of causes. Default reject; allow lets calls through unchecked while the backend is down.",
+    )
+    retry: Annotated[Retry | None, ReadAs(RetrySection, Retry)] = Field(
+        default=None,
+        description="When another attempt follows a failed one, in place of what every upstream says. Default: the "
+        "upstream's; a mapping here replaces that as a whole.",
+    )
+    dedupe: Annotated[float | None, REPEATS] = Field(
+        default=None,
+        description="How long a repeat of the very same hook (app, method and body) gets the first one's verdict "
+        "without asking the backend; off: never. Default 10s for connect and OnCallEvent, off for all other methods; "
+        "set here, it holds for every method. A hook that is repeated on purpose within that time is not asked again.",
+    )
+    max_in_flight: Annotated[int | None, IN_FLIGHT] = Field(
+        default=None,
+        description="Hooks of each app inside the gateway at once, shared out among the workers; past it they are "
+        "answered at once with the verdict for overload. Default: no limit but server.max_in_flight; "
+        "without one, an app whose backend hangs can take all of that.",
+    )
+    rate_limit: RateLimit = Field(
+        default=None,
+        description="Hooks of each app in a second (/s), minute (/m) or hour (/h), and how many at once (burst; "
+        "without it, a second's worth), shared out among the workers; past it they are answered at once with the "
+        "verdict for overload. Default: off; below what a media server sends in a peak, it refuses calls.",
+    )
+    rules: DefaultRules = Field(
+        default=(),
+        description="Rules of every app, met after its own: the first that a hook meets decides it without a backend, "
+        "or names its upstream. Default none; also apps with a static verdict have them, but for those that name an "
+        "upstream.",
+    )
+    rest_client_config: Annotated[ClientConfigPart | None, CLIENT_CONFIG] = Field(
+        default=None,
+        description="Whether answers to connect set what makes refusals count: off, warn, enforce, or a mapping. "
+        "Default warn, for OnCallEvent; without restOnError=FAIL there, the media server only logs a refusal and the "
+        "call goes on.",
+    )
+    response_check: Annotated[ResponseCheck | None, RESPONSE_CHECK] = Field(
+        default=None,
+        description="How exactly a 200 must be one JSON object: strict; repair (a byte-order mark, and PHP's notices "
+        "before or after the object, are cut away); off (any body is taken). Default strict; with off, an error page "
+        "with status 200 is an allow.",
+    )
+
+
+class Method(Section):
+    """Settings of one method of an app; what is left out is the app's."""
+
+    timeout: Annotated[float | None, BUDGET] = Field(
+        default=None,
+        description="Whole budget of one hook: queueing, connecting, every attempt, the answer's body. Default: the "
+        "next wider level's; a backend that needs longer is answered for by fallback.",
+    )
+    fallback: Annotated[Fallback | None, VERDICTS_BY_CAUSE] = Field(
+        default=None,
+        description="Verdict when the backend gives none, per cause. Default: the next wider level's; a mapping here "
+        "replaces that as a whole. allow lets calls through unchecked while the backend is down.",
+    )
+    retry: Annotated[Retry | None, ReadAs(RetrySection, Retry)] = Field(
+        default=None,
+        description="When another attempt follows a failed one. Default: the next wider level's, at last the "
+        "upstream's; a mapping here replaces that as a whole.",
+    )
+    dedupe: Annotated[float | None, REPEATS] = Field(
+        default=None,
+        description="How long a repeat of the very same hook gets the first one's verdict without asking the backend; "
+        "off: never. Default: the next wider level's; a hook that is repeated on purpose within that time is not asked "
+        "again.",
+    )
+    response_check: Annotated[ResponseCheck | None, RESPONSE_CHECK] = Field(
+        default=None,
+        description="How exactly a 200 must be one JSON object: strict, repair or off. Default: the next wider "
+        "level's; with off, an error page with status 200 is an allow.",
+    )
+    shadow: Annotated[ShadowSettings | Literal["off"] | None, METHOD_SHADOW] = Field(
+        default=None,
+        description="A candidate that gets copies of this method's hooks, whatever the app's shadow names; or off. "
+        "Default: the app's, if it names the method; a mapping here replaces that as a whole.",
+    )
+
+
+class App(Method):
+    """Settings of one appKey, or of all that match a glob; what is left out is the defaults'."""
+
+    model_config = ConfigDict(json_schema_extra={"not": {"required": ["credentials", "signature"]}})
+
+    upstream: UpstreamChoice = Field(
+        default=None,
+        description="Upstream that decides this app's hooks, or several with weights, among which its sessions are "
+        "split. Default: defaults.upstream; a wrong one decides them by somebody else's rules.",
+    )
+    failover: Failover = Field(
+        default=None,
+        description="Upstreams asked, in this order, when the one that decides cannot be reached at all, before the "
+        "fallback: one name or a list; an empty list for none. Default: defaults.failover; they answer within the same "
+        "budget, and must know what the other knows.",
+    )
+    static: Annotated[Verdict | None, OneOf((Verdict.ALLOW, Verdict.REJECT))] = Field(
+        default=None,
+        description="The verdict for every hook of this app that no rule decides: allow or reject. No default; no "
+        "backend is asked, so allow lets every call through.",
+    )
+    max_in_flight: Annotated[int | None, IN_FLIGHT] = Field(
+        default=None,
+        description="Hooks of this app inside at once, shared out among the workers, so that it cannot crowd out "
+        "others; all appKeys of a glob share it; past it, the verdict for overload. Default: "
+        "defaults.max_in_flight; too small refuses calls in a peak.",
+    )
+    rate_limit: RateLimit = Field(
+        default=None,
+        description="Hooks of this app in a second (/s), minute (/m) or hour (/h), and how many at once (burst; "
+        "without it, a second's worth), shared out among the workers; all appKeys of a glob share it; past it, the "
+        "verdict for overload; or off. Default: defaults.rate_limit; below what a media server sends in a peak, it "
+        "refuses calls.",
+    )
+    rules: OwnRules = Field(
+        default=(),
+        description="Rules of this app, met before those of defaults: the first that a hook meets decides it without a "
+        "backend, or names its upstream. Default none; order counts, so write the exceptions first.",
+    )
+    rest_client_config: Annotated[ClientConfigPart | None, CLIENT_CONFIG] = Field(
+        default=None,
+        description="Whether answers to connect set what makes refusals count: off, warn, enforce, or a mapping, whose "
+        "keys are inherited each for itself. Default: defaults.rest_client_config; without restOnError=FAIL there, the "
+        "media server only logs a refusal and the call goes on.",
+    )
+    shadow: Annotated[ShadowSettings | Literal["off"] | None, SHADOW] = Field(
+        default=None,
+        description="A candidate that gets copies of this app's hooks, without any say; or off. Default: none; it can "
+        "neither delay nor change an answer, but what it does on a hook, it does.",
+    )
+    credentials: Annotated[Credentials | None, NotNull()] = Field(
+        default=None,
+        description="HTTP Basic credentials that the media server must present: what its restUsername and "
+        "restPassword are for this app; without them a hook is answered with 401. Default: none are asked for. "
+        "Without TLS they can be read on the way.",
+    )
+    signature: Annotated[Signature | None, NotNull()] = Field(
+        default=None,
+        description="The media server's signature of each hook (its rest_hook_send_hash). Default: none is asked for, "
+        "and the header goes on as it came.",
+    )
+    methods: dict[MethodName, Method] = Field(
+        default={},
+        description="Settings of single methods, such as OnCallEvent. Default: none, the app's hold for all; check "
+        "warns of a name that it does not know, which may be mistyped.",
+    )
+
+
+class Settings(NamedTuple):
+    """What applies to one app's hooks of one method, every level merged."""
+
+    upstream: str | None
+    """None exactly where ``static`` decides."""
+    static: Verdict | None
+    timeout: float
+    """Seconds."""
+    fallback: Fallback
+    retry: Retry | None = None
+    """None = the upstream's."""
+    max_in_flight: int | None = None
+    """Of the app, whatever the method; None = no limit of its own."""
+    dedupe: float | None = None
+    """Seconds; None = every repeat asks the backend."""
+    credentials: Credentials | None = None
+    """Of the app: what a hook must present; None = nothing."""
+    signature: Signature | None = None
+    """Of the app: whose signature a hook must bear; None = nobody's."""
+    split: tuple[Share, ...] = ()
+    """Of the app, where several upstreams share its sessions; *upstream* is then the first of them."""
+    failover: tuple[str, ...] = ()
+    """Of the app: asked in turn where *upstream*, or the share, cannot be reached; may name shares too."""
+    client_config: ClientConfig = ClientConfig()
+    """Of the app: what its answers to connect are to set."""
+    response_check: ResponseCheck = ResponseCheck.STRICT
+    rate_limit: Rate | None = None
+    """Of the app, whatever the method, before it is shared out among the workers; None = no limit."""
+    rules: tuple[Rule, ...] = ()
+    """Of the app, its own before those of defaults; a static app has none that names an upstream."""
+    shadow: ShadowSettings | None = None
+    """Of a method with a shadow of its own, ``methods`` is that one; else it is to be asked whether it names one."""
+
+
+def settings_of(app: App, method: str | None, defaults: Defaults) -> Settings:
+    """What comes of the three levels; *method* is None for whichever has no name in the app.
+
+    A configuration of 10,000 apps asks thirty thousand times, so this is written for speed: every setting is read at
+    most once a level, and one that most apps lack costs a look.
+    """
+    special = None if method is None else app.methods.get(method)
+    nearest = app if special is None else special
+    rules = app.rules or defaults.rules
+    if rules and app.rules:
+        rules += defaults.rules
+    client_config = merged(app.rest_client_config, defaults.rest_client_config)
+    max_in_flight = app.max_in_flight or defaults.max_in_flight
+    timeout = nearest.timeout or app.timeout or defaults.timeout
+    fallback = nearest.fallback or app.fallback or defaults.fallback
+    if app.static is not None:
+        return Settings(
+            None, app.static, timeout, fallback, None, max_in_flight, None, app.credentials, app.signature,
+            client_config=client_config, rules=tuple(rule for rule in rules if rule.upstream is None),
+        )  # fmt: skip
+    chosen = app.upstream or defaults.upstream
+    split: tuple[Share, ...] = chosen if isinstance(chosen, tuple) else ()
+    upstream = chosen[0].name if isinstance(chosen, tuple) else chosen
+    failover = defaults.failover if app.failover is None else app.failover
+    rate_limit = app.rate_limit or defaults.rate_limit
+    return Settings(
+        upstream,
+        None,
+        timeout,
+        fallback,
+        nearest.retry or app.retry or defaults.retry,
+        max_in_flight,
+        _dedupe(nearest, app, defaults, method),
+        app.credentials,
+        app.signature,
+        split,
+        _others(failover, upstream, split) if failover else (),
+        client_config,
+        nearest.response_check or app.response_check or defaults.response_check or ResponseCheck.STRICT,
+        None if isinstance(rate_limit, str) else rate_limit,
+        rules,
+        _shadow(special, app, method),
+    )
+
+
+def _dedupe(nearest: Method, app: App, defaults: Defaults, method: str | None) -> float | None:
+    for level in (nearest, app, defaults):
+        seconds = level.dedupe
+        if seconds is not None or "dedupe" in level.model_fields_set:  # None is a value here: off
+            return seconds
+    return DEDUPE_DEFAULT if method in DEDUPED else None
+
+
+def _others(failover: tuple[str, ...], upstream: str | None, split: tuple[Share, ...]) -> tuple[str, ...]:
+    """Without the one that is asked anyway; with several, whichever of them is asked is left out then."""
+    return failover if split else tuple(name for name in failover if name != upstream)
+
+
+def _shadow(special: Method | None, app: App, method: str | None) -> ShadowSettings | None:
+    if special is not None and special.shadow is not None and method is not None:
+        return None if isinstance(special.shadow, str) else special.shadow._replace(methods=(method,))
+    return None if isinstance(app.shadow, str) else app.shadow

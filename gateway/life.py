@@ -1,0 +1,150 @@
+"""What is known of one hook, from its head to its answer."""
+
+from __future__ import annotations
+
+import time
+
+from starlette.types import Scope
+
+from gateway.access import UnauthorizedError, signed
+from gateway.forwarding import Identity, LoopError, forwarded, own_lines, read
+from gateway.hooks import Hook
+from gateway.metrics.catalogue import UNKNOWN_APP
+from gateway.metrics.cells import Value
+from gateway.requests import Refused, problem, unauthorized
+from gateway.routing import OTHER_METHOD, Route
+from gateway.runtime import Snapshot
+from gateway.tracecontext import Sampling, Trace
+from gateway.upstreams import Outcome, Outgoing, Upstream
+from gateway.verdicts import Decision, ProxyError, Ruling
+
+
+class Life:
+    """One hook so far."""
+
+    __slots__ = (
+        "began",
+        "body",
+        "failed_over_from",
+        "hook",
+        "identity",
+        "in_flight",
+        "method",
+        "method_name",
+        "outcome",
+        "received",
+        "route",
+        "rule",
+        "scope",
+        "snapshot",
+        "started",
+        "upstream",
+    )
+
+    trace: Trace | None = None
+
+    def __init__(self, snapshot: Snapshot, started: float, scope: Scope) -> None:
+        self.snapshot = snapshot
+        self.started = started  # loop time, for deadlines; uvloop's counts milliseconds
+        self.began = time.perf_counter()  # for durations
+        self.scope = scope
+        self.received = received = read(tuple(scope["headers"]))
+        self.identity = received.identity()
+        self.method = OTHER_METHOD
+        self.method_name = ""
+        self.body = b""
+        self.hook: Hook | None = None
+        self.route: Route | None = None
+        self.rule: str | None = None
+        self.upstream: str | None = None
+        self.in_flight: Value | None = None
+        self.outcome: Outcome | None = None
+        self.failed_over_from: str | None = None
+
+    @property
+    def request_id(self) -> str:
+        """The hook's, as its answer and its log line carry it."""
+        return self.identity.request_id.decode("ascii")
+
+    def enter(self, route: Route) -> None:
+        """The hook is inside: it counts among its app's."""
+        self.route = route
+        self.upstream = route.upstream
+        self.in_flight = in_flight = self.snapshot.in_flight[route.app]
+        in_flight.inc()
+
+    def leave(self) -> None:
+        """The hook is decided."""
+        if self.in_flight is not None:
+            self.in_flight.inc(-1.0)
+
+    def prove(self) -> None:
+        """Look whether the hook proves whose it is. Raises Refused."""
+        route = self.route
+        if route is None or route.guard is None:
+            return
+        try:
+            route.guard.check(self.scope["headers"], self.body)
+        except UnauthorizedError as exc:
+            raise Refused(unauthorized(exc)) from exc
+
+    def outgoing(self, route: Route, upstream: Upstream) -> Outgoing:
+        """The hook as this upstream gets it. Raises Refused where it has been through this very gateway before."""
+        scope, policy, received = self.scope, upstream.policy, self.received
+        query: bytes = scope["query_string"]
+        path = f"/{self.method_name}?{query.decode('latin-1')}" if query else f"/{self.method_name}"
+        client = scope["client"]
+        resigned = route.sign_with is not None
+        try:
+            head = forwarded(received, policy, client[0] if client else None, scope["scheme"], resigned=resigned)
+        except LoopError as exc:
+            raise Refused(problem(400, str(exc), error=ProxyError.PROXY_LOOP_DETECTED)) from exc
+        head += own_lines(self.identity)
+        if route.sign_with is not None:
+            head += b"%b: %b\r\n" % signed(self.body, route.sign_with)
+        return Outgoing(path, policy.host(received), head, self.body, route.app, self.trace, 0, route.response_check)
+
+    def remarked(self, ruling: Ruling) -> Ruling:
+        """The ruling with a remark on the rule that chose the upstream, and on the upstream that was not there."""
+        if self.rule is None and self.failed_over_from is None:
+            return ruling
+        return ruling.remarked(rule=self.rule, failed_over_from=self.failed_over_from)
+
+    def decision(self, ruling: Ruling) -> Decision:
+        """The record of this hook's fate."""
+        route, outcome, body = self.route, self.outcome, self.body
+        duration = time.perf_counter() - self.began
+        return Decision(
+            ruling,
+            time.time() - duration,
+            self.identity.request_id.decode("ascii"),
+            route.app if route is not None else UNKNOWN_APP,
+            self.method,
+            route.budget if route is not None and self.upstream is not None else None,
+            duration,
+            self.upstream,
+            outcome.target if outcome is not None else None,
+            outcome.attempts if outcome is not None else 0,
+            outcome.duration if outcome is not None else 0.0,
+            self.hook,
+            outcome.began - self.began if outcome is not None else 0.0,
+            outcome.story if outcome is not None else (),
+            len(body) + (0 if ruling.body is body else len(ruling.body)),
+            self.trace,
+            body,
+            self.method_name,
+            route is not None and route.split is not None and self.rule is None and self.failed_over_from is None,
+        )
+
+
+class TracedLife(Life):
+    """The same where tracing is on."""
+
+    __slots__ = ("trace",)
+
+    def __init__(self, sampling: Sampling, snapshot: Snapshot, started: float, scope: Scope) -> None:
+        super().__init__(snapshot, started, scope)
+        request_id, traceparent = self.identity.request_id, self.identity.traceparent
+        self.trace = trace = sampling.trace(traceparent, begins=self.received.traceparent is None)
+        if trace is not None:
+            self.identity = Identity(request_id, trace.traceparent())

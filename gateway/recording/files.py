@@ -1,0 +1,175 @@
+"""The files of a recording: bounded, private, and shared by all workers without a torn line."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+_MODE: Final = 0o600
+_MOST_FILES: Final = 2000
+"""However small they are that restarts have left behind."""
+_PATIENCE: Final = 2.0
+"""Seconds for which another process may have the file to itself."""
+_LOOK_AGAIN: Final = 0.005
+_TRIES: Final = 100
+"""Times that the file may be replaced by another process while it is opened."""
+
+
+class Appended(NamedTuple):
+    """What became of lines."""
+
+    written: int
+    error: OSError | None
+    """Why the others were not, if the system said so; else they are larger than a file may be."""
+
+
+class RecordFiles:
+    """Appends lines to ``path``, which becomes ``path.1`` when it is full, that ``path.2``, and so on.
+
+    They take ``files * max_size`` bytes at most: the oldest go. A file that an earlier *run* of the gateway began is
+    put aside, for its pseudonyms are others. Each piece is one write at the file's end under a lock (flock) that all
+    writers take; whoever finds that the file has been put aside meanwhile takes the new one. For one thread.
+    """
+
+    def __init__(self, path: str, max_size: int, files: int, run: str) -> None:
+        self._path = path
+        self._max_size = max_size
+        self._files = files
+        self._begins = b'{"v":1,"run":"%b",' % run.encode()
+        self._fd: int | None = None
+        self._is_own = False
+
+    def append(self, lines: Sequence[bytes]) -> Appended:
+        """Write whole lines; what is left of one that the disk cut short is taken back."""
+        done = written = 0
+        try:
+            while done < len(lines):
+                fd = self._locked()
+                try:
+                    size = os.fstat(fd).st_size
+                    if size and not self._is_own and not self._is_of_this_run(fd):
+                        self._put_aside()
+                        continue
+                    self._is_own = True
+                    end = _fitting(lines, done, self._max_size - size)
+                    if end == done and size:
+                        self._put_aside()
+                    elif end == done:
+                        done += 1  # it alone is larger than a file
+                    else:
+                        _write(fd, size, b"".join(lines[done:end]))
+                        written += end - done
+                        done = end
+                finally:
+                    self._unlock()
+        except OSError as exc:
+            self.close()
+            return Appended(written, exc)
+        return Appended(written, None)
+
+    def close(self) -> None:
+        """Let the file go."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _locked(self) -> int:
+        """The current file, ours alone until ``_unlock``."""
+        for _ in range(_TRIES):
+            fd = self._fd = _opened(self._path) if self._fd is None else self._fd
+            _lock(fd)
+            try:
+                there = os.stat(self._path, follow_symlinks=False)
+            except FileNotFoundError:
+                there = None
+            ours = os.fstat(fd)
+            if there is not None and (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino):
+                return fd
+            self.close()  # it has been put aside or removed
+        raise OSError(errno.EBUSY, "another process keeps replacing it")
+
+    def _unlock(self) -> None:
+        if self._fd is not None:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def _is_of_this_run(self, fd: int) -> bool:
+        return os.pread(fd, len(self._begins), 0) == self._begins
+
+    def _put_aside(self) -> None:
+        """Make room for a new file; the current one is locked, and goes last."""
+        older: list[int] = []  # their sizes; the first is path.1
+        while len(older) < _MOST_FILES:
+            try:
+                older.append(os.lstat(f"{self._path}.{len(older) + 1}").st_size)
+            except FileNotFoundError:
+                break
+        room = (self._files - 1) * self._max_size - os.lstat(self._path).st_size
+        kept = 0
+        for size in older[: _MOST_FILES - 2]:
+            room -= size
+            if room < 0:
+                break
+            kept += 1
+        for number in range(len(older), kept, -1):
+            os.unlink(f"{self._path}.{number}")
+        for number in range(kept, 0, -1):
+            os.rename(f"{self._path}.{number}", f"{self._path}.{number + 1}")
+        if self._files > 1:
+            os.rename(self._path, f"{self._path}.1")
+        else:
+            os.unlink(self._path)
+        self.close()
+
+
+def _opened(path: str) -> int:
+    """Raises OSError for anything but a regular file that can be kept from others' eyes."""
+    # Without waiting, should it be a named pipe that nobody reads.
+    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, _MODE)
+    try:
+        mode = os.fstat(fd).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        if stat.S_IMODE(mode) != _MODE:
+            os.fchmod(fd, _MODE)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _lock(fd: int) -> None:
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            if time.monotonic() >= until:
+                raise OSError(errno.EBUSY, "another process does not let it go") from exc
+        time.sleep(_LOOK_AGAIN)
+
+
+def _fitting(lines: Sequence[bytes], start: int, room: int) -> int:
+    """Where the lines end that fit."""
+    end = start
+    while end < len(lines) and len(lines[end]) < room:  # one byte is left to end what a dying writer left
+        room -= len(lines[end])
+        end += 1
+    return end
+
+
+def _write(fd: int, size: int, data: bytes) -> None:
+    """All or nothing."""
+    if size and os.pread(fd, 1, size - 1) != b"\n":  # its writer died amid a line
+        data = b"\n" + data
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+    except OSError:
+        os.ftruncate(fd, size)
+        raise

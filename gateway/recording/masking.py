@@ -1,0 +1,240 @@
+"""A hook's JSON without its secrets and with pseudonyms; every other byte stays as it came, but for line breaks.
+
+The text is gone through token by token and never built anew: the order of fields, doubled ones, the way in which
+numbers and escapes are written are the same in a replay as they were on the wire.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from enum import Enum
+from functools import lru_cache
+from typing import Final
+
+import msgspec
+
+from .pseudonyms import Pseudonyms
+
+STARS: Final = "***"
+"""What stands in a secret's place."""
+IDENTIFIERS: Final = frozenset(("nodeid", "appkey", "sessionid", "callid"))
+"""Fields that hooks are matched up by: they stay, unless they are to be masked themselves."""
+_SHORTEST_KNOWN: Final = 6
+"""Characters of a number from which on it is looked for in other texts of its hook."""
+_MOST_KNOWN: Final = 16
+_SECRET_PARTS: Final = (
+    "password", "passwd", "passphrase", "passcode", "pwd", "secret", "token", "authorization", "credential", "cookie",
+    "apikey", "privatekey", "accesskey", "signature",
+)  # fmt: skip
+_SECRET_WORDS: Final = frozenset(("auth", "pass", "pin", "otp", "jwt", "hmac", "hash", "hashes", "nonce", "cnonce"))
+_words = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+").findall
+
+_tokens = re.compile(
+    rb'"(?P<text>[^"\\]*+(?:\\.[^"\\]*+)*+)"(?P<colon>[ \t\r\n]*+:)?'
+    rb"|(?P<open>[{\[])|(?P<close>[}\]])|(?P<number>-?[0-9][0-9.eE+-]*+)|true|false|null"
+).finditer
+_is_plain_number = re.compile(rb"-?[0-9]{1,64}(?:\.[0-9]{1,64})?").fullmatch
+_decode = msgspec.json.Decoder(str).decode
+_encode = msgspec.json.Encoder().encode
+
+_MARKS: Final = (
+    b"password", b"passwd", b"passphrase", b"pwd", b"secret", b"token", b"authorization", b"credential", b"cookie",
+    b"apikey", b"api_key", b"api-key", b"signature", b"inline:", b"://",
+)  # fmt: skip
+"""What a secret in the midst of a text begins with, in lower case."""
+_assigned = re.compile(
+    rb"""
+    [\w-]{0,64}\\*["']?[ \t]*[:=]>?[ \t]*
+    (?:
+        "(?P<quoted>(?:[^"\\]|\\.)*+)
+        | '(?P<single>(?:[^'\\]|\\.)*+)
+        | \\+["'](?P<nested>[^\r\n]*)  # JSON within JSON: where it ends is not worth a mistake
+        | (?P<bare>[^\s&;,"'<>{}\\]+)
+    )""",
+    re.VERBOSE | re.DOTALL,
+).match
+_to_the_end_of_its_line = re.compile(rb"[ \t]*[:=][ \t]*(?P<secret>[^\r\n]+)").match
+_media_key = re.compile(rb"inline:(?P<secret>[^\s|]+)").match
+_in_url = re.compile(rb"://[^/\s:@\"'<>]{0,256}:(?P<secret>[^/\s@\"'<>]{1,256})@").match
+_PATTERNS: Final = {
+    b"authorization": (_to_the_end_of_its_line, _assigned),
+    b"cookie": (_to_the_end_of_its_line, _assigned),
+    b"inline:": (_media_key,),
+    b"://": (_in_url,),
+}
+
+
+class _Kind(Enum):
+    PLAIN = 0
+    IDENTIFIER = 1
+    MASKED = 2
+    SECRET = 3
+
+
+@lru_cache(1024)
+def is_secret(name: str) -> bool:
+    """Whether a field of this name holds a secret: a password, a token, a hash of one."""
+    plain = re.sub(r"[^a-z]", "", name.lower())
+    if plain.endswith("hash") or any(part in plain for part in _SECRET_PARTS):
+        return True
+    return any(word.lower() in _SECRET_WORDS for word in _words(name))
+
+
+class Mask:
+    """Masks one hook after the other. For one thread."""
+
+    def __init__(self, fields: Collection[str], pseudonyms: Pseudonyms) -> None:
+        self._fields = frozenset(field.lower() for field in fields)
+        self._pseudonyms = pseudonyms
+        self._kind_of = lru_cache(1024)(self._new_kind_of)
+
+    def masked(self, document: bytes, known: set[str] | None = None) -> bytes:
+        """A JSON document, on one line; *document* must be valid.
+
+        *known* are the numbers that masked fields have brought, of this document or one before, and is added to: they
+        are replaced in every other text too, an SDP or a SIP message, but for the identifiers of hooks.
+        """
+        return _Walk(self, self._pseudonyms, set() if known is None else known).over(document)
+
+    def kind_of(self, name: bytes) -> _Kind:
+        """What is to become of the values of a field, by its name as it stands in the JSON."""
+        return self._kind_of(name) if len(name) <= 64 else self._new_kind_of(name)
+
+    def _new_kind_of(self, written: bytes) -> _Kind:
+        name = _text(written)
+        lower = name.lower()
+        if is_secret(name):
+            return _Kind.SECRET
+        if lower in self._fields:
+            return _Kind.MASKED
+        return _Kind.IDENTIFIER if lower in IDENTIFIERS else _Kind.PLAIN
+
+
+class _Walk:
+    """One way through a document."""
+
+    def __init__(self, mask: Mask, pseudonyms: Pseudonyms, known: set[str]) -> None:
+        self._mask = mask
+        self._pseudonyms = pseudonyms
+        self._known = known
+        self._changes: list[tuple[int, int, bytes]] = []
+        self._texts: list[tuple[int, int, str]] = []
+        """Those that are neither masked nor secret, where they stand."""
+        self._depth = 0
+        self._masked_from = 0
+        """The depth of the value that is masked as a whole; 0: none is."""
+        self._secret_from = 0
+        self._secret_start = 0
+
+    def over(self, document: bytes) -> bytes:
+        kind = _Kind.PLAIN
+        for token in _tokens(document):
+            which = token.lastgroup
+            if which == "colon":
+                kind = self._mask.kind_of(token["text"])
+            elif which == "open":
+                self._open(kind, token.start())
+                kind = _Kind.PLAIN
+            elif which == "close":
+                self._close(token.end())
+                kind = _Kind.PLAIN
+            else:
+                if not self._secret_from:
+                    self._value(_Kind.MASKED if self._masked_from and kind is not _Kind.SECRET else kind, token)
+                kind = _Kind.PLAIN
+        return self._put_together(document)
+
+    def _open(self, kind: _Kind, at: int) -> None:
+        self._depth += 1
+        if self._secret_from:
+            return
+        if kind is _Kind.SECRET:
+            self._secret_from, self._secret_start = self._depth, at
+        elif kind is _Kind.MASKED and not self._masked_from:
+            self._masked_from = self._depth
+
+    def _close(self, end: int) -> None:
+        if self._secret_from == self._depth:
+            self._secret_from = 0
+            self._changes.append((self._secret_start, end, b'"%b"' % STARS.encode()))
+        if self._masked_from == self._depth:
+            self._masked_from = 0
+        self._depth -= 1
+
+    def _value(self, kind: _Kind, token: re.Match[bytes]) -> None:
+        start, end = token.span()
+        which = token.lastgroup
+        if kind is _Kind.SECRET:
+            if token[0] != b"null":
+                self._changes.append((start, end, b'"%b"' % STARS.encode()))
+        elif which == "text":
+            text = _text(token["text"])
+            if kind is _Kind.MASKED:
+                self._changes.append((start, end, _encode(self._pseudonyms.of(text))))
+                self._note(text)
+            elif kind is _Kind.PLAIN and len(text) >= _SHORTEST_KNOWN:
+                self._texts.append((start, end, text))
+        elif which == "number" and kind is _Kind.MASKED:
+            number = token[0].decode()
+            self._note(number)
+            pseudonym = self._pseudonyms.of(number) if _is_plain_number(token[0]) else "0"
+            self._changes.append((start, end, pseudonym.encode()))
+
+    def _note(self, text: str) -> None:
+        for part in self._pseudonyms.parts(text):
+            if len(part) >= _SHORTEST_KNOWN and len(self._known) < _MOST_KNOWN and any(map(str.isdigit, part)):
+                self._known.add(part)
+
+    def _put_together(self, document: bytes) -> bytes:
+        for start, end, text in self._texts:
+            cleaned = self._cleaned(text)
+            if cleaned != text:
+                self._changes.append((start, end, _encode(cleaned)))
+        pieces: list[bytes] = []
+        done = 0
+        for start, end, instead in sorted(self._changes):
+            pieces += (document[done:start], instead)
+            done = end
+        pieces.append(document[done:])
+        # Within a text a line break is an escape: these stand between the tokens.
+        return b"".join(pieces).replace(b"\n", b" ").replace(b"\r", b" ")
+
+    def _cleaned(self, text: str) -> str:
+        """A text without the secrets that stand in its midst, and with the pseudonyms of the hook's own numbers."""
+        found = sorted((part for part in self._known if part in text), key=len, reverse=True)
+        if found:
+            either = "|".join(map(re.escape, found))
+            text = re.sub(rf"(?<![^\W_])(?:{either})(?![^\W_])", lambda match: self._pseudonyms.of(match[0]), text)
+        return without_secrets(text)
+
+
+def without_secrets(text: str) -> str:
+    """A text with stars for what looks like a secret in its midst: ``token=…``, ``Authorization: …``, media keys."""
+    data = text.encode("utf-8", "surrogatepass")
+    lower = data.lower()
+    spans = []
+    for mark in _MARKS:
+        at = lower.find(mark)
+        while at >= 0:
+            after = at if mark in (b"inline:", b"://") else at + len(mark)
+            for pattern in _PATTERNS.get(mark, (_assigned,)):
+                if secret := pattern(data, after):
+                    spans.append(secret.span(secret.lastgroup or 0))
+                    break
+            at = lower.find(mark, at + len(mark))
+    if not spans:
+        return text
+    pieces: list[bytes] = []
+    done = 0
+    for start, end in sorted(spans):
+        if start >= done:
+            pieces += (data[done:start], STARS.encode())
+        done = max(done, end)
+    pieces.append(data[done:])
+    return b"".join(pieces).decode("utf-8", "surrogatepass")
+
+
+def _text(written: bytes) -> str:
+    """What a JSON string says, from what stands between its quotes."""
+    return _decode(b'"%b"' % written) if b"\\" in written else written.decode("utf-8")

@@ -1,0 +1,226 @@
+"""Writes hooks down while hooks go on: the event loop puts a reference aside, a thread does everything else."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from gateway.verdicts import Decision, Reason, Source, Verdict
+
+from .files import RecordFiles
+from .lines import written
+from .masking import Mask
+from .pseudonyms import Pseudonyms
+from .settings import RecordSettings
+
+logger = logging.getLogger(__name__)
+
+MAX_QUEUE: Final = 4096
+"""Hooks that wait to be written, at most; a further one is dropped."""
+MAX_QUEUED: Final = 16 * 2**20
+"""Bytes that they keep alive, at most, about."""
+_OWN: Final = 1024
+"""Bytes that a decision takes besides the bodies, about."""
+_BATCH: Final = 128
+"""Lines that are written in one go."""
+_BATCH_BYTES: Final = 1024 * 1024
+_EVERY: Final = 0.25
+"""Seconds until hooks are written that are fewer than a batch."""
+_AT_ONCE: Final = 4
+"""Lines that are made before the event loop gets the interpreter, if it waits for it."""
+_PAUSE: Final = 50e-6
+_WARN_AGAIN: Final = 600.0
+"""Seconds after which it is said again that nothing can be written."""
+_ALL: Final = 2**32
+_MEANT: Final = frozenset((Source.BACKEND, Source.RULE, Source.STATIC))
+"""Who decides as it was meant, whatever there is to explain."""
+
+Count = Callable[[str, int], None]
+"""Told what became of how many hooks: ``written`` or ``dropped``; not by two threads at once."""
+Listener = Callable[[Decision], None]
+
+
+def _count_nothing(outcome: str, hooks: int) -> None:
+    """Where nobody counts."""
+
+
+class Recorder:
+    """Records hooks as long as it is configured to; ``record`` is a listener of decisions, for the event loop.
+
+    *switch* is told who is to be told of decisions from now on: nobody (None) while nothing is recorded, so that a
+    hook pays nothing for it.
+    """
+
+    def __init__(self, count: Count = _count_nothing, switch: Callable[[Listener | None], None] | None = None) -> None:
+        self._counting = threading.Lock()
+        self._count_unlocked = count
+        self._switch = switch
+        self._settings: RecordSettings | None = None
+        self._scribe: _Scribe | None = None
+        self._ending: list[_Scribe] = []
+        self._below = 0
+        self._failures_only = False
+
+    def __repr__(self) -> str:
+        return f"<Recorder to {self._settings.path}>" if self._settings is not None else "<Recorder off>"
+
+    def configure(self, settings: RecordSettings | None) -> None:
+        """Go on as these say; None: record nothing. Never waits, never raises."""
+        if settings == self._settings:
+            return
+        if self._scribe is not None:
+            self._scribe.end()
+            self._ending = [scribe for scribe in (*self._ending, self._scribe) if scribe.is_alive]
+            self._scribe = None
+        if settings is not None:
+            scribe = _Scribe(settings, self._count)
+            try:
+                scribe.start()
+            except RuntimeError as exc:
+                logger.error("record: no thread is to be had, hooks are not recorded: %s", exc)
+                settings = None
+            else:
+                self._scribe = scribe
+                self._failures_only = settings.failures_only
+                self._below = max(1, round(settings.sample * _ALL))
+        self._settings = settings
+        if self._switch is not None:
+            self._switch(None if settings is None else self.record)
+
+    def record(self, decision: Decision) -> None:
+        """Put a hook aside to be written, if it is wanted. Never waits."""
+        scribe, ruling, hook = self._scribe, decision.ruling, decision.hook
+        if scribe is None or hook is None:
+            return
+        # What was refused at the door is no hook of an app's: a stranger could fill the files with it.
+        if ruling.verdict is Verdict.ERROR or ruling.reason is Reason.UNKNOWN_APP:
+            return
+        if self._failures_only and (not ruling.error or ruling.source in _MEANT):
+            return
+        if self._below < _ALL:
+            session = bytes(hook.session_id) or decision.request_id.encode()
+            # The same in every worker; multiplied (Knuth), for neighbours' checksums differ in few bits.
+            if zlib.crc32(session) * 2654435761 % _ALL >= self._below:
+                return
+        if not scribe.put(decision):
+            self._count("dropped", 1)
+
+    def close(self, timeout: float = 2.0) -> None:
+        """Write what is queued, for at most so many seconds, and end. Blocks."""
+        self.configure(None)
+        until = time.monotonic() + timeout
+        for scribe in self._ending:
+            scribe.join(max(0.0, until - time.monotonic()))
+        self._ending.clear()
+
+    def _count(self, outcome: str, hooks: int) -> None:
+        with self._counting:
+            self._count_unlocked(outcome, hooks)
+
+
+class _Scribe:
+    """A queue, and the thread that writes it down by one configuration."""
+
+    def __init__(self, settings: RecordSettings, count: Count) -> None:
+        self._settings = settings
+        self._count = count
+        self._queue: deque[Decision] = deque()
+        self._put = 0  # bytes, ever; the loop's
+        self._taken = 0  # the thread's
+        self._wake = threading.Event()
+        self._ending = False
+        self._warned: float | None = None
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Raises RuntimeError where the system denies a thread."""
+        self._thread.start()
+
+    def put(self, decision: Decision) -> bool:
+        """Queue a hook; False if there is no room."""
+        queue = self._queue
+        if len(queue) >= MAX_QUEUE or self._put - self._taken >= MAX_QUEUED:
+            return False
+        self._put += decision.size + _OWN
+        queue.append(decision)
+        if len(queue) == _BATCH:
+            self._wake.set()
+        return True
+
+    def end(self) -> None:
+        """Write what is queued, and end."""
+        self._ending = True
+        self._wake.set()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the end."""
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        settings = self._settings
+        run = settings.key.run
+        mask = Mask(settings.mask, Pseudonyms(settings.key))
+        files = RecordFiles(settings.path, settings.max_size, settings.files, run)
+        try:
+            while True:
+                is_last = self._ending
+                while self._queue:
+                    try:
+                        self._write(files, mask, run)
+                    except Exception:
+                        logger.exception("record: a defect of the gateway has cost some hooks their lines")
+                if is_last:
+                    return
+                self._wake.wait(_EVERY)
+                self._wake.clear()
+        finally:
+            files.close()
+
+    def _write(self, files: RecordFiles, mask: Mask, run: str) -> None:
+        lines: list[bytes] = []
+        size = hooks = 0
+        while self._queue and hooks < _BATCH and size < _BATCH_BYTES:
+            decision = self._queue.popleft()
+            hooks += 1
+            line = self._line(decision, mask, run)
+            self._taken += decision.size + _OWN
+            if line is not None:
+                lines.append(line)
+                size += len(line)
+            if hooks % _AT_ONCE == 0:
+                time.sleep(_PAUSE)
+        done = files.append(lines)
+        if done.written:
+            self._count("written", done.written)
+        if done.written < hooks:
+            self._count("dropped", hooks - done.written)
+        self._note(done.error)
+
+    def _line(self, decision: Decision, mask: Mask, run: str) -> bytes | None:
+        if not decision.body:
+            return None  # too large to be kept
+        try:
+            return written(decision, mask, run, self._settings.mask)
+        except Exception:
+            logger.exception("a hook could not be recorded; it was answered all the same")
+            return None
+
+    def _note(self, error: OSError | None) -> None:
+        """Tell the log when writing begins to fail, from time to time while it does, and when it is well again."""
+        now = time.monotonic()
+        if error is None:
+            if self._warned is not None:
+                logger.info("record: %s is written again", self._settings.path)
+            self._warned = None
+        elif self._warned is None or now - self._warned >= _WARN_AGAIN:
+            logger.warning("record: hooks are not recorded: %s: %s", self._settings.path, error.strerror or error)
+            self._warned = now

@@ -1,0 +1,238 @@
+"""Plays recorded hooks: in order within a session, beside each other across sessions, at the pace that is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote
+
+import httpx
+import msgspec
+
+from gateway.comparison import Answered, Compare, compare
+from gateway.hooks import is_json_object
+from gateway.log import printable
+from gateway.recording import Record
+from gateway.recording.masking import Mask
+from gateway.recording.pseudonyms import Key, Pseudonyms
+from gateway.verdicts import ALLOW_STATUS, REJECT_STATUS, Cause, Source, Verdict
+
+from .reading import Played, Recording
+from .tally import Tally
+
+MAX_ANSWER: Final = 4 * 2**20
+"""Bytes of an answer."""
+_HEADERS: Final = {
+    "Accept": "application/json",
+    "Accept-Encoding": "identity",
+    "Content-Type": "application/json;charset=UTF-8",
+    "User-Agent": "wcs-gateway replay",
+    "X-Gateway-Replay": "1",
+}
+_MAX_ERROR: Final = 200
+_AHEAD: Final = 64
+"""Hooks that are read ahead, beside some for each connection: so many may wait for one of their own session."""
+_is_request_id = re.compile(r"[!-~]{1,128}").fullmatch
+_MASKED_EVER: Final = ("caller", "callee")
+
+
+class Options(NamedTuple):
+    """How it is played."""
+
+    url: str
+    """Without the method."""
+    rate: float | None = None
+    """Hooks per second; None: as fast as they are answered."""
+    as_recorded: bool = False
+    """As far apart as they were."""
+    concurrency: int = 8
+    compare: Compare = Compare.VERDICT
+    ignore: frozenset[str] = frozenset()
+    timeout: float = 15.0
+
+
+class _Answer(NamedTuple):
+    """What the candidate made of a hook."""
+
+    answered: Answered
+    cause: Cause | None
+    """Why it gave no verdict."""
+    milliseconds: float
+
+
+class Player:
+    """Plays a recording and tells the *tally*, which is good to be read at any time."""
+
+    def __init__(
+        self, recording: Recording, options: Options, tally: Tally, on_played: Callable[[], None] | None = None
+    ) -> None:
+        self._recording = recording
+        self._options = options
+        self._tally = tally
+        self._on_played = on_played
+        self._url = options.url.rstrip("/")
+        self._ready: asyncio.Queue[Played | None] = asyncio.Queue()
+        self._window = asyncio.Semaphore(_AHEAD + 4 * options.concurrency)
+        self._busy: dict[bytes, deque[Played]] = {}
+        """Sessions of which a hook is under way, with those that wait for it."""
+        self._secrets = Mask((), Pseudonyms(Key()))
+
+    async def play(self) -> None:
+        """Play all of it. Raises UnreadableError if a file is changed meanwhile."""
+        connections = self._options.concurrency
+        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        timeout = self._options.timeout
+        # As many workers as connections: none of them waits for another.
+        async with httpx.AsyncClient(trust_env=False, limits=limits, timeout=timeout, headers=_HEADERS) as client:
+            tasks = [asyncio.create_task(self._work(client)) for _ in range(connections)]
+            tasks.append(asyncio.create_task(self._hand_out()))
+            try:
+                await asyncio.gather(*tasks)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _hand_out(self) -> None:
+        async for played in self._paced():
+            await self._window.acquire()
+            waiting = self._busy.get(played.session) if played.session else None
+            if waiting is not None:
+                waiting.append(played)
+            else:
+                if played.session:
+                    self._busy[played.session] = deque()
+                self._ready.put_nowait(played)
+        for _ in range(_AHEAD + 4 * self._options.concurrency):  # until all are done
+            await self._window.acquire()
+        for _ in range(self._options.concurrency):
+            self._ready.put_nowait(None)
+
+    async def _paced(self) -> AsyncIterator[Played]:
+        """Each hook when its time has come."""
+        options = self._options
+        began, first = time.monotonic(), None
+        for number, played in enumerate(self._recording.hooks()):
+            due = None
+            if options.rate is not None:
+                due = number / options.rate
+            elif options.as_recorded:
+                at = played.record.began
+                first = at if first is None else first
+                due = at - first
+            if due is not None:
+                late = time.monotonic() - began - due
+                self._tally.behind = max(self._tally.behind, late)
+                await asyncio.sleep(max(0.0, -late))
+            yield played
+
+    async def _work(self, client: httpx.AsyncClient) -> None:
+        while (played := await self._ready.get()) is not None:
+            answer = await self._ask(client, played)
+            self._judge(played, answer)
+            if self._on_played is not None:
+                self._on_played()
+            waiting = self._busy.get(played.session) if played.session else None
+            if waiting:
+                self._ready.put_nowait(waiting.popleft())
+            elif waiting is not None:
+                del self._busy[played.session]
+            self._window.release()
+
+    async def _ask(self, client: httpx.AsyncClient, played: Played) -> _Answer:
+        record = played.record
+        url = f"{self._url}/{quote(record.method, safe='')}"
+        headers = {"X-Request-Id": record.request_id} if _is_request_id(record.request_id) else {}
+        began = time.perf_counter()
+        body, status, cause, error = b"", 0, None, ""
+        try:
+            async with (
+                asyncio.timeout(self._options.timeout),
+                client.stream("POST", url, content=bytes(record.hook), headers=headers) as response,
+            ):
+                status = response.status_code
+                async for piece in response.aiter_raw():
+                    body += piece
+                    if len(body) > MAX_ANSWER:
+                        cause, error = Cause.BAD_ANSWER, f"the answer is larger than {MAX_ANSWER} bytes"
+                        break
+        except (TimeoutError, httpx.TimeoutException):
+            cause, error = Cause.TIMEOUT, f"no whole answer within {self._options.timeout:g} s"
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as exc:
+            cause, error = _why(exc)
+        milliseconds = (time.perf_counter() - began) * 1000
+        verdict = None
+        if cause is None:
+            verdict, cause, error = _verdict(status, body)
+        return _Answer(Answered(verdict, status, body, error), cause, milliseconds)
+
+    def _judge(self, played: Played, answer: _Answer) -> None:
+        record, tally = played.record, self._tally
+        if answer.cause is not None:
+            tally.failure(played, answer.cause, answer.answered.error)
+            return
+        if record.source != Source.BACKEND:
+            tally.not_comparable(played, f"{record.source}/{record.reason}")
+            return
+        recorded = record.answer_body
+        remarks = record.remarks
+        how, ignore = self._options.compare, self._options.ignore
+        # What the gateway itself has put into an answer is none of the backend's.
+        if recorded is None or (remarks is not None and remarks.client_config == "enforced"):
+            how = Compare.VERDICT
+        ours = Answered(record.verdict, record.status, recorded or b"", "")
+        theirs = answer.answered
+        if how is Compare.BODY and theirs.verdict is Verdict.ALLOW and ours.verdict is Verdict.ALLOW:
+            # In the recording there are stars where secrets were.
+            theirs = theirs._replace(body=self._secrets.masked(theirs.body))
+            overwritten = _overwritten(record, theirs.body)
+            tally.fields_not_compared += bool(overwritten)
+            ignore |= overwritten
+        mask = frozenset((*_MASKED_EVER, *record.masked))
+        comparison = compare(ours, theirs, how, ignore, mask)
+        tally.comparison(played, ours, theirs, comparison, answer.milliseconds)
+
+
+def _verdict(status: int, body: bytes) -> tuple[Verdict | None, Cause | None, str]:
+    """What the gateway makes of an answer under ``response_check: strict``."""
+    if status == REJECT_STATUS:
+        return Verdict.REJECT, None, ""
+    if status != ALLOW_STATUS:
+        return None, Cause.ERROR_STATUS, f"it answers {status}"
+    if not is_json_object(body):
+        return None, Cause.BAD_ANSWER, "a 200 that is not one JSON object" if body else "an empty 200"
+    return Verdict.ALLOW, None, ""
+
+
+def _why(exc: Exception) -> tuple[Cause, str]:
+    text = printable(str(exc) or type(exc).__name__)[:_MAX_ERROR]
+    is_broken = isinstance(exc, httpx.RemoteProtocolError) and not text.startswith("Server disconnected")
+    return (Cause.BAD_ANSWER if is_broken else Cause.UNREACHABLE), text
+
+
+def _overwritten(record: Record, theirs: bytes) -> frozenset[str]:
+    """The masked fields that both backends have set anew: what they set cannot be compared.
+
+    The one stands there as a pseudonym that nobody can make again, the other as it is.
+    """
+    if not record.masked or bytes(record.answer) == b'"same"':
+        return frozenset()
+    hook, ours, other = (_fields(document) for document in (bytes(record.hook), record.answer_body or b"", theirs))
+    masked = {name.lower() for name in record.masked}
+    return frozenset(
+        name
+        for name in ours.keys() & other.keys()
+        if name.lower() in masked and ours[name] != hook.get(name) and other[name] != hook.get(name)
+    )
+
+
+def _fields(document: bytes) -> Mapping[str, Any]:
+    try:
+        fields = msgspec.json.decode(document)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}
+    return fields if isinstance(fields, dict) else {}

@@ -1,0 +1,65 @@
+"""The command: ``python -m rehearsal``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from rehearsal.play import Rehearsal, configuration
+from rehearsal.stage import Row, set_up
+
+TITLE: Final = """\
+| step | hooks | allow | reject | affected | lost | CPU per hook | × a | seen |
+|---|--:|--:|--:|--:|--:|--:|--:|---|"""
+
+
+def main() -> None:
+    """Play it, print the table, and end with 1 if something failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--hooks", type=int, default=5000, help="of each step's day (5000)")
+    parser.add_argument("--rate", type=float, default=500.0, help="hooks a second (500)")
+    arguments = parser.parse_args()
+    began = time.monotonic()
+    try:
+        rows, failures = rehearse(arguments.hooks, arguments.rate)
+    except pytest.skip.Exception as exc:  # a program is missing
+        print(f"rehearsal: {exc}", file=sys.stderr)
+        raise SystemExit(2) from exc
+    print(table(rows))
+    print(f"\n{sum(row.hooks for row in rows)} hooks, {sum(row.lost for row in rows)} lost, "
+          f"in {time.monotonic() - began:.0f} s.")  # fmt: skip
+    for failure in failures:
+        print(f"FAILED: {failure}")
+    if failures:
+        raise SystemExit(1)
+
+
+def rehearse(hooks: int, rate: float) -> tuple[list[Row], list[str]]:
+    """Play it with so many hooks a step; the rows, and what failed."""
+    with tempfile.TemporaryDirectory(prefix="wcs-rehearsal-") as name, set_up(configuration, Path(name)) as set_stage:
+        stage, stop_php = set_stage
+        stage.rate = rate
+        rehearsal = Rehearsal(stage, hooks, stop_php)
+        rehearsal.play()
+    return rehearsal.rows, stage.failures
+
+
+def table(rows: list[Row]) -> str:
+    """The steps in Markdown."""
+    base = rows[0].cpu_us or 1.0
+    lines = [TITLE]
+    for row in rows:
+        cpu, ratio = ("–", "–") if row.cpu_us is None else (f"{row.cpu_us:.0f} µs", f"{row.cpu_us / base:.2f}")
+        counts = (row.hooks, row.allow, row.reject, row.affected, row.lost) if row.hooks else ("–",) * 5
+        lines.append(f"| {' | '.join(map(str, (row.step, *counts, cpu, ratio, row.seen)))} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""What ``gateway check`` and ``gateway explain`` say of rules, shares, rates, shadows and refusals that count."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Final
+
+import pytest
+from typer.testing import CliRunner
+
+from gateway.cli.main import app
+from gateway.split import Share, Split
+
+CONFIG: Final = """\
+upstreams: {php: {url: http://h}, new: {url: http://i}, other: {url: http://j, retry: {attempts: 3}}}
+defaults: {rules: [{callee: "112", verdict: allow}]}
+apps:
+  split:
+    upstream: [{name: php, weight: 95}, {name: new, weight: 5}]
+    failover: [new, other]
+    rest_client_config: enforce
+    response_check: repair
+    rate_limit: 50/s burst 100
+    rules:
+      - {name: spam, caller: "+4930123*", verdict: reject}
+      - {methods: OnCallEvent, time: "Mon-Fri 22:00-06:00 Europe/Berlin", upstream: other}
+    shadow: {upstream: other, sample: 25%, compare: body, ignore: [ts]}
+    methods: {connect: {shadow: off}, OnMessageEvent: {response_check: off}}
+  plain: {upstream: php, rest_client_config: off}
+  usual: {upstream: php}
+  half: {upstream: php, rest_client_config: {mode: enforce, methods: {call: {restOnError: FAIL}}}}
+  open: {static: allow}
+  guarded: {static: allow, rules: [{caller: "*13", verdict: reject}]}
+server: {workers: 4}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "gateway.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+def gateway(*args: str | Path, stdin: bytes = b"") -> str:
+    result = CliRunner().invoke(app, [str(arg) for arg in args], input=stdin, prog_name="gateway")
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def checked(config: Path) -> dict[str, list[str]]:
+    """The blocks below the table by their first lines."""
+    blocks = gateway("check", "-c", config).rstrip("\n").split("\n\n")[1:]
+    return {block.splitlines()[0]: [line.strip() for line in block.splitlines()[1:]] for block in blocks}
+
+
+def explained(config: Path, app_key: str, method: str = "OnCallEvent", *args: str, **fields: str) -> dict[str, str]:
+    """The first word of each line and the rest of it."""
+    hook = {"appKey": app_key, "nodeId": "n", "sessionId": "s", **fields}
+    out = gateway("explain", "-", "-m", method, "-c", config, *args, stdin=json.dumps(hook).encode())
+    return {
+        key: rest
+        for line in out.splitlines()
+        if not line.startswith(" ")
+        for key, rest in [(line[:10].strip(), line[10:])]
+    }
+
+
+# --- check ---
+
+
+def test_what_an_app_sets_is_told_below_the_table_and_what_it_inherits_once(config: Path) -> None:
+    blocks = checked(config)
+    assert list(blocks)[:3] == ["defaults", "split", "guarded"]
+    assert blocks["defaults"] == ["rules         defaults.rules[0]: callee 112: allow"]
+    assert blocks["split"] == [
+        "rules         spam: caller +4930123*: reject",
+        "rules[1]: method OnCallEvent, time Mon-Fri 22:00-06:00 Europe/Berlin: upstream other",
+        "split         php 95%, new 5%; a session stays with its upstream",
+        "failover      new then other",
+        "rate limit    50/s burst 100, shared out among 4 workers; past it, overload",
+        "answers       repair: a byte-order mark and PHP's notices around the object are cut away",
+        "shadow        other gets copies of OnCallEvent, OnMessageEvent, OnTransferEvent in 25% of the sessions; "
+        "verdicts and bodies compared but for ts",
+        "connect:      shadow: off",
+        "OnMessageEvent: answers: off: a 200 counts, whatever its body is",
+    ]
+
+
+def test_the_table_has_every_share(config: Path) -> None:
+    table = gateway("check", "-c", config).split("\n\n", maxsplit=1)[0].splitlines()
+    assert re.split(r" {2,}", table[2])[:4] == ["split", "(any)", "php 95%, new 5%", "3s"]
+
+
+def test_it_says_what_a_reject_of_a_call_comes_to_app_by_app(config: Path) -> None:
+    blocks = checked(config)
+    head = "A reject of OnCallEvent stops the call only if the session's connect answer set restOnError=FAIL for it:"
+    left = "it is left to their backends"
+    assert blocks[head] == [
+        "enforce  split: the gateway adds that to their answers",
+        "enforce  half: the gateway adds what methods names, and OnCallEvent is not there",
+        f"off      plain: {left}, and nobody looks",
+        f"warn     usual, guarded: {left}; the gateway counts answers that lack it, and refusals that do nothing",
+        "rest_client_config: enforce makes rejects count whatever the backend answers to connect.",
+    ]
+
+
+def test_where_every_refusal_counts_or_nobody_refuses_nothing_is_advised(config: Path) -> None:
+    config.write_text("upstreams: {u: {url: http://h}}\napps: {a: {upstream: u, rest_client_config: enforce}}\n")
+    assert "makes rejects count" not in gateway("check", "-c", config)
+    config.write_text("apps: {a: {static: allow}, b: {static: reject}}\n")
+    assert "OnCallEvent" not in gateway("check", "-c", config)
+
+
+def test_many_apps_are_named_by_the_first_of_them(config: Path) -> None:
+    apps = "".join(f"  app{number}: {{}}\n" for number in range(1000))
+    config.write_text("upstreams: {u: {url: http://h}}\ndefaults: {upstream: u, rate_limit: 5/s}\napps:\n" + apps)
+    blocks = checked(config)
+    assert list(blocks)[:1] == ["defaults"]
+    assert len(blocks) == 2
+    assert "warn     app0, app1, app2, app3, app4, app5, app6, app7 and 992 more: " in gateway("check", "-c", config)
+
+
+def test_the_record_is_told(config: Path, tmp_path: Path) -> None:
+    config.write_text("record: {path: f, sample: 10%, failures_only: true}\napps: {a: {static: allow}}\n")
+    assert list(checked(config)) == [f"10% of the sessions' hooks that failed recorded in {tmp_path / 'f'}"]
+
+
+# --- explain ---
+
+
+def test_the_rule_that_meets_the_hook_is_named_with_its_conditions_and_place(config: Path) -> None:
+    told = explained(config, "split", "OnCallEvent", "--at", "2026-11-23T12:00", caller="+49301234567")
+    assert told["rule"] == "spam (caller +4930123*): reject; number 1 of 3, met at 2026-11-23 12:00 UTC"
+    assert told["verdict"] == "reject: by that rule, no backend is asked"
+    assert "upstream" not in told
+
+
+@pytest.mark.parametrize(
+    ("at", "upstream"),
+    [
+        ("2026-11-23T21:00", "other (http://j), by rule rules[1]"),
+        ("2026-11-23T22:00+01:00", "other (http://j), by rule rules[1]"),
+        ("2026-11-23T21:59+01:00", None),
+        ("2026-11-22T22:00", None),
+    ],
+)
+def test_a_rule_with_a_time_meets_a_hook_that_comes_then(at: str, upstream: str | None, config: Path) -> None:
+    told = explained(config, "split", "OnCallEvent", "--at", at)
+    assert (told["upstream"] == upstream) == (upstream is not None)
+    assert told["rule"].startswith("none of 3 meets it at 2026-11-2" if upstream is None else "rules[1] (method ")
+
+
+def test_a_rule_s_upstream_brings_its_own_retry(config: Path) -> None:
+    assert explained(config, "split", at := "OnCallEvent", "--at", "2026-11-23T23:00")["retry"].startswith("3 attempts")
+    assert explained(config, "split", at, "--at", "2026-11-23T12:00")["retry"].startswith("2 attempts")
+
+
+def test_a_time_that_is_none_is_bad_usage(config: Path) -> None:
+    result = CliRunner().invoke(app, ["explain", "-", "-c", str(config), "--at", "\x1b[2Jlater"], input=b"{}")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "gateway: --at '\\x1b[2Jlater': must be a time such as 2026-12-24T22:30 or 2026-12-24T22:30+01:00\n"
+    )
+
+
+def test_a_session_is_told_its_share_and_the_others_of_the_app(config: Path) -> None:
+    split = Split((Share("php", 95), Share("new", 5)))
+    sessions = {split.choose(f"n s{number}"): f"s{number}" for number in range(200)}
+    assert set(sessions) == {"php", "new"}
+    for name, part, url in (("php", "95%", "http://h"), ("new", "5%", "http://i")):
+        told = explained(config, "split", "call", sessionId=sessions[name])
+        assert told["upstream"] == (
+            f"{name} ({url}), which has {part} of the sessions (php 95%, new 5%); this session stays there while the "
+            "weights do"
+        )
+        others = "other" if name == "new" else "new then other"
+        assert told["failover"] == f"{others}, where {name} cannot be reached at all"
+
+
+def test_a_hook_without_a_session_goes_to_any_share(config: Path) -> None:
+    out = gateway("explain", "-", "-m", "call", "-c", config, stdin=b'{"appKey": "split"}')
+    assert "upstream  any of them (php 95%, new 5%): the hook names no session to go by\n" in out
+
+
+def test_rate_answers_and_shadow_are_told(config: Path) -> None:
+    told = explained(config, "split", "OnMessageEvent")
+    assert told["rate"] == "50/s burst 100, shared out among 4 workers, of the app; past it, the verdict for overload"
+    assert told["answers"] == "off: a 200 counts, whatever its body is"
+    shadow = "other gets copies of OnCallEvent, OnMessageEvent, OnTransferEvent in 25% of the sessions; "
+    assert told["shadow"].startswith(shadow)
+    assert explained(config, "split", "call")["shadow"].endswith("; of this method none")
+    assert "shadow" not in explained(config, "split", "connect")
+    ends = {explained(config, "split", sessionId=f"s{n}")["shadow"].rpartition("; ")[2] for n in range(30)}
+    assert ends == {"of this one too", "of this one none: its session is not among them"}
+
+
+@pytest.mark.parametrize(
+    ("app_key", "method", "told"),
+    [
+        ("split", "OnCallEvent", "stopped: .*; rest_client_config: enforce sees to that"),
+        (
+            "split",
+            "call",
+            ".* else it goes on; rest_client_config with restOnError=FAIL for call under methods makes it count",
+        ),
+        ("usual", "OnCallEvent", ".* else it goes on; rest_client_config with mode enforce makes it count"),
+        (
+            "usual",
+            "call",
+            ".* else it goes on; rest_client_config with mode enforce and restOnError=FAIL for call under methods "
+            "makes it count",
+        ),
+        ("usual", "connect", "the client's session is declined"),
+        ("usual", "CallStatusEvent", "nothing: it has happened already and cannot be refused"),
+    ],
+)
+def test_what_a_403_does_is_told_with_what_makes_it_count(app_key: str, method: str, told: str, config: Path) -> None:
+    assert re.fullmatch(told, explained(config, app_key, method)["a 403"])
+
+
+@pytest.mark.parametrize(
+    ("app_key", "told"),
+    [
+        ("split", "OnCallEvent.restOnError=FAIL: added to the answer where it lacks it"),
+        ("usual", "OnCallEvent.restOnError=FAIL is wanted: an answer that lacks it is counted and goes out as it is"),
+        ("plain", "what the backend answers: rest_client_config is off"),
+    ],
+)
+def test_what_an_answer_to_connect_sets_is_told(app_key: str, told: str, config: Path) -> None:
+    assert explained(config, app_key, "connect")["sets"] == told
+
+
+def test_a_static_app_s_rules_come_before_its_verdict(config: Path) -> None:
+    assert explained(config, "guarded", caller="x13")["verdict"] == "reject: by that rule, no backend is asked"
+    told = explained(config, "guarded", caller="x")
+    assert told["verdict"] == "always allow: the app is static, no backend is asked"
+    assert told["rule"].startswith("none of 2 meets it at ")
+    assert explained(config, "open")["rule"].startswith("the only one does not meet it at ")

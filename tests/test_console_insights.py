@@ -1,0 +1,255 @@
+"""What the console shows of this protocol's own matters, in a real browser, before a real gateway."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+import pytest
+from browsers import PATIENCE, PHONE, Watched, chromium, watched
+from faulty import FaultyBackend, Turn, added_case, refused_port, reply
+from gateways import RunningGateway, running_gateway
+from playwright.sync_api import Browser, Page, Route, expect
+
+from gateway.comparison import Difference
+from gateway.shadownotes import Shadow
+
+pytestmark = pytest.mark.real
+
+SCRIPT: Final = "<script>alert(1)</script>"
+NOTICE: Final = f"<br />\n<b>Notice</b>:  Undefined index: {SCRIPT} in <b>/srv/old.php</b> on line <b>7</b><br />\n"
+SPAMMER: Final = "+493012399"
+
+expect.set_options(timeout=PATIENCE)
+
+
+def polluted(turn: Turn) -> list[bytes]:
+    """PHP of old: a notice, and then the answer."""
+    return [reply(NOTICE.encode() + turn.request.body)]
+
+
+def config(backend: FaultyBackend, refused: int) -> str:
+    return json.dumps(
+        {
+            "server": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"},
+            "defaults": {"dedupe": "off", "timeout": "5s"},
+            "upstreams": {
+                "well": {"url": backend.url_of("ok")},
+                "denied": {"url": backend.url_of("denied")},
+                "php": {"url": backend.url_of("polluted")},
+                "gone": {"url": f"http://127.0.0.1:{refused}/", "breaker": {"failures": 1, "open_for": "1h"}},
+            },
+            "apps": {
+                "acme": {"upstream": "denied", "rules": [{"methods": "connect", "upstream": "well"}]},
+                "old-php": {"upstream": "php", "response_check": "repair"},
+                "ruled": {"upstream": "well", "rules": [{"name": "spam", "caller": "+49301*", "verdict": "reject"}]},
+                "canary": {"upstream": [{"name": "well", "weight": 3}, {"name": "denied", "weight": 1}]},
+                "away": {"upstream": "gone", "failover": ["well"]},
+            },
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    with (
+        FaultyBackend() as backend,
+        refused_port() as refused,
+        added_case("polluted", "A notice that quotes a script, then the hook's own body.", polluted),
+        running_gateway(config(backend, refused), tmp_path_factory.mktemp("insights")) as running,
+    ):
+        yield running
+
+
+@pytest.fixture
+def shown(browser: Browser, gateway: RunningGateway) -> Iterator[Watched]:
+    with watched(browser, gateway.admin) as seen:
+        yield seen
+        assert seen.complaints == []
+
+
+@pytest.fixture
+def page(shown: Watched) -> Page:
+    return shown.page
+
+
+def go(page: Page, view: str) -> None:
+    page.goto(f"/#/{view}")
+    expect(page.locator("#live")).to_have_text("live")
+
+
+def hook(gateway: RunningGateway, app: str, status: int, method: str = "OnCallEvent", **fields: Any) -> str:
+    """Send a hook; its request id."""
+    answer = gateway.hook(method, appKey=app, **fields)
+    assert answer.status_code == status, answer.text
+    return answer.headers["x-request-id"]
+
+
+def ignored(gateway: RunningGateway, session: str) -> str:
+    """A refusal in a session whose answer to connect set nothing; its request id."""
+    hook(gateway, "acme", 200, "connect", sessionId=session)
+    return hook(gateway, "acme", 403, sessionId=session, callId="ignored")
+
+
+def story(page: Page, request_id: str) -> None:
+    go(page, f"decisions/{request_id}")
+    expect(page.locator("#story-body")).to_contain_text(request_id)
+
+
+def test_a_refusal_that_stops_nothing_is_told_with_what_to_do(page: Page, gateway: RunningGateway) -> None:
+    request_id = ignored(gateway, "s-1")
+    go(page, "now")
+    line = page.locator("#insights > li", has_text="Refusals that stop nothing")
+    expect(line).to_contain_text("acme")
+    expect(line).to_contain_text("Set rest_client_config: enforce")
+    line.get_by_role("link").click()
+    row = page.locator("#calls tr", has_text="ignored").first
+    expect(row).to_contain_text("the media server ignores this refusal")
+    expect(page.locator("#calls tr")).to_have_count(len(gateway.get("/api/calls?ineffective=1").json()["calls"]))
+    story(page, request_id)
+    expect(page.locator("#story-body .badge.bad")).to_have_text("the media server ignores this refusal")
+    expect(page.locator("#story-body .means")).to_contain_text("this refusal stopped nothing")
+
+
+def test_the_state_in_a_sentence_names_refusals_that_stop_nothing(page: Page, gateway: RunningGateway) -> None:
+    go(page, "now")
+    ignored(gateway, "s-2")
+    expect(page.locator("#troubles")).to_contain_text("refusals/s stop nothing")
+
+
+def test_an_answer_to_connect_is_told_with_what_it_lacks(page: Page, gateway: RunningGateway) -> None:
+    story(page, hook(gateway, "acme", 200, "connect", sessionId="s-3"))
+    expect(page.locator("#story-body")).to_contain_text("It lacks the restOnError=FAIL that is wanted")
+
+
+def test_adversarial_what_was_cut_away_is_shown_as_text_and_runs_nothing(page: Page, gateway: RunningGateway) -> None:
+    request_id = hook(gateway, "old-php", 200, callId="cut")
+    story(page, request_id)
+    cut = page.locator("#story-body pre.cut")
+    expect(cut).to_contain_text(SCRIPT)
+    expect(cut).to_contain_text("/srv/old.php")
+    assert cut.locator("*").count() == 0
+    assert page.locator("#story-body :is(script, img, iframe)").count() == 0
+    go(page, "decisions?app=old-php&repaired=1")
+    expect(page.locator("#calls tr").first).to_contain_text("repaired: text before the object")
+    go(page, "now")
+    expect(page.locator("#insights > li", has_text="Answers repaired")).to_contain_text("before 1")
+
+
+def test_a_rule_is_named_where_it_decided_and_counted(page: Page, gateway: RunningGateway) -> None:
+    request_id = hook(gateway, "ruled", 403, caller=SPAMMER)
+    story(page, request_id)
+    expect(page.locator("#story-body")).to_contain_text("Rule spam decided; no backend was asked.")
+    go(page, "now")
+    line = page.locator("#insights > li", has_text="Rule spam")
+    expect(line).to_contain_text("reject")
+    line.get_by_role("link").click()
+    expect(page.locator("#calls tr")).to_have_count(1)
+    expect(page.locator("#calls tr")).to_contain_text("by rule spam")
+
+
+def test_shares_are_shown_as_they_were_measured(page: Page, gateway: RunningGateway) -> None:
+    for number in range(20):
+        assert gateway.hook(appKey="canary", sessionId=f"session-{number}").status_code in (200, 403)
+    go(page, "now")
+    line = page.locator("#insights > li", has_text="Shares as measured")
+    expect(line).to_contain_text("(weight 3)")
+    expect(line).to_contain_text("(weight 1)")
+    expect(line.locator("svg.share")).to_be_visible()
+
+
+def test_a_hook_put_elsewhere_names_the_upstream_that_was_not_there(page: Page, gateway: RunningGateway) -> None:
+    hook(gateway, "away", 200)
+    story(page, hook(gateway, "away", 200))
+    expect(page.locator("#story-body")).to_contain_text("Upstream gone could not be reached as a whole, so well was")
+    go(page, "now")
+    expect(page.locator("#insights > li", has_text="gone not reached as a whole")).to_be_visible()
+
+
+def with_shadow(gateway: RunningGateway, request_id: str) -> dict[str, Any]:
+    """The call as the gateway tells it, and a shadow's result as it would tell that."""
+    call: dict[str, Any] = gateway.get(f"/api/calls/{request_id}").json()
+    differences = (
+        Difference("restClientConfig.OnCallEvent.restOnError", '"FAIL"', None),
+        Difference("callee", f'"{SCRIPT}"', '"200"'),
+    )
+    return call | {"shadow": msgspec.to_builtins(Shadow("new", "body_differs", 200, "", 12.5, differences))}
+
+
+def test_adversarial_where_a_candidate_differs_is_a_table_of_text(shown: Watched, gateway: RunningGateway) -> None:
+    page = shown.page
+    request_id = hook(gateway, "ruled", 200, callId="compared")
+    call = with_shadow(gateway, request_id)
+
+    def answer(route: Route) -> None:
+        route.fulfill(json=call)
+
+    page.route(f"**/api/calls/{request_id}", answer)
+    story(page, request_id)
+    table = page.locator("#story-body table.diff")
+    expect(table.locator("tbody tr")).to_have_count(2)
+    expect(table).to_contain_text("restClientConfig.OnCallEvent.restOnError")
+    expect(table.locator("tbody tr").first).to_contain_text("nothing")
+    expect(table).to_contain_text(SCRIPT)
+    assert table.locator("script").count() == 0
+    expect(page.locator("#story-body")).to_contain_text("new has another body: HTTP 200")
+    assert shown.violations() == []
+
+
+def test_a_candidate_s_agreement_is_shown_with_its_last_differences(page: Page, gateway: RunningGateway) -> None:
+    request_id = hook(gateway, "ruled", 200, callId="differs")
+    call = with_shadow(gateway, request_id)
+
+    def insights(route: Route) -> None:
+        told = route.fetch().json()
+        (app,) = (app for app in told["apps"] if app["app"] == "ruled")
+        outcomes = {"match": 197, "body_differs": 3}
+        app["shadow"] = [
+            {
+                "upstream": "new",
+                "total": 200,
+                "per_second": 1.0,
+                "compared": 200,
+                "agreement": 0.985,
+                "outcomes": outcomes,
+            }
+        ]
+        route.fulfill(json=told)
+
+    def calls(route: Route) -> None:
+        if "shadow=differs" in route.request.url:
+            route.fulfill(json={"calls": [call], "matched": 1, "held": 1, "oldest": None, "incomplete": []})
+        else:
+            route.continue_()
+
+    hook(gateway, "ruled", 403, caller=SPAMMER)  # so that the app has something to tell
+    page.route("**/api/insights*", insights)
+    page.route("**/api/calls?*", calls)
+    go(page, "now")
+    line = page.locator("#insights > li", has_text="Candidate new")
+    expect(line).to_contain_text("agrees in 98.5 % of 200 hooks; body differs 3")
+    link = line.locator(".differing a")
+    expect(link).to_have_attribute("href", f"#/decisions/{request_id}")
+    expect(line.locator(".differing")).to_contain_text('restClientConfig.OnCallEvent.restOnError: "FAIL" → nothing')
+
+
+@pytest.mark.parametrize("view", ["now", "decisions?repaired=1"])
+def test_what_is_new_has_no_accessibility_violation_and_fits_a_phone(
+    browser: Browser, gateway: RunningGateway, view: str
+) -> None:
+    ignored(gateway, "s-4")
+    hook(gateway, "old-php", 200, callId="on a phone")
+    with watched(browser, gateway.admin, size=PHONE) as seen:
+        go(seen.page, view)
+        expect(seen.page.locator("#insights > li, #calls tr").first).to_be_attached()
+        assert seen.violations() == []
+        assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert seen.complaints == []

@@ -1,0 +1,282 @@
+"""An upstream that cannot be reached at all: another one decides in its place, within the same budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from faulty import full_backlog
+from gateways import RunningGateway, wait_until
+from pacing import (
+    EMPTY,
+    Answered,
+    Mode,
+    PacedBackend,
+    backends,
+    hook_body,
+    reloadable_gateway,
+    serve,
+    take,
+    targets,
+    volley,
+)
+
+REFUSED_BY_FALLBACK = (403, "fallback", "unreachable")
+BY_BACKEND = (200, "backend", "ok")
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    with reloadable_gateway(tmp_path_factory.mktemp("failover")) as running:
+        yield running
+
+
+@pytest.fixture
+def gateway(process: RunningGateway) -> RunningGateway:
+    take(process, EMPTY)
+    return process
+
+
+@pytest.fixture
+def four() -> Iterator[list[PacedBackend]]:
+    """Two targets of the upstream, and two upstreams to fall back on."""
+    with backends(4) as running:
+        yield running
+
+
+def two_tiers(four: list[PacedBackend], app: dict[str, Any] | None = None, **php: Any) -> dict[str, Any]:
+    """Arguments for serve()."""
+    upstreams = {
+        "php": {"targets": targets(*four[:2]), "breaker": "off", **php},
+        "other": {"url": four[2].url, "breaker": "off"},
+        "last": {"url": four[3].url, "breaker": "off"},
+    }
+    return {
+        "upstreams": upstreams,
+        "apps": {"a": {"upstream": "php", "failover": ["other", "last"], "timeout": "2s", **(app or {})}},
+    }
+
+
+def ask(gateway: RunningGateway, **fields: Any) -> Answered:
+    return volley(gateway, [hook_body("a", **fields)])[0]
+
+
+def line_of(gateway: RunningGateway, answer: Answered) -> dict[str, Any]:
+    return gateway.access_line(answer.headers["x-request-id"])
+
+
+def fate(gateway: RunningGateway, answer: Answered) -> tuple[int, str, str]:
+    line = line_of(gateway, answer)
+    return answer.status, line["source"], line["reason"]
+
+
+def counts(four: list[PacedBackend]) -> list[int]:
+    return [backend.count for backend in four]
+
+
+def test_where_every_target_refuses_the_next_upstream_decides(
+    gateway: RunningGateway, four: list[PacedBackend]
+) -> None:
+    serve(gateway, **two_tiers(four))
+    four[0].kill()
+    four[1].kill()
+    answer = ask(gateway)
+    line = line_of(gateway, answer)
+    assert fate(gateway, answer) == BY_BACKEND
+    assert (line["upstream"], line["target"], line["failed_over_from"]) == ("other", four[2].name, "php")
+    assert counts(four) == [0, 0, 1, 0]
+    assert gateway.metric("gateway_failovers_total", app="a", upstream="php") == 1
+    assert gateway.metric("gateway_hooks_total", app="a", source="backend", reason="ok") == 1
+
+
+def test_where_one_target_is_left_nobody_else_is_asked(gateway: RunningGateway, four: list[PacedBackend]) -> None:
+    serve(gateway, **two_tiers(four))
+    four[0].kill()
+    answers = [ask(gateway) for _ in range(6)]
+    assert {fate(gateway, answer) for answer in answers} == {BY_BACKEND}
+    assert counts(four) == [0, 6, 0, 0]
+    assert not any("failed_over_from" in line_of(gateway, answer) for answer in answers)
+    assert gateway.metric("gateway_failovers_total") == 0
+
+
+def test_where_every_target_is_ejected_the_next_upstream_decides(
+    gateway: RunningGateway, four: list[PacedBackend]
+) -> None:
+    serve(gateway, **two_tiers(four, breaker={"failures": 1, "open_for": "1m"}))
+    for backend in four[:2]:
+        backend.mode = Mode.UNAVAILABLE
+    opening = [fate(gateway, ask(gateway)) for _ in range(2)]
+    assert opening == [(403, "fallback", "error_status")] * 2
+    answer = ask(gateway)
+    assert fate(gateway, answer) == BY_BACKEND
+    assert line_of(gateway, answer)["failed_over_from"] == "php"
+    assert counts(four) == [1, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "reason"),
+    [
+        (Mode.RESET, "unreachable"),
+        (Mode.HOLD, "timeout"),
+        (Mode.ERROR, "error_status"),
+        (Mode.UNAVAILABLE, "error_status"),
+        (Mode.HTML, "bad_answer"),
+    ],
+)
+def test_a_hook_that_a_backend_may_have_seen_is_sent_to_no_other_upstream(
+    gateway: RunningGateway, four: list[PacedBackend], mode: Mode, reason: str
+) -> None:
+    serve(gateway, **two_tiers(four, {"timeout": "400ms"}))
+    for backend in four[:2]:
+        backend.mode = mode
+    answer = ask(gateway)
+    assert fate(gateway, answer) == (403, "fallback", reason)
+    assert sum(counts(four)[:2]) == 1
+    assert counts(four)[2:] == [0, 0]
+    assert "failed_over_from" not in line_of(gateway, answer)
+
+
+def test_a_hook_seen_by_the_first_and_refused_by_the_second_target_is_sent_nowhere_else(
+    gateway: RunningGateway, four: list[PacedBackend]
+) -> None:
+    retry = {"attempts": 2, "on": ["connect", "reset"]}
+    serve(gateway, **two_tiers(four, retry=retry))
+    four[0].mode = Mode.RESET
+    four[1].kill()
+    answers = [ask(gateway) for _ in range(4)]
+    seen = four[0].count
+    assert 1 <= seen <= 4
+    assert {fate(gateway, answer) for answer in answers} == {REFUSED_BY_FALLBACK}
+    assert counts(four)[2:] == [0, 0]
+
+
+def test_an_overloaded_upstream_is_not_an_unreachable_one(gateway: RunningGateway, four: list[PacedBackend]) -> None:
+    serve(gateway, **two_tiers(four, {"max_in_flight": 1}))
+    four[0].mode = four[1].mode = Mode.HOLD
+    answers = volley(gateway, [hook_body("a") for _ in range(3)])
+    assert sorted(fate(gateway, answer)[2] for answer in answers) == ["overload", "overload", "timeout"]
+    assert counts(four)[2:] == [0, 0]
+
+
+def test_the_upstreams_are_asked_in_their_order_until_one_is_there(
+    gateway: RunningGateway, four: list[PacedBackend]
+) -> None:
+    serve(gateway, **two_tiers(four))
+    for backend in four[:3]:
+        backend.kill()
+    answer = ask(gateway)
+    line = line_of(gateway, answer)
+    assert fate(gateway, answer) == BY_BACKEND
+    assert (line["upstream"], line["failed_over_from"]) == ("last", "php")
+    assert counts(four) == [0, 0, 0, 1]
+
+
+def test_where_nobody_is_there_the_fallback_decides(gateway: RunningGateway, four: list[PacedBackend]) -> None:
+    serve(gateway, **two_tiers(four))
+    for backend in four:
+        backend.kill()
+    refused = ask(gateway)
+    assert fate(gateway, refused) == REFUSED_BY_FALLBACK
+    assert line_of(gateway, refused)["failed_over_from"] == "php"
+    serve(gateway, **two_tiers(four, {"fallback": {"unreachable": "allow"}}))
+    body = hook_body("a")
+    (let_through,) = volley(gateway, [body])
+    assert fate(gateway, let_through) == (200, "fallback", "unreachable")
+    assert let_through.body == body
+    assert gateway.metric("gateway_failovers_total", app="a", upstream="php") == 2
+
+
+def test_the_other_upstream_s_refusal_is_final(gateway: RunningGateway, four: list[PacedBackend]) -> None:
+    serve(gateway, **two_tiers(four))
+    four[0].kill()
+    four[1].kill()
+    four[2].mode = Mode.DENY
+    assert fate(gateway, ask(gateway)) == (403, "backend", "denied")
+    assert counts(four) == [0, 0, 1, 0]
+
+
+def test_the_other_upstream_s_failure_after_it_had_the_hook_is_final(
+    gateway: RunningGateway, four: list[PacedBackend]
+) -> None:
+    serve(gateway, **two_tiers(four, {"timeout": "400ms"}))
+    four[0].kill()
+    four[1].kill()
+    four[2].mode = Mode.RESET
+    assert fate(gateway, ask(gateway)) == REFUSED_BY_FALLBACK
+    four[2].mode = Mode.HOLD
+    assert fate(gateway, ask(gateway)) == (403, "fallback", "timeout")
+    assert counts(four) == [0, 0, 2, 0]
+
+
+def test_what_the_first_upstream_used_up_of_the_budget_is_gone(
+    gateway: RunningGateway, four: list[PacedBackend]
+) -> None:
+    with full_backlog() as silent:
+        php = {"url": f"http://127.0.0.1:{silent}/rest/my_api", "connect_timeout": "300ms", "breaker": "off"}
+        arguments = two_tiers(four, {"timeout": "1500ms"})
+        arguments["upstreams"]["php"] = {**php, "retry": {"attempts": 1}}
+        serve(gateway, **arguments)
+        answer = ask(gateway)
+        assert fate(gateway, answer) == BY_BACKEND
+        (request,) = four[2].hooks
+        assert 0 < request.told_ms <= 1200
+        four[2].mode = Mode.HOLD
+        late = ask(gateway)
+        assert fate(gateway, late) == (403, "fallback", "timeout")
+        assert 1000 <= line_of(gateway, late)["duration_ms"] < 5000
+
+
+def test_the_upstream_is_asked_again_as_soon_as_it_is_back(gateway: RunningGateway, four: list[PacedBackend]) -> None:
+    serve(gateway, **two_tiers(four))
+    four[0].kill()
+    four[1].kill()
+    assert line_of(gateway, ask(gateway))["upstream"] == "other"
+    four[0].revive()
+    four[1].revive()
+    assert line_of(gateway, ask(gateway))["upstream"] == "php"
+    assert wait_until(lambda: sum(counts(four)[:2]) == 1)
+
+
+def test_an_app_without_failover_has_none_and_one_in_defaults_is_every_app_s(
+    gateway: RunningGateway, four: list[PacedBackend]
+) -> None:
+    arguments = two_tiers(four)
+    arguments["apps"] = {"a": {"upstream": "php"}, "b": {"upstream": "php", "failover": []}}
+    four[0].kill()
+    four[1].kill()
+    serve(gateway, **arguments, defaults={"dedupe": "off", "failover": "other"})
+    assert [answer.status for answer in volley(gateway, [hook_body("a"), hook_body("b")])] == [200, 403]
+    serve(gateway, **arguments)
+    assert [answer.status for answer in volley(gateway, [hook_body("a"), hook_body("b")])] == [403, 403]
+    assert counts(four) == [0, 0, 1, 0]
+
+
+def test_a_share_of_a_split_that_cannot_be_reached_is_stood_in_for_by_the_other(
+    gateway: RunningGateway, four: list[PacedBackend]
+) -> None:
+    arguments = two_tiers(four)
+    shares = [{"name": "php", "weight": 50}, {"name": "other", "weight": 50}]
+    arguments["apps"]["a"].update({"upstream": shares, "failover": ["php", "other"]})
+    serve(gateway, **arguments)
+    four[0].kill()
+    four[1].kill()
+    answers = volley(gateway, [hook_body("a", sessionId=f"session {i}") for i in range(30)])
+    assert {answer.status for answer in answers} == {200}
+    assert counts(four) == [0, 0, 30, 0]
+    failed_over = gateway.metric("gateway_failovers_total", app="a", upstream="php")
+    assert 5 < failed_over < 25
+    assert gateway.metric("gateway_failovers_total", app="a", upstream="other") == 0
+
+
+def test_the_same_hook_come_again_gets_the_other_upstream_s_verdict(
+    gateway: RunningGateway, four: list[PacedBackend]
+) -> None:
+    serve(gateway, **two_tiers(four), defaults={})
+    four[0].kill()
+    four[1].kill()
+    body = hook_body("a")
+    answers = [volley(gateway, [body])[0] for _ in range(2)]
+    assert [fate(gateway, answer)[1] for answer in answers] == ["backend", "duplicate"]
+    assert counts(four) == [0, 0, 1, 0]
+    assert gateway.metric("gateway_failovers_total", app="a", upstream="php") == 1
