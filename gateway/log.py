@@ -39,6 +39,9 @@ _MAX_KINDS: Final = 1000
 _MAX_TRACE: Final = 8000
 MAX_TEXT: Final = 512
 """Characters of any one text in a line."""
+_MILLISECONDS: Final = [f".{number:03d}Z" for number in range(1000)]
+_NUMBER: Final = 64
+"""Characters of a phone number in a line."""
 _FIELD: Final = 256
 """Characters of a hook's field in an access line; a quarter of it where the line would not fit a pipe's one piece."""
 
@@ -158,6 +161,7 @@ class AccessLog:
         self._scheduled = False
         self._off = self._failures_only = self._console = False
         self._mask_caller = self._mask_callee = False
+        self._caller = self._callee = _number_json
 
     def configure(self, *, access: str, console: bool, mask: Collection[str]) -> None:
         """Set what is written (``all``, ``failures``, ``off``), how, and which fields are masked."""
@@ -167,6 +171,8 @@ class AccessLog:
         self._console = console
         self._mask_caller = "caller" in mask
         self._mask_callee = "callee" in mask
+        self._caller = _masked_json if self._mask_caller else _number_json
+        self._callee = _masked_json if self._mask_callee else _number_json
 
     def record(self, decision: Decision) -> None:
         """Write a hook's line, if it is asked for; an allowed hook that the backend allowed is no failure."""
@@ -192,7 +198,7 @@ class AccessLog:
         decisions, self._decisions = self._decisions, []
         for decision in decisions:
             try:
-                line = self._written(decision, _FIELD)
+                line = self._spliced(decision) or self._written(decision, _FIELD)
                 if len(line) >= PIPE_ATOMIC:
                     line = self._written(decision, _FIELD // 4)
             except Exception:
@@ -201,7 +207,31 @@ class AccessLog:
             else:
                 self._lines.append(line)
 
+    def _spliced(self, decision: Decision) -> bytes | None:
+        """The same line as ``_written``'s in a third of the time; None where there is an error or a remark to tell."""
+        ruling, hook = decision.ruling, decision.hook
+        if hook is None or ruling.error or ruling.remarks is not None or self._console:
+            return None
+        return _SPLICED % (
+            timestamp(decision.time).encode(),
+            decision.request_id.encode(),
+            _json_of(hook.node_id),
+            msgspec.json.encode(decision.app),
+            decision.method.encode(),
+            _json_of(hook.session_id),
+            _json_of(hook.call_id),
+            self._caller(hook.caller),
+            self._callee(hook.callee),
+            _shared(
+                ruling.verdict, ruling.source, ruling.reason, ruling.status, decision.upstream, decision.target,
+                decision.attempts, decision.budget,
+            ),
+            decision.duration * 1000,
+            decision.upstream_duration * 1000,
+        )  # fmt: skip
+
     def _written(self, decision: Decision, longest: int) -> bytes:
+        """The line field by field, for whatever is not usual."""
         line = self._line(decision, longest)
         if decision.ruling.remarks is not None:
             line = _remarked(line, decision.ruling.remarks, longest)
@@ -260,8 +290,51 @@ def _remarked(line: _AccessLine, remarks: Remarks, longest: int) -> _RemarkedLin
     return remarked
 
 
+# --- the usual line, spliced: what many share is encoded once, and the hook's own JSON strings go in as they came ---
+
+_SPLICED: Final = (
+    b'{"ts":"%b","request_id":"%b","node_id":%b,"app":%b,"method":"%b","session_id":%b,"call_id":%b,"caller":%b,'
+    b'"callee":%b,%b,"duration_ms":%.3f,"upstream_ms":%.3f}'
+)
+_STARS: Final = b"*" * _NUMBER
+
+
+@lru_cache(1024)
+def _shared(
+    verdict: str, source: str, reason: str, status: int, upstream: str | None, target: str | None, attempts: int,
+    budget: float | None,
+) -> bytes:  # fmt: skip
+    """The part of a line in which most lines agree."""
+    fields = {
+        "verdict": verdict, "source": source, "reason": reason, "error": "", "status": status, "upstream": upstream,
+        "target": target, "attempts": attempts, "budget_ms": None if budget is None else int(budget * 1e6 + 0.5) / 1000,
+    }  # fmt: skip
+    return msgspec.json.encode(fields)[1:-1]
+
+
+def _json_of(raw: msgspec.Raw) -> bytes:
+    """A field of the hook as JSON, bounded: a short string as it came."""
+    data = bytes(raw)
+    if len(data) <= _FIELD and data[:1] == b'"':
+        return data
+    return msgspec.json.encode(text_of(raw, _FIELD)) if data else b"null"
+
+
+def _masked_json(raw: msgspec.Raw) -> bytes:
+    """The JSON of a phone number as ``masked`` has it."""
+    data = bytes(raw)
+    size = len(data) - 2
+    if 0 <= size <= _NUMBER and data[:1] == b'"' and data.find(b"\\") < 0 and data.isascii():
+        return b'"' + (_STARS[: size - 2] + data[-3:] if size > 4 else _STARS[:size] + b'"')
+    return msgspec.json.encode(_number(raw, mask=True)) if data else b"null"
+
+
+def _number_json(raw: msgspec.Raw) -> bytes:
+    return msgspec.json.encode(_number(raw, mask=False))
+
+
 def _number(raw: msgspec.Raw, *, mask: bool) -> str | None:
-    text = text_of(raw, 64)
+    text = text_of(raw, _NUMBER)
     return masked(text) if mask and text is not None else text
 
 
@@ -273,7 +346,7 @@ def masked(number: str) -> str:
 def timestamp(seconds: float) -> str:
     """Unix time as RFC 3339 in UTC with milliseconds."""
     second, milliseconds = divmod(int(seconds * 1000), 1000)
-    return f"{_second(second)}.{milliseconds:03d}Z"
+    return _second(second) + _MILLISECONDS[milliseconds]
 
 
 @lru_cache(4)

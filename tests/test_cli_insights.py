@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 from faulty import FaultyBackend, Turn, added_case, refused_port, reply
-from gateways import RunningGateway, running_gateway
+from gateways import RunningGateway, running_gateway, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_cli import Run, gateway
@@ -78,7 +78,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway
             ("OnCallEvent", "slow", {"callId": "too fast"}),
         ]
         for method, app, fields in hooks:
-            gateway.hook(method, appKey=app, sessionId="s", **fields)
+            gateway.hook(method, body=json.dumps({"appKey": app, "sessionId": f"of {app}", **fields}).encode())
         yield gateway
 
 
@@ -118,10 +118,14 @@ def test_a_story_tells_what_was_cut_away_and_which_rule_met(running: RunningGate
         (call,) = running.get("/api/calls", params={"call_id": call_id}).json()["calls"]
         return ask(running, "calls", call["request_id"]).out
 
-    assert re.search(r"^repaired +before; what was cut away:\n.*Notice.*/srv/old\.php", story("polluted"), re.M | re.S)
-    assert re.search(r"^rule +spam decided, no backend was asked$", story("spammed"), re.M)
-    assert re.search(r"^instead of +gone, which could not be reached as a whole$", story("elsewhere"), re.M)
-    assert re.search(r"^ignored +the media server ignores this refusal; set rest_client_", story("ignored"), re.M)
+    assert re.search(
+        r"^repaired +before; what was cut away:\n.*Notice.*/srv/old\.php", story("polluted"), re.MULTILINE | re.DOTALL
+    )
+    assert re.search(r"^rule +spam decided, no backend was asked$", story("spammed"), re.MULTILINE)
+    assert re.search(r"^instead of +gone, which could not be reached as a whole$", story("elsewhere"), re.MULTILINE)
+    assert re.search(
+        r"^ignored +the media server ignores this refusal; set rest_client_", story("ignored"), re.MULTILINE
+    )
 
 
 def test_status_has_a_line_for_all_that_is_noteworthy(running: RunningGateway) -> None:
@@ -138,7 +142,13 @@ def test_status_has_a_line_for_all_that_is_noteworthy(running: RunningGateway) -
 
 
 def test_top_has_one_line_of_what_goes_on_now(running: RunningGateway) -> None:
-    running.hook(appKey="acme", sessionId="s", callId="again")
+    def is_news() -> bool:
+        told = running.get("/api/insights?apps=0").json()
+        return bool(told["total"]["ineffective"]["per_second"])
+
+    running.get("/api/insights")  # from now on it is looked at what is counted
+    running.hook(appKey="acme", sessionId="of acme", callId="again")
+    assert wait_until(is_news, 20)
     assert "refusals/s stop nothing" in ask(running, "top").out
 
 
@@ -193,5 +203,5 @@ def test_whatever_was_counted_is_told_in_printable_lines(totals: Any, path: str 
     assert len(lines) <= 31
     assert all(line.plain.isprintable() for line in lines)
     glance = noting.at_a_glance(told)
-    assert (glance is None) == (not any(figure["per_second"] for name, figure in told["total"].items() if name != "rules")
-                                and not told["recorded"]["dropped"]["per_second"])  # fmt: skip
+    now = [figure["per_second"] for name, figure in told["total"].items() if name != "rules"]
+    assert (glance is not None) == any([*now, told["recorded"]["dropped"]["per_second"]])

@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 from gateways import ROOT, wait_until
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.hooks import parse_hook
@@ -112,12 +112,9 @@ def test_all_extensions_of_three_digits_stay_apart() -> None:
 
 
 @CHECKED
-@given(names | numbers)
+@given(st.from_regex(r"\+?[1-9][0-9]{13,14}", fullmatch=True) | st.from_regex(r"[a-z]{12,20}[0-9]{3}", fullmatch=True))
 def test_another_run_has_other_pseudonyms(text: str) -> None:
-    assume(sum(c.isalnum() for c in text) >= 12)
-    one, other = Pseudonyms(KEY).of(text), Pseudonyms(OTHER_KEY).of(text)
-    assume(one != text)  # a domain stays
-    assert one != other
+    assert len({text, Pseudonyms(KEY).of(text), Pseudonyms(OTHER_KEY).of(text)}) == 3
 
 
 @pytest.mark.parametrize(
@@ -160,9 +157,18 @@ def test_adversarial_a_number_in_the_place_of_a_domain_does_not_stay() -> None:
     assert "123456" not in of("x@4930123456.example.com")
 
 
-def test_adversarial_a_huge_number_takes_no_time_to_speak_of() -> None:
-    text = "1 " * 200_000 + "1" * 400_000 + "x@" * 10_000
-    assert len(Pseudonyms(KEY).of(text)) == len(text)
+def test_a_text_too_long_for_a_number_or_a_name_gets_a_name_of_its_own() -> None:
+    of = Pseudonyms(KEY).of
+    assert len({of("v=0 " * 1000), of("v=0 " * 1001)}) == 2
+    assert of("v=0 " * 1000) == of("v=0 " * 1000)
+    assert re.fullmatch("masked-[0-9a-f]{32}", of("v=0 " * 1000))
+
+
+@pytest.mark.parametrize("text", ["1 ", "1", "x@", "@", "sip:", "+", "a1", "\u00fc", "@1234567"])
+def test_adversarial_a_text_of_beginnings_of_numbers_has_its_pseudonym_in_the_end(text: str) -> None:
+    made = Pseudonyms(KEY).of(text * (256 // len(text)))
+    assert len(made) == 256 // len(text) * len(text)
+    assert len(Pseudonyms(KEY).of(text * 500_000)) < 50
 
 
 def test_a_key_never_shows_itself_and_travels_with_the_configuration() -> None:
@@ -273,6 +279,14 @@ def test_adversarial_a_secret_in_the_midst_of_a_text_is_starred(text: str) -> No
     made = masked({"data": text})["data"]
     assert "S3cr3t" not in made
     assert "***" in made
+
+
+@pytest.mark.parametrize(
+    "text", ['secret=\\\\"', "password:", "token='", "://a:", "@", "inline:", "cookie", "\\\\\\\\"]
+)
+def test_adversarial_a_text_made_of_beginnings_is_gone_through_once(text: str) -> None:
+    document = json.dumps({"data": text * 30_000, "caller": text * 30_000}).encode()
+    json.loads(Mask(("caller",), Pseudonyms(KEY)).masked(document))
 
 
 def test_masked_fields_at_any_depth_whatever_their_case() -> None:
@@ -587,7 +601,8 @@ class Counts:
         self.of: Counter[str] = Counter()
 
     def __call__(self, outcome: str, hooks: int) -> None:
-        self.of[outcome] += hooks
+        if hooks:
+            self.of[outcome] += hooks
 
     def wait(self, total: int) -> Counter[str]:
         wait_until(lambda: self.of.total() >= total, GIVEN_UP)
@@ -703,14 +718,15 @@ def test_adversarial_what_was_refused_at_the_door_fills_no_file(
     assert counts.of == {}
 
 
-def test_a_hook_whose_body_was_too_large_to_be_kept_is_counted_as_dropped(
+def test_a_hook_that_is_too_large_or_whose_body_was_not_kept_is_counted_as_dropped(
     recorder: Recorder, counts: Counts, tmp_path: Path
 ) -> None:
     recorder.configure(RecordSettings(str(tmp_path / "hooks.jsonl")))
-    recorder.record(decision(body=None, ruling=None))
+    recorder.record(decision())
     recorder.record(msgspec.structs.replace(decision(), body=b""))
+    recorder.record(decision(hook_body(sdp="x" * 300_000)))
     recorder.close(GIVEN_UP)
-    assert counts.of == {"written": 1, "dropped": 1}
+    assert counts.of == {"written": 1, "dropped": 2}
 
 
 def test_adversarial_a_disk_that_hangs_costs_hooks_nothing_but_the_recording(
@@ -746,10 +762,10 @@ def test_adversarial_large_hooks_are_bounded_in_bytes(
     )
     monkeypatch.setattr(recorder_module, "MAX_QUEUED", 1_000_000)
     recorder.configure(RecordSettings(str(tmp_path / "hooks.jsonl")))
-    big = decision(hook_body(sdp="x" * 400_000))
+    big = decision(hook_body(sdp="x" * 200_000))
     for _ in range(20):
         recorder.record(big)
-    assert counts.of["dropped"] >= 14
+    assert counts.of["dropped"] >= 10
     goes_on.set()
 
 

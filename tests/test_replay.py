@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import pytest
-from faulty import CASES, FaultyBackend
+from faulty import CASES, FaultyBackend, make_certificates, tls_backend
 from gateways import ROOT, wait_until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -298,6 +298,18 @@ def test_adversarial_whatever_a_backend_does_a_hook_is_counted_once_and_in_time(
         tallies = asyncio.run(every())
     assert len(tallies) > 100
     assert {(tally.played, tally.compared + tally.failed) for tally in tallies} == {(1, 1)}
+
+
+def test_a_backend_behind_tls_is_asked_if_the_system_trusts_it(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(path, record())
+    certificates = make_certificates(tmp_path)
+    with tls_backend(certificates, "valid") as backend:
+        url = backend.url_of("ok").replace("127.0.0.1", "localhost")
+        assert as_json(path, "--to", url)["failures"] == {"unreachable": 1}
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca))
+        assert as_json(path, "--to", url)["agreed"]
 
 
 def test_nobody_there_is_a_failure_told_once_for_all(path: Path) -> None:

@@ -205,6 +205,8 @@ class Metrics:
         self.recorded_hooks = counter(
             "gateway_recorded_hooks_total", "Hooks for the recording: written, or dropped.", "outcome"
         )
+        for outcome in ("written", "dropped"):
+            self.recorded_hooks.labelled(outcome)
 
     def _add(self, family: _F) -> _F:
         self._families.append(family)

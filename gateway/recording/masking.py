@@ -47,8 +47,8 @@ _assigned = re.compile(
     rb"""
     [\w-]{0,64}\\*["']?[ \t]*[:=]>?[ \t]*
     (?:
-        "(?P<quoted>(?:[^"\\]|\\.)*+)
-        | '(?P<single>(?:[^'\\]|\\.)*+)
+        "(?P<quoted>[^"\\]*+(?:\\.[^"\\]*+)*+)
+        | '(?P<single>[^'\\]*+(?:\\.[^'\\]*+)*+)
         | \\+["'](?P<nested>[^\r\n]*)  # JSON within JSON: where it ends is not worth a mistake
         | (?P<bare>[^\s&;,"'<>{}\\]+)
     )""",
@@ -217,12 +217,14 @@ def without_secrets(text: str) -> str:
     for mark in _MARKS:
         at = lower.find(mark)
         while at >= 0:
-            after = at if mark in (b"inline:", b"://") else at + len(mark)
+            end = at + len(mark)
+            after = at if mark in (b"inline:", b"://") else end
             for pattern in _PATTERNS.get(mark, (_assigned,)):
                 if secret := pattern(data, after):
                     spans.append(secret.span(secret.lastgroup or 0))
+                    end = max(end, spans[-1][1])
                     break
-            at = lower.find(mark, at + len(mark))
+            at = lower.find(mark, end)  # never twice over the same text, however often the mark stands there
     if not spans:
         return text
     pieces: list[bytes] = []

@@ -1,7 +1,7 @@
 """Pseudonyms of phone numbers and names: of the same length and shape, the same for the same, different for different.
 
 What stays, so that number plans still have their say: ``sip:``, ``sips:`` and ``tel:``, an ``@`` with its domain, the
-``+`` or ``00`` with its country code, leading zeros, punctuation, and emergency numbers. The rest is enciphered digit
+``+`` or ``00`` with its country code, a leading zero, punctuation, and emergency numbers. The rest is enciphered digit
 by digit and letter by letter with a format-preserving Feistel network over mixed radices (the idea of NIST SP 800-38G,
 FF1; the round function here is keyed BLAKE2b, RFC 7693). A permutation: two numbers never become one.
 """
@@ -17,6 +17,8 @@ from typing import Final
 _ROUNDS: Final = 8
 _CACHED: Final = 4096
 _CACHED_LENGTH: Final = 128
+MAX_TEXT: Final = 256
+"""Characters of a number, an address or a name; a longer text, an SDP say, gets a name of its own."""
 _EMERGENCY: Final = frozenset(("110", "112", "911", "999"))
 """Whoever calls them, they are nobody's own; and a rule for them is what a replay must not miss."""
 _ONE_DIGIT_CODES: Final = frozenset("17")
@@ -88,6 +90,8 @@ class Pseudonyms:
         known = self._known.get(text)
         if known is not None:
             return known
+        if len(text) > MAX_TEXT:
+            return f"masked-{self._key.number(text.encode('utf-8', 'surrogatepass')):032x}"
         pseudonym = _part.sub(self._of_part, text)
         if len(text) <= _CACHED_LENGTH:
             if len(self._known) >= _CACHED:
@@ -148,16 +152,16 @@ class Pseudonyms:
 
 
 def _kept(digits: str, *, international: bool) -> int:
-    """How many digits in front stay: 00, a country code, leading zeros."""
+    """How many digits in front stay: 00, a country code, one leading zero."""
+    kept = 0
     if international or digits.startswith("00"):
-        prefix = 0 if international else 2
-        code = digits[prefix:]
+        kept = 0 if international else 2
+        code = digits[kept:]
         length = 1 if code[:1] in _ONE_DIGIT_CODES else 2 if code[:2] in _TWO_DIGIT_CODES else 3
         if len(code) - length >= _LEAST_AFTER_CODE and not code.startswith("0"):
-            prefix += length
-        # The zero of "+49 (0) 30" too, so that the rest is the same as without.
-        return len(digits) - len(digits[prefix:].lstrip("0"))
-    return len(digits) - len(digits.lstrip("0"))
+            kept += length
+    # The zero of "+49 (0) 30" too, so that the rest is the same as without.
+    return kept + digits.startswith("0", kept)
 
 
 def _alphabet(letter: str) -> tuple[int, int, bool]:

@@ -24,6 +24,8 @@ MAX_QUEUE: Final = 4096
 """Hooks that wait to be written, at most; a further one is dropped."""
 MAX_QUEUED: Final = 16 * 2**20
 """Bytes that they keep alive, at most, about."""
+MAX_HOOK: Final = 256 * 1024
+"""Bytes of a hook and its answer; larger ones are dropped: masking them would take too much CPU time from others."""
 _OWN: Final = 1024
 """Bytes that a decision takes besides the bodies, about."""
 _BATCH: Final = 128
@@ -78,6 +80,8 @@ class Recorder:
             self._ending = [scribe for scribe in (*self._ending, self._scribe) if scribe.is_alive]
             self._scribe = None
         if settings is not None:
+            for outcome in ("written", "dropped"):
+                self._count(outcome, 0)  # what they are counted by is made here, before another thread adds to it
             scribe = _Scribe(settings, self._count)
             try:
                 scribe.start()
@@ -107,7 +111,7 @@ class Recorder:
             # The same in every worker; multiplied (Knuth), for neighbours' checksums differ in few bits.
             if zlib.crc32(session) * 2654435761 % _ALL >= self._below:
                 return
-        if not scribe.put(decision):
+        if decision.size > MAX_HOOK or not scribe.put(decision):
             self._count("dropped", 1)
 
     def close(self, timeout: float = 2.0) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -86,8 +87,11 @@ class Player:
         connections = self._options.concurrency
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         timeout = self._options.timeout
+        verify = ssl.create_default_context() if self._url.startswith("https:") else False
         # As many workers as connections: none of them waits for another.
-        async with httpx.AsyncClient(trust_env=False, limits=limits, timeout=timeout, headers=_HEADERS) as client:
+        async with httpx.AsyncClient(
+            trust_env=False, verify=verify, limits=limits, timeout=timeout, headers=_HEADERS
+        ) as client:
             tasks = [asyncio.create_task(self._work(client)) for _ in range(connections)]
             tasks.append(asyncio.create_task(self._hand_out()))
             try:

@@ -58,6 +58,7 @@ def test_it_has_the_rows_that_an_operator_goes_through_from_top_to_bottom() -> N
         "Refusals by reason",
         "Latency against budget",
         "Upstream targets",
+        "This protocol",
         "The gateway itself",
     ]
     tops = [panel["gridPos"]["y"] for panel in PANELS]

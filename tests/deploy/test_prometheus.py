@@ -19,7 +19,7 @@ import pytest
 import typer.core
 import typer.main
 import yaml
-from faulty import FaultyBackend, make_certificates
+from faulty import FaultyBackend, Turn, added_case, make_certificates, reply
 from gateways import ROOT, RunningGateway, running_gateway, wait_until
 from programs import require
 
@@ -57,6 +57,13 @@ WAVE: Final = {
     "down": 2,
     "narrow": 6,
     "nobody": 1,
+    "unheeded": 4,
+    "polluted": 3,
+    "doubted": 3,
+    "canary": 3,
+    "away": 3,
+    "blocked": 1,
+    "hasty": 3,
 }
 """Hooks of each app that make up a wave."""
 BROKEN: Final = 6
@@ -80,6 +87,10 @@ PROVOKED: Final = {
     "WcsCertificateExpires",
     "WcsTlsHandshakesFail",
     "WcsWorkerDied",
+    "WcsRefusalsIgnored",
+    "WcsFailoverActive",
+    "WcsRepairsRise",
+    "WcsShadowDisagrees",
 }
 """Alerts that a real Prometheus holds pending or firing on what happens here."""
 WITHOUT_DATA: Final = {
@@ -198,7 +209,13 @@ class Watched(NamedTuple):
     """The alerts that were pending or fired then, by name."""
 
 
-def configuration(backend: FaultyBackend) -> str:
+def polluted(turn: Turn) -> list[bytes]:
+    """A PHP notice, and then the hook's own body."""
+    notice = b"<br />\n<b>Notice</b>:  Undefined index: sip in <b>/srv/old.php</b> on line <b>7</b><br />\n"
+    return [reply(notice + turn.request.body)]
+
+
+def configuration(backend: FaultyBackend, recording: Path) -> str:
     upstreams: dict[str, dict[str, Any]] = {
         name: {"url": backend.url_of(name), "breaker": "off"} for name in CASES if name != "down"
     }
@@ -206,9 +223,18 @@ def configuration(backend: FaultyBackend) -> str:
         "url": backend.url_of("close_without_a_byte"),
         "breaker": {"failures": 1, "window": "1m", "open_for": "1m"},
     }
+    upstreams["lost"] = upstreams["down"]  # but an app of its own: what several share is not ejected for one
+    upstreams["polluted"] = {"url": backend.url_of("polluted_watched")}
     apps: dict[str, dict[str, Any]] = {name: {"upstream": name, "timeout": "5s"} for name in CASES}
     apps["hang"]["timeout"] = "300ms"
     apps["close_without_a_byte"]["fallback"] = {"unreachable": "allow"}
+    apps["unheeded"] = {"upstream": "denied", "rules": [{"methods": "connect", "upstream": "ok"}]}
+    apps["polluted"] = {"upstream": "polluted", "response_check": "repair"}
+    apps["doubted"] = {"upstream": "ok", "shadow": {"upstream": "denied"}}
+    apps["canary"] = {"upstream": [{"name": "ok", "weight": 1}, {"name": "close_after_idle", "weight": 1}]}
+    apps["away"] = {"upstream": "lost", "failover": ["ok"]}
+    apps["blocked"] = {"upstream": "ok", "rules": [{"name": "all", "callee": "*", "verdict": "reject"}]}
+    apps["hasty"] = {"upstream": "ok", "rate_limit": "1/m burst 2"}
     apps["narrow"] = {"upstream": "hang", "timeout": "300ms", "max_in_flight": 2}
     return json.dumps(
         {
@@ -216,6 +242,7 @@ def configuration(backend: FaultyBackend) -> str:
             "defaults": {"dedupe": "off"},
             "upstreams": upstreams,
             "apps": apps,
+            "record": {"path": str(recording)},
         }
     )
 
@@ -238,7 +265,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     with (
         socket.socket() as gone,
         FaultyBackend() as backend,
-        running_gateway(configuration(backend), directory("gateway")) as gateway,
+        added_case("polluted_watched", "A notice, then the hook's own body.", polluted),
+        running_gateway(configuration(backend, directory("record") / "hooks.jsonl"), directory("gateway")) as gateway,
         running_gateway(short_lived, directory("secured")) as secured,
         prometheus([gateway.admin, secured.admin, unheard(gone)], directory("prometheus")) as watching,
     ):
@@ -269,8 +297,10 @@ def wave(gateway: RunningGateway, secured: RunningGateway) -> None:
     """Every app meets its fault, and some requests are no hooks."""
 
     def send(app: str) -> int:
-        return gateway.hook(appKey=app, n=uuid.uuid4().hex).status_code
+        session = "that has connected" if app == "unheeded" else uuid.uuid4().hex
+        return gateway.hook(appKey=app, n=uuid.uuid4().hex, sessionId=session, callee="100").status_code
 
+    assert gateway.hook("connect", appKey="unheeded", sessionId="that has connected").status_code == 200
     with ThreadPoolExecutor(10) as pool:
         statuses = list(pool.map(send, [app for app, count in WAVE.items() for _ in range(count)]))
     assert set(statuses) == {200, 403}

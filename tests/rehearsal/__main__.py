@@ -24,10 +24,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hooks", type=int, default=5000, help="of each step's day (5000)")
     parser.add_argument("--rate", type=float, default=500.0, help="hooks a second (500)")
+    parser.add_argument("--workers", type=int, default=1, help="the gateway's (1)")
     arguments = parser.parse_args()
     began = time.monotonic()
     try:
-        rows, failures = rehearse(arguments.hooks, arguments.rate)
+        rows, failures = rehearse(arguments.hooks, arguments.rate, arguments.workers)
     except pytest.skip.Exception as exc:  # a program is missing
         print(f"rehearsal: {exc}", file=sys.stderr)
         raise SystemExit(2) from exc
@@ -40,10 +41,12 @@ def main() -> None:
         raise SystemExit(1)
 
 
-def rehearse(hooks: int, rate: float) -> tuple[list[Row], list[str]]:
+def rehearse(hooks: int, rate: float, workers: int = 1) -> tuple[list[Row], list[str]]:
     """Play it with so many hooks a step; the rows, and what failed."""
-    with tempfile.TemporaryDirectory(prefix="wcs-rehearsal-") as name, set_up(configuration, Path(name)) as set_stage:
-        stage, stop_php = set_stage
+    with (
+        tempfile.TemporaryDirectory(prefix="wcs-rehearsal-") as name,
+        set_up(configuration, Path(name), workers) as (stage, stop_php),
+    ):
         stage.rate = rate
         rehearsal = Rehearsal(stage, hooks, stop_php)
         rehearsal.play()

@@ -119,11 +119,14 @@ class Row:
 class Stage:
     """Everything that runs; each sending of hooks begins where the last one ended."""
 
-    def __init__(self, gateway: RunningGateway, php: Backend, candidate: Candidate, directory: Path) -> None:
+    def __init__(
+        self, gateway: RunningGateway, php: Backend, candidate: Candidate, directory: Path, workers: int
+    ) -> None:
         self.gateway = gateway
         self.php = php
         self.candidate = candidate
         self.directory = directory
+        self.workers = workers
         self.failures: list[str] = []
         self.rate = 500.0
 
@@ -155,7 +158,7 @@ class Stage:
         cpu = cpu_seconds(gateway.pid)
         with Sending(gateway.hooks, sessions, rate or self.rate, SENDING_LIMIT) as sending:
             meanwhile(sending)
-        self.check(_comes_true(settled), f"{step}: the gateway has not settled")
+        self.check(comes_true(settled), f"{step}: the gateway has not settled")
         cpu = cpu_seconds(gateway.pid) - cpu
         row = self._judged(step, sending, expected or Expected())
         row.cpu_us = cpu / row.hooks * 1e6
@@ -213,7 +216,9 @@ def fault(sent: Sent, expected: Expected) -> str | None:
 
 
 @contextlib.contextmanager
-def set_up(configuration: Callable[[str, str], str], directory: Path) -> Iterator[tuple[Stage, Callable[[], None]]]:
+def set_up(
+    configuration: Callable[[str, str, int], str], directory: Path, workers: int = 1
+) -> Iterator[tuple[Stage, Callable[[], None]]]:
     """Everything, started; and what stops PHP."""
     with contextlib.ExitStack() as stack:
         apache = stack.enter_context(contextlib.ExitStack())
@@ -222,8 +227,8 @@ def set_up(configuration: Callable[[str, str], str], directory: Path) -> Iterato
         )
         candidate = Candidate(directory / "candidate.log")
         stack.callback(candidate.stop)
-        gateway = stack.enter_context(running_gateway(configuration(php.url, candidate.url), directory))
-        yield Stage(gateway, php, candidate, directory), apache.close
+        gateway = stack.enter_context(running_gateway(configuration(php.url, candidate.url, workers), directory))
+        yield Stage(gateway, php, candidate, directory, workers), apache.close
 
 
 def gateway_command(*arguments: str, limit: float = 90.0) -> subprocess.CompletedProcess[str]:
@@ -233,7 +238,7 @@ def gateway_command(*arguments: str, limit: float = 90.0) -> subprocess.Complete
     )
 
 
-def _comes_true(settled: Callable[[], object]) -> bool:
+def comes_true(settled: Callable[[], object]) -> bool:
     """Whether it does within the limit; asked seldom, for each question costs the gateway time."""
     for _ in range(round(SETTLE_LIMIT / SELDOM)):
         if settled():
