@@ -10,10 +10,10 @@ from gateway.access import UnauthorizedError, signed
 from gateway.forwarding import Identity, LoopError, forwarded, own_lines, read
 from gateway.hooks import Hook
 from gateway.metrics.catalogue import UNKNOWN_APP
-from gateway.metrics.cells import Value
 from gateway.requests import Refused, problem, unauthorized
 from gateway.routing import OTHER_METHOD, Route
 from gateway.runtime import Snapshot
+from gateway.tenants import Tenant
 from gateway.tracecontext import Sampling, Trace
 from gateway.upstreams import Outcome, Outgoing, Upstream
 from gateway.verdicts import Decision, ProxyError, Ruling
@@ -28,7 +28,6 @@ class Life:
         "failed_over_from",
         "hook",
         "identity",
-        "in_flight",
         "method",
         "method_name",
         "outcome",
@@ -38,6 +37,7 @@ class Life:
         "scope",
         "snapshot",
         "started",
+        "tenant",
         "upstream",
     )
 
@@ -57,7 +57,7 @@ class Life:
         self.route: Route | None = None
         self.rule: str | None = None
         self.upstream: str | None = None
-        self.in_flight: Value | None = None
+        self.tenant: Tenant | None = None
         self.outcome: Outcome | None = None
         self.failed_over_from: str | None = None
 
@@ -66,17 +66,23 @@ class Life:
         """The hook's, as its answer and its log line carry it."""
         return self.identity.request_id.decode("ascii")
 
-    def enter(self, route: Route) -> None:
+    @property
+    def app(self) -> str:
+        """The configured name of its app; safe as a metric label."""
+        return UNKNOWN_APP if self.tenant is None else self.tenant.name
+
+    def enter(self, tenant: Tenant, route: Route) -> None:
         """The hook is inside: it counts among its app's."""
+        self.tenant = tenant
         self.route = route
         self.upstream = route.upstream
-        self.in_flight = in_flight = self.snapshot.in_flight[route.app]
-        in_flight.inc()
+        if tenant.in_flight is not None:
+            tenant.in_flight.inc()
 
     def leave(self) -> None:
         """The hook is decided."""
-        if self.in_flight is not None:
-            self.in_flight.inc(-1.0)
+        if self.tenant is not None and self.tenant.in_flight is not None:
+            self.tenant.in_flight.inc(-1.0)
 
     def prove(self) -> None:
         """Look whether the hook proves whose it is. Raises Refused."""
@@ -102,7 +108,7 @@ class Life:
         head += own_lines(self.identity)
         if route.sign_with is not None:
             head += b"%b: %b\r\n" % signed(self.body, route.sign_with)
-        return Outgoing(path, policy.host(received), head, self.body, route.app, self.trace, 0, route.response_check)
+        return Outgoing(path, policy.host(received), head, self.body, self.app, self.trace, 0, route.response_check)
 
     def remarked(self, ruling: Ruling) -> Ruling:
         """The ruling with a remark on the rule that chose the upstream, and on the upstream that was not there."""
@@ -118,7 +124,7 @@ class Life:
             ruling,
             time.time() - duration,
             self.identity.request_id.decode("ascii"),
-            route.app if route is not None else UNKNOWN_APP,
+            self.app,
             self.method,
             route.budget if route is not None and self.upstream is not None else None,
             duration,
@@ -134,6 +140,7 @@ class Life:
             body,
             self.method_name,
             route is not None and route.split is not None and self.rule is None and self.failed_over_from is None,
+            self.tenant,
         )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from gateway.config import Config, Loaded
+from gateway.config import Config, Loaded, Settings
 from gateway.inquiry import FindCalls, HoldTarget, Inquiry, ReportTargets
 from gateway.insights import Insights
 from gateway.journal import Call, Wanted
@@ -142,11 +142,17 @@ class Overview:
         if known is not config:
             apps_of = {}
             for app in config.apps:
-                upstream = config.settings(app, None).upstream
-                if upstream is not None:
+                for upstream in _upstreams_of(config.settings(app, None)):
                     apps_of.setdefault(upstream, []).append(app)
             self._apps_of = (config, apps_of)
         return apps_of
+
+
+def _upstreams_of(settings: Settings) -> Iterable[str]:
+    """All that may be asked for an app: its own or its shares, those that stand in, its rules'; not its shadow."""
+    first = () if settings.upstream is None else (settings.upstream,)
+    ruled = (rule.upstream for rule in settings.rules if rule.upstream is not None)
+    return dict.fromkeys((*first, *(share.name for share in settings.split), *settings.failover, *ruled))
 
 
 def _names(upstream: str, urls: list[str], reports: Mapping[tuple[str, str], TargetReport]) -> Mapping[str, str]:

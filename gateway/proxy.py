@@ -94,7 +94,9 @@ class HookEndpoint:
             ruling = refusal.ruling
         except asyncio.CancelledError:  # the end of the drain: even now the hook gets its answer
             fallback = life.route.fallback if life.route is not None else None
-            ruling = _DEFECT if fallback is None else by_fallback(_CUT_OFF, fallback, life.body)
+            ruling = _DEFECT
+            if fallback is not None:
+                ruling = self._weighed(life, by_fallback(_CUT_OFF, fallback, life.body))
         except Exception:
             logger.exception("a hook met a defect of the gateway", extra={"fields": {"request_id": life.request_id}})
             ruling = _DEFECT
@@ -140,10 +142,11 @@ class HookEndpoint:
         if life.received.coded:
             raise Refused(problem(400, "a hook's body is plain JSON, not compressed"))
         life.hook = hook = _parsed(body)
-        route = snapshot.table.find(hook.app_key, method)
-        if route is None:
+        found = snapshot.table.find(hook.app_key, method)
+        if found is None:
             raise Refused(unknown_app(hook.app_key))
-        life.enter(route)
+        tenant, route = found
+        life.enter(tenant, route)
         if route.guard is not None:
             life.prove()
         if not route.is_plain and (ruling := _screened(life, route, hook)) is not None:
@@ -189,11 +192,13 @@ class HookEndpoint:
         """The limit that this hook is one too many for, if there is one."""
         if self._inside > life.snapshot.max_in_flight:
             return _TOO_MANY
-        most, in_flight = route.max_in_flight, life.in_flight
-        if most is not None and in_flight is not None and in_flight.get() > most:
+        most, tenant = route.max_in_flight, life.tenant
+        if tenant is None:
+            return None
+        if most is not None and tenant.in_flight is not None and tenant.in_flight.get() > most:
             return _TOO_MANY_OF_APP
-        if route.rate is not None and not life.snapshot.limiters[route.app].take(self._loop.time()):
-            self._runtime.count_rate_limited(route.app)
+        if tenant.limiter is not None and not tenant.limiter.take(self._loop.time()):
+            self._runtime.count_rate_limited(tenant.name)
             return _TOO_FAST
         return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -19,6 +19,7 @@ from gateway.retry import Retry
 from gateway.screening import Rule, Rules
 from gateway.shadow import Shadow, shadow_of
 from gateway.split import Split
+from gateway.tenants import Tenant
 from gateway.verdicts import Fallback, Verdict
 
 OTHER_METHOD = "_other"
@@ -28,10 +29,8 @@ Guard = BasicCredentials | Signature
 
 
 class Route(msgspec.Struct, frozen=True, gc=False):
-    """What awaits a hook of one app and method."""
+    """What awaits a hook of one method; apps that are configured alike share it."""
 
-    app: str
-    """The configured name or glob that serves it."""
     method: str | None
     """The configured method whose settings these are; None = the app's own."""
     upstream: str | None
@@ -67,14 +66,22 @@ class Route(msgspec.Struct, frozen=True, gc=False):
     shadow: Shadow | None
 
 
-class _App(msgspec.Struct, frozen=True, gc=False):
+class App(msgspec.Struct, gc=False):
+    """An app of the configuration, compiled."""
+
+    name: str
+    """The configured name or glob."""
     default: Route
     methods: Mapping[str, Route]
+    tenant: Tenant
+    """What lives; whoever takes the table into service puts that of before in its place."""
 
 
 class Match(NamedTuple):
     """A route and why it was taken, for people."""
 
+    app: str
+    """The configured name or glob."""
     route: Route
     why: str
 
@@ -85,13 +92,11 @@ class Table:
     def __init__(self, config: Config) -> None:
         connects = {name for name, kind in config.hook_types.items() if kind is MethodType.CONNECT}
         special = DEDUPED | connects
-        screens = _Screens()
-        self._apps = {
-            name: _compile(config, screens, name, special.union(app.methods)) for name, app in config.apps.items()
-        }
-        self._exact: dict[str, _App] = {}
-        prefixes: dict[int, dict[str, _App]] = {}
-        globs: list[tuple[str, re.Pattern[str], _App]] = []
+        routes = _Routes(config)
+        self._apps = {name: routes.app(name, special.union(app.methods)) for name, app in config.apps.items()}
+        self._exact: dict[str, App] = {}
+        prefixes: dict[int, dict[str, App]] = {}
+        globs: list[tuple[str, re.Pattern[str], App]] = []
         for name, compiled in self._apps.items():
             if not is_glob(name):
                 self._exact[name] = compiled
@@ -115,32 +120,34 @@ class Table:
         configured = {method for app in config.apps.values() for method in app.methods}
         self._labels = {method: method for method in (*CATALOGUE, *config.hook_types, *configured)}
 
-    def find(self, app_key: str, method: str) -> Route | None:
-        """The route of a hook; None where no app of the configuration serves it."""
+    @property
+    def apps(self) -> Iterable[App]:
+        """All of them."""
+        return self._apps.values()
+
+    def find(self, app_key: str, method: str) -> tuple[Tenant, Route] | None:
+        """Whose a hook is, and its route; None where no app of the configuration serves it."""
         app = self._exact.get(app_key) or self._by_glob(app_key) or self._other
-        return None if app is None else app.methods.get(method, app.default)
+        return None if app is None else (app.tenant, app.methods.get(method, app.default))
 
     def explain(self, app_key: str, method: str) -> Match | None:
         """The route of a hook, with the reason in words."""
-        route = self.find(app_key, method)
-        if route is None:
+        found = self.find(app_key, method)
+        if found is None:
             return None
+        tenant, route = found
         if app_key in self._exact:
             why = "an app of exactly this name is configured"
         elif self._by_glob(app_key) is not None:
-            why = f"{route.app!r} is the longest glob that matches"
+            why = f"{tenant.name!r} is the longest glob that matches"
         else:
-            why = f"no app matches; unknown_app names {route.app!r}"
-        return Match(route, why)
+            why = f"no app matches; unknown_app names {tenant.name!r}"
+        return Match(tenant.name, route, why)
 
     def route_of(self, app: str, method: str | None) -> Route:
         """The route that a configured app has for one of its configured methods, or for all others (None)."""
         compiled = self._apps[app]
         return compiled.default if method is None else compiled.methods[method]
-
-    def rates(self) -> Iterator[tuple[str, Rate]]:
-        """The apps that have a rate limit, and how fast this process takes their hooks."""
-        return ((name, app.default.rate) for name, app in self._apps.items() if app.default.rate is not None)
 
     def method_label(self, method: str) -> str:
         """The method's name as a metric label: bounded by catalogue and configuration."""
@@ -153,8 +160,8 @@ class Table:
                 users[upstream] = users.get(upstream, 0) + (2 if is_glob(name) else 1)
         return {upstream for upstream, apps in users.items() if apps > 1}
 
-    def _by_glob(self, app_key: str) -> _App | None:
-        found: _App | None = None
+    def _by_glob(self, app_key: str) -> App | None:
+        found: App | None = None
         length = -1
         for size, apps in self._prefixes:
             if size <= len(app_key) and (app := apps.get(app_key[:size])) is not None:
@@ -180,14 +187,39 @@ def upstreams_of(route: Route) -> set[str]:
     return names
 
 
-class _Screens:
-    """The rules of all apps, compiled; apps that have the very same ones share them."""
+class _Routes:
+    """Makes routes, each once: apps that are configured alike share them, and the hooks of all find them at hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: Config) -> None:
+        self._config = config
         self._rules: dict[tuple[Rule, ...], Rules] = {}
+        self._routes: dict[tuple[object, ...], Route] = {}
+        self._methods: dict[tuple[object, ...], Mapping[str, Route]] = {}
+        self._settings: list[Settings] = []
+        """Of each route: while they live, nothing else has the identity of a part of theirs."""
 
-    def of(self, rules: tuple[Rule, ...]) -> Rules | None:
-        """None where there are none."""
+    def app(self, name: str, methods: Collection[str]) -> App:
+        """An app with routes of its own for these methods."""
+        settings = self._config.settings(name, None)
+        rules = self._compiled(settings.rules)  # they are the app's, whatever the method
+        own = {method: self._route(method, self._config.settings(name, method), rules) for method in methods}
+        shared = self._methods.setdefault(tuple((method, id(route)) for method, route in own.items()), own)
+        return App(name, self._route(None, settings, rules), shared, Tenant(name))
+
+    def _route(self, method: str | None, settings: Settings, rules: Rules | None) -> Route:
+        key = (
+            method, settings.upstream, settings.static, settings.timeout, settings.fallback.allowed, settings.retry,
+            settings.max_in_flight, settings.dedupe, id(settings.credentials), id(settings.signature), settings.split,
+            settings.failover, id(settings.client_config), settings.response_check, settings.rate_limit, id(rules),
+            settings.shadow,
+        )  # fmt: skip
+        route = self._routes.get(key)
+        if route is None:
+            route = self._routes[key] = _route(self._config, method, settings, rules)
+            self._settings.append(settings)
+        return route
+
+    def _compiled(self, rules: tuple[Rule, ...]) -> Rules | None:
         if not rules:
             return None
         compiled = self._rules.get(rules)
@@ -196,18 +228,10 @@ class _Screens:
         return compiled
 
 
-def _compile(config: Config, screens: _Screens, name: str, methods: Collection[str]) -> _App:
-    settings = config.settings(name, None)
-    rules = screens.of(settings.rules)  # they are the app's, whatever the method
-    routes = {method: _route(config, name, method, config.settings(name, method), rules) for method in methods}
-    return _App(_route(config, name, None, settings, rules), routes)
-
-
-def _route(config: Config, app: str, method: str | None, settings: Settings, rules: Rules | None) -> Route:
+def _route(config: Config, method: str | None, settings: Settings, rules: Rules | None) -> Route:
     client_config = settings.client_config if settings.client_config.mode is not Mode.OFF else None
     connects = method is not None and method_type(method, config.hook_types) is MethodType.CONNECT
     return Route(
-        app,
         method,
         settings.upstream,
         settings.static,

@@ -15,10 +15,9 @@ from gateway.config import Upstream as UpstreamConfig
 from gateway.dedupe import Duplicates
 from gateway.metrics import Metrics
 from gateway.metrics.catalogue import UNKNOWN_APP
-from gateway.metrics.cells import Value
-from gateway.ratelimit import Limiter
 from gateway.routing import Table
 from gateway.shadowing import Shadows, candidates
+from gateway.tenants import Tenant
 from gateway.upstreams import Targets, Upstream
 
 
@@ -29,11 +28,8 @@ class Snapshot:
     config: Config
     table: Table
     upstreams: Mapping[str, Upstream]
-    in_flight: Mapping[str, Value]
     max_in_flight: int
     """Hooks inside this process at once."""
-    limiters: Mapping[str, Limiter]
-    """Of the apps that have a rate limit."""
 
 
 class Runtime:
@@ -44,8 +40,7 @@ class Runtime:
         self._loop = asyncio.get_running_loop()
         self.targets = Targets(metrics, config.server.workers)
         self.duplicates = Duplicates()
-        self._in_flight: dict[str, Value] = {}
-        self._limiters: dict[str, Limiter] = {}
+        self._tenants: dict[str, Tenant] = {}
         self.shadows = Shadows(metrics)
         self.snapshot = self._build(config, Table(config), candidates(config))
 
@@ -74,22 +69,26 @@ class Runtime:
 
     def _build(self, config: Config, table: Table, shadows: Mapping[str, UpstreamConfig]) -> Snapshot:
         self._upstreams = {**config.upstreams, **shadows}
-        upstreams = self.targets.build(self._upstreams, table.sharing)
+        upstreams = self.targets.build(self._upstreams, {*table.sharing, *shadows})
         self.shadows.configure(config, shadows, upstreams)
-        known, gauge = self._in_flight, self._metrics.in_flight
-        self._in_flight = {app: known.get(app) or gauge.labelled(app) for app in (*config.apps, UNKNOWN_APP)}
+        self._serve(table)
         self._keep_series(config, table)
         limit = max(1, config.server.max_in_flight // config.server.workers)
-        self._limiters = self._limiters_of(table)
-        return Snapshot(config, table, upstreams, self._in_flight, limit, self._limiters)
+        return Snapshot(config, table, upstreams, limit)
 
-    def _limiters_of(self, table: Table) -> dict[str, Limiter]:
-        """Those of the apps that have a rate limit; what an app has taken stays taken."""
-        limiters: dict[str, Limiter] = {}
-        for app, rate in table.rates():
-            limiter = limiters[app] = self._limiters.get(app) or Limiter(rate, self._loop.time())
-            limiter.configure(rate)
-        return limiters
+    def _serve(self, table: Table) -> None:
+        """Give each app of the table its live state: the one that it has had."""
+        tenants, now = {}, self._loop.time()
+        for app in table.apps:
+            known = self._tenants.get(app.name)
+            if known is None:
+                app.tenant.in_flight = self._metrics.in_flight.labelled(app.name)
+            else:
+                app.tenant = known
+            app.tenant.limit(app.default.rate, now)
+            tenants[app.name] = app.tenant
+        self._metrics.in_flight.labelled(UNKNOWN_APP)
+        self._tenants = tenants
 
     async def _settle(self, config: Config) -> None:
         await self.targets.settle(self._upstreams)

@@ -45,7 +45,17 @@ class Rule(NamedTuple):
 class Rules:
     """All rules of one app, compiled. It is for one thread."""
 
-    __slots__ = ("_by_callee", "_by_caller", "_by_method", "_compiled", "_methods", "_texts", "_unfiled", "names", "upstreams")
+    __slots__ = (
+        "_by_callee",
+        "_by_caller",
+        "_by_method",
+        "_compiled",
+        "_methods",
+        "_texts",
+        "_unfiled",
+        "names",
+        "upstreams",
+    )
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         timings: dict[Windows, _Timing] = {}

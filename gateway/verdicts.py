@@ -169,6 +169,15 @@ class AttemptRecord(msgspec.Struct, frozen=True, gc=False):
     error: str
 
 
+class Place:
+    """Where a listener may keep what it would else look up for each hook of an app."""
+
+    __slots__ = ("kept",)
+
+    def __init__(self) -> None:
+        self.kept: Any = None
+
+
 class Decision(msgspec.Struct, frozen=True, gc=False):
     """One hook's fate: the frozen record that metrics, log and whoever else listens consume."""
 
@@ -205,6 +214,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     """The method as the media server named it: no label."""
     split: bool = False
     """Whether its upstream was chosen by weight."""
+    place: Place | None = None
+    """Its app's."""
 
 
 class Fallback:

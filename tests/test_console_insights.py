@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from browsers import PATIENCE, PHONE, Watched, chromium, watched
 from faulty import FaultyBackend, Turn, added_case, refused_port, reply
-from gateways import RunningGateway, running_gateway
+from gateways import RunningGateway, running_gateway, wait_until
 from playwright.sync_api import Browser, Page, Route, expect
 
 from gateway.comparison import Difference
@@ -47,6 +47,7 @@ def config(backend: FaultyBackend, refused: int) -> str:
                 "ruled": {"upstream": "well", "rules": [{"name": "spam", "caller": "+49301*", "verdict": "reject"}]},
                 "canary": {"upstream": [{"name": "well", "weight": 3}, {"name": "denied", "weight": 1}]},
                 "away": {"upstream": "gone", "failover": ["well"]},
+                "compared": {"upstream": "well", "shadow": {"upstream": "denied"}},
             },
         }
     )
@@ -205,40 +206,30 @@ def test_adversarial_where_a_candidate_differs_is_a_table_of_text(shown: Watched
 
 
 def test_a_candidate_s_agreement_is_shown_with_its_last_differences(page: Page, gateway: RunningGateway) -> None:
-    request_id = hook(gateway, "ruled", 200, callId="differs")
-    call = with_shadow(gateway, request_id)
+    request_id = hook(gateway, "compared", 200, callId="differs")
+    assert wait_until(lambda: gateway.get(f"/api/calls/{request_id}").json()["shadow"] is not None, 20)
+    go(page, "now")
+    line = page.locator("#insights > li", has_text="Candidate denied")
+    expect(line).to_contain_text("agrees in 0 % of 1 hook; verdict differs 1")
+    expect(line.locator(".differing")).to_contain_text("verdict: allow → reject")
+    expect(line.locator(".differing a")).to_have_attribute("href", f"#/decisions/{request_id}")
+    line.locator("a").first.click()
+    expect(page.locator("#calls tr")).to_have_count(1)
+    expect(page.locator("#calls tr")).to_contain_text("denied has another verdict")
 
+
+def test_the_first_lines_are_shown_until_all_are_asked_for(page: Page, gateway: RunningGateway) -> None:
     def insights(route: Route) -> None:
         told = route.fetch().json()
-        (app,) = (app for app in told["apps"] if app["app"] == "ruled")
-        outcomes = {"match": 197, "body_differs": 3}
-        app["shadow"] = [
-            {
-                "upstream": "new",
-                "total": 200,
-                "per_second": 1.0,
-                "compared": 200,
-                "agreement": 0.985,
-                "outcomes": outcomes,
-            }
-        ]
+        told["apps"] = [{**told["apps"][0], "app": f"app-{number}", "rules": []} for number in range(30)]
         route.fulfill(json=told)
 
-    def calls(route: Route) -> None:
-        if "shadow=differs" in route.request.url:
-            route.fulfill(json={"calls": [call], "matched": 1, "held": 1, "oldest": None, "incomplete": []})
-        else:
-            route.continue_()
-
-    hook(gateway, "ruled", 403, caller=SPAMMER)  # so that the app has something to tell
+    ignored(gateway, "s-5")
     page.route("**/api/insights*", insights)
-    page.route("**/api/calls?*", calls)
     go(page, "now")
-    line = page.locator("#insights > li", has_text="Candidate new")
-    expect(line).to_contain_text("agrees in 98.5 % of 200 hooks; body differs 3")
-    link = line.locator(".differing a")
-    expect(link).to_have_attribute("href", f"#/decisions/{request_id}")
-    expect(line.locator(".differing")).to_contain_text('restClientConfig.OnCallEvent.restOnError: "FAIL" → nothing')
+    expect(page.locator("#insights > li")).to_have_count(12)
+    page.get_by_role("button", name="Show all 30").click()
+    expect(page.locator("#insights > li")).to_have_count(30)
 
 
 @pytest.mark.parametrize("view", ["now", "decisions?repaired=1"])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
+import yaml
 
 from gateway.cli.main import app
 from gateway.config import json_schema, loads
@@ -122,6 +125,26 @@ def test_every_path_of_the_admin_port_stands_in_a_document() -> None:
 def test_the_first_configuration_of_the_readme_is_a_valid_one() -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
     assert loads(blocks[0]).config.apps
+
+
+def shown_configurations() -> Iterator[str]:
+    """What README and operations guide show of configurations, but for those that name files or variables."""
+    for path in (README, OPERATIONS):
+        blocks = re.findall(r"^( *)```yaml\n(.*?)^\1```", path.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+        yield from (textwrap.dedent(block) for _, block in blocks if "tls:" not in block and "${" not in block)
+
+
+@pytest.mark.parametrize("block", [*shown_configurations()])
+def test_every_configuration_that_is_shown_is_a_valid_one(block: str, tmp_path: Path) -> None:
+    shown = yaml.safe_load(block)
+    if "upstream" in shown:  # an app's setting
+        shown = {"apps": {"defaultApp": shown}}
+    if "record" in shown:
+        shown["record"]["path"] = str(tmp_path / Path(shown["record"]["path"]).name)
+    names = ("legacy-php", "php", "new", "night")
+    upstreams = {name: {"url": f"http://{name}.example.net/rest/my_api"} for name in names}
+    whole = {"upstreams": upstreams, "apps": {"defaultApp": {"upstream": "php"}}} | shown
+    assert loads(json.dumps(whole)).config.apps
 
 
 def test_the_configuration_to_begin_with_of_the_operations_guide_is_a_valid_one() -> None:

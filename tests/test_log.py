@@ -234,6 +234,46 @@ async def test_masked_numbers_show_their_last_two_characters_at_most(sink: Sink,
 
 
 @CHECKED
+def fields_of(line: bytes) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads(line)
+    for name in ("duration_ms", "upstream_ms"):
+        fields[name] = pytest.approx(fields[name], abs=0.001)
+    return fields
+
+
+VALUES = st.one_of(st.none(), st.integers(), st.booleans(), st.text(max_size=300), st.text("+0123456789", max_size=70))
+
+
+@CHECKED
+@given(
+    hook=st.fixed_dictionaries({}, optional=dict.fromkeys((*TEXT_FIELDS, *NUMBER_FIELDS), VALUES)),
+    ascii_only=st.booleans(),
+    masked_fields=st.sets(st.sampled_from(NUMBER_FIELDS)),
+    app=st.text(min_size=1),
+    seconds=st.floats(0, 20),
+    budget=st.one_of(st.none(), st.floats(0.001, 600)),
+)
+def test_a_line_that_is_spliced_says_the_same_as_one_made_field_by_field(
+    hook: dict[str, Any], ascii_only: bool, masked_fields: set[str], app: str, seconds: float, budget: float | None
+) -> None:
+    try:
+        body = json.dumps({"appKey": "a", **hook}, ensure_ascii=ascii_only).encode()
+        app.encode()
+    except UnicodeEncodeError:
+        return
+    writer = Writer(-1)
+    writer.close()
+    log = AccessLog(writer)
+    log.configure(access="all", console=False, mask=masked_fields)
+    one = decision(body=body, app=app, duration=seconds, upstream_duration=seconds / 2, budget=budget)
+    spliced = log._spliced(one)
+    if one.hook is None:
+        assert spliced is None
+    else:
+        assert spliced is not None
+        assert json.loads(spliced) == fields_of(log._written(one, 256))
+
+
 @given(st.text())
 def test_masking_keeps_the_length_and_hides_all_but_the_end(number: str) -> None:
     hidden = masked(number)

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from gateway.hooks import parse_hook
 from gateway.recording import Record, Recorder, RecordError, RecordSettings
 from gateway.recording import files as files_module
+from gateway.recording import masking as masking_module
 from gateway.recording import recorder as recorder_module
 from gateway.recording.files import RecordFiles
 from gateway.recording.lines import read, written
@@ -281,12 +282,25 @@ def test_adversarial_a_secret_in_the_midst_of_a_text_is_starred(text: str) -> No
     assert "***" in made
 
 
-@pytest.mark.parametrize(
-    "text", ['secret=\\\\"', "password:", "token='", "://a:", "@", "inline:", "cookie", "\\\\\\\\"]
-)
+BEGINNINGS: Final = ['secret=\\"', "password:", "token='", "://a:", "@", "inline:", "cookie", "\\\\"]
+
+
+@pytest.mark.parametrize("text", BEGINNINGS)
 def test_adversarial_a_text_made_of_beginnings_is_gone_through_once(text: str) -> None:
     document = json.dumps({"data": text * 30_000, "caller": text * 30_000}).encode()
     json.loads(Mask(("caller",), Pseudonyms(KEY)).masked(document))
+
+
+def test_adversarial_a_secret_that_never_ends_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked, assigned = Counter[str](), masking_module._assigned
+
+    def count(data: bytes, at: int) -> Any:
+        looked["at"] += 1
+        return assigned(data, at)
+
+    monkeypatch.setattr(masking_module, "_assigned", count)
+    masked({"data": BEGINNINGS[0] * 1000})
+    assert looked["at"] < 10
 
 
 def test_masked_fields_at_any_depth_whatever_their_case() -> None:
@@ -433,11 +447,14 @@ def test_files_are_private_whatever_the_umask_and_their_mode_was(tmp_path: Path)
     before = os.umask(0)
     try:
         files = RecordFiles(str(path), 1000, 3, RUN)
-        for number in range(30):
+        for number in range(15):
             files.append([line(number)])
     finally:
         os.umask(before)
-    assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
+    assert {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {
+        "hooks.jsonl": 0o600,
+        "hooks.jsonl.1": 0o600,
+    }
 
 
 def test_no_file_grows_past_its_size_and_the_oldest_goes(tmp_path: Path) -> None:
@@ -767,6 +784,16 @@ def test_adversarial_large_hooks_are_bounded_in_bytes(
         recorder.record(big)
     assert counts.of["dropped"] >= 10
     goes_on.set()
+
+
+def test_what_has_been_written_makes_room_again(
+    recorder: Recorder, counts: Counts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "MAX_QUEUED", 20_000)
+    recorder.configure(RecordSettings(str(tmp_path / "hooks.jsonl")))
+    for total in range(1, 6):
+        recorder.record(decision(hook_body(sdp="x" * 15_000)))
+        assert counts.wait(total) == {"written": total}
 
 
 def test_a_directory_that_is_missing_is_told_once_and_recording_goes_on_when_it_is_there(

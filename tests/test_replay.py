@@ -52,6 +52,15 @@ class Seen(NamedTuple):
 Reply = tuple[int, bytes] | None
 
 
+class Server(ThreadingHTTPServer):
+    """Bears it in silence that a client leaves."""
+
+    daemon_threads = True
+
+    def handle_error(self, *args: Any) -> None:
+        pass
+
+
 class Backend:
     """A candidate: *decide* says what it answers; None cuts the connection."""
 
@@ -82,8 +91,7 @@ class Backend:
             def log_request(self, *args: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/rest/my_api"
 
     def __enter__(self) -> Backend:

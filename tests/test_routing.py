@@ -17,7 +17,7 @@ from gateway.config import Config, loads
 from gateway.globs import is_glob
 from gateway.hooks import CATALOGUE
 from gateway.retry import Retry, RetryOn
-from gateway.routing import OTHER_METHOD, Table
+from gateway.routing import OTHER_METHOD, Route, Table
 from gateway.verdicts import Cause, Fallback, Verdict
 
 ROOT = Path(__file__).parent.parent
@@ -43,8 +43,14 @@ def table_of(*names: str, **rest: Any) -> Table:
 
 
 def app_of(table: Table, app_key: str, method: str = "OnCallEvent") -> str | None:
-    route = table.find(app_key, method)
-    return None if route is None else route.app
+    found = table.find(app_key, method)
+    return None if found is None else found[0].name
+
+
+def route_of(table: Table, app_key: str, method: str) -> Route:
+    found = table.find(app_key, method)
+    assert found is not None
+    return found[1]
 
 
 names = st.text("ab.*?", min_size=1, max_size=6)
@@ -149,8 +155,8 @@ def test_a_route_holds_what_the_method_sets_then_the_app_then_the_defaults() -> 
         ("full", "connect"): ("full", "connect", "one", None, 2.0, Fallback()),
         ("full", "Own"): ("full", "Own", "one", None, 2.0, Fallback(frozenset({Cause.OVERLOAD}))),
     }
-    found = {key: table.find(*key) for key in expected}
-    assert {key: route and msgspec.structs.astuple(route)[:6] for key, route in found.items()} == expected
+    found = {key: (app_of(table, *key), *msgspec.structs.astuple(route_of(table, *key))[:5]) for key in expected}
+    assert found == expected
 
 
 LIMITS = """
@@ -181,23 +187,21 @@ apps:
 def test_a_route_holds_retry_repeats_and_this_worker_s_share_of_the_limit(
     app: str, method: str, retry: Retry, dedupe: float | None, limit: int | None
 ) -> None:
-    route = Table(loads(LIMITS).config).find(app, method)
-    assert route is not None
+    route = route_of(Table(loads(LIMITS).config), app, method)
     assert (route.retry, route.dedupe, route.max_in_flight) == (retry, dedupe, limit)
 
 
 def test_a_static_app_has_its_verdict_and_no_upstream() -> None:
     table = Table(loads(CONFIG).config)
     for app, verdict in (("blocked", Verdict.REJECT), ("open", Verdict.ALLOW)):
-        route = table.find(app, "connect")
-        assert route is not None
+        route = route_of(table, app, "connect")
         assert (route.upstream, route.static) == (None, verdict)
 
 
 def test_the_routes_for_people_are_the_routes_that_hooks_take() -> None:
     table = Table(loads(CONFIG).config)
-    assert table.route_of("full", None) == table.find("full", "call")
-    assert table.route_of("full", "connect") == table.find("full", "connect")
+    assert table.route_of("full", None) == route_of(table, "full", "call")
+    assert table.route_of("full", "connect") == route_of(table, "full", "connect")
 
 
 @pytest.mark.parametrize(
@@ -230,3 +234,21 @@ def test_method_labels_come_from_the_catalogue_and_the_configuration_alone(metho
 def test_the_reference_knows_globs() -> None:
     cases = json.loads('[["*","",1],["?","",0],["a*b","ab",1],["a*b","aXb",1],["a*b","abX",0],["a?b","aXb",1]]')
     assert [[glob, text, int(matches(glob, text))] for glob, text, _ in cases] == cases
+
+
+def test_apps_that_are_configured_alike_share_their_routes_and_no_others_do() -> None:
+    table = Table(
+        loads(
+            "upstreams: {u: {url: http://127.0.0.1:1/x}}\n"
+            "defaults: {upstream: u, rules: [{caller: '+49*', verdict: reject}]}\n"
+            "apps: {a: {}, b: {upstream: u}, late: {timeout: 9s}, own: {methods: {call: {fallback: allow}}}, proof: "
+            "{credentials: {username: u, password: p}}, shut: {rest_client_config: off}}\n"
+        ).config
+    )
+    for method in ("OnCallEvent", "connect", "call"):
+        usual = route_of(table, "a", method)
+        assert route_of(table, "b", method) is usual
+        for other in ("late", "proof", "shut"):
+            assert route_of(table, other, method) != usual
+        assert (route_of(table, "own", method) is usual) is (method != "call")
+    assert table.find("a", "call") != table.find("b", "call"), "each has its own live state"

@@ -137,12 +137,12 @@ class _Explained:
         self._method = method
         self._when = when
         self._kind = method_type(method, config.hook_types)
-        self._settings = config.settings(match.route.app, method)
+        self._settings = config.settings(match.app, method)
 
     def lines(self) -> Iterable[str]:
         """All there is to tell once the app is known."""
         route, settings = self._match.route, self._settings
-        yield f"app       {route.app} ({self._match.why})"
+        yield f"app       {self._match.app} ({self._match.why})"
         if route.guard is not None:
             is_basic = isinstance(route.guard, BasicCredentials)
             yield f"proof     {'HTTP Basic credentials' if is_basic else 'a WCS signature of its body'}, else 401"
@@ -185,7 +185,7 @@ class _Explained:
             yield f"upstream  {name}{why}"
         if others := [other for other in settings.failover if other != name]:
             yield f"failover  {' then '.join(others)}, where {name} cannot be reached at all"
-        by = f"apps.{route.app}" + (f".methods.{route.method}" if self._is_configured(route) else "")
+        by = f"apps.{self._match.app}" + (f".methods.{route.method}" if self._is_configured(route) else "")
         yield f"budget    {seconds(route.budget)}, by {by} or what it inherits"
         yield f"retry     {_retry_in_words(self._retry_of(name))}"
         yield f"repeats   {_repeats_in_words(route.dedupe)}"
@@ -201,7 +201,7 @@ class _Explained:
             yield f"{'fallback' if cause is Cause.TIMEOUT else '':9} {cause}: {route.fallback.verdict(cause)}"
 
     def _is_configured(self, route: Route) -> bool:
-        return route.method in self._config.apps[route.app].methods
+        return route.method in self._config.apps[self._match.app].methods
 
     def _targets(self, name: str) -> Iterable[str]:
         return (it.url + (" (backup)" if it.backup else "") for it in self._config.upstreams[name].targets)

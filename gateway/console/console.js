@@ -5,7 +5,7 @@ import { add, filterBy, knownCall, listHash, paintCalls, paintFailures, refresh,
 import { Diagnosis } from "./diagnosis.js";
 import { byId, say } from "./dom.js";
 import { History, failing } from "./history.js";
-import { fetchInsights, paintInsights } from "./insights.js";
+import { fetchInsights, paintInsights, showAllInsights } from "./insights.js";
 import { paintNow, searchApps } from "./now.js";
 import { onDone, order, setUpOrders } from "./orders.js";
 import { paintStatus, refreshConfig, setUpSettings } from "./settings.js";
@@ -15,6 +15,7 @@ import { paintUpstreams } from "./upstreams.js";
 import { clock } from "./words.js";
 
 const STATUS_EVERY = 3000; // ms
+const INSIGHTS_EVERY = 1500; // ms
 const THEMES = ["auto", "light", "dark"];
 const THEME_KEY = "wcs-gateway.theme";
 
@@ -49,6 +50,7 @@ function route() {
   } else {
     closeStory();
     if (view === "decisions") filterBy(new URLSearchParams(query));
+    else if (view === "now" && state.insights) refreshInsights();
     else if (view === "gateway" && state.status) refreshStatus();
   }
   paint();
@@ -218,6 +220,7 @@ setUpSettings(() => {
   paint();
 });
 onDone(refreshStatus);
+byId("insights-more").addEventListener("click", () => showAllInsights(state));
 byId("apps-search").addEventListener("input", () => searchApps(state));
 byId("upstreams-search").addEventListener("input", () => paintUpstreams(state));
 byId("story-close").addEventListener("click", () => byId("story").close());
@@ -231,8 +234,9 @@ document.addEventListener("visibilitychange", () => document.hidden || paint());
 window.addEventListener("hashchange", route);
 const stream = listen("/api/events", onEvent, onState);
 setInterval(() => {
-  if (connection.state !== "live" || document.hidden) return;
-  refreshStatus();
-  if (view === "now") refreshInsights();
+  if (connection.state === "live" && !document.hidden) refreshStatus();
 }, STATUS_EVERY);
+setInterval(() => {
+  if (connection.state === "live" && !document.hidden && view === "now") refreshInsights();
+}, INSIGHTS_EVERY);
 route();

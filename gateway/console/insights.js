@@ -5,7 +5,7 @@ import { bar } from "./charts.js";
 import { byId, h, keyed, say } from "./dom.js";
 import { clock, grouped, ms, plural, rate } from "./words.js";
 
-const SHOWN = 40; // lines
+const SHOWN = 12; // lines, unless all are asked for
 const APPS = 50;
 const LOOKED_AT = 3; // apps whose latest differences are asked for
 const LATEST = 3; // of each
@@ -38,6 +38,7 @@ const counted = (counts) =>
     .map(([name, count]) => `${name.replaceAll("_", " ")} ${grouped(count)}`)
     .join(", ");
 
+let all = false; // whether every line is shown
 let latest = new Map(); // the last calls that a candidate saw otherwise, by app
 let seen = new Map(); // how many of them there had been
 
@@ -82,18 +83,18 @@ function refusals(app) {
   const lacking = (outcomes.missing ?? 0) + (outcomes.unreadable ?? 0);
   const remedy = mode === "enforce" ? "Sessions that connected before rest_client_config: enforce was in force keep what they have until they connect again." : "Set rest_client_config: enforce for this app, or have its backend’s answer to connect set restOnError=FAIL.";
   if (total) {
-    lines.push({ what: "Refusals that stop nothing", level: app.ineffective.per_second ? "bad" : "warn", text: `${lately(app.ineffective)}, ${since(app.ineffective)} (${counted(app.ineffective.methods)}): the media server only logs them, and the calls go on.`, hint: remedy, link });
+    lines.push({ what: "Refusals that stop nothing:", level: app.ineffective.per_second ? "bad" : "warn", text: `${lately(app.ineffective)}, ${since(app.ineffective)} (${counted(app.ineffective.methods)}): the media server only logs them, and the calls go on.`, hint: remedy, link });
   } else if (lacking) {
-    lines.push({ what: "Answers to connect", level: "warn", text: `${counted(outcomes)}: refusals in the sessions that lack it will stop nothing.`, hint: remedy, link: listOf({ app: app.app, method: "connect" }) });
+    lines.push({ what: "Answers to connect:", level: "warn", text: `${counted(outcomes)}: refusals in the sessions that lack it will stop nothing.`, hint: remedy, link: listOf({ app: app.app, method: "connect" }) });
   }
-  if (outcomes.enforced) lines.push({ what: "Answers to connect amended", text: `${grouped(outcomes.enforced)} since the start, so that refusals count.`, link: listOf({ app: app.app, method: "connect" }) });
+  if (outcomes.enforced) lines.push({ what: "Answers to connect amended:", text: `${grouped(outcomes.enforced)} since the start, so that refusals count.`, link: listOf({ app: app.app, method: "connect" }) });
   return lines;
 }
 
 function repairs(app) {
   if (!app.repaired.total) return [];
   const hint = "The PHP behind it prints more than its answer: each decision shows what was cut away.";
-  return [{ what: "Answers repaired", level: "warn", text: `${lately(app.repaired)}, ${since(app.repaired)} (${counted(app.repaired.kinds)}).`, hint, link: listOf({ app: app.app, repaired: "1" }) }];
+  return [{ what: "Answers repaired:", level: "warn", text: `${lately(app.repaired)}, ${since(app.repaired)} (${counted(app.repaired.kinds)}).`, hint, link: listOf({ app: app.app, repaired: "1" }) }];
 }
 
 function shadows(app) {
@@ -120,7 +121,7 @@ function shares(app) {
   const text = app.split.map((share) => `${share.upstream} ${percent(share.share ?? share.share_of_total)}${share.weight === null ? "" : ` (weight ${share.weight})`}`).join(", ");
   const recently = app.split.some((share) => share.share !== null);
   return [{
-    what: "Shares as measured",
+    what: "Shares as measured:",
     text: `${text}${recently ? "" : ", since the start: no hook lately"}.`,
     hint: recently ? `Since the start: ${app.split.map((share) => `${share.upstream} ${percent(share.share_of_total)}`).join(", ")}.` : "",
     parts: app.split.map((share, at) => ({ colour: COLOURS[at % COLOURS.length], share: share.share ?? share.share_of_total ?? 0 })),
@@ -129,10 +130,10 @@ function shares(app) {
 }
 
 const failovers = (app) =>
-  app.failovers.map((failover) => ({ key: failover.upstream, what: `${failover.upstream} not reached as a whole`, level: failover.per_second ? "warn" : "", text: `${lately(failover)}, ${since(failover)} put to another upstream.`, link: listOf({ app: app.app }) }));
+  app.failovers.map((failover) => ({ key: failover.upstream, what: `${failover.upstream} not reached as a whole:`, level: failover.per_second ? "warn" : "", text: `${lately(failover)}, ${since(failover)} put to another upstream.`, link: listOf({ app: app.app }) }));
 
 const limits = (app) =>
-  app.rate_limited.total ? [{ what: "Past the rate limit", level: app.rate_limited.per_second ? "warn" : "", text: `${lately(app.rate_limited)}, ${since(app.rate_limited)}, with the verdict for overload.`, link: listOf({ app: app.app, reason: "overload" }) }] : [];
+  app.rate_limited.total ? [{ what: "Past the rate limit:", level: app.rate_limited.per_second ? "warn" : "", text: `${lately(app.rate_limited)}, ${since(app.rate_limited)}, with the verdict for overload.`, link: listOf({ app: app.app, reason: "overload" }) }] : [];
 
 const rules = (app) =>
   app.rules.map((rule) => ({ key: rule.rule, what: `Rule ${rule.rule}`, text: `met ${lately(rule)}, ${since(rule)} (${counted(rule.verdicts)}).`, link: listOf({ app: app.app, rule: rule.rule }) }));
@@ -155,9 +156,18 @@ export function paintInsights({ insights }) {
   if (!insights) return;
   const lines = linesOf(insights);
   byId("insights-panel").hidden = lines.length === 0;
-  const hidden = Math.max(0, lines.length - SHOWN);
-  say(byId("insights-count"), hidden ? `${SHOWN} of ${grouped(lines.length)}, what matters first` : "");
-  keyed(byId("insights"), lines.slice(0, SHOWN), (line) => `${line.app} ${line.what} ${line.key ?? ""}`, newLine, paintLine);
+  const shown = all ? lines : lines.slice(0, SHOWN);
+  const more = byId("insights-more");
+  more.hidden = lines.length <= SHOWN;
+  say(more, all ? "Show fewer" : `Show all ${grouped(lines.length)}`);
+  say(byId("insights-count"), shown.length < lines.length ? `${SHOWN} of ${grouped(lines.length)}, by app, what matters first` : "");
+  keyed(byId("insights"), shown, (line) => `${line.app} ${line.what} ${line.key ?? ""}`, newLine, paintLine);
+}
+
+/** Show every line, or the first ones again. */
+export function showAllInsights(state) {
+  all = !all;
+  paintInsights(state);
 }
 
 function newLine() {

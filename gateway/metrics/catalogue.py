@@ -6,7 +6,7 @@ import operator
 import platform
 import time
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 from gateway.metrics.cells import Cells, Counter, Distribution, Family, Gauge, Histogram, Series, Value
 from gateway.metrics.exposition import render
@@ -26,11 +26,24 @@ UNKNOWN_APP: Final = "_unknown"
 _NO_REMARKS: Final = Remarks()
 
 
-class _HookSeries(NamedTuple):
-    hooks: Value
-    duration: Distribution
-    overhead: Distribution
-    budget_used: Distribution
+class _HookSeries:
+    """Where hooks of one kind are counted, and which kind that is."""
+
+    __slots__ = ("budget_used", "duration", "era", "hooks", "method", "overhead", "reason", "source", "verdict")
+
+    def __init__(
+        self, decision: Decision, era: object, hooks: Value, duration: Distribution, overhead: Distribution,
+        budget_used: Distribution,
+    ) -> None:  # fmt: skip
+        self.method = decision.method
+        self.verdict = decision.ruling.verdict
+        self.source = decision.ruling.source
+        self.reason = decision.ruling.reason
+        self.era = era
+        self.hooks = hooks
+        self.duration = duration
+        self.overhead = overhead
+        self.budget_used = budget_used
 
 
 class _Pairs(Container[tuple[str, str]]):
@@ -156,6 +169,8 @@ class Metrics:
         self._apps: set[str] = {UNKNOWN_APP}
         self._upstreams: set[str] = set()
         self._hook_series: dict[tuple[str, ...], _HookSeries] = {}
+        self._era = object()
+        """Changes with the configuration: series that were looked up before may be gone."""
         self._remarked: dict[tuple[object, ...], tuple[Value, ...]] = {}
 
     def _describe_protocol(self, counter: Callable[..., Counter]) -> None:
@@ -219,11 +234,17 @@ class Metrics:
 
     def record(self, decision: Decision) -> None:
         """Count one hook's fate."""
-        ruling = decision.ruling
-        key = (decision.app, decision.method, ruling.verdict, ruling.source, ruling.reason)
-        series = self._hook_series.get(key)
-        if series is None:
-            series = self._hook_series[key] = self._series_of(decision)
+        ruling, place = decision.ruling, decision.place
+        series: _HookSeries | None = None if place is None else place.kept
+        if (  # an app's hooks are mostly of one kind: its last one's series is at hand
+            series is None
+            or series.method is not decision.method
+            or series.reason is not ruling.reason
+            or series.source is not ruling.source
+            or series.verdict is not ruling.verdict
+            or series.era is not self._era
+        ):
+            series = self._looked_up(decision)
         series.hooks.inc()
         series.duration.observe(decision.duration)
         series.overhead.observe(decision.duration - decision.upstream_duration)
@@ -272,6 +293,7 @@ class Metrics:
         if rules is not None:
             self.rule_hits.keep(("app", "rule"), rules)
         self._hook_series.clear()
+        self._era = object()
         self._remarked.clear()
 
     def on_scrape(self, sampler: Callable[[], None]) -> None:
@@ -311,12 +333,24 @@ class Metrics:
                 totals[labels] = value if mine is None else family.merge(mine, value)
         return totals
 
+    def _looked_up(self, decision: Decision) -> _HookSeries:
+        ruling = decision.ruling
+        key = (decision.app, decision.method, ruling.verdict, ruling.source, ruling.reason)
+        series = self._hook_series.get(key)
+        if series is None:
+            series = self._hook_series[key] = self._series_of(decision)
+        if decision.place is not None:
+            decision.place.kept = series
+        return series
+
     def _series_of(self, decision: Decision) -> _HookSeries:
         ruling = decision.ruling
         # A hook that was in flight while a reload removed its app must not bring the app's series back.
         app = decision.app if decision.app in self._apps else UNKNOWN_APP
         histogram_app = app if self._app_label else ""
         return _HookSeries(
+            decision,
+            self._era,
             self.hooks.labelled(app, decision.method, ruling.verdict, ruling.source, ruling.reason),
             self.duration.labelled(histogram_app, decision.method),
             self.overhead.labelled(histogram_app),

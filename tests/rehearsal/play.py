@@ -79,6 +79,7 @@ class Rehearsal:
         self._send("warm-up", hooks=min(self._hooks, 500))
         self.rows.clear()
         row = self._send("a. PHP alone")
+        row.plain = True
         row.seen = f"p50 of all: {_median(row.answers):.1f} ms"
 
     def _record_it(self) -> None:
@@ -262,6 +263,7 @@ class Rehearsal:
         stage.check(
             ineffective == row.reject, f"warn: {ineffective:g} of {row.reject} refusals are told as ineffective"
         )
+        row.plain = True  # warn is the default
         row.seen = f"{ineffective:g} of {row.reject} refusals stop nothing"
 
     def _enforced(self) -> None:

@@ -112,6 +112,8 @@ class Row:
     """Answers that nothing explains."""
     cpu_us: float | None = None
     """User and system time of the gateway's process per hook."""
+    plain: bool = False
+    """Whether the configuration had nothing special: what other steps' CPU time is measured by."""
     seen: str = ""
     answers: list[Sent] = field(default_factory=list, repr=False)
 
