@@ -55,8 +55,8 @@ class Runtime:
         await self.targets.renew_tls(self._upstreams)
 
     def count_rate_limited(self, app: str) -> None:
-        """Count a hook past its app's rate limit."""
-        self._metrics.rate_limited.labelled(app).inc()
+        """Count a hook past its app's rate limit; one that a reload has overtaken brings no series back."""
+        self._metrics.rate_limited.labelled(app if app in self.snapshot.config.apps else UNKNOWN_APP).inc()
 
     async def start(self) -> None:
         """Begin what runs beside the hooks: health checks."""

@@ -42,6 +42,7 @@ from gateway.server import (
     warn_of_shortage,
 )
 from gateway.sessions import shared_memory
+from gateway.shadowing import candidates
 from gateway.upstreams.registry import target_names
 
 logger = logging.getLogger(__name__)
@@ -209,7 +210,7 @@ class Supervisor:
             self._reloader, self.lifecycle, self._render, self._worker_pids, self, events, hooks, address
         )
         admin = admin_listener(state, self._admin_sockets)
-        self._metrics.configure(self._config.apps, _targets_of(self._config), self._config.metrics.app_label)
+        _keep_series(self._metrics, self._config)
         keeping: list[asyncio.Task[None]] = []
         async with serving_admin(admin, self._reloader, self._stop, self.stop), contextlib.aclosing(events):
             try:
@@ -340,7 +341,7 @@ class Supervisor:
         with contextlib.suppress(TimeoutError):  # one that hangs gets it when it is replaced
             async with asyncio.timeout(_SILENCE_LIMIT):
                 await asyncio.gather(*(worker.took(self._serial) for worker in workers))
-        self._metrics.configure(self._config.apps, _targets_of(self._config), self._config.metrics.app_label)
+        _keep_series(self._metrics, self._config)
 
     async def ask(self, question: Question[T]) -> Said[T]:
         """What each worker tells in time; what is an order is told to those that begin later, too."""
@@ -398,12 +399,15 @@ def _sockets_per_worker(addresses: Sequence[Address | UnixAddress], workers: int
     return sockets
 
 
-def _targets_of(config: Config) -> set[tuple[str, str]]:
-    return {
+def _keep_series(metrics: Metrics, config: Config) -> None:
+    """Keep the series, of workers that have ended too, of all that the configuration has."""
+    targets = {
         (name, label)
-        for name, upstream in config.upstreams.items()
+        for name, upstream in {**config.upstreams, **candidates(config)}.items()
         for label in target_names([target.url for target in upstream.targets]).values()
     }
+    rules = {(app, rule.name) for app in config.apps for rule in config.settings(app, None).rules}
+    metrics.configure(config.apps, targets, config.metrics.app_label, rules)
 
 
 def _in_words(status: int) -> str:

@@ -22,6 +22,7 @@ from gateways import ROOT, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.config import loads
 from gateway.hooks import parse_hook
 from gateway.recording import Record, Recorder, RecordError, RecordSettings
 from gateway.recording import files as files_module
@@ -176,6 +177,12 @@ def test_a_key_never_shows_itself_and_travels_with_the_configuration() -> None:
     settings = RecordSettings("/x", key=KEY)
     assert "kkkk" not in repr(settings)
     assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+def test_the_configuration_is_written_without_the_key(tmp_path: Path) -> None:
+    config = loads(f"apps: {{a: {{static: allow}}}}\nrecord: {{path: {tmp_path}/hooks.jsonl}}", "gateway.yaml").config
+    assert config.record is not None
+    assert set(json.loads(config.model_dump_json())["record"]) == set(RecordSettings._fields) - {"key"}
 
 
 # --- masking ---

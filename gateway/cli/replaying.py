@@ -40,7 +40,7 @@ _is_rate = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)(?:/s)?", re.ASCII).fullmat
 def replay(
     files: Annotated[
         list[str],
-        typer.Argument(metavar="FILE...", help="Files of a recording, in any order; globs such as 'hooks.jsonl*'."),
+        typer.Argument(metavar="FILE", help="Files of a recording, in any order; globs such as 'hooks.jsonl*'."),
     ],
     to: Annotated[str, typer.Option("--to", metavar="URL", help="The backend's URL, without the method.")],
     rate: Annotated[

@@ -314,9 +314,11 @@ class ReadAs:
     def _all_words(self) -> list[str]:
         return [*(word for word, _ in self.words), *(["off"] if self.off else [])]
 
-    @staticmethod
-    def _written(value: Any) -> Any:
-        return None if value is None else value._asdict()
+    def _written(self, value: Any) -> Any:
+        if value is None:
+            return None
+        # Its own keys only: what else the value carries was not written by anybody (the key of a record's pseudonyms).
+        return {name: part for name, part in value._asdict().items() if name in self.model.model_fields}
 
 
 @dataclass(frozen=True)

@@ -82,39 +82,39 @@ def mapped(fd: int = -1) -> memoryview[float]:
 class Value:
     """One series of a counter or gauge."""
 
-    __slots__ = ("_cells", "_index")
+    __slots__ = ("_index", "_values")
 
     def __init__(self, cells: Cells, index: int) -> None:
-        self._cells = cells
+        self._values = cells.values
         self._index = index
 
     def inc(self, amount: float = 1.0) -> None:
         """Add to it."""
-        self._cells.values[self._index] += amount
+        self._values[self._index] += amount
 
     def set(self, value: float) -> None:
         """Set it (gauges)."""
-        self._cells.values[self._index] = value
+        self._values[self._index] = value
 
     def get(self) -> float:
         """What it stands at."""
-        return self._cells.values[self._index]
+        return self._values[self._index]
 
 
 class Distribution:
     """One series of a histogram: a cell per bucket (not cumulative), one past the last bound, one for the sum."""
 
-    __slots__ = ("_bounds", "_cells", "_index", "_sum")
+    __slots__ = ("_bounds", "_index", "_sum", "_values")
 
     def __init__(self, cells: Cells, index: int, bounds: Sequence[float]) -> None:
-        self._cells = cells
+        self._values = cells.values
         self._index = index
         self._bounds = bounds
         self._sum = index + len(bounds) + 1
 
     def observe(self, value: float) -> None:
         """Count one observation."""
-        values = self._cells.values
+        values = self._values
         values[self._index + bisect_left(self._bounds, value)] += 1.0
         values[self._sum] += value
 

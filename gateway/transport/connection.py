@@ -119,7 +119,8 @@ class Connection(asyncio.Protocol):
         The event loop may not have seen yet what has already arrived; without this look, a stale connection would
         cost a retry, and a stray answer could be taken for the next hook's.
         """
-        return not self.closed and not self._poll.poll(0)
+        transport = self.transport
+        return transport is not None and not transport.is_closing() and not self._poll.poll(0)
 
     def abort(self) -> None:
         """End the connection at once; a waiting exchange is left to its own caller."""

@@ -92,7 +92,7 @@ class Pool:
     def __repr__(self) -> str:
         return (
             f"<Pool {self.origin} {len(self._connections)} open ({len(self._idle)} idle), "
-            f"{self._opening} opening, {self._busy} busy, {len(self._queue)} queued, "
+            f"{self._opening} opening, {self._busy} busy, {self._queue.waiting} queued, "
             f"limit {self.limits.max_connections}>"
         )
 
@@ -104,7 +104,7 @@ class Pool:
     @property
     def queued(self) -> int:
         """Requests waiting for a connection."""
-        return len(self._queue)
+        return self._queue.waiting
 
     def secure(self, tls: ssl.SSLContext, server_name: str | None) -> None:
         """Make connections over TLS from now on; those made on other terms are closed, busy ones when they are done."""
@@ -195,12 +195,12 @@ class Pool:
     def _leave_place(self, tenant: str) -> None:
         """An exchange is over: its place goes to the first in the queue that may have it."""
         self._busy -= 1
-        mine = self._in_use.get(tenant, 0)
-        if mine > 1:
-            self._in_use[tenant] = mine - 1
-        elif mine:
-            del self._in_use[tenant]
-        if self._queue:
+        if mine := self._in_use.get(tenant, 0):
+            if mine > 1:
+                self._in_use[tenant] = mine - 1
+            else:
+                del self._in_use[tenant]
+        if self._queue.waiting:
             self.call_waiting()
 
     def call_waiting(self) -> None:
@@ -224,7 +224,7 @@ class Pool:
         Who could not be answered in time any more leaves at once: its place is better given to one that can.
         """
         latest = terms.queue - terms.usual
-        expected = terms.usual * (len(self._queue) + 1) / self.limits.max_connections
+        expected = terms.usual * (self._queue.waiting + 1) / self.limits.max_connections
         if self._loop.time() + expected > latest:
             raise self._overloaded("is busy, and the queue too long to be answered in time")
         turn = self._queue.add(self._loop.create_future(), terms.tenant)

@@ -25,19 +25,16 @@ class Turns:
 
     def __init__(self) -> None:
         self._by_tenant: dict[str, deque[Turn]] = {}
-        self._count = 0
-        self._last = 0
-
-    def __len__(self) -> int:
+        self.waiting = 0
         """How many wait."""
-        return self._count
+        self._last = 0
 
     def add(self, future: asyncio.Future[Connection | None], tenant: str) -> Turn:
         """Join the queue at its end."""
         self._last += 1
         turn = Turn(future, tenant, self._last)
         self._by_tenant.setdefault(tenant, deque()).append(turn)
-        self._count += 1
+        self.waiting += 1
         return turn
 
     def remove(self, turn: Turn) -> bool:
@@ -65,6 +62,6 @@ class Turns:
         return first
 
     def _left(self, tenant: str, turns: deque[Turn]) -> None:
-        self._count -= 1
+        self.waiting -= 1
         if not turns:
             del self._by_tenant[tenant]

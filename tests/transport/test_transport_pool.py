@@ -27,7 +27,7 @@ def pool_of(transport: Transport) -> Pool:
 def at_rest(transport: Transport) -> bool:
     """Nothing waits, nothing is being opened, no place is taken, every open connection is idle."""
     return all(
-        not pool._opening and not pool._busy and not pool._queue and len(pool._connections) == len(pool._idle)
+        not pool._opening and not pool._busy and not pool._queue.waiting and len(pool._connections) == len(pool._idle)
         for pool in transport._pools.values()
     )
 

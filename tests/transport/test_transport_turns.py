@@ -57,8 +57,8 @@ class TurnsMachine(RuleBasedStateMachine):
 
     @invariant()
     def it_knows_how_many_wait(self) -> None:
-        assert len(self.turns) == len(self.waiting)
-        assert bool(self.turns) is bool(self.waiting)
+        assert self.turns.waiting == len(self.waiting)
+        assert bool(self.turns.waiting) is bool(self.waiting)
 
 
 TurnsMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
