@@ -84,7 +84,7 @@ class Defaults(Section):
         default=(),
         description="Rules of every app, met after its own: the first that a hook meets decides it without a backend, "
         "or names its upstream. Default none; also apps with a static verdict have them, but for those that name an "
-        "upstream.",
+        "upstream. Plain numbers and those that end in * are looked up; of other globs a list may hold 512.",
     )
     rest_client_config: Annotated[ClientConfigPart | None, CLIENT_CONFIG] = Field(
         default=None,
@@ -173,7 +173,8 @@ class App(Method):
     rules: OwnRules = Field(
         default=(),
         description="Rules of this app, met before those of defaults: the first that a hook meets decides it without a "
-        "backend, or names its upstream. Default none; order counts, so write the exceptions first.",
+        "backend, or names its upstream. Default none; order counts, so write the exceptions first. Plain numbers and "
+        "those that end in * are looked up; of other globs a list may hold 512.",
     )
     rest_client_config: Annotated[ClientConfigPart | None, CLIENT_CONFIG] = Field(
         default=None,

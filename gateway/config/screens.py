@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from gateway.globs import is_glob, is_prefix
 from gateway.screening import Rule, Windows, parse_windows
 from gateway.verdicts import Verdict
 
@@ -16,6 +17,8 @@ from .values import HowMany, OneOf, OneOrMany, ReadAs, Text, says, wants
 
 MAX_RULES: Final = 256
 MAX_GLOBS: Final = 1024
+MAX_SLOW: Final = 512
+"""Globs of a list of rules that each hook has to try one by one: all but plain text and ``text*``."""
 MAX_METHODS: Final = 256
 MAX_METHOD: Final = 64
 """Characters of a method's name."""
@@ -149,6 +152,9 @@ class RuleList:
         return handler(schema)
 
     def _named(self, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+        globs = (glob for rule in rules for glob in (*rule.caller, *rule.callee))
+        if sum(is_glob(glob) and not is_prefix(glob) for glob in globs) > MAX_SLOW:
+            raise says(f"must hold at most {MAX_SLOW} numbers with a ? or with a * that is not at their end")
         return tuple(
             rule if rule.name else rule._replace(name=f"{self.prefix}rules[{index}]")
             for index, rule in enumerate(rules)

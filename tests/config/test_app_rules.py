@@ -87,6 +87,7 @@ REJECTED = [
     (of_u("rules: "), "2:25: apps.a.rules: must be a list, not empty"),
     (of_u("rules: [x]"), '2:33: apps.a.rules[0]: must be a mapping, not "x"'),
     (of_u("rules: [" + "{caller: x, verdict: allow}, " * 257 + "]"), "2:25: apps.a.rules: must hold at most 256 rules"),
+    (of_u("rules: [{verdict: allow, caller: [" + "'*1', " * 512 + "'1?', '1', '1*']}]"), "2:25: apps.a.rules: must hold at most 512 numbers with a ? or with a * that is not at their end"),
     (of_u("rules: [{caller: x}]"), "2:33: apps.a.rules[0]: must have a verdict or an upstream"),
     (of_u("rules: [{caller: x, verdict: allow, upstream: v}]"), "2:33: apps.a.rules[0]: must have a verdict or an upstream: one of them, not both"),
     (of_u("rules: [{verdict: reject}]"), "2:33: apps.a.rules[0]: must have a condition: caller, callee, methods or time"),
