@@ -146,7 +146,7 @@ def _of_recording(recorded: Json) -> Iterable[tuple[str, str]]:
     if recorded["path"] is not None or written["total"] or dropped["total"]:
         where = "off now" if recorded["path"] is None else f"to {plain(recorded['path'])}"
         style = "red" if dropped["per_second"] else ""
-        yield f"recording {where}: {_figure(written)} written, {_figure(dropped)} dropped", style
+        yield f"recording {where}: written {_figure(written)}; dropped {_figure(dropped)}", style
 
 
 def _figure(figure: Json) -> str:

@@ -155,6 +155,7 @@ def _played(recording: Recording, options: Options) -> tuple[Report, bool]:
         not_wanted=recording.not_wanted,
         beyond_limit=recording.beyond_limit,
         broken_lines=recording.broken_count,
+        paced=options.rate is not None or options.as_recorded,
     )
     return report, interrupted
 
@@ -281,7 +282,12 @@ def _values(difference: Difference) -> str:
 
 
 def _hints(report: Report) -> Iterable[str]:
-    """What disagreements may come from that are nobody's fault."""
+    """What figures and disagreements may come from that are nobody's fault."""
+    if report.candidate_ms is not None and not report.paced:
+        yield (
+            "These latencies are of hooks played as fast as they were answered, waiting for this program included: "
+            "--as-recorded or --rate 50/s shows what a caller would notice."
+        )
     if report.paths:
         yield "Fields that may differ, such as times, are left out by --ignore FIELD."
     if report.masked and set(report.disagreements) - {BODIES_DIFFER}:

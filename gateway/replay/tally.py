@@ -83,6 +83,8 @@ class Report(msgspec.Struct, frozen=True):
     seconds: float
     behind_seconds: float
     """How late a hook went out, at most, where a pace was to be kept."""
+    paced: bool
+    """Whether there was one; without, the latencies are those of a backend that is kept as busy as can be."""
 
 
 class Tally:
