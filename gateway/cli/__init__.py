@@ -1,5 +1,5 @@
-"""The ``gateway`` command: one module per kind of subcommand, assembled here."""
+"""The ``gateway`` command: one module per kind of subcommand."""
 
-from gateway.cli.main import main
+from gateway.cli.entry import main
 
 __all__ = ["main"]

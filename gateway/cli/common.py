@@ -26,6 +26,18 @@ MethodOption = Annotated[
 ]
 
 
+def new_app() -> typer.Typer:
+    """The command line without its commands."""
+    return typer.Typer(
+        name="gateway",
+        help="A gateway between Flashphoner Web Call Server and the web backends that decide its calls.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+
 def fail(message: str, status: int = FAILED) -> NoReturn:
     """Say what went wrong on standard error and end."""
     print(f"gateway: {message}", file=sys.stderr)

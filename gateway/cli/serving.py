@@ -1,19 +1,16 @@
-"""``gateway run`` and ``gateway demo``."""
+"""``gateway run``, and how whatever serves is run."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Coroutine
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 import uvloop
 
 from gateway import descriptors
 from gateway.cli.common import DEFAULT_CONFIG, ConfigOption, fail, load_or_fail
-from gateway.config import Loaded, loads
-from gateway.demo import DEMO_CONFIG, run_demo
+from gateway.config import Loaded
 from gateway.listening import StartError
 from gateway.log import PIPE_ATOMIC, Writer, configure_logging
 from gateway.server import Gateway
@@ -24,17 +21,7 @@ _STDOUT = 1
 
 def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Serve until SIGTERM or SIGINT; SIGHUP reloads."""
-    _serve(load_or_fail(config), _run)
-
-
-def demo(
-    config: Annotated[
-        Path | None,
-        typer.Option("-c", "--config", metavar="FILE", help="Play the backends of this configuration."),
-    ] = None,
-) -> None:
-    """Start an embedded backend and a gateway on loopback, show a few hooks and their verdicts, then serve."""
-    _serve(loads(DEMO_CONFIG, "demo.yaml") if config is None else load_or_fail(config), run_demo)
+    serve(load_or_fail(config), _run)
 
 
 async def _run(loaded: Loaded, writer: Writer) -> None:
@@ -45,7 +32,8 @@ async def _run(loaded: Loaded, writer: Writer) -> None:
         raise StartError(f"cannot serve: {(exc.strerror or str(exc)).lower()}") from exc
 
 
-def _serve(loaded: Loaded, main: Any) -> None:
+def serve(loaded: Loaded, main: Any) -> None:
+    """Serve a configuration until *main*, which is given it and the log's writer, comes to its end."""
     descriptors.raise_limit()
     log = loaded.config.log
     writer = Writer(_STDOUT, chunk=PIPE_ATOMIC)

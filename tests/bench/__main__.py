@@ -24,8 +24,8 @@ from bench.targets import Measured
 RESULTS: Final = Path(__file__).resolve().parent / "results"
 README: Final = RESULTS.parents[2] / "README.md"
 FIGURES: Final = ("half-capacity", "memory", "start", "reload", "scrape")
-ROUNDS: Final = 5
-SECONDS: Final = 3.0
+ROUNDS: Final = 15
+SECONDS: Final = 1.0
 Figure = TypeVar("Figure")
 
 
