@@ -8,10 +8,8 @@ Python has it, takes less than a millisecond.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import json
-import os
 import select
 import socket
 import time
@@ -26,8 +24,6 @@ from bench.hooks import Requests
 _PATIENCE: Final = 10.0
 """Seconds for the last answers."""
 _PAUSE: Final = 0.05
-_FIRST: Final = -15
-"""Nice value; below 0, only root may have it."""
 
 
 @dataclass
@@ -145,8 +141,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--apps", type=int, default=1)
     options = parser.parse_args(arguments)
     gc.disable()  # a collection here would look like a stall there
-    with contextlib.suppress(PermissionError):  # the backend on the same CPU must not make this send in bursts
-        os.setpriority(os.PRIO_PROCESS, 0, _FIRST)
     tally = Tally()
     lines = Lines("127.0.0.1", options.port, options.connections, tally)
     try:
