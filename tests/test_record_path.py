@@ -28,7 +28,7 @@ def configuration(upstream: str, path: Path | None, workers: int = 1, **record: 
         "server": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "workers": workers},
         "upstreams": {"old": {"url": upstream}},
         "apps": {
-            "defaultApp": {"upstream": "old", "timeout": "2s"},
+            "defaultApp": {"upstream": "old", "timeout": "10s"},
             "blocked": {"static": "reject"},
             "lenient": {"upstream": "old", "timeout": "300ms", "fallback": "allow"},
         },

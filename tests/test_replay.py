@@ -56,6 +56,7 @@ class Server(ThreadingHTTPServer):
     """Bears it in silence that a client leaves."""
 
     daemon_threads = True
+    request_queue_size = 128  # of five, the kernel lets a burst of connections wait for a second
 
     def handle_error(self, *args: Any) -> None:
         pass
