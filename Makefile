@@ -27,7 +27,7 @@ format: $(VENV)/.test-tools
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-# A quarter of an hour, on a machine that does nothing else; BENCH="--rounds 2 --seconds 2 --only keepalive-16" for less.
+# Seven minutes, on a machine that does nothing else; BENCH="--rounds 2 --seconds 2 --only keepalive-16" for less.
 # All contenders in Python run on the distribution's, as deployments do: it is built with profile-guided optimisation,
 # and what a developer has built without that takes a sixth more CPU time.
 BENCH_PYTHON ?= $(firstword $(wildcard /usr/bin/python3) $(PYTHON))

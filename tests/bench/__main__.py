@@ -24,7 +24,7 @@ from bench.targets import Measured
 RESULTS: Final = Path(__file__).resolve().parent / "results"
 README: Final = RESULTS.parents[2] / "README.md"
 FIGURES: Final = ("half-capacity", "memory", "start", "reload", "scrape")
-ROUNDS: Final = 15
+ROUNDS: Final = 7
 SECONDS: Final = 1.0
 Figure = TypeVar("Figure")
 
