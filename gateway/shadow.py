@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 from typing import Final, NamedTuple
-from zlib import crc32
 
 import msgspec
 
 from gateway.comparison import Compare, Difference
 from gateway.globs import compile_glob, fold, is_glob
 from gateway.hooks import Hook
+from gateway.sampling import Sample
 
 DEFAULT_METHODS: Final = ("OnCallEvent", "OnMessageEvent", "OnTransferEvent")
 """The incoming methods: questions without side effects. An event writes CDRs, ``connect`` begins a session."""
@@ -25,8 +25,6 @@ MARK: Final = b"x-gateway-shadow: 1\r\n"
 """The header line that tells a copy from a hook."""
 DROPPED: Final = "dropped"
 """The outcome of a copy that came to nothing for the gateway's own reasons: no room, too old, or the end of it all."""
-
-_ALL: Final = 1 << 32
 
 
 class ShadowSettings(NamedTuple):
@@ -59,7 +57,7 @@ class ShadowResult(msgspec.Struct, frozen=True, gc=False):
 class Shadow:
     """The same, ready for use: whether a hook is copied costs less than a microsecond."""
 
-    __slots__ = ("_bound", "_names", "_patterns", "candidate", "settings", "upstream")
+    __slots__ = ("_names", "_patterns", "_sample", "candidate", "settings", "upstream")
 
     def __init__(self, settings: ShadowSettings) -> None:
         self.settings = settings
@@ -68,7 +66,7 @@ class Shadow:
         methods = [fold(method) for method in settings.methods]
         self._names = frozenset((*settings.methods, *(method for method in methods if not is_glob(method))))
         self._patterns = [compile_glob(method).fullmatch for method in methods if is_glob(method)]
-        self._bound = max(1, round(settings.sample * _ALL))
+        self._sample = Sample(settings.sample)
 
     def __repr__(self) -> str:
         return f"<Shadow {self.settings}>"
@@ -81,12 +79,8 @@ class Shadow:
         return method in self._names or any(matches(method) for matches in self._patterns)
 
     def takes(self, hook: Hook, request_id: str) -> bool:
-        """Whether the hook is in the sample: of a session all are, or none; the same in every process."""
-        if self._bound >= _ALL:
-            return True
-        key = bytes(hook.session_id) or bytes(hook.call_id) or request_id.encode()
-        # Alike ids have alike checksums; the multiplication scatters these.
-        return crc32(key, crc32(bytes(hook.node_id))) * 0x9E3779B1 % _ALL < self._bound
+        """Whether the hook is in the sample."""
+        return self._sample.takes(hook, request_id)
 
 
 @lru_cache(1024)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from gateway.sampling import Sample
 from gateway.verdicts import Decision, Reason, Source, Verdict
 
 from .files import RecordFiles
@@ -38,7 +38,6 @@ _AT_ONCE: Final = 4
 _PAUSE: Final = 50e-6
 _WARN_AGAIN: Final = 600.0
 """Seconds after which it is said again that nothing can be written."""
-_ALL: Final = 2**32
 _MEANT: Final = frozenset((Source.BACKEND, Source.RULE, Source.STATIC))
 """Who decides as it was meant, whatever there is to explain."""
 
@@ -65,7 +64,7 @@ class Recorder:
         self._settings: RecordSettings | None = None
         self._scribe: _Scribe | None = None
         self._ending: list[_Scribe] = []
-        self._below = 0
+        self._sample = Sample(1.0)
         self._failures_only = False
 
     def __repr__(self) -> str:
@@ -91,7 +90,7 @@ class Recorder:
             else:
                 self._scribe = scribe
                 self._failures_only = settings.failures_only
-                self._below = max(1, round(settings.sample * _ALL))
+                self._sample = Sample(settings.sample)
         self._settings = settings
         if self._switch is not None:
             self._switch(None if settings is None else self.record)
@@ -106,11 +105,8 @@ class Recorder:
             return
         if self._failures_only and (not ruling.error or ruling.source in _MEANT):
             return
-        if self._below < _ALL:
-            session = bytes(hook.session_id) or decision.request_id.encode()
-            # The same in every worker; multiplied (Knuth), for neighbours' checksums differ in few bits.
-            if zlib.crc32(session) * 2654435761 % _ALL >= self._below:
-                return
+        if not self._sample.takes(hook, decision.request_id):
+            return
         if decision.size > MAX_HOOK or not scribe.put(decision):
             self._count("dropped", 1)
 

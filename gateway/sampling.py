@@ -1,0 +1,28 @@
+"""A sample of sessions: of each, all hooks are in it or none, the same in every process and after every restart."""
+
+from __future__ import annotations
+
+from typing import Final
+from zlib import crc32
+
+from gateway.hooks import Hook
+
+_ALL: Final = 1 << 32
+_SCATTER: Final = 0x9E3779B1
+"""Alike ids have alike checksums, and a multiplication by this scatters them (Knuth's multiplicative hash)."""
+
+
+class Sample:
+    """So large a part of all sessions, above 0 and up to 1; a larger sample holds the smaller one."""
+
+    __slots__ = ("_bound",)
+
+    def __init__(self, part: float) -> None:
+        self._bound = max(1, round(part * _ALL))
+
+    def takes(self, hook: Hook, request_id: str) -> bool:
+        """Whether the hook is in it: by its session, else by its call, else by itself."""
+        if self._bound >= _ALL:
+            return True
+        key = bytes(hook.session_id) or bytes(hook.call_id) or request_id.encode()
+        return crc32(key, crc32(bytes(hook.node_id))) * _SCATTER % _ALL < self._bound
