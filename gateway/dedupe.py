@@ -29,7 +29,9 @@ usual yes, is kept as such. Whoever finds nothing begins a flight, in the same s
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
+from hashlib import blake2b
 from typing import Final
 
 import msgspec
@@ -46,9 +48,16 @@ Key = int
 """What a hook is known by."""
 
 
+_HASH_IS_KEYED: Final = os.environ.get("PYTHONHASHSEED", "random") in ("", "random")
+"""Whether Python's hash has a key that nobody knows; with a seed that is known, collisions could be looked for."""
+_OWN_KEY: Final = os.urandom(16)
+
+
 def key_of(method: str, body: bytes) -> Key:
     """What a hook of this method, with this body, is known by in this process."""
-    return hash((method, body))
+    if _HASH_IS_KEYED:
+        return hash((method, body))
+    return hash((method, blake2b(body, digest_size=16, key=_OWN_KEY).digest()))
 
 
 class OwnerLost(Exception):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -270,6 +273,20 @@ def test_what_is_larger_than_the_store_is_not_kept_and_drives_nothing_out() -> N
     keep(duplicates, b"large", allowed_by_backend(b"x" * 1001))
     assert kept(duplicates, BODY)
     assert len(duplicates) == 1
+
+
+@pytest.mark.parametrize("seed", ["random", "0", "7"])
+def test_adversarial_nobody_outside_can_know_what_a_hook_is_known_by(seed: str) -> None:
+    """With a seed that somebody set, Python's own hash would be the same in every process."""
+    code = "from gateway.dedupe import key_of; print(key_of('m', b'x'), key_of('m', b'x'), key_of('m', b'y'))"
+    environment = {**os.environ, "PYTHONHASHSEED": seed}
+    runs = [
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, timeout=60)
+        for _ in range(2)
+    ]
+    keys = [run.stdout.split() for run in runs]
+    assert all(one == again != other for one, again, other in keys)
+    assert keys[0][0] != keys[1][0]
 
 
 def test_of_an_answer_that_is_the_hook_itself_no_byte_is_kept() -> None:
