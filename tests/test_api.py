@@ -246,7 +246,7 @@ def test_a_hook_that_had_to_queue_says_for_how_long(gateway: RunningGateway, bac
     attempts = [each["attempts"][0] for each in calls(gateway, q="queued-")["calls"]]
     waited = [each for each in attempts if each["queued_ms"] > 0]
     assert len(waited) == target["queued"]
-    assert all(each["queued_ms"] <= each["duration_ms"] + 100 for each in waited), "a clock that stands still at times"
+    assert all(each["queued_ms"] <= each["duration_ms"] for each in waited), "they are measured with one clock"
 
 
 def test_who_asked_no_backend_has_no_attempts(gateway: RunningGateway) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections import deque
 from typing import Final, NamedTuple
 
@@ -125,13 +126,13 @@ class Pool:
             self._take_place(terms.tenant)
             connection = None if fresh else self._take_idle()
         else:
-            began = self._loop.time()
+            began = time.perf_counter()  # as every duration is: the loop's clock stands still while it is busy
             try:
                 connection = await self._wait_for_turn(terms)
             except QueueTimedOut as exc:
-                exc.queued = self._loop.time() - began
+                exc.queued = time.perf_counter() - began
                 raise
-            queued = self._loop.time() - began
+            queued = time.perf_counter() - began
             terms = msgspec.structs.replace(
                 terms, connect=terms.connect + queued
             )  # the time to connect begins with the turn
