@@ -315,9 +315,11 @@ def _gateway(command: Sequence[str], backend_port: int, directory: Path) -> Iter
 
 
 def _environment() -> dict[str, str]:
-    """Ours without the settings that have Python do more or less than it does by itself, and with a fixed hash."""
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON") or name == "PYTHONPATH"}
-    return {**plain, "PYTHONHASHSEED": "0"}
+    """Ours without the settings that have Python do more or less than it does by itself.
+
+    A fixed seed of its hash is one: the gateway then keys duplicates otherwise, and the counts repeat without it.
+    """
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON") or name == "PYTHONPATH"}
 
 
 class _Agree(socketserver.StreamRequestHandler):
