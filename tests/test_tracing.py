@@ -221,7 +221,7 @@ def test_the_wait_for_a_connection_is_a_span_of_its_own(tmp_path: Path) -> None:
         assert attempt.kind == "client"
         assert (queue.trace_id, queue.began) == (attempt.trace_id, attempt.began)
         assert queue.began < queue.ended <= attempt.ended
-        assert gateway.metric("gateway_spans_exported_total") == 5
+        assert wait_until(lambda: gateway.metric("gateway_spans_exported_total") == 5)
 
 
 def test_a_failed_backend_marks_hook_and_attempt_as_failed_and_says_why(stage: Stage) -> None:
