@@ -2,6 +2,9 @@
 
 An event loop's own timer costs a place in its queue each time it is made, and again when it is cancelled. Here both
 are an assignment; the one timer that runs looks, when it rings, whether its time has been put off meanwhile.
+
+A loop that was held up (a machine that was paused, a CPU that others had) may come to its timers before it has looked
+at what has arrived in the meantime. An alarm that rings so late lets it look first: what it waits for may be there.
 """
 
 from __future__ import annotations
@@ -9,6 +12,12 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from typing import Final
+
+HELD_UP: Final = 0.25
+"""Seconds; what comes later than that was late because of this process."""
+GLANCE: Final = 0.01
+"""Seconds that a loop that was held up has to look at what has arrived."""
 
 
 def _nobody() -> None:
@@ -18,7 +27,7 @@ def _nobody() -> None:
 class Alarm:
     """Calls *ring* once the time that was set last has come. Times are loop time, in seconds."""
 
-    __slots__ = ("_due", "_loop", "_ring", "_timer", "_timer_at")
+    __slots__ = ("_due", "_excused", "_loop", "_ring", "_timer", "_timer_at", "late")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, ring: Callable[[], None]) -> None:
         self._loop = loop
@@ -26,6 +35,9 @@ class Alarm:
         self._due = math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
+        self._excused = math.inf
+        self.late = 0.0
+        """Seconds by which it rang too late the last time; 0 where that is no more than usual."""
 
     def __repr__(self) -> str:
         return f"<Alarm {f'at {self._due:.3f}' if self.is_set else 'off'}>"
@@ -63,10 +75,18 @@ class Alarm:
     def _look(self) -> None:
         self._timer = None
         self._timer_at = math.inf
-        if self._due == math.inf:
+        due = self._due
+        if due == math.inf:
             return
-        if self._loop.time() < self._due:
-            self._start(self._due)
+        now = self._loop.time()
+        if now < due:
+            self._start(due)
             return
-        self._due = math.inf
+        if self._excused != due:
+            self.late = 0.0
+            if now - due > HELD_UP:
+                self._excused, self.late = due, now - due
+                self._start(now + GLANCE)
+                return
+        self._due = self._excused = math.inf
         self._ring()

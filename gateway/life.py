@@ -75,7 +75,7 @@ class Life:
         """The hook is inside: it counts among its app's."""
         self.tenant = tenant
         self.route = route
-        self.upstream = route.upstream
+        self.upstream = route.upstream if route.split is None else None  # which of them, is not known yet
         if tenant.in_flight is not None:
             tenant.in_flight.inc()
 
@@ -139,7 +139,11 @@ class Life:
             self.trace,
             body,
             self.method_name,
-            route is not None and route.split is not None and self.rule is None and self.failed_over_from is None,
+            route is not None
+            and route.split is not None
+            and self.upstream is not None
+            and self.rule is None
+            and self.failed_over_from is None,
             self.tenant,
         )
 

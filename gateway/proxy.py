@@ -260,15 +260,16 @@ async def _joined(life: Life, route: Route, earlier: asyncio.Future[Ruling]) -> 
 
 async def _fail_over(life: Life, route: Route, outcome: Outcome) -> Outcome:
     """Ask, of the upstreams that may stand in for one that cannot be reached, the first that can be."""
-    life.failed_over_from = first = life.upstream
+    first = life.upstream
     for name in route.failover:
         if name == first:
             continue
         upstream = life.snapshot.upstreams[name]
-        life.upstream = name
+        life.upstream, life.failed_over_from = name, first
+        outgoing = life.outgoing(route, upstream).resent(outcome.attempts)
         deadline = life.started + route.budget
         retry = upstream.retry if route.inherits_retry else route.retry
-        outcome = outcome.followed_by(await upstream.ask(life.outgoing(route, upstream), deadline, retry))
+        outcome = outcome.followed_by(await upstream.ask(outgoing, deadline, retry))
         if not outcome.nobody_there:
             break
     return outcome

@@ -15,7 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway.alarm import Alarm
+from gateway.alarm import GLANCE, HELD_UP, Alarm
 
 HOUR = 3600.0
 
@@ -54,6 +54,10 @@ class Clock:
     def running(self) -> list[float]:
         """When its timers will go off."""
         return [timer.when for timer in self.timers if not timer.cancelled]
+
+    def hold_up(self, now: float) -> None:
+        """Let time pass without a look at the timers."""
+        self.now = now
 
     def move_to(self, now: float) -> None:
         """Let time pass; timers go off in their order, each at its own time."""
@@ -111,10 +115,36 @@ def test_an_earlier_time_rings_earlier_and_not_again() -> None:
 def test_a_time_that_is_past_already_rings_at_once_but_not_within_the_setting() -> None:
     bell = Bell()
     bell.clock.move_to(10.0)
-    bell.alarm.set(3.0)
+    bell.alarm.set(9.9)
     assert bell.rang == [], "whoever sets it is not ready to be rung"
     bell.clock.move_to(10.0)
     assert bell.rang == [10.0]
+    assert bell.alarm.late == 0.0
+
+
+def test_when_it_is_late_by_far_the_loop_looks_first_at_what_has_come() -> None:
+    bell = Bell()
+    bell.alarm.set(5.0)
+    bell.clock.hold_up(8.0)
+    bell.clock.move_to(8.0)
+    assert bell.rang == []
+    bell.clock.move_to(9.0)
+    assert bell.rang == [8.0 + GLANCE]
+    assert bell.alarm.late == 3.0
+    bell.alarm.set(10.0)
+    bell.clock.move_to(11.0)
+    assert bell.rang == [8.0 + GLANCE, 10.0]
+    assert bell.alarm.late == 0.0, "the time before was another matter"
+
+
+def test_what_has_come_meanwhile_calls_it_off() -> None:
+    bell = Bell()
+    bell.alarm.set(5.0)
+    bell.clock.hold_up(8.0)
+    bell.clock.move_to(8.0)
+    bell.alarm.clear()
+    bell.clock.move_to(100.0)
+    assert bell.rang == []
 
 
 def test_what_is_called_off_never_rings_and_may_be_set_again() -> None:
@@ -261,6 +291,9 @@ class AlarmMachine(RuleBasedStateMachine):
         super().__init__()
         self.bell = Bell()
         self.due = math.inf
+        self.excused = math.inf
+        """The time of which it was late by far, so that the loop looks first."""
+        self.looked = 0.0
         self.expected: list[float] = []
         self.closed = False
         self.allowed = 0
@@ -271,6 +304,7 @@ class AlarmMachine(RuleBasedStateMachine):
         due = self.bell.clock.now + delay
         if due < min(self.bell.clock.running, default=math.inf):
             self.allowed += 1
+            self.looked = -math.inf  # a time that comes first takes the place of a look that was to be
         self.bell.alarm.set(due)
         self.due = due
 
@@ -291,12 +325,24 @@ class AlarmMachine(RuleBasedStateMachine):
         clock = self.bell.clock
         now = clock.now + seconds
         if self.due <= now:
-            if not self.closed:  # then it never rings again
-                self.expected.append(max(self.due, clock.now))
-            self.due = math.inf
+            rings = max(self.due, clock.now)
+            if rings - self.due > HELD_UP and self.excused != self.due:
+                self.excused = self.due
+                self.looked = clock.now
+                self.allowed += 1
+            if self.excused == self.due:
+                rings = max(clock.now, self.looked + GLANCE)
+            if rings <= now:
+                if not self.closed:  # then it never rings again
+                    self.expected.append(rings)
+                self.due = self.excused = math.inf
         if min(clock.running, default=math.inf) <= now:
             self.allowed += 1
         clock.move_to(now)
+
+    @rule(seconds=st.integers(0, 5))
+    def the_loop_is_held_up(self, seconds: int) -> None:
+        self.bell.clock.hold_up(self.bell.clock.now + seconds)
 
     @precondition(lambda self: self.due != math.inf)
     @rule()
@@ -309,7 +355,7 @@ class AlarmMachine(RuleBasedStateMachine):
         assert self.bell.alarm.is_set is (self.due != math.inf)
         running = self.bell.clock.running
         assert len(running) <= 1
-        assert self.due == math.inf or running[0] <= max(self.due, self.bell.clock.now)
+        assert self.due == math.inf or running[0] <= max(self.due, self.bell.clock.now) + GLANCE
         assert self.bell.clock.made <= self.allowed
 
 

@@ -9,33 +9,18 @@ import pytest
 from faulty import full_backlog
 from gateways import RunningGateway, wait_until
 from pacing import (
-    EMPTY,
     Answered,
     Mode,
     PacedBackend,
     backends,
     hook_body,
-    reloadable_gateway,
     serve,
-    take,
     targets,
     volley,
 )
 
 REFUSED_BY_FALLBACK = (403, "fallback", "unreachable")
 BY_BACKEND = (200, "backend", "ok")
-
-
-@pytest.fixture(scope="module")
-def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    with reloadable_gateway(tmp_path_factory.mktemp("failover")) as running:
-        yield running
-
-
-@pytest.fixture
-def gateway(process: RunningGateway) -> RunningGateway:
-    take(process, EMPTY)
-    return process
 
 
 @pytest.fixture
@@ -185,6 +170,34 @@ def test_where_nobody_is_there_the_fallback_decides(gateway: RunningGateway, fou
     assert fate(gateway, let_through) == (200, "fallback", "unreachable")
     assert let_through.body == body
     assert gateway.metric("gateway_failovers_total", app="a", upstream="php") == 2
+
+
+def test_an_upstream_that_is_not_there_itself_is_no_target_of_the_hook_s(
+    gateway: RunningGateway, four: list[PacedBackend]
+) -> None:
+    ejecting = {"failures": 1, "window": "10s", "open_for": "60s"}
+    serve(gateway, **two_tiers(four, {"failover": "other"}))
+    for backend in four[:3]:
+        backend.kill()
+    named = two_tiers(four, {"failover": "other"})
+    named["upstreams"]["other"]["breaker"] = ejecting
+    serve(gateway, **named)
+    lines = [line_of(gateway, ask(gateway)) for _ in range(2)]
+    assert [(line["upstream"], line["target"]) for line in lines] == [("other", four[2].name), ("other", None)]
+
+
+def test_where_the_only_other_upstream_is_the_one_that_is_not_there_nobody_stood_in(
+    gateway: RunningGateway, four: list[PacedBackend]
+) -> None:
+    canary = {"upstream": [{"name": "php", "weight": 100}, {"name": "other", "weight": 0}], "failover": "php"}
+    serve(gateway, **two_tiers(four, canary))
+    four[0].kill()
+    four[1].kill()
+    refused = ask(gateway, sessionId="s")
+    assert fate(gateway, refused) == REFUSED_BY_FALLBACK
+    assert "failed_over_from" not in line_of(gateway, refused)
+    assert gateway.metric("gateway_failovers_total", app="a") == 0
+    assert gateway.metric("gateway_split_hooks_total", app="a", upstream="php", verdict="reject") == 1
 
 
 def test_the_other_upstream_s_refusal_is_final(gateway: RunningGateway, four: list[PacedBackend]) -> None:

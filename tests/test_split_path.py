@@ -10,13 +10,11 @@ from typing import Any
 import pytest
 from gateways import RunningGateway, running_gateway
 from pacing import (
-    EMPTY,
     Mode,
     PacedBackend,
     backends,
     configuration,
     hook_body,
-    reloadable_gateway,
     serve,
     take,
     volley,
@@ -25,18 +23,6 @@ from pacing import (
 SESSIONS = [f"/127.0.0.1:{5000 + i}/192.168.1.5:8443-{i:08x}" for i in range(60)]
 """As the media server writes them."""
 METHODS = ["connect", "RegistrationStatusEvent", "OnCallEvent"]
-
-
-@pytest.fixture(scope="module")
-def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    with reloadable_gateway(tmp_path_factory.mktemp("split")) as running:
-        yield running
-
-
-@pytest.fixture
-def gateway(process: RunningGateway) -> RunningGateway:
-    take(process, EMPTY)
-    return process
 
 
 @pytest.fixture
@@ -137,7 +123,7 @@ def test_sessions_of_two_media_servers_with_one_id_are_two(gateway: RunningGatew
     assert where(gateway, both, nodeId="node-2") != before
 
 
-@pytest.mark.parametrize("fields", [{}, {"sessionId": None}])
+@pytest.mark.parametrize("fields", [{}, {"sessionId": None}, {"sessionId": ""}])
 def test_hooks_without_a_session_are_shared_out_one_by_one(
     gateway: RunningGateway, both: list[PacedBackend], fields: dict[str, Any]
 ) -> None:
@@ -169,6 +155,16 @@ def test_an_app_with_one_upstream_is_not_counted_among_the_split(
 ) -> None:
     serve(gateway, {"php": {"url": both[0].url}}, {"a": {"upstream": "php"}})
     assert volley(gateway, [hook_body("a", sessionId="s")])[0].status == 200
+    assert gateway.metric("gateway_split_hooks_total", app="a") == 0
+
+
+def test_a_hook_that_was_refused_before_its_backend_was_chosen_is_nobody_s_share(
+    gateway: RunningGateway, both: list[PacedBackend]
+) -> None:
+    serve(gateway, upstreams_of(both), {"a": canary(50, credentials={"username": "u", "password": "p"})})
+    (answer,) = volley(gateway, [hook_body("a", sessionId="s")])
+    assert answer.status == 401
+    assert gateway.access_line(answer.headers["x-request-id"])["upstream"] is None
     assert gateway.metric("gateway_split_hooks_total", app="a") == 0
 
 

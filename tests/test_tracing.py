@@ -49,10 +49,12 @@ def configuration(collector: str, backend: FaultyBackend, refused: int) -> str:
         "html": {"url": url("body_notice_before")},
         "second": {"targets": [{"url": f"http://127.0.0.1:{refused}"}, {"url": url("ok"), "backup": True}]},
         "stale": {"url": url("close_after_idle")},
+        "gone": {"url": f"http://127.0.0.1:{refused}", "breaker": "off", "retry": {"attempts": 1}},
     }
     apps: dict[str, dict[str, Any]] = {
         name: {"upstream": name, "timeout": "10s", "dedupe": "off"} for name in upstreams
     }
+    apps["gone"]["failover"] = ["second"]
     apps["static"] = {"static": "allow"}
     apps["twice"] = {"upstream": "ok", "dedupe": "10s"}
     sections = {
@@ -182,6 +184,15 @@ def test_every_attempt_has_its_span_and_the_backend_that_answers_is_told_the_las
     assert "http.response.status_code" not in failed.attributes
     assert answered.attributes["http.request.resend_count"] == 1
     assert failed.ended <= answered.began + 1000  # nanoseconds; both are rounded
+    (told,) = stage.backend.requests_of("ok")[-1].values("traceparent")
+    assert told.decode().split("-")[2] == answered.id
+
+
+def test_an_upstream_that_stands_in_is_told_its_own_attempt(stage: Stage) -> None:
+    number = stage.hook("gone")
+    _, *attempts = stage.spans(number, 4)
+    failed, again, answered = of_kind(attempts, "client")
+    assert (failed.failed, again.failed, answered.failed) == (True, True, False)
     (told,) = stage.backend.requests_of("ok")[-1].values("traceparent")
     assert told.decode().split("-")[2] == answered.id
 
@@ -343,7 +354,7 @@ def test_a_reload_goes_over_to_another_collector_and_loses_nothing(tmp_path: Pat
         gateway.hook(appKey="ok", headers=traceparent(1))
         gateway.config.write_text(configuration(second.url, backend, refused))
         changes = gateway.post("/-/reload").json()["changes"]
-        assert "tracing changed" in changes
+        assert "tracing.endpoint changed" in changes
         gateway.hook(appKey="ok", headers=traceparent(2))
         assert wait_until(lambda: len(first.trace(trace_id(1))) == 2)
         assert wait_until(lambda: len(second.trace(trace_id(2))) == 2)

@@ -16,7 +16,7 @@ import httptools
 import msgspec
 
 from gateway.alarm import Alarm
-from gateway.transport.faults import AnswerTimedOut, BadAnswer, ConnectionLost, ExchangeError
+from gateway.transport.faults import AnswerTimedOut, BadAnswer, ConnectionLost, ExchangeError, too_late
 from gateway.transport.plain import plain_answer
 from gateway.verdicts import Cause, Failure, ProxyError
 
@@ -158,7 +158,8 @@ class Connection(asyncio.Protocol):
                 self._leftover = True
             else:
                 fault = exc.__context__ if isinstance(exc.__context__, ExchangeError) else None
-                self._fail(fault or self._bad(f"malformed HTTP ({exc})"))
+                # Without the traceback: its frames hold this one, which holds the fault, and with it all of the body.
+                self._fail((fault or self._bad(f"malformed HTTP ({exc})")).with_traceback(None))
                 return
         if self._complete:
             self._finish(self._parsed())
@@ -306,7 +307,8 @@ class Connection(asyncio.Protocol):
 
     def _on_deadline(self) -> None:
         what = "answer not complete in time" if self._received else "no answer in time"
-        self._fail(AnswerTimedOut(self._failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, what)))
+        failure = self._failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, what)
+        self._fail(too_late(AnswerTimedOut, failure, self._alarm.late))
 
     def _fail(self, fault: ExchangeError) -> None:
         waiter = self._waiter

@@ -31,6 +31,8 @@ class ExchangeError(httpx.TransportError):
         """Whether the backend cannot have acted on the request: it may be sent again without being asked."""
         self.queued = 0.0
         """Seconds for which it had waited until a connection was free."""
+        self.held_up = False
+        """Whether its time ran out while this process itself was held up: it says nothing of the backend."""
 
 
 class ConnectFailed(ExchangeError, httpx.ConnectError):
@@ -55,6 +57,15 @@ class ConnectionLost(ExchangeError, httpx.ReadError):
 
 class BadAnswer(ExchangeError, httpx.RemoteProtocolError):
     """What came back is not one whole HTTP answer within the limits."""
+
+
+def too_late(kind: type[ExchangeError], failure: Failure, late: float, *, harmless: bool = False) -> ExchangeError:
+    """The time ran out, and the loop was *late* seconds late to see it; 0 where it was not."""
+    if late:
+        failure = failure._replace(detail=f"{failure.detail}; this gateway itself was held up for {late:.1f} s")
+    fault = kind(failure, harmless=harmless)
+    fault.held_up = late > 0.0
+    return fault
 
 
 _OUR_LIMITS = {

@@ -15,7 +15,8 @@ from typing import Final, NamedTuple
 import msgspec
 
 from gateway.transport.connection import Answer, Connection
-from gateway.transport.faults import ConnectTimedOut, ExchangeError, QueueTimedOut, connect_failed
+from gateway.transport.deadline import Deadline
+from gateway.transport.faults import ConnectTimedOut, ExchangeError, QueueTimedOut, connect_failed, too_late
 from gateway.transport.resolver import Resolver
 from gateway.transport.turns import Turn, Turns
 from gateway.verdicts import Cause, Failure, ProxyError
@@ -253,8 +254,9 @@ class Pool:
 
     async def _connect(self, terms: Terms) -> Connection:
         limit = min(terms.connect, terms.budget)
+        deadline = Deadline(self._loop, limit)
         try:
-            async with asyncio.timeout_at(limit):
+            async with deadline:
                 addresses = await self._resolver.resolve(self.origin.host)
                 for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
                     try:
@@ -269,7 +271,7 @@ class Pool:
                 failure = Failure(
                     Cause.UNREACHABLE, ProxyError.CONNECTION_TIMEOUT, f"{self.origin}: no connection in time"
                 )
-            raise ConnectTimedOut(failure, harmless=True) from exc
+            raise too_late(ConnectTimedOut, failure, deadline.late, harmless=True) from exc
         except OSError as exc:
             raise connect_failed(exc, str(self.origin)) from exc
         raise AssertionError("a name resolves to at least one address")
@@ -287,7 +289,7 @@ class Pool:
             )
             connection.terms = terms
             return connection
-        async with asyncio.timeout_at(now + (limit - now) / left):
+        async with Deadline(self._loop, now + (limit - now) / left):
             return await self._connect_to(address, now, limit, 1)
 
     def _new_connection(self) -> Connection:
@@ -303,7 +305,7 @@ class Pool:
         self._leave_place(tenant)
 
     def _keep_idle(self, connection: Connection) -> None:
-        if connection.terms is not self._terms:
+        if self._closed or connection.terms is not self._terms:
             self._forget(connection, abort=True)
             return
         keepalive = self.limits.keepalive or 0.0

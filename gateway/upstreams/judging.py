@@ -31,6 +31,26 @@ _MAX_RUNS: Final = 8
 _DIGITS: Final = re.compile(r"[0-9]{5,}")
 
 
+class _LastYes:
+    """The last answer of a backend's own words that was one JSON object: many say the same to every hook.
+
+    It need not be parsed again, and all who keep it keep one.
+    """
+
+    __slots__ = ("body", "ruling")
+
+    def __init__(self) -> None:
+        self.be(allowed_by_backend(b"{}"))
+
+    def be(self, ruling: Ruling) -> Ruling:
+        self.ruling = ruling
+        self.body = ruling.body
+        return ruling
+
+
+_last_yes: Final = _LastYes()
+
+
 def judge(answer: Answer, sent: bytes = b"", check: ResponseCheck = ResponseCheck.STRICT) -> Ruling | Failure:
     """Turn a whole answer to the hook *sent* into a verdict or the cause why it is none.
 
@@ -40,8 +60,10 @@ def judge(answer: Answer, sent: bytes = b"", check: ResponseCheck = ResponseChec
     if status == ALLOW_STATUS:
         if answer.body == sent and sent:
             return allowed_by_backend(sent)  # the same again is the usual yes, and known to be JSON
+        if answer.body == _last_yes.body:
+            return _last_yes.ruling
         if is_json_object(answer.body):
-            return allowed_by_backend(answer.body)
+            return _last_yes.be(allowed_by_backend(answer.body))
         return _not_an_object(answer) if check is ResponseCheck.STRICT else _leniently(answer, sent, check)
     if status == REJECT_STATUS:
         return DENIED

@@ -50,7 +50,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
             story = (AttemptRecord(other.target, 0.0, other.duration, 0.0, outcome, ""),)
         return Outcome(
             other.result,
-            other.target or self.target,
+            other.target,
             self.attempts + other.attempts,
             self.duration + other.duration,
             self.seen or other.seen,
@@ -89,6 +89,8 @@ class _Attempt(msgspec.Struct, frozen=True, gc=False):
     """How often the hook was sent."""
     queued: float = 0.0
     """Seconds that the hook had waited until a connection was free."""
+    held_up: bool = False
+    """Whether its time ran out while this process was held up, which says nothing of the target."""
     lost: AttemptRecord | None = None
     """The attempt before it, on a connection that turned out to be closed; it began with this one."""
 
@@ -115,7 +117,7 @@ class Upstream:
         began = time.perf_counter()
         result: Ruling | Failure = _ALL_EJECTED
         target: Target | None = None
-        requests = 0
+        requests, before = 0, outgoing.sent
         seen = False
         tried: list[Member] = []
         story: tuple[AttemptRecord, ...] = ()
@@ -142,7 +144,7 @@ class Upstream:
             if not may_retry(retry, len(tried), attempt.kind, left, self._usual()):
                 break
             self._count_retry(target, attempt)
-            outgoing = outgoing.resent(requests)
+            outgoing = outgoing.resent(before + requests)
         duration = time.perf_counter() - began
         self._duration.observe(duration)
         name = target.name if target is not None else None
@@ -240,7 +242,7 @@ class Upstream:
         target.note_failure(result.detail)
         if attempt.seen:
             target.last_minute.observe(max(0.0, seconds - attempt.queued), now)
-        if attempt.stale or _is_full(result):
+        if attempt.stale or attempt.held_up or _is_full(result):
             admission.abandoned(ticket, tenant, now)
         elif not _is_down(result):
             admission.succeeded(ticket, tenant, now)  # a wrong answer is an answer: the target is there
@@ -297,7 +299,15 @@ def _failed(fault: ExchangeError, requests: int) -> _Attempt:
     result = judge_failure(fault.failure)
     kind = kind_of(result, harmless=fault.harmless) if isinstance(result, Failure) else None
     stale = fault.harmless and isinstance(fault, ConnectionLost)
-    return _Attempt(result, kind, seen=not fault.harmless, stale=stale, requests=requests, queued=fault.queued)
+    return _Attempt(
+        result,
+        kind,
+        seen=not fault.harmless,
+        stale=stale,
+        requests=requests,
+        queued=fault.queued,
+        held_up=fault.held_up,
+    )
 
 
 def _recorded(attempt: _Attempt, target: Target, began: float, ended: float) -> tuple[AttemptRecord, ...]:

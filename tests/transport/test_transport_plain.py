@@ -10,11 +10,11 @@ from typing import NamedTuple
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_transport_parsing import LIMIT, Sent, Wire, answers, fields
 
 from gateway.transport import Answer, AnswerTimedOut, BadAnswer, ConnectionLost, ExchangeError
 from gateway.transport.connection import MAX_HEADERS
 from gateway.transport.plain import PlainAnswer, PlainHead, plain_answer
+from transport.test_transport_parsing import LIMIT, Sent, Wire, answers, fields
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-from loopback import Peer, answer, backend, echo, established_to, exchange, hook, silence, transport_of, until
 
 from gateway.transport import AnswerTimedOut, ConnectionLost, QueueTimedOut, Transport, TransportSettings
 from gateway.transport.pool import Pool
 from gateway.verdicts import Cause
+from transport.loopback import Peer, answer, backend, echo, established_to, exchange, hook, silence, transport_of, until
 
 
 def pool_of(transport: Transport) -> Pool:
@@ -198,7 +198,7 @@ async def test_a_deadline_while_the_backend_works_ends_the_connection() -> None:
     gate = Gate()
     async with backend(gate.play) as there, transport_of(max_connections=1) as transport:
         with pytest.raises(AnswerTimedOut) as caught:
-            await exchange(transport, there.url, b"slow", within=0.05)
+            await exchange(transport, there.url, b"slow", within=0.3)
         assert caught.value.failure.cause is Cause.TIMEOUT
         assert transport.open_connections == 0
         gate.open.set()
@@ -224,6 +224,25 @@ async def test_a_request_cancelled_in_the_moment_of_its_turn_hands_the_connectio
         assert gate.arrived == [b"1", b"3"]
         assert there.accepted == 1
         assert at_rest(transport)
+
+
+async def test_a_connection_handed_to_a_request_just_cancelled_is_not_kept_where_the_pool_is_closed() -> None:
+    async def exchange_then_close() -> None:
+        await exchange(transport, there.url, b"1")
+        second.cancel()
+        await transport.aclose()
+
+    gate = Gate()
+    async with backend(gate.play) as there, transport_of(max_connections=1) as transport:
+        first = asyncio.create_task(exchange_then_close())
+        await until(lambda: len(gate.arrived) == 1)
+        second = asyncio.create_task(exchange(transport, there.url, b"2"))
+        await until(lambda: transport.queued == 1)
+        gate.open.set()
+        await first
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        assert transport.open_connections == 0
 
 
 async def test_a_free_place_handed_to_a_request_just_cancelled_is_free_again() -> None:

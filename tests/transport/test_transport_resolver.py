@@ -8,9 +8,9 @@ import socket
 from collections.abc import AsyncIterator
 
 import pytest
-from loopback import until
 
 from gateway.transport import Resolver, resolver
+from transport.loopback import until
 
 NO_NAME = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 HOST = "backend.example"

@@ -9,11 +9,11 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loopback import PATIENCE, Backend, Peer, backend, transport_of, until
 
 from gateway.transport import Answer, AnswerTimedOut, Pool, QueueTimedOut, Resolver, Terms, Transport, TransportSettings
 from gateway.transport.pool import Origin, PoolLimits
 from gateway.verdicts import Cause
+from transport.loopback import PATIENCE, Backend, Peer, backend, transport_of, until
 
 HEAD = b"POST /hook HTTP/1.1\r\nhost: backend\r\ncontent-length: %d\r\n"
 

@@ -1,0 +1,1 @@
+"""Tests of the transport: the HTTP client towards the backends."""
