@@ -103,11 +103,12 @@ def differences(before: Config, after: Config) -> list[str]:
         *_named("upstream", before.upstreams, after.upstreams),
         *_named("app", before.apps, after.apps),
     ]
-    for section in ("server", "admin", "log", "metrics", "media_server", "defaults"):
-        changes += _fields(section, getattr(before, section), getattr(after, section))
-    for key in ("unknown_app", "hook_types", "tracing"):
-        if getattr(before, key) != getattr(after, key):
-            changes.append(f"{key} changed")
+    for key in type(after).model_fields:
+        old, new = getattr(before, key), getattr(after, key)
+        if key in ("upstreams", "apps") or old == new:
+            continue
+        is_section = isinstance(old, BaseModel) and isinstance(new, BaseModel)
+        changes += _fields(key, old, new) if is_section else [f"{key} changed"]
     return changes
 
 

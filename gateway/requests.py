@@ -18,7 +18,8 @@ from gateway.front.protocol import CLIENT_LEFT
 from gateway.verdicts import PROBLEM_TYPE, ProxyError, Reason, Ruling, Source, Verdict, proxy_status
 
 _REMEMBERED: Final = 256
-_method_name = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}").fullmatch
+is_method_name = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}").fullmatch
+"""Whether a path's last segment, decoded, names a method; if not, the answer is 404."""
 
 
 class Refused(Exception):
@@ -195,7 +196,7 @@ def _last_segment(raw: bytes) -> str | None:
     if b"%" in segment:
         segment = unquote_to_bytes(segment)
     name = segment.decode("latin-1")
-    return name if _method_name(name) else None
+    return name if is_method_name(name) else None
 
 
 async def body_of(receive: Receive) -> bytes:

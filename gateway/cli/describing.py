@@ -28,6 +28,10 @@ _MODES: Final = {
     Mode.WARN: "it is left to their backends; the gateway counts answers that lack it, and refusals that do nothing",
     Mode.OFF: "it is left to their backends, and nobody looks",
 }
+_OTHERS: Final = {
+    Mode.ENFORCE: "the gateway adds",
+    Mode.WARN: "it is left to their backends; the gateway counts answers that lack",
+}
 
 
 # --- one setting ---
@@ -148,14 +152,14 @@ def _refusals(config: Config) -> Iterator[str]:
         settings = config.settings(name, _CALL)
         if settings.static is None or _refuses(settings.rules):
             wanted = settings.client_config
-            counts = wanted.mode is Mode.ENFORCE and wanted.stops(_CALL) is not True
-            apps.setdefault((wanted.mode, counts), []).append(name)
+            names_others = wanted.mode is not Mode.OFF and _CALL not in wanted.failing
+            apps.setdefault((wanted.mode, names_others), []).append(name)
     if not apps:
         return
     yield ""
     yield f"A reject of {_CALL} stops the call only if the session's connect answer set restOnError=FAIL for it:"
     for (mode, names_others), names in sorted(apps.items()):
-        others = f"the gateway adds what methods names, and {_CALL} is not there"
+        others = f"{_OTHERS.get(mode, '')} what methods names, and {_CALL} is not there"
         words = others if names_others else _MODES[mode]
         yield f"  {mode:8} {some(names)}: {words}"
     if any(mode is not Mode.ENFORCE for mode, _ in apps):

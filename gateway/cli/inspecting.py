@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from importlib.metadata import version as version_of
 from typing import Annotated
 
@@ -41,8 +41,11 @@ from gateway.cli.describing import (
 from gateway.clientconfig import Mode
 from gateway.config import Config, Settings, json_schema
 from gateway.hooks import BadHookError, Hook, MethodType, method_type, parse_hook
+from gateway.recording import RecordSettings
+from gateway.requests import is_method_name
 from gateway.retry import Retry
 from gateway.routing import Match, Route, Table
+from gateway.sampling import Sample, session_or_call
 from gateway.screening import Rule
 from gateway.sessions import session_of
 from gateway.shadow import Shadow
@@ -77,6 +80,8 @@ def explain(
 ) -> None:
     """Say which app, rule, upstream, budget and policy a hook would meet, and why."""
     when = _time(at)
+    if not is_method_name(method):
+        fail(f"--method {method!r}: is no name of a method; the gateway would answer 404", BAD_USAGE)
     loaded = load_or_fail(config)
     try:
         hook = parse_hook(read_hook_file(file))
@@ -156,8 +161,11 @@ class _Explained:
         else:
             yield from self._asked(settings.upstream if rule is None else rule.upstream or settings.upstream, rule)
         yield f"a 403     {self._refusal()}"
-        if self._kind is MethodType.CONNECT and (rule is None or rule.verdict is not Verdict.REJECT):
+        decided = settings.static if rule is None else rule.verdict
+        if self._kind is MethodType.CONNECT and decided is not Verdict.REJECT:
             yield f"sets      {_client_config_in_words(settings)}"
+        if self._config.record is not None:
+            yield f"record    {self._recorded(self._config.record)}"
 
     def _rule(self, rule: Rule | None) -> str:
         count = len(self._settings.rules)
@@ -196,7 +204,7 @@ class _Explained:
             yield f"rate      {rate}, of the app; past it, the verdict for overload"
         yield f"answers   {check_in_words(settings.response_check)}"
         if settings.shadow is not None:
-            yield f"shadow    {shadow_in_words(settings.shadow)}; {self._shadowed()}"
+            yield f"shadow    {shadow_in_words(settings.shadow)}; {self._shadowed(name)}"
         for cause in Cause:
             yield f"{'fallback' if cause is Cause.TIMEOUT else '':9} {cause}: {route.fallback.verdict(cause)}"
 
@@ -210,10 +218,12 @@ class _Explained:
         upstream = self._config.upstreams.get(name)
         return self._match.route.retry if upstream is None else self._settings.retry or upstream.retry
 
-    def _shadowed(self) -> str:
+    def _shadowed(self, upstream: str) -> str:
         shadow = self._settings.shadow
         if shadow is None or not Shadow(shadow).covers(self._method):
             return "of this method none"
+        if upstream == shadow.upstream:
+            return "of this one none: it decides this one itself"
         if shadow.sample >= 1 or session_of(self._hook) is not None:
             return (
                 "of this one too"
@@ -221,6 +231,19 @@ class _Explained:
                 else "of this one none: its session is not among them"
             )
         return "of this one if it happens to be among them: it names no session"
+
+    def _recorded(self, record: RecordSettings) -> str:
+        hook = self._hook
+        if record.sample >= 1:
+            what = ""
+        elif not session_or_call(hook):
+            what = f" if it happens to be among {100 * record.sample:.3g}%: it names no session"
+        elif Sample(record.sample).takes(hook, ""):
+            what = f": its session is among {100 * record.sample:.3g}%"
+        else:
+            return f"no: its session is not among {100 * record.sample:.3g}%"
+        only = ", only if no backend, rule or static app decides it" if record.failures_only else ""
+        return f"in {record.path}{what}{only}"
 
     def _refusal(self) -> str:
         wanted = self._settings.client_config
@@ -254,8 +277,10 @@ def _time(text: str | None) -> float:
         return time.time()
     try:
         moment = datetime.fromisoformat(text)
+        if moment.year in (MINYEAR, MAXYEAR):  # in another time zone, or the day before, it has no date at all
+            raise ValueError
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
+    except ValueError:
         fail(f"--at {text!r}: must be a time such as 2026-12-24T22:30 or 2026-12-24T22:30+01:00", BAD_USAGE)
 
 

@@ -12,6 +12,7 @@ from gateway.cli.showing import Json, milliseconds, plain, rate
 _DIFFERING: Final = ("verdict_differs", "body_differs")
 _ENFORCE: Final = "set rest_client_config: enforce"
 _WAIT: Final = "until its sessions connect again"
+_MEND: Final = "mend its answers to connect that cannot be read"
 _MOST_LINES: Final = 30
 _MOST_CUT: Final = 40
 """Lines shown of what was cut away."""
@@ -42,7 +43,7 @@ def story(call: Json) -> Iterator[tuple[str, str]]:
     if call["client_config"] is not None:
         yield "connect", f"its answer's restClientConfig: {plain(call['client_config'])}"
     if call["ineffective"]:
-        yield "ignored", f"the media server ignores this refusal; {_ENFORCE}"
+        yield "ignored", f"the media server ignores this refusal; {_ENFORCE}, with FAIL for this method"
     if call["repaired"] is not None:
         yield "repaired", f"{plain(call['repaired'])}; what was cut away:"
         for line in call["cut"].splitlines()[:_MOST_CUT]:
@@ -97,11 +98,22 @@ def notes(insights: Json) -> list[Text]:
     return lines
 
 
+def _remedy(config: Json, refused: Iterable[str]) -> str:
+    """What makes refusals of these methods count, by what the configuration in force already does about them."""
+    enforced = config["mode"] == "enforce"
+    steps = [] if enforced else [_ENFORCE]
+    if unnamed := sorted(set(refused).difference(config.get("methods", refused))):
+        steps.append(f"name {', '.join(map(plain, unnamed))} with restOnError: FAIL under rest_client_config.methods")
+    if enforced and config["outcomes"].get("unreadable"):
+        steps.append(_MEND)
+    return " and ".join(steps) or _WAIT
+
+
 def _of_app(app: Json) -> Iterable[tuple[str, str]]:
     name = plain(app["app"])
     ineffective, config = app["ineffective"], app["client_config"]
     outcomes = config["outcomes"]
-    remedy = _WAIT if config["mode"] == "enforce" else _ENFORCE
+    remedy = _remedy(config, ineffective["methods"])
     if ineffective["total"]:
         yield f"refusals that stop nothing: {_figure(ineffective)} ({_counts(ineffective['methods'])}); {remedy}", "red"
     elif outcomes.get("missing") or outcomes.get("unreadable"):

@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Final
 
-import httpx
 import msgspec
 import typer
 from rich.console import Console
@@ -20,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.cli.common import BAD_USAGE, FAILED, fail
-from gateway.cli.sending import check_url
+from gateway.cli.sending import check_url, shown_url
 from gateway.cli.showing import milliseconds, plain
 from gateway.comparison import Compare, Difference
 from gateway.log import printable
@@ -94,12 +93,12 @@ def replay(
             print(f"gateway: and {more} more lines skipped", file=sys.stderr)
         if not len(recording):
             fail(_nothing(recording), BAD_USAGE)
-        report, interrupted = _played(recording, options)
+        report, broken_off = _played(recording, options)
     finally:
         recording.close()
     _tell(report, json)
-    if interrupted:
-        raise typer.Exit(_INTERRUPTED)
+    if broken_off is not None:
+        raise typer.Exit(broken_off)
     if not report.agreed:
         raise typer.Exit(FAILED)
 
@@ -131,10 +130,10 @@ def _nothing(recording: Recording) -> str:
     return "nothing to play: there is no hook in these files"
 
 
-def _played(recording: Recording, options: Options) -> tuple[Report, bool]:
-    """Play it, until the end or Ctrl-C; what is known, and whether it was interrupted."""
+def _played(recording: Recording, options: Options) -> tuple[Report, int | None]:
+    """Play it, until the end or Ctrl-C; what is known, and the exit status where it was broken off."""
     tally = Tally()
-    interrupted = False
+    broken_off = None
     with ExitStack() as stack:
         show = None
         if sys.stderr.isatty():
@@ -143,21 +142,22 @@ def _played(recording: Recording, options: Options) -> tuple[Report, bool]:
         try:
             asyncio.run(player.play())
         except KeyboardInterrupt:
-            interrupted = True
+            broken_off = _INTERRUPTED
         except UnreadableError as exc:
-            fail(printable(str(exc)), BAD_USAGE)
+            print(f"gateway: {printable(str(exc))}", file=sys.stderr)
+            broken_off = BAD_USAGE
     report = tally.report(
-        _shown_url(options.url),
+        shown_url(options.url),
         options.compare,
         len(recording),
-        finished=not interrupted,
+        finished=broken_off is None,
         left_out=dict(recording.left_out.most_common()),
         not_wanted=recording.not_wanted,
         beyond_limit=recording.beyond_limit,
         broken_lines=recording.broken_count,
         paced=options.rate is not None or options.as_recorded,
     )
-    return report, interrupted
+    return report, broken_off
 
 
 def _progress(stack: ExitStack, hooks: int, tally: Tally) -> Callable[[], None]:
@@ -174,11 +174,6 @@ def _progress(stack: ExitStack, hooks: int, tally: Tally) -> Callable[[], None]:
     return lambda: progress.update(task, advance=1, disagreed=tally.disagreed, failed=tally.failed)
 
 
-def _shown_url(url: str) -> str:
-    """Without a password."""
-    return str(httpx.URL(url).copy_with(userinfo=b""))
-
-
 # --- the report ---
 
 
@@ -186,7 +181,8 @@ def _tell(report: Report, json: str | None) -> None:
     if json is not None:
         data = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
         if json == "-":
-            sys.stdout.write(data.decode())
+            sys.stdout.flush()
+            sys.stdout.buffer.write(data)  # UTF-8 (RFC 8259), whatever the terminal takes
             return
         try:
             Path(json).write_bytes(data)
@@ -295,6 +291,11 @@ def _hints(report: Report) -> Iterable[str]:
         yield (
             f"Pseudonyms stand in the recording for {names}: a backend that decides by particular values decides "
             "otherwise. A recording with mask: [] has them as they were."
+        )
+    if report.starred and set(report.disagreements) - {BODIES_DIFFER}:
+        yield (
+            f"Stars stand in the recording of {_hooks(report.starred)} where a field's secret was, a token say, which "
+            "is never recorded: a backend that asks for it refuses them."
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from typing import Annotated
+from urllib.parse import quote
 
 import httpx
 import typer
@@ -34,15 +35,18 @@ def send(
     if not 0 < timeout < _MAX_TIMEOUT:
         fail(f"--timeout must be above 0 and below {_MAX_TIMEOUT} seconds", BAD_USAGE)
     check_url(url)
+    shown = shown_url(url)
     body = read_hook_file(file)
     started = time.perf_counter()
     try:
         with httpx.Client(trust_env=False, timeout=timeout) as client:
-            response = client.post(f"{url.rstrip('/')}/{method}", content=body, headers=HOOK_HEADERS)
+            # Quoted: it is one segment of the path, whatever stands in it.
+            target = f"{url.rstrip('/')}/{quote(method, safe='', errors='replace')}"
+            response = client.post(target, content=body, headers=HOOK_HEADERS)
     except httpx.TimeoutException:
-        fail(f"{url}: no answer within {timeout:g} s")
+        fail(f"{shown}: no answer within {timeout:g} s")
     except httpx.HTTPError as exc:
-        fail(f"{url}: {exc}")
+        fail(f"{shown}: {exc}")
     milliseconds = (time.perf_counter() - started) * 1000
     print(f"verdict   {verdict_of(response)}")
     print(f"status    {response.status_code} {response.reason_phrase}")
@@ -60,6 +64,15 @@ def check_url(url: str) -> None:
         fail(f"{printable(url)}: {exc}", BAD_USAGE)
     if not usable:
         fail(f"{printable(url)}: is not a URL such as http://127.0.0.1:8080/rest/my_api", BAD_USAGE)
+    if "?" in url or "#" in url:
+        fail(
+            f"{shown_url(url)}: must end with the path, to which the method is added: no query, no fragment", BAD_USAGE
+        )
+
+
+def shown_url(url: str) -> str:
+    """A usable URL as it may be printed: without user name and password."""
+    return str(httpx.URL(url).copy_with(userinfo=b""))
 
 
 def verdict_of(response: httpx.Response) -> str:

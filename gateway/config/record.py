@@ -9,6 +9,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from gateway.recording import FILES, MASKED, RecordSettings
+from gateway.recording.files import BEGINS, is_recording
 
 from .rules import Section
 from .tls import FilePath, absolute_path
@@ -71,12 +72,24 @@ def path_problem(value: object, directory: str) -> tuple[str | None, str | None]
     try:
         if not stat.S_ISDIR(os.stat(above).st_mode):
             return "stands in what is no directory", None
-        file = os.stat(path) if os.path.lexists(path) else None
+        file = os.lstat(path) if os.path.lexists(path) else None
     except (OSError, ValueError) as exc:
         reason = (exc.strerror if isinstance(exc, OSError) else None) or "it has no valid name"
         return f"its directory cannot be used: {reason.lower()}", None
+    if file is not None and stat.S_ISLNK(file.st_mode):
+        return None, "is a symbolic link, and none is followed: nothing is recorded"
     if file is not None and not stat.S_ISREG(file.st_mode):
         return "is there, but is no regular file", None
     if not os.access(above, os.W_OK | os.X_OK) or (file is not None and not os.access(path, os.W_OK)):
         return None, "cannot be written by this user: the gateway's own must be able to, or nothing is recorded"
+    if file is not None and not _is_recording(path):
+        return None, "is there, but holds something else than a recording: it is left as it is, and nothing is recorded"
     return None, None
+
+
+def _is_recording(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return is_recording(file.read(len(BEGINS)))
+    except OSError:  # the gateway's own user may be able to
+        return True

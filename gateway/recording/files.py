@@ -10,6 +10,8 @@ import time
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+BEGINS: Final = b'{"v":'
+"""What the first line of every recording begins with, whatever its version."""
 _MODE: Final = 0o600
 _MOST_FILES: Final = 2000
 """However small they are that restarts have left behind."""
@@ -32,8 +34,9 @@ class RecordFiles:
     """Appends lines to ``path``, which becomes ``path.1`` when it is full, that ``path.2``, and so on.
 
     They take ``files * max_size`` bytes at most: the oldest go. A file that an earlier *run* of the gateway began is
-    put aside, for its pseudonyms are others. Each piece is one write at the file's end under a lock (flock) that all
-    writers take; whoever finds that the file has been put aside meanwhile takes the new one. For one thread.
+    put aside, for its pseudonyms are others; one that holds something else is left alone. Each piece is one write at
+    the file's end under a lock (flock) that all writers take; whoever finds that the file has been put aside meanwhile
+    takes the new one. For one thread.
     """
 
     def __init__(self, path: str, max_size: int, files: int, run: str) -> None:
@@ -101,7 +104,14 @@ class RecordFiles:
         return os.pread(fd, len(self._begins), 0) == self._begins
 
     def _put_aside(self) -> None:
-        """Make room for a new file; the current one is locked, and goes last."""
+        """Make room for a new file. Raises OSError that says so: who may write it may not be allowed to rename it."""
+        try:
+            self._turn_over()
+        except OSError as exc:
+            raise OSError(exc.errno, f"it cannot be put aside to begin the next: {exc.strerror}") from exc
+
+    def _turn_over(self) -> None:
+        """Each file becomes the next older one; the current one is locked, and goes last."""
         older: list[int] = []  # their sizes; the first is path.1
         while len(older) < _MOST_FILES:
             try:
@@ -126,20 +136,40 @@ class RecordFiles:
         self.close()
 
 
+def is_recording(beginning: bytes) -> bool:
+    """Whether a file that begins so may be written as a recording; *beginning* has ``len(BEGINS)`` bytes, if it can."""
+    return BEGINS.startswith(beginning)  # its first writer may have died at once
+
+
 def _opened(path: str) -> int:
-    """Raises OSError for anything but a regular file that can be kept from others' eyes."""
-    # Without waiting, should it be a named pipe that nobody reads.
-    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, _MODE)
+    """Raises OSError for anything but a recording, or room for one, that can be kept from others' eyes."""
+    try:
+        # Without waiting, should it be a named pipe that nobody reads.
+        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, _MODE)
+    except OSError as exc:
+        if exc.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a symbolic link, and none is followed") from exc
+        raise
     try:
         mode = os.fstat(fd).st_mode
         if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
+        # Whatever a slip of the pen has named, a configuration say, would be put aside, and deleted in the end.
+        if not is_recording(os.pread(fd, len(BEGINS), 0)):
+            raise OSError(errno.EEXIST, "it holds something else than a recording, and is left as it is")
         if stat.S_IMODE(mode) != _MODE:
-            os.fchmod(fd, _MODE)
+            _make_private(fd)
     except OSError:
         os.close(fd)
         raise
     return fd
+
+
+def _make_private(fd: int) -> None:
+    try:
+        os.fchmod(fd, _MODE)
+    except PermissionError as exc:
+        raise OSError(exc.errno, "it belongs to another user, and cannot be kept from others' eyes") from exc
 
 
 def _lock(fd: int) -> None:

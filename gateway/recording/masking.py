@@ -7,10 +7,12 @@ numbers and escapes are written are the same in a replay as they were on the wir
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from base64 import b64decode
+from collections.abc import Callable, Collection, Mapping
 from enum import Enum
 from functools import lru_cache
 from typing import Final
+from unicodedata import normalize
 
 import msgspec
 
@@ -38,30 +40,70 @@ _is_plain_number = re.compile(rb"-?[0-9]{1,64}(?:\.[0-9]{1,64})?").fullmatch
 _decode = msgspec.json.Decoder(str).decode
 _encode = msgspec.json.Encoder().encode
 
+_Match = Callable[[bytes, int], re.Match[bytes] | None]
 _MARKS: Final = (
-    b"password", b"passwd", b"passphrase", b"pwd", b"secret", b"token", b"authorization", b"credential", b"cookie",
-    b"apikey", b"api_key", b"api-key", b"signature", b"inline:", b"://",
+    b"pass", b"pwd", b"secret", b"token", b"auth", b"credential", b"cookie", b"api", b"signature", b"inline:", b"://",
+    b"bearer ", b"basic ", b"pin", b"hash", b"nonce",
 )  # fmt: skip
 """What a secret in the midst of a text begins with, in lower case."""
-_assigned = re.compile(
-    rb"""
-    [\w-]{0,64}\\*["']?[ \t]*[:=]>?[ \t]*
+_VALUE: Final = rb"""
+    \\*["']?[ \t]*[:=]>?[ \t]*
     (?:
         "(?P<quoted>[^"\\]*+(?:\\.[^"\\]*+)*+)
         | '(?P<single>[^'\\]*+(?:\\.[^'\\]*+)*+)
         | \\+["'](?P<nested>[^\r\n]*)  # JSON within JSON: where it ends is not worth a mistake
         | (?P<bare>[^\s&;,"'<>{}\\]+)
-    )""",
-    re.VERBOSE | re.DOTALL,
+    )"""
+
+
+def _assigned(name: bytes) -> _Match:
+    """What finds a value, as the group that it matched last, from the beginning of its name on."""
+    return re.compile(b"(?i:" + name + b")" + _VALUE, re.VERBOSE | re.DOTALL).match
+
+
+_word = _assigned(
+    rb"""
+    (?: (?<![A-Za-z]) | (?-i:(?<=[a-z])(?=[A-Z])) | (?=hash|nonce) )  # a word of its own: "pin", not "spin"
+    (?:auth|pass|pin|hash(?:es)?|nonce) (?:[_-][\w-]{0,64})? [0-9]{0,8}
+    """
+)
+# A line that begins with a space continues the one before (RFC 3261, section 7.3.1).
+_field = re.compile(
+    rb"(?:authorization|cookie)[ \t]*[:=][ \t]*(?P<secret>[^\r\n]++(?:\r?\n[ \t][^\r\n]*+)*+)", re.IGNORECASE
 ).match
-_to_the_end_of_its_line = re.compile(rb"[ \t]*[:=][ \t]*(?P<secret>[^\r\n]+)").match
+_bearer = re.compile(rb"bearer[ ]++(?P<secret>[\w.~+/-]{8,}+=*)", re.IGNORECASE).match
+_might_be_basic = re.compile(rb"basic[ ]++(?P<secret>[A-Za-z0-9+/]{4,}+)={0,2}", re.IGNORECASE).match
 _media_key = re.compile(rb"inline:(?P<secret>[^\s|]+)").match
 _in_url = re.compile(rb"://[^/\s:@\"'<>]{0,256}:(?P<secret>[^/\s@\"'<>]{1,256})@").match
-_PATTERNS: Final = {
-    b"authorization": (_to_the_end_of_its_line, _assigned),
-    b"cookie": (_to_the_end_of_its_line, _assigned),
+_has_digit = re.compile(rb"[0-9]").search
+
+
+def _basic(data: bytes, at: int) -> re.Match[bytes] | None:
+    """Credentials of HTTP (RFC 7617), not the first word of "basic subscription"."""
+    found = _might_be_basic(data, at)
+    if found is None:
+        return None
+    encoded = found["secret"]
+    try:
+        return found if b":" in b64decode(encoded + b"=" * (-len(encoded) % 4)) else None
+    except ValueError:
+        return None
+
+
+_PATTERNS: Final[Mapping[bytes, tuple[_Match, ...]]] = {
+    b"pass": (_assigned(rb"pass(?:word|wd|phrase)[\w-]{0,64}"), _word),
+    b"auth": (_field, _assigned(rb"authorization[\w-]{0,64}"), _word),
+    b"cookie": (_field, _assigned(rb"cookie[\w-]{0,64}")),
+    b"api": (_assigned(rb"api[_-]?key[\w-]{0,64}"),),
     b"inline:": (_media_key,),
     b"://": (_in_url,),
+    b"bearer ": (_bearer,),
+    b"basic ": (_basic,),
+    **{
+        mark: (_assigned(mark + rb"[\w-]{0,64}"),)
+        for mark in (b"pwd", b"secret", b"token", b"credential", b"signature")
+    },
+    **dict.fromkeys((b"pin", b"hash", b"nonce"), (_word,)),
 }
 
 
@@ -102,7 +144,7 @@ class Mask:
         return self._kind_of(name) if len(name) <= 64 else self._new_kind_of(name)
 
     def _new_kind_of(self, written: bytes) -> _Kind:
-        name = _text(written)
+        name = normalize("NFKC", _text(written))  # a full-width "p" is a "p"
         lower = name.lower()
         if is_secret(name):
             return _Kind.SECRET
@@ -120,7 +162,8 @@ class _Walk:
         self._known = known
         self._changes: list[tuple[int, int, bytes]] = []
         self._texts: list[tuple[int, int, str]] = []
-        """Those that are neither masked nor secret, where they stand."""
+        """Those that are neither masked nor secret, where they stand; names of fields too, if there is a digit in."""
+        self._numbers: list[tuple[int, int, str]] = []
         self._depth = 0
         self._masked_from = 0
         """The depth of the value that is masked as a whole; 0: none is."""
@@ -133,6 +176,8 @@ class _Walk:
             which = token.lastgroup
             if which == "colon":
                 kind = self._mask.kind_of(token["text"])
+                if not self._secret_from and _has_digit(token["text"]):
+                    self._texts.append((token.start("text") - 1, token.end("text") + 1, _text(token["text"])))
             elif which == "open":
                 self._open(kind, token.start())
                 kind = _Kind.PLAIN
@@ -180,6 +225,8 @@ class _Walk:
             self._note(number)
             pseudonym = self._pseudonyms.of(number) if _is_plain_number(token[0]) else "0"
             self._changes.append((start, end, pseudonym.encode()))
+        elif which == "number" and kind is _Kind.PLAIN and end - start >= _SHORTEST_KNOWN:
+            self._numbers.append((start, end, token[0].decode()))
 
     def _note(self, text: str) -> None:
         for part in self._pseudonyms.parts(text):
@@ -191,6 +238,9 @@ class _Walk:
             cleaned = self._cleaned(text)
             if cleaned != text:
                 self._changes.append((start, end, _encode(cleaned)))
+        for start, end, number in self._numbers:
+            if number in self._known:
+                self._changes.append((start, end, self._pseudonyms.of(number).encode()))
         pieces: list[bytes] = []
         done = 0
         for start, end, instead in sorted(self._changes):
@@ -211,6 +261,8 @@ class _Walk:
 
 def without_secrets(text: str) -> str:
     """A text with stars for what looks like a secret in its midst: ``token=…``, ``Authorization: …``, media keys."""
+    if ":" not in text and "=" not in text and " " not in text:  # each of the patterns below has one of them
+        return text
     data = text.encode("utf-8", "surrogatepass")
     lower = data.lower()
     spans = []
@@ -218,9 +270,8 @@ def without_secrets(text: str) -> str:
         at = lower.find(mark)
         while at >= 0:
             end = at + len(mark)
-            after = at if mark in (b"inline:", b"://") else end
-            for pattern in _PATTERNS.get(mark, (_assigned,)):
-                if secret := pattern(data, after):
+            for pattern in _PATTERNS[mark]:
+                if secret := pattern(data, at):
                     spans.append(secret.span(secret.lastgroup or 0))
                     end = max(end, spans[-1][1])
                     break

@@ -65,6 +65,17 @@ class _Answer(NamedTuple):
     milliseconds: float
 
 
+class _Exchange(NamedTuple):
+    """What came of asking once."""
+
+    status: int
+    body: bytes
+    cause: Cause | None = None
+    error: str = ""
+    is_cut: bool = False
+    """Whether a connection that had served before ended without an answer."""
+
+
 class Player:
     """Plays a recording and tells the *tally*, which is good to be read at any time."""
 
@@ -148,31 +159,46 @@ class Player:
             self._window.release()
 
     async def _ask(self, client: httpx.AsyncClient, played: Played) -> _Answer:
-        record = played.record
+        began = time.perf_counter()
+        made = await self._exchange(client, played.record)
+        if made.is_cut:  # the backend has just given the connection up that it had kept: the gateway asks once more too
+            made = await self._exchange(client, played.record)
+        milliseconds = (time.perf_counter() - began) * 1000
+        verdict, cause, error = None, made.cause, made.error
+        if cause is None:
+            verdict, cause, error = _verdict(made.status, made.body)
+        return _Answer(Answered(verdict, made.status, made.body, error), cause, milliseconds)
+
+    async def _exchange(self, client: httpx.AsyncClient, record: Record) -> _Exchange:
         url = f"{self._url}/{quote(record.method, safe='')}"
         headers = {"X-Request-Id": record.request_id} if _is_request_id(record.request_id) else {}
-        began = time.perf_counter()
-        body, status, cause, error = b"", 0, None, ""
+        body, status, is_new = b"", 0, False
+
+        async def note(event: str, info: object) -> None:
+            nonlocal is_new
+            is_new |= event.startswith("connection.connect")
+
         try:
             async with (
                 asyncio.timeout(self._options.timeout),
-                client.stream("POST", url, content=bytes(record.hook), headers=headers) as response,
+                client.stream(
+                    "POST", url, content=bytes(record.hook), headers=headers, extensions={"trace": note}
+                ) as response,
             ):
                 status = response.status_code
                 async for piece in response.aiter_raw():
                     body += piece
                     if len(body) > MAX_ANSWER:
-                        cause, error = Cause.BAD_ANSWER, f"the answer is larger than {MAX_ANSWER} bytes"
-                        break
+                        error = f"the answer is larger than {MAX_ANSWER} bytes"
+                        return _Exchange(status, body, Cause.BAD_ANSWER, error)
         except (TimeoutError, httpx.TimeoutException):
-            cause, error = Cause.TIMEOUT, f"no whole answer within {self._options.timeout:g} s"
+            error = f"no whole answer within {self._options.timeout:g} s"
+            return _Exchange(status, body, Cause.TIMEOUT, error)
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as exc:
             cause, error = _why(exc)
-        milliseconds = (time.perf_counter() - began) * 1000
-        verdict = None
-        if cause is None:
-            verdict, cause, error = _verdict(status, body)
-        return _Answer(Answered(verdict, status, body, error), cause, milliseconds)
+            is_cut = isinstance(exc, httpx.NetworkError | httpx.RemoteProtocolError) and cause is Cause.UNREACHABLE
+            return _Exchange(status, body, cause, error, is_cut=is_cut and not status and not is_new)
+        return _Exchange(status, body)
 
     def _judge(self, played: Played, answer: _Answer) -> None:
         record, tally = played.record, self._tally

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from array import array
 from collections import Counter
@@ -11,14 +12,18 @@ from typing import BinaryIO, Final, NamedTuple
 
 from gateway.globs import compile_glob
 from gateway.hooks import BadHookError, MethodType, method_type, parse_hook
+from gateway.log import printable
 from gateway.recording import Record, RecordError
 from gateway.recording.lines import read
+from gateway.sampling import session_or_call
 
 MAX_LINE: Final = 16 * 2**20
 """Bytes of a line: more than any hook with its answer takes."""
 MAX_FILES: Final = 1024
 MAX_HOOKS: Final = 5_000_000
 """Hooks in one replay; each takes some seventy bytes of memory."""
+_COMPRESSED: Final = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz", b"BZh": "bzip2"}
+"""What compressed files begin with: whoever turns logs over often compresses them."""
 _TOLD: Final = 20
 """Broken lines that are told one by one."""
 
@@ -83,8 +88,11 @@ class Recording:
 
     def __init__(self, paths: Sequence[str], wanted: Wanted, limit: int | None = None) -> None:
         """Look through all of them. Raises UnreadableError."""
-        self._names = list(dict.fromkeys(paths))
+        self._names: list[str] = []
+        """As they are told: a file's name need not be text."""
         self._files: list[BinaryIO] = []
+        self._known: set[tuple[int, int]] = set()
+        """Files by device and inode: one may have two names, or get the next while a gateway turns its files over."""
         self._began = array("d")
         self._places = array("Q")
         """Three numbers for each hook: file, line, offset."""
@@ -96,11 +104,11 @@ class Recording:
         """Hooks that are not wanted for their method's side effects, by method."""
         self.not_wanted = 0
         """Hooks that are not wanted for their app or method."""
-        if len(self._names) > MAX_FILES:
-            raise UnreadableError(f"{len(self._names)} files are more than the {MAX_FILES} that one replay takes")
+        if len(paths) > MAX_FILES:
+            raise UnreadableError(f"{len(paths)} files are more than the {MAX_FILES} that one replay takes")
         try:
-            for number, name in enumerate(self._names):
-                self._look_through(number, name, wanted)
+            for path in paths:
+                self._look_through(path, wanted)
         except BaseException:
             self.close()
             raise
@@ -128,21 +136,31 @@ class Recording:
                 hook = parse_hook(bytes(record.hook))
             except (OSError, RecordError, BadHookError) as exc:
                 raise UnreadableError(f"{where}: it has changed since it was looked through: {exc}") from exc
-            yield Played(record, where, bytes(hook.session_id) or bytes(hook.call_id))
+            yield Played(record, where, session_or_call(hook))
 
     def close(self) -> None:
         """Let the files go."""
         for stream in self._files:
             stream.close()
 
-    def _look_through(self, number: int, name: str, wanted: Wanted) -> None:
+    def _look_through(self, path: str, wanted: Wanted) -> None:
+        name = printable(path)
         try:
-            if not Path(name).is_file():  # a named pipe would be waited for, and cannot be read twice
-                raise UnreadableError(
-                    f"{name}: {'it is no regular file' if Path(name).exists() else 'it is not there'}"
-                )
-            stream = open(name, "rb")  # noqa: SIM115 - it is read again when it is played
+            if not Path(path).is_file():  # a named pipe would be waited for, and cannot be read twice
+                raise UnreadableError(f"{name}: {_no_file(path)}")
+            stream = open(path, "rb")  # noqa: SIM115 - it is read again when it is played
+            number = len(self._files)
             self._files.append(stream)
+            self._names.append(name)
+            status = os.fstat(stream.fileno())
+            if (status.st_dev, status.st_ino) in self._known:
+                return
+            self._known.add((status.st_dev, status.st_ino))
+            beginning = stream.read(8)
+            stream.seek(0)
+            for begins, program in _COMPRESSED.items():
+                if beginning.startswith(begins):
+                    raise UnreadableError(f"{name}: it is compressed ({program}): unpack it first")
             offset = line = 0
             while data := stream.readline(MAX_LINE):
                 line += 1
@@ -185,3 +203,9 @@ class Recording:
         self.broken_count += 1
         if len(self.broken) < _TOLD:
             self.broken.append(Broken(where, why))
+
+
+def _no_file(path: str) -> str:
+    if path == "-":
+        return "standard input cannot be played, for a recording is read twice: write it to a file"
+    return "it is no regular file" if Path(path).exists() else "it is not there"

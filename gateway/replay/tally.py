@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from gateway.comparison import Answered, Comparison, Difference, Finding
+from gateway.recording.masking import STARS
 from gateway.verdicts import Cause
 
 from .reading import Played
@@ -21,6 +22,7 @@ MAX_KINDS: Final = 200
 """Kinds that are told apart; the rest are one kind."""
 OTHERS: Final = "others"
 BODIES_DIFFER: Final = "bodies differ"
+_STARRED: Final = b'"%b"' % STARS.encode()
 
 
 class Example(msgspec.Struct, frozen=True):
@@ -75,6 +77,8 @@ class Report(msgspec.Struct, frozen=True):
     """Answers in which both had overwritten a field that stands in the recording as a pseudonym."""
     masked: tuple[str, ...]
     """Fields that stand in the recording as pseudonyms: who decides by particular values decides otherwise."""
+    starred: int
+    """Hooks of those compared that have stars where a field's secret was: who asks for it decides otherwise."""
     examples: tuple[Example, ...]
     candidate_ms: Latency | None
     """Of the hooks that were compared."""
@@ -91,7 +95,7 @@ class Tally:
     """Counts while it is played."""
 
     def __init__(self) -> None:
-        self.played = self.compared = self.agreements = self.fields_not_compared = 0
+        self.played = self.compared = self.agreements = self.fields_not_compared = self.starred = 0
         self.behind = 0.0
         self._began = time.monotonic()
         self._disagreements: Counter[str] = Counter()
@@ -131,6 +135,7 @@ class Tally:
         self.compared += 1
         self._candidate.append(ms)
         self._recorded.append(played.record.upstream_ms)
+        self.starred += _STARRED in bytes(played.record.hook)
         if len(self._masked) < MAX_KINDS:
             self._masked.update(played.record.masked)
         if comparison.outcome is Finding.MATCH:
@@ -163,6 +168,7 @@ class Tally:
                 "not_compared": dict(self._not_compared.most_common()),
                 "fields_not_compared": self.fields_not_compared,
                 "masked": tuple(sorted(self._masked)),
+                "starred": self.starred,
                 "examples": tuple(example for examples in self._examples.values() for example in examples),
                 "candidate_ms": _latency(self._candidate),
                 "recorded_ms": _latency(self._recorded),
