@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Collection, Container, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -86,6 +86,19 @@ class Match(NamedTuple):
     why: str
 
 
+class RuleNames(Container[tuple[str, str]]):
+    """App and rule, by name, of all that there are; the rules of defaults are not written down for each app."""
+
+    def __init__(self, config: Config) -> None:
+        self._apps = frozenset(config.apps)
+        self._common = frozenset(rule.name for rule in config.defaults.rules)
+        self._own = {name: frozenset(rule.name for rule in app.rules) for name, app in config.apps.items() if app.rules}
+
+    def __contains__(self, pair: Any) -> bool:
+        app, rule = pair
+        return app in self._apps and (rule in self._common or rule in self._own.get(app, ()))
+
+
 class Table:
     """All routes of one configuration. Look-ups cost the same for ten apps and for ten thousand."""
 
@@ -110,13 +123,7 @@ class Table:
         self._other = None if config.unknown_app == "reject" else self._apps[config.unknown_app]
         self.sharing = self._sharing()
         """The upstreams that several apps use."""
-        self.rules = {
-            (name, rule)
-            for name, app in self._apps.items()
-            if app.default.rules is not None
-            for rule in app.default.rules.names
-        }
-        """App and rule, by name, of all that there are."""
+        self.rules = RuleNames(config)
         configured = {method for app in config.apps.values() for method in app.methods}
         self._labels = {method: method for method in (*CATALOGUE, *config.hook_types, *configured)}
 
@@ -192,7 +199,13 @@ class _Routes:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._rules: dict[tuple[Rule, ...], Rules] = {}
+        common = config.defaults.rules
+        verdicts = tuple(rule for rule in common if rule.upstream is None)
+        all_of_them = Rules(common) if common else None
+        of_verdicts = all_of_them if verdicts == common else Rules(verdicts) if verdicts else None
+        self._common = {False: all_of_them, True: of_verdicts}
+        """The rules of defaults, by whether an app is static: then it has none that names an upstream."""
+        self._rules: dict[tuple[tuple[Rule, ...], bool], Rules] = {}
         self._routes: dict[tuple[object, ...], Route] = {}
         self._methods: dict[tuple[object, ...], Mapping[str, Route]] = {}
         self._settings: list[Settings] = []
@@ -201,7 +214,8 @@ class _Routes:
     def app(self, name: str, methods: Collection[str]) -> App:
         """An app with routes of its own for these methods."""
         settings = self._config.settings(name, None)
-        rules = self._compiled(settings.rules)  # they are the app's, whatever the method
+        # They are the app's, whatever the method.
+        rules = self._compiled(self._config.apps[name].rules, static=settings.static is not None)
         own = {method: self._route(method, self._config.settings(name, method), rules) for method in methods}
         shared = self._methods.setdefault(tuple((method, id(route)) for method, route in own.items()), own)
         return App(name, self._route(None, settings, rules), shared, Tenant(name))
@@ -219,12 +233,13 @@ class _Routes:
             self._settings.append(settings)
         return route
 
-    def _compiled(self, rules: tuple[Rule, ...]) -> Rules | None:
-        if not rules:
-            return None
-        compiled = self._rules.get(rules)
+    def _compiled(self, own: tuple[Rule, ...], *, static: bool) -> Rules | None:
+        common = self._common[static]
+        if not own:
+            return common
+        compiled = self._rules.get((own, static))
         if compiled is None:
-            compiled = self._rules[rules] = Rules(rules)
+            compiled = self._rules[own, static] = Rules(own, common)
         return compiled
 
 

@@ -50,41 +50,50 @@ class Rules:
         "_by_caller",
         "_by_method",
         "_compiled",
-        "_methods",
-        "_texts",
+        "_more",
         "_unfiled",
-        "names",
+        "reads_methods",
+        "reads_texts",
         "upstreams",
     )
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
+    def __init__(self, rules: Sequence[Rule], more: Rules | None = None) -> None:
+        """*more* are those that come after these: many apps share them, and a copy of each would be too much."""
         timings: dict[Windows, _Timing] = {}
         self._by_caller, self._by_callee, self._by_method = _Index(), _Index(), _Index()
         self._unfiled: list[int] = []
         """The rules that can only be tried: by globs with a ``*`` or ``?`` within, or by time alone."""
-        self.names = [rule.name for rule in rules]
-        self.upstreams = {rule.upstream for rule in rules if rule.upstream is not None}
+        self._more = more
+        self.upstreams: set[str] = {rule.upstream for rule in rules if rule.upstream is not None}
         """Those that a rule may choose."""
+        self.reads_texts: bool = any(rule.caller or rule.callee for rule in rules)
+        self.reads_methods: bool = any(rule.methods for rule in rules)
+        if more is not None:
+            self.upstreams |= more.upstreams
+            self.reads_texts |= more.reads_texts
+            self.reads_methods |= more.reads_methods
         self._compiled = [self._file(place, rule, timings) for place, rule in enumerate(rules)]
-        self._texts = any(rule.caller or rule.callee for rule in rules)
-        self._methods = any(rule.methods for rule in rules)
 
     def __len__(self) -> int:
-        return len(self._compiled)
+        return len(self._compiled) + (0 if self._more is None else len(self._more))
 
     def meet(self, hook: Hook, method: str, now: float) -> Rule | None:
         """The first rule that this hook meets at this time (seconds since 1970)."""
-        if not self._texts:
+        if not self.reads_texts:
             return self.find(None, None, method, now)
         return self.find(text_of(hook.caller, sys.maxsize), text_of(hook.callee, sys.maxsize), method, now)
 
     def find(self, caller: str | None, callee: str | None, method: str, now: float) -> Rule | None:
         """The same for the texts themselves; None = the hook does not carry it."""
-        compiled = self._compiled
-        if self._texts:
+        if self.reads_texts:
             caller, callee = caller and fold(caller), callee and fold(callee)
-        if self._methods:
+        if self.reads_methods:
             method = fold(method)
+        return self.first(caller, callee, method, now)
+
+    def first(self, caller: str | None, callee: str | None, method: str, now: float) -> Rule | None:
+        """The same for texts that are folded already."""
+        compiled = self._compiled
         found = len(compiled)
         for places in (
             *self._by_caller.places(caller),
@@ -98,7 +107,9 @@ class Rules:
                 if compiled[place].met(caller, callee, method, now):
                     found = place
                     break
-        return compiled[found].rule if found < len(compiled) else None
+        if found < len(compiled):
+            return compiled[found].rule
+        return None if self._more is None else self._more.first(caller, callee, method, now)
 
     def _file(self, place: int, rule: Rule, timings: dict[Windows, _Timing]) -> _Compiled:
         """Put a rule where it will be found; what is left of its conditions is to be tried then."""

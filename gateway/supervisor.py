@@ -32,6 +32,7 @@ from gateway.log import Writer
 from gateway.metrics import Metrics
 from gateway.metrics.foreign import ForeignCells
 from gateway.reloading import Reloader, with_workers
+from gateway.routing import RuleNames
 from gateway.server import (
     admin_listener,
     announce_ready,
@@ -406,8 +407,7 @@ def _keep_series(metrics: Metrics, config: Config) -> None:
         for name, upstream in {**config.upstreams, **candidates(config)}.items()
         for label in target_names([target.url for target in upstream.targets]).values()
     }
-    rules = {(app, rule.name) for app in config.apps for rule in config.settings(app, None).rules}
-    metrics.configure(config.apps, targets, config.metrics.app_label, rules)
+    metrics.configure(config.apps, targets, config.metrics.app_label, RuleNames(config))
 
 
 def _in_words(status: int) -> str:

@@ -8,7 +8,8 @@ begins: ``Fri 22:00-06:00`` ends on Saturday morning.
 from __future__ import annotations
 
 import re
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from functools import cache
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -71,8 +72,11 @@ class Windows(NamedTuple):
     zone: str
 
     def holds(self, now: float) -> bool:
-        """Whether one of them is open at this time (seconds since 1970). The answer is the same for a whole minute."""
-        wall = datetime.fromtimestamp(now, ZoneInfo(self.zone))
+        """Whether one of them is open at this time (seconds since 1970). The answer is the same for a whole minute.
+
+        For the years 2 to 9998; beyond, it raises OverflowError or ValueError.
+        """
+        wall = datetime.fromtimestamp(now, _zone(self.zone))
         day, minute = wall.date(), wall.hour * 60 + wall.minute
         return any(window.holds(day, minute) for window in self.windows)
 
@@ -98,12 +102,19 @@ def _zone_of(text: str) -> tuple[str, str]:
     if match is None or _match_days(match[2]):
         return text, DEFAULT_ZONE
     try:
-        ZoneInfo(match[2])
+        _zone(match[2])
     except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
         raise ValueError(
             "must name days such as Mon-Fri, or a time zone that this machine knows, such as Europe/Berlin"
         ) from exc
     return match[1], match[2]
+
+
+@cache
+def _zone(name: str) -> tzinfo:
+    """The time zone of this name, read once: what was there when the configuration was checked is there for a hook."""
+    # A machine without a time zone database has UTC all the same.
+    return UTC if name == DEFAULT_ZONE else ZoneInfo(name)
 
 
 def _window(text: str) -> Window:

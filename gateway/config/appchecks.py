@@ -54,9 +54,7 @@ class AppChecks:
         if "upstream" in level:
             self._choice((*path, "upstream"), level["upstream"])
         if "failover" in level:
-            self._failover(
-                (*path, "failover"), level["failover"], level.get("upstream", self._defaults.get("upstream"))
-            )
+            self._failover((*path, "failover"), level)
         if "rules" in level:
             self._rules((*path, "rules"), level["rules"], static="static" in level)
         if isinstance(wanted := level.get("rest_client_config"), dict):
@@ -107,13 +105,16 @@ class AppChecks:
         if all(_is(share) and share.get("weight") == 0 for share in shares):
             self._problem(path, "must have a weight above 0: with these, no upstream would be asked")
 
-    def _failover(self, path: Path, failover: object, chosen: object) -> None:
-        names = list(_names(path, failover))
+    def _failover(self, path: Path, level: dict[str, Any]) -> None:
+        names = list(_names(path, level["failover"]))
         if len(names) > MAX_FAILOVERS:
             return
+        chosen = level.get("upstream", self._defaults.get("upstream"))
+        rules = [*_listed(level.get("rules")), *_listed(self._defaults.get("rules"))]
+        is_only_one = not any(_is(rule) and rule.get("upstream", chosen) != chosen for rule in rules)
         for place, name in names:
             self._exists(place, name)
-            if name == chosen:
+            if name == chosen and is_only_one:
                 self._problem(place, "is the upstream that is asked anyway: name another one")
         self._distinct(names, 0)
 

@@ -227,7 +227,7 @@ class Settings(NamedTuple):
     split: tuple[Share, ...] = ()
     """Of the app, where several upstreams share its sessions; *upstream* is then the first of them."""
     failover: tuple[str, ...] = ()
-    """Of the app: asked in turn where *upstream*, or the share, cannot be reached; may name shares too."""
+    """Of the app: asked in turn where *upstream*, the share, or a rule's cannot be reached; may name these too."""
     client_config: ClientConfig = ClientConfig()
     """Of the app: what its answers to connect are to set."""
     response_check: ResponseCheck = ResponseCheck.STRICT
@@ -275,7 +275,7 @@ def settings_of(app: App, method: str | None, defaults: Defaults) -> Settings:
         app.credentials,
         app.signature,
         split,
-        _others(failover, upstream, split) if failover else (),
+        _others(failover, upstream, split, rules) if failover else (),
         client_config,
         nearest.response_check or app.response_check or defaults.response_check or ResponseCheck.STRICT,
         None if isinstance(rate_limit, str) else rate_limit,
@@ -292,9 +292,13 @@ def _dedupe(nearest: Method, app: App, defaults: Defaults, method: str | None) -
     return DEDUPE_DEFAULT if method in DEDUPED else None
 
 
-def _others(failover: tuple[str, ...], upstream: str | None, split: tuple[Share, ...]) -> tuple[str, ...]:
-    """Without the one that is asked anyway; with several, whichever of them is asked is left out then."""
-    return failover if split else tuple(name for name in failover if name != upstream)
+def _others(
+    failover: tuple[str, ...], upstream: str | None, split: tuple[Share, ...], rules: tuple[Rule, ...]
+) -> tuple[str, ...]:
+    """Without the one that is asked anyway; where it may be one of several, it is left out when it was asked."""
+    if split or any(rule.upstream is not None for rule in rules):
+        return failover
+    return tuple(name for name in failover if name != upstream)
 
 
 def _shadow(special: Method | None, app: App, method: str | None) -> ShadowSettings | None:

@@ -119,8 +119,8 @@ class Log(Section):
     mask: tuple[Literal["caller", "callee"], ...] = Field(
         default=("caller", "callee"),
         max_length=2,
-        description="Phone numbers that are masked in the log and in what the admin port tells of calls. Default both; "
-        "an empty list writes them out.",
+        description="Phone numbers that are masked in the log and in what the admin port tells of calls. Default: both "
+        "of them; an empty list writes them out.",
     )
 
 

@@ -91,13 +91,13 @@ class RuleSection(Section):
     caller: Annotated[tuple[NumberGlob, ...] | None, NUMBERS] = Field(
         default=None,
         description="Who calls: a number or name, or a list of them, with * for any text and ? for one character; "
-        'upper and lower case do not differ. Default: whoever; in quotes, or YAML reads "+49" as a number. What a '
-        "client says of itself can be made up: a rule keeps nuisance away, it proves nobody.",
+        'upper and lower case do not differ. Default: whoever calls; in quotes, or YAML reads "+49" as a number. What '
+        "a client says of itself can be made up: a rule keeps nuisance away, it proves nobody.",
     )
     callee: Annotated[tuple[NumberGlob, ...] | None, NUMBERS] = Field(
         default=None,
-        description="Who is called, written as caller is. Default: whoever; a rule with one meets no hook that does "
-        "not carry it, as connect does not.",
+        description="Who is called, written as caller is. Default: whoever is called; a rule with one meets no hook "
+        "that does not carry it, as connect does not.",
     )
     methods: Annotated[tuple[MethodGlob, ...] | None, METHODS] = Field(
         default=None,
@@ -107,8 +107,9 @@ class RuleSection(Section):
     time: Annotated[Windows | None, _WindowsRule()] = Field(
         default=None,
         description="When: days (Mon-Fri or Sat,Sun), dates (2026-12-24 - 2026-12-26) and times (22:00-06:00), several "
-        "with ; between them, and last the time zone. Default: always; without a zone, it is UTC. A window over "
-        "midnight belongs to the day on which it begins.",
+        "with ; between them, and last the time zone. Default: at any time; without a zone, it is UTC, and another one "
+        "must be in the time zone database of the gateway's machine (package tzdata). A window over midnight belongs "
+        "to the day on which it begins.",
     )
     verdict: Annotated[Verdict | None, OneOf((Verdict.ALLOW, Verdict.REJECT))] = Field(
         default=None,

@@ -10,7 +10,12 @@ const RECENT = 60000; // ms
 const MOSTLY = 0.6;
 const ALL = 0.995;
 
+const VERDICTS = ["ok", "denied"]; // reasons that a hook was meant to have
+
 const at = (call) => new Date(call.time).getTime();
+
+/** Whether a hook went wrong: among the failures are also verdicts that stop nothing or whose answer was repaired. */
+const wentWrong = (call) => !VERDICTS.includes(call.reason);
 
 /** The most frequent of these values, and its share; null where there is none. */
 function commonest(values) {
@@ -49,12 +54,13 @@ export class Diagnosis {
   async #ask(name) {
     try {
       const { calls, matched } = await get(`/api/calls?${new URLSearchParams({ app: name, failures: "1", limit: String(FETCHED) })}`);
-      let first = calls[0];
-      for (const call of calls) {
+      const wrong = calls.filter(wentWrong);
+      let first = wrong[0];
+      for (const call of wrong) {
         if (at(first) - at(call) > GAP) break;
         first = call;
       }
-      const whole = first !== calls.at(-1) || matched <= calls.length;
+      const whole = first !== wrong.at(-1) || matched <= calls.length;
       if (first && this.#since.has(name)) this.#since.set(name, { time: first.time, before: !whole });
     } catch {
       this.#since.delete(name); // asked again with the next sample
@@ -63,8 +69,9 @@ export class Diagnosis {
 
   /** What can be said of an app's failures: `{where, since}`, at which target with which error, and since when. */
   of(name, failures) {
-    const newest = failures.find((call) => call.app === name);
-    const recent = failures.filter((call) => call.app === name && at(newest) - at(call) < RECENT);
+    const wrong = failures.filter((call) => call.app === name && wentWrong(call));
+    const [newest] = wrong;
+    const recent = wrong.filter((call) => at(newest) - at(call) < RECENT);
     const target = commonest(recent.map((call) => call.target));
     const error = commonest(recent.map((call) => call.error));
     const words = [];

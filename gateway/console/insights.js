@@ -75,13 +75,23 @@ export function insightTroubles(insights) {
 
 // --- the lines: {key, level, app, what, text, hint, link, parts, calls} ---
 
+/** What makes an app’s refusals count, by what its configuration already does about them. */
+function remedyOf({ ineffective, client_config: { mode, methods, outcomes } }) {
+  const unnamed = Object.keys(ineffective.methods).filter((method) => !methods.includes(method)).sort().join(", ");
+  const naming = `name ${unnamed} with restOnError: FAIL under rest_client_config.methods`;
+  if (mode !== "enforce") return `Set rest_client_config: enforce for this app${unnamed ? ` and ${naming}` : ""}, or have its backend’s answer to connect set restOnError=FAIL.`;
+  if (unnamed) return `rest_client_config: enforce is in force, but for other methods: ${naming}.`;
+  if (outcomes.unreadable) return "Answers to connect that cannot be read are not amended: mend them.";
+  return "Sessions that connected before rest_client_config: enforce was in force keep what they have until they connect again.";
+}
+
 function refusals(app) {
   const lines = [];
   const { total } = app.ineffective;
-  const { mode, outcomes } = app.client_config;
+  const { outcomes } = app.client_config;
   const link = listOf({ app: app.app, ineffective: "1" });
   const lacking = (outcomes.missing ?? 0) + (outcomes.unreadable ?? 0);
-  const remedy = mode === "enforce" ? "Sessions that connected before rest_client_config: enforce was in force keep what they have until they connect again." : "Set rest_client_config: enforce for this app, or have its backend’s answer to connect set restOnError=FAIL.";
+  const remedy = remedyOf(app);
   if (total) {
     lines.push({ what: "Refusals that stop nothing:", level: app.ineffective.per_second ? "bad" : "warn", text: `${lately(app.ineffective)}, ${since(app.ineffective)} (${counted(app.ineffective.methods)}): the media server only logs them, and the calls go on.`, hint: remedy, link });
   } else if (lacking) {
@@ -100,17 +110,18 @@ function repairs(app) {
 function shadows(app) {
   return app.shadow.map((shadow) => {
     const differing = DIFFERING.some((name) => shadow.outcomes[name]);
+    const failing = shadow.outcomes.candidate_failed > 0;
     const rest = Object.entries(shadow.outcomes).filter(([name]) => name !== "match");
     return {
       key: shadow.upstream,
       what: `Candidate ${shadow.upstream}`,
-      level: differing ? "warn" : "",
+      level: differing || failing ? "warn" : "",
       text: `agrees in ${percent(shadow.agreement)} of ${plural(shadow.compared, "hook")}${rest.length ? `; ${counted(Object.fromEntries(rest))}` : ""}.`,
       parts: [
         { colour: "ok", share: (shadow.outcomes.match ?? 0) / (shadow.total || 1) },
         { colour: "unreachable", share: DIFFERING.reduce((sum, name) => sum + (shadow.outcomes[name] ?? 0), 0) / (shadow.total || 1) },
       ],
-      link: listOf({ app: app.app, shadow: differing ? "differs" : "match" }),
+      link: listOf({ app: app.app, shadow: differing ? "differs" : failing ? "candidate_failed" : "match" }),
       calls: differing ? (latest.get(app.app) ?? []).filter((call) => call.shadow?.upstream === shadow.upstream) : [],
     };
   });
@@ -213,7 +224,7 @@ const CLIENT_CONFIG = {
 /** The badge and the advice for a refusal that stops nothing; null for any other decision. */
 export function ignored(call) {
   if (!call.ineffective) return null;
-  return h("p", { class: "cause" }, h("span", { class: "badge bad" }, "the media server ignores this refusal"), " The session’s answer to connect set no restOnError=FAIL. rest_client_config: enforce adds it.");
+  return h("p", { class: "cause" }, h("span", { class: "badge bad" }, "the media server ignores this refusal"), " The session’s answer to connect set no restOnError=FAIL for this method. rest_client_config: enforce adds it for those that its methods name.");
 }
 
 /** The parts of a story that few decisions have. */

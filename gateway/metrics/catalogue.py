@@ -168,6 +168,7 @@ class Metrics:
 
         self._apps: set[str] = {UNKNOWN_APP}
         self._upstreams: set[str] = set()
+        self._rules: Container[tuple[str, str]] | None = None
         self._hook_series: dict[tuple[str, ...], _HookSeries] = {}
         self._era = object()
         """Changes with the configuration: series that were looked up before may be gone."""
@@ -269,7 +270,7 @@ class Metrics:
         apps: Collection[str],
         targets: Collection[tuple[str, str]],
         app_label: str = "auto",
-        rules: Collection[tuple[str, str]] | None = None,
+        rules: Container[tuple[str, str]] | None = None,
     ) -> None:
         """Keep the series of these apps, (upstream, target) and (app, rule) pairs; all others' go away.
 
@@ -290,6 +291,7 @@ class Metrics:
                 family.keep(("upstream", "target"), targets)
             elif "upstream" in family.labels:
                 family.keep(("upstream",), upstreams)
+        self._rules = rules
         if rules is not None:
             self.rule_hits.keep(("app", "rule"), rules)
         self._hook_series.clear()
@@ -382,7 +384,7 @@ class Metrics:
     def _series_of_remarks(self, decision: Decision, remarks: Remarks) -> Iterator[Value]:
         app = decision.app if decision.app in self._apps else UNKNOWN_APP
         verdict = decision.ruling.verdict
-        if remarks.rule is not None:
+        if remarks.rule is not None and (self._rules is None or (app, remarks.rule) in self._rules):
             yield self.rule_hits.labelled(app, remarks.rule, verdict)
         if remarks.repaired is not None:
             yield self.repaired_answers.labelled(app, remarks.repaired)
@@ -390,7 +392,7 @@ class Metrics:
             yield self.client_config_answers.labelled(app, remarks.client_config)
         if remarks.ineffective:
             yield self.ineffective_rejects.labelled(app, decision.method)
-        # As with apps, an upstream that a reload has removed does not come back.
+        # As with apps, a rule or an upstream that a reload has removed does not come back.
         if remarks.failed_over_from in self._upstreams:
             yield self.failovers.labelled(app, remarks.failed_over_from)
         if decision.split and decision.upstream in self._upstreams:
