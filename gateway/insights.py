@@ -21,7 +21,7 @@ Special = Mapping[str, Counts]
 """The counters of this room by their names here."""
 _DIFFERING: Final = (Finding.VERDICT_DIFFERS, Finding.BODY_DIFFERS)
 _OK: Final = "ok"
-_LEAST_URGENT: Final = (0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
+_LEAST_URGENT: Final = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
 
 
 def read(metrics: Metrics, others: Collection[ForeignCells] = ()) -> dict[str, dict[tuple[str, ...], float]]:
@@ -147,8 +147,10 @@ class _App:
             -_sum(recent["ineffective"]),
             -_sum(totals["ineffective"]),
             -_sum(recent["failovers"]),
+            -_sum(recent["rate_limited"]),
             -_sum(totals["repaired"]),
             -sum(differing),
+            -_sum(totals["rate_limited"]),
             0.0,
         )
 

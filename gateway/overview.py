@@ -104,7 +104,9 @@ class Overview:
             known = app["app"] in config.apps
             settings = config.settings(app["app"], None) if known else None
             weights = {share.name: share.weight for share in settings.split} if settings is not None else {}
-            app["client_config"]["mode"] = None if settings is None else settings.client_config.mode
+            wanted = None if settings is None else settings.client_config
+            app["client_config"]["mode"] = None if wanted is None else wanted.mode
+            app["client_config"]["methods"] = [] if wanted is None else sorted(wanted.failing)
             app["split"] = [{**share, "weight": weights.get(share["upstream"])} for share in app["split"]]
         shown["recorded"]["path"] = None if config.record is None else config.record.path
         return shown

@@ -10,6 +10,16 @@ from gateway.hooks import Hook
 _ALL: Final = 1 << 32
 _SCATTER: Final = 0x9E3779B1
 """Alike ids have alike checksums, and a multiplication by this scatters them (Knuth's multiplicative hash)."""
+_NONE: Final = frozenset((b"", b"null", b'""'))
+"""How a hook says that it has no such id: else all that have none would be in the sample together, or none of them."""
+
+
+def session_or_call(hook: Hook) -> bytes:
+    """The JSON of the session's id, else of the call's; empty where the hook has neither."""
+    for name in (bytes(hook.session_id), bytes(hook.call_id)):
+        if name not in _NONE:
+            return name
+    return b""
 
 
 class Sample:
@@ -24,5 +34,5 @@ class Sample:
         """Whether the hook is in it: by its session, else by its call, else by itself."""
         if self._bound >= _ALL:
             return True
-        key = bytes(hook.session_id) or bytes(hook.call_id) or request_id.encode()
+        key = session_or_call(hook) or request_id.encode()
         return crc32(key, crc32(bytes(hook.node_id))) * _SCATTER % _ALL < self._bound

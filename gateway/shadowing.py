@@ -26,7 +26,7 @@ from gateway.metrics.catalogue import UNKNOWN_APP, Metrics
 from gateway.retry import Retry
 from gateway.shadow import DROPPED, MARK, Shadow, ShadowResult, ShadowSettings, candidate_name
 from gateway.upstreams import Outcome, Outgoing, Upstream
-from gateway.verdicts import Decision, Failure, Ruling, Source
+from gateway.verdicts import Cause, Decision, Failure, Ruling, Source
 
 logger = logging.getLogger(__name__)
 
@@ -209,9 +209,7 @@ class Shadows:
         copy = _Copy(shadow.settings, decision, ours, outgoing, lane.upstream, now, decision.budget, size)
         lane.queue.append(copy)
         if len(lane.tasks) < MAX_TASKS:
-            task = self._loop.create_task(self._work(lane), name=f"shadow {shadow.candidate}")
-            lane.tasks.add(task)
-            task.add_done_callback(lane.tasks.discard)
+            lane.tasks.add(self._loop.create_task(self._work(lane), name=f"shadow {shadow.candidate}"))
 
     def _drop_queue(self, lane: _Lane) -> None:
         while lane.queue:
@@ -235,6 +233,15 @@ class Shadows:
 
     async def _work(self, lane: _Lane) -> None:
         """Bring copies to the candidate until none is left."""
+        try:
+            await self._empty(lane)
+        finally:
+            # At once, and not when the loop gets to tell of its end: a copy that came in between would find every task
+            # at work, and none would come for it.
+            if (task := asyncio.current_task()) is not None:
+                lane.tasks.discard(task)
+
+    async def _empty(self, lane: _Lane) -> None:
         while lane.queue:
             copy = lane.queue.popleft()
             outcome = DROPPED
@@ -253,6 +260,8 @@ class Shadows:
         if now - copy.offered > copy.budget:
             return DROPPED  # of a call that has long gone on, a backend may know other things by now
         outcome = await copy.upstream.ask(copy.outgoing, now + copy.budget, _RETRY)
+        if isinstance(outcome.result, Failure) and outcome.result.cause is Cause.OVERLOAD:
+            return DROPPED  # by our own limit of connections: the candidate has not seen it
         theirs = _answered(outcome.result)
         comparison = await self._compare(_answered(copy.ours), theirs, copy.settings)
         if self.note is not None:
