@@ -49,7 +49,7 @@ rehearsal: $(VENV)/.test-tools
 	@PYTHONPATH=tests $(BIN)/python -m rehearsal $(REHEARSAL)
 
 # Each target for FUZZ_SECONDS under atheris, in a venv of its own; what was found before is where it begins.
-FUZZ_TARGETS ?= head chunked answer hook config
+FUZZ_TARGETS ?= head chunked answer hook config connect repair
 FUZZ_SECONDS ?= 180
 fuzz: $(VENV)/fuzz/.installed
 	@for target in $(FUZZ_TARGETS); do \

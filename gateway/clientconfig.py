@@ -37,9 +37,14 @@ class ClientConfig(NamedTuple):
     mode: Mode = Mode.WARN
     methods: Mapping[str, Mapping[str, str]] = DEFAULT_METHODS
 
+    @property
+    def failing(self) -> frozenset[str]:
+        """The methods whose refusals are to stop something."""
+        return frozenset(method for method, fields in self.methods.items() if fields.get(_ON_ERROR) == "FAIL")
+
     def stops(self, method: str) -> bool | None:
         """Whether a refusal of this method stops something whatever the backend says; None = that is the backend's."""
-        return True if self.mode is Mode.ENFORCE and method in _raised(self.methods) else None
+        return True if self.mode is Mode.ENFORCE and method in self.failing else None
 
 
 class Examined(NamedTuple):
@@ -82,7 +87,7 @@ def examined(body: bytes, wanted: ClientConfig) -> Examined:
         amended = _with(body, _placed(body, section, edits))
     except (IndexError, ValueError, msgspec.MsgspecError):
         return Examined("unreadable", body, frozenset())
-    return Examined("enforced", amended, failing | _raised(wanted.methods))
+    return Examined("enforced", amended, failing | wanted.failing)
 
 
 def ineffective(kind: MethodType, stops: bool | None) -> bool:
@@ -179,10 +184,6 @@ def _needed(fields: Mapping[str, str]) -> dict[str, str]:
 
 def _missing(methods: _Wanted) -> dict[str, dict[str, str]]:
     return {method: needed for method, fields in methods.items() if (needed := _needed(fields))}
-
-
-def _raised(methods: _Wanted) -> frozenset[str]:
-    return frozenset(method for method, fields in methods.items() if fields.get(_ON_ERROR) == "FAIL")
 
 
 def _failing(section: bytes) -> frozenset[str]:

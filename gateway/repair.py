@@ -7,8 +7,9 @@ and ``Notice: y``. Hence three proofs, all of which must hold:
 - *Form*: the whole answer is byte-order marks and whole messages, each on its line, around one object, and there is no
   brace outside that object. So there is never a choice between two.
 - *Identity*: the object carries every identifier that the hook carries, with the same value.
-- *Origin*: no string in the hook holds a brace or the words in which a message ends, plain or encoded. Identifiers are
-  no secret (a session's is made of its two addresses, a call's may be chosen by the caller's own telephone), but text
+- *Origin*: no string in the hook holds a brace or the words in which a message ends, plain, encoded (in a URL, HTML,
+  source code or JSON, up to four times over) or with tags or unprintable characters among them. Identifiers are no
+  secret (a session's is made of its two addresses, a call's may be chosen by the caller's own telephone), but text
   without these can neither begin an object nor end the message in which it is quoted.
 
 What remains is text that a backend kept from an earlier hook, puts together or decodes in a way of its own, and quotes
@@ -44,15 +45,25 @@ _HTML_HEAD: Final = re.compile(rb"<b>" + _LABEL + rb"</b>: ")
 _BREAK: Final = b"<br />"
 
 _STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-_TELLING: Final = re.compile(
-    r"[{}\uff5b\uff5d\ufe5b\ufe5c\ufe37\ufe38]"  # braces, and what becomes one where text is made plain ASCII
-    r"|%7[bd]|%257[bd]|&#0*12[35](?![0-9])|&#x0*7[bd]|&[lr](?:cub|brace)"  # in a URL, in HTML
-    r"|\\(?:u00|x)7[bd]|\\17[35]"  # in source code, or in JSON inside a string
-    r"|on[^a-z]{1,8}line",
-    re.IGNORECASE,
+_TELLING: Final = re.compile(r"[{}]|on[^a-z]{1,8}line")
+_MARKS: Final = ("{", "}", "%", "&", "\\", "<", "line")
+"""One of them stands in all that is telling, or comes to be."""
+_ENCODED: Final = re.compile(
+    r"%(?:25)*+(?P<url>[0-9a-f]{2})"  # each once or several times over
+    r"|&(?:amp;)*+#0*+(?P<decimal>[0-9]{1,6})(?![0-9]);?|&(?:amp;)*+#x0*+(?P<hex>[0-9a-f]{1,5})(?![0-9a-f]);?"
+    r"|&(?:amp;)*+(?P<name>lcub|lbrace|rcub|rbrace|lt|gt)(?![a-z]);?"
+    r"|(?<!\\)\\++(?:u(?P<json>[0-9a-f]{4})|x(?P<source>[0-9a-f]{2})|(?P<octal>[01][0-7]{2}))"
 )
-_MARKS: Final = ("{", "}", "%", "&", "\\", "line")
-"""One of them stands in all that is telling, but for the braces beyond ASCII; few hooks have any."""
+_NAMED: Final = {"lcub": "{", "lbrace": "{", "rcub": "}", "rbrace": "}", "lt": "<", "gt": ">"}
+_LAYERS: Final = 4
+"""Encodings of encodings that are looked through; no honest hook has more."""
+_LOOKALIKES: Final[dict[int, int | str]] = {
+    **{0xFF01 + at: 0x21 + at for at in range(94)}, 0x3000: " ", 0xFE5B: "{", 0xFE5C: "}", 0xFE37: "{", 0xFE38: "}",
+}  # fmt: skip
+"""What becomes one of ASCII where text is made plain: fullwidth, small and vertical forms."""
+_NOISE: Final = re.compile(r"[^\n\x20-\x7e]+")
+"""What a backend may drop where it wants plain text."""
+_TAG: Final = re.compile(r"<[^<>]*+>")
 _UNPRINTABLE: Final = re.compile(
     "[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]"  # line ends stay
 )
@@ -210,10 +221,27 @@ def _is_harmless(hook_body: bytes) -> bool:
         strings = _decode_strings(b"[%b]" % b",".join(_STRING.findall(hook_body)))
     except msgspec.MsgspecError:
         return False
-    text = "\n".join(strings).lower()
-    if text.isascii() and not any(mark in text for mark in _MARKS):
+    text = "\n".join(strings).lower().translate(_LOOKALIKES)
+    plain = _NOISE.sub("", text)
+    if not any(mark in plain for mark in _MARKS):
         return True
-    return _TELLING.search(text) is None
+    if plain != text:
+        text = f"{text}\n{plain}"
+    for _ in range(_LAYERS):
+        plain = _NOISE.sub("", text)
+        if any(map(_TELLING.search, (text, plain, _TAG.sub("", plain)))):
+            return False
+        encoded, text = text, _ENCODED.sub(_decoded, text).translate(_LOOKALIKES)
+        if text == encoded:
+            return True
+    return False
+
+
+def _decoded(found: re.Match[str]) -> str:
+    kind, digits = str(found.lastgroup), found[str(found.lastgroup)]
+    if kind == "name":
+        return _NAMED[digits]
+    return chr(int(digits, {"decimal": 10, "octal": 8}.get(kind, 16))).lower()
 
 
 # --- what was cut away ---

@@ -120,12 +120,12 @@ def shared_memory() -> int:
 
 
 def session_of(hook: Hook) -> str | None:
-    """What tells a hook's session from all others; None where the hook names none.
+    """What tells a hook's session from all others; None where the hook names none, or the empty one.
 
     A session's id is made of addresses, which two media servers in two private networks can have in common.
     """
     session = text_of(hook.session_id)
-    return None if session is None else f"{text_of(hook.node_id)} {session}"
+    return f"{text_of(hook.node_id)} {session}" if session else None
 
 
 def _bit(method: str) -> int:

@@ -115,6 +115,7 @@ def test_braces_within_the_strings_of_the_backend_s_own_object_are_its_own() -> 
         TEXT.rstrip() + OWN,
         b"<br />\n" + OWN,
         OWN + b"<br />\n",
+        TEXT + OWN + b"<br />",
         HTML.replace(b"<br />\n<b>", b"<b>") + OWN,
         HTML.replace(b"</b><br />", b"</b>") + OWN,
         HTML.replace(b"<br />\n", b"<br>\n") + OWN,
@@ -163,6 +164,23 @@ def test_what_the_hook_does_not_carry_the_object_need_not() -> None:
         assert repaired(BOM + hook, hook) is not None
     hook = without(callId=None)
     assert repaired(BOM + without("callId"), hook) is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https%3A%2F%2Fexample.org%2F%3Fq%3D100%2525",
+        "Tom &amp;amp; Jerry &#233;&#x1F600; &gt; 1",
+        "caf\\u00e9 C:\\temp\\x41\\101",
+        "<b>in</b> <i",
+        "100 % & \\ <",
+        "\u200e\uff11\uff12\uff13 \x07",
+        "offline 1",
+    ],
+)
+def test_a_hook_with_encoded_text_in_it_costs_no_repair(text: str) -> None:
+    hook = without(callee=text)
+    assert repaired(TEXT + hook, hook) is not None
 
 
 @pytest.mark.parametrize("nothing", [None, "", 0, 7])
@@ -288,10 +306,22 @@ def remarks_of(cut: bytes, hook: bytes) -> Remarks:
         (b"sip:%2B493012345678;x", "sip:%2B**********78;x"),
         (b"0800<1234>", "********4>"),
         (b"0800&lt;1234&gt;", "**************t;"),
+        (b"no route from 03012345678 here", "no route from *********78 here"),
+        (b"no route from 3012345678, 004930-12345678", "no route from ********78, *************78"),
+        (b"no route from +49 (30) 123 456 78 here", "no route from +****************78 here"),
+        (b"08001234", "******34"),
+        (b"12:34:56 2026-11-23 10.0.0.101 08001235", "12:34:56 2026-11-23 10.0.0.101 08001235"),
     ],
 )
 def test_the_call_s_numbers_are_masked_in_what_was_cut(quoted: bytes, shown: str) -> None:
     assert remarks_of(quoted, HOOK).cut == f"Notice: {shown} in /a.php on line 1"
+
+
+@pytest.mark.parametrize("quoted", ["alice.smith", "sip:alice.smith@example.org", "alice.smith%40example.org"])
+def test_a_caller_s_name_is_masked_in_what_was_cut(quoted: str) -> None:
+    cut = remarks_of(quoted.encode(), without(caller="alice.smith@example.org")).cut
+    assert "alice" not in cut
+    assert cut.startswith("Notice: ")
 
 
 def test_a_short_number_is_masked_where_it_stands_by_itself() -> None:

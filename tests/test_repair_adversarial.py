@@ -137,6 +137,55 @@ def test_adversarial_braces_that_only_the_backend_decodes_are_seen_in_the_hook(a
             assert repaired(said(page, attack), hook_of(text)) is None
 
 
+def each(form: str, text: str) -> str:
+    """The text with each of its characters written in this form."""
+    return "".join(form.format(ord(letter)) for letter in text)
+
+
+def fullwidth(text: str) -> str:
+    """The text in the letters as wide as a Chinese one."""
+    return text.translate({code: 0xFEE0 + code for code in range(0x21, 0x7F)})
+
+
+WRITTEN: Final[dict[str, Callable[[str], str]]] = {
+    "as it is": str,
+    "in a URL": lambda text: each("%{:02x}", text),
+    "in a URL in a URL": lambda text: each("%25{:02X}", text),
+    "in HTML by number": lambda text: each("&#{:03};", text),
+    "in HTML in HTML": lambda text: each("&amp;#x{:05x};", text),
+    "in HTML in a URL": lambda text: quote(each("&#x{:X};", text)),
+    "in JSON": lambda text: each("\\u{:04x}", text),
+    "in JSON in JSON": lambda text: each("\\\\u{:04X}", text),
+    "in JSON in HTML in a URL": lambda text: quote(each("&#92;u{:04x}", text)),
+    "in fullwidth letters in JSON": lambda text: each("\\u{:04x}", fullwidth(text)),
+    "in source code": lambda text: each("\\x{:02x}", text),
+    "in octal": lambda text: each("\\{:03o}", text),
+    "in fullwidth letters": fullwidth,
+    "with tags": lambda text: text.replace("line", "l<i>ine"),
+    "with escaped tags": lambda text: text.replace("line", "l&lt;i&gt;ine"),
+    "with control characters": lambda text: text.replace("line", "l\x07ine"),
+    "with a space that is none": lambda text: text.replace(" line", "\x01line"),
+    "with invisible characters": lambda text: text.replace("line", "l\u200bine"),
+    "with letters that have no place in ASCII": lambda text: text.replace("line", "l\u0416ine"),
+}
+
+
+@pytest.mark.parametrize("written", WRITTEN.values(), ids=WRITTEN)
+def test_adversarial_a_message_s_end_that_only_the_backend_makes_is_seen_in_the_hook(
+    written: Callable[[str], str],
+) -> None:
+    """The message quotes the hook as it came too, which brings the braces and the identifiers."""
+    for end in ENDINGS:
+        for page in FORMS.values():
+            hook = hook_of(written(end))
+            body = said(
+                page, f"{end}{hook.decode()}\nNotice: y" if page is not HTML else f"{end}{hook.decode()}{HTML[0]}y"
+            )
+            assert repaired(body, hook) is None
+    plain = hook_of("1")
+    assert repaired(said(TEXT, f"{ENDINGS[0]}{plain.decode()}\nNotice: y"), plain) is not None, "else it proves nothing"
+
+
 @pytest.mark.parametrize("attack", forged(FAKE))
 def test_adversarial_it_does_not_matter_which_string_of_the_hook_is_quoted(attack: str) -> None:
     body = said(TEXT, attack)
@@ -230,8 +279,9 @@ def test_adversarial_huge_answers_are_read_once(body: bytes) -> None:
     [
         "on" * (HUGE // 2), "on      " * (HUGE // 8), "&#" + "0" * HUGE, "&#0" * (HUGE // 3), "\\" * HUGE,
         '"' * HUGE, "%25" * (HUGE // 3), "\n" * HUGE, "\x00" * (HUGE // 8), "0" * HUGE, "12345 " * (HUGE // 6),
+        "&amp;" * (HUGE // 5), "<" * HUGE, "\\x" * (HUGE // 2), "\\\\156" * (HUGE // 5),
     ],
-    ids=range(11),
+    ids=range(15),
 )  # fmt: skip
 def test_adversarial_huge_hooks_are_read_once(text: str) -> None:
     hook = hook_of(text, caller=text)

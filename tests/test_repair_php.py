@@ -103,6 +103,26 @@ def test_adversarial_php_quotes_an_answer_and_it_is_never_taken_for_one(step: st
             assert b"\n" + FAKE.encode() in body  # PHP has escaped nothing: the attack is real
 
 
+@pytest.mark.parametrize(
+    ("form", "end", "beginning"),
+    [
+        ("text", "x in /a.php on line 1", "Notice: y"),
+        ("html", "x in <b>/a.php</b> on line <b>1</b><br />", "<br />\n<b>Notice</b>:  y"),
+    ],
+)
+def test_adversarial_the_hook_itself_is_no_answer_where_php_decodes_the_ends_of_its_message(
+    form: str, end: str, beginning: str
+) -> None:
+    hook = hook_of("decoded", each_escaped(end), caller=each_escaped(beginning))
+    body = printed(hook, form)
+    assert f"{end}\n{hook.decode()}\n{beginning}".encode() in body  # the attack is real: it only has to be taken
+    assert repaired(body, hook) is None
+
+
+def each_escaped(text: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in text.encode())
+
+
 # --- the whole way ---
 
 

@@ -248,7 +248,7 @@ def test_a_session_is_told_by_its_id_and_its_media_server() -> None:
 
     assert of() is None
     assert of(nodeId="n") is None
-    assert of(sessionId=None) is None
+    assert of(sessionId=None) is of(sessionId="") is None
     assert of(sessionId="s", nodeId="n") == of(sessionId="s", nodeId="n", callId="c") is not None
     assert of(sessionId="s", nodeId="n") != of(sessionId="s", nodeId="m") != of(sessionId="s")
     escaped = parse_hook(b'{"appKey":"a","sessionId":"\\/8.8.8.8:1\\/9.9.9.9:2"}')

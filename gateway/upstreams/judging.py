@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from typing import Final
+from urllib.parse import quote
 
 from gateway.hooks import BadHookError, is_json_object, parse_hook, text_of
 from gateway.log import masked
@@ -28,7 +29,15 @@ _MAX_CUT: Final = 2000
 _MAX_NUMBER: Final = 256
 """Characters of a caller or callee that are looked for there."""
 _MAX_RUNS: Final = 8
+_MIN_DIGITS: Final = 5
+"""Fewer digits in a row tell nobody's number."""
+_OWN_DIGITS: Final = 7
+"""Last digits in which two spellings of one number agree, whatever the prefixes before them."""
 _DIGITS: Final = re.compile(r"[0-9]{5,}")
+_GROUPED: Final = re.compile(r"[0-9](?:[ ()/.-]{0,2}[0-9]){4,}+")
+"""Five digits and more, as people group them."""
+_NO_DIGIT: Final = re.compile(r"[^0-9]+")
+_SCHEME: Final = re.compile(r"^(?:sips?|tel):", re.IGNORECASE)
 
 
 class _LastYes:
@@ -100,9 +109,24 @@ def _for_people(cut: str, sent: bytes) -> str:
         return ""
     for raw in (hook.caller, hook.callee):
         number = (text_of(raw, _MAX_NUMBER) or "").removesuffix("…")
+        user = _SCHEME.sub("", number).partition("@")[0]
         for form in (number, html.escape(number), *_DIGITS.findall(number)[:_MAX_RUNS]):
             cut = _without(cut, form)
+        cut = _without_spellings(cut, _NO_DIGIT.sub("", user))
+        for form in (quote(number, safe=""), user):
+            cut = cut if len(form) < _MIN_DIGITS else _without(cut, form)
     return printable(cut)[:_MAX_CUT]
+
+
+def _without_spellings(text: str, digits: str) -> str:
+    """The text without a number of these digits, however it is grouped, and with whatever prefix or none."""
+
+    def shown(found: re.Match[str]) -> str:
+        there = _NO_DIGIT.sub("", found[0])
+        last = min(len(there), len(digits), _OWN_DIGITS)
+        return masked(found[0]) if there[-last:] == digits[-last:] else found[0]
+
+    return text if len(digits) < _MIN_DIGITS else _GROUPED.sub(shown, text)
 
 
 def _without(text: str, number: str) -> str:

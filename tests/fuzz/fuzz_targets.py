@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
 
 import httptools
+from fuzz_answers import ANSWER_TARGETS
 
 from gateway.config import ConfigError, loads
 from gateway.front.chunked import ChunkedBody
@@ -365,4 +366,5 @@ TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {
     "answer": answer,
     "hook": hook,
     "config": config,
+    **ANSWER_TARGETS,
 }

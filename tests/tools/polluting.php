@@ -53,6 +53,9 @@ function play($step, $hook, $body)
         case 'hook':
             trigger_error($callee . "\n" . $body . "\n" . $callee, E_USER_WARNING);
             break;
+        case 'decoded':
+            trigger_error(urldecode($callee) . "\n" . $body . "\n" . urldecode($hook['caller']), E_USER_WARNING);
+            break;
         case 'eval':
             eval('$a = array(); $b = $a["none"];');
             break;
