@@ -166,7 +166,7 @@ class RunningGateway:
         return self.process.wait(STOP_LIMIT)
 
 
-def wait_until(check: Callable[[], Any], seconds: float = 10.0) -> Any:
+def wait_until(check: Callable[[], Any], seconds: float = 30.0) -> Any:
     """Poll until *check* returns something true, and return it; its last word when the time is over."""
     deadline = time.monotonic() + seconds
     while not (result := check()) and time.monotonic() < deadline:

@@ -24,7 +24,7 @@ IMPATIENT: Final = (
 )
 """The gateway itself, but it looks every 0.1 s whether certificates' files have changed."""
 HANDSHAKE_LIMIT: Final = 0.7
-"""Seconds: read_timeout of the gateways here, within which a handshake has to be done too."""
+"""Seconds: read_timeout where a handshake is to run out of time."""
 BODY: Final = b'{"appKey":"defaultApp"}'
 HOOK: Final = b"POST /rest/my_api/OnCallEvent HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (
     len(BODY), BODY,
@@ -68,7 +68,7 @@ def config(
         "listen": "127.0.0.1:0",
         "admin": "127.0.0.1:0",
         "workers": workers,
-        "read_timeout": f"{HANDSHAKE_LIMIT}s",
+        "read_timeout": "30s",
         "drain_timeout": "2s",
         **more,
     }

@@ -98,13 +98,13 @@ def test_a_refusal_that_stops_nothing_is_found_and_counted_with_the_app_s_mode(g
     assert ids(gateway, ineffective=1, app="acme") == [request_id] == ids(gateway, failures=1, app="acme")
     app = told_of(gateway, "acme", lambda app: app["ineffective"]["total"] == 1)
     assert app["ineffective"]["methods"] == {"OnCallEvent": 1}
-    assert app["client_config"] == {"mode": "warn", "outcomes": {"missing": 1}}
+    assert app["client_config"] == {"mode": "warn", "methods": ["OnCallEvent"], "outcomes": {"missing": 1}}
 
 
 def test_an_amended_answer_to_connect_says_so(gateway: RunningGateway) -> None:
     assert call(gateway, send(gateway, "enforced", 200, "connect", sessionId="e"))["client_config"] == "enforced"
     app = told_of(gateway, "enforced", lambda app: bool(app["client_config"]["outcomes"]))
-    assert app["client_config"] == {"mode": "enforce", "outcomes": {"enforced": 1}}
+    assert app["client_config"] == {"mode": "enforce", "methods": ["OnCallEvent"], "outcomes": {"enforced": 1}}
 
 
 def test_an_answer_that_was_repaired_is_found_with_what_was_cut_away(gateway: RunningGateway) -> None:

@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import msgspec
 import pytest
+from cli.commands import Run, gateway
 from faulty import FaultyBackend, Turn, added_case, refused_port, reply
 from gateways import RunningGateway, running_gateway, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_cli import Run, gateway
 
 from gateway.cli import noting
 from gateway.cli.watching import line_of
@@ -171,6 +171,35 @@ def test_a_candidate_that_differs_is_told_with_every_difference() -> None:
     assert lines == [("candidate", "new with 200 after 12 ms: body differs"), ("", 'a.b: "x" -> nothing')]
 
 
+@pytest.mark.parametrize(
+    ("mode", "methods", "outcomes", "remedy"),
+    [
+        ("warn", ["OnCallEvent"], {"missing": 1}, "set rest_client_config: enforce"),
+        (
+            "warn",
+            ["call"],
+            {"missing": 1},
+            "set rest_client_config: enforce and "
+            "name OnCallEvent with restOnError: FAIL under rest_client_config.methods",
+        ),
+        ("enforce", ["call"], {}, "name OnCallEvent with restOnError: FAIL under rest_client_config.methods"),
+        ("enforce", ["OnCallEvent"], {"unreadable": 1}, "mend its answers to connect that cannot be read"),
+        ("enforce", ["OnCallEvent"], {"enforced": 1}, "until its sessions connect again"),
+    ],
+)
+def test_the_remedy_for_refusals_that_stop_nothing_is_one_that_helps(
+    mode: str, methods: list[str], outcomes: dict[str, int], remedy: str
+) -> None:
+    counted: Any = {name: {} for name in NAMES} | {"recorded": {}}
+    counted["ineffective"] = {("acme", "OnCallEvent"): 1.0}
+    counted["client_config"] = {("acme", outcome): float(count) for outcome, count in outcomes.items()}
+    told = Insights(counted, [counted], 2.0).as_json(10)
+    told["recorded"]["path"] = None
+    told["apps"][0]["client_config"] |= {"mode": mode, "methods": methods}
+    (line,) = noting.notes(told)
+    assert line.plain.endswith(f"(OnCallEvent 1); {remedy}")
+
+
 def test_a_candidate_that_agrees_takes_no_room_in_a_line() -> None:
     call = told(allowed_by_backend(b"{}"), Shadow("new", "match", 200, "", 1.0, ()))
     assert noting.remarks(call).plain == ""
@@ -197,7 +226,7 @@ def test_whatever_was_counted_is_told_in_printable_lines(totals: Any, path: str 
     told = Insights(totals, [totals], 2.0).as_json(10)
     told["recorded"]["path"] = path
     for app in told["apps"]:
-        app["client_config"]["mode"] = mode
+        app["client_config"] |= {"mode": mode, "methods": ["OnCallEvent"]}
         app["split"] = [{**share, "weight": None} for share in app["split"]]
     lines = noting.notes(told)
     assert len(lines) <= 31

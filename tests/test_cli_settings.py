@@ -31,6 +31,7 @@ apps:
   plain: {upstream: php, rest_client_config: off}
   usual: {upstream: php}
   half: {upstream: php, rest_client_config: {mode: enforce, methods: {call: {restOnError: FAIL}}}}
+  others: {upstream: php, rest_client_config: {methods: {call: {restOnError: FAIL}}}}
   open: {static: allow}
   guarded: {static: allow, rules: [{caller: "*13", verdict: reject}]}
 server: {workers: 4}
@@ -103,6 +104,8 @@ def test_it_says_what_a_reject_of_a_call_comes_to_app_by_app(config: Path) -> No
         "enforce  half: the gateway adds what methods names, and OnCallEvent is not there",
         f"off      plain: {left}, and nobody looks",
         f"warn     usual, guarded: {left}; the gateway counts answers that lack it, and refusals that do nothing",
+        f"warn     others: {left}; the gateway counts answers that lack what methods names, "
+        "and OnCallEvent is not there",
         "rest_client_config: enforce makes rejects count whatever the backend answers to connect.",
     ]
 
@@ -151,6 +154,7 @@ def test_a_rule_with_a_time_meets_a_hook_that_comes_then(at: str, upstream: str 
     told = explained(config, "split", "OnCallEvent", "--at", at)
     assert (told["upstream"] == upstream) == (upstream is not None)
     assert told["rule"].startswith("none of 3 meets it at 2026-11-2" if upstream is None else "rules[1] (method ")
+    assert upstream is None or "; number 2 of 3, met at 2026-11-23 21:00 UTC" in told["rule"]
 
 
 def test_a_rule_s_upstream_brings_its_own_retry(config: Path) -> None:
@@ -164,6 +168,17 @@ def test_a_time_that_is_none_is_bad_usage(config: Path) -> None:
     assert result.stderr == (
         "gateway: --at '\\x1b[2Jlater': must be a time such as 2026-12-24T22:30 or 2026-12-24T22:30+01:00\n"
     )
+
+
+@pytest.mark.parametrize("at", ["0001-01-01", "0001-01-01T00:00+14:00", "9999-12-31T23:59", "9999-12-31T23:59-12:00"])
+def test_a_time_that_has_no_date_in_every_zone_is_bad_usage(at: str, config: Path) -> None:
+    result = CliRunner().invoke(app, ["explain", "-", "-c", str(config), "--at", at], input=b'{"appKey":"split"}')
+    assert (result.exit_code, result.stderr.splitlines()[0].split(": ")[1]) == (2, f"--at '{at}'")
+
+
+@pytest.mark.parametrize("at", ["0002-01-01T00:00+14:00", "9998-12-31T23:59-12:00"])
+def test_any_other_time_can_be_asked_for(at: str, config: Path) -> None:
+    assert explained(config, "split", "OnCallEvent", "--at", at)["rule"]
 
 
 def test_a_session_is_told_its_share_and_the_others_of_the_app(config: Path) -> None:
@@ -186,6 +201,7 @@ def test_a_hook_without_a_session_goes_to_any_share(config: Path) -> None:
 
 
 def test_rate_answers_and_shadow_are_told(config: Path) -> None:
+    noon = ("--at", "2026-11-23T12:00")
     told = explained(config, "split", "OnMessageEvent")
     assert told["rate"] == "50/s burst 100, shared out among 4 workers, of the app; past it, the verdict for overload"
     assert told["answers"] == "off: a 200 counts, whatever its body is"
@@ -193,8 +209,33 @@ def test_rate_answers_and_shadow_are_told(config: Path) -> None:
     assert told["shadow"].startswith(shadow)
     assert explained(config, "split", "call")["shadow"].endswith("; of this method none")
     assert "shadow" not in explained(config, "split", "connect")
-    ends = {explained(config, "split", sessionId=f"s{n}")["shadow"].rpartition("; ")[2] for n in range(30)}
+    ends = {
+        explained(config, "split", "OnCallEvent", *noon, sessionId=f"s{n}")["shadow"].rpartition("; ")[2]
+        for n in range(30)
+    }
     assert ends == {"of this one too", "of this one none: its session is not among them"}
+
+
+def test_it_is_explained_whether_a_hook_is_recorded(config: Path, tmp_path: Path) -> None:
+    apps = "apps: {a: {static: allow}}\n"
+    config.write_text(apps)
+    assert "record" not in explained(config, "a")
+    config.write_text("record: {path: f}\n" + apps)
+    assert explained(config, "a")["record"] == f"in {tmp_path / 'f'}"
+    config.write_text("record: {path: f, sample: 25%, failures_only: true}\n" + apps)
+    only = ", only if no backend, rule or static app decides it"
+    assert {explained(config, "a", sessionId=f"s{n}")["record"] for n in range(30)} == {
+        f"in {tmp_path / 'f'}: its session is among 25%{only}",
+        "no: its session is not among 25%",
+    }
+    out = gateway("explain", "-", "-c", config, stdin=b'{"appKey": "a", "sessionId": null, "callId": ""}')
+    assert f"record    in {tmp_path / 'f'} if it happens to be among 25%: it names no session{only}\n" in out
+
+
+def test_a_candidate_gets_no_copy_of_what_it_decides_itself(config: Path) -> None:
+    told = explained(config, "split", "OnCallEvent", "--at", "2026-11-23T23:00")
+    assert told["upstream"] == "other (http://j), by rule rules[1]"
+    assert told["shadow"].endswith("; of this one none: it decides this one itself")
 
 
 @pytest.mark.parametrize(
@@ -231,6 +272,14 @@ def test_what_a_403_does_is_told_with_what_makes_it_count(app_key: str, method: 
 )
 def test_what_an_answer_to_connect_sets_is_told(app_key: str, told: str, config: Path) -> None:
     assert explained(config, app_key, "connect")["sets"] == told
+
+
+def test_where_every_connect_is_refused_no_answer_sets_anything(config: Path) -> None:
+    assert "sets" in explained(config, "guarded", "connect", caller="x")
+    assert "sets" not in explained(config, "guarded", "connect", caller="x13")
+    config.write_text("apps: {shut: {static: reject, rules: [{caller: vip, verdict: allow}]}}\n")
+    assert "sets" not in explained(config, "shut", "connect")
+    assert "sets" in explained(config, "shut", "connect", caller="vip")
 
 
 def test_a_static_app_s_rules_come_before_its_verdict(config: Path) -> None:

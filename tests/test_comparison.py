@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from decimal import Context, Decimal
 from typing import Any
 
@@ -205,6 +207,11 @@ def test_a_phone_number_is_masked_in_keys_numbers_and_whole_objects_too() -> Non
     assert "4930123" not in str(places({"callee": {"n": "4930123"}}, {}, mask=PHONES))
 
 
+def test_of_two_numbers_one_of_which_is_part_of_the_other_both_are_masked() -> None:
+    one = {"caller": "4930", "callee": "+493012345", "x": "4930, +493012345, 84930"}
+    assert places(one, {**one, "x": ""}, mask=PHONES) == {"x": ('"****, ********45, 8****"', '""')}
+
+
 def test_long_texts_are_told_where_they_begin_to_differ() -> None:
     ((ours, theirs),) = places({"a": "x" * 5000 + "ours"}, {"a": "x" * 5000 + "theirs"}).values()
     assert ours.endswith('xours"')
@@ -249,6 +256,20 @@ def test_adversarial_numbers_are_compared_without_being_worked_out(number: str) 
     assert compared(f'{{"a":{number}}}', f'{{ "a":{number}}}').outcome is Finding.MATCH
     (found,) = compared(f'{{"a":{number}}}', '{"a":1}').differences
     assert len(found.ours or "") <= MAX_SHOWN
+
+
+def test_adversarial_number_that_begins_like_the_text_it_is_looked_for_in_costs_no_square_of_the_time() -> None:
+    # A caller chooses both, and nothing else runs meanwhile. At this size a square takes hours; a process can be ended.
+    code = """
+from gateway import comparison
+from gateway.verdicts import Verdict
+comparison.MAX_BODY = 1 << 30
+body = b'{"caller":"%b","callee":"caller","x":"%b' % (b"a" * 10**6 + b"b", b"a" * 2 * 10**6)
+ours, theirs = (comparison.Answered(Verdict.ALLOW, 200, body + end, "") for end in (b'1"}', b'2"}'))
+print(comparison.compare(ours, theirs, comparison.Compare.BODY, mask=frozenset({"caller", "callee"})).outcome)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "body_differs\n"
 
 
 def test_adversarial_keys_stay_within_bounds_and_can_be_sent_on() -> None:

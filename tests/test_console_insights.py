@@ -43,11 +43,21 @@ def config(backend: FaultyBackend, refused: int) -> str:
             },
             "apps": {
                 "acme": {"upstream": "denied", "rules": [{"methods": "connect", "upstream": "well"}]},
+                "mixed": {
+                    "upstream": "denied",
+                    "rules": [{"methods": "connect", "upstream": "well"}, {"callee": "page", "upstream": "php"}],
+                },
                 "old-php": {"upstream": "php", "response_check": "repair"},
+                "half": {
+                    "upstream": "denied",
+                    "rules": [{"methods": "connect", "upstream": "well"}],
+                    "rest_client_config": {"mode": "enforce", "methods": {"call": {"restOnError": "FAIL"}}},
+                },
                 "ruled": {"upstream": "well", "rules": [{"name": "spam", "caller": "+49301*", "verdict": "reject"}]},
                 "canary": {"upstream": [{"name": "well", "weight": 3}, {"name": "denied", "weight": 1}]},
                 "away": {"upstream": "gone", "failover": ["well"]},
                 "compared": {"upstream": "well", "shadow": {"upstream": "denied"}},
+                "tried": {"upstream": "well", "shadow": {"upstream": "gone"}},
             },
         }
     )
@@ -124,6 +134,17 @@ def test_the_state_in_a_sentence_names_refusals_that_stop_nothing(page: Page, ga
     go(page, "now")
     ignored(gateway, "s-2")
     expect(page.locator("#troubles")).to_contain_text("refusals/s stop nothing")
+
+
+def test_what_goes_wrong_is_not_laid_to_refusals_that_stop_nothing(page: Page, gateway: RunningGateway) -> None:
+    """They may be many, come from a healthy target, and have begun long before."""
+    go(page, "now")
+    hook(gateway, "mixed", 200, "connect", sessionId="s-6")
+    for number in range(6):
+        hook(gateway, "mixed", 403, sessionId="s-6", callId=f"refused-{number}")
+    hook(gateway, "mixed", 403, sessionId="s-6", callee="page")
+    trouble = page.locator("#troubles li", has_text="mixed").filter(has_text="go wrong: bad answer")
+    expect(trouble).to_contain_text("“status 200 with a PHP message")
 
 
 def test_an_answer_to_connect_is_told_with_what_it_lacks(page: Page, gateway: RunningGateway) -> None:
@@ -218,6 +239,20 @@ def test_a_candidate_s_agreement_is_shown_with_its_last_differences(page: Page, 
     expect(page.locator("#calls tr")).to_contain_text("denied has another verdict")
 
 
+def test_a_candidate_that_gives_no_verdict_is_a_warning_and_leads_to_the_hooks(
+    page: Page, gateway: RunningGateway
+) -> None:
+    request_id = hook(gateway, "tried", 200, callId="unanswered")
+    assert wait_until(lambda: gateway.get(f"/api/calls/{request_id}").json()["shadow"] is not None, 20)
+    go(page, "now")
+    line = page.locator("#insights > li", has_text="Candidate gone")
+    expect(line).to_contain_text("agrees in – of 0 hooks; candidate failed 1")
+    expect(line).to_have_class("warn")
+    line.locator("a").first.click()
+    expect(page.locator("#calls tr")).to_have_count(1)
+    expect(page.locator("#calls tr")).to_contain_text("unanswered")
+
+
 def test_the_first_lines_are_shown_until_all_are_asked_for(page: Page, gateway: RunningGateway) -> None:
     def insights(route: Route) -> None:
         told = route.fetch().json()
@@ -244,3 +279,11 @@ def test_what_is_new_has_no_accessibility_violation_and_fits_a_phone(
         assert seen.violations() == []
         assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert seen.complaints == []
+
+
+def test_where_enforce_names_other_methods_it_says_so(page: Page, gateway: RunningGateway) -> None:
+    hook(gateway, "half", 200, "connect", sessionId="s-half")
+    hook(gateway, "half", 403, sessionId="s-half")
+    go(page, "now")
+    line = page.locator("#insights > li", has_text="half").filter(has_text="Refusals that stop nothing")
+    expect(line).to_contain_text("name OnCallEvent with restOnError: FAIL under rest_client_config.methods")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 import yaml
@@ -17,13 +18,16 @@ from gateway.cli.main import app
 from gateway.config import json_schema, loads
 from gateway.documents import SECTIONS, cure_table, reason_table, refusal_table, written
 from gateway.handshakes import HandshakeFault
+from gateway.hooks import parse_hook
+from gateway.log import AccessLog, Writer
 from gateway.metrics import Metrics
 from gateway.requests import REFUSALS
-from gateway.verdicts import Cause, Reason
+from gateway.verdicts import Cause, Decision, Reason, Remarks, denied_by_backend
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 GUIDES = sorted((ROOT / "deploy/docs").glob("*.md"))
+PEM = ROOT / "tests/config/pem"
 OPERATIONS = ROOT / "deploy/docs/operations.md"
 TROUBLESHOOTING = ROOT / "deploy/docs/troubleshooting.md"
 DOCUMENTS: Final = [
@@ -107,6 +111,32 @@ def test_every_alert_that_a_document_names_is_one() -> None:
     assert named & alerts
 
 
+async def test_the_readme_names_every_field_of_an_access_line_and_no_other(tmp_path: Path) -> None:
+    remarks: dict[str, Any] = {name: name == "ineffective" or "missing" for name in Remarks.__struct_fields__}
+    ruling = denied_by_backend().remarked(**remarks)
+    hook = parse_hook(b'{"appKey":"a"}')
+    decision = Decision(ruling, 0.0, "id", "a", "OnCallEvent", 1.5, 0.1, "u", "http://t/", 1, 0.1, hook)
+    path = tmp_path / "log"
+    with path.open("wb") as file:
+        writer = Writer(file.fileno())
+        log = AccessLog(writer)
+        log.configure(access="all", console=False, mask=())
+        log.record(decision)
+        log.flush()
+        writer.close(20.0)
+    (chapter,) = re.findall(r"each hook has one access line: (.*?)\. ", README.read_text("utf-8"), re.DOTALL)
+    assert set(re.findall(r"`(\w+)`", chapter)) == set(json.loads(path.read_text("utf-8")))
+
+
+def test_the_readme_names_every_event_that_the_log_tells_of_and_no_other() -> None:
+    (chapter,) = re.findall(r"have an `event`: (.*?)\. ", README.read_text("utf-8"), re.DOTALL)
+    told = set(re.findall(r"`(\w+)`", chapter))
+    source = code()
+    written = [value for value in re.findall(r'"event": ([^,}]+)', source) if value != "result"]
+    written += re.findall(r"\bresult = (.*)", (ROOT / "gateway/api.py").read_text("utf-8"))[:1]
+    assert told == {name for value in written for name in re.findall(r'"(\w+)"', value)}
+
+
 def test_every_command_stands_in_the_readme() -> None:
     commands = [command.name for command in app.registered_commands] + [group.name for group in app.registered_groups]
     assert "run" in commands
@@ -128,14 +158,20 @@ def test_the_first_configuration_of_the_readme_is_a_valid_one() -> None:
 
 
 def shown_configurations() -> Iterator[str]:
-    """What README and operations guide show of configurations, but for those that name files or variables."""
+    """What README and operations guide show of configurations."""
     for path in (README, OPERATIONS):
         blocks = re.findall(r"^( *)```yaml\n(.*?)^\1```", path.read_text("utf-8"), re.DOTALL | re.MULTILINE)
-        yield from (textwrap.dedent(block) for _, block in blocks if "tls:" not in block and "${" not in block)
+        yield from (textwrap.dedent(block) for _, block in blocks)
 
 
 @pytest.mark.parametrize("block", [*shown_configurations()])
-def test_every_configuration_that_is_shown_is_a_valid_one(block: str, tmp_path: Path) -> None:
+def test_every_configuration_that_is_shown_is_a_valid_one(
+    block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in re.findall(r"\$\{env:(\w+)\}", block):
+        monkeypatch.setenv(variable, "x")
+    for file in re.findall(r"[\w-]+\.pem", block):
+        shutil.copy(PEM / ("key.pem" if file.startswith("k") else "certificate.pem"), tmp_path / file)
     shown = yaml.safe_load(block)
     if "upstream" in shown:  # an app's setting
         shown = {"apps": {"defaultApp": shown}}
@@ -144,7 +180,7 @@ def test_every_configuration_that_is_shown_is_a_valid_one(block: str, tmp_path: 
     names = ("legacy-php", "php", "new", "night")
     upstreams = {name: {"url": f"http://{name}.example.net/rest/my_api"} for name in names}
     whole = {"upstreams": upstreams, "apps": {"defaultApp": {"upstream": "php"}}} | shown
-    assert loads(json.dumps(whole)).config.apps
+    assert loads(json.dumps(whole), str(tmp_path / "gateway.yaml")).config.apps
 
 
 def test_the_configuration_to_begin_with_of_the_operations_guide_is_a_valid_one() -> None:

@@ -9,34 +9,19 @@ from typing import Any
 import pytest
 from gateways import RunningGateway, wait_until
 from pacing import (
-    EMPTY,
     Answered,
     Mode,
     PacedBackend,
     Volley,
     hook_body,
     leaving,
-    reloadable_gateway,
     serve,
-    take,
     volley,
 )
 
 APP = {"upstream": "u", "timeout": "14s"}
 ON: dict[str, Any] = {}
 """The defaults as they are where nobody sets them."""
-
-
-@pytest.fixture(scope="module")
-def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    with reloadable_gateway(tmp_path_factory.mktemp("duplicates")) as running:
-        yield running
-
-
-@pytest.fixture
-def gateway(process: RunningGateway) -> RunningGateway:
-    take(process, EMPTY)
-    return process
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def test_hooks_are_answered_beside_5000_idle_connections(
             assert wait_until(lambda: open_files(gateway) >= count)
             used = memory(gateway) - before
             with Callers(gateway.hooks, "a", rate=100) as callers:
-                time.sleep(1.5)
+                assert wait_until(lambda: len(callers.answers) >= 150, 30)
             started = cpu(gateway)
             time.sleep(1)
             idle_cost = cpu(gateway) - started

@@ -14,7 +14,6 @@ from pacing import (
     Volley,
     backends,
     hook_body,
-    reloadable_gateway,
     serve,
     take,
     targets,
@@ -24,12 +23,6 @@ from pacing import (
 APPS = {"a": {"upstream": "u", "timeout": "10s"}}
 CHECK = {"path": "/alive", "interval": "100ms", "timeout": "90ms"}
 FOREVER = "1h"
-
-
-@pytest.fixture(scope="module")
-def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    with reloadable_gateway(tmp_path_factory.mktemp("health")) as running:
-        yield running
 
 
 @pytest.fixture

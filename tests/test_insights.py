@@ -124,6 +124,19 @@ def test_who_needs_an_operator_comes_first_and_so_many_apps_are_told() -> None:
     assert ([app["app"] for app in short["apps"]], short["app_count"]) == (["b"], 2)
 
 
+@pytest.mark.parametrize("seconds", [0.0, 2.0])
+def test_an_app_past_its_rate_comes_before_one_of_which_there_is_only_something_to_note(seconds: float) -> None:
+    metrics = counting()
+    record(metrics, allowed_by_backend(b"{}").remarked(client_config="missing"), "a")
+    metrics.rate_limited.labelled("b").inc()
+    assert [app["app"] for app in told(metrics, seconds=seconds)["apps"]] == ["b", "a"]
+
+
+def test_a_series_that_has_begun_anew_has_moved_by_all_that_it_counts() -> None:
+    counts: list[Special] = [{"rate_limited": {("a",): count, ("b",): 1.0}} for count in (5.0, 2.0)]
+    assert moved(*counts) == {"rate_limited": {("a",): 2.0}}
+
+
 def test_where_nothing_was_counted_there_is_nothing_to_tell() -> None:
     found = told(counting())
     assert (found["apps"], found["app_count"], found["total"]["ineffective"]["total"]) == ([], 0, 0)

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from gateways import RunningGateway, wait_until
 from pacing import (
-    EMPTY,
     Answered,
     Callers,
     Mode,
@@ -21,25 +20,11 @@ from pacing import (
     backends,
     hook_body,
     open_files,
-    reloadable_gateway,
     serve,
-    take,
     volley,
 )
 
 LONG = "14s"
-
-
-@pytest.fixture(scope="module")
-def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    with reloadable_gateway(tmp_path_factory.mktemp("limits")) as running:
-        yield running
-
-
-@pytest.fixture
-def gateway(process: RunningGateway) -> RunningGateway:
-    take(process, EMPTY)
-    return process
 
 
 @pytest.fixture
@@ -113,12 +98,12 @@ def test_a_hook_that_could_not_be_answered_in_time_is_not_kept_waiting(
 
 
 def test_a_hook_that_had_to_queue_has_its_whole_time_to_connect(gateway: RunningGateway, backend: PacedBackend) -> None:
-    upstream = {"url": backend.url, "max_connections": 1, "keepalive": "off", "connect_timeout": "200ms"}
+    upstream = {"url": backend.url, "max_connections": 1, "keepalive": "off", "connect_timeout": "1s"}
     serve(gateway, {"u": upstream}, {"a": {"upstream": "u", "timeout": LONG}})
     backend.mode = Mode.HOLD
     held = Volley(gateway, hooks("a", 2))
     assert inside(gateway, "a", 2)
-    time.sleep(0.4)
+    time.sleep(1.2)  # longer than connect_timeout
     backend.release()
     assert [answer.status for answer in held.answers()] == [200, 200]
     assert gateway.metric("gateway_upstream_attempts_total", upstream="u", outcome="unreachable") == 0
@@ -141,22 +126,19 @@ def test_a_full_queue_is_no_failure_of_the_target(gateway: RunningGateway, backe
 def test_at_twice_the_capacity_the_backend_goes_on_answering_what_it_can(
     gateway: RunningGateway, backend: PacedBackend
 ) -> None:
-    upstream = {"url": backend.url, "max_connections": 4}
+    connections, delay = 4, 0.1
+    upstream = {"url": backend.url, "max_connections": connections}
     serve(gateway, {"u": upstream}, {"a": {"upstream": "u", "timeout": "1s"}}, log={"access": "off"})
-    backend.delay = 0.04
-    with Callers(gateway.hooks, "a", 4) as peak:
-        assert wait_until(lambda: len(peak.answers) >= 100)
-        peak.stop()
-    assert peak.statuses().keys() == {200}
-    capacity = len(peak.answers) / peak.seconds
-    with Callers(gateway.hooks, "a", rate=2 * capacity) as storm:
-        time.sleep(3)
+    backend.delay = delay
+    began = time.monotonic()
+    with Callers(gateway.hooks, "a", rate=2 * connections / delay) as storm:
+        assert wait_until(lambda: len(storm.answers) >= 240, 30)
+        busy = backend.worked / connections / (time.monotonic() - began)
         storm.stop()
-    # A queue of a second's budget is let in at once and paid off afterwards: it counts for what it is.
-    answered = sum(answer.status == 200 for answer in storm.answers)
-    lasted = max(answer.began + answer.seconds for answer in storm.answers) - storm.answers[0].began
     assert storm.statuses().keys() == {200, 403}
-    assert answered >= 0.8 * capacity * min(lasted, storm.seconds)
+    # Shares, not rates: a slow machine gets less done, but neither leaves the backend idle nor has it work in vain.
+    assert busy >= 0.7
+    assert storm.statuses()[200] >= 0.8 * backend.count
     assert gateway.metric("gateway_target_ejections_total", upstream="u") == 0
     assert {answer.status for answer in volley(gateway, hooks("a", 4))} == {200}
 

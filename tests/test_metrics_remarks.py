@@ -174,6 +174,17 @@ def test_rules_that_go_take_their_series_along_where_the_rules_are_told() -> Non
     assert metrics.totals(metrics.rule_hits) == {("a", "night", "reject"): 1}
 
 
+def test_a_hook_that_outlives_its_rule_does_not_bring_it_back() -> None:
+    metrics = metrics_of("a")
+    late = decision(denied_by_backend().remarked(rule="night"))
+    metrics.configure({"a"}, TARGETS, rules={("a", "spam")})
+    metrics.record(late)
+    assert metrics.totals(metrics.rule_hits) == {}
+    metrics.configure({"a"}, TARGETS, rules={("a", "night")})
+    metrics.record(late)
+    assert metrics.totals(metrics.rule_hits) == {("a", "night", "reject"): 1}
+
+
 def test_a_shadow_s_series_stay_while_only_the_candidate_s_own_copy_is_left() -> None:
     metrics = metrics_of("a")
     metrics.shadow_hooks.labelled("a", "new", "match").inc()

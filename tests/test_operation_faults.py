@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -173,17 +172,18 @@ def test_hooks_and_deadlines_do_not_care_where_the_clock_jumps(backend: PacedBac
         assert statuses(gateway) == {200}
         for jump in ("+400d", "-400d"):
             with Callers(gateway.hooks, "a", rate=50) as callers:
-                time.sleep(0.2)
+                assert wait_until(lambda: len(callers.answers) >= 10)
                 clock.write_text(f"{jump}\n")
-                time.sleep(0.5)
+                assert wait_until(lambda: len(callers.answers) >= 35)
             assert set(callers.statuses()) == {200}, jump
             backend.mode = Mode.HOLD
             held = volley(gateway, [hook_body("a")])[0]
             backend.mode = Mode.OK
             backend.release()
             assert (held.status, held.proxy_error) == (403, "http_response_timeout"), jump
-            assert 1.5 < held.seconds < 4, jump
-            assert gateway.access_line(held.headers["x-request-id"])["duration_ms"] < 4000
+            # A deadline that heeded the clock would come at once, or in years.
+            assert 1.5 < held.seconds < 10, jump
+            assert gateway.access_line(held.headers["x-request-id"])["duration_ms"] < 10_000
         years = {line["ts"][:4] for line in gateway.access_lines()}
         if len(years) < 3:
             pytest.skip(f"libfaketime does not reach this Python: the log has {years} only")

@@ -10,31 +10,16 @@ from typing import Any
 import pytest
 from gateways import RunningGateway, running_gateway, wait_until
 from pacing import (
-    EMPTY,
     Answered,
     PacedBackend,
     configuration,
     hook_body,
-    reloadable_gateway,
     serve,
-    take,
     volley,
 )
 
 LIMITED = {"upstream": "u", "rate_limit": "1/h burst 3"}
 """In a test's time nothing is added to the burst."""
-
-
-@pytest.fixture(scope="module")
-def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    with reloadable_gateway(tmp_path_factory.mktemp("rates")) as running:
-        yield running
-
-
-@pytest.fixture
-def gateway(process: RunningGateway) -> RunningGateway:
-    take(process, EMPTY)
-    return process
 
 
 @pytest.fixture

@@ -115,7 +115,8 @@ def test_without_record_nothing_is_written_and_a_reload_turns_it_on_and_off_at_o
 
         def reload(text: str) -> None:
             gateway.write_config(text)
-            assert gateway.post("/-/reload").json()["result"] == "success"
+            report = gateway.post("/-/reload").json()
+            assert (report["result"], report["changes"]) == ("success", ["record changed"])
 
         gateway.hook(n=1)
         before = threads_of(gateway.pid)

@@ -260,6 +260,12 @@ def test_adversarial_a_name_in_escapes_hides_no_secret_and_no_number() -> None:
     assert b"30123456" not in made
 
 
+def test_adversarial_a_name_in_compatibility_characters_hides_no_secret_and_no_number() -> None:
+    made = masked({"\uff50assword": "S3cr3t", "\U0001d41caller": "+4930123456"})
+    assert "S3cr3t" not in json.dumps(made)
+    assert "30123456" not in json.dumps(made)
+
+
 def test_adversarial_a_doubled_field_is_masked_both_times() -> None:
     made = Mask(("caller",), Pseudonyms(KEY)).masked(b'{"caller":"+4930111111","caller":"+4930222222"}')
     assert b"111111" not in made
@@ -281,15 +287,44 @@ def test_adversarial_a_doubled_field_is_masked_both_times() -> None:
         "a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:S3cr3t|2^20",
         "Cookie: a=1; PHPSESSID=S3cr3t\r\n",
         "PASSWORD:S3cr3t",
+        'Authorization: Digest username="u",\r\n response="S3cr3t",\n\tnc=S3cr3t\r\nCSeq: 1',
+        "Bearer S3cr3t-12345",
+        "Basic dTpTM2NyM3Q=",
+        "https://host/x?auth=S3cr3t&x=1",
+        "https://host/x?pass=S3cr3t",
+        '{"pin":"S3cr3t"}',
+        '{"userPin":"S3cr3t", "fileHash": "S3cr3t"}',
+        "my_pass: S3cr3t",
+        "api-key=S3cr3t",
     ],
 )
 def test_adversarial_a_secret_in_the_midst_of_a_text_is_starred(text: str) -> None:
     made = masked({"data": text})["data"]
     assert "S3cr3t" not in made
+    assert "dTpTM2NyM3Q" not in made
     assert "***" in made
 
 
-BEGINNINGS: Final = ['secret=\\"', "password:", "token='", "://a:", "@", "inline:", "cookie", "\\\\"]
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a=setup:passive",
+        "spin: 3",
+        "basic subscription: 1",
+        "basic x",
+        "a bearer of news: good",
+        "passport: 1",
+        "author=me",
+    ],
+)
+def test_a_text_that_only_resembles_one_with_a_secret_stays(text: str) -> None:
+    assert masked({"data": text})["data"] == text
+
+
+BEGINNINGS: Final = [
+    'secret=\\"', "password:", "token='", "://a:", "@", "inline:", "cookie", "\\\\",
+    "basic ", "bearer  ", "cookie: a\n ", "pass_", "hash",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", BEGINNINGS)
@@ -299,15 +334,16 @@ def test_adversarial_a_text_made_of_beginnings_is_gone_through_once(text: str) -
 
 
 def test_adversarial_a_secret_that_never_ends_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    looked, assigned = Counter[str](), masking_module._assigned
+    looked, patterns = Counter[str](), masking_module._PATTERNS
+    (assigned,) = patterns[b"secret"]
 
     def count(data: bytes, at: int) -> Any:
         looked["at"] += 1
         return assigned(data, at)
 
-    monkeypatch.setattr(masking_module, "_assigned", count)
+    monkeypatch.setattr(masking_module, "_PATTERNS", {**patterns, b"secret": (count,)})
     masked({"data": BEGINNINGS[0] * 1000})
-    assert looked["at"] < 10
+    assert 1 <= looked["at"] < 10
 
 
 def test_masked_fields_at_any_depth_whatever_their_case() -> None:
@@ -331,6 +367,21 @@ def test_the_number_of_a_masked_field_is_replaced_in_other_texts_of_its_hook_too
     assert "30123456" not in made["sip"]
     assert made["caller"] in made["sip"]
     assert made["sessionId"] == "4930123456"  # hooks are matched up by it
+
+
+def test_the_number_of_a_masked_field_is_replaced_where_it_names_a_field_or_is_a_json_number() -> None:
+    made = masked(
+        {
+            "contacts": {"+4930123456": {"4930123456": 4930123456}, "line1": 1234567},
+            "token": {"4930123456": 1},
+            "caller": "+4930123456",
+            "sessionId": 4930123456,
+        }
+    )
+    assert "30123456" not in json.dumps({**made, "sessionId": None})
+    assert made["caller"] in made["contacts"]
+    assert made["contacts"]["line1"] == 1234567
+    assert made["sessionId"] == 4930123456
 
 
 def test_only_what_is_configured_is_masked() -> None:
@@ -556,6 +607,42 @@ def test_what_is_no_file_of_ours_is_not_written_and_never_waited_for(tmp_path: P
     assert done.error is not None
     assert not (tmp_path / "elsewhere").exists()
     assert (path.lstat().st_mode if path.exists() else None) == mode
+
+
+@pytest.mark.parametrize("files", [1, 3])
+@pytest.mark.parametrize("content", [b"server: {listen: 127.0.0.1:8080}\n", b'{"a":1}\n', b"\0" * 100])
+def test_adversarial_a_file_that_is_no_recording_is_left_as_it_is(tmp_path: Path, content: bytes, files: int) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_bytes(content)
+    path.chmod(0o644)
+    done = RecordFiles(str(path), 1000, files, RUN).append([line(1)])
+    assert done.written == 0
+    assert "something else" in str(done.error)
+    assert [(file.read_bytes(), stat.S_IMODE(file.stat().st_mode)) for file in tmp_path.iterdir()] == [(content, 0o644)]
+
+
+def test_a_file_of_which_only_a_beginning_was_written_is_a_recording(tmp_path: Path) -> None:
+    path = tmp_path / "hooks.jsonl"
+    path.write_bytes(b'{"v')
+    assert RecordFiles(str(path), 1000, 3, RUN).append([line(1)]) == (1, None)
+
+
+def test_a_file_that_cannot_be_put_aside_is_told_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "hooks.jsonl"
+    files = RecordFiles(str(path), 1000, 2, RUN)
+    files.append([line(n) for n in range(9)])
+    path.with_name("hooks.jsonl.1").mkdir()  # what stands in the way even for root
+    full = files.append([line(9)])
+    assert full.written == 0
+    assert "cannot be put aside" in str(full.error)
+    path.with_name("hooks.jsonl.1").rmdir()
+    assert files.append([line(10)]) == (1, None)
+
+
+def test_a_symbolic_link_is_refused_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "hooks.jsonl"
+    path.symlink_to(tmp_path / "elsewhere")
+    assert "symbolic link" in str(RecordFiles(str(path), 1000, 3, RUN).append([line(1)]).error)
 
 
 def test_adversarial_a_file_that_another_process_keeps_locked_is_given_up_in_time(

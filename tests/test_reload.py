@@ -17,6 +17,9 @@ import pytest
 from faulty import FaultyBackend, gated_case, right_answer
 from gateways import RunningGateway, running_gateway, wait_until
 
+from gateway.config import Config, loads
+from gateway.reloading import differences
+
 SECRET: Final = "hunter2-the-old"
 NEW_SECRET: Final = "hunter2-the-new"
 ENVIRONMENT: Final = {"TEST_PASSWORD": SECRET, "TEST_OTHER": NEW_SECRET}
@@ -152,6 +155,13 @@ def test_post_reload_takes_the_new_file_and_says_what_changed(backend: FaultyBac
     assert gateway.metric("gateway_config_last_reload_successful") == 1
     assert gateway.metric("gateway_config_last_reload_success_timestamp_seconds") > stamp
     assert gateway.post("/-/reload").json()["changes"] == []
+
+
+@pytest.mark.parametrize("key", sorted(Config.model_fields.keys() - {"upstreams", "apps"}))
+def test_whichever_part_of_the_configuration_has_changed_it_is_named(key: str) -> None:
+    before = loads("apps: {a: {static: allow}}\n").config
+    (change,) = differences(before, before.model_copy(update={key: "other"}))
+    assert change == f"{key} changed"
 
 
 def test_what_only_a_new_start_can_change_is_said_so(backend: FaultyBackend, steady: Steady) -> None:

@@ -240,6 +240,13 @@ def test_a_secret_that_the_recording_has_stars_for_is_no_difference(path: Path) 
         assert as_json(path, "--to", backend.url, "--compare", "body")["agreed"]
 
 
+def test_stars_that_a_backend_may_have_refused_are_told_of(path: Path, same: Backend) -> None:
+    write(path, record({"token": "***"}, **REFUSED), record({"sdp": "a=ice-pwd:***"}, **REFUSED))
+    assert "Stars stand in the recording of 1 hook where" in Run(path, "--to", same.url).out
+    write(path, record({"token": "***"}))
+    assert "Stars" not in Run(path, "--to", same.url).out
+
+
 def test_a_masked_field_that_both_have_overwritten_is_not_compared_and_that_is_told(path: Path) -> None:
     write(path, record(answer={**HOOK, "callee": "QQQ123"}), record(answer={**HOOK, "callee": "QQQ123", "x": 1}))
     with Backend(lambda method, hook: (200, json.dumps({**HOOK, "callee": "support"}).encode())) as backend:
@@ -331,6 +338,22 @@ def test_nobody_there_is_a_failure_told_once_for_all(path: Path) -> None:
     assert run.out.count("  defaultApp OnCallEvent  ") == 5
 
 
+@pytest.mark.parametrize(("asked_before", "times", "agreed"), [(True, 2, True), (False, 1, False)])
+def test_a_kept_connection_that_ends_without_an_answer_is_no_failure_unless_a_new_one_ends_so_too(
+    path: Path, asked_before: bool, times: int, agreed: bool
+) -> None:
+    asked = Counter[str]()
+
+    def decide(method: str, hook: Any) -> Reply:
+        asked[hook["callId"]] += 1
+        return None if hook["callId"] == "cut" and asked["cut"] == 1 else echo(method, hook)
+
+    write(path, *[record()] * asked_before, record({"callId": "cut"}))
+    with Backend(decide) as backend:
+        report = as_json(path, "--to", backend.url, "--concurrency", 1)
+    assert (asked["cut"], report["agreed"]) == (times, agreed)
+
+
 def test_adversarial_an_endless_answer_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.replay.playing.MAX_ANSWER", 100_000)
     write(path, record())
@@ -378,6 +401,19 @@ def test_hooks_of_a_session_come_in_order_and_one_at_a_time_while_sessions_go_si
         one.began < other.ended and other.began < one.ended for one, other in itertools.combinations(backend.seen, 2)
     )
     assert overlapping > 0
+
+
+@pytest.mark.parametrize("none", [None, ""])
+def test_hooks_that_name_no_session_wait_for_none(path: Path, none: str | None) -> None:
+    together = threading.Barrier(4)  # which is passed by all of them at once, or by nobody
+
+    def decide(method: str, hook: Any) -> Reply:
+        together.wait(PATIENCE)
+        return echo(method, hook)
+
+    write(path, *[record({"sessionId": none, "callId": none})] * 4)
+    with Backend(decide) as backend:
+        assert as_json(path, "--to", backend.url, "--concurrency", 4)["agreements"] == 4
 
 
 def test_one_busy_session_holds_up_no_other(path: Path) -> None:
@@ -573,6 +609,49 @@ def test_a_file_that_is_cut_while_it_is_played_is_told(path: Path) -> None:
     recording.close()
 
 
+def test_what_is_known_is_told_where_a_file_is_cut_while_it_is_played(path: Path) -> None:
+    def decide(method: str, hook: Any) -> Reply:
+        path.write_bytes(b"")
+        return echo(method, hook)
+
+    write(path, *(record({"sessionId": f"s{n}"}) for n in range(500)))
+    with Backend(decide) as backend:
+        run = Run(path, "--to", backend.url)
+    assert run.status == 2
+    assert "it has changed" in run.err
+    assert "of 500 hooks" in run.out
+    assert "It was interrupted" in run.out
+
+
+def test_a_file_that_is_named_twice_or_turned_over_meanwhile_is_played_once(path: Path, same: Backend) -> None:
+    write(path, record(), record())
+    renamed = path.with_name("hooks.jsonl.1")
+    os.link(path, renamed)
+    assert as_json(path, path.parent / "." / path.name, renamed, "--to", same.url)["played"] == 2
+
+
+@pytest.mark.parametrize("begins", [b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\0", b"BZh9"])
+def test_a_compressed_file_is_told_as_one(path: Path, same: Backend, begins: bytes) -> None:
+    path.write_bytes(begins + b"\n" * 50)
+    run = Run(path, "--to", same.url)
+    assert (run.status, run.out, len(run.err.splitlines())) == (2, "", 1)
+    assert "compressed" in run.err
+
+
+def test_standard_input_is_refused_in_words(same: Backend) -> None:
+    run = Run("-", "--to", same.url)
+    assert (run.status, run.out) == (2, "")
+    assert "standard input" in run.err
+
+
+def test_a_file_whose_name_is_no_text_is_told_of_as_json_too(path: Path) -> None:
+    odd = path.with_name("hooks-\udcff.jsonl")
+    write(odd, record(), b"broken")
+    with Backend(lambda method, hook: (500, b"")) as backend:
+        (example,) = as_json(odd, "--to", backend.url)["examples"]
+    assert example["where"].endswith("hooks-\\udcff.jsonl:1")
+
+
 @pytest.mark.parametrize("kind", ["missing", "directory", "pipe", "empty", "no such glob"])
 def test_what_cannot_be_read_ends_with_exit_status_2(tmp_path: Path, same: Backend, kind: str) -> None:
     path = tmp_path / "hooks.jsonl"
@@ -595,6 +674,8 @@ def test_what_cannot_be_read_ends_with_exit_status_2(tmp_path: Path, same: Backe
         ["--to", "ftp://127.0.0.1/x"],
         ["--to", "file:///etc/passwd"],
         ["--to", "127.0.0.1:80"],
+        ["--to", "http://127.0.0.1:1/x?y=z"],
+        ["--to", "http://127.0.0.1:1/x#y"],
         ["--to", "http://127.0.0.1:1", "--rate", "0"],
         ["--to", "http://127.0.0.1:1", "--rate", "fast"],
         ["--to", "http://127.0.0.1:1", "--rate", "nan"],

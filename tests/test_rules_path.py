@@ -9,32 +9,17 @@ from typing import Any
 import pytest
 from gateways import RunningGateway
 from pacing import (
-    EMPTY,
     Answered,
     Mode,
     PacedBackend,
     backends,
     hook_body,
-    reloadable_gateway,
     serve,
-    take,
     volley,
 )
 
 SPAM = "+4930123"
 NOW, LONG_AGO = "2000-01-01 - 2999-12-31", "2000-01-01 - 2000-12-31 Europe/Berlin"
-
-
-@pytest.fixture(scope="module")
-def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    with reloadable_gateway(tmp_path_factory.mktemp("rules")) as running:
-        yield running
-
-
-@pytest.fixture
-def gateway(process: RunningGateway) -> RunningGateway:
-    take(process, EMPTY)
-    return process
 
 
 @pytest.fixture
@@ -118,6 +103,18 @@ def test_a_rule_may_choose_the_upstream(gateway: RunningGateway, two: list[Paced
     assert fate(gateway, ask(gateway)) == (403, "fallback", "unreachable", "at night")
     assert gateway.metric("gateway_rule_hits_total", app="a", rule="at night", verdict="allow") == 1
     assert gateway.metric("gateway_rule_hits_total", app="a", rule="at night", verdict="reject") == 2
+
+
+def test_where_a_rule_s_upstream_cannot_be_reached_the_app_s_own_may_stand_in(
+    gateway: RunningGateway, two: list[PacedBackend]
+) -> None:
+    put(gateway, two, [{"name": "at night", "time": NOW, "upstream": "night"}], failover=["php"])
+    assert line_of(gateway, ask(gateway))["upstream"] == "night"
+    two[1].kill()
+    answer = ask(gateway)
+    assert fate(gateway, answer) == (200, "backend", "ok", "at night")
+    line = line_of(gateway, answer)
+    assert (line["upstream"], line["failed_over_from"]) == ("php", "night")
 
 
 def test_a_rule_outside_its_time_is_none(gateway: RunningGateway, two: list[PacedBackend]) -> None:

@@ -240,10 +240,12 @@ def test_windows_are_worked_out_once_a_minute_however_many_rules_have_them(monke
     for second in (0.0, 0.5, 29.9):
         assert rules.find("", "", "connect", NOW + second) is None
     assert len(asked) == 1
+    assert rules.find("", "", "connect", NOW + 60) is None
+    assert len(asked) == 2
     found = rules.find("", "", "connect", NOW + 24 * 3600)
     assert found is not None
     assert rules.find("", "", "connect", NOW) is None
-    assert len(asked) == 3
+    assert len(asked) == 4
 
 
 # --- the model ---
@@ -294,6 +296,19 @@ def test_it_finds_what_trying_one_rule_after_the_other_finds(
     compiled = Rules(rules)
     assert compiled.find(caller, callee, method, now) == expected
     assert compiled.meet(parse_hook(body_of(caller=caller, callee=callee)), method, now) == expected
+
+
+@given(RULES, RULES, st.none() | TEXTS, st.none() | TEXTS, METHODS)
+@example([rule("r", methods=("connect",))], [rule("s", caller=("a",))], "A", None, "call")
+@example([rule("r", caller=("a",))], [rule("s", methods=("OnCallEvent",))], None, None, "OnCallEvent")
+@CHECKED
+def test_rules_that_many_apps_share_come_after_an_app_s_own(
+    own: list[Rule], common: list[Rule], caller: str | None, callee: str | None, method: str
+) -> None:
+    both = [one._replace(name=str(place)) for place, one in enumerate([*own, *common])]
+    compiled = Rules(both[: len(own)], Rules(both[len(own) :]))
+    assert len(compiled) == len(both)
+    assert compiled.find(caller, callee, method, NOW) == obvious(both, caller, callee, method, NOW)
 
 
 @given(st.text(), st.text(max_size=8))

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 from faulty import FaultyBackend, Turn, added_case, gated_case, refused_port, reply, right_answer
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gateway import shadowing
 from gateway.comparison import Compare, Difference
@@ -45,14 +43,15 @@ def body_of(session: str = "s1", **fields: Any) -> bytes:
     return json.dumps({"appKey": "a", "nodeId": "n", "sessionId": session, **fields}).encode()
 
 
-def configuration(url: str, **shadow: Any) -> Config:
+def configuration(url: str, max_connections: int = 64, **shadow: Any) -> Config:
     shadow = {"upstream": "new", **shadow}
+    limits = {"connect_timeout": "200ms", "max_connections": max_connections}
     return loads(
         json.dumps(
             {
                 "upstreams": {
                     "php": {"url": "http://127.0.0.1:1/"},
-                    "new": {"url": url, "connect_timeout": "200ms", "health": {"path": "/health"}},
+                    "new": {"url": url, "health": {"path": "/health"}, **limits},
                 },
                 "apps": {"a": {"upstream": "php", "timeout": "600ms", "shadow": shadow}},
             }
@@ -355,39 +354,6 @@ def test_methods_are_named_or_matched_by_globs(methods: tuple[str, ...], covered
         assert (shadow_of(shadow.settings, method) is not None) == (method in covered)
 
 
-# --- sampling ---
-
-
-@given(st.text(max_size=20), st.floats(min_value=0.001, max_value=1.0), st.lists(st.text(max_size=5), max_size=5))
-def test_of_a_session_all_hooks_are_copied_or_none(session: str, sample: float, calls: list[str]) -> None:
-    shadow = Shadow(ShadowSettings("new", sample))
-    hooks = [parse_hook(body_of(session, callId=call, caller=call)) for call in calls]
-    assert len({shadow.takes(hook, f"r{number}") for number, hook in enumerate(hooks)}) <= 1
-
-
-@pytest.mark.parametrize("sample", [0.01, 0.1, 0.5, 0.9])
-@pytest.mark.parametrize("form", ["%d", "/192.0.2.1:%d/127.0.0.1:8080", "%08x-0000-4000-8000-000000000000"])
-def test_the_sample_has_the_share_that_was_asked_for_however_sessions_are_numbered(form: str, sample: float) -> None:
-    shadow = Shadow(ShadowSettings("new", sample))
-    taken = sum(shadow.takes(parse_hook(body_of(form % number)), "r") for number in range(10_000, 20_000))
-    assert abs(taken / 10_000 - sample) < 0.02
-
-
-def test_without_a_session_the_call_and_at_last_the_hook_itself_is_in_the_sample_or_not() -> None:
-    shadow = Shadow(ShadowSettings("new", 0.5))
-    nameless = parse_hook(b'{"appKey":"a"}')
-    assert {shadow.takes(nameless, f"r{number}") for number in range(100)} == {True, False}
-    call = parse_hook(b'{"appKey":"a","callId":"c"}')
-    assert len({shadow.takes(call, f"r{number}") for number in range(100)}) == 1
-
-
-@given(st.integers(0, 10_000), st.floats(0.01, 0.5), st.floats(0.5, 1.0))
-def test_a_larger_sample_has_all_sessions_of_the_smaller(number: int, less: float, more: float) -> None:
-    hook = parse_hook(body_of(str(number)))
-    smaller, larger = (Shadow(ShadowSettings("new", sample)).takes(hook, "r") for sample in (less, more))
-    assert larger >= smaller
-
-
 async def test_nothing_is_made_for_a_hook_outside_the_sample(backend: FaultyBackend, stages: Stages) -> None:
     stage = stages(configuration(backend.url_of("ok"), sample="0.1%"))
 
@@ -440,6 +406,42 @@ async def test_large_hooks_fill_the_queue_by_their_bytes(backend: FaultyBackend,
         assert stage.shadows.bytes == 0
 
 
+async def test_the_copies_of_all_candidates_together_have_their_bound_too(
+    backend: FaultyBackend, stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shadowing, "MAX_BYTES_OF_ALL", 500_000)
+    with gated_case():
+        stage = stages(configuration(backend.url_of("gated")))
+        for _ in range(20):
+            stage.offer(body_of(pad="x" * 100_000))
+        assert 100_000 < stage.shadows.bytes <= 500_000
+        assert stage.counted()["dropped"] > 10
+        await stage.shadows.aclose()
+
+
+async def test_hooks_get_their_turn_between_copies_that_fail_at_once(
+    backend: FaultyBackend, stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, turns, told = asyncio.get_running_loop(), 0, set[int]()
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+        if turns < 1000:
+            loop.call_soon(turn)
+
+    monkeypatch.setattr(shadowing, "MAX_TASKS", 1)
+    stage = stages(configuration(backend.url_of("ok")))
+    assert stage.targets.hold("shadow:new", backend.url_of("ok"))
+    stage.shadows.note = lambda *_: told.add(turns)
+    for _ in range(50):
+        stage.offer()
+    turn()
+    counted = await stage.settled()
+    assert counted["candidate_failed"] >= 49  # but for a probe that may get through
+    assert len(told) >= 49
+
+
 async def test_a_copy_that_has_waited_for_longer_than_its_budget_is_dropped(
     backend: FaultyBackend, stages: Stages
 ) -> None:
@@ -450,6 +452,35 @@ async def test_a_copy_that_has_waited_for_longer_than_its_budget_is_dropped(
     assert counted["candidate_failed"] >= MAX_TASKS
     assert counted["dropped"] + counted["candidate_failed"] == MAX_TASKS + 10
     assert len(backend.requests_of("hang")) <= MAX_TASKS + 10
+
+
+async def test_a_copy_for_which_no_connection_is_free_is_dropped_and_no_failure_of_the_candidate(
+    backend: FaultyBackend, stages: Stages
+) -> None:
+    stage = stages(configuration(backend.url_of("ok_slow"), max_connections=1))
+    stage.offer()  # from now on it is known for so slow that nobody queues for it
+    assert await stage.settled() == {"match": 1}
+    stage.offer()
+    stage.offer()
+    assert await stage.settled() == {"match": 2, "dropped": 1}
+    assert len(backend.requests_of("ok_slow")) == len(stage.results) == 2
+
+
+async def test_a_copy_that_comes_just_as_the_last_task_ends_does_not_wait_for_the_next_one(
+    backend: FaultyBackend, stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shadowing, "MAX_TASKS", 1)
+    stage = stages(configuration(backend.url_of("ok")))
+    loop = asyncio.get_running_loop()
+
+    def offer_at_its_end(*_: object) -> None:
+        stage.shadows.note = None
+        # After the task's last step, before the loop tells of its end.
+        loop.call_soon(lambda: loop.call_soon(stage.offer))
+
+    stage.shadows.note = offer_at_its_end
+    stage.offer()
+    assert await stage.settled() == {"match": 2}
 
 
 async def test_a_candidate_s_failures_eject_it_and_not_the_upstream_of_the_same_address(

@@ -21,18 +21,6 @@ LOAD = 300
 ROUNDS = 5
 
 
-@pytest.fixture(scope="module")
-def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    with reloadable_gateway(tmp_path_factory.mktemp("shadow")) as running:
-        yield running
-
-
-@pytest.fixture
-def gateway(process: RunningGateway) -> RunningGateway:
-    take(process, EMPTY)
-    return process
-
-
 @pytest.fixture
 def backend() -> Iterator[FaultyBackend]:
     with FaultyBackend() as running:

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from gateways import RunningGateway, wait_until
 from pacing import (
-    EMPTY,
     Answered,
     Callers,
     Mode,
@@ -33,18 +32,6 @@ from pacing import (
 
 FOREVER = "1h"
 ALL_KINDS = ["connect", "reset", "timeout", "error_status", "bad_answer"]
-
-
-@pytest.fixture(scope="module")
-def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    with reloadable_gateway(tmp_path_factory.mktemp("targets")) as running:
-        yield running
-
-
-@pytest.fixture
-def gateway(process: RunningGateway) -> RunningGateway:
-    take(process, EMPTY)
-    return process
 
 
 @pytest.fixture
@@ -272,7 +259,7 @@ def test_all_attempts_end_within_the_one_budget(gateway: RunningGateway) -> None
         line = line_of(gateway, hook(gateway))
         assert (line["verdict"], line["reason"]) == ("reject", "timeout")
         assert line["attempts"] > 1
-        assert line["duration_ms"] < 600 + 1000
+        assert line["duration_ms"] < 3000  # ten attempts with a budget each would take 6 s
 
 
 def test_the_log_names_the_target_that_decided(gateway: RunningGateway) -> None:

@@ -14,23 +14,11 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from faulty import Certificates, FaultyBackend, make_certificates, right_answer
+from faulty import Certificates, FaultyBackend, right_answer
 from gateways import RunningGateway, read_answer, running_gateway, wait_until
 from secured import BODY, HOOK, Files, answer_over_tls, client, config, hang_up, is_served, secured
 
 PATIENCE: Final = 10.0
-
-
-@pytest.fixture(scope="module")
-def ours(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """Of the authority that everyone here trusts."""
-    return make_certificates(tmp_path_factory.mktemp("ours"))
-
-
-@pytest.fixture(scope="module")
-def theirs(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """Of another authority."""
-    return make_certificates(tmp_path_factory.mktemp("theirs"))
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +37,6 @@ def gateway(files: Files, backend: FaultyBackend, tmp_path_factory: pytest.TempP
     """Asks for no client certificates."""
     text = config(files.section, backend=backend)
     with running_gateway(text, tmp_path_factory.mktemp("gateway")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def mutual(ours: Certificates, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    """Asks for client certificates of our authority."""
-    directory = tmp_path_factory.mktemp("mutual")
-    files = Files(directory, ours.valid, ours.ca)
-    with running_gateway(config(files.section), directory) as running:
         yield running
 
 

@@ -24,7 +24,7 @@ from programs import require
 
 CONNECT: Final = 0.3
 BUDGET: Final = 3.0
-SPARE: Final = 1.0
+SPARE: Final = 2.0
 """Seconds by which a busy machine may make an answer late."""
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
-from zoneinfo import ZoneInfo
+from pathlib import Path
+from zoneinfo import ZoneInfo, reset_tzpath
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +17,7 @@ from hypothesis import strategies as st
 from gateway.windows import FORM, MAX_LENGTH, Window, Windows, parse_windows
 
 CHECKED = settings(deadline=None)
+ROOT = Path(__file__).parent.parent
 BERLIN = "Europe/Berlin"
 DAYS = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
 
@@ -87,6 +92,36 @@ def test_without_a_time_zone_it_is_utc_wherever_the_machine_stands() -> None:
     assert parse_windows("Mon 08:00-09:00").zone == "UTC"
     assert str(parse_windows("Mon 08:00-09:00")) == "Mon 08:00-09:00 UTC"
     assert str(parse_windows(f"Mon 08:00-09:00 {BERLIN}")) == f"Mon 08:00-09:00 {BERLIN}"
+
+
+def test_a_machine_without_a_time_zone_database_has_utc_and_says_so_of_others() -> None:
+    """As in a minimal container: what the check has let pass must not fail with every hook."""
+    program = (
+        "from gateway.windows import parse_windows\n"
+        "print(parse_windows('Mon 08:00-09:00').holds(1767601800))\n"  # 2026-01-05 08:30
+        "try: parse_windows('Mon Europe/Berlin')\n"
+        "except ValueError as exc: print(exc)\n"
+    )
+    # Before the module is there, so that no data package of Python's own stands in.
+    program = "import sys; sys.modules['tzdata'] = None\n" + program
+    run = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONTZPATH": ""}, cwd=ROOT, capture_output=True,
+        text=True, check=True, timeout=60,
+    )  # fmt: skip
+    utc, berlin = run.stdout.splitlines()
+    assert utc == "True"
+    assert "a time zone that this machine knows" in berlin
+
+
+def test_a_time_zone_is_read_once_and_stays() -> None:
+    """An update of the machine's time zones must not take one away under hooks on their way."""
+    windows, moment = parse_windows("Mon 08:00-09:00 Pacific/Chatham"), at("2026-01-05 08:30", "Pacific/Chatham")
+    ZoneInfo.clear_cache()
+    reset_tzpath(to=())
+    try:
+        assert windows.holds(moment)
+    finally:
+        reset_tzpath()
 
 
 def test_the_time_zone_behind_the_last_window_is_that_of_all() -> None:

@@ -7,6 +7,8 @@ included, and nothing of the kernel. Run it from the repository::
     python -m tests.bench.instructions             instructions per hook
     python -m tests.bench.instructions --profile   and the C functions that they go to
     python -m tests.bench.instructions --python    and the time per Python function, by cProfile
+    python -m tests.bench.instructions --apps N    with N apps, to which the hooks go in turn
+    python -m tests.bench.instructions --caches    and how often the memory caches, as simulated, lack what is wanted
     make bench-record                              record the figure for this Python and machine
 
 The hooks, of 3,600 bytes each, go one after the other over one keep-alive connection, and from the gateway over one to
@@ -52,23 +54,27 @@ RECORDED: Final = Path(__file__).with_name("instructions.json")
 _ROOT: Final = Path(__file__).parent.parent.parent
 _SHOWN: Final = 40
 _PYTHON_HOOKS: Final = 5000
-_START_LIMIT: Final = 60.0
+_START_LIMIT: Final = 180.0
 _STOP_LIMIT: Final = 60.0
 _HOOK_LIMIT: Final = 30.0
-"""Seconds, like the two above: under valgrind everything takes about fifty times as long."""
+"""Seconds, like those above: under valgrind everything takes about fifty times as long."""
 _COMMAND_LIMIT: Final = 30.0
+_STRIDE: Final = 7919
+"""From one hook's app to the next one's: prime, so that all have their turn, and no two neighbours in memory."""
 _IDLE: Final = 6.0
 """Seconds without a hook, to learn what is executed by the clock."""
 _CONFIG: Final = """\
 server: {{listen: "127.0.0.1:0", admin: "127.0.0.1:0"}}
 log: {{access: off}}
 upstreams: {{backend: {{url: "http://127.0.0.1:{port}/rest/my_api"}}}}
-apps: {{{app}: {{upstream: backend, dedupe: 1ms}}}}
+apps:
 """
+_CONFIG_APP: Final = "  {app}: {{upstream: backend, dedupe: 1ms}}\n"
 """Each hook is remembered so briefly that the next finds it expired, as happens to every hook in the long run."""
-_APP: Final = "00001"
-_HOOK: Final = raw_request(call_body(3600), "gateway.example.net:8080").replace(APP_MARK, _APP.encode())
-"""But for its call id."""
+_HOOK: Final = raw_request(call_body(3600), "gateway.example.net:8080")
+"""But for its app and its call id."""
+_CACHES: Final = ("--cache-sim=yes", "--I1=32768,8,64", "--D1=32768,8,64", "--LL=1048576,16,64")
+"""Of callgrind: 32 KiB each for instructions and data, and behind them 1 MiB in place of a core's own second cache."""
 _PROFILED: Final = """\
 import cProfile, runpy, signal, sys
 profile, file = cProfile.Profile(), sys.argv.pop(1)
@@ -88,6 +94,15 @@ class ToolError(Exception):
     """Valgrind is missing, or something did not do what it should; the message is for whoever ran this."""
 
 
+class Misses(NamedTuple):
+    """What a hook wants of the memory and the simulated caches lack; without what goes by the clock."""
+
+    first: float
+    """Of 32 KiB of instructions, and as much of data."""
+    second: float
+    """Of 1 MiB behind them."""
+
+
 class Counted(NamedTuple):
     """What callgrind has counted."""
 
@@ -98,6 +113,7 @@ class Counted(NamedTuple):
     """Of them, those that would have been executed in that time without a hook: timers, the watch of the file."""
     dump: Path
     """Callgrind's file, for as long as its directory lives."""
+    misses: Misses | None = None
 
     @property
     def per_hook(self) -> float:
@@ -178,7 +194,9 @@ def this_python() -> str:
 # --- counting ---
 
 
-def count(directory: Path, *, hooks: int = HOOKS, warm_up: int = WARM_UP) -> Counted:
+def count(
+    directory: Path, *, hooks: int = HOOKS, warm_up: int = WARM_UP, apps: int = 1, caches: bool = False
+) -> Counted:
     """Start a gateway under callgrind, send it hooks, and count. Raises ToolError."""
     valgrind, vgdb = _program("valgrind"), _program("vgdb")
     control = f"--vgdb-prefix={directory / 'control'}"
@@ -187,18 +205,19 @@ def count(directory: Path, *, hooks: int = HOOKS, warm_up: int = WARM_UP) -> Cou
         "-q",
         "--tool=callgrind",
         "--instr-atstart=no",
+        *(_CACHES if caches else ()),
         f"--callgrind-out-file={directory / 'callgrind.out'}",
         control,
         sys.executable,
     ]
-    with _backend() as port, _gateway(command, port, directory) as running:
+    with _backend() as port, _gateway(command, port, directory, apps) as running:
 
         def tell(*words: str) -> None:
             _output([vgdb, control, f"--pid={running.process.pid}", *words])
 
-        with _Sender(running.address) as sender:
+        with _Sender(running.address, apps) as sender:
             tell("instrumentation", "on")
-            sender.send(warm_up)
+            sender.send(max(warm_up, apps))  # an app's first hook makes its series
             tell("zero")
             idle_began = time.monotonic()
             time.sleep(_IDLE)
@@ -208,16 +227,28 @@ def count(directory: Path, *, hooks: int = HOOKS, warm_up: int = WARM_UP) -> Cou
             tell("dump")
             ended = time.monotonic()
         idle, dump = (directory / f"callgrind.out.{number}" for number in (1, 2))
-        by_the_clock = _total(idle) / (began - idle_began) * (ended - began)
-        return Counted(hooks, _total(dump), by_the_clock, dump)
+        clock = (ended - began) / (began - idle_began)
+        by_the_clock, totals = {event: number * clock for event, number in _totals(idle).items()}, _totals(dump)
+
+        def missed(*events: str) -> float:
+            return sum(totals[event] - by_the_clock[event] for event in events) / hooks
+
+        misses = Misses(missed("I1mr", "D1mr", "D1mw"), missed("ILmr", "DLmr", "DLmw")) if caches else None
+        return Counted(hooks, totals["Ir"], by_the_clock["Ir"], dump, misses)
 
 
-def _total(dump: Path) -> int:
+def _totals(dump: Path) -> dict[str, int]:
+    """What callgrind has counted, by the name of the event."""
+    words: dict[str, list[str]] = {}
     with dump.open() as lines:
-        total = next((int(line.split()[1]) for line in lines if line.startswith("totals:")), 0)
-    if total == 0:
+        for line in lines:
+            name, _, rest = line.partition(":")
+            if name in ("events", "totals"):
+                words[name] = rest.split()
+    totals = dict(zip(words.get("events", ()), map(int, words.get("totals", ())), strict=True))
+    if not totals.get("Ir"):
         raise ToolError("callgrind has counted nothing")
-    return total
+    return totals
 
 
 # --- what is shown ---
@@ -290,10 +321,11 @@ class _Running:
 
 
 @contextlib.contextmanager
-def _gateway(command: Sequence[str], backend_port: int, directory: Path) -> Iterator[_Running]:
+def _gateway(command: Sequence[str], backend_port: int, directory: Path, apps: int = 1) -> Iterator[_Running]:
     """``COMMAND -m gateway run``, ready when the block begins, ended in order when it ends."""
     config, log = directory / "gateway.yaml", directory / "gateway.log"
-    config.write_text(_CONFIG.format(port=backend_port, app=app_name(_APP)))
+    own = (_CONFIG_APP.format(app=app_name(_number(app))) for app in range(apps))
+    config.write_text(_CONFIG.format(port=backend_port) + "".join(own))
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, "-m", "gateway", "run", "-c", str(config)],
@@ -349,7 +381,8 @@ def _backend() -> Iterator[int]:
 class _Sender:
     """A keep-alive connection of a media server's."""
 
-    def __init__(self, address: tuple[str, int]) -> None:
+    def __init__(self, address: tuple[str, int], apps: int = 1) -> None:
+        self._apps = apps
         self._socket = socket.create_connection(address, timeout=_HOOK_LIMIT)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._stream: io.BufferedIOBase = self._socket.makefile("rb")
@@ -366,10 +399,15 @@ class _Sender:
         """Send so many hooks, each after the answer to the one before. Raises ToolError for another answer than 200."""
         for _ in range(hooks):
             self._sent += 1
-            hook = _HOOK.replace(CALL_MARK, b"%016d" % self._sent)
+            app = self._sent * _STRIDE % self._apps
+            hook = _HOOK.replace(CALL_MARK, b"%016d" % self._sent).replace(APP_MARK, _number(app).encode())
             self._socket.sendall(hook)
             if _read_message(self._stream) != hook.partition(b"\r\n\r\n")[2]:
                 raise ToolError(f"hook {self._sent} was not answered with its own body")
+
+
+def _number(app: int) -> str:
+    return f"{app:05d}"
 
 
 def _read_message(stream: io.BufferedIOBase) -> bytes | None:
@@ -412,25 +450,32 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Count the CPU instructions that the gateway executes per hook.")
     parser.add_argument("--hooks", type=int, default=HOOKS, help="how many to count (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=1, help="how often; the median is taken (default: %(default)s)")
+    parser.add_argument("--apps", type=int, default=1, help="how many are configured and asked (default: %(default)s)")
+    parser.add_argument("--caches", action="store_true", help="count what the simulated caches lack, too")
     parser.add_argument("--record", action="store_true", help="put the figure on record for this Python and machine")
     parser.add_argument("--profile", action="store_true", help="show the C functions that it goes to")
     parser.add_argument("--python", action="store_true", help="show the time per Python function, by cProfile")
     parser.add_argument("--keep", type=Path, metavar="FILE", help="keep callgrind's file, for kcachegrind")
     arguments = parser.parse_args()
-    if arguments.hooks < 1 or arguments.runs < 1:
-        parser.error("--hooks and --runs are at least 1")
+    if min(arguments.hooks, arguments.runs, arguments.apps) < 1:
+        parser.error("--hooks, --runs and --apps are at least 1")
+    if arguments.record and arguments.apps > 1:
+        parser.error("what is on record is the figure for one app")
     return arguments
 
 
 def _show(arguments: argparse.Namespace, directory: Path) -> None:
     figures = []
     for _ in range(arguments.runs):
-        counted = count(directory, hooks=arguments.hooks)
+        counted = count(directory, hooks=arguments.hooks, apps=arguments.apps, caches=arguments.caches)
         figures.append(counted.per_hook)
         clock = counted.by_the_clock / counted.hooks
         print(
             f"{counted.per_hook:,.0f} instructions per hook, without the {clock:,.0f} that go by the clock", flush=True
         )
+        if counted.misses is not None:
+            first, second = counted.misses
+            print(f"{first:,.0f} misses in caches of 32 KiB, {second:,.0f} in the 1 MiB behind them", flush=True)
     per_hook = statistics.median(figures)
     if len(figures) > 1:
         print(f"median {per_hook:,.0f}, from {min(figures):,.0f} to {max(figures):,.0f}")

@@ -47,6 +47,7 @@ REJECTED = [
     (of_u("failover: 5"), "2:25: apps.a.failover: must be the name of an upstream, not 5"),
     (of_u("failover: {u: v}"), "2:25: apps.a.failover: must be the name of an upstream, not a mapping"),
     (of_u("failover: [" + "v, " * 9 + "]"), "2:25: apps.a.failover: must hold at most 8 upstreams"),
+    (of_u("failover: u, rules: [{caller: x, upstream: u}, {caller: x, verdict: allow}]"), "2:25: apps.a.failover: is the upstream that is asked anyway: name another one"),
     (UPSTREAMS + "defaults: {upstream: u, failover: u}\napps: {a: {}}\n", "2:25: defaults.failover: is the upstream that is asked anyway: name another one"),
     (UPSTREAMS + "defaults: {upstream: u}\napps: {a: {failover: [u]}}\n", "3:23: apps.a.failover[0]: is the upstream that is asked anyway: name another one"),
     (UPSTREAMS + "defaults: {failover: w}\n", "2:12: defaults.failover: no upstream has this name"),
@@ -228,3 +229,28 @@ def test_a_record_that_cannot_be_written_by_whoever_checks_is_a_warning(tmp_path
     assert [(it.path, it.message) for it in loaded.warnings] == [
         ("record.path", "cannot be written by this user: the gateway's own must be able to, or nothing is recorded")
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("link", "is a symbolic link, and none is followed: nothing is recorded"),
+        ("dangling", "is a symbolic link, and none is followed: nothing is recorded"),
+        ("other", "is there, but holds something else than a recording: it is left as it is, and nothing is recorded"),
+        ("recording", None),
+        ("empty", None),
+    ],
+)
+def test_a_record_in_a_place_where_nothing_would_be_written_is_a_warning(
+    tmp_path: Path, kind: str, message: str | None
+) -> None:
+    path = tmp_path / "f"
+    if kind in ("link", "dangling"):
+        path.symlink_to("elsewhere")
+        if kind == "link":
+            (tmp_path / "elsewhere").touch()
+    else:
+        path.write_bytes({"other": b"apps: {}\n", "recording": b'{"v":1,"run":"0a1b2c3d"}\n', "empty": b""}[kind])
+    loaded = loads(of_u("timeout: 1s") + "record: {path: f}\n", str(tmp_path / "gateway.yaml"))
+    assert [it.message for it in loaded.warnings] == ([message] if message else [])
+    assert {it.path for it in loaded.warnings} <= {"record.path"}

@@ -59,6 +59,9 @@ def test_an_app_s_upstream_stands_in_place_of_several_of_the_defaults() -> None:
         ("upstream: u, failover: w", ("w",)),
         ("upstream: u, failover: []", ()),
         ("upstream: [{name: u, weight: 1}, {name: v, weight: 1}]", ("v", "w")),
+        ("upstream: u, failover: [u, w], rules: [{caller: x, upstream: v}]", ("u", "w")),
+        ("upstream: v, rules: [{caller: x, upstream: u}]", ("v", "w")),
+        ("upstream: v, rules: [{caller: x, verdict: allow}]", ("w",)),
         ("static: allow", ()),
     ],
 )

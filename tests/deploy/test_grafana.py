@@ -144,3 +144,16 @@ def test_what_is_provisioned_is_there() -> None:
     assert source["isDefault"]
     scraping = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())["global"]
     assert source["jsonData"]["timeInterval"] == scraping["scrape_interval"]
+
+
+def test_what_becomes_of_calls_is_told_without_a_candidate_s_copies() -> None:
+    """They reach its targets as the upstream ``shadow:NAME``; ejected or failing, it costs no call."""
+    sums = {
+        target["expr"]
+        for panel in DRAWN
+        for target in panel["targets"]
+        if re.search(r"gateway_(?:target_ejected|upstream_attempts_total)\b", target["expr"])
+        and not re.search(r"by \([^)]*upstream", target["expr"].split("(max by", maxsplit=1)[0])
+    }
+    assert len(sums) == 2
+    assert [expression for expression in sums if 'upstream!~"shadow:.*"' not in expression] == []

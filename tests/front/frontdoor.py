@@ -7,11 +7,13 @@ import contextlib
 import gc
 import logging
 import re
+import select
 import socket
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -28,6 +30,7 @@ LOOPS: Final[dict[str, Callable[[], asyncio.AbstractEventLoop]]] = {
     "uvloop": uvloop.new_event_loop,
 }
 LIMITS: Final = FrontLimits(max_body=10_000, read_timeout=10.0, keepalive_timeout=10.0, max_connections=100)
+HASTY: Final = LIMITS._replace(read_timeout=0.3)
 PATIENCE: Final = 15.0
 """Seconds after which a test gives up on the door."""
 
@@ -44,12 +47,8 @@ class _Connections(set[Any]):
         self.ever.add(protocol)
 
 
-def wait_until(check: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-    """Poll until *check* returns something true, and return it; its last word when the time is over."""
-    deadline = time.monotonic() + seconds
-    while not (result := check()) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return result
+Opener = Callable[..., AbstractContextManager["Door"]]
+"""open_door() on one of the loops."""
 
 
 @dataclass
@@ -96,6 +95,32 @@ class Door:
     def call(self, function: Callable[[], object]) -> None:
         """Run it in the door's loop."""
         self.loop.call_soon_threadsafe(function)
+
+    @contextlib.contextmanager
+    def held_up(self) -> Iterator[None]:
+        """The door stands still while the block lasts: what is sent meanwhile is all there when it goes on.
+
+        So no time runs out between a client's connection and its first bytes, however slow the client.
+        """
+        stands, goes_on = threading.Event(), threading.Event()
+
+        def stand() -> None:
+            stands.set()
+            goes_on.wait(PATIENCE)
+
+        self.call(stand)
+        assert stands.wait(PATIENCE)
+        try:
+            yield
+        finally:
+            goes_on.set()
+
+    def connect_with(self, data: bytes) -> Client:
+        """A client whose first bytes are there when the door takes its connection."""
+        with self.held_up():
+            client = self.connect()
+            client.send(data)
+        return client
 
     def stop(self, *, at_once: bool = False) -> None:
         """Begin the orderly end."""
@@ -194,12 +219,38 @@ class Client:
         return True
 
 
+def readable(client: Client, seconds: float) -> bool:
+    """Whether something, or the end, comes within so long."""
+    return bool(select.select([client.sock], [], [], seconds)[0])
+
+
 def request(
     body: bytes = b"", *lines: bytes, method: bytes = b"POST", path: bytes = b"/", version: bytes = b"1.1"
 ) -> bytes:
     """A valid request."""
     head = [b"%b %b HTTP/%b" % (method, path, version), b"Host: gw", b"Content-Length: %d" % len(body), *lines]
     return b"\r\n".join([*head, b"", body])
+
+
+def chunked(*chunks: bytes, end: bytes = b"0\r\n\r\n", line: bytes = b"POST / HTTP/1.1") -> bytes:
+    """A request whose body comes in chunks."""
+    head = line + b"\r\nHost: gw\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head + b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + end
+
+
+HALVES: Final = {
+    "a method": b"PO",
+    "half a head": b"POST / HTTP/1.1\r\nHos",
+    "a head without its end": b"POST / HTTP/1.1\r\nHost: gw\r\n",
+    "half a line end": b"\r",
+    "a head without its body": request(b"hello")[:-5],
+    "half a body": request(b"hello")[:-1],
+    "no chunk": chunked(end=b""),
+    "half a chunk": chunked(end=b"5\r\nhel"),
+    "no last chunk": chunked(b"hello", end=b""),
+    "a last chunk without its end": chunked(b"hello", end=b"0\r\n"),
+}
+"""Requests broken off, by where."""
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,35 +1,20 @@
-"""A backend and callers whose pace a test sets, for what shows only when several hooks meet.
-
-The backend can be told at any time how to treat the hooks to come, all of them or one app's alone: answer, refuse,
-hold on to them, break off. Killed, it refuses connections on the very port where it comes back later. The callers are
-the media server's: keep-alive connections, one hook at a time on each.
-"""
+"""The backend: it does with each hook what the test has told it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import functools
-import itertools
 import json
-import os
 import random
 import socket
 import struct
 import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from gateways import RunningGateway, running_gateway
-
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
-_PATIENCE: Final = 20.0
-"""Seconds after which a caller gives up, whatever the gateway does."""
 
 
 class Mode(Enum):
@@ -83,6 +68,8 @@ class PacedBackend:
         self.check_requests: list[Request] = []
         self.most_in_hand = 0
         """The most hooks that it has had in hand at once."""
+        self.worked = 0.0
+        """Seconds that it has had hooks in hand, those of all connections together."""
         self.accepted = 0
         self.lose: Callable[[int], bool] = lambda number: False
         """Whether the hook of this number (from 1) is acted on and its answer lost: the connection is reset."""
@@ -209,8 +196,8 @@ class PacedBackend:
             self._treat(serving, request, self.checks(len(self.check_requests)))
             return
         self.hooks.append(request)
-        serving.in_hand = True
-        self.most_in_hand = max(self.most_in_hand, sum(one.in_hand for one in self._open))
+        serving.in_hand_since = self._loop.time()
+        self.most_in_hand = max(self.most_in_hand, sum(one.in_hand_since is not None for one in self._open))
         if self.lose(len(self.hooks)):
             serving.reset()
             return
@@ -243,7 +230,7 @@ class _Serving(asyncio.Protocol):
         self._number = number
         self._buffer = b""
         self._transport: asyncio.Transport | None = None
-        self.in_hand = False
+        self.in_hand_since: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -251,6 +238,7 @@ class _Serving(asyncio.Protocol):
         self._backend.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._put_down()
         self._transport = None
         self._backend.gone(self)
 
@@ -268,7 +256,7 @@ class _Serving(asyncio.Protocol):
         self._backend.take(self, Request(self._number, first.split(" ")[1], headers, rest[:length]))
 
     def answer(self, mode: Mode, request: Request) -> None:
-        self.in_hand = False
+        self._put_down()
         if self._transport is not None:
             body = self._backend.body_of(mode, request)
             status = mode.value.partition(b",")[0]
@@ -276,11 +264,16 @@ class _Serving(asyncio.Protocol):
             self._transport.write(head + body)
 
     def reset(self) -> None:
-        self.in_hand = False
+        self._put_down()
         if self._transport is not None:
             sock = self._transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self._transport.abort()
+
+    def _put_down(self) -> None:
+        if self.in_hand_since is not None:
+            self._backend.worked += asyncio.get_running_loop().time() - self.in_hand_since
+            self.in_hand_since = None
 
 
 @contextlib.contextmanager
@@ -288,231 +281,3 @@ def backends(count: int) -> Iterator[list[PacedBackend]]:
     """Several of them."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(PacedBackend()) for _ in range(count)]
-
-
-# --- a gateway whose configuration each test brings ---
-
-LISTENERS: Final = {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"}
-
-
-def configuration(
-    upstreams: Mapping[str, Mapping[str, Any]], apps: Mapping[str, Mapping[str, Any]], **sections: Any
-) -> str:
-    """A configuration, in the JSON that is YAML too; repeats are asked, unless a section says otherwise."""
-    sections["server"] = {**LISTENERS, **sections.get("server", {})}
-    sections.setdefault("defaults", {"dedupe": "off"})
-    return json.dumps({"upstreams": upstreams, "apps": apps, **sections})
-
-
-EMPTY: Final = configuration({}, {"nobody": {"static": "reject"}})
-"""Nothing in it: no target, no series is left of what was there before."""
-
-
-@contextlib.contextmanager
-def reloadable_gateway(directory: Path) -> Iterator[RunningGateway]:
-    """A gateway for many tests, each of which has it take EMPTY and then its own configuration."""
-    with running_gateway(EMPTY, directory) as gateway:
-        yield gateway
-
-
-def take(gateway: RunningGateway, text: str) -> dict[str, Any]:
-    """Have the gateway take a configuration; its report."""
-    gateway.write_config(text)
-    report: dict[str, Any] = gateway.post("/-/reload").json()
-    assert report["result"] == "success", report
-    return report
-
-
-def serve(
-    gateway: RunningGateway,
-    upstreams: Mapping[str, Mapping[str, Any]],
-    apps: Mapping[str, Mapping[str, Any]],
-    **sections: Any,
-) -> None:
-    """Put this configuration in force."""
-    take(gateway, configuration(upstreams, apps, **sections))
-
-
-def targets(*backends: PacedBackend) -> list[dict[str, Any]]:
-    return [{"url": backend.url} for backend in backends]
-
-
-def open_files(gateway: RunningGateway) -> int:
-    """File descriptors that the gateway has open."""
-    return len(os.listdir(f"/proc/{gateway.pid}/fd"))
-
-
-# --- callers ---
-
-_numbers = itertools.count(1)
-
-
-def hook_body(app: str, **fields: Any) -> bytes:
-    """A hook that no other equals."""
-    return json.dumps({"appKey": app, "callId": f"call-{next(_numbers)}", **fields}).encode()
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """A hook's answer, as its caller saw it."""
-
-    status: int
-    """0 where there was none."""
-    headers: Mapping[str, str]
-    """Names in small letters."""
-    body: bytes
-    seconds: float
-    began: float
-    """Seconds on the clock of time.perf_counter()."""
-
-    @property
-    def proxy_error(self) -> str:
-        """The RFC 9209 token of a verdict of the gateway's own; empty for the backend's."""
-        return self.headers.get("proxy-status", "").partition("error=")[2].partition(";")[0]
-
-
-class _Line:
-    """A caller's keep-alive connection."""
-
-    def __init__(self, address: str) -> None:
-        self._host, _, port = address.rpartition(":")
-        self._port = int(port)
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-
-    async def call(self, body: bytes, method: str) -> Answered:
-        """Send one hook; its answer. Never raises for a gateway that gives none."""
-        began = time.perf_counter()
-        status, headers, answer = 0, dict[str, str](), b""
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                if self._streams is None:
-                    self._streams = await asyncio.open_connection(self._host, self._port)
-                reader, writer = self._streams
-                head = f"POST /rest/my_api/{method} HTTP/1.1\r\nHost: {self._host}\r\nContent-Length: {len(body)}\r\n"
-                writer.write(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
-                first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-                headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-                answer = await reader.readexactly(int(headers["content-length"]))
-                status = int(first.split(" ")[1])
-        except (OSError, EOFError, TimeoutError):
-            self.close()
-        if headers.get("connection") == "close":
-            self.close()
-        return Answered(status, headers, answer, time.perf_counter() - began, began)
-
-    def close(self) -> None:
-        if self._streams is not None:
-            self._streams[1].transport.abort()
-            self._streams = None
-
-
-def volley(gateway: RunningGateway, bodies: Sequence[bytes], method: str = "OnCallEvent") -> list[Answered]:
-    """Send all of them at once, each on a connection of its own; their answers in the same order."""
-
-    async def one(body: bytes) -> Answered:
-        line = _Line(gateway.hooks)
-        try:
-            return await line.call(body, method)
-        finally:
-            line.close()
-
-    async def every() -> list[Answered]:
-        return await asyncio.gather(*(one(body) for body in bodies))
-
-    return asyncio.run(every())
-
-
-class Volley:
-    """A volley in the background: ``answers()`` waits for its end."""
-
-    def __init__(self, gateway: RunningGateway, bodies: Sequence[bytes], method: str = "OnCallEvent") -> None:
-        self._answers: list[Answered] = []
-        self._thread = threading.Thread(target=self._run, args=(gateway, bodies, method), daemon=True)
-        self._thread.start()
-
-    def _run(self, gateway: RunningGateway, bodies: Sequence[bytes], method: str) -> None:
-        self._answers = volley(gateway, bodies, method)
-
-    def answers(self) -> list[Answered]:
-        self._thread.join(2 * _PATIENCE)
-        return self._answers
-
-
-@contextlib.contextmanager
-def leaving(gateway: RunningGateway, body: bytes) -> Iterator[None]:
-    """A caller that sends a hook and leaves at the end of the block, without its answer."""
-    host, _, port = gateway.hooks.rpartition(":")
-    with socket.create_connection((host, int(port))) as client:
-        head = f"POST /rest/my_api/OnCallEvent HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n"
-        client.sendall(head.encode() + body)
-        yield
-
-
-class Callers:
-    """Callers of one app, in a thread of their own while the block lasts.
-
-    Without a *rate* each calls again as soon as it has its answer; with one, so many hooks set out each second, all
-    together, whether earlier ones have been answered or not.
-    """
-
-    def __init__(self, address: str, app: str, callers: int = 8, rate: float | None = None) -> None:
-        self._address = address
-        self._app = app
-        self._callers = callers
-        self._rate = rate
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
-        self.answers: list[Answered] = []
-        self.seconds = 0.0
-
-    def __enter__(self) -> Callers:
-        self._began = time.perf_counter()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Send no more, and wait for the answers still to come."""
-        if not self._stop.is_set():
-            self._stop.set()
-            self.seconds = time.perf_counter() - self._began
-        self._thread.join(2 * _PATIENCE)
-
-    def statuses(self) -> Counter[int]:
-        return Counter(answer.status for answer in list(self.answers))
-
-    async def _run(self) -> None:
-        if self._rate is None:
-            await asyncio.gather(*(self._again_and_again() for _ in range(self._callers)))
-        else:
-            await self._at_rate(self._rate)
-
-    async def _again_and_again(self) -> None:
-        line = _Line(self._address)
-        while not self._stop.is_set():
-            self.answers.append(await line.call(hook_body(self._app), "OnCallEvent"))
-        line.close()
-
-    async def _at_rate(self, rate: float) -> None:
-        free: list[_Line] = []
-        tasks: set[asyncio.Task[None]] = set()
-
-        async def one() -> None:
-            line = free.pop() if free else _Line(self._address)
-            self.answers.append(await line.call(hook_body(self._app), "OnCallEvent"))
-            free.append(line)
-
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        for number in itertools.count():
-            await asyncio.sleep(max(0.0, began + number / rate - loop.time()))
-            if self._stop.is_set():
-                break
-            task = loop.create_task(one())
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-        await asyncio.gather(*tasks)
-        for line in free:
-            line.close()

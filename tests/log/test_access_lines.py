@@ -1,49 +1,24 @@
-"""Log lines: one hook, one line, whatever stands in it; and a writer that nobody waits for."""
+"""Access lines: one hook, one line, whatever stands in it."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import logging
 import os
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from gateways import wait_until
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.hooks import BadHookError, Hook, parse_hook
-from gateway.log import (
-    MAX_BUFFER,
-    MAX_TEXT,
-    PIPE_ATOMIC,
-    REPEATS,
-    REPEATS_PER,
-    AccessLog,
-    Writer,
-    bounded,
-    configure_logging,
-    is_failure,
-    masked,
-    printable,
-    timestamp,
-)
+from gateway.log import MAX_TEXT, PIPE_ATOMIC, AccessLog, Writer, bounded, is_failure, masked, printable, timestamp
 from gateway.requests import problem, unknown_app
 from gateway.verdicts import (
     Cause,
     Decision,
-    Failure,
     Fallback,
-    ProxyError,
     Reason,
     Ruling,
     Source,
@@ -53,11 +28,7 @@ from gateway.verdicts import (
     by_static,
     denied_by_backend,
 )
-
-ROOT = Path(__file__).parent.parent
-NAUGHTY = ROOT.parent / "shared" / "corpora" / "naughty_strings.json"
-
-CHECKED = settings(deadline=None, max_examples=60)
+from log.lines import CHECKED, HOSTILE, NAUGHTY, NUMBER_FIELDS, TEXT_FIELDS, TIMED_OUT, Sink, decision, naughty_strings
 
 CONTRACT_FIELDS = (
     "ts request_id node_id app method session_id call_id verdict source reason error status upstream target attempts "
@@ -71,53 +42,6 @@ REMARKS: dict[str, Any] = {
     "failed_over_from": "old",
 }
 """Fields that only some lines have."""
-TEXT_FIELDS = {"nodeId": "node_id", "sessionId": "session_id", "callId": "call_id"}
-NUMBER_FIELDS = ("caller", "callee")
-
-TIMED_OUT = Failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, "no answer within 1.5 s")
-
-
-def hook_of(raw: bytes) -> Hook | None:
-    with contextlib.suppress(BadHookError):
-        return parse_hook(raw)
-    return None
-
-
-def decision(ruling: Ruling | None = None, body: bytes | dict[str, Any] = b"", **changes: Any) -> Decision:
-    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    made = Decision(
-        ruling or denied_by_backend(), 1_700_000_000.1234, "id-1", "a", "OnCallEvent", 1.5, 0.0205, "u",
-        "http://t/", 2, 0.01, hook_of(raw),
-    )  # fmt: skip
-    return msgspec.structs.replace(made, **changes)
-
-
-class Sink:
-    """A file, the writer that fills it, and the number of lines given up."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.dropped = 0
-        self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        self.writer = Writer(self.fd, self._drop)
-
-    def _drop(self, lines: int) -> None:
-        self.dropped += lines
-
-    def lines(self) -> list[bytes]:
-        """Everything written; ends the writer."""
-        self.writer.close(20.0)
-        data = self.path.read_bytes()
-        assert data == b"" or data.endswith(b"\n")
-        return data.split(b"\n")[:-1]
-
-
-@pytest.fixture
-def sink(tmp_path: Path) -> Iterator[Sink]:
-    made = Sink(tmp_path / "log")
-    yield made
-    made.writer.close()
-    os.close(made.fd)
 
 
 async def record(
@@ -135,9 +59,6 @@ async def line_of(sink: Sink, one: Decision, **options: Any) -> dict[str, Any]:
     (line,) = await record(sink, one, **options)
     read: dict[str, Any] = json.loads(line)
     return read
-
-
-# --- access lines ---
 
 
 async def test_an_access_line_has_the_contract_s_fields_and_the_two_numbers_and_no_others(sink: Sink) -> None:
@@ -233,7 +154,6 @@ async def test_masked_numbers_show_their_last_two_characters_at_most(sink: Sink,
     assert (line["caller"], line["callee"]) == (shown, str(number))
 
 
-@CHECKED
 def fields_of(line: bytes) -> dict[str, Any]:
     fields: dict[str, Any] = json.loads(line)
     for name in ("duration_ms", "upstream_ms"):
@@ -293,29 +213,6 @@ async def test_no_body_and_no_secret_comes_into_a_line(sink: Sink) -> None:
         os.close(sink_of_kind.fd)
         assert len(written) == 3
         assert b"SECRET" not in b"\n".join(written)
-
-
-HOSTILE = [
-    "a\r\nb",
-    'quote " and \\ back',
-    "\x1b[31mred\x1b[0m",
-    "\x00\x07\x08",
-    "\u2028\u2029\x85",
-    "\u202egnp.exe",
-    "x" * 100_000,
-    "é" * 5_000,
-    "{}",
-    '{"verdict": "allow"}',
-    "\ufeff",
-    "😀" * 1000,
-    "%s %d {}",
-    "[red]markup[/]",
-]
-
-
-def naughty_strings() -> list[str]:
-    strings: list[str] = json.loads(NAUGHTY.read_text("utf-8")) if NAUGHTY.exists() else []
-    return HOSTILE + strings
 
 
 def hook_with(text: str) -> dict[str, str]:
@@ -452,311 +349,3 @@ async def test_a_line_that_cannot_be_made_is_counted_and_keeps_no_other_back(
     assert [json.loads(line)["request_id"] for line in sink.lines()] == ["id-1", "id-3"]
     assert sink.dropped == 1
     assert [record.levelname for record in caplog.records] == ["ERROR"]
-
-
-# --- the writer ---
-
-
-@contextlib.contextmanager
-def pipe() -> Iterator[tuple[int, int]]:
-    reading, writing = os.pipe()
-    ends = [reading, writing]
-    try:
-        yield reading, writing
-    finally:
-        for end in ends:
-            with contextlib.suppress(OSError):
-                os.close(end)
-
-
-class Count:
-    """Counts dropped lines, from whichever thread."""
-
-    def __init__(self) -> None:
-        self.lines = 0
-        self._lock = threading.Lock()
-
-    def __call__(self, lines: int) -> None:
-        with self._lock:
-            self.lines += lines
-
-
-def read_all(fd: int, into: bytearray) -> None:
-    while data := os.read(fd, 65536):
-        into += data
-
-
-BATCH = b"".join(b"%04d " % number + b"x" * 95 + b"\n" for number in range(640))
-"""640 lines of 101 bytes, 64 kB."""
-
-
-@pytest.mark.parametrize("blocking", [True, False])
-def test_a_pipe_that_nobody_reads_holds_nobody_up_and_every_line_is_either_written_or_counted(blocking: bool) -> None:
-    dropped = Count()
-    batches = 2 * MAX_BUFFER // len(BATCH)
-    with pipe() as (reading, writing):
-        os.set_blocking(writing, blocking)
-        writer = Writer(writing, dropped)
-        for _ in range(batches):  # returns only because nobody waits for the pipe
-            writer.write(BATCH)
-        assert 0 < dropped.lines < batches * 640
-        received = bytearray()
-        reader = threading.Thread(target=read_all, args=(reading, received), daemon=True)
-        reader.start()
-        writer.close(20.0)
-        os.close(writing)
-        reader.join(20.0)
-        assert received.count(b"\n") + dropped.lines == batches * 640
-        assert received == BATCH * (len(received) // len(BATCH))
-        assert len(received) <= MAX_BUFFER + 65536
-
-
-def test_closing_does_not_wait_for_a_pipe_that_nobody_reads() -> None:
-    with pipe() as (_, writing):
-        writer = Writer(writing)
-        for _ in range(10):
-            writer.write(BATCH)
-        writer.close(0.05)  # returns; the thread is a daemon and holds no exit up
-        dropped = Count()
-        writer.on_drop = dropped
-        writer.write(BATCH)
-        assert dropped.lines == 640
-
-
-def assert_gives_up_and_counts(fd: int) -> None:
-    dropped = Count()
-    writer = Writer(fd, dropped)
-    for _ in range(20):
-        writer.write(BATCH)
-    writer.close(20.0)
-    assert dropped.lines == 20 * 640
-
-
-def test_a_pipe_whose_reader_has_gone_is_given_up_and_counted() -> None:
-    with pipe() as (reading, writing):
-        os.close(reading)
-        assert_gives_up_and_counts(writing)
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_full_disk_is_given_up_and_counted() -> None:
-    fd = os.open("/dev/full", os.O_WRONLY)
-    try:
-        assert_gives_up_and_counts(fd)
-    finally:
-        os.close(fd)
-
-
-def test_a_reader_that_comes_back_gets_whole_lines_again() -> None:
-    dropped = Count()
-    with pipe() as (reading, writing):
-        writer = Writer(writing, dropped)
-        received = bytearray()
-        for number in range(30):
-            writer.write(b"line %d\n" % number)
-            if number % 10 == 9:
-                assert wait_until(lambda: _read_some(reading, received).endswith(b"\n"))
-        writer.close(20.0)
-    assert received.splitlines() == [b"line %d" % number for number in range(30)]
-    assert dropped.lines == 0
-
-
-def _read_some(fd: int, into: bytearray) -> bytearray:
-    into += os.read(fd, 65536)
-    return into
-
-
-DISK_THAT_FILLS = """
-import os, resource, signal, sys, time
-from gateway.log import Writer
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-fd = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-lost = []
-writer = Writer(fd, lost.append)
-for limit in (250, 100_000):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    for number in range(10):
-        writer.write(b'{"number": %6d, "text": "%s"}\\n' % (number, b"x" * 60))
-    for _ in range(500):
-        if sum(lost) >= 8:  # two lines have room
-            break
-        time.sleep(0.02)
-writer.close(20.0)
-print(sum(lost))
-"""
-
-
-def test_after_a_disk_that_was_full_for_a_while_lines_begin_on_a_line_of_their_own(tmp_path: Path) -> None:
-    path = tmp_path / "log"
-    done = subprocess.run(
-        [sys.executable, "-c", DISK_THAT_FILLS, str(path)], cwd=ROOT, capture_output=True, text=True, timeout=30.0
-    )
-    assert done.returncode == 0, done.stderr
-    whole = 0
-    for line in path.read_bytes().split(b"\n"):
-        with contextlib.suppress(ValueError):
-            whole += isinstance(json.loads(line), dict)
-    assert whole + int(done.stdout) == 20
-
-
-def test_a_writer_that_was_closed_counts_what_still_comes(sink: Sink) -> None:
-    sink.writer.close()
-    sink.writer.write(b"late\nlater\n")
-    assert sink.dropped == 2
-
-
-# --- what is not about hooks ---
-
-
-@pytest.fixture
-def loggers() -> Iterator[None]:
-    """Whatever configure_logging changes is put back."""
-    named = [logging.getLogger(name) for name in (None, "uvicorn", "uvicorn.error", "uvicorn.access", "asyncio")]
-    named += [logging.getLogger("httpx"), logging.getLogger("watchfiles")]
-    before = [(logger, logger.level, list(logger.handlers), logger.propagate) for logger in named]
-    yield
-    for logger, level, handlers, propagate in before:
-        logger.handlers[:] = handlers
-        logger.setLevel(level)
-        logger.propagate = propagate
-
-
-@pytest.mark.usefixtures("loggers")
-def test_a_record_is_one_json_line_with_its_fields(sink: Sink) -> None:
-    configure_logging(sink.writer, level="info", console=False)
-    logging.getLogger("gateway.x").warning("a %s\r\nb", "\x1b", extra={"fields": {"event": "ready", "path": Path("/")}})
-    (line,) = sink.lines()
-    read = json.loads(line)
-    assert read.pop("ts").endswith("Z")
-    assert read == {
-        "level": "warning",
-        "logger": "gateway.x",
-        "message": "a \x1b\r\nb",
-        "event": "ready",
-        "path": "/",
-    }
-
-
-@pytest.mark.usefixtures("loggers")
-def test_an_exception_is_one_bounded_json_line(sink: Sink) -> None:
-    configure_logging(sink.writer, level="info", console=False)
-    log_an_exception("x\n" * 100_000)
-    (line,) = sink.lines()
-    assert "ValueError" in json.loads(line)["exception"]
-    assert len(line) < 32 * 1024
-
-
-@pytest.mark.usefixtures("loggers")
-def test_on_a_console_an_exception_is_bounded_and_moves_no_cursor(sink: Sink) -> None:
-    configure_logging(sink.writer, level="info", console=True)
-    log_an_exception("\x1b[2J\r\x07" + "y" * 100_000)
-    lines = sink.lines()
-    assert any(b"ValueError" in line for line in lines)
-    assert [line for line in lines if not line.decode("utf-8").isprintable()] == []
-    assert sum(map(len, lines)) < 32 * 1024
-
-
-def log_an_exception(text: str) -> None:
-    try:
-        raise ValueError(text)
-    except ValueError:
-        logging.getLogger("gateway.x").exception("it broke")
-
-
-# --- the same message, too often ---
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def configured(sink: Sink) -> Clock:
-    """Logging into the sink; the time by which repeats are counted."""
-    configure_logging(sink.writer, level="info", console=False)
-    clock = Clock()
-    (brake,) = logging.getLogger().handlers[0].filters
-    vars(brake)["_clock"] = clock
-    return clock
-
-
-@pytest.mark.usefixtures("loggers")
-def test_a_message_that_comes_too_often_is_held_back_and_others_are_not(sink: Sink) -> None:
-    configured(sink)
-    logger = logging.getLogger("gateway.x")
-    for number in range(10 * REPEATS):
-        logger.warning("no file descriptor for %d", number)
-    logger.warning("something else")
-    logger.error("no file descriptor for %d", 1)
-    logging.getLogger("gateway.y").warning("no file descriptor for %d", 1)
-    assert len(sink.lines()) == REPEATS + 3
-
-
-@pytest.mark.usefixtures("loggers")
-@pytest.mark.parametrize("argument", [7, "no number"])
-def test_how_often_a_message_was_held_back_is_told_when_it_comes_again(sink: Sink, argument: object) -> None:
-    clock = configured(sink)
-    logger = logging.getLogger("gateway.x")
-    for _ in range(REPEATS + 5):
-        logger.warning("%d of 100%%", 1)
-    clock.now += REPEATS_PER
-    logger.warning("%d of 100%%", argument)  # one whose argument does not fit must not raise where it is logged
-    logger.warning("%d of 100%%", 8)
-    messages = [json.loads(line)["message"] for line in sink.lines()[REPEATS:]]
-    held = "(and 5 times more that were not logged)"
-    assert messages == ([f"7 of 100% {held}"] if argument == 7 else []) + ["8 of 100%"]
-
-
-@pytest.mark.usefixtures("loggers")
-@pytest.mark.parametrize("console", [False, True])
-def test_a_path_that_is_not_utf_8_does_not_lose_its_line(sink: Sink, console: bool) -> None:
-    configure_logging(sink.writer, level="info", console=console)
-    logging.getLogger("gateway.x").warning("%s is not watched", os.fsdecode(b"/etc/\xff.yaml"))
-    (line,) = sink.lines()
-    assert b"is not watched" in line
-    assert line.decode("utf-8").isprintable()
-    assert sink.dropped == 0
-
-
-@pytest.mark.usefixtures("loggers")
-@pytest.mark.parametrize("console", [False, True])
-def test_hostile_text_in_messages_and_fields_makes_one_line_each(sink: Sink, console: bool) -> None:
-    configure_logging(sink.writer, level="info", console=console)
-    strings = naughty_strings()
-    for number, text in enumerate(strings):  # from a logger each: the same message too often is held back
-        extra = {"fields": {"request_id": bounded(text)}}
-        logging.getLogger(f"gateway.x.{number}").info("%s", text, extra=extra)
-    lines = sink.lines()
-    assert len(lines) == len(strings)
-    for line in lines:
-        if console:
-            assert line.decode("utf-8").isprintable()
-        else:
-            assert "message" in json.loads(line)
-        assert len(line) < 32 * 1024
-
-
-@pytest.mark.usefixtures("loggers")
-def test_a_record_that_cannot_be_made_is_counted_and_nothing_else(sink: Sink) -> None:
-    configure_logging(sink.writer, level="info", console=False)
-    logging.getLogger("gateway.x").info("%d", "no number")
-    assert sink.lines() == []
-    assert sink.dropped == 1
-
-
-@pytest.mark.usefixtures("loggers")
-@pytest.mark.parametrize(("level", "expected"), [("debug", 3), ("info", 2), ("warning", 1), ("error", 0)])
-def test_the_level_is_kept_and_the_server_s_own_chatter_stays_at_warnings(
-    sink: Sink, level: str, expected: int
-) -> None:
-    configure_logging(sink.writer, level=level, console=False)
-    logger = logging.getLogger("gateway.x")
-    logger.debug("d")
-    logger.info("i")
-    logger.warning("w")
-    for name in ("uvicorn.error", "uvicorn.access", "asyncio", "httpx"):
-        logging.getLogger(name).info("chatter")
-    assert len(sink.lines()) == expected

@@ -1,0 +1,46 @@
+"""Fixtures that several modules share; a module's own fixture of the same name stands in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from faulty import Certificates, make_certificates
+from gateways import RunningGateway, running_gateway
+from pacing import EMPTY, reloadable_gateway, take
+from secured import HANDSHAKE_LIMIT, Files, config
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    """A gateway for all tests of a module."""
+    with reloadable_gateway(tmp_path_factory.mktemp("process")) as running:
+        yield running
+
+
+@pytest.fixture
+def gateway(process: RunningGateway) -> RunningGateway:
+    """The module's gateway, with nothing left of what another test had configured; pacing.serve() configures it."""
+    take(process, EMPTY)
+    return process
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Of the authority that everyone here trusts."""
+    return make_certificates(tmp_path_factory.mktemp("ours"))
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Of another authority."""
+    return make_certificates(tmp_path_factory.mktemp("theirs"))
+
+
+@pytest.fixture(scope="module")
+def mutual(ours: Certificates, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    """A gateway that asks for client certificates of our authority."""
+    directory = tmp_path_factory.mktemp("mutual")
+    files = Files(directory, ours.valid, ours.ca)
+    with running_gateway(config(files.section, read_timeout=f"{HANDSHAKE_LIMIT}s"), directory) as running:
+        yield running

@@ -1,0 +1,1 @@
+"""Tests of the front door: the listener that takes the hooks."""
