@@ -10,9 +10,9 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import console
-from gateway.admin import Admin, AdminState, Guard
-from gateway.api import Api
-from gateway.overview import Overview
+from gateway.admin.api import Api
+from gateway.admin.endpoints import Admin, AdminState, Guard
+from gateway.admin.overview import Overview
 from gateway.proxy import HookEndpoint
 
 

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway.config import Loaded
-from gateway.listening import StartError
 from gateway.log import Writer
-from gateway.server import Gateway
+from gateway.server.listening import StartError
+from gateway.server.single import Gateway
 from gateway.verdicts import Decision
 
 DEMO_CONFIG: Final = """\

@@ -11,12 +11,12 @@ import msgspec
 from gateway.access import BasicCredentials, Signature
 from gateway.clientconfig import ClientConfig, Mode
 from gateway.config import DEDUPED, Config, Settings
-from gateway.globs import compile_glob, is_glob
 from gateway.hooks import CATALOGUE, MethodType, method_type
 from gateway.ratelimit import Rate
 from gateway.repair import ResponseCheck
 from gateway.retry import Retry
-from gateway.screening import Rule, Rules
+from gateway.rules.globs import compile_glob, is_glob
+from gateway.rules.screening import Rule, Rules
 from gateway.shadow import Shadow, shadow_of
 from gateway.split import Split
 from gateway.tenants import Tenant

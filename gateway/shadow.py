@@ -13,8 +13,8 @@ from typing import Final, NamedTuple
 import msgspec
 
 from gateway.comparison import Compare, Difference
-from gateway.globs import compile_glob, fold, is_glob
 from gateway.hooks import Hook
+from gateway.rules.globs import compile_glob, fold, is_glob
 from gateway.sampling import Sample
 
 DEFAULT_METHODS: Final = ("OnCallEvent", "OnMessageEvent", "OnTransferEvent")

@@ -20,7 +20,8 @@ from gateways import Answer, RunningGateway, read_answer, wait_until
 IMPATIENT: Final = (
     sys.executable,
     "-c",
-    "import gateway.hookservice, gateway.cli\ngateway.hookservice.LOOK_AT_CERTIFICATES_EVERY = 0.1\ngateway.cli.main()",
+    "from gateway import cli\nfrom gateway.server import hookservice\n"
+    "hookservice.LOOK_AT_CERTIFICATES_EVERY = 0.1\ncli.main()",
 )
 """The gateway itself, but it looks every 0.1 s whether certificates' files have changed."""
 HANDSHAKE_LIMIT: Final = 0.7

@@ -12,7 +12,7 @@ from gateways import LISTEN, RunningGateway, running_gateway
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway import console
-from gateway.admin import AdminState
+from gateway.admin.endpoints import AdminState
 from gateway.app import admin_app
 from gateway.config import Loaded, loads
 from gateway.lifecycle import Lifecycle

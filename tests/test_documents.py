@@ -17,11 +17,11 @@ import yaml
 from gateway.cli.main import app
 from gateway.config import json_schema, loads
 from gateway.documents import SECTIONS, cure_table, reason_table, refusal_table, written
-from gateway.handshakes import HandshakeFault
 from gateway.hooks import parse_hook
 from gateway.log import AccessLog, Writer
 from gateway.metrics import Metrics
 from gateway.requests import REFUSALS
+from gateway.tls.handshakes import HandshakeFault
 from gateway.verdicts import Cause, Decision, Reason, Remarks, denied_by_backend
 
 ROOT = Path(__file__).parent.parent
@@ -133,7 +133,7 @@ def test_the_readme_names_every_event_that_the_log_tells_of_and_no_other() -> No
     told = set(re.findall(r"`(\w+)`", chapter))
     source = code()
     written = [value for value in re.findall(r'"event": ([^,}]+)', source) if value != "result"]
-    written += re.findall(r"\bresult = (.*)", (ROOT / "gateway/api.py").read_text("utf-8"))[:1]
+    written += re.findall(r"\bresult = (.*)", (ROOT / "gateway/admin/api.py").read_text("utf-8"))[:1]
     assert told == {name for value in written for name in re.findall(r'"(\w+)"', value)}
 
 

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.channel import Ask, Channel, Told
-from gateway.inquiry import (
+from gateway.admin.inquiry import (
     Drain,
     FindCalls,
     FollowCalls,
@@ -26,6 +25,7 @@ from gateway.inquiry import (
     encoded,
 )
 from gateway.journal import Attempt, Call, Found, News, Wanted
+from gateway.server.channel import Ask, Channel, Told
 from gateway.upstreams.report import Standing, TargetReport, together
 
 CHECKED: Final = settings(deadline=None)

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.admin.queries import wanted
 from gateway.hooks import MethodType, parse_hook
 from gateway.journal import MAX_LIMIT, Call, Journal, Teller, Wanted
 from gateway.log import is_failure, timestamp
 from gateway.meaning import of_answer, of_refusal
-from gateway.queries import wanted
 from gateway.verdicts import (
     AttemptRecord,
     Cause,

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.admin.inquiry import FindCalls, decoded, encoded
 from gateway.comparison import Difference, Finding
 from gateway.hooks import parse_hook
-from gateway.inquiry import FindCalls, decoded, encoded
 from gateway.journal import Call, Journal, Teller, Wanted
 from gateway.shadownotes import MAX_NOTED, MAX_NOTES, Shadow, ShadowNotes
 from gateway.verdicts import Decision, Ruling, allowed_by_backend, denied_by_backend

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.config import Config, loads
-from gateway.globs import is_glob
 from gateway.hooks import CATALOGUE
 from gateway.retry import Retry, RetryOn
 from gateway.routing import OTHER_METHOD, Route, Table, upstreams_of
-from gateway.screening import Rule, Rules
+from gateway.rules.globs import is_glob
+from gateway.rules.screening import Rule, Rules
 from gateway.verdicts import Cause, Fallback, Verdict
 
 ROOT = Path(__file__).parent.parent

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway import screening
 from gateway.hooks import BadHookError, parse_hook
-from gateway.screening import Rule, Rules, Windows, parse_windows
+from gateway.rules import screening
+from gateway.rules.screening import Rule, Rules, Windows, parse_windows
 from gateway.verdicts import Verdict
 
 CHECKED = settings(deadline=None)

@@ -10,7 +10,7 @@ from gateway.comparison import Compare
 from gateway.config import App, Config, Defaults, Settings
 from gateway.ratelimit import Rate
 from gateway.repair import ResponseCheck
-from gateway.screening import Rule
+from gateway.rules.screening import Rule
 from gateway.shadow import ShadowSettings
 from gateway.split import Share
 from gateway.verdicts import Verdict

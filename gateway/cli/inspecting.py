@@ -45,8 +45,8 @@ from gateway.recording import RecordSettings
 from gateway.requests import is_method_name
 from gateway.retry import Retry
 from gateway.routing import Match, Route, Table
+from gateway.rules.screening import Rule
 from gateway.sampling import Sample, session_or_call
-from gateway.screening import Rule
 from gateway.sessions import session_of
 from gateway.shadow import Shadow
 from gateway.verdicts import Cause, Verdict

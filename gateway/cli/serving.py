@@ -8,13 +8,13 @@ from typing import Any
 
 import uvloop
 
-from gateway import descriptors
 from gateway.cli.common import DEFAULT_CONFIG, ConfigOption, fail, load_or_fail
 from gateway.config import Loaded
-from gateway.listening import StartError
 from gateway.log import PIPE_ATOMIC, Writer, configure_logging
-from gateway.server import Gateway
-from gateway.supervisor import Supervisor
+from gateway.server import descriptors
+from gateway.server.listening import StartError
+from gateway.server.single import Gateway
+from gateway.server.supervisor import Supervisor
 
 _STDOUT = 1
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final, TypeGuard
 
-from gateway.globs import compile_glob, fold, is_glob
 from gateway.hooks import MethodType, method_type
+from gateway.rules.globs import compile_glob, fold, is_glob
 from gateway.shadow import PREFIX
 
 from .clientconfigs import KNOWN_FIELDS

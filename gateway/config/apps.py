@@ -10,7 +10,7 @@ from gateway.clientconfig import ClientConfig
 from gateway.ratelimit import Rate
 from gateway.repair import ResponseCheck
 from gateway.retry import Retry
-from gateway.screening import Rule
+from gateway.rules.screening import Rule
 from gateway.shadow import ShadowSettings
 from gateway.split import Share
 from gateway.verdicts import Fallback, Verdict

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
-from gateway.globs import compile_glob
 from gateway.hooks import BadHookError, MethodType, method_type, parse_hook
 from gateway.log import printable
 from gateway.recording import Record, RecordError
 from gateway.recording.lines import read
+from gateway.rules.globs import compile_glob
 from gateway.sampling import session_or_call
 
 MAX_LINE: Final = 16 * 2**20

@@ -11,10 +11,10 @@ from typing import Final, NamedTuple
 
 import httpx
 
-from gateway.certificates import MadeOfFiles, client_context
 from gateway.config import Upstream as UpstreamConfig
 from gateway.config import UpstreamTls
 from gateway.metrics.catalogue import Metrics
+from gateway.tls.certificates import MadeOfFiles, client_context
 from gateway.transport import Resolver, TransportSettings
 from gateway.upstreams.health import HealthCheck
 from gateway.upstreams.report import TargetReport, report_of

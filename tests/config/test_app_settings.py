@@ -16,7 +16,7 @@ from gateway.ratelimit import Rate
 from gateway.recording import RecordSettings
 from gateway.repair import ResponseCheck
 from gateway.routing import Table
-from gateway.screening import Rule
+from gateway.rules.screening import Rule
 from gateway.shadow import DEFAULT_METHODS, ShadowSettings
 from gateway.split import Share
 from gateway.verdicts import Verdict

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.front import FrontLimits, FrontProtocol, FrontState
 from gateway.front.head import BadRequest
 from gateway.front.protocol import Answer
-from gateway.listening import Listener
+from gateway.server.listening import Listener
 
 LOOPS: Final[dict[str, Callable[[], asyncio.AbstractEventLoop]]] = {
     "asyncio": asyncio.SelectorEventLoop,

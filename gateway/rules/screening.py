@@ -20,10 +20,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from gateway.globs import compile_glob, fold, is_glob, is_prefix
 from gateway.hooks import Hook, text_of
+from gateway.rules.globs import compile_glob, fold, is_glob, is_prefix
+from gateway.rules.windows import Windows, parse_windows
 from gateway.verdicts import Verdict
-from gateway.windows import Windows, parse_windows
 
 __all__ = ["Rule", "Rules", "Windows", "parse_windows"]
 

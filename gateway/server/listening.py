@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from gateway.config import Address, UnixAddress
 from gateway.front import FrontProtocol, FrontState
-from gateway.handshakes import FailedHandshake, Handshakes
+from gateway.tls.handshakes import FailedHandshake, Handshakes
 
 BACKLOG: Final = 4096
 

@@ -11,23 +11,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from gateway import descriptors
 from gateway.access import AllowedAddresses
+from gateway.admin.inquiry import Respondent
 from gateway.app import hook_app
-from gateway.certificates import Renewal, ServerTLS
 from gateway.config import Config
 from gateway.front import LINGER, FrontLimits, FrontState
-from gateway.handshakes import FailedHandshake, HandshakeFault
-from gateway.inquiry import Respondent
 from gateway.journal import Journal
-from gateway.listening import Listener, all_started
 from gateway.log import AccessLog, Writer, configure_logging
 from gateway.metrics import Metrics
 from gateway.proxy import HookEndpoint
 from gateway.proxy import Listener as DecisionListener
 from gateway.recording import Recorder
 from gateway.runtime import Runtime
+from gateway.server import descriptors
+from gateway.server.listening import Listener, all_started
 from gateway.sessions import Sessions
+from gateway.tls.certificates import Renewal, ServerTLS
+from gateway.tls.handshakes import FailedHandshake, HandshakeFault
 from gateway.tracing import Tracing
 
 logger = logging.getLogger(__name__)

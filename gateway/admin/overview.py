@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
+from gateway.admin.inquiry import FindCalls, HoldTarget, Inquiry, ReportTargets
 from gateway.config import Config, Loaded, Settings
-from gateway.inquiry import FindCalls, HoldTarget, Inquiry, ReportTargets
 from gateway.insights import Insights
 from gateway.journal import Call, Wanted
 from gateway.latency import quantile

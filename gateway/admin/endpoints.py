@@ -18,10 +18,10 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import __version__, console
-from gateway.events import APPS_WANTED, DEFAULT_APPS, Events, number_of_apps, silence
+from gateway.admin.events import APPS_WANTED, DEFAULT_APPS, Events, number_of_apps, silence
+from gateway.admin.inquiry import FindCalls, Inquiry, Nobody
 from gateway.front.head import BadRequest
 from gateway.front.protocol import Answer
-from gateway.inquiry import FindCalls, Inquiry, Nobody
 from gateway.journal import Wanted
 from gateway.lifecycle import Lifecycle, Phase
 from gateway.log import timestamp

@@ -8,8 +8,8 @@ import socket
 import struct
 from typing import Any, Final, NamedTuple
 
+from gateway.admin.inquiry import Question
 from gateway.config import Config
-from gateway.inquiry import Question
 
 _LENGTH: Final = struct.Struct("!I")
 _LARGE: Final = 16 * 1024

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway import __version__
 from gateway.activity import MOST_APPS, Activity, Reading, Sampler
-from gateway.inquiry import FollowCalls, Inquiry, Nobody
+from gateway.admin.inquiry import FollowCalls, Inquiry, Nobody
 from gateway.journal import Call, Cursor
 from gateway.log import timestamp
 from gateway.verdicts import Verdict

@@ -21,19 +21,19 @@ from typing import Any, Final, NamedTuple
 
 from gateway import __version__
 from gateway.activity import Reading, read
-from gateway.admin import AdminState
-from gateway.channel import Ask, Channel, Ping, Pong, Ready, Stop, Take, Told, Took
+from gateway.admin.endpoints import AdminState
+from gateway.admin.inquiry import PATIENCE, Orders, Question, T, decoded
+from gateway.admin.inquiry import Told as Said
 from gateway.config import Address, Config, Loaded, UnixAddress
-from gateway.inquiry import PATIENCE, Orders, Question, T, decoded
-from gateway.inquiry import Told as Said
 from gateway.lifecycle import Lifecycle, Phase
-from gateway.listening import StartError, address_of, bind, close, unlink
 from gateway.log import Writer
 from gateway.metrics import Metrics
 from gateway.metrics.foreign import ForeignCells
 from gateway.reloading import Reloader, with_workers
 from gateway.routing import RuleNames
-from gateway.server import (
+from gateway.server.channel import Ask, Channel, Ping, Pong, Ready, Stop, Take, Told, Took
+from gateway.server.listening import StartError, address_of, bind, close, unlink
+from gateway.server.single import (
     admin_listener,
     announce_ready,
     announce_stopping,
@@ -245,7 +245,7 @@ class Supervisor:
             cells = undo.enter_context(contextlib.closing(ForeignCells()))
             listen = [sock.fileno() for sock in self._sockets[slot]]
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "gateway.worker",
+                sys.executable, "-m", "gateway.server.worker",
                 "--channel", str(theirs.fileno()),
                 "--values", str(cells.values_fd),
                 "--names", str(cells.names_fd),

@@ -18,14 +18,14 @@ import sys
 import uvloop
 
 from gateway import __version__
-from gateway.channel import Ask, Channel, Ping, Pong, Ready, Stop, Take, Took
-from gateway.hookservice import HookService
-from gateway.inquiry import encoded
+from gateway.admin.inquiry import encoded
 from gateway.log import PIPE_ATOMIC, Writer
 from gateway.metrics import Metrics
 from gateway.metrics.cells import Cells
+from gateway.server.channel import Ask, Channel, Ping, Pong, Ready, Stop, Take, Took
+from gateway.server.hookservice import HookService
+from gateway.server.threads import start_threads
 from gateway.sessions import Sessions
-from gateway.threads import start_threads
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ async def _sample(metrics: Metrics) -> None:
 
 def main() -> None:
     """Entry of the child process; its arguments are descriptors that the supervisor has left open."""
-    parser = argparse.ArgumentParser(prog="gateway.worker")
+    parser = argparse.ArgumentParser(prog="gateway worker")
     parser.add_argument("--channel", type=int, required=True)
     parser.add_argument("--values", type=int, required=True)
     parser.add_argument("--names", type=int, required=True)

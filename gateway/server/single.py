@@ -10,25 +10,26 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from gateway import __version__, descriptors, notify
+from gateway import __version__, notify
 from gateway.activity import Reading, Sampler, read
-from gateway.admin import AdminState, refuse_plainly
+from gateway.admin.endpoints import AdminState, refuse_plainly
+from gateway.admin.events import Events
+from gateway.admin.inquiry import Inquiry
+from gateway.admin.overview import Overview
 from gateway.app import admin_app
-from gateway.certificates import days_to_expiry
 from gateway.config import Config, Loaded
-from gateway.events import Events
 from gateway.front import FrontLimits, FrontState
-from gateway.hookservice import HookService
-from gateway.inquiry import Inquiry
 from gateway.lifecycle import Lifecycle, Phase
-from gateway.listening import Listener, StartError, address_of, all_started, bind, close, unlink
 from gateway.log import Writer
 from gateway.metrics import Metrics
-from gateway.overview import Overview
 from gateway.proxy import Listener as DecisionListener
 from gateway.reloading import Reloader, with_workers
-from gateway.threads import start_threads
-from gateway.watch import changes
+from gateway.server import descriptors
+from gateway.server.hookservice import HookService
+from gateway.server.listening import Listener, StartError, address_of, all_started, bind, close, unlink
+from gateway.server.threads import start_threads
+from gateway.server.watch import changes
+from gateway.tls.certificates import days_to_expiry
 
 logger = logging.getLogger(__name__)
 

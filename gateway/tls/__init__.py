@@ -1,0 +1,1 @@
+"""Certificates and handshakes of the hook port and of the backends: what is loaded, watched, counted."""
