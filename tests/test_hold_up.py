@@ -54,6 +54,12 @@ def statuses(sent: list[Future[Response]]) -> list[int]:
     return [future.result().status_code for future in sent]
 
 
+def noticed(gateway: RunningGateway) -> bool:
+    """Whether metric and log tell of the hold-up."""
+    lines = [line for line in gateway.lines() if line.get("event") == "held_up"]
+    return bool(lines) and gateway.metric("gateway_held_up_seconds_total") >= lines[0]["held_up_ms"] / 1000 > 1.0
+
+
 def ejections(gateway: RunningGateway) -> float:
     return gateway.metric("gateway_target_ejections_total", upstream="u")
 
@@ -68,6 +74,7 @@ def test_answers_that_came_while_it_was_held_up_are_the_hooks_verdicts(
             backend.release()
         assert statuses(sent) == [200] * HOOKS
     assert ejections(gateway) == 0
+    assert wait_until(lambda: noticed(gateway))
 
 
 def test_a_backend_whose_answers_had_not_come_when_it_was_held_up_is_not_blamed(

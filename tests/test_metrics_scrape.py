@@ -31,6 +31,7 @@ CONTRACT: Final[dict[str, tuple[str, set[str]]]] = {
     "gateway_build_info": ("gauge", {"version", "python"}),
     # Beyond the contract's table: what an operator must be able to see of the gateway's own losses.
     "gateway_log_lines_dropped": ("counter", set()),
+    "gateway_held_up_seconds": ("counter", set()),
     "gateway_hook_budget_used_ratio": ("histogram", {"app"}),
     "gateway_target_ejected": ("gauge", {"upstream", "target"}),
     "gateway_ready": ("gauge", set()),

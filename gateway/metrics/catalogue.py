@@ -141,6 +141,10 @@ class Metrics:
         self.log_dropped = counter(
             "gateway_log_lines_dropped_total", "Log lines given up because nobody took them in time."
         ).labelled()
+        self.held_up = counter(
+            "gateway_held_up_seconds_total",
+            "Seconds for which processes were held up, their timers late by over 0.25 s.",
+        ).labelled()
         self.spans_exported = counter(
             "gateway_spans_exported_total", "Spans that the tracing collector has taken."
         ).labelled()

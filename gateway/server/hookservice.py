@@ -24,6 +24,7 @@ from gateway.proxy import Listener as DecisionListener
 from gateway.recording import Recorder
 from gateway.runtime import Runtime
 from gateway.server import descriptors
+from gateway.server.holdups import HoldUps
 from gateway.server.listening import Listener, all_started
 from gateway.sessions import Sessions
 from gateway.tls.certificates import Renewal, ServerTLS
@@ -65,6 +66,7 @@ class HookService:
         self._recorder = Recorder(
             lambda outcome, hooks: metrics.recorded_hooks.labelled(outcome).inc(hooks), endpoint.record_with
         )
+        self._hold_ups = HoldUps(asyncio.get_running_loop(), metrics.held_up.inc)
         self._config = config
         self._front = FrontState(_limits(config), LINGER, endpoint.refuse)
         self._front.addresses = AllowedAddresses(config.server.allow_from)
@@ -96,6 +98,7 @@ class HookService:
         _calm_the_collector()
         _give_large_memory_back()
         self._fresh = asyncio.create_task(self._keep_tls_fresh())
+        self._hold_ups.start()
 
     async def take(self, config: Config) -> None:
         """Put a new configuration in force."""
@@ -121,6 +124,7 @@ class HookService:
         if self._fresh is not None:
             async with self._changing:  # not amid a change, which would be left half done
                 self._fresh.cancel()
+        self._hold_ups.stop()
         await self.runtime.aclose()
         await self._tracing.aclose()
         await asyncio.to_thread(self._recorder.close)
