@@ -16,7 +16,7 @@ from typing import Final
 import pytest
 from faulty import Certificates, FaultyBackend, right_answer
 from gateways import RunningGateway, read_answer, running_gateway, wait_until
-from secured import BODY, HOOK, Files, answer_over_tls, client, config, hang_up, is_served, secured
+from secured import BODY, HANDSHAKE_LIMIT, HOOK, Files, answer_over_tls, client, config, hang_up, is_served, secured
 
 PATIENCE: Final = 10.0
 
@@ -177,9 +177,14 @@ def test_who_has_none_or_a_wrong_one_is_not(
 # --- handshakes that hang ---
 
 
-def test_a_handshake_that_hangs_holds_nobody_up_and_has_its_limit(gateway: RunningGateway, ours: Certificates) -> None:
+def test_a_handshake_that_hangs_holds_nobody_up_and_has_its_limit(
+    files: Files, ours: Certificates, tmp_path: Path
+) -> None:
     hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"  # the first bytes of a ClientHello
-    with contextlib.ExitStack() as stack:
+    with (
+        running_gateway(config(files.section, read_timeout=f"{HANDSHAKE_LIMIT}s"), tmp_path) as gateway,
+        contextlib.ExitStack() as stack,
+    ):
         hanging = [stack.enter_context(gateway.connect()) for _ in range(40)]
         for number, sock in enumerate(hanging):
             sock.sendall(hello[: number % len(hello)])
@@ -191,7 +196,7 @@ def test_a_handshake_that_hangs_holds_nobody_up_and_has_its_limit(gateway: Runni
             with contextlib.suppress(ConnectionError):
                 while sock.recv(4096):  # an alert may come before the end
                     pass
-    assert is_served(gateway, client(ours))
+        assert is_served(gateway, client(ours))
 
 
 def test_a_client_that_never_ends_its_tls_session_leaves_nothing_behind(
