@@ -19,8 +19,8 @@ from gateways import RunningGateway, running_gateway, wait_until
 from httpx import Response
 from pacing import Mode, PacedBackend, configuration
 
-BUDGET: Final = 1.0
-HELD_UP: Final = 2.0
+BUDGET: Final = 3.0
+HELD_UP: Final = 4.0
 HOOKS: Final = 12
 """More than twice as many failures as open a breaker."""
 
@@ -55,9 +55,9 @@ def statuses(sent: list[Future[Response]]) -> list[int]:
 
 
 def noticed(gateway: RunningGateway) -> bool:
-    """Whether metric and log tell of the hold-up."""
-    lines = [line for line in gateway.lines() if line.get("event") == "held_up"]
-    return bool(lines) and gateway.metric("gateway_held_up_seconds_total") >= lines[0]["held_up_ms"] / 1000 > 1.0
+    """Whether metric and log tell of the hold-up; they may tell of shorter ones too, that this machine had itself."""
+    told = [line["held_up_ms"] / 1000 for line in gateway.lines() if line.get("event") == "held_up"]
+    return max(told, default=0.0) > HELD_UP / 2 and gateway.metric("gateway_held_up_seconds_total") >= sum(told) - 0.01
 
 
 def ejections(gateway: RunningGateway) -> float:
