@@ -50,6 +50,15 @@ def held_up(gateway: RunningGateway) -> Iterator[None]:
         os.kill(gateway.pid, signal.SIGCONT)
 
 
+@contextlib.contextmanager
+def hooks_in_hand(gateway: RunningGateway, backend: PacedBackend) -> Iterator[list[Future[Response]]]:
+    """Hooks that the backend has and has not answered yet."""
+    with ThreadPoolExecutor(HOOKS) as threads:
+        sent = [threads.submit(gateway.hook, appKey="a", callId=f"{number}") for number in range(HOOKS)]
+        assert wait_until(lambda: backend.held == HOOKS)
+        yield sent
+
+
 def statuses(sent: list[Future[Response]]) -> list[int]:
     return [future.result().status_code for future in sent]
 
@@ -67,9 +76,7 @@ def ejections(gateway: RunningGateway) -> float:
 def test_answers_that_came_while_it_was_held_up_are_the_hooks_verdicts(
     gateway: RunningGateway, backend: PacedBackend
 ) -> None:
-    with ThreadPoolExecutor(HOOKS) as threads:
-        sent = [threads.submit(gateway.hook, appKey="a", callId=f"{number}") for number in range(HOOKS)]
-        assert wait_until(lambda: backend.held == HOOKS)
+    with hooks_in_hand(gateway, backend) as sent:
         with held_up(gateway):
             backend.release()
         assert statuses(sent) == [200] * HOOKS
@@ -80,9 +87,7 @@ def test_answers_that_came_while_it_was_held_up_are_the_hooks_verdicts(
 def test_a_backend_whose_answers_had_not_come_when_it_was_held_up_is_not_blamed(
     gateway: RunningGateway, backend: PacedBackend
 ) -> None:
-    with ThreadPoolExecutor(HOOKS) as threads:
-        sent = [threads.submit(gateway.hook, appKey="a", callId=f"{number}") for number in range(HOOKS)]
-        assert wait_until(lambda: backend.held == HOOKS)
+    with hooks_in_hand(gateway, backend) as sent:
         with held_up(gateway):
             pass
         assert statuses(sent) == [403] * HOOKS

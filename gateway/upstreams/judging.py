@@ -49,9 +49,10 @@ class _LastYes:
     __slots__ = ("body", "ruling")
 
     def __init__(self) -> None:
-        self.be(allowed_by_backend(b"{}"))
+        self.remember(allowed_by_backend(b"{}"))
 
-    def be(self, ruling: Ruling) -> Ruling:
+    def remember(self, ruling: Ruling) -> Ruling:
+        """Put this one in the place of the one before; returns it."""
         self.ruling = ruling
         self.body = ruling.body
         return ruling
@@ -72,7 +73,7 @@ def judge(answer: Answer, sent: bytes = b"", check: ResponseCheck = ResponseChec
         if answer.body == _last_yes.body:
             return _last_yes.ruling
         if is_json_object(answer.body):
-            return _last_yes.be(allowed_by_backend(answer.body))
+            return _last_yes.remember(allowed_by_backend(answer.body))
         return _not_an_object(answer) if check is ResponseCheck.STRICT else _leniently(answer, sent, check)
     if status == REJECT_STATUS:
         return DENIED
