@@ -353,8 +353,7 @@ def test_a_reload_changes_keys_and_passwords_at_once(backend: FaultyBackend, tmp
         body = body_of("signed")
         assert ask(gateway, body, wcs(body, "first")).status_code == 200
         assert ask(gateway, body_of("basic"), basic("u:one")).status_code == 200
-        gateway.write_config(config("second", "two"))
-        assert gateway.post("/-/reload").status_code == 200
+        gateway.reload(config("second", "two"))
         assert [ask(gateway, body, wcs(body, key)).status_code for key in ("first", "second")] == [401, 200]
         assert [ask(gateway, body_of("basic"), basic(f"u:{word}")).status_code for word in ("one", "two")] == [401, 200]
 
@@ -476,8 +475,7 @@ def test_each_family_has_its_own_networks_also_on_a_listener_that_takes_both(
             ([*NOBODY, "2001:db8::/32"], [403, 403, 403, 403]),
             ([], [200, 200, 200, 200]),
         ):
-            gateway.write_config(config_for(listen, allow_from, backend))
-            assert gateway.post("/-/reload").status_code == 200
+            gateway.reload(config_for(listen, allow_from, backend))
             assert [answer_to_hook(*peer).status for peer in peers] == expected, allow_from
 
 
@@ -488,8 +486,7 @@ def test_a_reloaded_list_applies_to_connections_that_are_open(backend: FaultyBac
         with connected("127.0.0.1", port) as (sock, stream), connected("127.0.0.1", port) as (idle, idle_stream):
             sock.sendall(raw_hook())
             assert read_answer(stream).status == 200
-            gateway.write_config(config_for(listen, NOBODY, backend))
-            assert gateway.post("/-/reload").status_code == 200
+            gateway.reload(config_for(listen, NOBODY, backend))
             seen = len(backend.requests)
             for one, its_stream in ((sock, stream), (idle, idle_stream)):
                 one.sendall(raw_hook())
@@ -497,8 +494,7 @@ def test_a_reloaded_list_applies_to_connections_that_are_open(backend: FaultyBac
                 assert (answer.status, answer.headers["connection"]) == (403, "close")
                 assert its_stream.read() == b""
             assert len(backend.requests) == seen
-        gateway.write_config(config_for(listen, ["127.0.0.1"], backend))
-        assert gateway.post("/-/reload").status_code == 200
+        gateway.reload(config_for(listen, ["127.0.0.1"], backend))
         assert answer_to_hook("127.0.0.1", port).status == 200
 
 

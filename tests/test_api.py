@@ -349,16 +349,14 @@ def test_an_ejected_target_stays_so_over_reloads(gateway: RunningGateway) -> Non
     before = gateway.config.read_text()
     with ejected(gateway, "pair", 0):
         try:
-            gateway.write_config(before.replace("failures: 2", "failures: 3"))
-            assert gateway.post("/-/reload").json()["changes"]
+            changes = gateway.reload(before.replace("failures: 2", "failures: 3"))["changes"]
+            assert changes == ["upstream pair, down changed"]
             assert states(gateway, "pair") == ["held", "up"]
             without = before.replace(before[before.index("  pair:") : before.index("  down:")], "")
-            gateway.write_config(without.replace("  pair: {upstream: pair}\n", ""))
-            assert gateway.post("/-/reload").status_code == 200
+            gateway.reload(without.replace("  pair: {upstream: pair}\n", ""))
             assert "pair" not in [each["name"] for each in gateway.get("/api/upstreams").json()["upstreams"]]
         finally:
-            gateway.write_config(before)
-            assert gateway.post("/-/reload").status_code == 200
+            gateway.reload(before)
         assert states(gateway, "pair") == ["held", "up"], "it was away, and is back as it was"
 
 
@@ -369,8 +367,8 @@ def test_a_target_keeps_its_name_when_another_of_its_host_joins_it(
     (old,) = targets(gateway, "ok")
     both = f'targets: [{{url: "{backend.url_of("ok")}"}}, {{url: "{backend.url_of("ok_close")}", weight: 1}}]'
     try:
-        gateway.write_config(before.replace(f'ok: {{url: "{backend.url_of("ok")}"', f"ok: {{{both}"))
-        assert gateway.post("/-/reload").json()["changes"] == ["upstream ok changed"]
+        changes = gateway.reload(before.replace(f'ok: {{url: "{backend.url_of("ok")}"', f"ok: {{{both}"))["changes"]
+        assert changes == ["upstream ok changed"]
         names = [target["target"] for target in targets(gateway, "ok")]
         assert names[0] == old["target"] != names[1]
         for _ in range(2 * len(pids(gateway))):
@@ -380,8 +378,7 @@ def test_a_target_keeps_its_name_when_another_of_its_host_joins_it(
             with ejected(gateway, "ok", number) as done:
                 assert done["result"] == "ejected"
     finally:
-        gateway.write_config(before)
-        assert gateway.post("/-/reload").status_code == 200
+        gateway.reload(before)
 
 
 @pytest.mark.parametrize("path", ["nobody/127.0.0.1:1", "ok/127.0.0.1:1", "ok/x/y", "ok/%20"])

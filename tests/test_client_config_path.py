@@ -278,8 +278,7 @@ def test_what_is_known_of_a_session_outlives_a_reload(backend: FaultyBackend, tm
         stays, stops = Session(gateway, "warn"), Session(gateway, "enforce")
         stays.connect(LOG)
         stops.connect(LOG)
-        gateway.write_config(configuration(backend.url_of("sessions"), extra={"static": "reject"}))
-        assert gateway.post("/-/reload").status_code == 200
+        gateway.reload(configuration(backend.url_of("sessions"), extra={"static": "reject"}))
         assert Session(gateway, "extra").hook("call").status_code == 403
         assert stays.is_ineffective()
         assert not stops.is_ineffective()

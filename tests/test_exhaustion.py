@@ -231,8 +231,7 @@ def test_a_limit_of_descriptors_below_max_connections_is_told_at_start_with_what
 def test_a_reload_that_asks_for_more_than_there_is_is_told_so_too(backend: PacedBackend, tmp_path: Path) -> None:
     with gateway_for(backend, tmp_path, program=limited_to(512), max_connections=50) as gateway:
         assert few_descriptors(gateway) == []
-        gateway.write_config(gateway.config.read_text().replace('"max_connections": 50', '"max_connections": 5000'))
-        assert gateway.post("/-/reload").status_code == 200
+        gateway.reload(gateway.config.read_text().replace('"max_connections": 50', '"max_connections": 5000'))
         assert wait_until(lambda: few_descriptors(gateway))
 
 

@@ -114,9 +114,7 @@ def test_without_record_nothing_is_written_and_a_reload_turns_it_on_and_off_at_o
     with running_gateway(configuration(old.url, None), tmp_path) as gateway:
 
         def reload(text: str) -> None:
-            gateway.write_config(text)
-            report = gateway.post("/-/reload").json()
-            assert (report["result"], report["changes"]) == ("success", ["record changed"])
+            assert gateway.reload(text)["changes"] == ["record changed"]
 
         gateway.hook(n=1)
         before = threads_of(gateway.pid)

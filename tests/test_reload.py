@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import httpx
 import pytest
 from faulty import FaultyBackend, gated_case, right_answer
-from gateways import RunningGateway, running_gateway, wait_until
+from gateways import RunningGateway, replace_file, running_gateway, wait_until
 
 from gateway.config import Config, loads
 from gateway.reloading import differences
@@ -63,45 +63,18 @@ class Steady(NamedTuple):
     """The file that the configuration's symbolic link points to."""
 
     def write(self, text: str) -> None:
-        new = self.real.with_suffix(".new")
-        new.write_text(text)
-        os.replace(new, self.real)
+        replace_file(self.real, text)
 
-    def load(self, text: str) -> None:
-        """Put this configuration in force."""
-        self.write(text)
-        assert self.gateway.post("/-/reload").json()["result"] == "success"
-
-    def reload(self, text: str) -> dict[str, Any]:
-        """The answer to POST /-/reload after the file has become *text*; once more where the look came first."""
-        before = self.real.read_text()
-        for _ in range(5):
-            known = len(self.reloads())
-            self.write(text)
-            answer = self.gateway.post("/-/reload")
-            assert answer.status_code == 200
-            if self.next_reload(known)["trigger"] == "admin":
-                report: dict[str, Any] = answer.json()
-                return report
-            self.load(before)
-        pytest.fail("the file watch was quicker five times")
-
-    def reloads(self, result: str | None = None) -> list[dict[str, Any]]:
-        """The log's lines of reloads so far: all, or those that ended so."""
-        lines = [line for line in self.gateway.lines() if line.get("event") == "reload"]
-        return [line for line in lines if result in (None, line["result"])]
-
-    def next_reload(self, known: int) -> dict[str, Any]:
-        """The line of the reload after the first *known* ones."""
-        lines: list[dict[str, Any]] = wait_until(lambda: self.reloads()[known:])
-        return lines[0]
+    def load(self, text: str) -> dict[str, Any]:
+        """Put this configuration in force; what the reload reports."""
+        return self.gateway.reload(text, file=self.real)
 
     def all_are_counted(self) -> bool:
         """Whether metric and log come to have as many reloads, by result."""
         results = ("success", "failure")
 
         def agree() -> bool:
-            return all(self.gateway.metric(COUNTER, result=it) == len(self.reloads(it)) for it in results)
+            return all(self.gateway.metric(COUNTER, result=it) == len(self.gateway.reloads(it)) for it in results)
 
         return bool(wait_until(agree))
 
@@ -143,18 +116,17 @@ def test_post_reload_takes_the_new_file_and_says_what_changed(backend: FaultyBac
     steady.load(before)
     assert [status_of(gateway, app) for app in ("stays", "goes", "turns", "comes")] == [200, 200, 200, 403]
     stamp = gateway.metric("gateway_config_last_reload_success_timestamp_seconds")
-    report = steady.reload(after)
+    report = steady.load(after)
     assert (report["result"], report["problems"]) == ("success", [])
     changes = "\n".join(report["changes"])
     for word in ("comes added", "goes removed", "turns changed", "unknown_app changed", "log.access changed"):
         assert word in changes
     assert "stays" not in changes
     assert [status_of(gateway, app) for app in ("stays", "turns", "comes", "anybody")] == [200, 403, 200, 200]
-    assert steady.reloads()[-1]["changes"] == report["changes"]
+    assert gateway.post("/-/reload").json()["changes"] == []
     assert steady.all_are_counted()
     assert gateway.metric("gateway_config_last_reload_successful") == 1
     assert gateway.metric("gateway_config_last_reload_success_timestamp_seconds") > stamp
-    assert gateway.post("/-/reload").json()["changes"] == []
 
 
 @pytest.mark.parametrize("key", sorted(Config.model_fields.keys() - {"upstreams", "apps"}))
@@ -167,7 +139,7 @@ def test_whichever_part_of_the_configuration_has_changed_it_is_named(key: str) -
 def test_what_only_a_new_start_can_change_is_said_so(backend: FaultyBackend, steady: Steady) -> None:
     steady.load(configuration(backend, {"a": {"upstream": "u"}}))
     server = {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "drain_timeout": "7s", "max_body": "64B"}
-    changes = steady.reload(configuration(backend, {"a": {"upstream": "u"}}, server=server))["changes"]
+    changes = steady.load(configuration(backend, {"a": {"upstream": "u"}}, server=server))["changes"]
     assert "server.drain_timeout changed (takes effect at the next start)" in changes
     assert "server.max_body changed" in changes
     assert steady.gateway.hook(body=json.dumps({"appKey": "a", "pad": "x" * 100}).encode()).status_code == 413
@@ -219,8 +191,7 @@ def test_a_file_that_is_put_back_after_a_reload_by_hand_is_noticed(
     watching.write_config(before)
     assert wait_until(lambda: status_of(watching, "put-back") == 200)
     time.sleep(0.5)  # the watch comes to rest: what follows is too quick for it to see the file in between
-    watching.write_config(after)
-    assert watching.post("/-/reload").json()["result"] == "success"
+    watching.reload(after)
     watching.write_config(before)
     assert wait_until(lambda: status_of(watching, "put-back") == 200)
     assert status_of(watching, "by-hand") == 403

@@ -328,8 +328,7 @@ def test_without_tracing_nothing_of_opentelemetry_is_loaded_and_no_header_is_cha
                 return backend.requests[-1].values("traceparent")[0]
 
             def reload(text: str) -> None:
-                gateway.config.write_text(LISTEN + text + without)
-                assert gateway.post("/-/reload").json()["result"] == "success"
+                gateway.reload(LISTEN + text + without)
 
             maps = Path(f"/proc/{gateway.pid}/maps")
             assert told() == header["traceparent"].encode()
@@ -352,8 +351,7 @@ def test_a_reload_goes_over_to_another_collector_and_loses_nothing(tmp_path: Pat
         running_gateway(configuration(first.url, backend, refused), tmp_path) as gateway,
     ):
         gateway.hook(appKey="ok", headers=traceparent(1))
-        gateway.config.write_text(configuration(second.url, backend, refused))
-        changes = gateway.post("/-/reload").json()["changes"]
+        changes = gateway.reload(configuration(second.url, backend, refused))["changes"]
         assert "tracing.endpoint changed" in changes
         gateway.hook(appKey="ok", headers=traceparent(2))
         assert wait_until(lambda: len(first.trace(trace_id(1))) == 2)

@@ -38,10 +38,7 @@ def reloadable_gateway(directory: Path) -> Iterator[RunningGateway]:
 
 def take(gateway: RunningGateway, text: str) -> dict[str, Any]:
     """Have the gateway take a configuration; its report."""
-    gateway.write_config(text)
-    report: dict[str, Any] = gateway.post("/-/reload").json()
-    assert report["result"] == "success", report
-    return report
+    return gateway.reload(text)
 
 
 def serve(
