@@ -156,22 +156,23 @@ class RunningGateway:
 
     def write_config(self, text: str) -> None:
         """Replace the configuration's file as an editor does: a new file renamed into place."""
-        replace_file(self.config, text)
+        new = self.config.with_suffix(".new")
+        new.write_text(text)
+        os.replace(new, self.config)
 
     def reloads(self, result: str | None = None) -> list[dict[str, Any]]:
         """The log's lines of reloads so far: all, or those that ended so."""
         lines = [line for line in self.lines() if line.get("event") == "reload"]
         return [line for line in lines if result in (None, line["result"])]
 
-    def reload(self, text: str, *, file: Path | None = None) -> dict[str, Any]:
+    def reload(self, text: str) -> dict[str, Any]:
         """Put *text* in force, and return what POST /-/reload reports, with all that has changed since.
 
-        The gateway watches its file, and where it looks between the two steps here, its own reload has the changes and
-        the one by hand has none: so they are taken from the log, which has both. *file* is the file itself where the
-        configuration is a symbolic link to it.
+        The gateway looks at its file by itself, and where it does so between the two steps here, its own reload has the
+        changes and the one by hand has none: so they are taken from the log, which has both.
         """
         known = len(self.reloads())
-        replace_file(file or self.config, text)
+        self.write_config(text)
         answer = self.post("/-/reload")
         report: dict[str, Any] = answer.json()
         assert (answer.status_code, report["result"]) == (200, "success"), answer.text
@@ -190,13 +191,6 @@ class RunningGateway:
         """Send the signal, wait for the end, and return the exit status."""
         self.process.send_signal(number)
         return self.process.wait(STOP_LIMIT)
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Replace a file as an editor does: a new one renamed into place."""
-    new = path.with_suffix(".new")
-    new.write_text(text)
-    os.replace(new, path)
 
 
 def wait_until(check: Callable[[], Any], seconds: float = 30.0) -> Any:

@@ -10,12 +10,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import httpx
 import pytest
 from faulty import FaultyBackend, gated_case, right_answer
-from gateways import RunningGateway, replace_file, running_gateway, wait_until
+from gateways import RunningGateway, running_gateway, wait_until
 
 from gateway.config import Config, loads
 from gateway.reloading import differences
@@ -47,63 +47,28 @@ def configuration(backend: FaultyBackend, apps: dict[str, Any], **sections: Any)
     return json.dumps({**base, "apps": apps, **sections})
 
 
-def log_elsewhere(directory: Path) -> Path:
-    """Keep the log out of the watched directory, where each of its lines would have the watcher look at the file."""
-    elsewhere = directory / "elsewhere"
-    elsewhere.mkdir()
-    (directory / "gateway.log").symlink_to(elsewhere / "gateway.log")
-    return elsewhere
+def all_are_counted(gateway: RunningGateway) -> bool:
+    """Whether metric and log come to have as many reloads, by result."""
+    results = ("success", "failure")
 
+    def agree() -> bool:
+        return all(gateway.metric(COUNTER, result=it) == len(gateway.reloads(it)) for it in results)
 
-class Steady(NamedTuple):
-    """A gateway that many tests reload; no watch of a directory tells it of a change, only its look every 3 s may."""
-
-    gateway: RunningGateway
-    real: Path
-    """The file that the configuration's symbolic link points to."""
-
-    def write(self, text: str) -> None:
-        replace_file(self.real, text)
-
-    def load(self, text: str) -> dict[str, Any]:
-        """Put this configuration in force; what the reload reports."""
-        return self.gateway.reload(text, file=self.real)
-
-    def all_are_counted(self) -> bool:
-        """Whether metric and log come to have as many reloads, by result."""
-        results = ("success", "failure")
-
-        def agree() -> bool:
-            return all(self.gateway.metric(COUNTER, result=it) == len(self.gateway.reloads(it)) for it in results)
-
-        return bool(wait_until(agree))
+    return bool(wait_until(agree))
 
 
 @pytest.fixture(scope="module")
-def steady(backend: FaultyBackend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Steady]:
-    directory = tmp_path_factory.mktemp("steady")
-    real = log_elsewhere(directory) / "gateway.yaml"
-    (directory / "gateway.yaml").symlink_to(real)
+def gateway(backend: FaultyBackend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     config = configuration(backend, {"a": {"upstream": "u"}})
-    with running_gateway(config, directory, environment=ENVIRONMENT) as gateway:
-        yield Steady(gateway, real)
-
-
-@pytest.fixture(scope="module")
-def watching(backend: FaultyBackend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    """A gateway whose directory of configuration is watched."""
-    directory = tmp_path_factory.mktemp("watching")
-    log_elsewhere(directory)
-    with running_gateway(configuration(backend, {"first": {"static": "allow"}}), directory) as gateway:
-        yield gateway
+    with running_gateway(config, tmp_path_factory.mktemp("reloaded"), environment=ENVIRONMENT) as running:
+        yield running
 
 
 def status_of(gateway: RunningGateway, app: str) -> int:
     return gateway.hook(body=json.dumps({"appKey": app}).encode()).status_code
 
 
-def test_post_reload_takes_the_new_file_and_says_what_changed(backend: FaultyBackend, steady: Steady) -> None:
-    gateway = steady.gateway
+def test_post_reload_takes_the_new_file_and_says_what_changed(backend: FaultyBackend, gateway: RunningGateway) -> None:
     before = configuration(
         backend, {"stays": {"upstream": "u"}, "goes": {"upstream": "u"}, "turns": {"static": "allow"}}
     )
@@ -113,10 +78,10 @@ def test_post_reload_takes_the_new_file_and_says_what_changed(backend: FaultyBac
         unknown_app="comes",
         log={"access": "failures"},
     )
-    steady.load(before)
+    gateway.reload(before)
     assert [status_of(gateway, app) for app in ("stays", "goes", "turns", "comes")] == [200, 200, 200, 403]
     stamp = gateway.metric("gateway_config_last_reload_success_timestamp_seconds")
-    report = steady.load(after)
+    report = gateway.reload(after)
     assert (report["result"], report["problems"]) == ("success", [])
     changes = "\n".join(report["changes"])
     for word in ("comes added", "goes removed", "turns changed", "unknown_app changed", "log.access changed"):
@@ -124,7 +89,7 @@ def test_post_reload_takes_the_new_file_and_says_what_changed(backend: FaultyBac
     assert "stays" not in changes
     assert [status_of(gateway, app) for app in ("stays", "turns", "comes", "anybody")] == [200, 403, 200, 200]
     assert gateway.post("/-/reload").json()["changes"] == []
-    assert steady.all_are_counted()
+    assert all_are_counted(gateway)
     assert gateway.metric("gateway_config_last_reload_successful") == 1
     assert gateway.metric("gateway_config_last_reload_success_timestamp_seconds") > stamp
 
@@ -136,19 +101,18 @@ def test_whichever_part_of_the_configuration_has_changed_it_is_named(key: str) -
     assert change == f"{key} changed"
 
 
-def test_what_only_a_new_start_can_change_is_said_so(backend: FaultyBackend, steady: Steady) -> None:
-    steady.load(configuration(backend, {"a": {"upstream": "u"}}))
+def test_what_only_a_new_start_can_change_is_said_so(backend: FaultyBackend, gateway: RunningGateway) -> None:
+    gateway.reload(configuration(backend, {"a": {"upstream": "u"}}))
     server = {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "drain_timeout": "7s", "max_body": "64B"}
-    changes = steady.load(configuration(backend, {"a": {"upstream": "u"}}, server=server))["changes"]
+    changes = gateway.reload(configuration(backend, {"a": {"upstream": "u"}}, server=server))["changes"]
     assert "server.drain_timeout changed (takes effect at the next start)" in changes
     assert "server.max_body changed" in changes
-    assert steady.gateway.hook(body=json.dumps({"appKey": "a", "pad": "x" * 100}).encode()).status_code == 413
+    assert gateway.hook(body=json.dumps({"appKey": "a", "pad": "x" * 100}).encode()).status_code == 413
 
 
-def test_sighup_reloads(backend: FaultyBackend, steady: Steady) -> None:
-    gateway = steady.gateway
-    steady.load(configuration(backend, {"a": {"upstream": "u"}}))
-    steady.write(configuration(backend, {"b": {"upstream": "u"}}))
+def test_sighup_reloads(backend: FaultyBackend, gateway: RunningGateway) -> None:
+    gateway.reload(configuration(backend, {"a": {"upstream": "u"}}))
+    gateway.write_config(configuration(backend, {"b": {"upstream": "u"}}))
     os.kill(gateway.pid, signal.SIGHUP)
     gateway.wait_for_line(lambda line: line.get("trigger") == "SIGHUP" and line["result"] == "success")
     assert [status_of(gateway, app) for app in ("a", "b")] == [403, 200]
@@ -156,21 +120,20 @@ def test_sighup_reloads(backend: FaultyBackend, steady: Steady) -> None:
 
 @pytest.mark.parametrize("how", ["renamed into place", "written in place"])
 def test_a_changed_file_is_noticed_however_it_changes(
-    watching: RunningGateway, backend: FaultyBackend, how: str
+    gateway: RunningGateway, backend: FaultyBackend, how: str
 ) -> None:
     app = how.replace(" ", "-")
-    assert status_of(watching, app) == 403
+    assert status_of(gateway, app) == 403
     after = configuration(backend, {app: {"upstream": "u"}})
     if how == "renamed into place":
-        watching.write_config(after)
+        gateway.write_config(after)
     else:
-        watching.config.write_text(after)
-    watching.wait_for_line(lambda line: line.get("trigger") == "file changed" and f"app {app} added" in line["changes"])
-    assert status_of(watching, app) == 200
+        gateway.config.write_text(after)
+    gateway.wait_for_line(lambda line: line.get("trigger") == "file changed" and f"app {app} added" in line["changes"])
+    assert status_of(gateway, app) == 200
 
 
 def test_a_symbolic_link_that_is_swapped_as_kubernetes_does_is_noticed(backend: FaultyBackend, tmp_path: Path) -> None:
-    log_elsewhere(tmp_path)
     for name in ("..one", "..two"):
         (tmp_path / name).mkdir()
     (tmp_path / "..data").symlink_to("..one")
@@ -185,16 +148,16 @@ def test_a_symbolic_link_that_is_swapped_as_kubernetes_does_is_noticed(backend: 
 
 
 def test_a_file_that_is_put_back_after_a_reload_by_hand_is_noticed(
-    backend: FaultyBackend, watching: RunningGateway
+    backend: FaultyBackend, gateway: RunningGateway
 ) -> None:
     before, after = (configuration(backend, {app: {"static": "allow"}}) for app in ("put-back", "by-hand"))
-    watching.write_config(before)
-    assert wait_until(lambda: status_of(watching, "put-back") == 200)
+    gateway.write_config(before)
+    assert wait_until(lambda: status_of(gateway, "put-back") == 200)
     time.sleep(0.5)  # the watch comes to rest: what follows is too quick for it to see the file in between
-    watching.reload(after)
-    watching.write_config(before)
-    assert wait_until(lambda: status_of(watching, "put-back") == 200)
-    assert status_of(watching, "by-hand") == 403
+    gateway.reload(after)
+    gateway.write_config(before)
+    assert wait_until(lambda: status_of(gateway, "put-back") == 200)
+    assert status_of(gateway, "by-hand") == 403
 
 
 BAD_FILES: Final = {
@@ -212,15 +175,14 @@ BAD_FILES: Final = {
 
 @pytest.mark.parametrize("text", BAD_FILES.values(), ids=BAD_FILES)
 def test_a_bad_file_changes_nothing_and_shows_in_answer_log_and_metric(
-    backend: FaultyBackend, steady: Steady, text: str
+    backend: FaultyBackend, gateway: RunningGateway, text: str
 ) -> None:
-    gateway = steady.gateway
     good = configuration(backend, {"a": {"upstream": "u"}})
-    steady.load(good)
+    gateway.reload(good)
     shown = gateway.get("/api/config").json()
     failures = gateway.metric(COUNTER, result="failure")
     stamp = gateway.metric("gateway_config_last_reload_success_timestamp_seconds")
-    steady.write(text)
+    gateway.write_config(text)
     answer = gateway.post("/-/reload")
     assert answer.status_code == 422
     report = answer.json()
@@ -235,27 +197,26 @@ def test_a_bad_file_changes_nothing_and_shows_in_answer_log_and_metric(
     told = gateway.wait_for_line(lambda line: line.get("problems") == report["problems"])
     assert told["level"] == "error"
     assert gateway.metric(COUNTER, result="failure") > failures
-    assert steady.all_are_counted()
+    assert all_are_counted(gateway)
     assert gateway.metric("gateway_config_last_reload_successful") == 0
     assert gateway.metric("gateway_config_last_reload_success_timestamp_seconds") == stamp
     assert gateway.get("/api/status").json()["config"]["last_reload_successful"] is False
     assert gateway.get("/api/config").json() == shown
     assert gateway.get("/-/ready").status_code == 200
     assert status_of(gateway, "a") == 200
-    steady.load(good)
+    gateway.reload(good)
     assert gateway.metric("gateway_config_last_reload_successful") == 1
 
 
-def test_every_problem_of_a_bad_file_is_told_not_the_first_alone(steady: Steady) -> None:
-    steady.write("servr: {}\napps:\n  a: {static: perhaps}\n  b: {upstream: nowhere}\n")
-    problems = steady.gateway.post("/-/reload").json()["problems"]
+def test_every_problem_of_a_bad_file_is_told_not_the_first_alone(gateway: RunningGateway) -> None:
+    gateway.write_config("servr: {}\napps:\n  a: {static: perhaps}\n  b: {upstream: nowhere}\n")
+    problems = gateway.post("/-/reload").json()["problems"]
     assert [int(problem.split(":")[1]) for problem in problems] == [1, 3, 4]
 
 
-def test_a_file_that_is_gone_changes_nothing(backend: FaultyBackend, steady: Steady) -> None:
-    gateway = steady.gateway
-    steady.load(configuration(backend, {"a": {"upstream": "u"}}))
-    steady.real.unlink()
+def test_a_file_that_is_gone_changes_nothing(backend: FaultyBackend, gateway: RunningGateway) -> None:
+    gateway.reload(configuration(backend, {"a": {"upstream": "u"}}))
+    gateway.config.unlink()
     os.kill(gateway.pid, signal.SIGHUP)
     line = gateway.wait_for_line(lambda line: line.get("trigger") == "SIGHUP" and line["result"] == "failure")
     assert "cannot be read" in line["problems"][0]
@@ -263,18 +224,17 @@ def test_a_file_that_is_gone_changes_nothing(backend: FaultyBackend, steady: Ste
 
 
 def test_a_hook_in_flight_keeps_what_it_began_with(
-    backend: FaultyBackend, gate: threading.Event, steady: Steady
+    backend: FaultyBackend, gate: threading.Event, gateway: RunningGateway
 ) -> None:
-    gateway = steady.gateway
     apps = {"goes": {"upstream": "gone", "timeout": "14s"}, "stays": {"upstream": "u"}}
     upstreams = {"gone": {"url": backend.url_of("gated")}, "u": {"url": backend.url_of("ok")}}
-    steady.load(configuration(backend, apps, upstreams=upstreams))
+    gateway.reload(configuration(backend, apps, upstreams=upstreams))
     body = json.dumps({"appKey": "goes"}).encode()
     with ThreadPoolExecutor(1) as pool, httpx.Client(trust_env=False, timeout=20) as client:
         hook = pool.submit(client.post, f"{gateway.url}/OnCallEvent", content=body)
         try:
             assert backend.wait_for_requests(1, "gated", within=10)
-            steady.load(configuration(backend, {"stays": {"static": "reject"}}))
+            gateway.reload(configuration(backend, {"stays": {"static": "reject"}}))
             assert [status_of(gateway, app) for app in ("goes", "stays")] == [403, 403]
         finally:
             gate.set()
@@ -289,20 +249,19 @@ def test_a_hook_in_flight_keeps_what_it_began_with(
 
 
 def test_the_series_of_what_a_reload_removed_go_away_and_the_others_count_on(
-    backend: FaultyBackend, steady: Steady
+    backend: FaultyBackend, gateway: RunningGateway
 ) -> None:
-    gateway = steady.gateway
     before = configuration(backend, {"counted": {"upstream": "u"}, "removed": {"upstream": "old"}})
     after = json.loads(configuration(backend, {"counted": {"upstream": "u"}}))
     del after["upstreams"]["old"]
-    steady.load(before)
+    gateway.reload(before)
     unknown = gateway.metric("gateway_hooks_total", app="_unknown")
     attempts = gateway.metric("gateway_upstream_attempts_total", upstream="u")
     assert [status_of(gateway, app) for app in ("counted", "removed", "nobody")] == [200, 403, 403]
     text = gateway.get("/metrics").text
     assert 'app="removed"' in text
     assert 'upstream="old"' in text
-    steady.load(json.dumps(after))
+    gateway.reload(json.dumps(after))
     text = gateway.get("/metrics").text
     assert 'app="removed"' not in text
     assert 'upstream="old"' not in text
@@ -312,22 +271,23 @@ def test_the_series_of_what_a_reload_removed_go_away_and_the_others_count_on(
     assert gateway.metric("gateway_upstream_attempts_total", upstream="u") == attempts + 2
 
 
-def test_a_reload_keeps_the_connections_to_a_backend_that_stays(backend: FaultyBackend, steady: Steady) -> None:
-    steady.load(configuration(backend, {"a": {"upstream": "u"}}))
-    assert status_of(steady.gateway, "a") == 200
+def test_a_reload_keeps_the_connections_to_a_backend_that_stays(
+    backend: FaultyBackend, gateway: RunningGateway
+) -> None:
+    gateway.reload(configuration(backend, {"a": {"upstream": "u"}}))
+    assert status_of(gateway, "a") == 200
     first = backend.requests[-1].connection
-    steady.load(configuration(backend, {"a": {"upstream": "u", "timeout": "2s"}}))
-    assert status_of(steady.gateway, "a") == 200
+    gateway.reload(configuration(backend, {"a": {"upstream": "u", "timeout": "2s"}}))
+    assert status_of(gateway, "a") == 200
     assert backend.requests[-1].connection == first
 
 
-def test_a_hundred_reloads_under_load_fail_no_hook(backend: FaultyBackend, steady: Steady) -> None:
-    gateway = steady.gateway
+def test_a_hundred_reloads_under_load_fail_no_hook(backend: FaultyBackend, gateway: RunningGateway) -> None:
     texts = [
         configuration(backend, {"busy": {"upstream": "u", "timeout": "10s"}, f"other-{turn}": {"static": "allow"}})
         for turn in range(2)
     ]
-    steady.load(texts[0])
+    gateway.reload(texts[0])
     stop = threading.Event()
     failed: list[object] = []
     sent = [0, 0]
@@ -351,21 +311,20 @@ def test_a_hundred_reloads_under_load_fail_no_hook(backend: FaultyBackend, stead
         thread.start()
     try:
         for turn in range(RELOADS):
-            steady.load(texts[(turn + 1) % 2])
+            gateway.reload(texts[(turn + 1) % 2])
     finally:
         stop.set()
         for thread in threads:
             thread.join(20)
     assert failed == []
     assert min(sent) > 0
-    assert steady.all_are_counted()
+    assert all_are_counted(gateway)
     assert gateway.metric("gateway_hooks_total", app="busy", verdict="allow") == sum(sent)
     assert gateway.metric("gateway_hooks_total", app="busy") == sum(sent)
     assert gateway.metric("gateway_hooks_in_flight") == 0
 
 
-def test_no_secret_shows_in_answers_and_log_of_a_reload(backend: FaultyBackend, steady: Steady) -> None:
-    gateway = steady.gateway
+def test_no_secret_shows_in_answers_and_log_of_a_reload(backend: FaultyBackend, gateway: RunningGateway) -> None:
 
     def with_password(password: str, **more: Any) -> str:
         upstream = {
@@ -376,7 +335,7 @@ def test_no_secret_shows_in_answers_and_log_of_a_reload(backend: FaultyBackend, 
         return configuration(backend, {"a": {"upstream": "u"}}, upstreams={"u": upstream}, **more)
 
     literal = "hunter2-written-out"
-    steady.load(with_password("${env:TEST_PASSWORD}"))
+    gateway.reload(with_password("${env:TEST_PASSWORD}"))
     said = []
     for text in (
         with_password("${env:TEST_OTHER}"),
@@ -386,7 +345,7 @@ def test_no_secret_shows_in_answers_and_log_of_a_reload(backend: FaultyBackend, 
         with_password(f"{literal}\r\n"),
         with_password("${env:TEST_OTHER}"),
     ):
-        steady.write(text)
+        gateway.write_config(text)
         said += [gateway.post("/-/reload").text, gateway.get("/api/config").text, gateway.get("/api/status").text]
     assert [json.loads(text)["result"] for text in said[::3]] == [
         "success", "success", "failure", "failure", "failure", "success",

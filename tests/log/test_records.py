@@ -18,7 +18,7 @@ from log.lines import Sink, naughty_strings
 def loggers() -> Iterator[None]:
     """Whatever configure_logging changes is put back."""
     named = [logging.getLogger(name) for name in (None, "uvicorn", "uvicorn.error", "uvicorn.access", "asyncio")]
-    named += [logging.getLogger("httpx"), logging.getLogger("watchfiles")]
+    named.append(logging.getLogger("httpx"))
     before = [(logger, logger.level, list(logger.handlers), logger.propagate) for logger in named]
     yield
     for logger, level, handlers, propagate in before:
