@@ -138,16 +138,14 @@ def is_json_object(body: bytes) -> bool:
 
 def text_of(raw: msgspec.Raw, limit: int = 256) -> str | None:
     """A field of the hook as text for the log, bounded; None where the hook does not carry it."""
-    data = bytes(raw)
-    if not data or data == b"null":
+    if not raw:
         return None
-    if data.startswith(b'"'):
-        try:
-            text = _decode_string(data)
-        except msgspec.DecodeError:
-            text = data.decode("utf-8", "replace")
-    else:
-        text = data.decode("utf-8", "replace")
+    try:
+        text = _decode_string(raw)
+    except msgspec.MsgspecError:  # something else than a string: as it stands in the hook
+        text = bytes(raw).decode("utf-8", "replace")
+        if text == "null":
+            return None
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

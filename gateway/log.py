@@ -161,7 +161,6 @@ class AccessLog:
         self._scheduled = False
         self._off = self._failures_only = self._console = False
         self._mask_caller = self._mask_callee = False
-        self._caller = self._callee = _number_json
 
     def configure(self, *, access: str, console: bool, mask: Collection[str]) -> None:
         """Set what is written (``all``, ``failures``, ``off``), how, and which fields are masked."""
@@ -171,8 +170,6 @@ class AccessLog:
         self._console = console
         self._mask_caller = "caller" in mask
         self._mask_callee = "callee" in mask
-        self._caller = _masked_json if self._mask_caller else _number_json
-        self._callee = _masked_json if self._mask_callee else _number_json
 
     def record(self, decision: Decision) -> None:
         """Write a hook's line, if it is asked for; an allowed hook that the backend allowed is no failure."""
@@ -198,7 +195,7 @@ class AccessLog:
         decisions, self._decisions = self._decisions, []
         for decision in decisions:
             try:
-                line = self._spliced(decision) or self._written(decision, _FIELD)
+                line = self._written(decision, _FIELD)
                 if len(line) >= PIPE_ATOMIC:
                     line = self._written(decision, _FIELD // 4)
             except Exception:
@@ -206,29 +203,6 @@ class AccessLog:
                 self._writer.on_drop(1)
             else:
                 self._lines.append(line)
-
-    def _spliced(self, decision: Decision) -> bytes | None:
-        """The same line as ``_written``'s in a third of the time; None where there is an error or a remark to tell."""
-        ruling, hook = decision.ruling, decision.hook
-        if hook is None or ruling.error or ruling.remarks is not None or self._console:
-            return None
-        return _SPLICED % (
-            timestamp(decision.time).encode(),
-            decision.request_id.encode(),
-            _json_of(hook.node_id),
-            msgspec.json.encode(decision.app),
-            decision.method.encode(),
-            _json_of(hook.session_id),
-            _json_of(hook.call_id),
-            self._caller(hook.caller),
-            self._callee(hook.callee),
-            _shared(
-                ruling.verdict, ruling.source, ruling.reason, ruling.status, decision.upstream, decision.target,
-                decision.attempts, decision.budget,
-            ),
-            decision.duration * 1000,
-            decision.upstream_duration * 1000,
-        )  # fmt: skip
 
     def _written(self, decision: Decision, longest: int) -> bytes:
         """The line field by field, for whatever is not usual."""
@@ -238,23 +212,32 @@ class AccessLog:
         return _console_line(line) if self._console else self._encode(line)
 
     def _line(self, decision: Decision, longest: int) -> _AccessLine:
-        ruling = decision.ruling
-        hook = decision.hook
-        budget = decision.budget
+        ruling, hook, budget = decision.ruling, decision.hook, decision.budget
+        node_id = session_id = call_id = caller = callee = None
+        if hook is not None:
+            node_id = text_of(hook.node_id, longest)
+            session_id = text_of(hook.session_id, longest)
+            call_id = text_of(hook.call_id, longest)
+            caller = text_of(hook.caller, _NUMBER)
+            if caller is not None and self._mask_caller:
+                caller = masked(caller)
+            callee = text_of(hook.callee, _NUMBER)
+            if callee is not None and self._mask_callee:
+                callee = masked(callee)
         return _AccessLine(
             timestamp(decision.time),
             decision.request_id,
-            text_of(hook.node_id, longest) if hook else None,
+            node_id,
             decision.app,
             decision.method,
-            text_of(hook.session_id, longest) if hook else None,
-            text_of(hook.call_id, longest) if hook else None,
-            _number(hook.caller, mask=self._mask_caller) if hook else None,
-            _number(hook.callee, mask=self._mask_callee) if hook else None,
+            session_id,
+            call_id,
+            caller,
+            callee,
             ruling.verdict,
             ruling.source,
             ruling.reason,
-            bounded(ruling.error, 2 * longest),
+            bounded(ruling.error, 2 * longest) if ruling.error else "",
             ruling.status,
             decision.upstream,
             decision.target,
@@ -288,54 +271,6 @@ def _remarked(line: _AccessLine, remarks: Remarks, longest: int) -> _RemarkedLin
     if remarks.failed_over_from is not None:
         remarked.failed_over_from = bounded(remarks.failed_over_from, longest)
     return remarked
-
-
-# --- the usual line, spliced: what many share is encoded once, and the hook's own JSON strings go in as they came ---
-
-_SPLICED: Final = (
-    b'{"ts":"%b","request_id":"%b","node_id":%b,"app":%b,"method":"%b","session_id":%b,"call_id":%b,"caller":%b,'
-    b'"callee":%b,%b,"duration_ms":%.3f,"upstream_ms":%.3f}'
-)
-_STARS: Final = b"*" * _NUMBER
-
-
-@lru_cache(1024)
-def _shared(
-    verdict: str, source: str, reason: str, status: int, upstream: str | None, target: str | None, attempts: int,
-    budget: float | None,
-) -> bytes:  # fmt: skip
-    """The part of a line in which most lines agree."""
-    fields = {
-        "verdict": verdict, "source": source, "reason": reason, "error": "", "status": status, "upstream": upstream,
-        "target": target, "attempts": attempts, "budget_ms": None if budget is None else int(budget * 1e6 + 0.5) / 1000,
-    }  # fmt: skip
-    return msgspec.json.encode(fields)[1:-1]
-
-
-def _json_of(raw: msgspec.Raw) -> bytes:
-    """A field of the hook as JSON, bounded: a short string as it came."""
-    data = bytes(raw)
-    if len(data) <= _FIELD and data[:1] == b'"':
-        return data
-    return msgspec.json.encode(text_of(raw, _FIELD)) if data else b"null"
-
-
-def _masked_json(raw: msgspec.Raw) -> bytes:
-    """The JSON of a phone number as ``masked`` has it."""
-    data = bytes(raw)
-    size = len(data) - 2
-    if 0 <= size <= _NUMBER and data[:1] == b'"' and data.find(b"\\") < 0 and data.isascii():
-        return b'"' + (_STARS[: size - 2] + data[-3:] if size > 4 else _STARS[:size] + b'"')
-    return msgspec.json.encode(_number(raw, mask=True)) if data else b"null"
-
-
-def _number_json(raw: msgspec.Raw) -> bytes:
-    return msgspec.json.encode(_number(raw, mask=False))
-
-
-def _number(raw: msgspec.Raw, *, mask: bool) -> str | None:
-    text = text_of(raw, _NUMBER)
-    return masked(text) if mask and text is not None else text
 
 
 def masked(number: str) -> str:
@@ -462,7 +397,7 @@ def configure_logging(writer: Writer, *, level: str, console: bool) -> None:
     handler.addFilter(_Brake())
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio", "httpx", "watchfiles"):
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio", "httpx"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
