@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.hooks import is_json_object
-from gateway.repair import MAX_CUT, Repaired, ResponseCheck, printable, repaired
+from gateway.repair import MAX_CUT, Doubt, Repaired, ResponseCheck, printable, repair
 from gateway.transport import Answer
 from gateway.upstreams import judge
 from gateway.upstreams.judging import DENIED
@@ -62,34 +62,34 @@ POLLUTED = {
 
 @pytest.mark.parametrize(("before", "after", "kinds"), POLLUTED.values(), ids=POLLUTED)
 def test_marks_and_messages_around_the_object_are_cut_away(before: bytes, after: bytes, kinds: tuple[str, ...]) -> None:
-    found = repaired(before + OWN + after, HOOK)
-    assert found is not None
+    found = repair(before + OWN + after, HOOK)
+    assert isinstance(found, Repaired)
     assert (found.body, found.kinds) == (OWN, kinds)
 
 
 @pytest.mark.parametrize("label", ["Notice", "Warning", "Deprecated", "Strict Standards"])
 def test_every_message_after_which_php_goes_on_is_known(label: str) -> None:
     for text in (TEXT.replace(b"Notice", label.encode()), HTML.replace(b"Deprecated", label.encode())):
-        assert repaired(text + OWN, HOOK) is not None
+        assert isinstance(repair(text + OWN, HOOK), Repaired)
 
 
 @pytest.mark.parametrize("label", ["Fatal error", "Parse error", "Recoverable fatal error", "Unknown error", "Info"])
 def test_after_any_other_message_an_object_is_not_known_to_be_the_answer_that_was_meant(label: str) -> None:
     for text in (TEXT.replace(b"Notice", label.encode()), HTML.replace(b"Deprecated", label.encode())):
-        assert repaired(OWN + text, HOOK) is None
-        assert repaired(text + OWN, HOOK) is None
+        assert repair(OWN + text, HOOK) is Doubt.FORM
+        assert repair(text + OWN, HOOK) is Doubt.FORM
 
 
 def test_the_object_may_be_laid_out_spelt_and_extended_as_the_backend_likes() -> None:
     own = json.dumps({**json.loads(HOOK), "restClientConfig": {"OnCallEvent": {"restOnError": "FAIL"}}}, indent=2)
     own = own.replace("/", "\\/")
-    assert repaired(TEXT + own.encode() + b"\n", HOOK) == Repaired(own.encode(), ("before",), TEXT.decode().strip())
+    assert repair(TEXT + own.encode() + b"\n", HOOK) == Repaired(own.encode(), ("before",), TEXT.decode().strip())
 
 
 def test_braces_within_the_strings_of_the_backend_s_own_object_are_its_own() -> None:
     own = json.dumps({**json.loads(HOOK), "note": '}{"a":1}{\n{'}).encode()
-    found = repaired(TEXT + own, HOOK)
-    assert found is not None
+    found = repair(TEXT + own, HOOK)
+    assert isinstance(found, Repaired)
     assert found.body == own
 
 
@@ -142,7 +142,7 @@ def test_braces_within_the_strings_of_the_backend_s_own_object_are_its_own() -> 
     ],
 )
 def test_anything_else_is_left_alone(body: bytes) -> None:
-    assert repaired(body, HOOK) is None
+    assert repair(body, HOOK) is Doubt.FORM
 
 
 def without(*names: str, **changed: object) -> bytes:
@@ -152,18 +152,18 @@ def without(*names: str, **changed: object) -> bytes:
 
 @pytest.mark.parametrize("name", ["nodeId", "appKey", "sessionId", "callId"])
 def test_the_object_must_carry_every_identifier_that_the_hook_carries(name: str) -> None:
-    assert repaired(BOM + without(name), HOOK) is None
+    assert repair(BOM + without(name), HOOK) is Doubt.IDENTITY
     for wrong in ("other", "", None, 1, True, ["other"]):
-        assert repaired(BOM + without(**{name: wrong}), HOOK) is None
-    assert repaired(BOM + without(name, other={name: json.loads(HOOK)[name]}), HOOK) is None
+        assert repair(BOM + without(**{name: wrong}), HOOK) is Doubt.IDENTITY
+    assert repair(BOM + without(name, other={name: json.loads(HOOK)[name]}), HOOK) is Doubt.IDENTITY
 
 
 def test_what_the_hook_does_not_carry_the_object_need_not() -> None:
     for names in (["callId"], ["sessionId"], ["nodeId"], ["nodeId", "callId"]):
         hook = without(*names)
-        assert repaired(BOM + hook, hook) is not None
+        assert isinstance(repair(BOM + hook, hook), Repaired)
     hook = without(callId=None)
-    assert repaired(BOM + without("callId"), hook) is not None
+    assert isinstance(repair(BOM + without("callId"), hook), Repaired)
 
 
 @pytest.mark.parametrize(
@@ -180,40 +180,47 @@ def test_what_the_hook_does_not_carry_the_object_need_not() -> None:
 )
 def test_a_hook_with_encoded_text_in_it_costs_no_repair(text: str) -> None:
     hook = without(callee=text)
-    assert repaired(TEXT + hook, hook) is not None
+    assert isinstance(repair(TEXT + hook, hook), Repaired)
 
 
 @pytest.mark.parametrize("nothing", [None, "", 0, 7])
 def test_a_hook_that_names_neither_session_nor_call_has_no_answer_that_is_known_to_be_its_own(nothing: object) -> None:
     for hook in (without("sessionId", "callId"), without(sessionId=nothing, callId=nothing)):
-        assert repaired(BOM + hook, hook) is None
+        assert repair(BOM + hook, hook) is Doubt.IDENTITY
 
 
 @pytest.mark.parametrize("one", [1, True, 1.0])
 @pytest.mark.parametrize("other", [1, True, 1.0])
 def test_identifiers_that_are_no_strings_are_compared_with_their_types(one: object, other: object) -> None:
     equal = type(one) is type(other)
-    assert (repaired(BOM + without(nodeId=one), without(nodeId=other)) is not None) is equal
+    assert isinstance(repair(BOM + without(nodeId=one), without(nodeId=other)), Repaired) is equal
 
 
 def test_what_is_no_hook_has_no_answer() -> None:
     for hook in (b"", b"[]", b"{", b"\xff"):
-        assert repaired(TEXT + OWN, hook) is None
+        assert repair(TEXT + OWN, hook) is Doubt.IDENTITY
+
+
+def test_a_text_of_the_hook_that_could_have_made_the_answer_is_told_from_the_rest() -> None:
+    hook = json.dumps({**json.loads(HOOK), "callee": 'x in /a.php on line 1\n{"a": 1}'}).encode()
+    assert repair(TEXT + hook, hook) is Doubt.ORIGIN
+    assert repair(TEXT + OWN, hook) is Doubt.ORIGIN
+    assert repair(b"Fatal error: " + OWN, hook) is Doubt.FORM
 
 
 def test_what_was_cut_is_told_without_the_marks_and_bounded() -> None:
-    found = repaired(BOM + TEXT + OWN + HTML, HOOK)
-    assert found is not None
+    found = repair(BOM + TEXT + OWN + HTML, HOOK)
+    assert isinstance(found, Repaired)
     assert found.cut == TEXT.decode().strip() + "\n" + HTML.decode().strip()
-    found = repaired(1000 * TEXT + OWN, HOOK)
-    assert found is not None
+    found = repair(1000 * TEXT + OWN, HOOK)
+    assert isinstance(found, Repaired)
     assert len(found.cut) == MAX_CUT
 
 
 def test_an_answer_with_thousands_of_lines_of_messages_is_no_answer() -> None:
-    assert repaired(4000 * b"\n" + TEXT + OWN, HOOK) is not None
-    assert repaired(5000 * b"\n" + TEXT + OWN, HOOK) is None
-    assert repaired(OWN + 5000 * b"\n" + TEXT, HOOK) is None
+    assert isinstance(repair(4000 * b"\n" + TEXT + OWN, HOOK), Repaired)
+    assert repair(5000 * b"\n" + TEXT + OWN, HOOK) is Doubt.FORM
+    assert repair(OWN + 5000 * b"\n" + TEXT, HOOK) is Doubt.FORM
 
 
 @given(
@@ -222,8 +229,8 @@ def test_an_answer_with_thousands_of_lines_of_messages_is_no_answer() -> None:
 )
 def test_any_pollution_is_cut_down_to_the_backend_s_own_bytes(before: list[bytes], after: list[bytes]) -> None:
     body = b"".join([*before, OWN, *after])
-    found = repaired(body, HOOK)
-    if found is None:
+    found = repair(body, HOOK)
+    if isinstance(found, Doubt):
         assert is_json_object(body)
     else:
         assert found.body == OWN
@@ -236,8 +243,8 @@ PIECES = st.sampled_from(
 
 @given(st.lists(PIECES | st.binary(max_size=8), max_size=8).map(b"".join))
 def test_what_is_repaired_is_a_whole_object_that_stands_in_the_answer(body: bytes) -> None:
-    found = repaired(body, HOOK)
-    if found is not None:
+    found = repair(body, HOOK)
+    if isinstance(found, Repaired):
         assert is_json_object(found.body)
         assert not is_json_object(body)
         before, middle, after = body.partition(found.body)
@@ -280,7 +287,8 @@ def test_what_cannot_be_repaired_for_certain_stays_a_bad_answer_and_says_so() ->
     assert isinstance(failure, Failure)
     assert failure.cause is Cause.BAD_ANSWER
     assert failure.detail == (
-        "status 200 with a PHP message in place of one JSON object, and not certain enough to be repaired"
+        "status 200 with a PHP message in place of one JSON object; "
+        "not repaired: its object has not the hook's own identifiers"
     )
 
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from gateway.hooks import BadHookError, is_json_object, parse_hook, text_of
 from gateway.log import masked
-from gateway.repair import ResponseCheck, printable, repaired
+from gateway.repair import Doubt, ResponseCheck, printable, repair
 from gateway.transport import Answer
 from gateway.verdicts import (
     ALLOW_STATUS,
@@ -94,10 +94,10 @@ def _leniently(answer: Answer, sent: bytes, check: ResponseCheck) -> Ruling | Fa
     """Judge a 200 that is not one JSON object where that may be well all the same."""
     if check is ResponseCheck.OFF:
         return allowed_by_backend(answer.body)
-    mended = repaired(answer.body, sent)
-    if mended is None:
+    mended = repair(answer.body, sent)
+    if isinstance(mended, Doubt):
         failure = _not_an_object(answer)
-        return failure._replace(detail=f"{failure.detail}, and not certain enough to be repaired")
+        return failure._replace(detail=f"{failure.detail}; not repaired: {mended}")
     ruling = allowed_by_backend(mended.body)
     return ruling.remarked(repaired="+".join(mended.kinds), cut=_for_people(mended.cut, sent))
 

@@ -14,7 +14,8 @@ from urllib.parse import unquote
 
 from gateway.clientconfig import ClientConfig, Mode, examined
 from gateway.hooks import is_json_object
-from gateway.repair import MAX_CUT, Repaired, ResponseCheck, repaired
+from gateway.repair import MAX_CUT, Doubt, Repaired, ResponseCheck
+from gateway.repair import repair as mend
 from gateway.transport import Answer
 from gateway.upstreams import judge
 from gateway.verdicts import Failure
@@ -267,15 +268,15 @@ def repair(data: bytes) -> None:
     own = json.dumps({**json.loads(hook), "by": "the backend"}).encode()
     parts = [_part(byte, own, hook, fields) for byte in program[:12]]
     body = b"".join(parts)
-    found = repaired(body, hook)
-    if found is not None:
+    found = mend(body, hook)
+    if isinstance(found, Repaired):
         assert parts.count(own) == 1, (found, body)
         assert found.body == own, (found, body)
         _is_what_was_around(found, body)
     elif parts.count(own) == 1 and all(field.isalnum() and field.isascii() for field in fields):
         assert is_json_object(body) or not all(_is_clean(byte) for byte in program[:12]), body
     ruling = judge(Answer(200, (), body), hook, ResponseCheck.REPAIR)
-    assert isinstance(ruling, Failure) is (found is None and not is_json_object(body)), (ruling, body)
+    assert isinstance(ruling, Failure) is (isinstance(found, Doubt) and not is_json_object(body)), (ruling, body)
 
 
 def _written(data: bytes) -> str:
