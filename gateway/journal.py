@@ -47,6 +47,7 @@ Cursor = tuple[int, int]
 class Attempt(msgspec.Struct, frozen=True, gc=False):
     """One request to a backend, as it is shown."""
 
+    upstream: str
     target: str
     began_ms: float
     """Counted from the hook's head."""
@@ -430,12 +431,15 @@ def _ms(seconds: float) -> float:
 
 def _attempts(decision: Decision) -> Iterable[Attempt]:
     story = decision.story
-    if not story and decision.attempts and decision.target is not None and decision.ruling.source is Source.BACKEND:
+    upstream, target = decision.upstream, decision.target
+    is_usual = decision.attempts and decision.ruling.source is Source.BACKEND
+    if not story and is_usual and upstream is not None and target is not None:
         # The usual case is not recorded: one attempt, which brought the verdict.
         outcome = "ok" if decision.ruling.verdict is Verdict.ALLOW else "denied"
-        story = (AttemptRecord(decision.target, 0.0, decision.upstream_duration, 0.0, outcome, ""),)
+        story = (AttemptRecord(upstream, target, 0.0, decision.upstream_duration, 0.0, outcome, ""),)
     return (
         Attempt(
+            record.upstream,
             record.target,
             _ms(decision.asked_after + record.began),
             _ms(record.duration),

@@ -269,7 +269,7 @@ async def _fail_over(life: Life, route: Route, outcome: Outcome) -> Outcome:
         outgoing = life.outgoing(route, upstream).resent(outcome.attempts)
         deadline = life.started + route.budget
         retry = upstream.retry if route.inherits_retry else route.retry
-        outcome = outcome.followed_by(await upstream.ask(outgoing, deadline, retry))
+        outcome = outcome.followed_by(await upstream.ask(outgoing, deadline, retry), name)
         if not outcome.nobody_there:
             break
     return outcome

@@ -158,6 +158,7 @@ class Ruling(msgspec.Struct, frozen=True, gc=False):
 class AttemptRecord(msgspec.Struct, frozen=True, gc=False):
     """One request to a backend, as the hook's story tells it. Times in seconds."""
 
+    upstream: str
     target: str
     began: float
     """Counted from when the upstream was first asked for this hook."""

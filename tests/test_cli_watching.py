@@ -151,7 +151,7 @@ def test_a_call_s_story_tells_attempts_cause_and_what_the_media_server_does(runn
         rf"request id +{failed['request_id']}",
         "caller +[*]+78",
         "took +[0-9.]+ ms of a budget of 3.0 s",
-        r"attempts +1\. 127\.0\.0\.1:9 after .* ms: unreachable",
+        r"attempts +1\. \S+ 127\.0\.0\.1:9 after .* ms: unreachable",
         r"verdict +reject \(fallback, unreachable\)",
         "because +.*connection refused",
         "answer +403: .+",

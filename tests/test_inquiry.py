@@ -31,7 +31,7 @@ from gateway.upstreams.report import Standing, TargetReport, together
 CHECKED: Final = settings(deadline=None)
 CALL: Final = Call(
     "id", "2026-01-01T00:00:00.000Z", "a", "OnCallEvent", None, "s", "c", "*", "*", "allow", "backend", "ok", 200, "",
-    "u", "t", 1500.0, 2.5, 2.0, (Attempt("t", 0.1, 2.0, 0.0, "ok", ""),), 5, "It goes on.",
+    "u", "t", 1500.0, 2.5, 2.0, (Attempt("u", "t", 0.1, 2.0, 0.0, "ok", ""),), 5, "It goes on.",
 )  # fmt: skip
 REPORT: Final = TargetReport(
     "u", "http://t/", "t", Standing.UP, None, None, (), None, 1, 2, 3, 4, 0.5, {7: 2}, 0, None

@@ -397,21 +397,25 @@ def test_a_call_says_what_its_log_line_says() -> None:
 def test_the_one_attempt_that_brought_the_verdict_is_told_though_it_was_not_recorded() -> None:
     (attempt,) = TELLER.call(decision(denied_by_backend(), upstream_duration=0.01)).attempts
     assert msgspec.structs.asdict(attempt) == {
-        "target": "t:80", "began_ms": 0.1, "duration_ms": 10.0, "queued_ms": 0.0, "outcome": "denied", "error": "",
+        "upstream": "u", "target": "t:80", "began_ms": 0.1, "duration_ms": 10.0, "queued_ms": 0.0, "outcome": "denied",
+        "error": "",
     }  # fmt: skip
 
 
 def test_recorded_attempts_are_told_with_their_times_counted_from_the_hook_s_head() -> None:
     story = (
-        AttemptRecord("t:80", 0.0, 0.5, 0.2, "timeout", "no answer"),
-        AttemptRecord("t:81", 0.5, 0.1, 0.0, "ok", ""),
+        AttemptRecord("gone", "t:80", 0.0, 0.5, 0.2, "timeout", "no answer"),
+        AttemptRecord("u", "t:81", 0.5, 0.1, 0.0, "ok", ""),
     )
     attempts = TELLER.call(decision(story=story, asked_after=0.001, attempts=2)).attempts
     assert [(each.target, each.began_ms, each.duration_ms, each.queued_ms) for each in attempts] == [
         ("t:80", 1.0, 500.0, 200.0),
         ("t:81", 501.0, 100.0, 0.0),
     ]
-    assert [(each.outcome, each.error) for each in attempts] == [("timeout", "no answer"), ("ok", "")]
+    assert [(each.upstream, each.outcome, each.error) for each in attempts] == [
+        ("gone", "timeout", "no answer"),
+        ("u", "ok", ""),
+    ]
 
 
 @pytest.mark.parametrize("ruling", [RULINGS[4], RULINGS[5], msgspec.structs.replace(ALLOWED, source=Source.DUPLICATE)])

@@ -193,6 +193,7 @@ def test_an_upstream_that_stands_in_is_told_its_own_attempt(stage: Stage) -> Non
     _, *attempts = stage.spans(number, 4)
     failed, again, answered = of_kind(attempts, "client")
     assert (failed.failed, again.failed, answered.failed) == (True, True, False)
+    assert [span.attributes["gateway.upstream"] for span in attempts] == ["gone", "second", "second"]
     (told,) = stage.backend.requests_of("ok")[-1].values("traceparent")
     assert told.decode().split("-")[2] == answered.id
 
@@ -563,7 +564,7 @@ def test_patience_with_a_dead_collector_ends_with_the_process(monkeypatch: pytes
 
 def test_a_text_that_is_no_sound_utf_8_still_makes_a_span() -> None:
     trace = Trace(b"1" * 32, b"", 1 << 63)
-    attempt = AttemptRecord("t:1", 0.0, 0.1, 0.0, "timeout", "half a pair: \ud83d")
+    attempt = AttemptRecord("u", "t:1", 0.0, 0.1, 0.0, "timeout", "half a pair: \ud83d")
     one = Decision(
         allowed_by_backend(b"{}"), 1.0, "r", "a", "connect", 1.0, 0.5, "u", "t:1", 1, 0.1, None, 0.0, (attempt,)
     )

@@ -299,7 +299,7 @@ def _attempt(number: int, attempt: Json) -> str:
     waited = f", {milliseconds(attempt['queued_ms'])} of it in the queue" if attempt["queued_ms"] else ""
     error = f": {plain(attempt['error'])}" if attempt["error"] else ""
     return (
-        f"{number}. {plain(attempt['target'])} after {milliseconds(attempt['began_ms'])}, "
+        f"{number}. {plain(attempt['upstream'])} {plain(attempt['target'])} after {milliseconds(attempt['began_ms'])}, "
         f"took {milliseconds(attempt['duration_ms'])}{waited}: {plain(attempt['outcome'])}{error}"
     )
 

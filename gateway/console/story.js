@@ -95,7 +95,7 @@ function attemptItem(attempt) {
   return h(
     "li",
     {},
-    h("div", {}, h("strong", {}, attempt.target ?? "no target"), " ", h("span", { class: `chip chip-${reasonColour(attempt.outcome)}` }, reasonLabel(attempt.outcome))),
+    h("div", {}, h("span", { class: "faint" }, attempt.upstream, " "), h("strong", {}, attempt.target), " ", h("span", { class: `chip chip-${reasonColour(attempt.outcome)}` }, reasonLabel(attempt.outcome))),
     h("div", {}, `began after ${ms(attempt.began_ms)}, took ${ms(attempt.duration_ms)}${waited}`),
     attempt.error ? h("div", { class: "cause" }, attempt.error) : null,
   );

@@ -109,7 +109,7 @@ class Encoder:
         )
         for number, attempt in enumerate(record.attempts, 1):
             start = record.asked_after + attempt.began
-            pattern = self._attempt_pattern(record.kind.upstream, attempt.target, record.kind.method, attempt.outcome)
+            pattern = self._attempt_pattern(attempt.upstream, attempt.target, record.kind.method, attempt.outcome)
             attempt_id = trace.attempt(number).to_bytes(8, "big")
             error = None if attempt.outcome in _STATUS_OF else attempt.error
             span = add(pattern, attempt_id, own_id, start, attempt.duration, error)
@@ -136,8 +136,8 @@ class Encoder:
         }
         return _pattern(f"{verb} /{kind.method}", Span.SPAN_KIND_SERVER, attributes)
 
-    def _new_attempt_pattern(self, upstream: str | None, target: str, method: str, outcome: str) -> Span:
-        url = self._urls.get((upstream or "", target))
+    def _new_attempt_pattern(self, upstream: str, target: str, method: str, outcome: str) -> Span:
+        url = self._urls.get((upstream, target))
         address, port, full = target, None, None
         if url is not None:
             parts = urlsplit(url)

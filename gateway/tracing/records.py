@@ -88,6 +88,7 @@ def record_of(decision: Decision, trace: Trace) -> HookRecord:
 
 def _only_attempt(decision: Decision) -> tuple[AttemptRecord, ...]:
     """The attempt of a hook without a story: it brought the verdict at once; none where no backend was asked."""
-    if decision.target is None or decision.attempts == 0:
+    if decision.upstream is None or decision.target is None or decision.attempts == 0:
         return ()
-    return (AttemptRecord(decision.target, 0.0, decision.upstream_duration, 0.0, decision.ruling.reason, ""),)
+    duration, outcome = decision.upstream_duration, decision.ruling.reason
+    return (AttemptRecord(decision.upstream, decision.target, 0.0, duration, 0.0, outcome, ""),)

@@ -41,13 +41,13 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
         """Whether the upstream as a whole could not be reached, and none of its targets can have seen the hook."""
         return not self.seen and isinstance(self.result, Failure) and self.result.cause is Cause.UNREACHABLE
 
-    def followed_by(self, other: Outcome) -> Outcome:
-        """Both as one: what became of the hook at another upstream, which was asked after this one."""
+    def followed_by(self, other: Outcome, upstream: str) -> Outcome:
+        """Both as one: what became of the hook at another upstream, of this name, which was asked after this one."""
         later = other.began - self.began
         story = other.story
         if not story and isinstance(other.result, Ruling) and other.target is not None:
             outcome = "denied" if other.result is DENIED else "ok"
-            story = (AttemptRecord(other.target, 0.0, other.duration, 0.0, outcome, ""),)
+            story = (AttemptRecord(upstream, other.target, 0.0, other.duration, 0.0, outcome, ""),)
         return Outcome(
             other.result,
             other.target,
@@ -130,10 +130,10 @@ class Upstream:
             result, requests, seen = attempt.result, requests + attempt.requests, seen or attempt.seen
             if attempt.kind is None and not story and requests == 1 and isinstance(result, Ruling):
                 if attempt.queued:
-                    story = _recorded(attempt, target, 0.0, time.perf_counter() - began)
+                    story = self._recorded(attempt, target, 0.0, time.perf_counter() - began)
                 break  # the usual end: a verdict at once, of which outcome and target tell everything
             now = time.perf_counter()
-            story += _recorded(attempt, target, since - began, now - began)
+            story += self._recorded(attempt, target, since - began, now - began)
             since = now
             if attempt.kind is None:
                 break  # a verdict, or a failure that nothing repeats
@@ -213,7 +213,7 @@ class Upstream:
                     break
                 target.count(Cause.UNREACHABLE)
                 self._count_retry(target, attempt)
-                lost = _record(attempt, target, 0.0, time.perf_counter() - began)
+                lost = self._record(attempt, target, 0.0, time.perf_counter() - began)
                 outgoing = outgoing.resent(outgoing.sent + requests)
                 fresh = True
         except BaseException:
@@ -268,6 +268,23 @@ class Upstream:
                 return 0.0
         return max(_PATIENCE, 2 * target.usual.estimate())
 
+    def _recorded(self, attempt: _Attempt, target: Target, began: float, ended: float) -> tuple[AttemptRecord, ...]:
+        """An attempt for the hook's story, after the one on a closed connection if it began with that."""
+        if not attempt.requests:
+            return ()
+        if (lost := attempt.lost) is None:
+            return (self._record(attempt, target, began, ended),)
+        lost = msgspec.structs.replace(lost, began=began)
+        return (lost, self._record(attempt, target, began + lost.duration, ended))
+
+    def _record(self, attempt: _Attempt, target: Target, began: float, ended: float) -> AttemptRecord:
+        result = attempt.result
+        if isinstance(result, Ruling):
+            outcome, error = "denied" if result is DENIED else "ok", ""
+        else:
+            outcome, error = result.cause.value, result.detail
+        return AttemptRecord(self.name, target.name, began, ended - began, attempt.queued, outcome, error)
+
     def _count_retry(self, target: Target, attempt: _Attempt) -> None:
         if isinstance(attempt.result, Failure) and not target.retired:
             self._retries.labelled(self.name, attempt.result.cause).inc()
@@ -308,25 +325,6 @@ def _failed(fault: ExchangeError, requests: int) -> _Attempt:
         queued=fault.queued,
         held_up=fault.held_up,
     )
-
-
-def _recorded(attempt: _Attempt, target: Target, began: float, ended: float) -> tuple[AttemptRecord, ...]:
-    """An attempt for the hook's story, after the one on a closed connection if it began with that."""
-    if not attempt.requests:
-        return ()
-    if (lost := attempt.lost) is None:
-        return (_record(attempt, target, began, ended),)
-    lost = msgspec.structs.replace(lost, began=began)
-    return (lost, _record(attempt, target, began + lost.duration, ended))
-
-
-def _record(attempt: _Attempt, target: Target, began: float, ended: float) -> AttemptRecord:
-    result = attempt.result
-    if isinstance(result, Ruling):
-        outcome, error = "denied" if result is DENIED else "ok", ""
-    else:
-        outcome, error = result.cause.value, result.detail
-    return AttemptRecord(target.name, began, ended - began, attempt.queued, outcome, error)
 
 
 def _is_full(result: Ruling | Failure) -> bool:
