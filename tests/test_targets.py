@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -335,6 +336,46 @@ def test_a_target_that_is_back_serves_every_hook_again(gateway: RunningGateway, 
     assert wait_until(lambda: hook(gateway).status == 200)
     assert {told(gateway, hook(gateway)) for _ in range(8)} == {("allow", "ok", 1)}
     assert gateway.metric("gateway_target_up", upstream="u") == 1
+
+
+def events(gateway: RunningGateway, target: str) -> list[tuple[str, str | None]]:
+    """What the log tells of this target's coming and going: event and app."""
+    lines = [line for line in gateway.lines() if str(line.get("event")).startswith("target_")]
+    return [(line["event"], line.get("app")) for line in lines if line["target"] == target]
+
+
+def test_the_log_tells_once_that_a_target_is_ejected_and_once_that_it_is_back(
+    gateway: RunningGateway, backend: PacedBackend
+) -> None:
+    upstream = {"url": backend.url, "breaker": {"failures": 2, "open_for": "100ms"}, "retry": {"attempts": 1}}
+    serve(gateway, {"u": upstream}, {"a": {"upstream": "u"}})
+    backend.kill()
+    open_breaker(gateway)
+    ejected = gateway.metric("gateway_target_ejections_total", upstream="u")
+    assert wait_until(
+        lambda: hook(gateway).status and gateway.metric("gateway_target_ejections_total", upstream="u") >= ejected + 3
+    )
+    assert events(gateway, backend.name) == [("target_ejected", None)]
+    backend.revive()
+    assert wait_until(lambda: hook(gateway).status == 200)
+    assert wait_until(lambda: len(events(gateway, backend.name)) > 1)
+    assert events(gateway, backend.name) == [("target_ejected", None), ("target_back", None)]
+    (line,) = [line for line in gateway.lines() if f"{backend.name} is back" in line.get("message", "")]
+    assert re.fullmatch(r"u: target \S+ is back, after \d+\.\d s", line["message"])
+    assert line["level"] == "warning"
+
+
+def test_the_log_tells_for_which_app_a_target_is_closed_and_back(
+    gateway: RunningGateway, backend: PacedBackend
+) -> None:
+    upstream = {"url": backend.url, "breaker": {"failures": 2, "open_for": "100ms"}, "retry": {"attempts": 1}}
+    serve(gateway, {"u": upstream}, {"a": {"upstream": "u", "timeout": "100ms"}, "b": {"upstream": "u"}})
+    backend.mode = Mode.HOLD
+    assert wait_until(lambda: hook(gateway).status == 403 and events(gateway, backend.name))
+    backend.mode = Mode.OK
+    assert wait_until(lambda: hook(gateway).status == 200)
+    assert wait_until(lambda: len(events(gateway, backend.name)) > 1)
+    assert events(gateway, backend.name) == [("target_closed", "a"), ("target_back", "a")]
 
 
 @pytest.mark.parametrize("mode", [Mode.DENY, Mode.HTML, Mode.ERROR])

@@ -19,7 +19,7 @@ from gateway.metrics.cells import Value
 from gateway.repair import ResponseCheck
 from gateway.tracecontext import Trace
 from gateway.transport import Answer, Pool, Resolver, Terms, Transport, TransportSettings
-from gateway.upstreams.admission import Admission, Shut
+from gateway.upstreams.admission import Admission, Shut, Ticket
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +79,7 @@ class Target:
         """Why it was last closed, to everyone or to an app, for people."""
         self.held_since: float | None = None
         """Unix time since which an operator has it ejected."""
+        self._told_out: dict[str | None, float] = {}  # since when, by the app; None: everyone's
         self._upstream = upstream
         self._base = url.rstrip("/")
         self._beginnings: dict[str, bytes] = {}
@@ -156,28 +157,61 @@ class Target:
         was_closed = self.admission.is_closed(now)
         self.held_since = None
         self.admission.restore(now)
+        self._tell_back(now)
         return not was_closed
 
     def recovered(self, now: float) -> None:
         """What a health check held against it is over; what an operator holds is not."""
         if self.held_since is None:
             self.breaker.restore(now)
+            self._tell_back(now)
 
     async def retire(self) -> None:
         """The configuration has it no more: hooks on it end, then its connections."""
         self.retired = True
         await self.transport.aclose()
 
+    def answered(self, ticket: Ticket, tenant: str, now: float) -> None:
+        """A hook of this tenant's was answered."""
+        self.admission.succeeded(ticket, tenant, now)
+        if self._told_out:
+            self._tell_back(now)
+
     def shut(self, whom: Shut, tenant: str, detail: str) -> None:
-        """A breaker opened just now: count it, and tell whoever reads the log at night."""
+        """A breaker opened just now: count it, and tell whoever reads the log at night, though not of each probe."""
         if self.retired or whom is Shut.NOBODY:
             return
         self.why = detail
-        if whom is Shut.ALL:
+        app = None if whom is Shut.ALL else tenant
+        if app is None:
             self._ejections.inc()
-            logger.warning("%s: target %s is ejected: %s", self._upstream, self.name, detail)
+        if app in self._told_out:
+            return
+        self._told_out[app] = self._loop.time()
+        named = (self._upstream, self.name)
+        if app is None:
+            logger.warning("%s: target %s is ejected: %s", *named, detail, extra=self._fields("target_ejected"))
         else:
-            logger.warning("%s: target %s is closed to app %s: %s", self._upstream, self.name, tenant, detail)
+            fields = self._fields("target_closed", app)
+            logger.warning("%s: target %s is closed to app %s: %s", *named, app, detail, extra=fields)
+
+    def _tell_back(self, now: float) -> None:
+        """Tell of whatever was told to be out and no longer is."""
+        still: set[str | None] = {*self.admission.closed_to(now)}
+        if self.admission.is_ejected(now):
+            still.add(None)
+        for app in self._told_out.keys() - still:
+            seconds = now - self._told_out.pop(app)
+            whose = "" if app is None else f" for app {app}"
+            extra = self._fields("target_back", app)
+            logger.warning(
+                "%s: target %s is back%s, after %.1f s", self._upstream, self.name, whose, seconds, extra=extra
+            )
+
+    def _fields(self, event: str, app: str | None = None) -> dict[str, dict[str, str]]:
+        """What a program may want to know of a log line."""
+        fields = {"event": event, "upstream": self._upstream, "target": self.name}
+        return {"fields": fields if app is None else {**fields, "app": app}}
 
     def sample(self, now: float) -> None:
         """Set the gauges that only a scrape needs."""

@@ -236,7 +236,7 @@ class Upstream:
             own = max(0.0, seconds - attempt.queued)  # its own time, not the queue's
             target.usual.observe(own)
             target.last_minute.observe(own, now)
-            admission.succeeded(ticket, tenant, now)
+            target.answered(ticket, tenant, now)
             return
         target.count(result.cause)
         target.note_failure(result.detail)
@@ -245,7 +245,7 @@ class Upstream:
         if attempt.stale or attempt.held_up or _is_full(result):
             admission.abandoned(ticket, tenant, now)
         elif not _is_down(result):
-            admission.succeeded(ticket, tenant, now)  # a wrong answer is an answer: the target is there
+            target.answered(ticket, tenant, now)  # a wrong answer is an answer: the target is there
         else:
             whom = admission.failed(
                 ticket,
