@@ -18,6 +18,7 @@ from gateway.metrics.catalogue import UNKNOWN_APP
 from gateway.routing import Table
 from gateway.shadowing import Shadows, candidates
 from gateway.tenants import Tenant
+from gateway.tls.copies import NO_COPIES, Copies
 from gateway.upstreams import Targets, Upstream
 
 
@@ -35,10 +36,10 @@ class Snapshot:
 class Runtime:
     """Holds the snapshot in force. Build it inside a running loop."""
 
-    def __init__(self, config: Config, metrics: Metrics) -> None:
+    def __init__(self, config: Config, metrics: Metrics, copies: Copies = NO_COPIES) -> None:
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
-        self.targets = Targets(metrics, config.server.workers)
+        self.targets = Targets(metrics, config.server.workers, copies)
         self.duplicates = Duplicates()
         self._tenants: dict[str, Tenant] = {}
         self.shadows = Shadows(metrics)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from faulty import Certificates, FaultyBackend, right_answer
+from faulty import Certificates, FaultyBackend, right_answer, tls_backend
 from gateways import RunningGateway, read_answer, running_gateway, wait_until
 from secured import BODY, HANDSHAKE_LIMIT, HOOK, Files, answer_over_tls, client, config, hang_up, is_served, secured
 
@@ -337,14 +338,43 @@ def test_refused_handshakes_do_not_flood_the_log(mutual: RunningGateway, ours: C
     assert not any("exception" in line for line in mutual.lines())
 
 
-def test_a_worker_that_dies_while_the_files_are_broken_says_so_and_comes_back_with_them(
-    ours: Certificates, tmp_path: Path
+@pytest.mark.parametrize("broken", ["certificate", "key"])
+def test_workers_that_die_while_the_files_are_broken_are_replaced_and_serve_by_those_from_before(
+    ours: Certificates, theirs: Certificates, tmp_path: Path, broken: str
 ) -> None:
     files = Files(tmp_path, ours.valid)
     with running_gateway(config(files.section, workers=2), tmp_path) as gateway:
-        files.put(b"no certificate", files.certificate)
-        os.kill(gateway.get("/api/status").json()["workers"][0], signal.SIGKILL)
-        told = "cannot serve until its files are mended"
-        assert "exception" not in gateway.wait_for_line(lambda line: told in line.get("message", ""), 20)
-        files.install(ours.valid)
-        assert wait_until(lambda: gateway.metric("gateway_workers") == 2, 20)
+        files.put(b"no PEM file at all", getattr(files, broken))
+        victims = gateway.get("/api/status").json()["workers"]
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        assert wait_until(lambda: gateway.metric("gateway_worker_deaths_total") == 2, 20)
+        assert wait_until(lambda: gateway.metric("gateway_workers") == 2, 20), gateway.log.read_text()
+        assert not set(gateway.get("/api/status").json()["workers"]) & set(victims)
+        assert {serial_shown(gateway, ours) for _ in range(12)} == {serial_of(ours.valid[0])}
+        assert is_served(gateway, client(ours))
+        told = "server.tls: the changed files cannot be used, the old ones stay"
+        assert wait_until(lambda: sum(told in line.get("message", "") for line in gateway.lines()) >= 2)
+        assert not any("exception" in line for line in gateway.lines())
+        files.install(theirs.valid)
+        hang_up(gateway)
+        assert {serial_shown(gateway, ours, theirs) for _ in range(12)} == {serial_of(theirs.valid[0])}
+
+
+def test_a_worker_that_begins_while_a_backend_s_authority_is_broken_on_the_disk_trusts_it_as_before(
+    ours: Certificates, tmp_path: Path
+) -> None:
+    authority = tmp_path / "authority.pem"
+    authority.write_bytes(ours.ca.read_bytes())
+    with tls_backend(ours, "valid") as backend:
+        upstreams = {"u": {"url": backend.url_of("ok"), "tls": {"ca": str(authority)}, "breaker": "off"}}
+        server = {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "workers": 2}
+        text = json.dumps({"server": server, "upstreams": upstreams, "apps": {"defaultApp": {"upstream": "u"}}})
+        with running_gateway(text, tmp_path) as gateway:
+            assert gateway.hook(callId="before").status_code == 200
+            authority.write_bytes(b"")
+            for pid in gateway.get("/api/status").json()["workers"]:
+                os.kill(pid, signal.SIGKILL)
+            assert wait_until(lambda: gateway.metric("gateway_worker_deaths_total") == 2, 20)
+            assert wait_until(lambda: gateway.metric("gateway_workers") == 2, 20), gateway.log.read_text()
+            assert [gateway.hook(callId=f"after-{number}").status_code for number in range(12)] == [200] * 12

@@ -114,6 +114,11 @@ class ServerTls(Section):
         description="Oldest version of TLS that is spoken: 1.2 or 1.3. Default 1.2; 1.3 keeps old Java clients out.",
     )
 
+    @property
+    def files(self) -> tuple[str | None, ...]:
+        """The paths of the files that belong together: ``certificate``, ``key``, ``client_ca``."""
+        return self.certificate, self.key, self.client_ca
+
 
 class UpstreamTls(Section):
     """TLS to https targets. Their certificates are always verified; changed files are taken up within a minute."""
@@ -148,6 +153,11 @@ class UpstreamTls(Section):
         "URLs have another. Default: the host of each URL; a name that "
         "the certificate lacks makes the targets unreachable.",
     )
+
+    @property
+    def files(self) -> tuple[str | None, ...]:
+        """The paths of the files that belong together: ``ca``, ``certificate``, ``key``."""
+        return self.ca, self.certificate, self.key
 
 
 # --- the files ---

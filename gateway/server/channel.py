@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from gateway.admin.inquiry import Question
 from gateway.config import Config
+from gateway.tls.copies import NO_COPIES, Copies
 
 _LENGTH: Final = struct.Struct("!I")
 _LARGE: Final = 16 * 1024
@@ -23,6 +24,8 @@ class Take(NamedTuple):
     config: Config
     orders: tuple[Question[Any], ...] = ()
     """What operators had ordered before the worker began."""
+    copies: Copies = NO_COPIES
+    """Of PEM files, for a worker that cannot use those on the disk."""
 
 
 class Ping(NamedTuple):

@@ -8,7 +8,6 @@ import gc
 import logging
 import socket
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 from gateway.access import AllowedAddresses
@@ -28,6 +27,7 @@ from gateway.server.holdups import HoldUps
 from gateway.server.listening import Listener, all_started
 from gateway.sessions import Sessions
 from gateway.tls.certificates import Renewal, ServerTLS
+from gateway.tls.copies import NO_COPIES, Copies
 from gateway.tls.handshakes import FailedHandshake, HandshakeFault
 from gateway.tracing import Tracing
 
@@ -52,12 +52,13 @@ class HookService:
         writer: Writer,
         listeners: tuple[DecisionListener, ...] = (),
         sessions: Sessions | None = None,
+        copies: Copies = NO_COPIES,
     ) -> None:
         self._writer = writer
         self._access = AccessLog(writer)
         self._apply_log(config)
         writer.on_drop = metrics.log_dropped.inc
-        self.runtime = Runtime(config, metrics)
+        self.runtime = Runtime(config, metrics, copies)
         journal = Journal()
         told = (metrics.record, self._access.record, journal.record, *listeners)
         endpoint = HookEndpoint(self.runtime, told, sessions)
@@ -70,7 +71,7 @@ class HookService:
         self._config = config
         self._front = FrontState(_limits(config), LINGER, endpoint.refuse)
         self._front.addresses = AllowedAddresses(config.server.allow_from)
-        self._tls = _server_tls(config)
+        self._tls = _server_tls(config, copies)
         self._listener = Listener(
             hook_app(endpoint),
             sockets,
@@ -90,6 +91,7 @@ class HookService:
 
     async def start(self) -> None:
         """Return when hooks are accepted."""
+        self._refresh_tls()  # says so where it begins with copies
         await self.runtime.start()
         await self._tracing.take(self._config)
         self._recorder.configure(self._config.record)
@@ -173,12 +175,9 @@ def _limits(config: Config) -> FrontLimits:
     )
 
 
-def _server_tls(config: Config) -> ServerTLS | None:
+def _server_tls(config: Config, copies: Copies) -> ServerTLS | None:
     tls = config.server.tls
-    if tls is None:
-        return None
-    client_ca = None if tls.client_ca is None else Path(tls.client_ca)
-    return ServerTLS(Path(tls.certificate), Path(tls.key), client_ca, tls.minimum_version)
+    return None if tls is None else ServerTLS(tls.files, tls.minimum_version, copies)
 
 
 def _calm_the_collector() -> None:

@@ -32,6 +32,7 @@ from gateway.metrics.foreign import ForeignCells
 from gateway.reloading import Reloader, with_workers
 from gateway.routing import RuleNames
 from gateway.server.channel import Ask, Channel, Ping, Pong, Ready, Stop, Take, Told, Took
+from gateway.server.hookservice import LOOK_AT_CERTIFICATES_EVERY
 from gateway.server.listening import StartError, address_of, bind, close, unlink
 from gateway.server.single import (
     admin_listener,
@@ -42,6 +43,7 @@ from gateway.server.single import (
     serving_admin,
     warn_of_shortage,
 )
+from gateway.server.spares import Spares
 from gateway.sessions import shared_memory
 from gateway.shadowing import candidates
 from gateway.upstreams.registry import target_names
@@ -189,6 +191,7 @@ class Supervisor:
         self._config: Config = loaded.config
         self._serial = 0
         self._orders = Orders()
+        self._spares = Spares()
         self._asking = asyncio.Semaphore(_QUESTIONS)
         self._reading = threading.Lock()
         """Held while workers' cells are read, in a scrape's thread, or taken over from one that has ended."""
@@ -213,6 +216,7 @@ class Supervisor:
         admin = admin_listener(state, self._admin_sockets)
         _keep_series(self._metrics, self._config)
         keeping: list[asyncio.Task[None]] = []
+        sparing = asyncio.create_task(self._keep_spares())
         async with serving_admin(admin, self._reloader, self._stop, self.stop), contextlib.aclosing(events):
             try:
                 await self._start_all()
@@ -225,6 +229,7 @@ class Supervisor:
                 announce_stopping(self._loaded)
                 pinging.cancel()
             finally:
+                sparing.cancel()
                 self._stop.set()
                 unlink(self._loaded.config.server.listen)
                 await self._stop_all(keeping)
@@ -260,7 +265,7 @@ class Supervisor:
         theirs.close()
         worker = Worker(slot, process, channel, cells)
         self._workers[slot] = worker
-        worker.send(Take(self._serial, self._config, self._orders.standing()))
+        worker.send(Take(self._serial, self._config, self._orders.standing(), self._spares.copies))
         return worker
 
     async def _keep(self, worker: Worker) -> None:
@@ -302,6 +307,12 @@ class Supervisor:
                 await asyncio.sleep(_RESPAWN_AFTER)
         return None
 
+    async def _keep_spares(self) -> None:
+        """Have copies of what the workers take up by themselves when it is renewed."""
+        while True:
+            await asyncio.to_thread(self._spares.look, self._config)
+            await asyncio.sleep(LOOK_AT_CERTIFICATES_EVERY)
+
     async def _ping(self) -> None:
         """Kill workers that live but do not answer; they are replaced as if they had died."""
         while True:
@@ -342,6 +353,7 @@ class Supervisor:
         with contextlib.suppress(TimeoutError):  # one that hangs gets it when it is replaced
             async with asyncio.timeout(_SILENCE_LIMIT):
                 await asyncio.gather(*(worker.took(self._serial) for worker in workers))
+        await asyncio.to_thread(self._spares.look, self._config)
         _keep_series(self._metrics, self._config)
 
     async def ask(self, question: Question[T]) -> Said[T]:

@@ -44,8 +44,10 @@ async def serve(arguments: argparse.Namespace, writer: Writer) -> None:
     metrics = Metrics(__version__, Cells(arguments.values, arguments.names))
     sockets = [socket.socket(fileno=fd) for fd in arguments.listen]
     try:
-        service = HookService(first.config, sockets, metrics, writer, sessions=Sessions(arguments.sessions))
-    except OSError as exc:  # certificates that have been broken on the disk since the supervisor read them
+        service = HookService(
+            first.config, sockets, metrics, writer, sessions=Sessions(arguments.sessions), copies=first.copies
+        )
+    except OSError as exc:  # certificates that were broken on the disk before the supervisor had copies of them
         logger.error("this worker cannot serve until its files are mended: %s", exc)
         return
     for number in (signal.SIGINT, signal.SIGHUP):

@@ -6,11 +6,13 @@ import os
 import ssl
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import Enum, auto
 from pathlib import Path
 from typing import Final, Generic, NamedTuple, Self, TypeVar
+
+from gateway.tls.copies import NO_COPIES, Copies, Files, in_memory
 
 _VERSIONS: Final = {
     "1.0": ssl.TLSVersion.TLSv1,
@@ -25,13 +27,23 @@ _T = TypeVar("_T")
 class MadeOfFiles(Generic[_T]):
     """Something made of files, and made anew when they have changed."""
 
-    def __init__(self, files: Sequence[str | Path | None], make: Callable[[], _T]) -> None:
-        """None stands for no file. Raises what *make* raises, OSError where a file is missing."""
-        self._files = [file for file in files if file is not None]
+    def __init__(self, files: Files, make: Callable[[Files], _T], copies: Copies = NO_COPIES) -> None:
+        """Where they are of no use, it is made of their copies. Raises what *make* raises, OSError for a lacking file.
+
+        ``refresh`` then says so once, as of changed files, and takes them up when they have been mended.
+        """
+        self._files = files
         self._make = make
-        self._seen = self._stamps()
+        self._seen: object = self._stamps()
         self._unfit: object = None
-        self.value = make()
+        try:
+            self.value = make(files)
+        except OSError:
+            if files not in copies:
+                raise
+            with in_memory(copies[files]) as paths:
+                self.value = make(paths)
+            self._seen = None
 
     def refresh(self) -> bool:
         """Make it anew if the files have changed; whether it was.
@@ -44,7 +56,7 @@ class MadeOfFiles(Generic[_T]):
             self._unfit = None
             return False
         try:
-            self.value = self._make()
+            self.value = self._make(self._files)
         except OSError:
             if seen == self._unfit:
                 return False
@@ -57,8 +69,10 @@ class MadeOfFiles(Generic[_T]):
         return tuple(map(_stamp, self._files))
 
 
-def _stamp(file: str | Path) -> tuple[int, int] | None:
+def _stamp(file: str | None) -> tuple[int, int] | None:
     """What tells whether a file is another than before; None where there is none."""
+    if file is None:
+        return None
     try:
         state = os.stat(file)
     except OSError:
@@ -110,10 +124,9 @@ class ServerTLS:
     out of ``client_ca`` is trusted no more, not even by resuming a session: no context knows the tickets of another.
     """
 
-    def __init__(self, certificate: Path, key: Path, client_ca: Path | None, minimum_version: str) -> None:
-        self._paths = (certificate, key, client_ca)
-        self._minimum_version = _VERSIONS[minimum_version]
-        self._loaded = MadeOfFiles(self._paths, self._load)
+    def __init__(self, files: Files, minimum_version: str, copies: Copies = NO_COPIES) -> None:
+        """*files*: certificate, key, ``client_ca``. Raises OSError (ssl.SSLError)."""
+        self._loaded = MadeOfFiles(files, lambda paths: _server_side(paths, minimum_version), copies)
         self.context = _Front(self._loaded.value.context)
 
     def refresh(self) -> Renewal:
@@ -125,21 +138,32 @@ class ServerTLS:
         same = self._loaded.value.authorities == before.authorities
         return Renewal.CERTIFICATE if same else Renewal.AUTHORITIES
 
-    def _load(self) -> _Loaded:
-        certificate, key, client_ca = self._paths
-        authorities = b"" if client_ca is None else client_ca.read_bytes()
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = self._minimum_version
-        context.set_alpn_protocols(["http/1.1"])
-        context.load_cert_chain(certificate, key, password=_refuse_to_ask)
-        if client_ca is not None:
-            context.verify_mode = ssl.CERT_REQUIRED
-            context.load_verify_locations(client_ca)
-        return _Loaded(context, authorities)
+
+def server_context(files: Files, minimum_version: str) -> ssl.SSLContext:
+    """A context for the hook port, of certificate, key and ``client_ca``. Raises OSError (ssl.SSLError)."""
+    return _server_side(files, minimum_version).context
 
 
-def client_context(*, ca: str | None, certificate: str | None, key: str | None, minimum_version: str) -> ssl.SSLContext:
-    """A context for a backend: its certificate and host name are always verified. Raises OSError (ssl.SSLError)."""
+def _server_side(files: Files, minimum_version: str) -> _Loaded:
+    certificate, key, client_ca = files
+    assert certificate is not None
+    authorities = b"" if client_ca is None else Path(client_ca).read_bytes()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = _VERSIONS[minimum_version]
+    context.set_alpn_protocols(["http/1.1"])
+    context.load_cert_chain(certificate, key, password=_refuse_to_ask)
+    if client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(client_ca)
+    return _Loaded(context, authorities)
+
+
+def client_context(files: Files, minimum_version: str) -> ssl.SSLContext:
+    """A context for a backend, of ``ca``, certificate and key: its certificate and host name are always verified.
+
+    Raises OSError (ssl.SSLError).
+    """
+    ca, certificate, key = files
     context = ssl.create_default_context(cafile=ca)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # the operator asks for 1.0 or 1.1 knowingly

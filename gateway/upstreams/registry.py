@@ -15,6 +15,7 @@ from gateway.config import Upstream as UpstreamConfig
 from gateway.config import UpstreamTls
 from gateway.metrics.catalogue import Metrics
 from gateway.tls.certificates import MadeOfFiles, client_context
+from gateway.tls.copies import NO_COPIES, Copies
 from gateway.transport import Resolver, TransportSettings
 from gateway.upstreams.health import HealthCheck
 from gateway.upstreams.report import TargetReport, report_of
@@ -35,8 +36,9 @@ class _Key(NamedTuple):
 class Targets:
     """Live targets by upstream and URL, with their health checks."""
 
-    def __init__(self, metrics: Metrics, workers: int = 1) -> None:
+    def __init__(self, metrics: Metrics, workers: int = 1, copies: Copies = NO_COPIES) -> None:
         self._metrics = metrics
+        self._copies = copies
         self._workers = workers
         self._resolver = Resolver()
         self._live: dict[_Key, Target] = {}
@@ -152,13 +154,7 @@ class Targets:
         held = self._contexts.get(config)
         if held is None:
             held = self._contexts[config] = MadeOfFiles(
-                (config.ca, config.certificate, config.key),
-                lambda: client_context(
-                    ca=config.ca,
-                    certificate=config.certificate,
-                    key=config.key,
-                    minimum_version=config.minimum_version,
-                ),
+                config.files, lambda files: client_context(files, config.minimum_version), self._copies
             )
         return held.value
 
