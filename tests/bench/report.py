@@ -14,13 +14,14 @@ from bench.scenarios import Outcome, Result
 from bench.targets import Measured, judged, workers_gain
 
 _READING = """\
-How to read it: each contender has a CPU to itself, wrk and a static nginx backend share another, all on loopback.
-The figure that carries over to other machines is CPU time per hook, user and system, of all the contender's processes
-(from `/proc`), and best of all its ratio to HAProxy, which did the same in the same minute: contenders take turns in
-every round, a figure is the median of its rounds, a ratio the median of the rounds' own ratios. Hooks/s is what one
-CPU gave while wrk asked for more; latencies are wrk's at that full load, where every contender has a queue. Every hook
-differs from every other, every answer was checked, and an unexpected one fails the run. The gateway does all that it
-does by default (routing, deadline, breaker, duplicates, metrics, request ids), with the access log off unless said
+How to read it: each contender has a CPU to itself, wrk and a static nginx backend share another, all on loopback. The
+figure that carries over to other machines is CPU time per hook, user and system, of all the contender's processes (from
+`/proc`), and best of all its ratio to HAProxy, which did the same in the same minute: contenders take turns in every
+round, a figure is the median of its rounds, a ratio the median of the rounds' own ratios (with twice as many rounds for
+the proxies side by side, and three times as many for access log and apps, where a few percent decide). Hooks/s is what
+one CPU gave while wrk asked for more; latencies are wrk's at that full load, where every contender has a queue. Every
+hook differs from every other, every answer was checked, and an unexpected one fails the run. The gateway does all that
+it does by default (routing, deadline, breaker, duplicates, metrics, request ids), with the access log off unless said
 otherwise; HAProxy finds the app in the body with `json_query`, looks it up in a map, and limits connections likewise.
 """
 

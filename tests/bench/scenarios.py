@@ -50,6 +50,9 @@ class Scenario:
     entrants: tuple[Entrant, ...]
     connections: int = 16
     hook_size: int = HOOK_SIZE
+    times: int = 1
+    """How many rounds there are for each that is asked for: more where a few percent decide, which are less than one
+    round differs from the next."""
 
 
 @dataclass(frozen=True)
@@ -122,16 +125,21 @@ def _two_ways(first: Setting, first_name: str, second: Setting, second_name: str
 
 
 SCENARIOS: Final = (
-    Scenario("keepalive-16", "keep-alive backend, 16 connections", tuple(Entrant(kind) for kind in Kind)),
+    Scenario("keepalive-16", "keep-alive backend, 16 connections", tuple(Entrant(kind) for kind in Kind), times=2),
     Scenario("keepalive-1", "keep-alive backend, 1 connection", _both(), connections=1),
     Scenario("keepalive-256", "keep-alive backend, 256 connections", _both(), connections=256),
     Scenario("close-16", "`Connection: close` backend, 16 connections", _both(Setting(behind=Behind.CLOSE))),
     Scenario("hook-32k", "hook and answer of 32 kB", _both(), hook_size=32_000),
     Scenario("refuse", "the backend refuses", _both(Setting(behind=Behind.REFUSE))),
     Scenario("breaker-open", "the backend is down, the breaker open", _both(Setting(behind=Behind.DOWN))),
-    Scenario("log", "access log", _two_ways(_USUAL, "access log off", Setting(access_log=True), "access log on")),
+    Scenario(
+        "log",
+        "access log",
+        _two_ways(_USUAL, "access log off", Setting(access_log=True), "access log on"),
+        times=3,
+    ),
     Scenario("tls", "TLS in front", _both(Setting(tls=True))),
-    Scenario("apps", "apps", _two_ways(Setting(apps=10), "10 apps", Setting(apps=10_000), "10,000 apps")),
+    Scenario("apps", "apps", _two_ways(Setting(apps=10), "10 apps", Setting(apps=10_000), "10,000 apps"), times=3),
     Scenario(
         "workers",
         "workers, on both CPUs",
@@ -196,7 +204,7 @@ def measure(
         for one, file in zip(contenders, files, strict=True):
             loaded(shop, one, file, scenario.connections, WARM_UP)
         measured: list[list[Measurement]] = [[] for _ in contenders]
-        for _ in range(rounds):
+        for _ in range(rounds * scenario.times):
             for one, file, figures in zip(contenders, files, measured, strict=True):
                 figures.append(loaded(shop, one, file, scenario.connections, seconds))
         results = []

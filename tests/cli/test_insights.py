@@ -9,12 +9,12 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from cli.commands import Run, gateway
 from faulty import FaultyBackend, Turn, added_case, refused_port, reply
 from gateways import RunningGateway, running_gateway, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cli.commands import Run, gateway
 from gateway.cli import noting
 from gateway.cli.watching import line_of
 from gateway.comparison import Difference

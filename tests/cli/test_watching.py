@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from cli.commands import Run, gateway
 from gateways import LISTEN, ROOT, RunningGateway, running_gateway, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,6 +30,7 @@ from programs import free_port
 from rich.cells import cell_len
 from rich.console import Console
 
+from cli.commands import Run, gateway
 from gateway.cli import showing
 from gateway.cli.asking import TOKEN_VARIABLE, gateway_at
 from gateway.cli.top import View, screen
