@@ -36,6 +36,8 @@ def test_hooks_left_without_an_answer_close_the_target_to_their_tenant_alone(adm
     assert admission.admit("a", 1.0) is None
     assert admission.ready("b", 1.0)
     assert not admission.is_closed(1.0)
+    assert [admission.is_closed_to(tenant, 1.0) for tenant in "ab"] == [True, False]
+    assert not admission.is_ejected(1.0)
 
 
 def test_a_target_that_cannot_be_connected_to_is_closed_to_all(admission: Admission) -> None:

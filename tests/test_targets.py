@@ -365,6 +365,18 @@ def test_the_log_tells_once_that_a_target_is_ejected_and_once_that_it_is_back(
     assert line["level"] == "warning"
 
 
+def test_the_log_tells_that_a_target_is_back_which_an_operator_has_restored(
+    gateway: RunningGateway, backend: PacedBackend
+) -> None:
+    upstream = {"url": backend.url, "breaker": {"failures": 2, "open_for": FOREVER}, "retry": {"attempts": 1}}
+    serve(gateway, {"u": upstream}, {"a": {"upstream": "u"}})
+    backend.kill()
+    open_breaker(gateway)
+    assert gateway.post(f"/api/upstreams/u/{backend.name}/restore").json()["result"] == "restored"
+    assert wait_until(lambda: len(events(gateway, backend.name)) > 1)
+    assert events(gateway, backend.name) == [("target_ejected", None), ("target_back", None)]
+
+
 def test_the_log_tells_for_which_app_a_target_is_closed_and_back(
     gateway: RunningGateway, backend: PacedBackend
 ) -> None:

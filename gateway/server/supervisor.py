@@ -192,6 +192,7 @@ class Supervisor:
         self._serial = 0
         self._orders = Orders()
         self._spares = Spares()
+        self._look_at_files = asyncio.Event()
         self._asking = asyncio.Semaphore(_QUESTIONS)
         self._reading = threading.Lock()
         """Held while workers' cells are read, in a scrape's thread, or taken over from one that has ended."""
@@ -310,8 +311,10 @@ class Supervisor:
     async def _keep_spares(self) -> None:
         """Have copies of what the workers take up by themselves when it is renewed."""
         while True:
+            self._look_at_files.clear()
             await asyncio.to_thread(self._spares.look, self._config)
-            await asyncio.sleep(LOOK_AT_CERTIFICATES_EVERY)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._look_at_files.wait(), LOOK_AT_CERTIFICATES_EVERY)
 
     async def _ping(self) -> None:
         """Kill workers that live but do not answer; they are replaced as if they had died."""
@@ -353,7 +356,7 @@ class Supervisor:
         with contextlib.suppress(TimeoutError):  # one that hangs gets it when it is replaced
             async with asyncio.timeout(_SILENCE_LIMIT):
                 await asyncio.gather(*(worker.took(self._serial) for worker in workers))
-        await asyncio.to_thread(self._spares.look, self._config)
+        self._look_at_files.set()
         _keep_series(self._metrics, self._config)
 
     async def ask(self, question: Question[T]) -> Said[T]:

@@ -69,6 +69,11 @@ class Admission:
             tenant: breaker.since for tenant, breaker in self._own.items() if breaker.state(now) is not State.CLOSED
         }
 
+    def is_closed_to(self, tenant: str, now: float) -> bool:
+        """Whether it is closed to this app on the app's own account."""
+        own = self._own.get(tenant)
+        return own is not None and own.state(now) is not State.CLOSED
+
     def restore(self, now: float) -> None:
         """Let everyone pass again, by decree."""
         self.common.restore(now)

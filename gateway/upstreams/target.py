@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any, Final
 
 import httpx
@@ -157,14 +157,14 @@ class Target:
         was_closed = self.admission.is_closed(now)
         self.held_since = None
         self.admission.restore(now)
-        self._tell_back(now)
+        self._tell_back(now, tuple(self._told_out))
         return not was_closed
 
     def recovered(self, now: float) -> None:
         """What a health check held against it is over; what an operator holds is not."""
         if self.held_since is None:
             self.breaker.restore(now)
-            self._tell_back(now)
+            self._tell_back(now, (None,))
 
     async def retire(self) -> None:
         """The configuration has it no more: hooks on it end, then its connections."""
@@ -175,7 +175,7 @@ class Target:
         """A hook of this tenant's was answered."""
         self.admission.succeeded(ticket, tenant, now)
         if self._told_out:
-            self._tell_back(now)
+            self._tell_back(now, (None, tenant))
 
     def shut(self, whom: Shut, tenant: str, detail: str) -> None:
         """A breaker opened just now: count it, and tell whoever reads the log at night, though not of each probe."""
@@ -195,12 +195,13 @@ class Target:
             fields = self._fields("target_closed", app)
             logger.warning("%s: target %s is closed to app %s: %s", *named, app, detail, extra=fields)
 
-    def _tell_back(self, now: float) -> None:
-        """Tell of whatever was told to be out and no longer is."""
-        still: set[str | None] = {*self.admission.closed_to(now)}
-        if self.admission.is_ejected(now):
-            still.add(None)
-        for app in self._told_out.keys() - still:
+    def _tell_back(self, now: float, apps: Iterable[str | None]) -> None:
+        """Tell for which of these it was told to be out and no longer is; None: for everyone."""
+        for app in apps:
+            if app not in self._told_out:
+                continue
+            if self.admission.is_ejected(now) if app is None else self.admission.is_closed_to(app, now):
+                continue
             seconds = now - self._told_out.pop(app)
             whose = "" if app is None else f" for app {app}"
             extra = self._fields("target_back", app)
