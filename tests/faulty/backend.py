@@ -117,30 +117,46 @@ class FaultyBackend:
         assert self._listener is not None
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        accepting = asyncio.create_task(self._accept(self._listener))
+        self._listener.setblocking(False)
+        self._accept_on(self._listener)
         self._ready.set()
         try:
             await self._stopping.wait()
         finally:
-            accepting.cancel()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.wait({accepting, *self._tasks}, timeout=1.5)
+            self._loop.remove_reader(self._listener)
+            if self._tasks:
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.wait(self._tasks, timeout=1.5)
             self._listener.close()
             await asyncio.sleep(0)  # aborted transports close their sockets in the loop's next round
 
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                sock, _ = await loop.sock_accept(listener)
-            except OSError:  # no file descriptors left, for instance: tests of just that share this process
-                await asyncio.sleep(0.05)
-                continue
-            self.accepted += 1
-            task = asyncio.create_task(self._serve_connection(sock, self.accepted))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+    def _accept_on(self, listener: socket.socket) -> None:
+        assert self._stopping is not None
+        if not self._stopping.is_set():
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        # Not by sock_accept(): cancelled at the wrong moment, it loses the connection that it has just accepted.
+        try:
+            sock, _ = listener.accept()
+        except BlockingIOError:
+            return
+        except OSError:  # no file descriptors left, for instance: tests of just that share this process
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(listener)
+            loop.call_later(0.05, self._accept_on, listener)
+            return
+        sock.setblocking(False)
+        self.accepted += 1
+        task = asyncio.create_task(self._serve_connection(sock, self.accepted))
+        self._tasks.add(task)
+
+        def ended(_: object) -> None:
+            sock.close()  # of one that was cancelled before it began, too
+            self._tasks.discard(task)
+
+        task.add_done_callback(ended)
 
     async def _serve_connection(self, sock: socket.socket, number: int) -> None:
         loop = asyncio.get_running_loop()

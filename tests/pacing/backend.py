@@ -86,7 +86,9 @@ class PacedBackend:
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"backend {self.port}", daemon=True)
         self._open: set[_Serving] = set()
         self._held: list[tuple[_Serving, Request]] = []
-        self._accepting: asyncio.Task[None] | None = None
+        self._listens = False
+        self._beginning: set[asyncio.Task[object]] = set()
+        """Connections that are accepted, and not served yet."""
         self._dice = random.Random(self.port)
 
     @property
@@ -136,7 +138,7 @@ class PacedBackend:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
         self._listener.close()
-        self._loop.run_until_complete(asyncio.sleep(0))  # a cancelled task's last step
+        self._loop.run_until_complete(self._end())
         self._loop.close()
 
     def __repr__(self) -> str:
@@ -156,12 +158,12 @@ class PacedBackend:
     def _listen(self) -> None:
         self._listener.listen(1024)
         self._listener.setblocking(False)
-        self._accepting = self._loop.create_task(self._accept())
+        self._listens = True
+        self._loop.add_reader(self._listener, self._accept)
 
     def _kill(self) -> None:
-        if self._accepting is not None:
-            self._accepting.cancel()
-            self._accepting = None
+        self._listens = False
+        self._loop.remove_reader(self._listener)
         with contextlib.suppress(OSError):  # it does not listen
             self._listener.shutdown(socket.SHUT_RD)
         for serving in list(self._open):
@@ -174,17 +176,30 @@ class PacedBackend:
         for serving, request in held:
             serving.answer(mode, request)
 
-    async def _accept(self) -> None:
-        while True:
-            sock, _ = await self._loop.sock_accept(self._listener)
+    async def _end(self) -> None:
+        """Wait for the connections that were accepted at the last moment, which are reset as soon as they are there."""
+        await asyncio.gather(*self._beginning)
+        while self._open:
+            await asyncio.sleep(0)
+
+    def _accept(self) -> None:
+        # Not by sock_accept(): cancelled at the wrong moment, it loses the connection that it has just accepted.
+        with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+            sock, _ = self._listener.accept()
+            sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.accepted += 1
-            await self._loop.connect_accepted_socket(functools.partial(_Serving, self, self.accepted), sock)
+            serving = functools.partial(_Serving, self, self.accepted)
+            task: asyncio.Task[object] = self._loop.create_task(self._loop.connect_accepted_socket(serving, sock))
+            self._beginning.add(task)
+            task.add_done_callback(self._beginning.discard)
 
     # --- what a connection calls ---
 
     def opened(self, serving: _Serving) -> None:
         self._open.add(serving)
+        if not self._listens:
+            serving.reset()
 
     def gone(self, serving: _Serving) -> None:
         self._open.discard(serving)
