@@ -191,7 +191,8 @@ export function paintCalls() {
   empty.hidden = calls.length > 0 || held === null;
   say(empty, Object.keys(filters).length ? "No decision in the journal is like that. It holds the newest ones only; the log has all." : "No hook has been decided yet.");
   byId("calls-more").hidden = calls.length < PAGE || calls.length >= MOST;
-  keyed(byId("calls"), calls, keyOf, newRow, () => {});
+  // A candidate answers after the row has been painted: then it is another row.
+  keyed(byId("calls"), calls, (call) => (call.shadow ? `${keyOf(call)} ${call.shadow.outcome}` : keyOf(call)), newRow, () => {});
 }
 
 function verdictOf(call) {
