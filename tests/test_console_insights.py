@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ import pytest
 from browsers import PATIENCE, PHONE, Watched, chromium, watched
 from faulty import FaultyBackend, Turn, added_case, refused_port, reply
 from gateways import RunningGateway, running_gateway, wait_until
+from matters import sections
 from playwright.sync_api import Browser, Page, Route, expect
 
 from gateway.comparison import Difference
@@ -31,36 +33,17 @@ def polluted(turn: Turn) -> list[bytes]:
 
 
 def config(backend: FaultyBackend, refused: int) -> str:
-    return json.dumps(
-        {
-            "server": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"},
-            "defaults": {"dedupe": "off", "timeout": "5s"},
-            "upstreams": {
-                "well": {"url": backend.url_of("ok")},
-                "denied": {"url": backend.url_of("denied")},
-                "php": {"url": backend.url_of("polluted")},
-                "gone": {"url": f"http://127.0.0.1:{refused}/", "breaker": {"failures": 1, "open_for": "1h"}},
-            },
-            "apps": {
-                "acme": {"upstream": "denied", "rules": [{"methods": "connect", "upstream": "well"}]},
-                "mixed": {
-                    "upstream": "denied",
-                    "rules": [{"methods": "connect", "upstream": "well"}, {"callee": "page", "upstream": "php"}],
-                },
-                "old-php": {"upstream": "php", "response_check": "repair"},
-                "half": {
-                    "upstream": "denied",
-                    "rules": [{"methods": "connect", "upstream": "well"}],
-                    "rest_client_config": {"mode": "enforce", "methods": {"call": {"restOnError": "FAIL"}}},
-                },
-                "ruled": {"upstream": "well", "rules": [{"name": "spam", "caller": "+49301*", "verdict": "reject"}]},
-                "canary": {"upstream": [{"name": "well", "weight": 3}, {"name": "denied", "weight": 1}]},
-                "away": {"upstream": "gone", "failover": ["well"]},
-                "compared": {"upstream": "well", "shadow": {"upstream": "denied"}},
-                "tried": {"upstream": "well", "shadow": {"upstream": "gone"}},
-            },
-        }
-    )
+    to_well = {"methods": "connect", "upstream": "well"}
+    enforced = {"mode": "enforce", "methods": {"call": {"restOnError": "FAIL"}}}
+    more: dict[str, dict[str, Any]] = {
+        "mixed": {"upstream": "denied", "rules": [to_well, {"callee": "page", "upstream": "php"}]},
+        "half": {"upstream": "denied", "rules": [to_well], "rest_client_config": enforced},
+        "compared": {"upstream": "well", "shadow": {"upstream": "denied"}},
+        "tried": {"upstream": "well", "shadow": {"upstream": "gone"}},
+    }
+    made = sections(backend, refused, "polluted", more)
+    made["upstreams"]["gone"]["breaker"] = {"failures": 1, "open_for": "1h"}
+    return json.dumps(made)
 
 
 @pytest.fixture(scope="module")
@@ -237,6 +220,30 @@ def test_a_candidate_s_agreement_is_shown_with_its_last_differences(page: Page, 
     line.locator("a").first.click()
     expect(page.locator("#calls tr")).to_have_count(1)
     expect(page.locator("#calls tr")).to_contain_text("denied has another verdict")
+
+
+def test_a_row_that_was_painted_before_its_candidate_had_answered_is_painted_anew(
+    page: Page, gateway: RunningGateway
+) -> None:
+    answered = threading.Event()
+
+    def calls(route: Route) -> None:
+        told = route.fetch().json()
+        if not answered.is_set():
+            told["calls"] = [{**call, "shadow": None} for call in told["calls"]]
+        route.fulfill(json=told)
+
+    request_id = hook(gateway, "compared", 200, callId="late")
+    assert wait_until(lambda: gateway.get(f"/api/calls/{request_id}").json()["shadow"] is not None, 20)
+    page.route("**/api/calls?*", calls)
+    go(page, "decisions?app=compared&shadow=differs")
+    row = page.locator("#calls tr", has_text="late")
+    expect(row).to_contain_text("by the backend")
+    expect(row).not_to_contain_text("another verdict")
+    answered.set()
+    hook(gateway, "compared", 200, callId="next")  # what comes in has the list asked for again
+    expect(row).to_contain_text("denied has another verdict")
+    expect(row).to_have_count(1)
 
 
 def test_a_candidate_that_gives_no_verdict_is_a_warning_and_leads_to_the_hooks(

@@ -34,6 +34,7 @@ let failures = [];
 let dirty = true;
 
 const keyOf = (call) => `${call.request_id} ${call.time} ${call.worker}`;
+const rowOf = (call) => `${keyOf(call)} ${call.shadow?.outcome ?? ""}`; // painted anew once its candidate has answered
 
 /** The decision of the list with this request id, if it is there. */
 export const knownCall = (id) => calls.find((call) => call.request_id === id) ?? failures.find((call) => call.request_id === id);
@@ -191,8 +192,7 @@ export function paintCalls() {
   empty.hidden = calls.length > 0 || held === null;
   say(empty, Object.keys(filters).length ? "No decision in the journal is like that. It holds the newest ones only; the log has all." : "No hook has been decided yet.");
   byId("calls-more").hidden = calls.length < PAGE || calls.length >= MOST;
-  // A candidate answers after the row has been painted: then it is another row.
-  keyed(byId("calls"), calls, (call) => (call.shadow ? `${keyOf(call)} ${call.shadow.outcome}` : keyOf(call)), newRow, () => {});
+  keyed(byId("calls"), calls, rowOf, newRow, () => {});
 }
 
 function verdictOf(call) {
