@@ -205,7 +205,7 @@ class AccessLog:
                 self._lines.append(line)
 
     def _written(self, decision: Decision, longest: int) -> bytes:
-        """The line field by field, for whatever is not usual."""
+        """The line, with no field of the hook's longer than *longest*."""
         line = self._line(decision, longest)
         if decision.ruling.remarks is not None:
             line = _remarked(line, decision.ruling.remarks, longest)

@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 from faulty import FaultyBackend, Turn, added_case, refused_port, reply
 from gateways import RunningGateway, running_gateway, wait_until
+from matters import sections
 
 NOTICE: Final = b"<br />\n<b>Notice</b>:  Undefined index: sip in <b>/srv/old.php</b> on line <b>7</b><br />\n"
 PATIENCE: Final = 20.0
@@ -21,27 +22,14 @@ def polluted(turn: Turn) -> list[bytes]:
 
 
 def config(backend: FaultyBackend, refused: int, workers: int, recording: Path) -> dict[str, Any]:
-    return {
-        "server": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "workers": workers},
-        "defaults": {"dedupe": "off", "timeout": "5s"},
-        "upstreams": {
-            "well": {"url": backend.url_of("ok")},
-            "denied": {"url": backend.url_of("denied")},
-            "php": {"url": backend.url_of("polluted_api")},
-            "gone": {"url": f"http://127.0.0.1:{refused}/", "breaker": "off"},
-        },
-        "apps": {
-            "acme": {"upstream": "denied", "rules": [{"methods": "connect", "upstream": "well"}]},
-            "enforced": {"upstream": "well", "rest_client_config": "enforce"},
-            "old-php": {"upstream": "php", "response_check": "repair"},
-            "ruled": {"upstream": "well", "rules": [{"name": "spam", "caller": "+49301*", "verdict": "reject"}]},
-            "canary": {"upstream": [{"name": "well", "weight": 3}, {"name": "denied", "weight": 1}]},
-            "away": {"upstream": "gone", "failover": ["well"]},
-            "hasty": {"upstream": "well", "rate_limit": "1/h burst 2"},
-            "compared": {"upstream": "well", "shadow": {"upstream": "denied"}},
-        },
-        "record": {"path": str(recording)},
+    more: dict[str, dict[str, Any]] = {
+        "enforced": {"upstream": "well", "rest_client_config": "enforce"},
+        "hasty": {"upstream": "well", "rate_limit": "1/h burst 2"},
+        "compared": {"upstream": "well", "shadow": {"upstream": "denied"}},
     }
+    made = sections(backend, refused, "polluted_api", more)
+    made["server"]["workers"] = workers
+    return {**made, "record": {"path": str(recording)}}
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one-worker", "two-workers"])
@@ -172,7 +160,7 @@ def test_the_recording_is_told_with_where_it_goes(gateway: RunningGateway) -> No
 def test_upstreams_name_every_app_that_may_ask_them(gateway: RunningGateway) -> None:
     shown = {each["name"]: each["apps"] for each in gateway.get("/api/upstreams").json()["upstreams"]}
     assert shown["denied"] == ["acme", "canary"]
-    assert shown["well"] == ["acme", "enforced", "ruled", "canary", "away", "hasty", "compared"]
+    assert shown["well"] == ["acme", "ruled", "canary", "away", "enforced", "hasty", "compared"]
 
 
 @pytest.mark.parametrize("apps", ["-1", "x", "1001"])

@@ -28,9 +28,10 @@ class MadeOfFiles(Generic[_T]):
     """Something made of files, and made anew when they have changed."""
 
     def __init__(self, files: Files, make: Callable[[Files], _T], copies: Copies = NO_COPIES) -> None:
-        """Where they are of no use, it is made of their copies. Raises what *make* raises, OSError for a lacking file.
+        """Where the files are of no use, it is made of their *copies*, if there are any.
 
-        ``refresh`` then says so once, as of changed files, and takes them up when they have been mended.
+        ``refresh`` then says so once, as of changed files, and takes them up when they have been mended. Raises what
+        *make* raises, OSError where a file is missing.
         """
         self._files = files
         self._make = make

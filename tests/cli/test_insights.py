@@ -13,6 +13,7 @@ from faulty import FaultyBackend, Turn, added_case, refused_port, reply
 from gateways import RunningGateway, running_gateway, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matters import sections
 
 from cli.commands import Run, gateway
 from gateway.cli import noting
@@ -37,26 +38,8 @@ def polluted(turn: Turn) -> list[bytes]:
 
 
 def config(backend: FaultyBackend, refused: int) -> str:
-    return json.dumps(
-        {
-            "server": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"},
-            "defaults": {"dedupe": "off", "timeout": "5s"},
-            "upstreams": {
-                "well": {"url": backend.url_of("ok")},
-                "denied": {"url": backend.url_of("denied")},
-                "php": {"url": backend.url_of("polluted_cli")},
-                "gone": {"url": f"http://127.0.0.1:{refused}/", "breaker": "off"},
-            },
-            "apps": {
-                "acme": {"upstream": "denied", "rules": [{"methods": "connect", "upstream": "well"}]},
-                "old-php": {"upstream": "php", "response_check": "repair"},
-                "ruled": {"upstream": "well", "rules": [{"name": "spam", "caller": "+49301*", "verdict": "reject"}]},
-                "canary": {"upstream": [{"name": "well", "weight": 3}, {"name": "denied", "weight": 1}]},
-                "away": {"upstream": "gone", "failover": ["well"]},
-                "slow": {"upstream": "well", "rate_limit": "1/m burst 1"},
-            },
-        }
-    )
+    slow = {"upstream": "well", "rate_limit": "1/m burst 1"}
+    return json.dumps(sections(backend, refused, "polluted_cli", {"slow": slow}))
 
 
 @pytest.fixture(scope="module")
