@@ -141,6 +141,7 @@ class Targets:
             max_connections=max(1, config.max_connections // self._workers),
             max_answer=config.max_answer,
             shared=key.upstream in self._sharing,
+            max_age=config.max_age,
             tls=self._tls(config.tls),
             server_name=None if config.tls is None else config.tls.server_name,
         )

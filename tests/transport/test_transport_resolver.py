@@ -17,7 +17,7 @@ HOST = "backend.example"
 
 
 class NameServer:
-    """Stands in for the loop's getaddrinfo: answers what it is told to, when it is told to."""
+    """Stands in for the system's resolver: answers what it is told to, when it is told to."""
 
     def __init__(self) -> None:
         self.answer: list[str] | Exception = ["192.0.2.1"]
@@ -25,24 +25,22 @@ class NameServer:
         self.go = asyncio.Event()
         self.go.set()
 
-    async def getaddrinfo(self, host: str, port: object, **_: object) -> list[tuple[object, ...]]:
+    async def look_up(self, host: str) -> tuple[str, ...]:
         self.asked += 1
         await self.go.wait()
         if isinstance(self.answer, Exception):
             raise self.answer
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in self.answer]
+        return tuple(self.answer)
 
 
 @pytest.fixture
-async def names(monkeypatch: pytest.MonkeyPatch) -> NameServer:
-    server = NameServer()
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", server.getaddrinfo)
-    return server
+async def names() -> NameServer:
+    return NameServer()
 
 
 @pytest.fixture
-async def resolving() -> AsyncIterator[Resolver]:
-    it = Resolver()
+async def resolving(names: NameServer) -> AsyncIterator[Resolver]:
+    it = Resolver(names.look_up)
     yield it
     await it.aclose()
 
@@ -161,7 +159,7 @@ async def test_a_hook_that_stops_waiting_does_not_stop_the_look_up(names: NameSe
 
 
 async def test_closing_ends_a_look_up_that_hangs(names: NameServer) -> None:
-    hanging = Resolver()
+    hanging = Resolver(names.look_up)
     names.go.clear()
     hanging.prefetch(HOST)
     await until(lambda: names.asked == 1)
