@@ -97,6 +97,7 @@ class Pool:
         self._queue = Turns()
         self._in_use: dict[str, int] = {}
         self._reaper: asyncio.TimerHandle | None = None
+        self._reap_at = math.inf
         self._is_name = not is_address(origin.host)
         self._follower: asyncio.Task[None] | None = None
         self._trials: set[asyncio.Task[None]] = set()
@@ -173,7 +174,6 @@ class Pool:
             self._forget(self._idle[0], abort=True)
         if self._reaper is not None:
             self._reaper.cancel()
-            self._reaper = None
         for task in (self._follower, *self._trials):
             if task is not None:
                 task.cancel()
@@ -297,7 +297,7 @@ class Pool:
             trial = self._loop.create_task(self._try_again(address, limit - now), name=f"trial of {address}")
             self._trials.add(trial)
             trial.add_done_callback(self._trials.discard)
-        return await dial_first(failed.last(addresses, port), port, limit, self._dial, failed)
+        return await dial_first(failed.ordered(addresses, port), port, limit, self._dial, failed)
 
     async def _try_again(self, address: str, seconds: float) -> None:
         """Look whether a failed address takes connections again; it has been marked as tried."""
@@ -358,8 +358,8 @@ class Pool:
             keepalive = min(keepalive, connection.server_keepalive - _KEEPALIVE_MARGIN)
         connection.expires = min(now + keepalive, end)
         self._idle.append(connection)
-        if self._reaper is None:
-            self._reaper = self._loop.call_at(connection.expires, self._reap)
+        if connection.expires < self._reap_at:
+            self._reap_later(connection.expires)
 
     def _forget(self, connection: Connection, *, abort: bool = False) -> None:
         """Take a connection that is of no more use off the books; calling it twice does no harm."""
@@ -371,9 +371,15 @@ class Pool:
 
     def _reap(self) -> None:
         """Close connections that have been idle for too long."""
-        self._reaper = None
+        self._reap_at = math.inf
         now = self._loop.time()
         for connection in [idle for idle in self._idle if idle.expires <= now]:
             self._forget(connection, abort=True)
         if self._idle:
-            self._reaper = self._loop.call_at(min(idle.expires for idle in self._idle), self._reap)
+            self._reap_later(min(idle.expires for idle in self._idle))
+
+    def _reap_later(self, when: float) -> None:
+        if self._reaper is not None:
+            self._reaper.cancel()
+        self._reap_at = when
+        self._reaper = self._loop.call_at(when, self._reap)
