@@ -1,8 +1,8 @@
 """Names to addresses, off the hot path: looked up at load, refreshed behind the answers already known.
 
-Name resolution runs in threads and may hang for seconds, so no hook ever waits for a refresh; only the very
-first hook to a new name waits for the first look-up, inside its own time. Where that fails or hangs, hooks fail at once
-until there is an answer, but for one at a time that waits a moment for it.
+Name resolution runs in threads and may hang for seconds, so no hook waits for a refresh, but for a moment after a quiet
+minute; only the very first hook to a new name waits for the first look-up, inside its own time. Where that fails or
+hangs, hooks fail at once until there is an answer, but for one at a time that waits a moment for it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ logger = logging.getLogger(__name__)
 
 REFRESH_AFTER = 10.0
 """Seconds after which a used answer is looked up again."""
+OLD_AFTER = 60.0
+"""Seconds after which an answer is too old to be used without a short wait for the refresh."""
 RETRY_AFTER = 1.0
 """Seconds for which a failed first look-up is believed."""
 HANGING_AFTER = 1.0
 """Seconds after which a first look-up that has not ended counts as failed, until it ends."""
 _GRACE: Final = 0.1
-"""Seconds for which a hook waits for a name whose last look-up failed."""
+"""Seconds for which the one hook that begins a look-up waits where the last one failed, or is old."""
 
 LookUp = Callable[[str], Awaitable[tuple[str, ...]]]
 
@@ -78,7 +80,7 @@ class Resolver:
         if not name.addresses:
             await self._first_answer(host, name, now)
         elif now - name.checked > REFRESH_AFTER:
-            self._refresh(host, name)
+            await self._later_answer(host, name, is_old=now - name.checked > OLD_AFTER)
         if name.addresses:
             return name.addresses
         raise name.error or socket.gaierror(socket.EAI_AGAIN, "the name server does not answer")
@@ -106,6 +108,14 @@ class Resolver:
             await asyncio.shield(self._refresh(host, name))
         elif now - name.checked > RETRY_AFTER:
             await asyncio.wait((self._refresh(host, name),), timeout=_GRACE)
+
+    async def _later_answer(self, host: str, name: _Name, *, is_old: bool) -> None:
+        """Begin a refresh; after quiet times, when the name may have moved unseen, wait a moment for it."""
+        if name.is_being_looked_up:
+            return
+        task = self._refresh(host, name)
+        if is_old:
+            await asyncio.wait((task,), timeout=_GRACE)
 
     def _refresh(self, host: str, name: _Name) -> asyncio.Task[None]:
         if name.task is None or name.task.done():
