@@ -81,6 +81,12 @@ class Server(Section):
         description="How long an idle client connection stays open. Default 75s; the media server drops its own after "
         "5 s, and if the gateway is the first to close, a hook can be sent twice.",
     )
+    underscore_headers: Literal["drop", "keep"] = Field(
+        default="drop",
+        description="What happens to a client's headers whose names have an underscore, or another character that is "
+        "no letter, digit or hyphen: drop or keep. Default drop; with keep, a client can set X_Api_Key, which PHP "
+        "cannot tell from your X-Api-Key. Names like those of the gateway's own headers are dropped in any case.",
+    )
     drain_timeout: Annotated[float, DurationIn("0s", "1h")] = Field(
         default="20s",
         validate_default=True,
