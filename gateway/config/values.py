@@ -221,14 +221,14 @@ class Fraction:
         return {"anyOf": [number, text_schema(_PERCENT, "10%", "0.5%")]}
 
     def _read(self, value: object) -> float:
-        share = -1.0
+        share: float = -1.0
         if isinstance(value, int | float) and not isinstance(value, bool):
-            share = float(value)
+            share = value  # as it is: no float is as large as a whole number can be
         elif isinstance(value, str) and _is_percent(value):
             share = float(value[:-1]) / 100
         if not 0 < share <= 1:
             raise wants(self.form)
-        return share
+        return float(share)
 
 
 @dataclass(frozen=True)

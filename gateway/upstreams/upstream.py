@@ -101,7 +101,7 @@ class Upstream:
     def __init__(self, name: str, config: UpstreamConfig, members: list[Member], metrics: Metrics) -> None:
         self.name = name
         self.retry = config.retry
-        self.policy = CompiledPolicy(_policy(config))
+        self.policy = CompiledPolicy(policy_of(config))
         self._loop = asyncio.get_running_loop()
         self._groups = [group for group in _by_rank(members) if group]
         self._members = members
@@ -345,7 +345,7 @@ def _by_rank(members: list[Member]) -> tuple[list[Member], list[Member]]:
     return [member for member in members if not member.backup], [member for member in members if member.backup]
 
 
-def _policy(config: UpstreamConfig) -> Policy:
+def policy_of(config: UpstreamConfig) -> Policy:
     """The header rules of an upstream's configuration."""
     headers = encoded({name: value.reveal() for name, value in config.headers.items()})
     credentials = None
