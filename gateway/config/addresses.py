@@ -246,10 +246,18 @@ _is_network_text = re.compile(_NETWORK).fullmatch
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 
 
+class HostBitsError(ValueError):
+    """A network has bits beyond its prefix; the hint says what was probably meant."""
+
+    def __init__(self, hint: str) -> None:
+        super().__init__(f"must have no bits beyond its prefix{hint}")
+        self.hint = hint
+
+
 def parse_network(text: str) -> IPv4Network | IPv6Network:
     """``10.0.0.0/8``, ``192.168.1.10``, ``2001:db8::/32``; one of IPv4-mapped addresses becomes that of IPv4.
 
-    Raises ValueError; where bits beyond the prefix are set, the message names the network that was probably meant.
+    Raises ValueError; where bits beyond the prefix are set, HostBitsError.
     """
     if not _is_network_text(text):
         raise ValueError(_NETWORK_FORM)
@@ -259,9 +267,7 @@ def parse_network(text: str) -> IPv4Network | IPv6Network:
         raise ValueError(_NETWORK_FORM) from exc
     address = ipaddress.ip_address(text.partition("/")[0])
     if address != network.network_address:
-        raise ValueError(
-            f"must have no bits beyond its prefix: write {network} for the network or {address} for that address alone"
-        )
+        raise HostBitsError(f": write {network} for the network or {address} for that address alone")
     if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
         mapped = network.network_address.ipv4_mapped
         return IPv4Network((int(mapped or 0), network.prefixlen - _MAPPED.prefixlen))
@@ -287,6 +293,8 @@ class _NetworkRule:
             raise wants(_NETWORK_FORM)
         try:
             return parse_network(value)
+        except HostBitsError as exc:
+            raise wants("must have no bits beyond its prefix", exc.hint) from exc
         except ValueError as exc:
             raise wants(str(exc)) from exc
 

@@ -28,9 +28,12 @@ _TEXT: Final = "{text}"
 REFERENCE_PATTERN: Final = r"[$][{]"
 
 
-def wants(text: str) -> PydanticCustomError:
-    """An error that says what the value must be; what it is instead is added later."""
-    return PydanticCustomError(WANTS, _TEXT, {"text": text})
+def wants(text: str, hint: str = "") -> PydanticCustomError:
+    """An error that says what the value must be; what it is instead is added later.
+
+    The *hint* is made of the value, and follows the text unless a reference brings that value in.
+    """
+    return PydanticCustomError(WANTS, _TEXT, {"text": text, "hint": hint})
 
 
 def says(text: str) -> PydanticCustomError:
