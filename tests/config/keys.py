@@ -144,7 +144,8 @@ def _alternatives(schema: Node, node: Node) -> list[Node]:
     if "$ref" in node:
         name = node["$ref"].removeprefix("#/$defs/")
         node = {**schema["$defs"][name], **{key: value for key, value in node.items() if key != "$ref"}}
-    choices = [choice for choice in node.get("anyOf", node.get("oneOf", ())) if choice.keys() - {"required"}]
+    either: list[Node] = node.get("anyOf") or node.get("oneOf") or []
+    choices = [choice for choice in either if choice.keys() - {"required"}]
     if not choices or "properties" in node:
         return [node]
     return [found for choice in choices for found in _alternatives(schema, choice)]
@@ -159,10 +160,7 @@ def _named(node: Node) -> Node | None:
 
 
 def _below(schema: Node, node: Node, segment: str | int) -> list[Node]:
-    if isinstance(segment, int):
-        inner = node.get("items")
-    else:
-        inner = node.get("properties", {}).get(segment, _named(node))
+    inner = node.get("items") if isinstance(segment, int) else node.get("properties", {}).get(segment, _named(node))
     return _alternatives(schema, inner) if isinstance(inner, dict) else []
 
 

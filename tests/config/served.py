@@ -125,7 +125,7 @@ async def _serve(config: Config, before: Config, writer: Writer) -> None:
 
 
 async def _decide(service: HookService, app: str, method: str) -> None:
-    application = service._listener.config.app  # what hooks meet behind the front door
+    application: Any = service._listener.config.app  # what hooks meet behind the front door
     hook = {"appKey": app, "nodeId": "n", "sessionId": "s", "callId": "c", "caller": "+49301", "callee": "112"}
     transport = httpx.ASGITransport(app=application)
     async with httpx.AsyncClient(transport=transport, trust_env=False) as client:
