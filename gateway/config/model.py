@@ -102,8 +102,9 @@ class Admin(Section):
 
     token: Annotated[Token | None, NotNull()] = Field(
         default=None,
-        description="Bearer token asked of whoever is not on loopback, and for every POST. No default; while there is "
-        "none, every user of the gateway's host can reload and drain, and nobody elsewhere can look.",
+        description="Bearer token asked of whoever is not on loopback, and for every POST; printable ASCII. No "
+        "default; while there is none, every user of the gateway's host can reload and drain, and nobody elsewhere can "
+        "look.",
     )
 
 
