@@ -70,10 +70,12 @@ class Resolver:
         loop = asyncio.get_running_loop()
         try:
             found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as exc:  # UnicodeError: no possible name
+        except Exception as exc:  # UnicodeError: no possible name; RuntimeError: no thread; MemoryError
             if name.addresses and name.error is None:
                 logger.warning("%s: name look-up failed (%s); its last known addresses stay in use", host, exc)
-            name.error = exc if isinstance(exc, OSError) else socket.gaierror(socket.EAI_NONAME, str(exc))
+            name.error = (
+                exc if isinstance(exc, OSError) else socket.gaierror(socket.EAI_NONAME, str(exc) or type(exc).__name__)
+            )
         else:
             name.addresses = tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
             name.error = None
