@@ -10,8 +10,30 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
 
 logger = logging.getLogger(__name__)
+
+
+class CannotPrepare(Exception):
+    """Why a change cannot be made, in words for an operator."""
+
+
+NO_DEFECTS: Final = (CannotPrepare, OSError, MemoryError)
+"""What says by itself why a change was not made; anything else is logged with its traceback."""
+
+
+def reason_of(exc: BaseException) -> str:
+    """Why a change was not made, for an operator: what an unknown exception says might hold a secret, and stays out."""
+    if isinstance(exc, CannotPrepare):
+        return str(exc)
+    if isinstance(exc, MemoryError):
+        return "there is not enough memory for it"
+    if isinstance(exc, TimeoutError):
+        return "it was not ready in time"
+    if isinstance(exc, OSError):
+        return str(exc)
+    return f"a defect of the gateway ({type(exc).__name__}); the log says more"
 
 
 class Change:

@@ -148,6 +148,13 @@ class Metrics:
         self._reloads = counter("gateway_config_reloads_total", "Reloads of the configuration.", "result")
         for result in ("success", "failure"):
             self._reloads.labelled(result)
+        self._reload_failures = counter(
+            "gateway_config_reload_failures_total",
+            "Reloads that changed nothing: invalid, not_applied (could not be put in force), mass_removal.",
+            "reason",
+        )
+        for reason in ("invalid", "not_applied", "mass_removal"):
+            self._reload_failures.labelled(reason)
         self.log_dropped = counter(
             "gateway_log_lines_dropped_total", "Log lines given up because nobody took them in time."
         ).labelled()
@@ -267,10 +274,12 @@ class Metrics:
         if ruling.remarks is not None or decision.split:
             self._count_remarks(decision)
 
-    def record_reload(self, *, successful: bool) -> None:
-        """Count an attempt to load a new configuration."""
-        self._reloads.labelled("success" if successful else "failure").inc()
-        self.loaded(successful=successful)
+    def record_reload(self, failed_by: str | None) -> None:
+        """Count an attempt to load a new configuration; *failed_by* is the reason where it changed nothing."""
+        self._reloads.labelled("success" if failed_by is None else "failure").inc()
+        if failed_by is not None:
+            self._reload_failures.labelled(failed_by).inc()
+        self.loaded(successful=failed_by is None)
 
     def loaded(self, *, successful: bool) -> None:
         """Note how the last load of the configuration, at start or later, went."""

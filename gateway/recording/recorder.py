@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from gateway.changes import Change
+from gateway.changes import CannotPrepare, Change
 from gateway.sampling import Sample
 from gateway.verdicts import Decision, Reason, Source, Verdict
 
@@ -76,13 +76,13 @@ class Recorder:
         try:
             change = self.prepare(settings)
         except Exception as exc:
-            logger.error("record: hooks are not recorded: %s", exc)
+            logger.error("hooks are not recorded: %s", exc)
             change = self.prepare(None)
         change.commit()
         change.finish()
 
     def prepare(self, settings: RecordSettings | None) -> RecorderChange:
-        """Have it ready to go on as these say. Raises RuntimeError where the system denies a thread, and others."""
+        """Have it ready to go on as these say. Raises CannotPrepare where the system denies a thread, and others."""
         if settings == self._settings:
             return RecorderChange(self, self.in_force, self.in_force)
         if settings is None:
@@ -199,8 +199,11 @@ class _Scribe:
         return self._thread.is_alive()
 
     def start(self) -> None:
-        """Raises RuntimeError where the system denies a thread."""
-        self._thread.start()
+        """Raises CannotPrepare where the system denies a thread."""
+        try:
+            self._thread.start()
+        except RuntimeError as exc:
+            raise CannotPrepare(f"record: no thread is to be had: {exc}") from exc
 
     def put(self, decision: Decision) -> bool:
         """Queue a hook; False if there is no room."""

@@ -11,7 +11,7 @@ from pkgutil import resolve_name
 from typing import Final, NamedTuple
 
 from gateway import __version__
-from gateway.changes import Change
+from gateway.changes import CannotPrepare, Change
 from gateway.config import Config
 from gateway.config import Tracing as TracingConfig
 from gateway.metrics import Metrics
@@ -67,13 +67,16 @@ class Tracing:
     async def prepare(self, config: Config) -> Change:
         """Have it ready to go on as this configuration says.
 
-        Raises ImportError where a package is gone, RuntimeError where the system denies a thread, and others.
+        Raises CannotPrepare where a package is gone, or the system denies a thread, and others.
         """
         setting = _setting_of(config)
         if setting == self._setting:
             return Change()
         # Importing and starting a thread take a moment, for which hooks do not wait.
-        exporter = None if setting is None else await asyncio.to_thread(_started, setting, self._metrics)
+        try:
+            exporter = None if setting is None else await asyncio.to_thread(_started, setting, self._metrics)
+        except (ImportError, RuntimeError) as exc:
+            raise CannotPrepare(f"tracing: {exc}") from exc
         return _TracingChange(self, setting, exporter)
 
     def put(self, setting: _Setting | None, exporter: Exporter | None) -> None:

@@ -61,8 +61,15 @@ class Targets:
 
         Raises OSError where the files of a new one cannot be used.
         """
-        used = {config.tls for config in configs.values() if config.tls is not None}
-        return {tls: self._contexts.get(tls) or self._context(tls) for tls in used}
+        contexts = {}
+        for name, config in configs.items():
+            if (tls := config.tls) is None or tls in contexts:
+                continue
+            try:
+                contexts[tls] = self._contexts.get(tls) or self._context(tls)
+            except OSError as exc:
+                raise OSError(f"upstreams.{name}.tls: the files cannot be used: {exc}") from exc
+        return contexts
 
     def prepare(
         self, configs: Mapping[str, UpstreamConfig], sharing: Collection[str], contexts: Contexts
