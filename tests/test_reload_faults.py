@@ -23,11 +23,14 @@ from gateway import runtime, shadowing
 from gateway.config import Config, loads
 from gateway.log import AccessLog, Writer
 from gateway.metrics import Metrics
+from gateway.recording import Recorder
 from gateway.reloading import FailureReason, Reloader, with_workers
+from gateway.routing import Table
 from gateway.server import hookservice
 from gateway.server.hookservice import HookService
 from gateway.server.listening import bind
 from gateway.tenants import Tenant
+from gateway.upstreams import Targets
 from gateway.upstreams.health import HealthCheck
 from gateway.upstreams.target import Target
 from gateway.upstreams.upstream import Upstream
@@ -188,8 +191,8 @@ PREPARING: Final = [
     (AccessLog, "prepare", 1),
     (runtime, "Table", 1),
     (runtime, "candidates", 1),
-    (runtime.Targets, "contexts", 1),
-    (runtime.Targets, "prepare", 1),
+    (Targets, "contexts", 1),
+    (Targets, "prepare", 1),
     (Target, "__init__", 1),
     (Target, "__init__", 2),
     (Upstream, "__init__", 1),
@@ -207,7 +210,7 @@ COMMITTING: Final = [
     (logging.Logger, "setLevel", 1),
     (Target, "configure", 1),
     (Target, "configure", 2),
-    (runtime.Targets, "put", 1),
+    (Targets, "put", 1),
     (shadowing.Shadows, "put", 1),
     (Tenant, "limit", 1),
     (Tenant, "limit", 2),
@@ -268,7 +271,7 @@ SETTLING: Final = [
     (shadowing.Shadows, "end"),
     (Metrics, "prune"),
     (runtime.Runtime, "renew_tls"),
-    (hookservice.Recorder, "end"),
+    (Recorder, "end"),
 ]
 
 
@@ -297,7 +300,7 @@ async def test_a_certificate_that_is_spoilt_after_the_check_changes_nothing_and_
     staged.texts[AFTER] = staged.texts[AFTER].replace(str(ours.ca), str(ca))
     staged.write(AFTER)
     before = staged.state()
-    real = runtime.Table
+    real = Table
 
     def spoiling(config: Config) -> object:
         """The table is built after the check, and before the certificates are read."""
@@ -314,9 +317,7 @@ async def test_a_certificate_that_is_spoilt_after_the_check_changes_nothing_and_
     assert "upstreams.new.tls" in str(report.problems[0])
     ca.unlink()
     ca.write_bytes(ours.ca.read_bytes())
-    assert not staged.reloader.is_due
     monkeypatch.setattr(staged.reloader, "_try_again_at", 0.0)
-    assert staged.reloader.is_due
     await staged.reloader.try_again()
     assert staged.reloader.last_report.successful
     assert set(staged.service.runtime.snapshot.config.apps) == {"kept", "new"}
