@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 
 from gateway.config import Address, UnixAddress
 from gateway.front import FrontProtocol, FrontState
+from gateway.loops import KeepGoing
 from gateway.tls.handshakes import FailedHandshake, Handshakes
 
 BACKLOG: Final = 4096
@@ -132,6 +133,7 @@ class Listener(uvicorn.Server):
         self.server_state = state
         self._sockets = list(sockets)
         self._front = state
+        self._keep_going = KeepGoing("the listener's look at the clock")
         self._handshakes: Handshakes | None = None
         if tls is not None:
             self._handshakes = Handshakes(
@@ -153,6 +155,12 @@ class Listener(uvicorn.Server):
             else:
                 self.servers.append(cast(asyncio.Server, self._handshakes.listen(sock)))
         self.started = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: whether the end has come. Whatever a turn raises, there is a next one."""
+        with self._keep_going:
+            return await super().on_tick(counter)
+        return self.should_exit
 
     def _protocol(self) -> FrontProtocol:
         return FrontProtocol(self.config, self.server_state, {})

@@ -12,7 +12,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Final, Generic, NamedTuple, Self, TypeVar
 
-from gateway.tls.copies import NO_COPIES, Copies, Files, contents_of, in_memory, read_regular
+from gateway.tls.copies import NO_COPIES, Copies, Files, held_still, in_memory, read_regular
 
 _VERSIONS: Final = {
     "1.0": ssl.TLSVersion.TLSv1,
@@ -21,8 +21,6 @@ _VERSIONS: Final = {
     "1.3": ssl.TLSVersion.TLSv1_3,
 }
 _DAY: Final = 86400.0
-_DESCRIPTORS: Final = "/proc/self/fd"
-"""Where OpenSSL can be given what has been read already."""
 _T = TypeVar("_T")
 
 
@@ -69,11 +67,7 @@ class MadeOfFiles(Generic[_T]):
         return True
 
     def _made(self) -> _T:
-        """Made of the files as they are now. They are read first: OpenSSL itself would wait for ever at a pipe."""
-        contents = contents_of(self._files)
-        if not os.path.isdir(_DESCRIPTORS):
-            return self._make(self._files)
-        with in_memory(contents) as paths:
+        with held_still(self._files) as paths:
             return self._make(paths)
 
     def _stamps(self) -> tuple[tuple[int, int] | None, ...]:

@@ -20,6 +20,7 @@ Contents = tuple[bytes | None, ...]
 Copies = Mapping[Files, Contents]
 
 NO_COPIES: Final[Copies] = {}
+_DESCRIPTORS: Final = "/proc/self/fd"
 _LARGEST: Final = 16 * 1024 * 1024
 """Bytes of a PEM file; the system's own bundle of authorities has a quarter of a megabyte."""
 
@@ -55,8 +56,22 @@ def in_memory(contents: Contents) -> Iterator[Files]:
                 continue
             file = stack.enter_context(os.fdopen(os.memfd_create("pem"), "wb", buffering=0))
             file.write(data)
-            paths.append(f"/proc/self/fd/{file.fileno()}")
+            paths.append(f"{_DESCRIPTORS}/{file.fileno()}")
         yield tuple(paths)
+
+
+@contextlib.contextmanager
+def held_still(files: Files) -> Iterator[Files]:
+    """Paths at which OpenSSL finds what the files hold now, whatever becomes of them meanwhile.
+
+    OpenSSL itself would wait for ever where a file has become a pipe that nobody writes to. Raises OSError.
+    """
+    contents = contents_of(files)
+    if not os.path.isdir(_DESCRIPTORS):
+        yield files
+        return
+    with in_memory(contents) as paths:
+        yield paths
 
 
 def copied(files: Files, check: Callable[[Files], object]) -> Contents:
