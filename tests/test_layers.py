@@ -16,6 +16,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS: Final = {
     "alarm": 0,
+    "changes": 0,
+    "loops": 0,
     "console": 0,
     "headernames": 0,
     "hooks": 0,

@@ -17,6 +17,7 @@ from .rules import IN_FLIGHT, UNKNOWN_APP, AppName, MethodName, Section, Token, 
 from .tls import ServerTls
 from .tracing import Tracing
 from .values import DurationIn, NotNull, Processes, SizeIn, WholeNumber
+from .watch import WATCH, WatchSettings
 
 
 class Server(Section):
@@ -94,6 +95,12 @@ class Server(Section):
         validate_default=True,
         description="How long a stopping gateway waits for the hooks that it has begun. Default 20s; longer than the "
         "longest timeout of an app, shorter than the service manager's own patience, or hooks in flight are cut off.",
+    )
+    watch: Annotated[WatchSettings | None, WATCH] = Field(
+        default={},
+        validate_default=True,
+        description="When a changed configuration file is reloaded by itself, or off. Default: after 2s without a "
+        "change; off, only POST /-/reload and SIGHUP reload it.",
     )
 
 

@@ -94,6 +94,11 @@ class Transport(httpx.AsyncBaseTransport):
         """Requests waiting for a connection, in all pools."""
         return sum(pool.queued for pool in self._pools.values())
 
+    def prepare(self, settings: TransportSettings) -> None:
+        """Have what ``configure`` will need for these, which then cannot fail. Raises OSError."""
+        if settings.tls is None and self._default_tls is None and any(pool.tls for pool in self._pools.values()):
+            self._default_tls = ssl.create_default_context()
+
     def configure(self, settings: TransportSettings) -> None:
         """Change the limits under way; connections already open stay."""
         self.settings = settings

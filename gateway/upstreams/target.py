@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Coroutine, Iterable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import httpx
 import msgspec
@@ -58,6 +58,13 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
         return msgspec.structs.replace(self, head=head, sent=sent)
 
 
+class TargetTerms(NamedTuple):
+    """What a configuration says of a target."""
+
+    settings: TransportSettings
+    breaker: BreakerSettings | None
+
+
 class Target:
     """A backend address in live use."""
 
@@ -67,6 +74,8 @@ class Target:
         self.name = name
         self.host_header = parsed.netloc
         self.transport = Transport(resolver=resolver)
+        self.terms: TargetTerms | None = None
+        """What it works by; None before it is in use."""
         self.admission = Admission()
         self.breaker = self.admission.common
         self.usual = Usual()
@@ -96,10 +105,11 @@ class Target:
     def __repr__(self) -> str:
         return f"<Target {self._upstream} {self.name} {self.admission!r} {self.transport!r}>"
 
-    def configure(self, settings: TransportSettings, breaker: BreakerSettings | None) -> None:
+    def configure(self, terms: TargetTerms) -> None:
         """Take up another configuration's limits; connections, breaker and counts stay."""
-        self.transport.configure(settings)
-        self.admission.configure(breaker or NO_BREAKER, shared=settings.shared)
+        self.terms = terms
+        self.transport.configure(terms.settings)
+        self.admission.configure(terms.breaker or NO_BREAKER, shared=terms.settings.shared)
 
     def exchange(self, outgoing: Outgoing, deadline: float, *, fresh: bool) -> Coroutine[Any, Any, Answer]:
         """Bring a hook to it for its whole answer; awaited, raises ExchangeError's kinds. *deadline* is loop time."""
