@@ -40,6 +40,10 @@ from gateway.verdicts import Ruling, Source, Verdict, allowed_by_backend
 
 MAX_ENTRIES: Final = 10_000
 MAX_BYTES: Final = 32 * 1024 * 1024
+MAX_JOINED: Final = 128
+"""Repeats that wait for one hook's verdict at most. A media server sends a hook four times, Java's client each twice."""
+MIN_WAITING: Final = 256
+"""Repeats that may wait in all, however low ``server.max_in_flight`` is."""
 
 _ECHO: Final = allowed_by_backend(b"")
 """The usual yes, but for the hook's own body."""
@@ -65,6 +69,43 @@ class OwnerLost(Exception):
 
     Its backend may have seen it, so asking again is a choice and not a matter of course.
     """
+
+
+class TooManyRepeats(Exception):
+    """As many repeats as may join a hook in flight wait for its verdict already."""
+
+
+class Waiting:
+    """The repeats that wait for a verdict, of one process: they take no place of a hook, and have a bound of their own.
+
+    No app holds more than twice what is left free, so that one whose hooks are repeated without end leaves room.
+    """
+
+    __slots__ = ("_apps", "total")
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._apps: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<Waiting {self._apps}>"
+
+    def enter(self, app: str, most: int) -> bool:
+        """Whether one more of this app's may wait, of *most* in all; it counts until it leaves."""
+        free, mine = most - self.total, self._apps.get(app, 0)
+        if free <= 0 or (mine and mine >= 2 * (free - 1)):
+            return False
+        self.total += 1
+        self._apps[app] = mine + 1
+        return True
+
+    def leave(self, app: str) -> None:
+        """One that entered has its verdict, or waits no longer."""
+        self.total -= 1
+        if self._apps[app] > 1:
+            self._apps[app] -= 1
+        else:
+            del self._apps[app]
 
 
 class _Stored(msgspec.Struct, frozen=True, gc=False, eq=False):
@@ -101,10 +142,12 @@ class Flight:
         return f"<Flight of {len(self.body)} bytes, {joined} joined{', settled' if self._settled else ''}>"
 
     def join(self) -> asyncio.Future[Ruling]:
-        """A future of one's own for the verdict: cancelling it touches nobody else's."""
-        waiter: asyncio.Future[Ruling] = asyncio.get_running_loop().create_future()
+        """A future of one's own for the verdict: cancelling it touches nobody else's. Raises TooManyRepeats."""
         if self._joined is None:
             self._joined = []
+        elif len(self._joined) >= MAX_JOINED:
+            raise TooManyRepeats
+        waiter: asyncio.Future[Ruling] = asyncio.get_running_loop().create_future()
         self._joined.append(waiter)
         return waiter
 
@@ -181,7 +224,8 @@ class Duplicates:
     def find(self, key: Key, body: bytes, now: float) -> Ruling | asyncio.Future[Ruling] | None:
         """The verdict of the same hook before, or the future of one in flight; None for a hook not seen of late.
 
-        The future is the caller's own. It raises OwnerLost where the hook in flight comes to no verdict.
+        The future is the caller's own. It raises OwnerLost where the hook in flight comes to no verdict. Raises
+        TooManyRepeats where as many wait for it as may.
         """
         known = self._known.get(key)
         if known is None:

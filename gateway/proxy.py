@@ -16,7 +16,7 @@ from typing import Any, Final
 from starlette.types import Receive, Scope, Send
 
 from gateway.clientconfig import examined, ineffective
-from gateway.dedupe import Flight, OwnerLost, key_of
+from gateway.dedupe import MIN_WAITING, Flight, OwnerLost, TooManyRepeats, Waiting, key_of
 from gateway.front.exchange import EXCHANGE, Exchange
 from gateway.front.head import BadRequest
 from gateway.front.protocol import Answer
@@ -60,6 +60,9 @@ _TOO_MANY_OF_APP: Final = Failure(
 _TOO_FAST: Final = Failure(
     Cause.OVERLOAD, ProxyError.CONNECTION_LIMIT_REACHED, "the app's hooks come faster than its rate_limit"
 )
+_TOO_MANY_REPEATS: Final = Failure(
+    Cause.OVERLOAD, ProxyError.CONNECTION_LIMIT_REACHED, "too many repeats of hooks in flight wait for their verdicts"
+)
 _DEFECT: Final = Ruling(
     Verdict.REJECT, Source.GATEWAY, Reason.INTERNAL, REJECT_STATUS,
     proxy_status=proxy_status(ProxyError.PROXY_INTERNAL_ERROR), error="a defect of the gateway; its log says more",
@@ -77,13 +80,14 @@ class HookEndpoint:
         self._sessions = Sessions() if sessions is None else sessions
         self._life_of: Callable[[Snapshot, float, Scope], Life] = Life
         self._loop = asyncio.get_running_loop()
-        self._inside = 0
+        self._asking = 0
+        """Hooks that a backend is asked for: each has a place under the limits."""
+        self._waiting = Waiting()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One hook, from its head to its answer."""
         life = self._life_of(self._runtime.snapshot, self._loop.time(), scope)
         exchange: Exchange | None = scope.get("extensions", {}).get(EXCHANGE)
-        self._inside += 1
         try:
             life.body = exchange.body if exchange is not None else await body_of(receive)
             step = self._decide(life)
@@ -101,7 +105,6 @@ class HookEndpoint:
             logger.exception("a hook met a defect of the gateway", extra={"fields": {"request_id": life.request_id}})
             ruling = _DEFECT
         finally:
-            self._inside -= 1
             life.leave()
         headers = _answer_headers(ruling, life.identity.request_id)
         if exchange is None or not exchange.answer(ruling.status, headers, ruling.body):
@@ -157,15 +160,35 @@ class HookEndpoint:
         if route.dedupe is None:
             return self._ask(life, route, upstream, outgoing, None)
         duplicates, key = self._runtime.duplicates, key_of(method, body)
-        earlier = duplicates.find(key, body, self._loop.time())
+        try:
+            earlier = duplicates.find(key, body, self._loop.time())
+        except TooManyRepeats:
+            return by_fallback(_TOO_MANY_REPEATS, route.fallback, body)
         if earlier is None:
             return self._ask(life, route, upstream, outgoing, duplicates.begin(key, body))
-        return as_duplicate(earlier) if isinstance(earlier, Ruling) else _joined(life, route, earlier)
+        return as_duplicate(earlier) if isinstance(earlier, Ruling) else self._joined(life, route, earlier)
+
+    async def _joined(self, life: Life, route: Route, earlier: asyncio.Future[Ruling]) -> Ruling:
+        """The verdict of the same hook, byte for byte, that is in flight; the repeat itself takes no place."""
+        app = life.app
+        if not self._waiting.enter(app, max(MIN_WAITING, life.snapshot.max_in_flight)):
+            earlier.cancel()
+            return by_fallback(_TOO_MANY_REPEATS, route.fallback, life.body)
+        try:
+            return as_duplicate(await earlier)
+        except OwnerLost:
+            return by_fallback(_CUT_OFF, route.fallback, life.body)
+        finally:
+            self._waiting.leave(app)
 
     async def _ask(
         self, life: Life, route: Route, upstream: Upstream, outgoing: Outgoing, flight: Flight | None
     ) -> Ruling:
         """The backend's verdict, or the one that stands in for it; whoever has joined the *flight* gets it too."""
+        tenant = life.tenant
+        self._asking += 1
+        if tenant is not None:
+            tenant.asking += 1
         try:
             excess = self._excess(life, route)
             if excess is None:
@@ -186,16 +209,20 @@ class HookEndpoint:
             if flight is not None:
                 flight.leave()
             raise
+        finally:
+            self._asking -= 1
+            if tenant is not None:
+                tenant.asking -= 1
         return ruling
 
     def _excess(self, life: Life, route: Route) -> Failure | None:
         """The limit that this hook is one too many for, if there is one."""
-        if self._inside > life.snapshot.max_in_flight:
+        if self._asking > life.snapshot.max_in_flight:
             return _TOO_MANY
         most, tenant = route.max_in_flight, life.tenant
         if tenant is None:
             return None
-        if most is not None and tenant.in_flight is not None and tenant.in_flight.get() > most:
+        if most is not None and tenant.asking > most:
             return _TOO_MANY_OF_APP
         if tenant.limiter is not None and not tenant.limiter.take(self._loop.time()):
             self._runtime.count_rate_limited(tenant.name)
@@ -248,14 +275,6 @@ def _screened(life: Life, route: Route, hook: Hook) -> Ruling | None:
         # Without a session each hook goes its own way.
         life.upstream = route.split.choose(session_of(hook) or life.request_id)
     return by_static(route.static or Verdict.REJECT, life.body) if life.upstream is None else None
-
-
-async def _joined(life: Life, route: Route, earlier: asyncio.Future[Ruling]) -> Ruling:
-    """The verdict of the same hook, byte for byte, that is in flight."""
-    try:
-        return as_duplicate(await earlier)
-    except OwnerLost:
-        return by_fallback(_CUT_OFF, route.fallback, life.body)
 
 
 async def _fail_over(life: Life, route: Route, outcome: Outcome) -> Outcome:

@@ -14,13 +14,15 @@ from gateway.verdicts import Place
 class Tenant(Place):
     """An app that is served, by its name in the configuration: a glob is one, whatever its appKeys."""
 
-    __slots__ = ("in_flight", "limiter", "name")
+    __slots__ = ("asking", "in_flight", "limiter", "name")
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
         self.in_flight: Value | None = None
-        """Its hooks inside; None before it is served."""
+        """Its hooks inside, repeats that wait for a verdict included; None before it is served."""
+        self.asking = 0
+        """Its hooks that a backend is asked for: each has a place under the limits."""
         self.limiter: Limiter | None = None
 
     def __repr__(self) -> str:

@@ -226,7 +226,8 @@ class Pool:
         Who could not be answered in time any more leaves at once: its place is better given to one that can.
         """
         latest = terms.queue - terms.usual
-        expected = terms.usual * (self._queue.waiting + 1) / self.limits.max_connections
+        ahead = self._queue.ahead_of(terms.tenant) if self.limits.shared else self._queue.waiting
+        expected = terms.usual * (ahead + 1) / self.limits.max_connections
         if self._loop.time() + expected > latest:
             raise self._overloaded("is busy, and the queue too long to be answered in time")
         turn = self._queue.add(self._loop.create_future(), terms.tenant)
