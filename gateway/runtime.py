@@ -17,6 +17,7 @@ from gateway.metrics import Metrics
 from gateway.metrics.catalogue import UNKNOWN_APP
 from gateway.routing import Table
 from gateway.shadowing import Shadows, candidates
+from gateway.sharing import Shared
 from gateway.tenants import Tenant
 from gateway.tls.copies import NO_COPIES, Copies
 from gateway.upstreams import Targets, Upstream
@@ -30,18 +31,25 @@ class Snapshot:
     table: Table
     upstreams: Mapping[str, Upstream]
     max_in_flight: int
-    """Hooks inside this process at once."""
+    """Hooks that backends are asked for at once, by all workers."""
 
 
 class Runtime:
     """Holds the snapshot in force. Build it inside a running loop."""
 
-    def __init__(self, config: Config, metrics: Metrics, copies: Copies = NO_COPIES) -> None:
+    def __init__(
+        self, config: Config, metrics: Metrics, copies: Copies = NO_COPIES, shared: Shared | None = None
+    ) -> None:
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
-        self.targets = Targets(metrics, config.server.workers, copies)
-        self.duplicates = Duplicates()
+        self._shared = shared
+        self.places = None if shared is None else shared.all_hooks
+        """Hooks that backends are asked for, by all workers; None where there is no other."""
+        self.targets = Targets(metrics, config.server.workers, copies, shared)
+        self.duplicates = Duplicates(claims=None if shared is None else shared.claims)
         self._tenants: dict[str, Tenant] = {}
+        self._leaving: dict[str, Tenant] = {}
+        """Those of apps that a reload has removed, while hooks of theirs are under way."""
         self.shadows = Shadows(metrics)
         self.snapshot = self._build(config, Table(config), candidates(config))
 
@@ -67,6 +75,8 @@ class Runtime:
         """Close every connection to backends."""
         await self.shadows.aclose()
         await self.targets.aclose()
+        if self._shared is not None:
+            self._shared.close()
 
     def _build(self, config: Config, table: Table, shadows: Mapping[str, UpstreamConfig]) -> Snapshot:
         self._upstreams = {**config.upstreams, **shadows}
@@ -74,8 +84,7 @@ class Runtime:
         self.shadows.configure(config, shadows, upstreams)
         self._serve(table)
         self._keep_series(config, table)
-        limit = max(1, config.server.max_in_flight // config.server.workers)
-        return Snapshot(config, table, upstreams, limit)
+        return Snapshot(config, table, upstreams, config.server.max_in_flight)
 
     def _serve(self, table: Table) -> None:
         """Give each app of the table its live state: the one that it has had."""
@@ -83,12 +92,18 @@ class Runtime:
         for app in table.apps:
             known = self._tenants.get(app.name)
             if known is None:
+                app.tenant = self._leaving.pop(app.name, app.tenant)
                 app.tenant.in_flight = self._metrics.in_flight.labelled(app.name)
             else:
                 app.tenant = known
+            limited = app.default.rate is not None or app.default.max_in_flight is not None
+            if limited and self._shared is not None and not app.tenant.is_shared:
+                app.tenant.share(self._shared.limits_of(app.name))
             app.tenant.limit(app.default.rate, now)
             tenants[app.name] = app.tenant
         self._metrics.in_flight.labelled(UNKNOWN_APP)
+        self._leaving |= {name: tenant for name, tenant in self._tenants.items() if name not in tenants}
+        self._leaving = {name: tenant for name, tenant in self._leaving.items() if not tenant.leave()}
         self._tenants = tenants
 
     async def _settle(self, config: Config) -> None:

@@ -26,6 +26,7 @@ from gateway.server import descriptors
 from gateway.server.holdups import HoldUps
 from gateway.server.listening import Listener, all_started
 from gateway.sessions import Sessions
+from gateway.sharing import Shared
 from gateway.tls.certificates import Renewal, ServerTLS
 from gateway.tls.copies import NO_COPIES, Copies
 from gateway.tls.handshakes import FailedHandshake, HandshakeFault
@@ -53,12 +54,13 @@ class HookService:
         listeners: tuple[DecisionListener, ...] = (),
         sessions: Sessions | None = None,
         copies: Copies = NO_COPIES,
+        shared: Shared | None = None,
     ) -> None:
         self._writer = writer
         self._access = AccessLog(writer)
         self._apply_log(config)
         writer.on_drop = metrics.log_dropped.inc
-        self.runtime = Runtime(config, metrics, copies)
+        self.runtime = Runtime(config, metrics, copies, shared)
         journal = Journal()
         told = (metrics.record, self._access.record, journal.record, *listeners)
         endpoint = HookEndpoint(self.runtime, told, sessions)

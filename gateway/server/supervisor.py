@@ -46,6 +46,7 @@ from gateway.server.single import (
 from gateway.server.spares import Spares
 from gateway.sessions import shared_memory
 from gateway.shadowing import candidates
+from gateway.sharing import SharedMemory
 from gateway.upstreams.registry import target_names
 
 logger = logging.getLogger(__name__)
@@ -173,6 +174,8 @@ class Supervisor:
         self._loaded = loaded
         self._sessions = shared_memory()
         """What all workers remember of the clients' sessions; it outlives each of them."""
+        self._shared = SharedMemory(server.workers)
+        """Their duplicates, limits and breakers; it outlives them, too."""
         self._sockets = _sockets_per_worker(server.listen, server.workers)
         try:
             self._admin_sockets = bind((server.admin,), "server.admin")
@@ -256,10 +259,12 @@ class Supervisor:
                 "--values", str(cells.values_fd),
                 "--names", str(cells.names_fd),
                 "--sessions", str(self._sessions),
+                "--shared", str(self._shared.fd),
+                "--slot", str(slot),
                 "--listen", *map(str, listen),
                 stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), cells.values_fd, cells.names_fd, self._sessions, *listen),
-                env={**os.environ, "WCS_GATEWAY_INSTANCE": self._instance},
+                pass_fds=(theirs.fileno(), cells.values_fd, cells.names_fd, self._sessions, self._shared.fd, *listen),
+                env={**os.environ, **self._shared.environment, "WCS_GATEWAY_INSTANCE": self._instance},
             )  # fmt: skip
             channel = await Channel.over(ours)
             undo.pop_all()
@@ -274,6 +279,7 @@ class Supervisor:
         early = 0
         while True:
             status = await worker.ended()
+            self._shared.vacate(worker.slot)
             with self._reading:
                 self._metrics.inherit(worker.cells)
                 worker.cells.close()

@@ -26,6 +26,7 @@ from gateway.server.channel import Ask, Channel, Ping, Pong, Ready, Stop, Take, 
 from gateway.server.hookservice import HookService
 from gateway.server.threads import start_threads
 from gateway.sessions import Sessions
+from gateway.sharing import Memory, Shared
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,13 @@ async def serve(arguments: argparse.Namespace, writer: Writer) -> None:
     sockets = [socket.socket(fileno=fd) for fd in arguments.listen]
     try:
         service = HookService(
-            first.config, sockets, metrics, writer, sessions=Sessions(arguments.sessions), copies=first.copies
+            first.config,
+            sockets,
+            metrics,
+            writer,
+            sessions=Sessions(arguments.sessions),
+            copies=first.copies,
+            shared=Shared(Memory(arguments.shared, first.config.server.workers, arguments.slot)),
         )
     except OSError as exc:  # certificates that were broken on the disk before the supervisor had copies of them
         logger.error("this worker cannot serve until its files are mended: %s", exc)
@@ -107,6 +114,8 @@ def main() -> None:
     parser.add_argument("--values", type=int, required=True)
     parser.add_argument("--names", type=int, required=True)
     parser.add_argument("--sessions", type=int, required=True)
+    parser.add_argument("--shared", type=int, required=True)
+    parser.add_argument("--slot", type=int, required=True)
     parser.add_argument("--listen", type=int, nargs="+", required=True)
     arguments = parser.parse_args()
     writer = Writer(sys.stdout.fileno(), chunk=PIPE_ATOMIC)

@@ -14,6 +14,7 @@ import httpx
 from gateway.config import Upstream as UpstreamConfig
 from gateway.config import UpstreamTls
 from gateway.metrics.catalogue import Metrics
+from gateway.sharing import Shared
 from gateway.tls.certificates import MadeOfFiles, client_context
 from gateway.tls.copies import NO_COPIES, Copies
 from gateway.transport import Resolver, TransportSettings
@@ -36,10 +37,13 @@ class _Key(NamedTuple):
 class Targets:
     """Live targets by upstream and URL, with their health checks."""
 
-    def __init__(self, metrics: Metrics, workers: int = 1, copies: Copies = NO_COPIES) -> None:
+    def __init__(
+        self, metrics: Metrics, workers: int = 1, copies: Copies = NO_COPIES, shared: Shared | None = None
+    ) -> None:
         self._metrics = metrics
         self._copies = copies
         self._workers = workers
+        self._shared = shared
         self._resolver = Resolver()
         self._live: dict[_Key, Target] = {}
         self._checks: dict[_Key, HealthCheck] = {}
@@ -131,7 +135,9 @@ class Targets:
     def _target(self, key: _Key, name: str, config: UpstreamConfig) -> Target:
         target = self._live.get(key)
         if target is None:
-            target = self._live[key] = Target(key.upstream, key.url, name, self._resolver, self._metrics)
+            breaker = None if self._shared is None else self._shared.breaker_of(key.upstream, key.url)
+            target = Target(key.upstream, key.url, name, self._resolver, self._metrics, breaker)
+            self._live[key] = target
             self._resolver.prefetch(target.url.host)
             if key in self._holds:
                 target.hold()

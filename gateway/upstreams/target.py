@@ -17,6 +17,7 @@ from gateway.latency import LastMinute, Usual
 from gateway.metrics.catalogue import Metrics
 from gateway.metrics.cells import Value
 from gateway.repair import ResponseCheck
+from gateway.sharing import SharedBreaker
 from gateway.tracecontext import Trace
 from gateway.transport import Answer, Pool, Resolver, Terms, Transport, TransportSettings
 from gateway.upstreams.admission import Admission, Shut, Ticket
@@ -61,13 +62,22 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
 class Target:
     """A backend address in live use."""
 
-    def __init__(self, upstream: str, url: str, name: str, resolver: Resolver, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        upstream: str,
+        url: str,
+        name: str,
+        resolver: Resolver,
+        metrics: Metrics,
+        shared: SharedBreaker | None = None,
+    ) -> None:
         parsed = httpx.URL(url)
         self.url = parsed
         self.name = name
         self.host_header = parsed.netloc
         self.transport = Transport(resolver=resolver)
-        self.admission = Admission()
+        self._shared = shared
+        self.admission = Admission(shared)
         self.breaker = self.admission.common
         self.usual = Usual()
         self.last_minute = LastMinute()
@@ -169,6 +179,8 @@ class Target:
     async def retire(self) -> None:
         """The configuration has it no more: hooks on it end, then its connections."""
         self.retired = True
+        if self._shared is not None:
+            self._shared.leave()
         await self.transport.aclose()
 
     def answered(self, ticket: Ticket, tenant: str, now: float) -> None:
