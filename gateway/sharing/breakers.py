@@ -192,10 +192,10 @@ class SharedBreaker(Breaker):
                 self._retry_at = now
                 self._generation += 1
             self._count_successes(now)
-            before = (self._generation, self._row_total)
+            before = (self._generation, self._row_total, self._retry_at)
             result = step(*args, **kwargs)
             self._prober = (self._prober or self._memory.owner) if self._probing else 0
-            self._write(changed=before != (self._generation, self._row_total))
+            self._write(changed=before != (self._generation, self._row_total, self._retry_at))
         finally:
             self._memory.unlock(lock)
         return result

@@ -67,10 +67,15 @@ class Lines:
                 return taken
             sock = self._stack.enter_context(connected(self._gateway))
             port = sock.getsockname()[1]
-            pid = wait_until(lambda port=port: holder_of(port, self._gateway, pids), 5)
-            assert pid is not None
+            pid = self._holder_of(port, pids)
             self._spare.append(Line(sock, pid))
         raise AssertionError("one worker gets no connections")
+
+    def _holder_of(self, port: int, pids: list[int]) -> int:
+        """The worker that has accepted the connection from this port."""
+        pid: int | None = wait_until(lambda: holder_of(port, self._gateway, pids), 10)
+        assert pid is not None
+        return pid
 
 
 @pytest.fixture
