@@ -91,6 +91,7 @@ NEIGHBOURS: Final = {
     ("journal", "shadownotes"),
     ("activity", "insights"),
     ("dedupe", "sharing"),
+    ("transport", "sharing"),
     ("proxy", "life"),
     ("routing", "tenants"),
     ("admin", "lifecycle"),

@@ -9,7 +9,20 @@ from gateway.sharing.breakers import SharedBreaker
 from gateway.sharing.claims import Claim, Claims
 from gateway.sharing.limits import AppLimits, Bucket, Places
 from gateway.sharing.memory import Memory
+from gateway.sharing.quotas import POLL_EVERY, Quota
 from gateway.sharing.supervisor import SharedMemory
 from gateway.sharing.worker import Shared
 
-__all__ = ["AppLimits", "Bucket", "Claim", "Claims", "Memory", "Places", "Shared", "SharedBreaker", "SharedMemory"]
+__all__ = [
+    "POLL_EVERY",
+    "AppLimits",
+    "Bucket",
+    "Claim",
+    "Claims",
+    "Memory",
+    "Places",
+    "Quota",
+    "Shared",
+    "SharedBreaker",
+    "SharedMemory",
+]

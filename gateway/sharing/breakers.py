@@ -16,6 +16,7 @@ from typing import Final, ParamSpec, TypeVar
 from gateway.breaker import SLOTS, Breaker, BreakerSettings, State
 from gateway.sharing.memory import BREAKER_NAMES, BREAKER_WORDS, LOCK_OF_BREAKERS, Memory
 from gateway.sharing.names import leave_entry, take_entry
+from gateway.sharing.quotas import Quota
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,6 +46,7 @@ class SharedBreaker(Breaker):
         "_prober",
         "_seen",
         "_uncounted",
+        "quota",
     )
 
     def __init__(self, memory: Memory, entry: int) -> None:
@@ -60,6 +62,8 @@ class SharedBreaker(Breaker):
         self._flush_at = -math.inf
         self._configured = False
         self._left = False
+        self.quota = Quota(memory, entry)
+        """What all workers have of connections to the target."""
 
     @classmethod
     def of(cls, memory: Memory, name: str) -> SharedBreaker | None:
@@ -71,6 +75,8 @@ class SharedBreaker(Breaker):
         """This worker has the target no more; what still comes changes nothing for the others."""
         if not self._left:
             self._left = True
+            self.quota.leave()
+            self._memory.words[self._own_success] = 0
             leave_entry(self._memory, BREAKER_NAMES, self._entry)
 
     # --- looking ---
@@ -107,7 +113,12 @@ class SharedBreaker(Breaker):
     def succeeded(self, ticket: int, now: float) -> None:
         """The target answered this worker."""
         words = self._memory.words
-        if self._is_well(ticket) and now < self._flush_at and words[self._at + _CHANGES] == self._seen:
+        if (
+            not self._left
+            and self._is_well(ticket)
+            and now < self._flush_at
+            and words[self._at + _CHANGES] == self._seen
+        ):
             words[self._own_success] = int(now * _MICROSECONDS)
             self._succeeded_at = now
             self._uncounted += 1
@@ -144,7 +155,7 @@ class SharedBreaker(Breaker):
         self._change(-math.inf, self._reconfigured, afresh)
 
     def _succeed(self, ticket: int, now: float) -> None:
-        if ticket == self._generation:
+        if ticket == self._generation and not self._left:
             self._memory.words[self._own_success] = int(now * _MICROSECONDS)
         super().succeeded(ticket, now)
 

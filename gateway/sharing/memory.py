@@ -48,7 +48,9 @@ _BREAKERS: Final = _LIMITS + LIMITS * LIMIT_WORDS
 _REGIONS: Final = _BREAKERS + BREAKERS * BREAKER_WORDS
 _OWN_LIMITS: Final = 0
 _OWN_BREAKERS: Final = _OWN_LIMITS + LIMITS
-_OWN_HOLDS: Final = _OWN_BREAKERS + BREAKERS
+_OWN_CONNECTIONS: Final = _OWN_BREAKERS + BREAKERS
+_OWN_WAITING: Final = _OWN_CONNECTIONS + BREAKERS
+_OWN_HOLDS: Final = _OWN_WAITING + BREAKERS
 _OWN_ARENA: Final = _OWN_HOLDS + (LIMITS + BREAKERS) // 8
 _REGION_WORDS: Final = _OWN_ARENA + ARENA // 8
 
@@ -129,6 +131,10 @@ class Memory:
             return False
         return time.monotonic_ns() - self.words[self._member(slot) + 1] < SILENCE_LIMIT * 1e9
 
+    def is_alive_at(self, slot: int) -> bool:
+        """Whether there is a process in this slot that has said of late that it lives."""
+        return self.is_alive(self._owner(slot))
+
     def slot_of(self, owner: int) -> int:
         """The slot of the process with this number."""
         return owner - 1 >> 16
@@ -167,13 +173,23 @@ class Memory:
 
     def counts(self, entry: int) -> slice:
         """The words in which the workers count an app's hooks, each its own."""
-        first = _REGIONS + _OWN_LIMITS + entry
-        return slice(first, first + self.workers * _REGION_WORDS, _REGION_WORDS)
+        return self._each(_OWN_LIMITS + entry)
 
     def successes(self, entry: int) -> slice:
         """The words in which the workers say when a target answered last, each its own."""
-        first = _REGIONS + _OWN_BREAKERS + entry
-        return slice(first, first + self.workers * _REGION_WORDS, _REGION_WORDS)
+        return self._each(_OWN_BREAKERS + entry)
+
+    def connections(self, entry: int) -> slice:
+        """The words in which the workers count their connections to a target, each its own."""
+        return self._each(_OWN_CONNECTIONS + entry)
+
+    def waiting(self, entry: int) -> slice:
+        """The words in which the workers count the hooks that wait for such a connection, each its own."""
+        return self._each(_OWN_WAITING + entry)
+
+    def _each(self, word: int) -> slice:
+        """This word of every region."""
+        return slice(_REGIONS + word, _REGIONS + word + self.workers * _REGION_WORDS, _REGION_WORDS)
 
     def own(self, words: slice) -> int:
         """This worker's own of such words."""

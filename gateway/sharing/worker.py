@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from gateway.sharing.breakers import SharedBreaker
 from gateway.sharing.claims import Claims
@@ -19,6 +20,8 @@ class Shared:
         self.claims = Claims(memory)
         self.all_hooks = AppLimits(memory, "server").places
         """Hooks that all workers have inside."""
+        self.on_beat: Callable[[], None] | None = None
+        """Called several times a second."""
         self._beating: asyncio.TimerHandle | None = None
         self._beat()
 
@@ -41,4 +44,6 @@ class Shared:
 
     def _beat(self) -> None:
         self._memory.beat()
+        if self.on_beat is not None:
+            self.on_beat()
         self._beating = self._loop.call_later(BEAT_EVERY, self._beat)

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import httpx
 
+from gateway.sharing import Quota
 from gateway.transport.pool import Origin, Pool, PoolLimits, Terms
 from gateway.transport.resolver import Resolver
 
@@ -61,7 +62,9 @@ class Transport(httpx.AsyncBaseTransport):
         settings: TransportSettings | None = None,
         *,
         resolver: Resolver | None = None,
+        quota: Quota | None = None,
     ) -> None:
+        self._quota = quota
         self.settings = settings or TransportSettings()
         self._resolver = resolver or Resolver()
         self._owns_resolver = resolver is None
@@ -90,6 +93,11 @@ class Transport(httpx.AsyncBaseTransport):
             pool.call_waiting()
             if pool.tls is not None:
                 pool.secure(self._tls_for_pools(), settings.server_name)
+
+    def yield_idle(self) -> None:
+        """Close connections that nobody uses where a hook waits at another worker."""
+        for pool in self._pools.values():
+            pool.yield_idle()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Exchange one request for its whole answer.
@@ -129,7 +137,7 @@ class Transport(httpx.AsyncBaseTransport):
         if url.raw_scheme not in _DEFAULT_PORTS:
             raise httpx.UnsupportedProtocol(f"{url.scheme!r} is neither http nor https")
         port = url.port or _DEFAULT_PORTS[url.raw_scheme]
-        pool = Pool(Origin(url.scheme, url.host, port), self.settings.limits, self._resolver)
+        pool = Pool(Origin(url.scheme, url.host, port), self.settings.limits, self._resolver, self._quota)
         if url.raw_scheme == b"https":
             pool.secure(self._tls_for_pools(), self.settings.server_name)
         return pool

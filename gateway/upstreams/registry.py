@@ -52,6 +52,8 @@ class Targets:
         self._holds: set[_Key] = set()
         self._loop = asyncio.get_running_loop()
         metrics.on_scrape(self._sample)
+        if shared is not None:
+            shared.on_beat = self._yield_idle
 
     def __repr__(self) -> str:
         return f"<Targets {list(self._live.values())}>"
@@ -144,7 +146,7 @@ class Targets:
         settings = TransportSettings(
             connect_timeout=config.connect_timeout,
             keepalive=config.keepalive,
-            max_connections=max(1, config.max_connections // self._workers),
+            max_connections=self._most(target, config.max_connections),
             max_answer=config.max_answer,
             shared=key.upstream in self._sharing,
             tls=self._tls(config.tls),
@@ -152,6 +154,14 @@ class Targets:
         )
         target.configure(settings, config.breaker)
         return target
+
+    def _most(self, target: Target, connections: int) -> int:
+        """Connections to a target: of all workers together, or this one's part where it cannot know of the others."""
+        return connections if target.is_shared else max(1, connections // self._workers)
+
+    def _yield_idle(self) -> None:
+        for target in self._live.values():
+            target.transport.yield_idle()
 
     def _tls(self, config: UpstreamTls | None) -> ssl.SSLContext | None:
         """The context of an upstream's ``tls``: the same as before wherever that and its files are the same."""

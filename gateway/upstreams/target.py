@@ -75,7 +75,7 @@ class Target:
         self.url = parsed
         self.name = name
         self.host_header = parsed.netloc
-        self.transport = Transport(resolver=resolver)
+        self.transport = Transport(resolver=resolver, quota=None if shared is None else shared.quota)
         self._shared = shared
         self.admission = Admission(shared)
         self.breaker = self.admission.common
@@ -105,6 +105,11 @@ class Target:
 
     def __repr__(self) -> str:
         return f"<Target {self._upstream} {self.name} {self.admission!r} {self.transport!r}>"
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether its breaker and its connections count together with other workers'."""
+        return self._shared is not None
 
     def configure(self, settings: TransportSettings, breaker: BreakerSettings | None) -> None:
         """Take up another configuration's limits; connections, breaker and counts stay."""

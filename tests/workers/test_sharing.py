@@ -306,3 +306,34 @@ def test_all_workers_together_send_one_probe_and_its_success_lets_all_in(
         line.answer()
     for line in itertools.chain(ones[1:], others[1:], (one, other)):
         assert line.ask(hook_body("a")).status == 200
+
+
+# --- connections ---
+
+
+def test_connections_to_a_target_hold_in_sum_and_may_be_used_up_at_one_worker(
+    running: RunningGateway, backend: PacedBackend, lines: Lines
+) -> None:
+    serve(running, backend, {"a": APP}, upstream={"max_connections": 3})
+    ones, others = lines.each(6)
+    backend.mode = Mode.HOLD
+    held = [line.send(hook_body("a")) for line in ones[:5]]
+    assert wait_until(lambda: backend.held == 3)
+    held += [line.send(hook_body("a")) for line in others]
+    assert wait_until(lambda: running.metric("gateway_hooks_in_flight", app="a") == 11)
+    assert (backend.held, backend.count) == (3, 3)
+    backend.release()
+    assert [line.answer().status for line in held] == [200] * 11
+    assert backend.most_in_hand == 3
+    assert {line.ask(hook_body("a")).status for line in (*ones, *others)} == {200}
+
+
+def test_one_connection_for_all_workers_goes_from_one_to_the_other(
+    running: RunningGateway, backend: PacedBackend, lines: Lines
+) -> None:
+    serve(running, backend, {"a": APP}, upstream={"max_connections": 1})
+    ones, others = lines.each(4)
+    for _ in range(5):
+        sent = [line.send(hook_body("a")) for line in (*ones, *others)]
+        assert [line.answer().status for line in sent] == [200] * 8
+    assert backend.most_in_hand == 1
