@@ -22,7 +22,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _STATES: Final = (State.CLOSED, State.OPEN, State.HALF_OPEN)
-_RECORD: Final = struct.Struct(f"<7q5d{3 * SLOTS}q")
+_RECORD: Final = struct.Struct(f"<6q5d{3 * SLOTS}q")
 _CHANGES: Final = 1
 """Word that counts the changes of state, and of the row of failures."""
 _FIRST: Final = 2
@@ -229,11 +229,11 @@ class SharedBreaker(Breaker):
         if not self._seen:
             return  # nothing has been written yet
         record = _RECORD.unpack_from(self._memory.bytes, 8 * (self._at + _FIRST))
-        state, self._generation, probing, self._prober, self._doublings, self._opened_count, self._slot = record[:7]
-        self._failed_at, self._since, self._opened_at, self._retry_at, self._slot_ends = record[7:12]
-        self._outcomes = list(record[12 : 12 + SLOTS])
-        self._hard = list(record[12 + SLOTS : 12 + 2 * SLOTS])
-        self._row = list(record[12 + 2 * SLOTS :])
+        state, self._generation, probing, self._prober, self._doublings, self._slot = record[:6]
+        self._failed_at, self._since, self._opened_at, self._retry_at, self._slot_ends = record[6:11]
+        self._outcomes = list(record[11 : 11 + SLOTS])
+        self._hard = list(record[11 + SLOTS : 11 + 2 * SLOTS])
+        self._row = list(record[11 + 2 * SLOTS :])
         self._outcomes_total, self._hard_total, self._row_total = map(sum, (self._outcomes, self._hard, self._row))
         self._probing = bool(probing)
         self._state = State.OPEN if self._held else _STATES[state]
@@ -242,7 +242,7 @@ class SharedBreaker(Breaker):
         _RECORD.pack_into(
             self._memory.bytes, 8 * (self._at + _FIRST),
             _STATES.index(self._state), self._generation, self._probing, self._prober, self._doublings,
-            self._opened_count, self._slot,
+            self._slot,
             self._failed_at, self._since, self._opened_at, self._retry_at, self._slot_ends,
             *self._outcomes, *self._hard, *self._row,
         )  # fmt: skip

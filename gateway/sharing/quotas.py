@@ -39,6 +39,11 @@ class Quota:
             self._words[self._own_held] = held
             self._words[self._own_waiting] = waiting
 
+    def part(self, most: int) -> int:
+        """This worker's equal part of a limit, for people: it may have more or less."""
+        workers, slot = self._memory.workers, self._memory.slot
+        return most // workers + (slot < most % workers)
+
     def others(self) -> int:
         """Connections that other workers hold."""
         return 0 if self._left else sum(self._words[self._held]) - self._words[self._own_held]

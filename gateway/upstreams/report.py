@@ -91,7 +91,7 @@ def report_of(upstream: str, url: str, target: Target, now: float) -> TargetRepo
         target.in_flight,
         target.transport.queued,
         target.transport.open_connections,
-        target.transport.settings.max_connections,
+        target.part_of_connections,
         target.usual.estimate(),
         dict(target.last_minute.times(now)),
         breaker.opened_count,
@@ -105,7 +105,8 @@ def together(reports: Sequence[TargetReport]) -> TargetReport:
     """One target's reports by several processes as one: counts added, the worst state, and what belongs to it."""
     worst = max((report.state for report in reports), key=_RANK.__getitem__)
     in_it = [report for report in reports if report.state is worst]
-    first = min(in_it, key=lambda report: math.inf if report.since is None else report.since)
+    # An ejection is one for all workers, and the one that met the failure knows why.
+    first = min(in_it, key=lambda report: (not report.why, math.inf if report.since is None else report.since))
     times: Counter[int] = Counter()
     for report in reports:
         times.update(report.times)
@@ -116,10 +117,10 @@ def together(reports: Sequence[TargetReport]) -> TargetReport:
         in_flight=sum(report.in_flight for report in reports),
         queued=sum(report.queued for report in reports),
         connections=sum(report.connections for report in reports),
-        max_connections=max(report.max_connections for report in reports),
+        max_connections=sum(report.max_connections for report in reports),
         usual=max(report.usual for report in reports),
         times=dict(times),
-        ejections=max(report.ejections for report in reports),
+        ejections=sum(report.ejections for report in reports),
         last_error=max((report.last_error for report in reports if report.last_error is not None), default=None),
         workers=sum(report.workers for report in reports),
         workers_ejected=sum(report.workers_ejected for report in reports),

@@ -111,6 +111,12 @@ class Target:
         """Whether its breaker and its connections count together with other workers'."""
         return self._shared is not None
 
+    @property
+    def part_of_connections(self) -> int:
+        """What this process's part of the limit of connections comes to; those of all workers make up the limit."""
+        most = self.transport.settings.max_connections
+        return most if self._shared is None else self._shared.quota.part(most)
+
     def configure(self, settings: TransportSettings, breaker: BreakerSettings | None) -> None:
         """Take up another configuration's limits; connections, breaker and counts stay."""
         self.transport.configure(settings)
@@ -220,6 +226,8 @@ class Target:
             if self.admission.is_ejected(now) if app is None else self.admission.is_closed_to(app, now):
                 continue
             seconds = now - self._told_out.pop(app)
+            if not self._told_out:
+                self.why = ""
             whose = "" if app is None else f" for app {app}"
             extra = self._fields("target_back", app)
             logger.warning(
