@@ -18,6 +18,7 @@ from gateway.metrics import Metrics
 from gateway.metrics.catalogue import UNKNOWN_APP
 from gateway.routing import Table
 from gateway.shadowing import Shadows, candidates
+from gateway.sharing import Shared
 from gateway.tenants import Tenant
 from gateway.tls.copies import NO_COPIES, Copies
 from gateway.upstreams import Contexts, Targets, Upstream
@@ -31,16 +32,23 @@ class Snapshot:
     table: Table
     upstreams: Mapping[str, Upstream]
     max_in_flight: int
-    """Hooks inside this process at once."""
+    """Hooks that backends are asked for at once, by all workers."""
 
 
 class Runtime:
     """Holds the snapshot in force. Build it inside a running loop. Raises OSError for certificates of no use."""
 
-    def __init__(self, config: Config, metrics: Metrics, copies: Copies = NO_COPIES) -> None:
+    def __init__(
+        self, config: Config, metrics: Metrics, copies: Copies = NO_COPIES, shared: Shared | None = None
+    ) -> None:
         self.metrics = metrics
-        self.targets = Targets(metrics, config.server.workers, copies)
-        self.duplicates = Duplicates()
+        self.shared = shared
+        self.places = None if shared is None else shared.all_hooks
+        """Hooks that backends are asked for, by all workers; None where there is no other."""
+        self.targets = Targets(metrics, config.server.workers, copies, shared)
+        self.duplicates = Duplicates(claims=None if shared is None else shared.claims)
+        self.leaving: dict[str, Tenant] = {}
+        """Apps that a reload has removed, while hooks of theirs are under way."""
         self.shadows = Shadows(metrics)
         self.tenants: Mapping[str, Tenant] = {}
         """The apps that are served, by name."""
@@ -78,6 +86,8 @@ class Runtime:
         """Close every connection to backends."""
         await self.shadows.aclose()
         await self.targets.aclose()
+        if self.shared is not None:
+            self.shared.close()
 
     def prune(self) -> None:
         """Remove the series of all that is not in force."""
@@ -123,8 +133,7 @@ class RuntimeChange(Change):
         self._parts = Changes((targets, lanes))
         self._tenants = self._served(table)
         self._scope = runtime.metrics.scope_of(config.apps, self._described, config.metrics.app_label, table.rules)
-        limit = max(1, config.server.max_in_flight // config.server.workers)
-        self._snapshot = Snapshot(config, table, targets.upstreams, limit)
+        self._snapshot = Snapshot(config, table, targets.upstreams, config.server.max_in_flight)
         self._before = (runtime.snapshot, runtime.described, runtime.tenants, runtime.metrics.scope)
 
     def commit(self) -> None:
@@ -147,11 +156,14 @@ class RuntimeChange(Change):
         """Let go of what only the snapshot before had; hooks in flight end first."""
         await self._parts.settle()
         self._runtime.prune()
+        _, _, before, _ = self._before
+        _let_go(self._runtime, before, self._tenants)
 
     async def discard(self) -> None:
         """Let go of what only the new snapshot has."""
         await self._parts.discard()
         self._runtime.prune()
+        _let_go(self._runtime, self._tenants, self._runtime.tenants)
 
     def _served(self, table: Table) -> dict[str, Tenant]:
         """Give each app of the table its live state: the one that it has had."""
@@ -159,9 +171,13 @@ class RuntimeChange(Change):
         for app in table.apps:
             known = self._runtime.tenants.get(app.name)
             if known is None:
+                app.tenant = self._runtime.leaving.get(app.name) or app.tenant
                 app.tenant.in_flight = metrics.in_flight.labelled(app.name)
             else:
                 app.tenant = known
+            limited = app.default.rate is not None or app.default.max_in_flight is not None
+            if limited and self._runtime.shared is not None and not app.tenant.is_shared:
+                app.tenant.share(self._runtime.shared.limits_of(app.name))
             tenants[app.name] = app.tenant
         metrics.in_flight.labelled(UNKNOWN_APP)
         return tenants
@@ -170,3 +186,9 @@ class RuntimeChange(Change):
         now = self._now()
         for app in table.apps:
             app.tenant.limit(app.default.rate, now)
+
+
+def _let_go(runtime: Runtime, apps: Mapping[str, Tenant], served: Mapping[str, Tenant]) -> None:
+    """Let go of the apps that are not served any more, each once no hook of it is under way."""
+    leaving = {**runtime.leaving, **apps}
+    runtime.leaving = {name: tenant for name, tenant in leaving.items() if name not in served and not tenant.leave()}

@@ -29,6 +29,7 @@ from gateway.server import descriptors
 from gateway.server.holdups import HoldUps
 from gateway.server.listening import Listener, all_started
 from gateway.sessions import Sessions
+from gateway.sharing import Shared
 from gateway.tls.certificates import Renewal, ServerTLS
 from gateway.tls.copies import NO_COPIES, Copies
 from gateway.tls.handshakes import FailedHandshake, HandshakeFault
@@ -59,13 +60,14 @@ class HookService:
         sessions: Sessions | None = None,
         copies: Copies = NO_COPIES,
         board: tuple[Callable[[int], None], Callable[[], bool]] | None = None,
+        shared: Shared | None = None,
     ) -> None:
         """*board*: of several workers, where this one notes its connections, and asks whether it has the most."""
         self._writer = writer
         self._access = AccessLog(writer)
         self._prepare_log(config).commit()
         writer.on_drop = metrics.log_dropped.inc
-        self.runtime = Runtime(config, metrics, copies)
+        self.runtime = Runtime(config, metrics, copies, shared)
         journal = Journal()
         told = (metrics.record, self._access.record, journal.record, *listeners)
         endpoint = HookEndpoint(self.runtime, told, sessions)

@@ -67,6 +67,7 @@ from gateway.server.single import (
 from gateway.server.spares import Spares
 from gateway.sessions import shared_memory
 from gateway.shadowing import candidates
+from gateway.sharing import SharedMemory
 from gateway.upstreams.registry import target_names
 
 logger = logging.getLogger(__name__)
@@ -211,6 +212,8 @@ class Supervisor:
         self._connections = board_memory(server.workers)
         self._board = Board(self._connections, server.workers)
         """What each worker has of them; so that new ones are shared out evenly."""
+        self._shared = SharedMemory(server.workers)
+        """Their duplicates, limits and breakers; it outlives them, too."""
         sockets = bind(server.listen, "server.listen")
         try:
             self._admin_sockets = bind((server.admin,), "server.admin")
@@ -296,12 +299,16 @@ class Supervisor:
                 "--values", str(cells.values_fd),
                 "--names", str(cells.names_fd),
                 "--sessions", str(self._sessions),
+                "--shared", str(self._shared.fd),
                 "--board", str(self._connections),
                 "--slot", str(slot),
                 "--listen", *map(str, listen),
                 stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), cells.values_fd, cells.names_fd, self._sessions, self._connections, *listen),
-                env={**os.environ, "WCS_GATEWAY_INSTANCE": self._instance},
+                pass_fds=(
+                    theirs.fileno(), cells.values_fd, cells.names_fd, self._sessions, self._shared.fd,
+                    self._connections, *listen,
+                ),
+                env={**os.environ, **self._shared.environment, "WCS_GATEWAY_INSTANCE": self._instance},
             )  # fmt: skip
             channel = await Channel.over(ours)
             undo.pop_all()
@@ -316,6 +323,7 @@ class Supervisor:
         early = 0
         while True:
             status = await worker.ended()
+            self._shared.vacate(worker.slot)
             with self._reading:
                 with self._keep_going:
                     self._metrics.inherit(worker.cells)

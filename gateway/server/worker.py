@@ -44,6 +44,7 @@ from gateway.server.channel import (
 from gateway.server.hookservice import HookService
 from gateway.server.threads import start_threads
 from gateway.sessions import Sessions
+from gateway.sharing import Memory, Shared
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ async def serve(arguments: argparse.Namespace, writer: Writer) -> None:
             sessions=Sessions(arguments.sessions),
             copies=first.copies,
             board=Board(arguments.board, first.config.server.workers).of(arguments.slot),
+            shared=Shared(Memory(arguments.shared, first.config.server.workers, arguments.slot)),
         )
     except OSError as exc:  # certificates that were broken on the disk before the supervisor had copies of them
         logger.error("this worker cannot serve until its files are mended: %s", exc)
@@ -192,6 +194,7 @@ def main() -> None:
     parser.add_argument("--names", type=int, required=True)
     parser.add_argument("--sessions", type=int, required=True)
     parser.add_argument("--board", type=int, required=True)
+    parser.add_argument("--shared", type=int, required=True)
     parser.add_argument("--slot", type=int, required=True)
     parser.add_argument("--listen", type=int, nargs="+", required=True)
     arguments = parser.parse_args()

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import httpx
 
+from gateway.sharing import Quota
 from gateway.transport.pool import Origin, Pool, PoolLimits, Terms
 from gateway.transport.resolver import Resolver
 
@@ -73,7 +74,9 @@ class Transport(httpx.AsyncBaseTransport):
         settings: TransportSettings | None = None,
         *,
         resolver: Resolver | None = None,
+        quota: Quota | None = None,
     ) -> None:
+        self._quota = quota
         self.settings = settings or TransportSettings()
         self.resolver = resolver or Resolver()
         self._owns_resolver = resolver is None
@@ -107,6 +110,11 @@ class Transport(httpx.AsyncBaseTransport):
             pool.call_waiting()
             if pool.tls is not None:
                 pool.secure(self._tls_for_pools(), settings.server_name)
+
+    def yield_idle(self) -> None:
+        """Close connections that nobody uses where a hook waits at another worker."""
+        for pool in self._pools.values():
+            pool.yield_idle()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Exchange one request for its whole answer.
@@ -143,7 +151,7 @@ class Transport(httpx.AsyncBaseTransport):
             await self.resolver.aclose()
 
     def _new_pool(self, url: httpx.URL) -> Pool:
-        pool = Pool(origin_of(url), self.settings.limits, self.resolver)
+        pool = Pool(origin_of(url), self.settings.limits, self.resolver, self._quota)
         if url.raw_scheme == b"https":
             pool.secure(self._tls_for_pools(), self.settings.server_name)
         return pool

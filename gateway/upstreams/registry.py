@@ -7,6 +7,7 @@ import logging
 import ssl
 from collections import Counter
 from collections.abc import Collection, Container, Mapping
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 import httpx
@@ -15,6 +16,7 @@ from gateway.changes import Change
 from gateway.config import Upstream as UpstreamConfig
 from gateway.config import UpstreamTls
 from gateway.metrics.catalogue import Metrics
+from gateway.sharing import Shared
 from gateway.tls.certificates import MadeOfFiles, client_context
 from gateway.tls.copies import NO_COPIES, Copies
 from gateway.transport import Resolver, TransportSettings
@@ -40,10 +42,13 @@ Contexts = Mapping[UpstreamTls, MadeOfFiles[ssl.SSLContext]]
 class Targets:
     """Live targets by upstream and URL, with their health checks."""
 
-    def __init__(self, metrics: Metrics, workers: int = 1, copies: Copies = NO_COPIES) -> None:
+    def __init__(
+        self, metrics: Metrics, workers: int = 1, copies: Copies = NO_COPIES, shared: Shared | None = None
+    ) -> None:
         self._metrics = metrics
         self._copies = copies
         self._workers = workers
+        self._shared = shared
         self._resolver = Resolver()
         self._live: dict[_Key, Target] = {}
         self._checks: dict[_Key, HealthCheck] = {}
@@ -52,6 +57,8 @@ class Targets:
         self._holds: set[_Key] = set()
         self._loop = asyncio.get_running_loop()
         metrics.on_scrape(self._sample)
+        if shared is not None:
+            shared.on_beat = self._yield_idle
 
     def __repr__(self) -> str:
         return f"<Targets {list(self._live.values())}>"
@@ -178,15 +185,25 @@ class Targets:
         """The target with this key, a new one where there is none, entered into the change."""
         target = change.targets.get(key) or self._live.get(key)
         if target is None:
-            target = Target(key.upstream, key.url, name, self._resolver, self._metrics)
+            breaker = None if self._shared is None else self._shared.breaker_of(key.upstream, key.url)
+            target = Target(key.upstream, key.url, name, self._resolver, self._metrics, breaker)
             self._resolver.prefetch(target.url.raw_host.decode("ascii"))
         elif target.terms is not None:
             change.terms_before.append((target, target.terms))
+        settings = replace(settings, max_connections=self._most(target, config.max_connections))
         target.transport.prepare(settings)
         change.targets[key] = target
         change.terms.append((target, TargetTerms(settings, config.breaker)))
         change.checks[key] = self._new_check(key, target, config, settings)
         return target
+
+    def _most(self, target: Target, connections: int) -> int:
+        """Connections to a target: of all workers together, or this one's part where it cannot know of the others."""
+        return connections if target.is_shared else max(1, connections // self._workers)
+
+    def _yield_idle(self) -> None:
+        for target in self._live.values():
+            target.transport.yield_idle()
 
     def _settings(
         self, name: str, config: UpstreamConfig, sharing: Container[str], contexts: Contexts
@@ -194,7 +211,7 @@ class Targets:
         return TransportSettings(
             connect_timeout=config.connect_timeout,
             keepalive=config.keepalive,
-            max_connections=max(1, config.max_connections // self._workers),
+            max_connections=config.max_connections,
             max_answer=config.max_answer,
             shared=name in sharing,
             max_age=config.max_age,
