@@ -2,12 +2,14 @@
 
 By the REST hooks chapters of the Flashphoner WCS documentation: the answer's top-level ``restClientConfig`` object
 says per method what the media server does when a hook of it is refused (``restOnError``: ``LOG``, the default, or
-``FAIL``) and what it does with an answer's fields (``restPolicy``). Pure: bytes in, bytes out.
+``FAIL``), what it does with an answer's fields (``restPolicy``; with ``OVERWRITE`` it takes those that
+``restOverwrite`` lists), and what it leaves out of the hook (``restExclude``) and of what the client gets
+(``clientExclude``). Pure: bytes in, bytes out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -58,6 +60,29 @@ class Examined(NamedTuple):
     """The methods whose refusals stop something, by this body."""
 
 
+class MethodSettings(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What an answer to connect set for one method of its session; what it does not set has the default."""
+
+    fails: bool = False
+    """Whether a refusal stops something: ``restOnError: FAIL``."""
+    policy: str = "NOTIFY"
+    """``NOTIFY``, ``OVERWRITE`` or ``DISABLE``."""
+    overwrite: tuple[str, ...] = ()
+    """``restOverwrite``: the fields that an answer may change, where the policy is ``OVERWRITE``."""
+    exclude: tuple[str, ...] = ()
+    """``restExclude``: the fields that the hooks lack."""
+    client_exclude: tuple[str, ...] = ()
+    """``clientExclude``: the fields that the client does not get."""
+
+    def overwrites(self, field: str) -> bool:
+        """Whether the media server takes this field from an answer."""
+        return self.policy == "OVERWRITE" and field in self.overwrite and field not in FIXED
+
+
+SessionSettings = Mapping[str, MethodSettings]
+"""By method; a method that is not there has every default."""
+FIXED: Final = frozenset({"nodeId", "sessionId", "appKey"})
+"""Fields that the media server never takes from an answer."""
 OUTCOMES: Final = ("ok", "missing", "enforced", "unreadable")
 _SECTION: Final = "restClientConfig"
 _ON_ERROR: Final = "restOnError"
@@ -90,6 +115,53 @@ def examined(body: bytes, wanted: ClientConfig) -> Examined:
     return Examined("enforced", amended, failing | wanted.failing)
 
 
+def session_settings(body: bytes) -> SessionSettings:
+    """All that an answer to connect sets for its session's methods; nothing where it cannot be read."""
+    try:
+        return _settings(_section_of(body))
+    except (IndexError, ValueError, msgspec.MsgspecError):
+        return {}
+
+
+def packed(settings: SessionSettings) -> bytes:
+    """The settings as text that is the same for the same settings, whatever the answers looked like."""
+    return encode({method: settings[method] for method in sorted(settings)})
+
+
+def unpacked(text: bytes) -> SessionSettings:
+    """What ``packed`` made a text of. Raises MsgspecError."""
+    return _decode_settings(text)
+
+
+def excluded_fields(
+    settings: SessionSettings, reads: Callable[[str, str], bool], label: Callable[[str], str]
+) -> tuple[str, ...]:
+    """What ``restExclude`` leaves out though the gateway needs it, as ``METHOD.FIELD``.
+
+    It needs what says whose a hook is, and what the app's rules read: *reads* tells by field and method. *label* gives
+    a method's name as it may be shown.
+    """
+    return tuple(
+        dict.fromkeys(
+            f"{label(method)}.{field}"
+            for method, each in settings.items()
+            for field in each.exclude
+            if field in FIXED or (field in _READ and reads(field, method))
+        )
+    )
+
+
+def ignored_fields(kind: MethodType, settings: MethodSettings | None, changed: Iterable[str]) -> tuple[str, ...]:
+    """Of the fields that an answer changes, those that the media server is known not to take.
+
+    *settings* are the session's for the method; None = not known. The answer to an event is only a receipt, and that
+    to connect comes before the session has settings.
+    """
+    if settings is None or kind not in _STOPPABLE:
+        return ()
+    return tuple(field for field in changed if not settings.overwrites(field))
+
+
 def ineffective(kind: MethodType, stops: bool | None) -> bool:
     """Whether a refusal is known to stop nothing that it is meant to stop.
 
@@ -99,6 +171,8 @@ def ineffective(kind: MethodType, stops: bool | None) -> bool:
     return stops is False and kind in _STOPPABLE
 
 
+_READ: Final = frozenset({"caller", "callee"})
+"""The fields that rules read."""
 _STOPPABLE: Final = frozenset({MethodType.DIRECT, MethodType.INCOMING})
 
 
@@ -179,14 +253,33 @@ def _missing(methods: _Wanted) -> dict[str, dict[str, str]]:
 
 
 def _failing(section: bytes) -> frozenset[str]:
-    failing = []
+    return frozenset(method for method, settings in _settings(section).items() if settings.fails)
+
+
+def _settings(section: bytes) -> SessionSettings:
+    found: dict[str, MethodSettings] = {}
     if section[:1] == b"{":
-        for method, settings in Members.at(section, 0).spans.items():
-            if section[settings.start] == BRACE:
-                value = Members.at(section, settings.start).spans.get(_ON_ERROR)
-                if value is not None and string_at(section, value) == "FAIL":
-                    failing.append(method)
-    return frozenset(failing)
+        for method, span in Members.at(section, 0).spans.items():
+            if section[span.start] == BRACE and (settings := _settings_at(section, span.start)) != _UNSET:
+                found[method] = settings
+    return found
+
+
+def _settings_at(text: bytes, start: int) -> MethodSettings:
+    spans = Members.at(text, start).spans
+    fields = {name: string_at(text, spans[name]) or "" for name in _FIELDS if name in spans}
+    policy = fields.get("restPolicy", "")
+    return MethodSettings(
+        fails=fields.get(_ON_ERROR) == "FAIL",
+        policy=policy if policy in _POLICIES else "NOTIFY",
+        overwrite=_listed(fields, "restOverwrite"),
+        exclude=_listed(fields, "restExclude"),
+        client_exclude=_listed(fields, "clientExclude"),
+    )
+
+
+def _listed(fields: Mapping[str, str], name: str) -> tuple[str, ...]:
+    return tuple(sorted(set(_names(fields.get(name, "")))))
 
 
 # --- its text ---
@@ -217,4 +310,8 @@ class _Answer(msgspec.Struct):
     section: msgspec.Raw = msgspec.field(name=_SECTION, default=msgspec.Raw())
 
 
+_FIELDS: Final = (_ON_ERROR, "restPolicy", *sorted(_LISTS))
+_UNSET: Final = MethodSettings()
+_POLICIES: Final = frozenset({"OVERWRITE", "DISABLE"})
+_decode_settings = msgspec.json.Decoder(dict[str, MethodSettings]).decode
 _decode_answer = msgspec.json.Decoder(_Answer).decode

@@ -51,7 +51,7 @@ REJECTED = [
     (UPSTREAMS + "defaults: {upstream: u, failover: u}\napps: {a: {}}\n", "2:25: defaults.failover: is the upstream that is asked anyway: name another one"),
     (UPSTREAMS + "defaults: {upstream: u}\napps: {a: {failover: [u]}}\n", "3:23: apps.a.failover[0]: is the upstream that is asked anyway: name another one"),
     (UPSTREAMS + "defaults: {failover: w}\n", "2:12: defaults.failover: no upstream has this name"),
-    (of_u("methods: {call: {failover: v}}"), "2:42: apps.a.methods.call.failover: unknown key"),
+    (of_u("methods: {call: {failover: v}}"), '2:42: apps.a.methods.call.failover: unknown key; did you mean "failover_on"?'),
     # --- refusals that count ---
     (of_u("rest_client_config: on"), '2:25: apps.a.rest_client_config: must be a mapping, off, warn, or enforce, not "on"'),
     (of_u("rest_client_config: "), "2:25: apps.a.rest_client_config: must be a mapping, off, warn, or enforce, not empty"),
