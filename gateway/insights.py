@@ -129,7 +129,8 @@ class _App:
         return {
             "ineffective": {**figure("ineffective"), "methods": self._whole("ineffective")},
             "ineffective_changes": {**figure("ineffective_changes"), "methods": self._whole("ineffective_changes")},
-            "client_config": {"outcomes": self._whole("client_config"), "excluded": self._whole("excluded")},
+            "client_config": {"outcomes": self._whole("client_config")},
+            "excluded": {"fields": self._whole("excluded")},
             "repaired": {**figure("repaired"), "kinds": self._whole("repaired")},
             "rate_limited": figure("rate_limited"),
             "failovers": [
@@ -199,7 +200,7 @@ def noteworthy(app: Mapping[str, Any]) -> bool:
     return bool(
         app["ineffective"]["total"]
         or app["ineffective_changes"]["total"]
-        or app["client_config"]["excluded"]
+        or app["excluded"]["fields"]
         or app["repaired"]["total"]
         or app["rate_limited"]["total"]
         or app["failovers"]

@@ -139,8 +139,8 @@ def _of_app(app: Json) -> Iterable[tuple[str, str]]:
             f"changed answers that are ignored: {_figure(changes)} ({_counts(changes['methods'])}); {_OVERWRITE}",
             "red",
         )
-    if config["excluded"]:
-        words = f"restExclude in answers to connect leaves out what the gateway needs: {_counts(config['excluded'])}"
+    if excluded := app["excluded"]["fields"]:
+        words = f"restExclude in answers to connect leaves out what the gateway needs: {_counts(excluded)}"
         yield words, "red"
     if app["repaired"]["total"]:
         kinds = _counts(app["repaired"]["kinds"])

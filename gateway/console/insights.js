@@ -102,7 +102,7 @@ function refusals(app) {
   }
   const changes = app.ineffective_changes;
   if (changes.total) lines.push({ what: "Changed answers that are ignored:", level: changes.per_second ? "bad" : "warn", text: `${lately(changes)}, ${since(changes)} (${counted(changes.methods)}): the media server does not take the fields that the fallback changed.`, hint: OVERWRITE, link: listOf({ app: app.app, source: "fallback" }) });
-  const { excluded } = app.client_config;
+  const excluded = app.excluded.fields;
   if (Object.keys(excluded).length) lines.push({ what: "Fields left out of hooks:", level: "warn", text: `answers to connect whose restExclude leaves out what the gateway needs: ${counted(excluded)}.`, hint: "Rules that read the field are never met, and a hook without sessionId or nodeId is nobody’s: take the field out of restExclude.", link: listOf({ app: app.app, method: "connect" }) });
   if (outcomes.enforced) lines.push({ what: "Answers to connect amended:", text: `${grouped(outcomes.enforced)} since the start, so that refusals count.`, link: listOf({ app: app.app, method: "connect" }) });
   return lines;
