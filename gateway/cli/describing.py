@@ -181,9 +181,7 @@ def _own(level: App | Defaults, settings: Settings, workers: int) -> Iterator[tu
     if "failover" in written:
         yield "failover", " then ".join(settings.failover) or "none"
     if settings.failover and written & {"failover_on", "failover_reserve"}:
-        yield "", f"asked after {', '.join(sorted(settings.failover_on))}"
-        if Cause.TIMEOUT in settings.failover_on and settings.failover_reserve:
-            yield "", reserve_in_words(settings)
+        yield "", _asked_after(settings)
     if "rate_limit" in written:
         rate = settings.rate_limit
         yield "rate limit", "off" if rate is None else f"{rate_in_words(rate, workers)}; past it, overload"
@@ -193,7 +191,16 @@ def _own(level: App | Defaults, settings: Settings, workers: int) -> Iterator[tu
         yield "shadow", "off" if settings.shadow is None else shadow_in_words(settings.shadow)
 
 
+def _asked_after(settings: Settings) -> str:
+    reserve = ""
+    if Cause.TIMEOUT in settings.failover_on and settings.failover_reserve:
+        reserve = f"; {reserve_in_words(settings)}"
+    return f"asked after {', '.join(sorted(settings.failover_on))}{reserve}"
+
+
 def _of_method(method: str, written: set[str], settings: Settings) -> Iterator[tuple[str, str]]:
+    if settings.failover and written & {"failover_on", "failover_reserve"}:
+        yield f"{method}:", f"failover: {_asked_after(settings)}"
     if "response_check" in written:
         yield f"{method}:", f"answers: {check_in_words(settings.response_check)}"
     if "shadow" in written:
