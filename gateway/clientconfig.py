@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import msgspec
@@ -257,6 +258,11 @@ def _failing(section: bytes) -> frozenset[str]:
 
 
 def _settings(section: bytes) -> SessionSettings:
+    """What a ``restClientConfig`` sets; an app's sessions mostly have the same one, so that is read once."""
+    return _remembered(section) if len(section) <= _SHORT else _read(section)
+
+
+def _read(section: bytes) -> SessionSettings:
     found: dict[str, MethodSettings] = {}
     if section[:1] == b"{":
         for method, span in Members.at(section, 0).spans.items():
@@ -311,6 +317,9 @@ class _Answer(msgspec.Struct):
 
 
 _FIELDS: Final = (_ON_ERROR, "restPolicy", *sorted(_LISTS))
+_SHORT: Final = 8192
+"""Bytes of the longest section that is remembered."""
+_remembered = lru_cache(64)(_read)
 _UNSET: Final = MethodSettings()
 _POLICIES: Final = frozenset({"OVERWRITE", "DISABLE"})
 _decode_settings = msgspec.json.Decoder(dict[str, MethodSettings]).decode
