@@ -137,19 +137,19 @@ def unpacked(text: bytes) -> SessionSettings:
 def excluded_fields(
     settings: SessionSettings, reads: Callable[[str, str], bool], label: Callable[[str], str]
 ) -> tuple[str, ...]:
-    """What ``restExclude`` leaves out though the gateway needs it, as ``METHOD.FIELD``.
+    """What the hooks lack though the gateway needs it, as ``METHOD.FIELD``, or ``METHOD.*`` where none will come.
 
     It needs what says whose a hook is, and what the app's rules read: *reads* tells by field and method. *label* gives
     a method's name as it may be shown.
     """
-    return tuple(
-        dict.fromkeys(
-            f"{label(method)}.{field}"
-            for method, each in settings.items()
-            for field in each.exclude
-            if field in FIXED or (field in _READ and reads(field, method))
-        )
-    )
+    found: dict[str, None] = {}
+    for method, each in settings.items():
+        if each.policy == "DISABLE" and any(reads(field, method) for field in _READ):
+            found[f"{label(method)}.*"] = None
+        for field in each.exclude:
+            if field in FIXED or (field in _READ and reads(field, method)):
+                found[f"{label(method)}.{field}"] = None
+    return tuple(found)
 
 
 def ignored_fields(kind: MethodType, settings: MethodSettings | None, changed: Iterable[str]) -> tuple[str, ...]:

@@ -123,7 +123,7 @@ class Wanted(msgspec.Struct, frozen=True):
     failures: bool = False
     """Whether only what a log of failures would hold is wanted."""
     ineffective: bool = False
-    """Whether only refusals that the media server ignores are wanted."""
+    """Whether only refusals and changed answers that the media server ignores are wanted."""
     repaired: bool = False
     """Whether only answers that had to be repaired are wanted."""
     limit: int = 100
@@ -404,7 +404,7 @@ class Journal:
 def _remarked(remarks: Remarks, wanted: Wanted) -> bool:
     return (
         not _differs(wanted.rule, remarks.rule)
-        and (not wanted.ineffective or remarks.ineffective)
+        and (not wanted.ineffective or remarks.ineffective or remarks.ignored_fields is not None)
         and (not wanted.repaired or remarks.repaired is not None)
     )
 

@@ -6,6 +6,7 @@ First for one that cannot be reached at all; at the end, for every failure that 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -453,3 +454,28 @@ def test_an_upstream_that_is_always_too_slow_is_ejected_and_its_hooks_wait_no_mo
     assert {fate(gateway, ask(gateway)) for _ in range(8)} == {BY_BACKEND}
     assert sum(counts(four)[:2]) < 8
     assert line_of(gateway, ask(gateway))["failover_cause"] == "unreachable"
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [(["timeout"], BY_BACKEND), (["error_status", "unreachable"], (403, "fallback", "overload"))],
+)
+def test_a_hook_that_waited_in_vain_for_a_free_connection_goes_over_as_one_that_timed_out(
+    gateway: RunningGateway, four: list[PacedBackend], named: list[str], expected: tuple[int, str, str]
+) -> None:
+    """The one connection is held by a hook of another app, which has no other upstream."""
+    busy = two_tiers(four, {"failover_on": named, "failover": "other", "timeout": "1s"}, max_connections=1)
+    del busy["upstreams"]["php"]["targets"]
+    busy["upstreams"]["php"]["url"] = four[0].url
+    busy["apps"]["b"] = {"upstream": "php", "timeout": "10s"}
+    serve(gateway, **busy)
+    four[0].apps = {"b": Mode.HOLD}
+    with ThreadPoolExecutor(1) as pool:
+        holding = pool.submit(volley, gateway, [hook_body("b")])
+        assert wait_until(lambda: four[0].held)
+        answer = ask(gateway)
+        four[0].release()
+        assert holding.result()[0].status == 200
+    assert fate(gateway, answer) == expected
+    assert counts(four) == [1, 0, int(expected == BY_BACKEND), 0]
+    assert line_of(gateway, answer).get("failover_cause") == ("overload" if expected == BY_BACKEND else None)

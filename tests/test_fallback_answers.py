@@ -184,6 +184,8 @@ def test_a_session_that_does_not_let_the_field_be_overwritten_is_told_of(
     assert ineffective(gateway, "warn") == before + 1
     call = gateway.get(f"/api/calls/{line['request_id']}").json()
     assert call["ignored_fields"] == "callee"
+    found = gateway.get("/api/calls", params={"ineffective": 1, "request_id": line["request_id"]}).json()["calls"]
+    assert [each["request_id"] for each in found] == [line["request_id"]]
     assert "does not take callee" in call["means"]
 
 
@@ -234,6 +236,8 @@ def test_insights_tell_of_answers_that_change_nothing(gateway: RunningGateway) -
     ("settings", "excluded"),
     [
         ({"OnCallEvent": {"restExclude": "x, caller"}}, "OnCallEvent.caller"),
+        ({"OnCallEvent": {"restPolicy": "DISABLE"}}, "OnCallEvent.*"),
+        ({"call": {"restPolicy": "DISABLE"}}, None),
         ({"call": {"restExclude": "caller"}}, None),
         ({"OnCallEvent": {"restExclude": "callee"}}, None),
         ({"OnCallEvent": {"clientExclude": "caller"}}, None),

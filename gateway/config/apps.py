@@ -53,7 +53,8 @@ class Defaults(Section):
         description="How an upstream may fail so that failover is asked: unreachable (it cannot be reached at all), "
         "timeout, error_status, bad_answer; one or a list. Default: unreachable alone; after any other failure the "
         "upstream may have acted on the hook, and another one acts on it again. timeout also stands for a connection "
-        "that broke after the hook was sent; a 403 is a verdict, and never asked of another.",
+        "that broke after the hook was sent, and for one that was not free in time; a 403 is a verdict, and never "
+        "asked of another.",
     )
     failover_reserve: Annotated[float | None, FAILOVER_RESERVE] = Field(
         default=None,
@@ -137,8 +138,8 @@ class Method(Section):
         description="How an upstream may fail so that failover is asked: unreachable (it cannot be reached at all), "
         "timeout, error_status, bad_answer; one or a list. Default: the next wider level's, at last unreachable alone; "
         "after any other failure the upstream may have acted on the hook, and another one acts on it again. timeout "
-        "also stands for a connection that broke after the hook was sent; a 403 is a verdict, and never asked of "
-        "another.",
+        "also stands for a connection that broke after the hook was sent, and for one that was not free in time; a 403 "
+        "is a verdict, and never asked of another.",
     )
     failover_reserve: Annotated[float | None, FAILOVER_RESERVE] = Field(
         default=None,

@@ -149,7 +149,7 @@ VERDICTS_BY_CAUSE = FallbackRule()
 """Annotates ``Fallback`` and ``Fallback | None``, where None means *left out*."""
 
 FAILOVER_CAUSES: Final = (Cause.UNREACHABLE, Cause.TIMEOUT, Cause.ERROR_STATUS, Cause.BAD_ANSWER)
-"""Not overload: that is a limit of the gateway's own, and another upstream must not be filled up in its place."""
+"""Not overload: that is a limit of the gateway's own. An upstream without a free connection goes with timeout."""
 FailoverOn = Annotated[tuple[Annotated[Cause, OneOf(FAILOVER_CAUSES)], ...] | None, OneOrMany(1, 4, "causes")]
 """After which failures of an upstream another one is asked; None = left out."""
 

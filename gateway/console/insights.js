@@ -65,7 +65,7 @@ export function insightTroubles(insights) {
   const found = [];
   for (const app of insights?.apps ?? []) {
     if (app.ineffective.per_second) found.push({ name: app.app, text: `${rate(app.ineffective.per_second)} refusals/s stop nothing: the media server ignores them`, link: listOf({ app: app.app, ineffective: "1" }) });
-    if (app.ineffective_changes.per_second) found.push({ name: app.app, text: `${rate(app.ineffective_changes.per_second)} changed answers/s are ignored: the media server does not take the fields`, link: listOf({ app: app.app, source: "fallback" }) });
+    if (app.ineffective_changes.per_second) found.push({ name: app.app, text: `${rate(app.ineffective_changes.per_second)} changed answers/s are ignored: the media server does not take the fields`, link: listOf({ app: app.app, ineffective: "1" }) });
     for (const failover of app.failovers) {
       if (failover.per_second) found.push({ name: app.app, text: `${failover.upstream} gives no verdict (${counted(failover.causes)}): ${rate(failover.per_second)} hooks/s go to another upstream`, link: listOf({ app: app.app }) });
     }
@@ -101,7 +101,7 @@ function refusals(app) {
     lines.push({ what: "Answers to connect:", level: "warn", text: `${counted(outcomes)}: refusals in the sessions that lack it will stop nothing.`, hint: remedy, link: listOf({ app: app.app, method: "connect" }) });
   }
   const changes = app.ineffective_changes;
-  if (changes.total) lines.push({ what: "Changed answers that are ignored:", level: changes.per_second ? "bad" : "warn", text: `${lately(changes)}, ${since(changes)} (${counted(changes.methods)}): the media server does not take the fields that the fallback changed.`, hint: OVERWRITE, link: listOf({ app: app.app, source: "fallback" }) });
+  if (changes.total) lines.push({ what: "Changed answers that are ignored:", level: changes.per_second ? "bad" : "warn", text: `${lately(changes)}, ${since(changes)} (${counted(changes.methods)}): the media server does not take the fields that the fallback changed.`, hint: OVERWRITE, link: listOf({ app: app.app, ineffective: "1" }) });
   const excluded = app.excluded.fields;
   if (Object.keys(excluded).length) lines.push({ what: "Fields left out of hooks:", level: "warn", text: `answers to connect whose restExclude leaves out what the gateway needs: ${counted(excluded)}.`, hint: "Rules that read the field are never met, and a hook without sessionId or nodeId is nobody’s: take the field out of restExclude.", link: listOf({ app: app.app, method: "connect" }) });
   if (outcomes.enforced) lines.push({ what: "Answers to connect amended:", text: `${grouped(outcomes.enforced)} since the start, so that refusals count.`, link: listOf({ app: app.app, method: "connect" }) });

@@ -41,12 +41,14 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
         """Whether another upstream is to be asked, where one is after these failures.
 
         ``unreachable`` is what no target can have seen. A connection that broke after the hook was sent leaves open
-        whether it was acted on, as a timeout does, and counts as one.
+        whether it was acted on, as a timeout does, and counts as one; so does a hook that waited in vain for a free
+        connection, since it waited for less time than it had without the others.
         """
         result = self.result
         if not isinstance(result, Failure):
             return False
-        return (Cause.TIMEOUT if self.seen and result.cause is Cause.UNREACHABLE else result.cause) in causes
+        late = result.cause is Cause.OVERLOAD or (self.seen and result.cause is Cause.UNREACHABLE)
+        return (Cause.TIMEOUT if late else result.cause) in causes
 
     def followed_by(self, other: Outcome, upstream: str) -> Outcome:
         """Both as one: what became of the hook at another upstream, of this name, which was asked after this one.

@@ -310,7 +310,7 @@ def wave(gateway: RunningGateway, secured: RunningGateway) -> None:
 
     settings = {"call": {"restExclude": "sessionId"}}
     for name in ("unheeded", "diverted"):
-        fields = {"appKey": name, "sessionId": "that has connected", "restClientConfig": settings}
+        fields: dict[str, Any] = {"appKey": name, "sessionId": "that has connected", "restClientConfig": settings}
         assert gateway.hook("connect", **fields).status_code == 200
     with ThreadPoolExecutor(10) as pool:
         statuses = list(pool.map(send, [app for app, count in WAVE.items() for _ in range(count)]))
