@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from gateway.hooks import MethodType
+from gateway.hooks import PLAY_HLS, MethodType
 
 
 class Mode(StrEnum):
@@ -90,13 +90,13 @@ def examined(body: bytes, wanted: ClientConfig) -> Examined:
     return Examined("enforced", amended, failing | wanted.failing)
 
 
-def ineffective(kind: MethodType, stops: bool | None) -> bool:
+def ineffective(kind: MethodType, stops: bool | None, method: str = "") -> bool:
     """Whether a refusal is known to stop nothing that it is meant to stop.
 
     *stops* is whether the session's connect answer set FAIL for the method; None = not known. A refused connect is
-    always declined, and an event was never to be stopped.
+    always declined, as playHLS is, which comes without one; and an event was never to be stopped.
     """
-    return stops is False and kind in _STOPPABLE
+    return stops is False and kind in _STOPPABLE and method != PLAY_HLS
 
 
 _STOPPABLE: Final = frozenset({MethodType.DIRECT, MethodType.INCOMING})

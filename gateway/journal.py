@@ -90,6 +90,8 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     client_config: str | None = None
     failed_over_from: str | None = None
     shadow: Shadow | None = None
+    substituted: str | None = None
+    """What the backend answered to an event, where the hook's own body went out in its place."""
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -184,7 +186,12 @@ class Teller:
             _ms(decision.upstream_duration),
             tuple(_attempts(decision)),
             self._worker,
-            meaning.of_answer(ruling.status, self._kind(decision.method), False if remarks.ineffective else None),
+            meaning.of_answer(
+                ruling.status,
+                self._kind(decision.method),
+                False if remarks.ineffective else None,
+                decision.method,
+            ),
             remarks.rule,
             remarks.repaired,
             remarks.cut,
@@ -192,6 +199,7 @@ class Teller:
             remarks.client_config,
             remarks.failed_over_from,
             shadow,
+            remarks.substituted,
         )
 
     def matches(self, decision: Decision, wanted: Wanted, shadow: Shadow | None = None) -> bool:

@@ -148,6 +148,7 @@ class _RemarkedLine(_AccessLine, omit_defaults=True):
     client_config: str | None = None
     ineffective: bool = False
     failed_over_from: str | None = None
+    substituted: str | None = None
 
 
 class AccessLog:
@@ -270,6 +271,7 @@ def _remarked(line: _AccessLine, remarks: Remarks, longest: int) -> _RemarkedLin
     remarked.ineffective = remarks.ineffective
     if remarks.failed_over_from is not None:
         remarked.failed_over_from = bounded(remarks.failed_over_from, longest)
+    remarked.substituted = remarks.substituted
     return remarked
 
 
@@ -312,6 +314,7 @@ def _more(line: _RemarkedLine) -> str:
         "repaired": line.repaired,
         "client_config": line.client_config,
         "failed_over_from": line.failed_over_from,
+        "substituted": line.substituted,
     }
     words = "".join(f" {name}={value}" for name, value in named.items() if value is not None)
     return words + (" ineffective" if line.ineffective else "")

@@ -207,7 +207,7 @@ class HookEndpoint:
         route, hook = life.route, life.hook
         if route is None or hook is None or route.client_config is None:
             return ruling
-        session = session_of(hook)
+        session = session_of(hook, life.method_name)
         if route.connects:
             if ruling.status != ALLOW_STATUS:
                 return ruling
@@ -215,7 +215,7 @@ class HookEndpoint:
             self._sessions.remember(session, answer.failing)
             return ruling.with_body(answer.body).remarked(client_config=answer.outcome)
         kind = method_type(life.method_name, life.snapshot.config.hook_types)
-        if not ineffective(kind, self._sessions.stops(session, life.method_name)):
+        if not ineffective(kind, self._sessions.stops(session, life.method_name), life.method_name):
             return ruling
         return ruling.remarked(ineffective=True)
 
@@ -246,7 +246,7 @@ def _screened(life: Life, route: Route, hook: Hook) -> Ruling | None:
         life.upstream = rule.upstream
     elif route.split is not None:
         # Without a session each hook goes its own way.
-        life.upstream = route.split.choose(session_of(hook) or life.request_id)
+        life.upstream = route.split.choose(session_of(hook, life.method_name) or life.request_id)
     return by_static(route.static or Verdict.REJECT, life.body) if life.upstream is None else None
 
 

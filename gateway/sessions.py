@@ -17,7 +17,7 @@ from hashlib import blake2b
 from typing import Final
 from zlib import crc32
 
-from gateway.hooks import CATALOGUE, Hook, MethodType, text_of
+from gateway.hooks import CATALOGUE, Hook, MethodType, own_session, text_of
 
 KEEP: Final = 24 * 3600.0
 """Seconds for which a session is remembered; a new connect begins them anew. Nothing need be forgotten sooner: a
@@ -119,12 +119,12 @@ def shared_memory() -> int:
     return fd
 
 
-def session_of(hook: Hook) -> str | None:
-    """What tells a hook's session from all others; None where the hook names none, or the empty one.
+def session_of(hook: Hook, method: str = "") -> str | None:
+    """What tells a hook's session from all others; None where the hook names none, the empty one, or one of HLS.
 
     A session's id is made of addresses, which two media servers in two private networks can have in common.
     """
-    session = text_of(hook.session_id)
+    session = text_of(own_session(hook, method))
     return f"{text_of(hook.node_id)} {session}" if session else None
 
 

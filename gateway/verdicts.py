@@ -123,6 +123,8 @@ class Remarks(msgspec.Struct, frozen=True, gc=False):
     """A refusal that the media server will only log: the call goes on."""
     failed_over_from: str | None = None
     """The upstream that could not be reached, in whose place another was asked."""
+    substituted: str | None = None
+    """What the backend answered to an event, where the hook's own body went out in its place."""
 
 
 _NO_REMARKS: Final = Remarks()

@@ -8,6 +8,7 @@ from typing import Final
 from gateway.clientconfig import Mode
 from gateway.comparison import Compare
 from gateway.config import App, Config, Defaults, Settings
+from gateway.delivery import EventAnswers
 from gateway.ratelimit import Rate
 from gateway.repair import ResponseCheck
 from gateway.rules.screening import Rule
@@ -18,10 +19,15 @@ from gateway.verdicts import Verdict
 _MANY: Final = 8
 """How many names or rules are told one by one."""
 _CALL: Final = "OnCallEvent"
+_ASKS: Final = "any that asks (no event)"
 _CHECKS: Final = {
     ResponseCheck.STRICT: "a 200 must be one JSON object, and nothing beside it",
     ResponseCheck.REPAIR: "repair: a byte-order mark and PHP's notices around the object are cut away",
     ResponseCheck.OFF: "off: a 200 counts, whatever its body is",
+}
+_EVENTS: Final = {
+    EventAnswers.ANY: "any: every 2xx is a delivery, unless PHP reports a fatal error in it",
+    EventAnswers.STRICT: "strict: an answer is judged as that of any other method",
 }
 _MODES: Final = {
     Mode.ENFORCE: "the gateway adds that to their answers",
@@ -58,11 +64,17 @@ def check_in_words(check: ResponseCheck) -> str:
     return _CHECKS[check]
 
 
+def events_in_words(answers: EventAnswers) -> str:
+    """Which answers to an event mean that it was delivered."""
+    return _EVENTS[answers]
+
+
 def conditions(rule: Rule) -> str:
     """What a hook must be to meet a rule."""
+    methods = rule.methods or (() if rule.verdict is None else (_ASKS,))
     parts = [
         f"{what} {some(globs)}"
-        for what, globs in (("caller", rule.caller), ("callee", rule.callee), ("method", rule.methods))
+        for what, globs in (("caller", rule.caller), ("callee", rule.callee), ("method", methods))
         if globs
     ]
     return ", ".join([*parts, *([f"time {rule.time}"] if rule.time is not None else [])])
@@ -104,9 +116,10 @@ def wisdom(config: Config) -> Iterator[str]:
 
 def _block(name: str, level: App | Defaults, settings: Settings, config: Config) -> Iterator[str]:
     lines = list(_own(level, settings, config.server.workers))
-    if isinstance(level, App) and level.static is None:
+    if isinstance(level, Defaults) or level.static is None:
         for method, own in level.methods.items():
-            lines += _of_method(method, own.model_fields_set, config.settings(name, method))
+            of_key = config.inherited(method) if isinstance(level, Defaults) else config.settings(name, method)
+            lines += _of_method(method, own.model_fields_set, of_key)
     if lines:
         yield from ("", name, *(f"  {what:13} {words}" for what, words in lines))
 
@@ -126,6 +139,8 @@ def _own(level: App | Defaults, settings: Settings, workers: int) -> Iterator[tu
         yield "rate limit", "off" if rate is None else f"{rate_in_words(rate, workers)}; past it, overload"
     if "response_check" in written:
         yield "answers", check_in_words(settings.response_check)
+    if "event_answers" in written:
+        yield "events", events_in_words(settings.event_answers)
     if "shadow" in written:
         yield "shadow", "off" if settings.shadow is None else shadow_in_words(settings.shadow)
 
@@ -133,6 +148,8 @@ def _own(level: App | Defaults, settings: Settings, workers: int) -> Iterator[tu
 def _of_method(method: str, written: set[str], settings: Settings) -> Iterator[tuple[str, str]]:
     if "response_check" in written:
         yield f"{method}:", f"answers: {check_in_words(settings.response_check)}"
+    if "event_answers" in written:
+        yield f"{method}:", f"events: {events_in_words(settings.event_answers)}"
     if "shadow" in written:
         shadow = settings.shadow
         yield f"{method}:", "shadow: " + ("off" if shadow is None else shadow_in_words(shadow))

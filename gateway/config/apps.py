@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field
 
 from gateway.clientconfig import ClientConfig
+from gateway.delivery import EventAnswers
+from gateway.hooks import MethodType, method_type
+from gateway.methodkeys import TYPES, MethodKeys
 from gateway.ratelimit import Rate
 from gateway.repair import ResponseCheck
 from gateway.retry import Retry
@@ -19,11 +24,15 @@ from .authorization import Credentials, Signature
 from .backends import RetrySection
 from .clientconfigs import CLIENT_CONFIG, RESPONSE_CHECK, ClientConfigPart, merged
 from .rates import RateLimit
-from .rules import BUDGET, IN_FLIGHT, REPEATS, VERDICTS_BY_CAUSE, MethodName, Section
+from .rules import BUDGET, IN_FLIGHT, REPEATS, VERDICTS_BY_CAUSE, MethodKey, Section
 from .screens import DefaultRules, OwnRules
 from .shadows import METHOD_SHADOW, SHADOW
 from .shares import Failover, UpstreamChoice
 from .values import NotNull, OneOf, ReadAs
+
+NO_TYPES: Final[Mapping[str, MethodType]] = {}
+"""Where ``hook_types`` says nothing."""
+EVENT_ANSWERS: Final = OneOf(tuple(EventAnswers))
 
 DEDUPED: Final = frozenset({"connect", "OnCallEvent"})
 """The methods whose repeats are recognised unless the configuration says otherwise."""
@@ -98,10 +107,25 @@ class Defaults(Section):
         "before or after the object, are cut away); off (any body is taken). Default strict; with off, an error page "
         "with status 200 is an allow.",
     )
+    event_answers: Annotated[EventAnswers | None, EVENT_ANSWERS] = Field(
+        default=None,
+        description="For methods of type event, which answers mean that it was delivered: any (every 2xx; what is not "
+        "a 200 with one JSON object is answered with the hook's own body) or strict (as for other methods, by "
+        "response_check). Default any, but for a text in which PHP reports a fatal error, which is a bad_answer; with "
+        "strict, an answer such as 204 or OK counts as a failure.",
+    )
+    methods: dict[MethodKey, CommonMethod] = Field(
+        default={},
+        description='Settings by method, for all apps: keys are exact names, globs such as "*StatusEvent", or the '
+        "types connect, direct, event and incoming. An exact name counts before the longest glob, that before the "
+        "type; of two that are alike, the app's before this one; and each of them before what apps and defaults say "
+        "for all methods. Default: none. Without {StreamKeepAliveEvent: {fallback: {timeout: allow, unreachable: "
+        "allow, overload: allow, bad_answer: allow, error_status: allow}}}, a backend that fails can end live streams.",
+    )
 
 
-class Method(Section):
-    """Settings of one method of an app; what is left out is the app's."""
+class CommonMethod(Section):
+    """Settings of the methods that a key stands for, of all apps; what is left out is the app's, or the defaults'."""
 
     timeout: Annotated[float | None, BUDGET] = Field(
         default=None,
@@ -129,6 +153,16 @@ class Method(Section):
         description="How exactly a 200 must be one JSON object: strict, repair or off. Default: the next wider "
         "level's; with off, an error page with status 200 is an allow.",
     )
+    event_answers: Annotated[EventAnswers | None, EVENT_ANSWERS] = Field(
+        default=None,
+        description="For methods of type event, which answers mean that it was delivered: any or strict. Default: the "
+        "next wider level's; with strict, an answer such as 204 or OK counts as a failure.",
+    )
+
+
+class Method(CommonMethod):
+    """Settings of the methods that a key stands for, of one app; what is left out is the next wider level's."""
+
     shadow: Annotated[ShadowSettings | Literal["off"] | None, METHOD_SHADOW] = Field(
         default=None,
         description="A candidate that gets copies of this method's hooks, whatever the app's shadow names; or off. "
@@ -198,10 +232,12 @@ class App(Method):
         description="The media server's signature of each hook (its rest_hook_send_hash). Default: none is asked for, "
         "and the header goes on as it came.",
     )
-    methods: dict[MethodName, Method] = Field(
+    methods: dict[MethodKey, Method] = Field(
         default={},
-        description="Settings of single methods, such as OnCallEvent. Default: none, the app's hold for all; check "
-        "warns of a name that it does not know, which may be mistyped.",
+        description='Settings by method: keys are exact names such as OnCallEvent, globs such as "*StatusEvent", or '
+        "the types connect, direct, event and incoming. An exact name counts before the longest glob, that before the "
+        "type, for each setting by itself; of two that are alike, this one before that of defaults.methods. Default: "
+        "none, the app's hold for all but what defaults.methods names; check warns of a name that it does not know.",
     )
 
 
@@ -231,6 +267,8 @@ class Settings(NamedTuple):
     client_config: ClientConfig = ClientConfig()
     """Of the app: what its answers to connect are to set."""
     response_check: ResponseCheck = ResponseCheck.STRICT
+    event_answers: EventAnswers = EventAnswers.ANY
+    """Of methods of type event: for all others it says nothing."""
     rate_limit: Rate | None = None
     """Of the app, whatever the method, before it is shared out among the workers; None = no limit."""
     rules: tuple[Rule, ...] = ()
@@ -239,21 +277,55 @@ class Settings(NamedTuple):
     """Of a method with a shadow of its own, ``methods`` is that one; else it is to be asked whether it names one."""
 
 
-def settings_of(app: App, method: str | None, defaults: Defaults) -> Settings:
-    """What comes of the three levels; *method* is None for whichever has no name in the app.
+class Level(NamedTuple):
+    """One of the places that set something for a hook, the most specific one first."""
 
-    A configuration of 10,000 apps asks thirty thousand times, so this is written for speed: every setting is read at
+    path: tuple[str, ...]
+    """Below the app's key for what begins with ``methods`` or is empty; else from the top of the file."""
+    section: CommonMethod | Defaults
+
+
+def levels_of(
+    app: App, method: str | None, defaults: Defaults, hook_types: Mapping[str, MethodType] = NO_TYPES
+) -> list[Level]:
+    """The places that may set something for hooks of a method: of each setting, the first that has it counts.
+
+    An exact name, then globs, the longest first, then the type; of each, the app's before that of defaults; then what
+    the app, and last what the defaults say for all methods. *method* may be a glob or a type, for what a key itself
+    comes to; None = no key counts.
+    """
+    found: list[Level] = []
+    if method is not None and (app.methods or defaults.methods):
+        kind = MethodType(method) if method in TYPES else method_type(method, hook_types)
+        own, wider = (keys_of(tuple(level.methods)).ranks(method, kind) for level in (app, defaults))
+        for mine, common in zip(own, wider, strict=True):
+            found += [Level(("methods", key), app.methods[key]) for key in mine]
+            found += [Level(("defaults", "methods", key), defaults.methods[key]) for key in common]
+    found += [Level((), app), Level(("defaults",), defaults)]
+    return found
+
+
+keys_of: Final = lru_cache(1024)(MethodKeys)
+"""The keys of a mapping, compiled: most apps have the same ones."""
+
+
+def settings_of(
+    app: App, method: str | None, defaults: Defaults, hook_types: Mapping[str, MethodType] = NO_TYPES
+) -> Settings:
+    """What comes of all levels; *method* is None for what the app says for all methods.
+
+    A configuration of 10,000 apps asks fifty thousand times, so this is written for speed: every setting is read at
     most once a level, and one that most apps lack costs a look.
     """
-    special = None if method is None else app.methods.get(method)
-    nearest = app if special is None else special
+    places = levels_of(app, method, defaults, hook_types)
+    levels = [level.section for level in places]
     rules = app.rules or defaults.rules
     if rules and app.rules:
         rules += defaults.rules
-    client_config = merged(app.rest_client_config, defaults.rest_client_config)
+    client_config = merged(app.rest_client_config, defaults.rest_client_config, hook_types)
     max_in_flight = app.max_in_flight or defaults.max_in_flight
-    timeout = nearest.timeout or app.timeout or defaults.timeout
-    fallback = nearest.fallback or app.fallback or defaults.fallback
+    timeout = _first(levels, "timeout")
+    fallback = _first(levels, "fallback")
     if app.static is not None:
         return Settings(
             None, app.static, timeout, fallback, None, max_in_flight, None, app.credentials, app.signature,
@@ -269,23 +341,33 @@ def settings_of(app: App, method: str | None, defaults: Defaults) -> Settings:
         None,
         timeout,
         fallback,
-        nearest.retry or app.retry or defaults.retry,
+        _first(levels, "retry"),
         max_in_flight,
-        _dedupe(nearest, app, defaults, method),
+        _dedupe(levels, method),
         app.credentials,
         app.signature,
         split,
         _others(failover, upstream, split, rules) if failover else (),
         client_config,
-        nearest.response_check or app.response_check or defaults.response_check or ResponseCheck.STRICT,
+        _first(levels, "response_check") or ResponseCheck.STRICT,
+        _first(levels, "event_answers") or EventAnswers.ANY,
         None if isinstance(rate_limit, str) else rate_limit,
         rules,
-        _shadow(special, app, method),
+        _shadow(places),
     )
 
 
-def _dedupe(nearest: Method, app: App, defaults: Defaults, method: str | None) -> float | None:
-    for level in (nearest, app, defaults):
+def _first(levels: Sequence[CommonMethod | Defaults], name: str) -> Any:
+    """A setting of the first level that has it."""
+    for level in levels:
+        value = getattr(level, name)
+        if value is not None:
+            return value
+    return None
+
+
+def _dedupe(levels: Sequence[CommonMethod | Defaults], method: str | None) -> float | None:
+    for level in levels:
         seconds = level.dedupe
         if seconds is not None or "dedupe" in level.model_fields_set:  # None is a value here: off
             return seconds
@@ -301,7 +383,14 @@ def _others(
     return tuple(name for name in failover if name != upstream)
 
 
-def _shadow(special: Method | None, app: App, method: str | None) -> ShadowSettings | None:
-    if special is not None and special.shadow is not None and method is not None:
-        return None if isinstance(special.shadow, str) else special.shadow._replace(methods=(method,))
-    return None if isinstance(app.shadow, str) else app.shadow
+def _shadow(levels: Sequence[Level]) -> ShadowSettings | None:
+    for path, section in levels:
+        shadow = section.shadow if isinstance(section, Method) else None
+        if shadow is not None:
+            if isinstance(shadow, str) or isinstance(section, App):
+                return None if isinstance(shadow, str) else shadow
+            return shadow._replace(methods=(path[-1],))
+    return None
+
+
+Defaults.model_rebuild()  # it names a section that comes after it
