@@ -77,8 +77,8 @@ class ClientConfigSection(Section):
         description="The fields wanted, by method: restOnError: FAIL makes a refusal of it count. Keys are names, "
         "globs or types of methods, the most specific one first for each field; a glob or a type stands for the "
         "methods of the catalogue and of hook_types, and as for restOnError only for those that can be refused. "
-        "Default: the next wider level's, at last {OnCallEvent: {restOnError: FAIL}}; a mapping here replaces that as a whole. An event "
-        "cannot be refused, and a refused connect or playHLS always is: for them it does nothing.",
+        "Default: the next wider level's, at last {OnCallEvent: {restOnError: FAIL}}; a mapping here replaces that as "
+        "a whole. An event cannot be refused, and a refused connect or playHLS always is: for them it does nothing.",
     )
 
 

@@ -40,7 +40,9 @@ class MethodChecks:
         self._warn = warn
         self._speller = speller
         self._known = known
-        self._kinds = {name: MethodType(kind) for name, kind in known.items() if kind in TYPES}
+        self._kinds = {
+            name: MethodType(kind) for name, kind in known.items() if isinstance(kind, str) and kind in TYPES
+        }
         self._folded = {fold(name): kind for name, kind in self._kinds.items()}
         self._globs: dict[str, frozenset[MethodType]] = {}
 
