@@ -18,6 +18,8 @@ LAYERS: Final = {
     "alarm": 0,
     "console": 0,
     "hooks": 0,
+    "methodkeys": 0,
+    "delivery": 0,
     "repair": 0,
     "clientconfig": 0,
     "tracecontext": 0,
@@ -74,6 +76,8 @@ LAYERS: Final = {
 NEIGHBOURS: Final = {
     ("config", "recording"),
     ("rules", "hooks"),
+    ("methodkeys", "hooks"),
+    ("methodkeys", "rules"),
     ("rules", "verdicts"),
     ("verdicts", "hooks"),
     ("verdicts", "tracecontext"),
