@@ -28,11 +28,11 @@ class EventAnswers(StrEnum):
 
 
 class EventCheck(StrEnum):
-    """What an answer to an event must be under ``any``, by what ``response_check`` says."""
+    """What an answer to an event must be under ``any``, by what ``response_check`` says; none equals one of its words."""
 
-    ANY = "any"
+    ANY = "event"
     """A 200 with one JSON object goes on as it is; for any other 2xx the hook's own body stands in."""
-    REPAIR = "repair"
+    REPAIR = "event, repair"
     """The same, but of a 200 that PHP's notices polluted the object goes on."""
 
 
@@ -58,6 +58,8 @@ _EXCEPTION: Final = re.compile(
     rb"|\bSQLSTATE\[(?!0[0-2])"  # 00, 01 and 02 are no errors (ISO 9075)
     rb"|\b(?:ERROR|FATAL|PANIC):  \S"  # as PostgreSQL writes it
 ).search
+_MESSAGE_REST: Final = re.compile(rb"<br ?/?>|</?[bi]>|(?m:^\[[0-9]{2}-[A-Z][a-z]{2}-[^\]\n]{1,60}\][ \t]*+$)")
+"""What is left of messages that were cut out: tags around them, and the time of PHP's log."""
 _MAX_PLAIN: Final = 256 * 1024
 """Bytes of a compressed answer that are looked at."""
 
@@ -65,11 +67,14 @@ _MAX_PLAIN: Final = 256 * 1024
 def reports_fatal(body: bytes) -> bool:
     """Whether PHP, or a handler of the script's own, says in this text that the script died.
 
-    What is JSON as a whole is the script's own answer, whatever it quotes.
+    What is JSON, as a whole or but for messages after which PHP went on, is the script's own, whatever it quotes.
     """
     if not any(mark in body for mark in _MARKS) or _is_json(body):
         return False
-    return _FATAL(body) is not None or _EXCEPTION(_without_mild(body)) is not None
+    rest = _without_mild(body)
+    if len(rest) < len(body) and _is_json(_MESSAGE_REST.sub(b"", rest)):
+        return False
+    return _FATAL(body) is not None or _EXCEPTION(rest) is not None
 
 
 def plain(body: bytes, coding: bytes) -> bytes:
