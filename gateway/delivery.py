@@ -28,7 +28,7 @@ class EventAnswers(StrEnum):
 
 
 class EventCheck(StrEnum):
-    """What an answer to an event must be under ``any``, by what ``response_check`` says; none equals one of its words."""
+    """What an answer to an event must be under ``any``, by what ``response_check`` says; no word is one of its own."""
 
     ANY = "event"
     """A 200 with one JSON object goes on as it is; for any other 2xx the hook's own body stands in."""

@@ -38,7 +38,10 @@ class MethodKeys:
     def ranks(self, method: str, kind: MethodType) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
         """The keys that this method meets: its name, globs (the longest first), its type; each key once."""
         name = (method,) if method in self._keys and is_name(method) else ()
-        globs = tuple(glob for glob, matches in self._globs if matches(method) is not None or glob == method)
+        if method in TYPES and not is_name(method):  # a key itself, which only a glob for all takes in
+            globs = tuple(glob for glob, _ in self._globs if not glob.strip("*"))
+        else:
+            globs = tuple(glob for glob, matches in self._globs if matches(method) is not None or glob == method)
         return name, globs, (kind.value,) if kind.value in self._keys and kind.value not in name else ()
 
     def matching(self, method: str, kind: MethodType) -> tuple[str, ...]:

@@ -81,6 +81,8 @@ class MethodClass(NamedTuple):
     """One of them; None = any of which nothing is said."""
     kind: MethodType
     """Their type, as far as it matters."""
+    is_named: bool
+    """Whether a key under ``methods`` stands for them."""
 
 
 class Classes(dict[str, int]):
@@ -94,7 +96,7 @@ class Classes(dict[str, int]):
         self._own, self._common, self._kinds = MethodKeys(own), MethodKeys(common), kinds
         nothing_said = ((((), (), ()), ((), (), ())), False, MethodType.DIRECT)
         self._places: dict[object, int] = {nothing_said: 0}
-        self.all: list[MethodClass] = [MethodClass(None, MethodType.DIRECT)]
+        self.all: list[MethodClass] = [MethodClass(None, MethodType.DIRECT, is_named=False)]
         """Those that have been met so far."""
         for method in (*known_methods(kinds.hook_types), *filter(is_name, (*own, *common))):
             self[method] = self._place(method)
@@ -112,7 +114,7 @@ class Classes(dict[str, int]):
         ranks = self._own.ranks(method, kind), self._common.ranks(method, kind)
         place = self._places.setdefault((ranks, method in DEDUPED, matters), len(self.all))
         if place == len(self.all):
-            self.all.append(MethodClass(method, matters))
+            self.all.append(MethodClass(method, matters, is_named=any(map(any, ranks))))
         return place
 
 
@@ -124,6 +126,7 @@ class _Kinds:
         rules = chain(config.defaults.rules, *(app.rules for app in config.apps.values()))
         named = {fold(method) for rule in rules for method in rule.methods}
         for app in config.apps.values():
+            named.update(key for key, own in app.methods.items() if own.shadow is not None)
             if isinstance(app.shadow, ShadowSettings):
                 named.update(map(fold, app.shadow.methods))
         self._all = bool(named & {MethodType.DIRECT, MethodType.INCOMING})
@@ -310,17 +313,21 @@ class _Routes:
         classes = self._classes.get(keys)
         if classes is None:
             classes = self._classes[keys] = Classes(keys, tuple(self._config.defaults.methods), self._kinds)
-        own = _OfApp(partial(self._of_class, name, classes))
+        every = self._config.settings(name, None)
+        own = _OfApp(partial(self._of_class, name, classes, None))
         for place in range(len(classes.all)):
-            own[place] = self._of_class(name, classes, place)
+            own[place] = self._of_class(name, classes, every, place)
         if not any(map(is_glob, (*keys, *self._config.defaults.methods))):
             # No class will come to these: apps that are alike so far are alike for ever.
             own = self._shared.setdefault((id(classes), *map(id, own.values())), own)
         return App(name, classes, own, Tenant(name))
 
-    def _of_class(self, name: str, classes: Classes, place: int) -> Route:
-        method, kind = classes.all[place]
-        settings = self._config.settings(name, method)
+    def _of_class(self, name: str, classes: Classes, every: Settings | None, place: int) -> Route:
+        method, kind, is_named = classes.all[place]
+        if is_named or every is None:
+            settings = self._config.settings(name, method)
+        else:
+            settings = self._config.settings_of_plain(name, method, every)
         rules = self._compiled(self._config.apps[name].rules, kind, static=settings.static is not None)
         return self._route(kind, settings, rules)
 

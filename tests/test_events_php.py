@@ -67,7 +67,13 @@ def told(gateway: RunningGateway, method: str = "CallStatusEvent", **fields: Any
 @pytest.mark.parametrize("html", [False, True], ids=["text", "html"])
 @pytest.mark.parametrize("end", [*WELL, *DEAD])
 def test_an_event_is_delivered_unless_the_script_died(gateway: RunningGateway, end: str, html: bool, app: str) -> None:
-    hook = {"appKey": app, "sessionId": "/1.2.3.4:5/6.7.8.9:10", "end": end, "html": html, "status": 200}
+    hook: dict[str, Any] = {
+        "appKey": app,
+        "sessionId": "/1.2.3.4:5/6.7.8.9:10",
+        "end": end,
+        "html": html,
+        "status": 200,
+    }
     status, body, line = told(gateway, **hook)
     if end in WELL:
         own = json.dumps(hook).encode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -277,32 +277,43 @@ class Settings(NamedTuple):
     """Of a method with a shadow of its own, ``methods`` is that one; else it is to be asked whether it names one."""
 
 
-class Level(NamedTuple):
-    """One of the places that set something for a hook, the most specific one first."""
-
-    path: tuple[str, ...]
-    """Below the app's key for what begins with ``methods`` or is empty; else from the top of the file."""
-    section: CommonMethod | Defaults
-
-
 def levels_of(
     app: App, method: str | None, defaults: Defaults, hook_types: Mapping[str, MethodType] = NO_TYPES
-) -> list[Level]:
+) -> Iterator[tuple[tuple[str, ...], CommonMethod | Defaults]]:
     """The places that may set something for hooks of a method: of each setting, the first that has it counts.
 
-    An exact name, then globs, the longest first, then the type; of each, the app's before that of defaults; then what
-    the app, and last what the defaults say for all methods. *method* may be a glob or a type, for what a key itself
-    comes to; None = no key counts.
+    Each with its path: below the app, or from the top of the file where it begins with ``defaults``. *method* may be a
+    glob or a type, for what a key itself comes to; None = no key counts.
     """
-    found: list[Level] = []
-    if method is not None and (app.methods or defaults.methods):
-        kind = MethodType(method) if method in TYPES else method_type(method, hook_types)
-        own, wider = (keys_of(tuple(level.methods)).ranks(method, kind) for level in (app, defaults))
-        for mine, common in zip(own, wider, strict=True):
-            found += [Level(("methods", key), app.methods[key]) for key in mine]
-            found += [Level(("defaults", "methods", key), defaults.methods[key]) for key in common]
-    found += [Level((), app), Level(("defaults",), defaults)]
-    return found
+    for is_own, key in _keys(app, method, defaults, hook_types):
+        if is_own:
+            yield ("methods", key), app.methods[key]
+        else:
+            yield ("defaults", "methods", key), defaults.methods[key]
+    yield (), app
+    yield ("defaults",), defaults
+
+
+def _keys(
+    app: App, method: str | None, defaults: Defaults, hook_types: Mapping[str, MethodType]
+) -> tuple[tuple[bool, str], ...]:
+    """The keys under ``methods`` that a method meets, the most specific one first; whether each is the app's own."""
+    if method is None or not (app.methods or defaults.methods):
+        return ()
+    kind = MethodType(method) if method in TYPES else method_type(method, hook_types)
+    return _ranked(tuple(app.methods), tuple(defaults.methods), method, kind)
+
+
+@lru_cache(4096)
+def _ranked(
+    own: tuple[str, ...], common: tuple[str, ...], method: str, kind: MethodType
+) -> tuple[tuple[bool, str], ...]:
+    """An exact name, then globs, the longest first, then the type; of each, the app's before that of defaults."""
+    found: list[tuple[bool, str]] = []
+    for mine, wider in zip(*(keys_of(keys).ranks(method, kind) for keys in (own, common)), strict=True):
+        found += [(True, key) for key in mine]
+        found += [(False, key) for key in wider]
+    return tuple(found)
 
 
 keys_of: Final = lru_cache(1024)(MethodKeys)
@@ -317,8 +328,9 @@ def settings_of(
     A configuration of 10,000 apps asks fifty thousand times, so this is written for speed: every setting is read at
     most once a level, and one that most apps lack costs a look.
     """
-    places = levels_of(app, method, defaults, hook_types)
-    levels = [level.section for level in places]
+    keys = _keys(app, method, defaults, hook_types)
+    levels: list[CommonMethod | Defaults] = [app.methods[key] if own else defaults.methods[key] for own, key in keys]
+    levels += [app, defaults]
     rules = app.rules or defaults.rules
     if rules and app.rules:
         rules += defaults.rules
@@ -353,8 +365,14 @@ def settings_of(
         _first(levels, "event_answers") or EventAnswers.ANY,
         None if isinstance(rate_limit, str) else rate_limit,
         rules,
-        _shadow(places),
+        _shadow(app, keys),
     )
+
+
+def settings_of_plain(every: Settings, app: App, method: str | None, defaults: Defaults) -> Settings:
+    """The same for a method that no key under ``methods`` stands for: nearly what the app has for *every* method."""
+    dedupe = None if every.static is not None else _dedupe((app, defaults), method)
+    return every if dedupe == every.dedupe else every._replace(dedupe=dedupe)
 
 
 def _first(levels: Sequence[CommonMethod | Defaults], name: str) -> Any:
@@ -383,14 +401,11 @@ def _others(
     return tuple(name for name in failover if name != upstream)
 
 
-def _shadow(levels: Sequence[Level]) -> ShadowSettings | None:
-    for path, section in levels:
-        shadow = section.shadow if isinstance(section, Method) else None
-        if shadow is not None:
-            if isinstance(shadow, str) or isinstance(section, App):
-                return None if isinstance(shadow, str) else shadow
-            return shadow._replace(methods=(path[-1],))
-    return None
+def _shadow(app: App, keys: Sequence[tuple[bool, str]]) -> ShadowSettings | None:
+    for own, key in keys:
+        if own and (shadow := app.methods[key].shadow) is not None:
+            return None if isinstance(shadow, str) else shadow._replace(methods=(key,))
+    return None if isinstance(app.shadow, str) else app.shadow
 
 
 Defaults.model_rebuild()  # it names a section that comes after it
