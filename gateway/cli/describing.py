@@ -19,7 +19,6 @@ from gateway.verdicts import Verdict
 _MANY: Final = 8
 """How many names or rules are told one by one."""
 _CALL: Final = "OnCallEvent"
-_ASKS: Final = "any that asks (no event)"
 _CHECKS: Final = {
     ResponseCheck.STRICT: "a 200 must be one JSON object, and nothing beside it",
     ResponseCheck.REPAIR: "repair: a byte-order mark and PHP's notices around the object are cut away",
@@ -71,10 +70,9 @@ def events_in_words(answers: EventAnswers) -> str:
 
 def conditions(rule: Rule) -> str:
     """What a hook must be to meet a rule."""
-    methods = rule.methods or (() if rule.verdict is None else (_ASKS,))
     parts = [
         f"{what} {some(globs)}"
-        for what, globs in (("caller", rule.caller), ("callee", rule.callee), ("method", methods))
+        for what, globs in (("caller", rule.caller), ("callee", rule.callee), ("method", rule.methods))
         if globs
     ]
     return ", ".join([*parts, *([f"time {rule.time}"] if rule.time is not None else [])])
@@ -160,6 +158,8 @@ def _rules_in_words(rules: Sequence[Rule]) -> Iterator[tuple[str, str]]:
         yield "" if index else "rules", f"{rule.name}: {conditions(rule)}: {outcome(rule)}"
     if len(rules) > _MANY:
         yield "", f"and {len(rules) - _MANY:,} more"
+    if any(rule.verdict is not None and not rule.methods for rule in rules):
+        yield "", "events meet no rule with a verdict that does not name them: they go to the backend"
 
 
 def _refusals(config: Config) -> Iterator[str]:

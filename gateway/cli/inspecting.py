@@ -213,9 +213,8 @@ class _Explained:
         if settings.shadow is not None:
             yield f"shadow    {shadow_in_words(settings.shadow)}; {self._shadowed(name)}"
         for cause in Cause:
-            first = cause is Cause.TIMEOUT
-            told = f"{cause}: {route.fallback.verdict(cause)}" + (f" ({self._from('fallback')})" if first else "")
-            yield f"{'fallback' if first else '':9} {told}"
+            yield f"{'fallback' if cause is Cause.TIMEOUT else '':9} {cause}: {route.fallback.verdict(cause)}"
+        yield f"{'':9} all of these: {self._from('fallback')}"
 
     def _from(self, key: str) -> str:
         return self._config.origin(self._match.app, self._method, key) or "the default"

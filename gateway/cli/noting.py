@@ -23,7 +23,7 @@ def remarks(call: Json) -> Text:
     parts = [
         Text(f"{name}={plain(call[name])}")
         for name in ("rule", "repaired", "client_config", "failed_over_from", "substituted")
-        if call[name] is not None and (name, call[name]) != ("client_config", "ok")
+        if call.get(name) is not None and (name, call[name]) != ("client_config", "ok")
     ]
     if call["ineffective"]:
         parts.append(Text("the media server ignores this refusal", style="bold red"))
@@ -48,7 +48,7 @@ def story(call: Json) -> Iterator[tuple[str, str]]:
         yield "repaired", f"{plain(call['repaired'])}; what was cut away:"
         for line in call["cut"].splitlines()[:_MOST_CUT]:
             yield "", plain(line)
-    if call["substituted"] is not None:
+    if call.get("substituted") is not None:
         yield "answered", f"{plain(call['substituted'])}: an event is delivered so too; the hook's own body went out"
     if call["shadow"] is not None:
         yield from _candidate(call["shadow"])

@@ -72,13 +72,17 @@ def explained(config: Path, app_key: str, method: str = "OnCallEvent", *args: st
 # --- check ---
 
 
+EVENTS = "events meet no rule with a verdict that does not name them: they go to the backend"
+
+
 def test_what_an_app_sets_is_told_below_the_table_and_what_it_inherits_once(config: Path) -> None:
     blocks = checked(config)
     assert list(blocks)[:3] == ["defaults", "split", "guarded"]
-    assert blocks["defaults"] == ["rules         defaults.rules[0]: callee 112: allow"]
+    assert blocks["defaults"] == ["rules         defaults.rules[0]: callee 112: allow", EVENTS]
     assert blocks["split"] == [
         "rules         spam: caller +4930123*: reject",
         "rules[1]: method OnCallEvent, time Mon-Fri 22:00-06:00 Europe/Berlin: upstream other",
+        EVENTS,
         "split         php 95%, new 5%; a session stays with its upstream",
         "failover      new then other",
         "rate limit    50/s burst 100, shared out among 4 workers; past it, overload",
@@ -204,7 +208,8 @@ def test_rate_answers_and_shadow_are_told(config: Path) -> None:
     noon = ("--at", "2026-11-23T12:00")
     told = explained(config, "split", "OnMessageEvent")
     assert told["rate"] == "50/s burst 100, shared out among 4 workers, of the app; past it, the verdict for overload"
-    assert told["answers"] == "off: a 200 counts, whatever its body is"
+    checked_by = "apps.split.methods.OnMessageEvent.response_check"
+    assert told["answers"] == f"off: a 200 counts, whatever its body is ({checked_by})"
     shadow = "other gets copies of OnCallEvent, OnMessageEvent, OnTransferEvent in 25% of the sessions; "
     assert told["shadow"].startswith(shadow)
     assert explained(config, "split", "call")["shadow"].endswith("; of this method none")
