@@ -75,7 +75,8 @@ class Defaults(Section):
         default=None,
         description="How long a repeat of the very same hook (app, method and body) gets the first one's verdict "
         "without asking the backend; off: never. Default 10s for connect and OnCallEvent, off for all other methods; "
-        "set here, it holds for every method. A hook that is repeated on purpose within that time is not asked again.",
+        "set here, it holds for every method. A hook that is repeated on purpose within that time, as "
+        "StreamKeepAliveEvent is, is not asked again.",
     )
     max_in_flight: Annotated[int | None, IN_FLIGHT] = Field(
         default=None,
@@ -188,8 +189,8 @@ class App(Method):
     )
     static: Annotated[Verdict | None, OneOf((Verdict.ALLOW, Verdict.REJECT))] = Field(
         default=None,
-        description="The verdict for every hook of this app that no rule decides: allow or reject. No default; no "
-        "backend is asked, so allow lets every call through.",
+        description="The verdict for every hook of this app that no rule decides, events included: allow or reject. No "
+        "default; no backend is asked or told, so allow lets every call through, and nobody records it.",
     )
     max_in_flight: Annotated[int | None, IN_FLIGHT] = Field(
         default=None,
