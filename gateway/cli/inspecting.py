@@ -201,10 +201,10 @@ class _Explained:
         yield f"retry     {_retry_in_words(self._retry_of(name))} ({self._retry_from(name)})"
         yield f"repeats   {_repeats_in_words(route.dedupe)} ({self._from('dedupe')})"
         if settings.max_in_flight is not None:
-            yield f"limit     {settings.max_in_flight} hooks of the app at once"
+            yield f"limit     {settings.max_in_flight} hooks of the app at once ({self._from('max_in_flight')})"
         if settings.rate_limit is not None:
             rate = rate_in_words(settings.rate_limit, self._config.server.workers)
-            yield f"rate      {rate}, of the app; past it, the verdict for overload"
+            yield f"rate      {rate}, of the app; past it, the verdict for overload ({self._from('rate_limit')})"
         if self._kind is MethodType.EVENT and settings.event_answers is EventAnswers.ANY:
             answers = "any 2xx: it is delivered, unless PHP reports a fatal error"
             yield f"answers   {answers} ({self._from('event_answers')})"
@@ -214,7 +214,7 @@ class _Explained:
             yield f"shadow    {shadow_in_words(settings.shadow)}; {self._shadowed(name)}"
         for cause in Cause:
             yield f"{'fallback' if cause is Cause.TIMEOUT else '':9} {cause}: {route.fallback.verdict(cause)}"
-        yield f"{'':9} all of these: {self._from('fallback')}"
+        yield f"{'':9} set by {self._from('fallback')}"
 
     def _from(self, key: str) -> str:
         return self._config.origin(self._match.app, self._method, key) or "the default"

@@ -190,7 +190,7 @@ def test_an_exact_app_is_explained_with_upstream_budget_and_policy(config: Path,
     assert told["upstream"] == "legacy-php (http://127.0.0.1:8081/rest/my_api)"
     assert told["budget"] == "2s (apps.defaultApp.timeout)"
     assert told["retry"].endswith("(the default)")
-    assert "all of these: apps.defaultApp.fallback\n" in run.out
+    assert "set by apps.defaultApp.fallback\n" in run.out
     assert re.findall(r"(\w+): (allow|reject)$", run.out, re.MULTILINE) == [
         ("timeout", "allow"),
         ("unreachable", "allow"),
@@ -235,12 +235,12 @@ def test_each_value_is_explained_with_where_it_comes_from(tmp_path: Path) -> Non
     assert "budget    1s (defaults.methods.event.timeout)\n" in event
     assert '(apps.defaultApp.methods."*StatusEvent".dedupe)\n' in event
     assert "answers   any 2xx: it is delivered, unless PHP reports a fatal error (the default)\n" in event
-    assert "all of these: apps.defaultApp.fallback\n" in event
+    assert "set by apps.defaultApp.fallback\n" in event
     assert "verdict   allow: by that rule" in run("OnCallEvent")
     config.write_text(BY_METHOD.replace('callee: "110"', "callee: other"))
     stream = run("StreamKeepAliveEvent")
     assert "method    StreamKeepAliveEvent (direct)\n" in stream
-    assert "all of these: defaults.methods.StreamKeepAliveEvent.fallback\n" in stream
+    assert "set by defaults.methods.StreamKeepAliveEvent.fallback\n" in stream
     assert "a 403     the stream is stopped only if the session's connect answer set restOnError=FAIL for it" in stream
     viewer = run("playHLS")
     assert "a 403     the viewer gets no stream, whatever restOnError says: playHLS comes without a connect\n" in viewer

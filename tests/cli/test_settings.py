@@ -207,7 +207,8 @@ def test_a_hook_without_a_session_goes_to_any_share(config: Path) -> None:
 def test_rate_answers_and_shadow_are_told(config: Path) -> None:
     noon = ("--at", "2026-11-23T12:00")
     told = explained(config, "split", "OnMessageEvent")
-    assert told["rate"] == "50/s burst 100, shared out among 4 workers, of the app; past it, the verdict for overload"
+    rate = "50/s burst 100, shared out among 4 workers, of the app; past it, the verdict for overload"
+    assert told["rate"] == f"{rate} (apps.split.rate_limit)"
     checked_by = "apps.split.methods.OnMessageEvent.response_check"
     assert told["answers"] == f"off: a 200 counts, whatever its body is ({checked_by})"
     shadow = "other gets copies of OnCallEvent, OnMessageEvent, OnTransferEvent in 25% of the sessions; "
