@@ -32,7 +32,6 @@ from gateway.cli.describing import (
     check_in_words,
     conditions,
     outcome,
-    rate_in_words,
     shadow_in_words,
     share_of,
     shares_in_words,
@@ -203,8 +202,8 @@ class _Explained:
         if settings.max_in_flight is not None:
             yield f"limit     {settings.max_in_flight} hooks of the app at once ({self._from('max_in_flight')})"
         if settings.rate_limit is not None:
-            rate = rate_in_words(settings.rate_limit, self._config.server.workers)
-            yield f"rate      {rate}, of the app; past it, the verdict for overload ({self._from('rate_limit')})"
+            rate = f"{settings.rate_limit}, of the app; past it, the verdict for overload"
+            yield f"rate      {rate} ({self._from('rate_limit')})"
         if self._kind is MethodType.EVENT and settings.event_answers is EventAnswers.ANY:
             answers = "any 2xx: it is delivered, unless PHP reports a fatal error"
             yield f"answers   {answers} ({self._from('event_answers')})"

@@ -85,7 +85,7 @@ def test_what_an_app_sets_is_told_below_the_table_and_what_it_inherits_once(conf
         EVENTS,
         "split         php 95%, new 5%; a session stays with its upstream",
         "failover      new then other",
-        "rate limit    50/s burst 100, shared out among 4 workers; past it, overload",
+        "rate limit    50/s burst 100; past it, overload",
         "answers       repair: a byte-order mark and PHP's notices around the object are cut away",
         "shadow        other gets copies of OnCallEvent, OnMessageEvent, OnTransferEvent in 25% of the sessions; "
         "verdicts and bodies compared but for ts",
@@ -207,7 +207,7 @@ def test_a_hook_without_a_session_goes_to_any_share(config: Path) -> None:
 def test_rate_answers_and_shadow_are_told(config: Path) -> None:
     noon = ("--at", "2026-11-23T12:00")
     told = explained(config, "split", "OnMessageEvent")
-    rate = "50/s burst 100, shared out among 4 workers, of the app; past it, the verdict for overload"
+    rate = "50/s burst 100, of the app; past it, the verdict for overload"
     assert told["rate"] == f"{rate} (apps.split.rate_limit)"
     checked_by = "apps.split.methods.OnMessageEvent.response_check"
     assert told["answers"] == f"off: a 200 counts, whatever its body is ({checked_by})"
