@@ -125,7 +125,7 @@ class Recorder:
             return
         if self._failures_only and (not ruling.error or ruling.source in _MEANT):
             return
-        if not self._sample.takes(hook, decision.request_id):
+        if not self._sample.takes(hook, decision.request_id, decision.method_name):
             return
         if decision.size > MAX_HOOK or not scribe.put(decision):
             self._count("dropped", 1)
