@@ -348,7 +348,7 @@ class Pool:
             address,
             self.origin.port,
             ssl=self.tls,
-            server_hostname=(self._server_name or self.origin.host) if self.tls is not None else None,
+            server_hostname=(self._server_name or self.origin.host.removesuffix(".")) if self.tls is not None else None,
         )
         connection.terms = terms
         connection.peer = address
