@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from gateway import __version__, notify
@@ -25,8 +24,10 @@ from gateway.metrics import Metrics
 from gateway.proxy import Listener as DecisionListener
 from gateway.reloading import Reloader, with_workers
 from gateway.server import descriptors
+from gateway.server.children import reap_orphans
 from gateway.server.hookservice import HookService
 from gateway.server.listening import Listener, StartError, address_of, all_started, bind, close, unlink
+from gateway.server.signals import PROCESS, Receiver
 from gateway.server.threads import start_threads
 from gateway.server.watch import changes
 from gateway.tls.certificates import days_to_expiry
@@ -141,18 +142,24 @@ async def serving_admin(
     reloads: set[asyncio.Task[object]] = set()
 
     def on_hangup() -> None:
-        if len(reloads) > 1:
+        if len(reloads) > 1 or stop.is_set():
             return  # one runs, and the one that waits for it will see whatever has changed by then
         task: asyncio.Task[object] = asyncio.create_task(reloader.reload("SIGHUP"))
         reloads.add(task)
         task.add_done_callback(reloads.discard)
+
+    def at_once() -> None:
+        on_stop_signal()
+        on_stop_signal()
 
     async def watch() -> None:
         async for _ in changes(reloader.loaded.path, lambda: reloader.tried, stop):
             await reloader.reload("file changed")
 
     await start_threads()
-    with _signals({signal.SIGTERM: on_stop_signal, signal.SIGINT: on_stop_signal, signal.SIGHUP: on_hangup}):
+    reaping = asyncio.create_task(reap_orphans())
+    signals = Receiver(drain=on_stop_signal, end=at_once, reload=on_hangup, ignore=_note_ignored)
+    with PROCESS.passed_to(signals, asyncio.get_running_loop()):
         serving = asyncio.create_task(admin.run_until_stopped())
         watching = asyncio.create_task(watch())
         try:
@@ -162,9 +169,17 @@ async def serving_admin(
         finally:
             stop.set()
             admin.stop()
+            reaping.cancel()
             for task in reloads:
                 task.cancel()
-            await asyncio.gather(serving, watching, *reloads, return_exceptions=True)
+            await asyncio.gather(serving, watching, reaping, *reloads, return_exceptions=True)
+
+
+def _note_ignored(name: str) -> None:
+    logger.info(
+        "signal %s ignored; SIGHUP reloads the configuration, SIGTERM stops the gateway", name,
+        extra={"fields": {"event": "signal_ignored", "signal": name}},
+    )  # fmt: skip
 
 
 def announce_ready(loaded: Loaded, hooks: list[str], admin: str) -> None:
@@ -197,15 +212,3 @@ def announce_stopping(loaded: Loaded) -> None:
     limit = loaded.config.server.drain_timeout
     notify.stopping(limit)
     logger.info("stopping: no new connections; hooks in flight have %g s", limit)
-
-
-@contextlib.contextmanager
-def _signals(handlers: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    for number, handler in handlers.items():
-        loop.add_signal_handler(number, handler)
-    try:
-        yield
-    finally:
-        for number in handlers:
-            loop.remove_signal_handler(number)

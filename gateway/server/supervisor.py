@@ -32,6 +32,7 @@ from gateway.metrics.foreign import ForeignCells
 from gateway.reloading import Reloader, with_workers
 from gateway.routing import RuleNames
 from gateway.server.channel import Ask, Channel, Ping, Pong, Ready, Stop, Take, Told, Took
+from gateway.server.children import Child
 from gateway.server.hookservice import LOOK_AT_CERTIFICATES_EVERY
 from gateway.server.listening import StartError, address_of, bind, close, unlink
 from gateway.server.single import (
@@ -72,7 +73,7 @@ _QUESTIONS: Final = 16
 class Worker:
     """One child process."""
 
-    def __init__(self, slot: int, process: asyncio.subprocess.Process, channel: Channel, cells: ForeignCells) -> None:
+    def __init__(self, slot: int, process: Child, channel: Channel, cells: ForeignCells) -> None:
         self.slot = slot
         self.process = process
         self.cells = cells
@@ -223,8 +224,9 @@ class Supervisor:
                 await self._start_all()
                 keeping = [asyncio.create_task(self._keep(worker)) for worker in self._workers.values()]
                 pinging = asyncio.create_task(self._ping())
-                self.lifecycle.ready()
-                announce_ready(self._loaded, hooks, address)
+                if not self._stop.is_set():
+                    self.lifecycle.ready()
+                    announce_ready(self._loaded, hooks, address)
                 await self._stop.wait()
                 self.lifecycle.drain()
                 announce_stopping(self._loaded)
@@ -239,9 +241,10 @@ class Supervisor:
     # --- workers ---
 
     async def _start_all(self) -> None:
+        """Return when all serve, or once the end has begun. Raises StartError where one does not come up."""
         workers = [await self._spawn(slot) for slot in range(len(self._sockets))]
         for worker in workers:
-            if not await _comes_up(worker):
+            if not await _comes_up(worker, self._stop) and not self._stop.is_set():
                 raise StartError(f"worker {worker.slot} did not come up; the log says why")
         self._metrics.workers.set(len(workers))
 
@@ -250,14 +253,15 @@ class Supervisor:
             ours, theirs = map(undo.enter_context, socket.socketpair())
             cells = undo.enter_context(contextlib.closing(ForeignCells()))
             listen = [sock.fileno() for sock in self._sockets[slot]]
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "gateway.server.worker",
-                "--channel", str(theirs.fileno()),
-                "--values", str(cells.values_fd),
-                "--names", str(cells.names_fd),
-                "--sessions", str(self._sessions),
-                "--listen", *map(str, listen),
-                stdin=asyncio.subprocess.DEVNULL,
+            process = Child(
+                (
+                    sys.executable, "-m", "gateway.server.worker",
+                    "--channel", str(theirs.fileno()),
+                    "--values", str(cells.values_fd),
+                    "--names", str(cells.names_fd),
+                    "--sessions", str(self._sessions),
+                    "--listen", *map(str, listen),
+                ),
                 pass_fds=(theirs.fileno(), cells.values_fd, cells.names_fd, self._sessions, *listen),
                 env={**os.environ, "WCS_GATEWAY_INSTANCE": self._instance},
             )  # fmt: skip
@@ -294,7 +298,7 @@ class Supervisor:
             if successor is None:
                 return
             worker = successor
-            if await _comes_up(worker):
+            if await _comes_up(worker, self._stop):
                 self._metrics.workers.set(len(self._workers))
                 logger.info("worker %d (pid %d) serves", worker.slot, worker.process.pid)
 
@@ -385,14 +389,14 @@ class Supervisor:
         return [worker.process.pid for worker in self._workers.values()]
 
 
-async def _comes_up(worker: Worker) -> bool:
-    ready = asyncio.create_task(worker.ready.wait())
-    ended = asyncio.create_task(worker.process.wait())
-    await asyncio.wait((ready, ended), timeout=_START_LIMIT, return_when=asyncio.FIRST_COMPLETED)
+async def _comes_up(worker: Worker, stop: asyncio.Event) -> bool:
+    """Whether it does within its time; one that does not is killed, unless *stop* is set: then it is told to end."""
+    waiting = [asyncio.create_task(what()) for what in (worker.ready.wait, worker.process.wait, stop.wait)]
+    await asyncio.wait(waiting, timeout=_START_LIMIT, return_when=asyncio.FIRST_COMPLETED)
     came = worker.ready.is_set()
-    ready.cancel()
-    ended.cancel()
-    if not came:
+    for task in waiting:
+        task.cancel()
+    if not came and not stop.is_set():
         worker.kill()
     return came
 
