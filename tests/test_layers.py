@@ -16,6 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS: Final = {
     "alarm": 0,
+    "signals": 0,
     "console": 0,
     "hooks": 0,
     "repair": 0,

@@ -12,9 +12,9 @@ from gateway.config import Loaded
 from gateway.log import PIPE_ATOMIC, Writer, configure_logging
 from gateway.server import descriptors
 from gateway.server.listening import StartError
-from gateway.server.signals import PROCESS
 from gateway.server.single import Gateway
 from gateway.server.supervisor import Supervisor
+from gateway.signals import PROCESS
 
 _STDOUT = 1
 _LAST_LINES = 0.5

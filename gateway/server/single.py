@@ -27,9 +27,9 @@ from gateway.server import descriptors
 from gateway.server.children import reap_orphans
 from gateway.server.hookservice import HookService
 from gateway.server.listening import Listener, StartError, address_of, all_started, bind, close, unlink
-from gateway.server.signals import PROCESS, Receiver
 from gateway.server.threads import start_threads
 from gateway.server.watch import changes
+from gateway.signals import PROCESS, Receiver
 from gateway.tls.certificates import days_to_expiry
 
 logger = logging.getLogger(__name__)

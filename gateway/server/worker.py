@@ -23,9 +23,9 @@ from gateway.metrics import Metrics
 from gateway.metrics.cells import Cells
 from gateway.server.channel import Ask, Channel, Ping, Pong, Ready, Stop, Take, Took
 from gateway.server.hookservice import HookService
-from gateway.server.signals import PROCESS, WORKER_MEANINGS, Receiver
 from gateway.server.threads import start_threads
 from gateway.sessions import Sessions
+from gateway.signals import PROCESS, WORKER_MEANINGS, Receiver
 
 logger = logging.getLogger(__name__)
 

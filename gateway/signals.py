@@ -36,17 +36,17 @@ class Meaning(Enum):
 
 _BY_SIGNAL: Final = 128
 """Added to a signal's number: the exit status of a command that it has ended, as shells have it."""
-_FAULTS: Final = {
+FAULTS: Final = {
     signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP,
 }  # fmt: skip
 """A defect, or systemd's watchdog (SIGABRT): they end the process where it is, with a core file if one is wanted."""
-_HARMLESS: Final = {
+HARMLESS: Final = {
     signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH,  # the system ignores these
     signal.SIGPIPE, signal.SIGXFSZ,  # Python ignores these: the call that caused one gets an error
 }  # fmt: skip
 _MOST_KEPT: Final = 2
 """Times that the same signal is kept: a second one ends at once, and a third does where nobody takes these two."""
-_NOT_OURS: Final = {signal.SIGKILL, signal.SIGSTOP, *_FAULTS, *_HARMLESS}
+_NOT_OURS: Final = {signal.SIGKILL, signal.SIGSTOP, *FAULTS, *HARMLESS}
 
 MEANINGS: Final[Mapping[int, Meaning]] = {
     **dict.fromkeys(sorted(signal.valid_signals() - _NOT_OURS), Meaning.IGNORE),
