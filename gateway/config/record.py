@@ -26,9 +26,9 @@ class Record(Section):
     """Hooks with their decisions, as JSON lines in files, for gateway replay."""
 
     path: FilePath = Field(
-        description="The file that is written; older ones are PATH.1, PATH.2 … beside it. Required; its directory must "
-        "be there, and only those who may know who called whom should be able to read it. Relative paths start where "
-        "this file is."
+        description="The file that is written; older ones are PATH.1, PATH.2 … beside it, the highest number is the "
+        "newest. Required; its directory must be there, and only those who may know who called whom should be able to "
+        "read it. Relative paths start where this file is."
     )
     sample: Annotated[float, Fraction()] = Field(
         default="100%",

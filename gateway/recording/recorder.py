@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -42,7 +43,8 @@ _MEANT: Final = frozenset((Source.BACKEND, Source.RULE, Source.STATIC))
 """Who decides as it was meant, whatever there is to explain."""
 
 Count = Callable[[str, int], None]
-"""Told what became of how many hooks: ``written`` or ``dropped``; not by two threads at once."""
+"""Told what became of how many hooks: ``written``, ``dropped``, or ``deleted`` to make room for others; not by two
+threads at once."""
 Listener = Callable[[Decision], None]
 
 
@@ -79,7 +81,7 @@ class Recorder:
             self._ending = [scribe for scribe in (*self._ending, self._scribe) if scribe.is_alive]
             self._scribe = None
         if settings is not None:
-            for outcome in ("written", "dropped"):
+            for outcome in ("written", "dropped", "deleted"):
                 self._count(outcome, 0)  # what they are counted by is made here, before another thread adds to it
             scribe = _Scribe(settings, self._count)
             try:
@@ -116,6 +118,8 @@ class Recorder:
         until = time.monotonic() + timeout
         for scribe in self._ending:
             scribe.join(max(0.0, until - time.monotonic()))
+            if left := scribe.give_up():
+                self._count("dropped", left)
         self._ending.clear()
 
     def _count(self, outcome: str, hooks: int) -> None:
@@ -165,6 +169,15 @@ class _Scribe:
         """Wait for the end."""
         self._thread.join(timeout)
 
+    def give_up(self) -> int:
+        """Write no more; how many hooks were still queued."""
+        left = 0
+        with contextlib.suppress(IndexError):  # the thread takes them too
+            while True:
+                self._queue.popleft()
+                left += 1
+        return left
+
     def _run(self) -> None:
         settings = self._settings
         run = settings.key.run
@@ -203,6 +216,8 @@ class _Scribe:
             self._count("written", done.written)
         if done.written < hooks:
             self._count("dropped", hooks - done.written)
+        if done.deleted:
+            self._count("deleted", done.deleted)
         self._note(done.error)
 
     def _line(self, decision: Decision, mask: Mask, run: str) -> bytes | None:
