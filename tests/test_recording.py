@@ -545,7 +545,7 @@ def test_each_file_is_renamed_once_however_many_there_are(tmp_path: Path, monkey
         renamed.append(new)
         rename(old, new)
 
-    monkeypatch.setattr(files_module.os, "rename", rename)
+    monkeypatch.setattr(os, "rename", rename)
     files = RecordFiles(str(tmp_path / "hooks.jsonl"), 501, 1000, RUN)
     for number in range(0, 400, 4):
         files.append([line(n) for n in range(number, number + 4)])
@@ -557,14 +557,13 @@ def test_the_numbers_of_files_begin_again_once_there_is_none_left(tmp_path: Path
     path = tmp_path / "hooks.jsonl"
     path.with_suffix(".jsonl.9999998").write_bytes(line(1))
     path.with_suffix(".jsonl.20261130").write_bytes(line(0))  # another's: a date
-    files = RecordFiles(str(path), 501, 3, RUN)
-    files.append([line(number) for number in range(2, 14)])
-    assert sorted(numbers_in(*tmp_path.iterdir())) == [0, *range(1, 14)]
-    files.append([line(number) for number in range(14, 18)])
-    assert path.with_suffix(".jsonl.20261130").exists()
-    assert last_number(tmp_path) == 20261130
-    assert len(list(tmp_path.iterdir())) == 4
-    assert max(numbers_in(*tmp_path.iterdir())) == 17
+    RecordFiles(str(path), 501, 30, RUN).append([line(number) for number in range(2, 14)])
+    assert sorted(numbers_in(*tmp_path.iterdir())) == list(range(14))
+    assert sorted(file.name for file in tmp_path.iterdir() if file != path) == [
+        f"hooks.jsonl.{number}" for number in (1, 2, 20261130, 3)
+    ]
+    RecordFiles(str(path), 501, 2, RUN).append([line(number) for number in range(14, 18)])
+    assert sorted(file.name for file in tmp_path.iterdir() if file != path) == ["hooks.jsonl.20261130", "hooks.jsonl.4"]
 
 
 def test_lines_of_a_huge_file_that_goes_are_counted_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -682,7 +681,7 @@ def test_a_file_that_cannot_be_put_aside_is_told_as_such(tmp_path: Path, monkeyp
     files = RecordFiles(str(path), 1000, 2, RUN)
     files.append([line(n) for n in range(9)])
     with monkeypatch.context() as denied:
-        denied.setattr(files_module.os, "rename", rename)
+        denied.setattr(os, "rename", rename)
         full = files.append([line(9)])
     assert full.written == 0
     assert "cannot be put aside" in str(full.error)

@@ -12,6 +12,7 @@ from .schema import json_schema
 from .tls import ServerTls, UpstreamTls
 from .tracing import Tracing
 from .values import Secret, format_duration, parse_duration, parse_size
+from .written import fit_to_show, written_urls
 
 __all__ = [
     "DEDUPED",
@@ -42,6 +43,7 @@ __all__ = [
     "UpstreamTls",
     "digest_at",
     "digest_of",
+    "fit_to_show",
     "format_duration",
     "json_schema",
     "load",
@@ -52,4 +54,5 @@ __all__ = [
     "parse_size",
     "path_text",
     "sections",
+    "written_urls",
 ]

@@ -70,7 +70,7 @@ class Recorder:
         self._failures_only = False
 
     def __repr__(self) -> str:
-        return f"<Recorder to {self._settings.path}>" if self._settings is not None else "<Recorder off>"
+        return "<Recorder off>" if self._settings is None else "<Recorder on>"
 
     def configure(self, settings: RecordSettings | None) -> None:
         """Go on as these say; None: record nothing. Never waits, never raises."""
@@ -234,8 +234,9 @@ class _Scribe:
         now = time.monotonic()
         if error is None:
             if self._warned is not None:
-                logger.info("record: %s is written again", self._settings.path)
+                logger.info("record: hooks are recorded again")
             self._warned = None
         elif self._warned is None or now - self._warned >= _WARN_AGAIN:
-            logger.warning("record: hooks are not recorded: %s: %s", self._settings.path, error.strerror or error)
+            # Without the path: what stands for it in the configuration may be a reference.
+            logger.warning("record: hooks are not recorded: %s", error.strerror or error)
             self._warned = now

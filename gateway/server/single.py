@@ -16,7 +16,7 @@ from gateway.admin.events import Events
 from gateway.admin.inquiry import Inquiry
 from gateway.admin.overview import Overview
 from gateway.app import admin_app
-from gateway.config import Config, Loaded
+from gateway.config import Config, Loaded, ServerTls, UpstreamTls, fit_to_show
 from gateway.front import FrontLimits, FrontState
 from gateway.lifecycle import Lifecycle, Phase
 from gateway.log import Writer
@@ -57,7 +57,7 @@ class Gateway:
         self._metrics = Metrics(__version__)
         self._service = HookService(loaded.config, self._hook_sockets, self._metrics, writer, listeners)
         self._reloader = Reloader(loaded, self._metrics, self._take)
-        self._metrics.on_scrape(lambda: sample_certificates(self._metrics, self._reloader.loaded.config))
+        self._metrics.on_scrape(lambda: sample_certificates(self._metrics, self._reloader.loaded))
         self.lifecycle = Lifecycle()
         self._metrics.on_scrape(lambda: self._metrics.ready.set(self.lifecycle.phase is Phase.READY))
         self._stop = asyncio.Event()
@@ -109,17 +109,23 @@ class Gateway:
         warn_of_shortage(config)
 
 
-def sample_certificates(metrics: Metrics, config: Config) -> None:
+def sample_certificates(metrics: Metrics, loaded: Loaded) -> None:
     """Set the days that each configured certificate has left; one that cannot be read has none."""
-    sections = (config.server.tls, *(upstream.tls for upstream in config.upstreams.values()))
-    files = {tls.certificate for tls in sections if tls is not None and tls.certificate is not None}
+    config = loaded.config
+    sections: list[tuple[tuple[str, ...], ServerTls | UpstreamTls | None]] = [(("server",), config.server.tls)]
+    sections += [(("upstreams", name), upstream.tls) for name, upstream in config.upstreams.items()]
+    files = {
+        fit_to_show(tls.certificate, loaded.shown, *place, "tls", "certificate"): tls.certificate
+        for place, tls in sections
+        if tls is not None and tls.certificate is not None
+    }
     metrics.certificate_days.keep(("certificate",), files)
-    for file in files:
+    for label, file in files.items():
         try:
             days = days_to_expiry(Path(file))
         except (OSError, ValueError):
             days = 0.0
-        metrics.certificate_days.labelled(file).set(days)
+        metrics.certificate_days.labelled(label).set(days)
 
 
 def events_of(reading: Callable[[], Reading], inquiry: Inquiry, reloader: Reloader, lifecycle: Lifecycle) -> Events:

@@ -185,7 +185,7 @@ class Supervisor:
         self._metrics = Metrics(__version__)
         writer.on_drop = self._metrics.log_dropped.inc
         self._reloader = Reloader(loaded, self._metrics, self._take)
-        self._metrics.on_scrape(lambda: sample_certificates(self._metrics, self._reloader.loaded.config))
+        self._metrics.on_scrape(lambda: sample_certificates(self._metrics, self._reloader.loaded))
         self.lifecycle = Lifecycle()
         self._metrics.on_scrape(lambda: self._metrics.ready.set(self.lifecycle.phase is Phase.READY))
         self._workers: dict[int, Worker] = {}
