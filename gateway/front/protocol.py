@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, cast
 
@@ -63,6 +64,17 @@ class FrontState(ServerState):
         self.linger = linger
         self.refuse = refuse
         self.draining = False
+
+    def take(self, limits: FrontLimits, addresses: AllowedAddresses) -> None:
+        """Put other limits in force: connections beyond them are let go, those that have been idle longest first."""
+        is_shorter = limits.keepalive_timeout < self.limits.keepalive_timeout
+        self.limits, self.addresses = limits, addresses
+        connections = sorted(cast(set[FrontProtocol], self.connections), key=FrontProtocol.idle_since)
+        excess = max(0, len(connections) - limits.max_connections)
+        for connection in connections[:excess]:
+            connection.let_go()
+        for connection in connections[excess:] if is_shorter else ():
+            connection.keep_shorter()
 
 
 class Answer(NamedTuple):
@@ -211,6 +223,17 @@ class FrontProtocol(asyncio.Protocol):
             self._stop_waiting()
             self._idle = True
             self._wait(max(0.0, self._last_use + self._state.linger - self._loop.time()))
+
+    def idle_since(self) -> float:
+        """When it was last of use, on the loop's clock; infinite while it is."""
+        return self._last_use if self._is_at_rest() else math.inf
+
+    def keep_shorter(self) -> None:
+        """Have an idle connection go by the time for which they are kept now."""
+        if self._idle and self._is_at_rest() and not self._leaving:
+            self._alarm.clear()
+            kept = max(self._state.limits.keepalive_timeout, self._state.linger)
+            self._wait(max(0.0, self._last_use + kept - self._loop.time()))
 
     # --- reading ---
 

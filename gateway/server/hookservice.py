@@ -106,8 +106,7 @@ class HookService:
         """Put a new configuration in force."""
         async with self._changing:
             self._apply_log(config)
-            self._front.limits = _limits(config)
-            self._front.addresses = AllowedAddresses(config.server.allow_from)
+            self._front.take(_limits(config), AllowedAddresses(config.server.allow_from))
             self._refresh_tls()
             await self.runtime.take(config)
             await self._tracing.take(config)
