@@ -67,7 +67,8 @@ def load_or_fail(path: Path) -> Loaded:
 def is_usable(url: httpx.URL) -> bool:
     """Whether a request can be sent there; raises ValueError for a host that only looks like a name."""
     host = url.raw_host.decode("ascii", "replace").partition("%")[0].removesuffix(".")
-    return url.scheme in ("http", "https") and is_host(host) and 0 < (url.port or 80) < 65536
+    # Read as people write it, a name that begins with xn-- is decoded, if it can be.
+    return url.scheme in ("http", "https") and bool(url.host) and is_host(host) and 0 < (url.port or 80) < 65536
 
 
 def read_hook_file(name: str) -> bytes:

@@ -23,7 +23,18 @@ from gateway.cli.sending import check_url, shown_url
 from gateway.cli.showing import milliseconds, plain
 from gateway.comparison import Compare, Difference
 from gateway.log import printable
-from gateway.replay import BODIES_DIFFER, Example, Options, Player, Recording, Report, Tally, UnreadableError, Wanted
+from gateway.replay import (
+    BODIES_DIFFER,
+    MAX_HOOKS,
+    Example,
+    Options,
+    Player,
+    Recording,
+    Report,
+    Tally,
+    UnreadableError,
+    Wanted,
+)
 
 _INTERRUPTED: Final = 130
 _WIDE: Final = 2000
@@ -64,7 +75,9 @@ def replay(
         typer.Option("--all-methods", help="Also connect, events and direct invocations: they may have side effects."),
     ] = False,
     timeout: Annotated[float, typer.Option(help="Seconds for an answer; the media server waits 15.")] = 15.0,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first N hooks only.", metavar="N")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, max=MAX_HOOKS, help="The first N hooks only.", metavar="N")
+    ] = None,
     json: Annotated[
         str | None, typer.Option("--json", metavar="FILE|-", help="Write the report there as JSON; - prints it.")
     ] = None,

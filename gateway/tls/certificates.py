@@ -12,7 +12,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Final, Generic, NamedTuple, Self, TypeVar
 
-from gateway.tls.copies import NO_COPIES, Copies, Files, in_memory
+from gateway.tls.copies import NO_COPIES, Copies, Files, in_memory, refuse_odd
 
 _VERSIONS: Final = {
     "1.0": ssl.TLSVersion.TLSv1,
@@ -38,6 +38,7 @@ class MadeOfFiles(Generic[_T]):
         self._seen: object = self._stamps()
         self._unfit: object = None
         try:
+            refuse_odd(files)
             self.value = make(files)
         except OSError:
             if files not in copies:
@@ -57,6 +58,7 @@ class MadeOfFiles(Generic[_T]):
             self._unfit = None
             return False
         try:
+            refuse_odd(self._files)
             self.value = self._make(self._files)
         except OSError:
             if seen == self._unfit:
@@ -179,6 +181,7 @@ def client_context(files: Files, minimum_version: str) -> ssl.SSLContext:
 
 def days_to_expiry(certificate: Path) -> float:
     """Days until the file's first certificate expires, negative if it has. Raises OSError or ValueError."""
+    refuse_odd((str(certificate),))
     text = certificate.read_text("ascii", "replace")
     begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
     start = text.index(begin)
