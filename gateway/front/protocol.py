@@ -65,17 +65,6 @@ class FrontState(ServerState):
         self.refuse = refuse
         self.draining = False
 
-    def take(self, limits: FrontLimits, addresses: AllowedAddresses) -> None:
-        """Put other limits in force: connections beyond them are let go, those that have been idle longest first."""
-        is_shorter = limits.keepalive_timeout < self.limits.keepalive_timeout
-        self.limits, self.addresses = limits, addresses
-        connections = sorted(cast(set[FrontProtocol], self.connections), key=FrontProtocol.idle_since)
-        excess = max(0, len(connections) - limits.max_connections)
-        for connection in connections[:excess]:
-            connection.let_go()
-        for connection in connections[excess:] if is_shorter else ():
-            connection.keep_shorter()
-
 
 class Answer(NamedTuple):
     """What goes out to a refused request."""

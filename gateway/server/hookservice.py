@@ -14,7 +14,7 @@ from gateway.access import AllowedAddresses
 from gateway.admin.inquiry import Respondent
 from gateway.app import hook_app
 from gateway.config import Config
-from gateway.front import LINGER, FrontLimits, FrontState
+from gateway.front import LINGER, FrontLimits, FrontState, put_in_force
 from gateway.journal import Journal
 from gateway.log import AccessLog, Writer, configure_logging
 from gateway.metrics import Metrics
@@ -106,7 +106,7 @@ class HookService:
         """Put a new configuration in force."""
         async with self._changing:
             self._apply_log(config)
-            self._front.take(_limits(config), AllowedAddresses(config.server.allow_from))
+            put_in_force(self._front, _limits(config), AllowedAddresses(config.server.allow_from))
             self._refresh_tls()
             await self.runtime.take(config)
             await self._tracing.take(config)
