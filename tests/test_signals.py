@@ -114,7 +114,7 @@ def test_what_does_not_end_a_gateway_does_not_while_it_starts_serves_and_drains(
             assert gateway.process.poll() is None, gateway.log.read_text()
             for number in HARMLESS:
                 os.killpg(gateway.pid, number)
-            time.sleep(0.01)
+            time.sleep(0.05)
         ready = gateway.line("ready")
         assert ready is not None
         noted = {line["signal"] for line in gateway.lines() if "signal" in line}
