@@ -15,17 +15,19 @@ from typing import Any, Final
 
 from starlette.types import Receive, Scope, Send
 
-from gateway.clientconfig import examined, ineffective
-from gateway.dedupe import Flight, OwnerLost, key_of
+from gateway.clientconfig import examined, excluded_fields, ignored_fields, ineffective, session_settings
+from gateway.dedupe import MIN_WAITING, Flight, OwnerLost, TooManyRepeats, Waiting, key_of
 from gateway.front.exchange import EXCHANGE, Exchange
 from gateway.front.head import BadRequest
-from gateway.front.protocol import Answer
+from gateway.front.state import Answer
 from gateway.hooks import BadHookError, Hook, method_type, parse_hook
 from gateway.life import Life, TracedLife
 from gateway.requests import Refused, body_of, method_of, problem, refused_at_the_door, unknown_app
+from gateway.retry import MIN_LEFT
 from gateway.routing import Route
 from gateway.runtime import Runtime, Snapshot
 from gateway.sessions import Sessions, session_of
+from gateway.tenants import Tenant
 from gateway.tracecontext import Sampling
 from gateway.upstreams import Outcome, Outgoing, Upstream
 from gateway.verdicts import (
@@ -60,10 +62,18 @@ _TOO_MANY_OF_APP: Final = Failure(
 _TOO_FAST: Final = Failure(
     Cause.OVERLOAD, ProxyError.CONNECTION_LIMIT_REACHED, "the app's hooks come faster than its rate_limit"
 )
+_NO_WORD: Final = Failure(
+    Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, "the same hook, in flight at another worker, came to no verdict"
+)
+_TOO_MANY_REPEATS: Final = Failure(
+    Cause.OVERLOAD, ProxyError.CONNECTION_LIMIT_REACHED, "too many repeats of hooks in flight wait for their verdicts"
+)
 _DEFECT: Final = Ruling(
     Verdict.REJECT, Source.GATEWAY, Reason.INTERNAL, REJECT_STATUS,
     proxy_status=proxy_status(ProxyError.PROXY_INTERNAL_ERROR), error="a defect of the gateway; its log says more",
 )  # fmt: skip
+_NO_STORE: Final = (b"cache-control", b"no-store")
+"""A verdict is for this hook alone (RFC 9111, section 5.2.2.5)."""
 
 
 class HookEndpoint:
@@ -77,18 +87,23 @@ class HookEndpoint:
         self._sessions = Sessions() if sessions is None else sessions
         self._life_of: Callable[[Snapshot, float, Scope], Life] = Life
         self._loop = asyncio.get_running_loop()
-        self._inside = 0
+        self._asking = 0
+        """Hooks that a backend is asked for: each has a place under the limits."""
+        self._waiting = Waiting()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One hook, from its head to its answer."""
         life = self._life_of(self._runtime.snapshot, self._loop.time(), scope)
         exchange: Exchange | None = scope.get("extensions", {}).get(EXCHANGE)
-        self._inside += 1
         try:
             life.body = exchange.body if exchange is not None else await body_of(receive)
             step = self._decide(life)
             ruling = step if isinstance(step, Ruling) else await step
-            if ruling.status != ALLOW_STATUS or (life.route is not None and life.route.connects):
+            if (
+                ruling.status != ALLOW_STATUS
+                or ruling.remarks is not None
+                or (life.route is not None and life.route.connects)
+            ):
                 ruling = self._weighed(life, ruling)
         except Refused as refusal:
             ruling = refusal.ruling
@@ -101,7 +116,6 @@ class HookEndpoint:
             logger.exception("a hook met a defect of the gateway", extra={"fields": {"request_id": life.request_id}})
             ruling = _DEFECT
         finally:
-            self._inside -= 1
             life.leave()
         headers = _answer_headers(ruling, life.identity.request_id)
         if exchange is None or not exchange.answer(ruling.status, headers, ruling.body):
@@ -156,23 +170,61 @@ class HookEndpoint:
         outgoing = life.outgoing(route, upstream)
         if route.dedupe is None:
             return self._ask(life, route, upstream, outgoing, None)
-        duplicates, key = self._runtime.duplicates, key_of(method, body)
-        earlier = duplicates.find(key, body, self._loop.time())
+        duplicates = self._runtime.duplicates
+        key = key_of(method, body) if duplicates.claims is None else duplicates.claims.key_of(method, body)
+        try:
+            earlier = duplicates.find(key, body, self._loop.time())
+        except TooManyRepeats:
+            return by_fallback(_TOO_MANY_REPEATS, route.fallback, body)
         if earlier is None:
-            return self._ask(life, route, upstream, outgoing, duplicates.begin(key, body))
-        return as_duplicate(earlier) if isinstance(earlier, Ruling) else _joined(life, route, earlier)
+            flight = duplicates.begin(key, body)
+            ask = self._ask if duplicates.claims is None else self._ask_once
+            return ask(life, route, upstream, outgoing, flight)
+        return as_duplicate(earlier) if isinstance(earlier, Ruling) else self._joined(life, route, earlier)
+
+    async def _joined(self, life: Life, route: Route, earlier: asyncio.Future[Ruling]) -> Ruling:
+        """The verdict of the same hook, byte for byte, that is in flight; the repeat itself takes no place."""
+        app = life.app
+        if not self._waiting.enter(app, max(MIN_WAITING, life.snapshot.max_in_flight)):
+            earlier.cancel()
+            return by_fallback(_TOO_MANY_REPEATS, route.fallback, life.body)
+        try:
+            return as_duplicate(await earlier)
+        except OwnerLost:
+            return by_fallback(_CUT_OFF, route.fallback, life.body)
+        finally:
+            self._waiting.leave(app)
+
+    async def _ask_once(
+        self, life: Life, route: Route, upstream: Upstream, outgoing: Outgoing, flight: Flight
+    ) -> Ruling:
+        """The verdict that another worker has of the same hook, or gets while this one waits; else the backend's."""
+        try:
+            ruling = await flight.decided_elsewhere(life.started + route.budget)
+        except TimeoutError:
+            flight.abandon(ruling := by_fallback(_NO_WORD, route.fallback, life.body))
+            return ruling
+        except BaseException:
+            flight.leave()
+            raise
+        if ruling is not None:
+            return as_duplicate(ruling)
+        return await self._ask(life, route, upstream, outgoing, flight)
 
     async def _ask(
         self, life: Life, route: Route, upstream: Upstream, outgoing: Outgoing, flight: Flight | None
     ) -> Ruling:
         """The backend's verdict, or the one that stands in for it; whoever has joined the *flight* gets it too."""
+        tenant = life.tenant
+        self._count(tenant, 1)
         try:
             excess = self._excess(life, route)
             if excess is None:
+                budget = route.budget if route.first_budget is None else _first_budget(life, route)
                 outcome = await upstream.ask(
-                    outgoing, life.started + route.budget, upstream.retry if route.inherits_retry else route.retry
+                    outgoing, life.started + budget, upstream.retry if route.inherits_retry else route.retry
                 )
-                if route.failover and outcome.nobody_there:
+                if route.failover and outcome.goes_over(route.failover_on):
                     outcome = await _fail_over(life, route, outcome)
                 life.outcome, result = outcome, outcome.result
             else:
@@ -186,24 +238,39 @@ class HookEndpoint:
             if flight is not None:
                 flight.leave()
             raise
+        finally:
+            self._count(tenant, -1)
         return ruling
+
+    def _count(self, tenant: Tenant | None, more: int) -> None:
+        """A hook takes its place, or leaves it; noted first, then looked at: so the sum is never too small."""
+        self._asking = asking = self._asking + more
+        if self._runtime.places is not None:
+            self._runtime.places.note(asking)
+        if tenant is not None:
+            tenant.asking += more
+            if tenant.places is not None:
+                tenant.places.note(tenant.asking)
 
     def _excess(self, life: Life, route: Route) -> Failure | None:
         """The limit that this hook is one too many for, if there is one."""
-        if self._inside > life.snapshot.max_in_flight:
+        most, places = life.snapshot.max_in_flight, self._runtime.places
+        if self._asking > most or (places is not None and places.total(self._asking) > most):
             return _TOO_MANY
-        most, tenant = route.max_in_flight, life.tenant
+        tenant = life.tenant
         if tenant is None:
             return None
-        if most is not None and tenant.in_flight is not None and tenant.in_flight.get() > most:
-            return _TOO_MANY_OF_APP
+        if (of_app := route.max_in_flight) is not None:
+            places = tenant.places
+            if tenant.asking > of_app or (places is not None and places.total(tenant.asking) > of_app):
+                return _TOO_MANY_OF_APP
         if tenant.limiter is not None and not tenant.limiter.take(self._loop.time()):
             self._runtime.count_rate_limited(tenant.name)
             return _TOO_FAST
         return None
 
     def _weighed(self, life: Life, ruling: Ruling) -> Ruling:
-        """A refusal, or an answer to connect, in the light of what the media server will make of it."""
+        """A refusal, a changed hook or an answer to connect, in the light of what the media server will make of it."""
         route, hook = life.route, life.hook
         if route is None or hook is None or route.client_config is None:
             return ruling
@@ -212,9 +279,17 @@ class HookEndpoint:
             if ruling.status != ALLOW_STATUS:
                 return ruling
             answer = examined(ruling.body, route.client_config)
-            self._sessions.remember(session, answer.failing)
-            return ruling.with_body(answer.body).remarked(client_config=answer.outcome)
+            settings = session_settings(answer.body)
+            self._sessions.remember(session, answer.failing, settings)
+            excluded = excluded_fields(settings, _reader(route), life.snapshot.table.method_label)
+            return ruling.with_body(answer.body).remarked(client_config=answer.outcome, excluded=excluded)
         kind = method_type(life.method_name, life.snapshot.config.hook_types)
+        if ruling.status == ALLOW_STATUS:
+            changed = None if ruling.remarks is None else ruling.remarks.changed_fields
+            if changed is None:
+                return ruling
+            ignored = ignored_fields(kind, self._sessions.settings(session, life.method_name), changed.split(","))
+            return ruling.remarked(ignored_fields=",".join(ignored)) if ignored else ruling
         if not ineffective(kind, self._sessions.stops(session, life.method_name)):
             return ruling
         return ruling.remarked(ineffective=True)
@@ -250,33 +325,46 @@ def _screened(life: Life, route: Route, hook: Hook) -> Ruling | None:
     return by_static(route.static or Verdict.REJECT, life.body) if life.upstream is None else None
 
 
-async def _joined(life: Life, route: Route, earlier: asyncio.Future[Ruling]) -> Ruling:
-    """The verdict of the same hook, byte for byte, that is in flight."""
-    try:
-        return as_duplicate(await earlier)
-    except OwnerLost:
-        return by_fallback(_CUT_OFF, route.fallback, life.body)
+def _reader(route: Route) -> Callable[[str, str], bool]:
+    """Tells which fields the app's rules read, by field and method."""
+    return _reads_nothing if route.rules is None else route.rules.reads
+
+
+def _reads_nothing(field: str, method: str) -> bool:
+    return False
+
+
+def _first_budget(life: Life, route: Route) -> float:
+    """Seconds for the upstream that decides, where the others are to have time left."""
+    is_alone = all(name == life.upstream for name in route.failover)
+    return route.budget if is_alone or route.first_budget is None else route.first_budget
 
 
 async def _fail_over(life: Life, route: Route, outcome: Outcome) -> Outcome:
-    """Ask, of the upstreams that may stand in for one that cannot be reached, the first that can be."""
-    first = life.upstream
-    for name in route.failover:
-        if name == first:
-            continue
+    """Ask, of the upstreams that may stand in for one that gave no verdict, one after the other."""
+    first, causes, loop = life.upstream, route.failover_on, asyncio.get_running_loop()
+    cause = outcome.result.cause if isinstance(outcome.result, Failure) else None
+    others = [name for name in route.failover if name != first]
+    deadline = life.started + route.budget
+    for waiting, name in zip(range(len(others), 0, -1), others, strict=True):
+        left = deadline - loop.time()
+        if left < MIN_LEFT:
+            break
+        if Cause.TIMEOUT in causes:
+            left /= waiting  # each its share: what a fast failure leaves over goes to those after it
         upstream = life.snapshot.upstreams[name]
-        life.upstream, life.failed_over_from = name, first
+        life.upstream, life.failed_over_from, life.failover_cause = name, first, cause
         outgoing = life.outgoing(route, upstream).resent(outcome.attempts)
-        deadline = life.started + route.budget
         retry = upstream.retry if route.inherits_retry else route.retry
-        outcome = outcome.followed_by(await upstream.ask(outgoing, deadline, retry), name)
-        if not outcome.nobody_there:
+        latest = await upstream.ask(outgoing, loop.time() + left, retry)
+        outcome = outcome.followed_by(latest, name)
+        if not latest.goes_over(causes):
             break
     return outcome
 
 
 def _answer_headers(ruling: Ruling, request_id: bytes) -> list[tuple[bytes, bytes]]:
-    headers = [(b"content-length", b"%d" % len(ruling.body)), (b"x-request-id", request_id)]
+    headers = [(b"content-length", b"%d" % len(ruling.body)), _NO_STORE, (b"x-request-id", request_id)]
     if ruling.content_type is not None:
         headers.append((b"content-type", ruling.content_type))
     if ruling.proxy_status is not None:

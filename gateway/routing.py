@@ -20,7 +20,7 @@ from gateway.rules.screening import Rule, Rules
 from gateway.shadow import Shadow, shadow_of
 from gateway.split import Split
 from gateway.tenants import Tenant
-from gateway.verdicts import Fallback, Verdict
+from gateway.verdicts import Cause, Fallback, Verdict
 
 OTHER_METHOD = "_other"
 
@@ -49,21 +49,24 @@ class Route(msgspec.Struct, frozen=True, gc=False):
     sign_with: bytes | None
     """Key of the signature that the backend gets in place of the media server's."""
     max_in_flight: int | None
-    """Hooks of the app inside this process at once; None = no limit of its own."""
+    """Hooks of the app that backends are asked for at once; None = no limit of its own."""
     is_plain: bool
     """Whether *upstream* is known without looking at the hook."""
     rules: Rules | None
     split: Split | None
     failover: tuple[str, ...]
-    """Asked in turn where the upstream as a whole cannot be reached."""
+    """Asked in turn where the upstream fails in one of the ways of *failover_on*."""
     rate: Rate | None
-    """How fast hooks of the app may come to this process; None = as fast as they like."""
+    """How fast hooks of the app may come; None = as fast as they like."""
     client_config: ClientConfig | None
     """What answers to connect are to set; None = they are not looked at."""
     connects: bool
     """Whether a session begins with this hook, and its answer is to be looked at."""
     response_check: ResponseCheck
     shadow: Shadow | None
+    failover_on: frozenset[Cause]
+    first_budget: float | None
+    """Seconds that the upstream has before *failover* gets its time; None = the whole budget."""
 
 
 class App(msgspec.Struct, gc=False):
@@ -222,10 +225,10 @@ class _Routes:
 
     def _route(self, method: str | None, settings: Settings, rules: Rules | None) -> Route:
         key = (
-            method, settings.upstream, settings.static, settings.timeout, settings.fallback.allowed, settings.retry,
+            method, settings.upstream, settings.static, settings.timeout, settings.fallback, settings.retry,
             settings.max_in_flight, settings.dedupe, id(settings.credentials), id(settings.signature), settings.split,
             settings.failover, id(settings.client_config), settings.response_check, settings.rate_limit, id(rules),
-            settings.shadow,
+            settings.shadow, settings.failover_on, settings.failover_reserve,
         )  # fmt: skip
         route = self._routes.get(key)
         if route is None:
@@ -257,17 +260,26 @@ def _route(config: Config, method: str | None, settings: Settings, rules: Rules 
         settings.dedupe,
         _guard(settings),
         _upstream_key(settings),
-        None if settings.max_in_flight is None else max(1, settings.max_in_flight // config.server.workers),
+        settings.max_in_flight,
         rules is None and not settings.split and settings.upstream is not None,
         rules,
         Split(settings.split) if settings.split else None,
         settings.failover,
-        None if settings.rate_limit is None else settings.rate_limit.of_one(config.server.workers),
+        settings.rate_limit,
         client_config,
         connects and client_config is not None,
         settings.response_check,
         shadow_of(settings.shadow, method),
+        settings.failover_on,
+        _first_budget(settings),
     )
+
+
+def _first_budget(settings: Settings) -> float | None:
+    """Only a timeout uses up the time: after any other failure there is some left."""
+    if not settings.failover or Cause.TIMEOUT not in settings.failover_on or not settings.failover_reserve:
+        return None
+    return settings.timeout * (1.0 - settings.failover_reserve)
 
 
 def _guard(settings: Settings) -> Guard | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def test_a_lowered_max_connections_lets_those_go_that_have_been_idle_longest(tmp
         connections = [stack.enter_context(gateway.connect()) for _ in range(10)]
         for sock in connections:
             served(gateway, sock)
+            time.sleep(0.005)  # the event loop's clock ticks in milliseconds
         served(gateway, connections[0])  # of all, the last that was of use
         gateway.reload(configuration(max_connections=4))
         assert wait_until(lambda: sum(map(has_ended, connections)) == 6, 20)

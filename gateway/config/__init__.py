@@ -6,7 +6,8 @@ from .authorization import Credentials, Signature
 from .backends import Health, Target, Upstream
 from .load import Loaded, digest_at, digest_of, load, loads
 from .model import Admin, Config, Log, MediaServer, Server
-from .problems import ConfigError, Problem, path_text
+from .problems import ConfigError, Problem, in_words, path_text
+from .problems import Path as KeyPath
 from .reference import Key, Section, sections
 from .schema import json_schema
 from .tls import ServerTls, UpstreamTls
@@ -25,6 +26,7 @@ __all__ = [
     "Defaults",
     "Health",
     "Key",
+    "KeyPath",
     "Loaded",
     "Log",
     "MediaServer",
@@ -45,6 +47,7 @@ __all__ = [
     "digest_of",
     "fit_to_show",
     "format_duration",
+    "in_words",
     "json_schema",
     "load",
     "loads",

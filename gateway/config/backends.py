@@ -24,7 +24,8 @@ class Target(Section):
     """One address of a backend."""
 
     url: Annotated[str, TARGET_URL] = Field(
-        description="URL to which /METHOD is appended. Required; http or https, without user name and query."
+        description="URL to which /METHOD is appended. Required; http or https, a host name or an IP address, at most "
+        "2048 characters, without user name and query."
     )
     weight: Annotated[int, WholeNumber(1, 1000, "shares")] = Field(
         default=1,
@@ -147,7 +148,8 @@ class Upstream(Section):
     url: Annotated[str | None, TARGET_URL] = Field(
         default=None,
         description="URL to which /METHOD is appended, as it was set on the media server before. Required, unless "
-        "targets stands in its place; http or https, without user name and query.",
+        "targets stands in its place; http or https, a host name or an IP address, at most 2048 characters, without "
+        "user name and query.",
     )
     targets: Annotated[tuple[Target, ...], _TargetsRule()] = Field(
         default_factory=tuple,
@@ -172,9 +174,16 @@ class Upstream(Section):
         description="How long an idle connection to the backend is kept; off makes a new one for every hook. Default "
         "60s; keep it below the backend's own, or hooks meet connections that it is just closing.",
     )
+    max_age: Annotated[float | None, DurationIn("1ms", "24h", off=True)] = Field(
+        default="5m",
+        validate_default=True,
+        description="How old a connection may get before it is closed after its answer, up to a fifth earlier so that "
+        "not all end at once. Default 5m; off: a busy connection never moves to another machine behind the same "
+        "address. Connections to an address that the name has lost end within seconds, whatever stands here.",
+    )
     max_connections: Annotated[int, WholeNumber(1, 65535, "connections")] = Field(
         default=64,
-        description="Connections to each target at once, shared out among the workers; past it hooks queue inside "
+        description="Connections to each target at once, at all workers together; past it hooks queue inside "
         "their budget. Default 64; no more than the backend has workers, or hooks wait there unseen.",
     )
     max_answer: Annotated[int, SizeIn("1B", "64MiB")] = Field(

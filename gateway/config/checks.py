@@ -14,16 +14,16 @@ from gateway.hooks import CATALOGUE, MethodType, method_type
 from gateway.retry import Retry, RetryOn
 
 from .addresses import Address, UnixAddress, overlap, parse_address, parse_listen_address
+from .answerchecks import AnswerChecks
 from .appchecks import AppChecks
-from .apps import DEDUPED
 from .backends import MAX_TARGETS, Health
-from .document import Document, Unresolved
+from .document import Document, Scalar, Unresolved, is_brought_in
 from .model import Config
-from .problems import Path, Problem, Speller, path_text
+from .problems import Path, Problem, Speller, path_text, quote
 from .record import path_problem
 from .tls import TlsFiles
 from .tracing import is_installed
-from .values import format_duration, parse_duration, usable_cpus
+from .values import format_duration, parse_duration
 
 _JAVA_KEEPALIVE: Final = 5.0
 """Seconds after which Java's HTTP client drops an idle connection of its own accord."""
@@ -36,7 +36,7 @@ _RETRY: Final = Retry()
 _STATIC: Final = "has no effect: the app is static, so no backend is asked"
 _ASKS: Final = (
     *("timeout", "fallback", "retry", "dedupe", "max_in_flight", "methods"),
-    *("failover", "rate_limit", "response_check", "shadow"),
+    *("failover", "failover_on", "failover_reserve", "rate_limit", "response_check", "shadow"),
 )
 """An app's settings that only matter where a backend is asked."""
 _PORTS: Final = {"http": 80, "https": 443}
@@ -67,6 +67,7 @@ class CrossChecks:
             self._methods,
             self._upstreams if isinstance(data.get("upstreams", {}), dict) else None,
         )
+        self._answers = AnswerChecks(self._problem, self._warn, self._defaults, self._methods)
         self._limit = self._budget_limit()
         self._addresses()
         self._files(("server", "tls"), self._server.get("tls"))
@@ -82,7 +83,6 @@ class CrossChecks:
             if isinstance(app, dict):
                 self._app(name, app)
         self._unknown_app()
-        self._duplicates_across_workers()
 
     def _section(self, name: str) -> dict[str, Any]:
         section = self._data.get(name)
@@ -94,6 +94,14 @@ class CrossChecks:
 
     def _warn(self, path: Path, message: str) -> None:
         self.warnings.append(self._document.problem(path, message))
+
+    def _as_written(self, path: Path, words: str) -> str:
+        """A value in words, or as the file has it, where a reference brings it in."""
+        node = self._document.node(path)
+        return quote(node.text) if isinstance(node, Scalar) and is_brought_in(node) else words
+
+    def _duration(self, path: Path, seconds: float) -> str:
+        return self._as_written(path, format_duration(seconds))
 
     # --- server ---
 
@@ -107,13 +115,15 @@ class CrossChecks:
                 continue
             if any(overlap(address, other) for other in taken):
                 place = ("server", "listen", index)
-                self._problem(place, f"{address} is taken by another address of this list")
+                words = self._as_written(place, str(address))
+                self._problem(place, f"{words} is taken by another address of this list")
             taken.append(address)
         admin = _parsed(self._server.get("admin", str(_DEFAULTS.server.admin)), parse_address)
         if admin is None:
             return
         if any(overlap(admin, other) for other in taken):
-            self._problem(("server", "admin"), f"{admin} is a hook port too: the admin port needs its own")
+            words = self._as_written(("server", "admin"), str(admin))
+            self._problem(("server", "admin"), f"{words} is a hook port too: the admin port needs its own")
         if not admin.is_loopback and "token" not in self._section("admin"):
             self._warn(("server", "admin"), "until admin.token is set, only loopback learns more here than health")
 
@@ -152,25 +162,28 @@ class CrossChecks:
         margin = _seconds(section.get("margin"), _DEFAULTS.media_server.margin)
         if request_timeout is None or margin is None:
             return None
+        margin_text = self._duration(("media_server", "margin"), margin)
+        whole_text = self._duration(("media_server", "request_timeout"), request_timeout)
         if margin >= request_timeout:
             self._problem(
                 ("media_server", "margin"),
-                f"{format_duration(margin)} leaves no time for a hook: it must be shorter than request_timeout, "
-                f"which is {format_duration(request_timeout)}",
+                f"{margin_text} leaves no time for a hook: it must be shorter than request_timeout, which is "
+                f"{whole_text}",
             )
             return None
         limit = round(request_timeout - margin, 9)
+        is_told = (format_duration(margin), format_duration(request_timeout)) == (margin_text, whole_text)
         self._limit_text = (
-            f"reaches the media server's own limit: request_timeout {format_duration(request_timeout)} less margin "
-            f"{format_duration(margin)} leaves less than {format_duration(limit)}; a hook answered later counts as "
-            "an error there"
+            f"reaches the media server's own limit: request_timeout {whole_text} less margin {margin_text} leaves "
+            f"less{f' than {format_duration(limit)}' if is_told else ''}; a hook answered later counts as an error "
+            "there"
         )
         return limit
 
     def _budget(self, path: Path, value: object) -> None:
         seconds = _seconds(value)
         if self._limit is not None and seconds is not None and seconds >= self._limit:
-            self._problem((*path, "timeout"), f"{format_duration(seconds)} {self._limit_text}")
+            self._problem((*path, "timeout"), f"{self._duration((*path, 'timeout'), seconds)} {self._limit_text}")
 
     # --- upstreams ---
 
@@ -183,9 +196,11 @@ class CrossChecks:
             interval = _seconds(health.get("interval"), _HEALTH.interval)
             timeout = _seconds(health.get("timeout"), _HEALTH.timeout)
             if interval is not None and timeout is not None and timeout > interval:
+                place = (*path, "health")
+                words = self._duration((*place, "timeout"), timeout)
                 self._problem(
-                    (*path, "health", "timeout"),
-                    f"{format_duration(timeout)} is longer than interval, which is {format_duration(interval)}",
+                    (*place, "timeout"),
+                    f"{words} is longer than interval, which is {self._duration((*place, 'interval'), interval)}",
                 )
         if isinstance(upstream.get("tls"), dict):
             self._upstream_tls(path, upstream, upstream["tls"])
@@ -224,6 +239,7 @@ class CrossChecks:
         else:
             self._budget(("defaults",), format_duration(_DEFAULTS.defaults.timeout))
         self._each_app.level(("defaults",), self._defaults)
+        self._answers.defaults()
         self._retry(("defaults",), self._defaults)
 
     def _app(self, name: str, app: dict[str, Any]) -> None:
@@ -233,6 +249,7 @@ class CrossChecks:
         elif "upstream" not in app and not self._has_default_upstream:
             self._problem(path, "has no upstream: name one here or in defaults, or write static: allow or reject")
         self._each_app.app(path, app)
+        self._answers.app(path, app)
         if "timeout" in app:
             self._budget(path, app["timeout"])
         self._who_may_ask(path, app)
@@ -301,33 +318,6 @@ class CrossChecks:
             self._problem(("unknown_app",), f"no app has this name{self._speller.hint(name, self._apps)}")
         if not self._apps and isinstance(self._data.get("apps", {}), dict):
             self._warn(("apps",), "there are no apps: every hook will be refused")
-
-    # --- duplicates ---
-
-    def _duplicates_across_workers(self) -> None:
-        workers = self._server.get("workers", _DEFAULTS.server.workers)
-        if workers == "auto":
-            workers = usable_cpus()
-        if isinstance(workers, int) and workers > 1 and any(map(self._dedupes, self._apps.values())):
-            self._warn(
-                ("server", "workers"),
-                "each worker remembers duplicates for itself: a repeat that meets another worker is asked again",
-            )
-
-    def _dedupes(self, app: object) -> bool:
-        """Whether any method of an app does."""
-        if not isinstance(app, dict) or "static" in app:
-            return False
-        methods = app.get("methods")
-        own = {
-            method: settings["dedupe"]
-            for method, settings in (methods.items() if isinstance(methods, dict) else ())
-            if isinstance(settings, dict) and "dedupe" in settings
-        }
-        if any(value != "off" for value in own.values()):
-            return True
-        wider = app.get("dedupe", self._defaults.get("dedupe"))
-        return wider != "off" and (wider is not None or not own.keys() >= DEDUPED)
 
 
 def _seconds(value: object, default: float | None = None) -> float | None:

@@ -17,6 +17,7 @@ from .rules import IN_FLIGHT, UNKNOWN_APP, AppName, MethodName, Section, Token, 
 from .tls import ServerTls
 from .tracing import Tracing
 from .values import DurationIn, NotNull, Processes, SizeIn, WholeNumber
+from .watch import WATCH, WatchSettings
 
 
 class Server(Section):
@@ -38,8 +39,9 @@ class Server(Section):
     allow_from: Networks = Field(
         default=(),
         description="Networks and single addresses, IPv4 and IPv6, from which hooks may come, such as "
-        "192.168.1.0/24 or 2001:db8::10: the media servers'. Anyone else gets 403. Default: an empty list, anyone who "
-        "can connect. Behind a proxy that is the proxy's address; unix sockets are guarded by their directory alone.",
+        "192.168.1.0/24 or 2001:db8::10: the media servers'. Anyone else gets 403, and holds at most 64 connections, "
+        "16 an address, beside max_connections. Default: an empty list, anyone who can connect. Behind a proxy that is "
+        "the proxy's address; unix sockets are guarded by their directory alone.",
     )
     tls: Annotated[ServerTls | None, NotNull()] = Field(
         default=None,
@@ -54,20 +56,22 @@ class Server(Section):
     workers: Annotated[int, Processes(256)] = Field(
         default=1,
         description="Processes that serve the hook port together: a number up to 256, or auto for one per CPU that the "
-        "gateway may use (a container's CPU quota is not looked at: write the number there). Default 1; every worker "
-        "counts its limits, breakers and duplicates for itself.",
+        "gateway may use (a container's CPU quota is not looked at: write the number there). Default 1; more than CPUs "
+        "gain nothing. Limits, breakers and duplicates are common to all workers.",
     )
     max_in_flight: Annotated[int, IN_FLIGHT] = Field(
         default=2000,
-        description="Hooks inside the gateway at once, shared out among the workers; past it they are answered at "
-        "once with the verdict for overload. Default 2000; each may hold up to max_body of memory. Too "
-        "small refuses, in a peak, calls that the backends could have decided.",
+        description="Hooks that backends are asked for at once, at all workers together; past it they are answered at "
+        "once with the verdict for overload. Repeats that wait for a hook in flight do not count: 128 of one hook and "
+        "as many in all may wait. Default 2000; each may hold up to max_body of memory. Too small rejects, in a peak, "
+        "calls that the backends could have decided.",
     )
     max_connections: Annotated[int, WholeNumber(1, 1_000_000, "connections")] = Field(
         default=10_000,
         description="Client connections at once, shared out among the workers; one more is answered with 403 and "
-        "closed. Default 10000, or fewer if the limit of open files has no room for them; a media server holds a few "
-        "dozen. Too small keeps media servers out.",
+        "closed. As many TLS handshakes may be under way, at least 64 and at most 4096, a quarter of them per address "
+        "that allow_from does not list. Default 10000, or fewer if the limit of open files has no room for them; a "
+        "media server holds a few dozen. Too small keeps media servers out.",
     )
     read_timeout: Annotated[float, DurationIn("1ms", "10m")] = Field(
         default="5s",
@@ -81,11 +85,23 @@ class Server(Section):
         description="How long an idle client connection stays open. Default 75s; the media server drops its own after "
         "5 s, and if the gateway is the first to close, a hook can be sent twice.",
     )
+    underscore_headers: Literal["drop", "keep"] = Field(
+        default="drop",
+        description="What happens to a client's headers whose names have an underscore, or another character that is "
+        "no letter, digit or hyphen: drop or keep. Default drop; with keep, a client can set X_Api_Key, which PHP "
+        "cannot tell from your X-Api-Key. Names like those of the gateway's own headers are dropped in any case.",
+    )
     drain_timeout: Annotated[float, DurationIn("0s", "1h")] = Field(
         default="20s",
         validate_default=True,
         description="How long a stopping gateway waits for the hooks that it has begun. Default 20s; longer than the "
         "longest timeout of an app, shorter than the service manager's own patience, or hooks in flight are cut off.",
+    )
+    watch: Annotated[WatchSettings | None, WATCH] = Field(
+        default={},
+        validate_default=True,
+        description="When a changed configuration file is reloaded by itself, or off. Default: after 2s without a "
+        "change; off, only POST /-/reload and SIGHUP reload it.",
     )
 
 
@@ -94,8 +110,9 @@ class Admin(Section):
 
     token: Annotated[Token | None, NotNull()] = Field(
         default=None,
-        description="Bearer token asked of whoever is not on loopback, and for every POST. No default; while there is "
-        "none, every user of the gateway's host can reload and drain, and nobody elsewhere can look.",
+        description="Bearer token asked of whoever is not on loopback, and for every POST; printable ASCII. No "
+        "default; while there is none, every user of the gateway's host can reload and drain, and nobody elsewhere can "
+        "look.",
     )
 
 

@@ -6,12 +6,12 @@ import re
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+import httpx
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from gateway.verdicts import Cause, Fallback
-
-from .values import SAYS, Checked, DurationIn, Secret, SecretRule, Text, WholeNumber, says, wanting, wants
+from .addresses import parse_authority
+from .values import Checked, DurationIn, Secret, SecretRule, Text, WholeNumber, says
 
 
 class Section(BaseModel):
@@ -33,40 +33,53 @@ _OWN_HEADERS: Final = frozenset(
         "traceparent",
     }
 )
-_is_literal_host = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(?::[0-9]{1,5})?").fullmatch
+_HOST_AND_PORT: Final = "must be a URL with a valid host and a port from 1 to 65535"
 _is_url_text = re.compile(r"[!-~]+").fullmatch
+_MAX_URL: Final = 2048
+"""Characters; a method and the query of a hook come behind it, and httpx takes 65,536 of all together."""
 
 
 def _target_url(text: str) -> str:
     """An upstream's URL without a trailing slash. The messages never hold it: it may carry a password."""
     if not _is_url_text(text) or "\\" in text:
         raise ValueError("must be a URL in plain ASCII, without spaces, such as http://192.168.1.101/rest/my_api")
+    if len(text) > _MAX_URL:
+        raise ValueError(f"must be a URL of at most {_MAX_URL} characters")
     try:
         parts = urlsplit(text)
         port = parts.port
     except ValueError as exc:
-        raise ValueError("must be a URL with a valid host and a port from 1 to 65535") from exc
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError(_HOST_AND_PORT) from exc
+    if parts.scheme not in {"http", "https"} or not parts.netloc:
         raise ValueError("must be a URL that begins with http:// or https:// and names a host")
     if "@" in parts.netloc:
         raise ValueError("must not hold a user name or password: write them under credentials")
     if "?" in text or "#" in text:
         raise ValueError("must end with its path: a query (?) or fragment (#) is not allowed")
     if port == 0 or parts.netloc.endswith(":"):
-        raise ValueError("must be a URL with a valid host and a port from 1 to 65535")
-    return text.rstrip("/")
+        raise ValueError(_HOST_AND_PORT)
+    url = f"{parts.scheme}{text[len(parts.scheme) :]}".rstrip("/")  # in lower case, as whoever compares it expects
+    try:
+        parse_authority(parts.netloc)
+        httpx.URL(url)  # what every request is made of
+    except (httpx.InvalidURL, ValueError) as exc:
+        raise ValueError("must be a URL whose host is an IP address such as 192.168.1.101, or a host name") from exc
+    return url
 
 
 def _host_header(text: str) -> str:
-    if text not in {"target", "preserve"} and not _is_literal_host(text):
-        raise ValueError("must be target, preserve, or a host name such as legacy.example.com")
+    if text not in {"target", "preserve"}:
+        try:
+            parse_authority(text)
+        except ValueError as exc:
+            raise ValueError("must be target, preserve, or a host name such as legacy.example.com") from exc
     return text
 
 
 def _header_name(text: str) -> str:
     if not re.fullmatch(_HEADER_NAME, text) or len(text) > 256:
         raise ValueError("must be a header name: letters, digits and hyphens")
-    if text.lower() in _OWN_HEADERS:
+    if re.sub(r"[^a-z0-9]", "-", text.lower()) in _OWN_HEADERS:  # PHP could not tell them apart
         raise ValueError("must not be set here: the gateway sets or removes this header itself")
     return text
 
@@ -81,6 +94,12 @@ def _header_value(text: str) -> None:
 def _not_empty(text: str) -> None:
     if not text:
         raise ValueError("must not be empty")
+
+
+def _token(text: str) -> None:
+    _not_empty(text)
+    if not text.isascii() or not text.isprintable() or text != text.strip():
+        raise ValueError("must be printable ASCII characters, the first and the last no spaces: a header carries it")
 
 
 def _no_controls(text: str) -> None:
@@ -99,54 +118,6 @@ def _username(text: str) -> str:
     if ":" in text:  # RFC 7617, section 2
         raise ValueError("must not hold a colon: HTTP Basic ends the user name there")
     return text
-
-
-class _FallbackRule:
-    """``reject``, ``allow``, or a mapping of causes, read into a Fallback."""
-
-    form: Final = "must be reject, allow, or a mapping such as {timeout: allow, unreachable: allow}"
-    _ALLOW: Final = dict.fromkeys((Cause.TIMEOUT, Cause.UNREACHABLE, Cause.OVERLOAD), "allow")
-    _CAUSES: Final = [cause.value for cause in Cause]
-    _VERDICTS: Final = ["allow", "reject"]
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        cause = core_schema.custom_error_schema(
-            core_schema.literal_schema(self._CAUSES),
-            custom_error_type=SAYS,
-            custom_error_message="{text}",
-            custom_error_context={"text": f"unknown cause; there are {', '.join(self._CAUSES)}"},
-        )
-        verdict = wanting(core_schema.literal_schema(self._VERDICTS), "must be allow or reject")
-        mapping = core_schema.no_info_before_validator_function(
-            self._as_mapping, core_schema.dict_schema(cause, verdict)
-        )
-        return core_schema.no_info_after_validator_function(
-            self._fallback,
-            mapping,
-            serialization=core_schema.plain_serializer_function_ser_schema(self._written),
-        )
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        verdict = {"enum": self._VERDICTS}
-        causes = dict.fromkeys(self._CAUSES, verdict)
-        return {"anyOf": [verdict, {"type": "object", "properties": causes, "additionalProperties": False}]}
-
-    def _as_mapping(self, value: object) -> object:
-        if value == "reject":
-            return {}
-        if value == "allow":
-            return self._ALLOW
-        if not isinstance(value, dict):
-            raise wants(self.form)
-        return value
-
-    @staticmethod
-    def _fallback(verdicts: dict[str, str]) -> Fallback:
-        return Fallback(frozenset(Cause(cause) for cause, verdict in verdicts.items() if verdict == "allow"))
-
-    @staticmethod
-    def _written(fallback: Fallback | None) -> dict[str, str] | None:
-        return None if fallback is None else {cause.value: fallback.verdict(cause).value for cause in Cause}
 
 
 class _HeadersRule:
@@ -179,7 +150,7 @@ HeaderValue = Annotated[Secret, SecretRule(_header_value)]
 Headers = Annotated[dict[HeaderName, HeaderValue], _HeadersRule()]
 Username = Annotated[str, Checked(_username, r"[^:]+", "wcs")]
 Password = Annotated[Secret, SecretRule(_no_controls)]
-Token = Annotated[Secret, SecretRule(_not_empty)]
+Token = Annotated[Secret, SecretRule(_token)]
 SigningKey = Annotated[Secret, SecretRule(_signing_key)]
 HealthPath = Annotated[
     str,
@@ -190,7 +161,6 @@ HealthPath = Annotated[
 
 # These annotate X as well as X | None, where None then means *left out*.
 TARGET_URL = Checked(_target_url, r"https?://[^\s?#@\\]+", "http://192.168.1.101/rest/my_api")
-VERDICTS_BY_CAUSE = _FallbackRule()
 BUDGET = DurationIn("1ms", "10m")
 REPEATS = DurationIn("1ms", "10m", off=True)
 IN_FLIGHT = WholeNumber(1, 1_000_000, "hooks")

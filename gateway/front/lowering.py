@@ -1,20 +1,18 @@
-"""Puts other limits in force, for the connections that are there too."""
+"""Holds the connections that are there to the limits in force."""
 
 from __future__ import annotations
 
 from typing import cast
 
-from gateway.access import AllowedAddresses
-from gateway.front.protocol import FrontLimits, FrontProtocol, FrontState
+from gateway.front.protocol import FrontProtocol
+from gateway.front.state import FrontState
 
 
-def put_in_force(state: FrontState, limits: FrontLimits, addresses: AllowedAddresses) -> None:
-    """Connections beyond the limits are let go, those that have been idle longest first."""
-    is_shorter = limits.keepalive_timeout < state.limits.keepalive_timeout
-    state.limits, state.addresses = limits, addresses
+def hold_to_limits(state: FrontState) -> None:
+    """After a reload: let connections beyond the limits go, those that have been idle longest first."""
     connections = sorted(cast(set[FrontProtocol], state.connections), key=FrontProtocol.idle_since)
-    excess = max(0, len(connections) - limits.max_connections)
+    excess = max(0, len(connections) - state.limits.max_connections)
     for connection in connections[:excess]:
         connection.let_go()
-    for connection in connections[excess:] if is_shorter else ():
+    for connection in connections[excess:]:
         connection.keep_shorter()

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 BEGINS: Final = b'{"v":'
 """What the first line of every recording begins with, whatever its version."""
 _MODE: Final = 0o600
-_MOST_FILES: Final = 2000
+MOST_FILES: Final = 2000
 """However small they are that restarts have left behind."""
 _PATIENCE: Final = 2.0
 """Seconds for which another process may have the file to itself."""
@@ -23,7 +23,7 @@ _LOOK_AGAIN: Final = 0.001
 _COUNTED: Final = 16 * 2**20
 """Bytes of a file that goes whose lines are counted; those of the rest are taken to be as long."""
 _PIECE: Final = 256 * 1024
-_DIGITS: Final = 7
+DIGITS: Final = 7
 """Of a file's number, at most: one of eight is a date, by which others have put a file aside."""
 _TRIES: Final = 100
 """Times that the file may be replaced by another process while it is opened."""
@@ -131,7 +131,7 @@ class RecordFiles:
         self._look()
         numbers, room = sorted(self._sizes), (self._files - 1) * self._max_size - os.lstat(self._path).st_size
         kept = 0
-        for number in reversed(numbers[-(_MOST_FILES - 2) :]):
+        for number in reversed(numbers[-(MOST_FILES - 2) :]):
             room -= self._sizes[number]
             if room < 0:
                 break
@@ -147,7 +147,7 @@ class RecordFiles:
     def _look(self) -> None:
         """Learn which files have been put aside, and the sizes of those that are new."""
         directory, name = os.path.split(self._path)
-        is_older = re.compile(re.escape(name) + rf"\.([1-9][0-9]{{0,{_DIGITS - 1}}})").fullmatch
+        is_older = re.compile(re.escape(name) + rf"\.([1-9][0-9]{{0,{DIGITS - 1}}})").fullmatch
         there = {int(found[1]) for found in map(is_older, os.listdir(directory or ".")) if found is not None}
         self._taken = max(there, default=0)
         self._sizes = {number: size for number, size in self._sizes.items() if number in there}
@@ -159,7 +159,7 @@ class RecordFiles:
 
     def _next(self) -> int:
         """The number of the next file; once there is none left, they begin at 1 again."""
-        if self._taken >= 10**_DIGITS - 1:
+        if self._taken >= 10**DIGITS - 1:
             for new, number in enumerate(sorted(self._sizes), 1):
                 os.rename(f"{self._path}.{number}", f"{self._path}.{new}")
             self._look()

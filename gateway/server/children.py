@@ -70,6 +70,11 @@ class Child:
             os.close(fd)
 
 
+def in_words(status: int) -> str:
+    """How a child ended."""
+    return f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+
+
 async def reap_orphans() -> None:
     """As process 1, wait for processes that others have left behind; runs until it is cancelled."""
     while os.getpid() == _FIRST:

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from gateway import __version__, notify
 from gateway.activity import Reading, Sampler, read
@@ -20,6 +21,7 @@ from gateway.config import Config, Loaded, ServerTls, UpstreamTls, fit_to_show
 from gateway.front import FrontLimits, FrontState
 from gateway.lifecycle import Lifecycle, Phase
 from gateway.log import Writer
+from gateway.loops import KeepGoing
 from gateway.metrics import Metrics
 from gateway.proxy import Listener as DecisionListener
 from gateway.reloading import Reloader, with_workers
@@ -28,7 +30,7 @@ from gateway.server.children import reap_orphans
 from gateway.server.hookservice import HookService
 from gateway.server.listening import Listener, StartError, address_of, all_started, bind, close, unlink
 from gateway.server.threads import start_threads
-from gateway.server.watch import changes
+from gateway.server.watch import keep_up
 from gateway.signals import PROCESS, Receiver
 from gateway.tls.certificates import days_to_expiry
 
@@ -37,7 +39,12 @@ logger = logging.getLogger(__name__)
 _ADMIN_GRACE = 2.0
 """Seconds for admin requests under way when the process ends."""
 _ADMIN_LIMITS = FrontLimits(
-    max_body=64 * 1024, read_timeout=5.0, keepalive_timeout=60.0, max_connections=descriptors.ADMIN
+    max_body=64 * 1024,
+    read_timeout=5.0,
+    keepalive_timeout=60.0,
+    max_connections=descriptors.ADMIN,
+    max_refused=0,
+    reclaims=True,
 )
 
 
@@ -57,9 +64,10 @@ class Gateway:
         self._metrics = Metrics(__version__)
         self._service = HookService(loaded.config, self._hook_sockets, self._metrics, writer, listeners)
         self._reloader = Reloader(loaded, self._metrics, self._take)
-        self._metrics.on_scrape(lambda: sample_certificates(self._metrics, self._reloader.loaded))
+        self._metrics.on_scrape(sampling_certificates(self._metrics, self._reloader))
         self.lifecycle = Lifecycle()
         self._metrics.on_scrape(lambda: self._metrics.ready.set(self.lifecycle.phase is Phase.READY))
+        self._keep_going = KeepGoing("what follows a reload")
         self._stop = asyncio.Event()
         self.started = asyncio.Event()
 
@@ -106,16 +114,21 @@ class Gateway:
     async def _take(self, loaded: Loaded) -> None:
         config = with_workers(loaded.config, 1)
         await self._service.take(config)
-        warn_of_shortage(config)
+        with self._keep_going:
+            warn_of_shortage(config)
 
 
-def sample_certificates(metrics: Metrics, loaded: Loaded) -> None:
+def sampling_certificates(metrics: Metrics, reloader: Reloader) -> Callable[[], None]:
+    """What samples those of the configuration in force."""
+    return lambda: sample_certificates(metrics, reloader.loaded.config, reloader.loaded.shown)
+
+
+def sample_certificates(metrics: Metrics, config: Config, shown: Mapping[str, Any]) -> None:
     """Set the days that each configured certificate has left; one that cannot be read has none."""
-    config = loaded.config
     sections: list[tuple[tuple[str, ...], ServerTls | UpstreamTls | None]] = [(("server",), config.server.tls)]
     sections += [(("upstreams", name), upstream.tls) for name, upstream in config.upstreams.items()]
     files = {
-        fit_to_show(tls.certificate, loaded.shown, *place, "tls", "certificate"): tls.certificate
+        fit_to_show(tls.certificate, shown, *place, "tls", "certificate"): tls.certificate
         for place, tls in sections
         if tls is not None and tls.certificate is not None
     }
@@ -158,16 +171,12 @@ async def serving_admin(
         on_stop_signal()
         on_stop_signal()
 
-    async def watch() -> None:
-        async for _ in changes(reloader.loaded.path, lambda: reloader.tried, stop):
-            await reloader.reload("file changed")
-
     await start_threads()
     reaping = asyncio.create_task(reap_orphans())
     signals = Receiver(drain=on_stop_signal, end=at_once, reload=on_hangup, ignore=_note_ignored)
     with PROCESS.passed_to(signals, asyncio.get_running_loop()):
         serving = asyncio.create_task(admin.run_until_stopped())
-        watching = asyncio.create_task(watch())
+        watching = asyncio.create_task(keep_up(reloader, stop))
         try:
             await all_started([admin], [serving])
             async with notify.watchdog():
@@ -176,7 +185,7 @@ async def serving_admin(
             stop.set()
             admin.stop()
             reaping.cancel()
-            for task in reloads:
+            for task in (watching, *reloads):
                 task.cancel()
             await asyncio.gather(serving, watching, reaping, *reloads, return_exceptions=True)
 

@@ -1,8 +1,8 @@
 """Several workers on one port: starts them, replaces those that die, reloads and stops them all, speaks for all.
 
-Each worker has listening sockets of its own on the shared port (SO_REUSEPORT), which the supervisor keeps open too:
-connections that wait to be accepted survive their worker, and its successor takes them. The supervisor itself decides
-no hooks; it owns the configuration, so that a worker which is replaced never depends on what the disk says by then.
+All workers accept on the same listening sockets, which the supervisor keeps open: whatever becomes of one worker, a
+connection that waits is taken by another, and where none lives it is refused at once. The supervisor itself decides no
+hooks; it owns the configuration, so that a worker which is replaced never depends on what the disk says by then.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import logging
 import os
-import signal
+import pickle
 import socket
 import sys
 import threading
@@ -24,15 +24,35 @@ from gateway.activity import Reading, read
 from gateway.admin.endpoints import AdminState
 from gateway.admin.inquiry import PATIENCE, Orders, Question, T, decoded
 from gateway.admin.inquiry import Told as Said
-from gateway.config import Address, Config, Loaded, UnixAddress
+from gateway.config import Config, Loaded
 from gateway.lifecycle import Lifecycle, Phase
 from gateway.log import Writer
+from gateway.loops import KeepGoing
 from gateway.metrics import Metrics
 from gateway.metrics.foreign import ForeignCells
 from gateway.reloading import Reloader, with_workers
 from gateway.routing import RuleNames
-from gateway.server.channel import Ask, Channel, Ping, Pong, Ready, Stop, Take, Told, Took
-from gateway.server.children import Child
+from gateway.runtime import rehearse
+from gateway.server.agreement import Word, Words, all_prepared, those_without
+from gateway.server.board import Board
+from gateway.server.board import shared_memory as board_memory
+from gateway.server.channel import (
+    Ask,
+    Channel,
+    Commit,
+    Discard,
+    Ping,
+    Pong,
+    Prepare,
+    Prepared,
+    Ready,
+    Stop,
+    Take,
+    Told,
+    Took,
+)
+from gateway.server.children import Child, in_words
+from gateway.server.doors import Doors
 from gateway.server.hookservice import LOOK_AT_CERTIFICATES_EVERY
 from gateway.server.listening import StartError, address_of, bind, close, unlink
 from gateway.server.single import (
@@ -40,22 +60,25 @@ from gateway.server.single import (
     announce_ready,
     announce_stopping,
     events_of,
-    sample_certificates,
+    sampling_certificates,
     serving_admin,
     warn_of_shortage,
 )
 from gateway.server.spares import Spares
 from gateway.sessions import shared_memory
 from gateway.shadowing import candidates
+from gateway.sharing import SharedMemory
 from gateway.upstreams.registry import target_names
 
 logger = logging.getLogger(__name__)
 
 _START_LIMIT: Final = 30.0
 """Seconds for a worker to come up."""
-_PING_EVERY: Final = 1.0
-_SILENCE_LIMIT: Final = 10.0
-"""Seconds without a sign of life after which a worker is killed and replaced."""
+_PING_EVERY: Final = 0.5
+_SILENCE_LIMIT: Final = 2.0
+"""Seconds without a sign of life after which a worker is killed and replaced: hooks on its connections wait so long."""
+_TAKE_LIMIT: Final = 10.0
+"""Seconds for a worker to put a new configuration in force."""
 _SILENT_PINGS: Final = round(_SILENCE_LIMIT / _PING_EVERY)
 """The same in pings: a clock would also count the time in which we, or the whole machine, stood still."""
 _BACKOFF: Final = (0.0, 0.5, 1.0, 2.0, 5.0)
@@ -83,8 +106,7 @@ class Worker:
         self.started_at = self._loop.time()
         self.unanswered = 0
         """Pings since its last sign of life."""
-        self._taken = -1
-        self._took = asyncio.Event()
+        self._words = Words()
         self._questions = itertools.count()
         self._asked: dict[int, _Asked] = {}
         self._listening = asyncio.create_task(self._listen())
@@ -111,11 +133,14 @@ class Worker:
         finally:
             del self._asked[number]
 
-    async def took(self, serial: int) -> None:
-        """Wait until it has put the configuration with this serial in force, or has ended."""
-        while self._taken < serial and not self._listening.done():
-            self._took.clear()
-            await self._took.wait()
+    async def says(self, kind: type[Word], serial: int) -> Word | None:
+        """What it says of the configuration with this serial; None where it ends before that."""
+        return await self._words.wait_for(kind, serial)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it will say nothing more."""
+        return self._listening.done()
 
     def kill(self) -> None:
         """End it at once."""
@@ -130,22 +155,32 @@ class Worker:
         return status
 
     async def _listen(self) -> None:
-        while (message := await self._channel.receive()) is not None:
-            self.unanswered = 0
-            match message:
-                case Ready():
-                    self.ready.set()
-                case Took():
-                    self._taken = message.serial
-                    self._took.set()
-                case Told():
-                    self._hear(message)
-                case Pong():
-                    pass
-        self._took.set()
+        keep_going = KeepGoing(f"hearing worker {self.slot}")
+        there_is_more = True
+        while there_is_more:
+            with keep_going:
+                there_is_more = await self._next()
+        self._words.end()
         for asked in self._asked.values():
             if not asked.told.done():
                 asked.told.set_result(None)
+
+    async def _next(self) -> bool:
+        """Hear what it says next; False where it will say nothing more."""
+        message = await self._channel.receive()
+        self.unanswered = 0
+        match message:
+            case None:
+                return False
+            case Ready():
+                self.ready.set()
+            case Prepared() | Took():
+                self._words.add(message)
+            case Told():
+                self._hear(message)
+            case Pong():
+                pass
+        return True
 
     def _hear(self, told: Told) -> None:
         asked = self._asked.get(told.number)
@@ -174,23 +209,30 @@ class Supervisor:
         self._loaded = loaded
         self._sessions = shared_memory()
         """What all workers remember of the clients' sessions; it outlives each of them."""
-        self._sockets = _sockets_per_worker(server.listen, server.workers)
+        self._connections = board_memory(server.workers)
+        self._board = Board(self._connections, server.workers)
+        """What each worker has of them; so that new ones are shared out evenly."""
+        self._shared = SharedMemory(server.workers)
+        """Their duplicates, limits and breakers; it outlives them, too."""
+        sockets = bind(server.listen, "server.listen")
         try:
             self._admin_sockets = bind((server.admin,), "server.admin")
         except StartError:
             unlink(server.listen)
-            for sockets in self._sockets:
-                close(sockets)
+            close(sockets)
             raise
+        self._doors = Doors(sockets)
         self._metrics = Metrics(__version__)
         writer.on_drop = self._metrics.log_dropped.inc
         self._reloader = Reloader(loaded, self._metrics, self._take)
-        self._metrics.on_scrape(lambda: sample_certificates(self._metrics, self._reloader.loaded))
+        self._metrics.on_scrape(sampling_certificates(self._metrics, self._reloader))
         self.lifecycle = Lifecycle()
         self._metrics.on_scrape(lambda: self._metrics.ready.set(self.lifecycle.phase is Phase.READY))
         self._workers: dict[int, Worker] = {}
         self._config: Config = loaded.config
-        self._serial = 0
+        self._serial = self._last_serial = 0
+        """Of the configuration in force, and of the one that was tried last."""
+        self._keep_going = KeepGoing("what follows a reload, or a worker's end,")
         self._orders = Orders()
         self._spares = Spares()
         self._look_at_files = asyncio.Event()
@@ -210,7 +252,7 @@ class Supervisor:
 
     async def serve(self) -> None:
         """Serve until told to stop; returns when every worker has ended."""
-        hooks, address = [address_of(sock) for sock in self._sockets[0]], address_of(self._admin_sockets[0])
+        hooks, address = self._doors.addresses, address_of(self._admin_sockets[0])
         events = events_of(self._read, self, self._reloader, self.lifecycle)
         state = AdminState(
             self._reloader, self.lifecycle, self._render, self._worker_pids, self, events, hooks, address
@@ -242,17 +284,17 @@ class Supervisor:
 
     async def _start_all(self) -> None:
         """Return when all serve, or once the end has begun. Raises StartError where one does not come up."""
-        workers = [await self._spawn(slot) for slot in range(len(self._sockets))]
+        workers = [await self._spawn(slot) for slot in range(self._loaded.config.server.workers)]
         for worker in workers:
             if not await _comes_up(worker, self._stop) and not self._stop.is_set():
                 raise StartError(f"worker {worker.slot} did not come up; the log says why")
-        self._metrics.workers.set(len(workers))
+        self._count_workers()
 
     async def _spawn(self, slot: int) -> Worker:
         with contextlib.ExitStack() as undo:
             ours, theirs = map(undo.enter_context, socket.socketpair())
             cells = undo.enter_context(contextlib.closing(ForeignCells()))
-            listen = [sock.fileno() for sock in self._sockets[slot]]
+            listen = self._doors.descriptors
             process = Child(
                 (
                     sys.executable, "-m", "gateway.server.worker",
@@ -260,10 +302,16 @@ class Supervisor:
                     "--values", str(cells.values_fd),
                     "--names", str(cells.names_fd),
                     "--sessions", str(self._sessions),
+                    "--shared", str(self._shared.fd),
+                    "--board", str(self._connections),
+                    "--slot", str(slot),
                     "--listen", *map(str, listen),
                 ),
-                pass_fds=(theirs.fileno(), cells.values_fd, cells.names_fd, self._sessions, *listen),
-                env={**os.environ, "WCS_GATEWAY_INSTANCE": self._instance},
+                pass_fds=(
+                    theirs.fileno(), cells.values_fd, cells.names_fd, self._sessions, self._shared.fd,
+                    self._connections, *listen,
+                ),
+                env={**os.environ, **self._shared.environment, "WCS_GATEWAY_INSTANCE": self._instance},
             )  # fmt: skip
             channel = await Channel.over(ours)
             undo.pop_all()
@@ -278,19 +326,24 @@ class Supervisor:
         early = 0
         while True:
             status = await worker.ended()
+            self._shared.vacate(worker.slot)
             with self._reading:
-                self._metrics.inherit(worker.cells)
-                worker.cells.close()
+                with self._keep_going:
+                    self._metrics.inherit(worker.cells)
+                    worker.cells.close()
                 del self._workers[worker.slot]
-            self._metrics.workers.set(len(self._workers))
+            self._board.forget(worker.slot)
+            self._count_workers()
             if self._stop.is_set():
                 return
+            if not self._serving():
+                self._doors.close_for_now()
             self._metrics.worker_deaths.inc()
             early = early + 1 if self._loop.time() - worker.started_at < _SETTLED else 0
             wait = _BACKOFF[min(early, len(_BACKOFF) - 1)]
             logger.error(
                 "worker %d (pid %d) ended with %s; it is replaced%s",
-                worker.slot, worker.process.pid, _in_words(status), f" in {wait:g} s" if wait else " now",
+                worker.slot, worker.process.pid, in_words(status), f" in {wait:g} s" if wait else " now",
                 extra={"fields": {"event": "worker_died", "pid": worker.process.pid}},
             )  # fmt: skip
             await asyncio.sleep(wait)
@@ -299,41 +352,52 @@ class Supervisor:
                 return
             worker = successor
             if await _comes_up(worker, self._stop):
-                self._metrics.workers.set(len(self._workers))
+                self._doors.open()
+                self._count_workers()
                 logger.info("worker %d (pid %d) serves", worker.slot, worker.process.pid)
+
+    def _serving(self) -> int:
+        """Workers that accept hooks; one that has just been begun does not yet."""
+        return sum(worker.ready.is_set() for worker in self._workers.values())
+
+    def _count_workers(self) -> None:
+        self._metrics.workers.set(self._serving())
 
     async def _respawn(self, slot: int) -> Worker | None:
         """Try until there is a process again; None if the end has come meanwhile."""
         while not self._stop.is_set():
             try:
                 return await self._spawn(slot)
-            except OSError as exc:
+            except Exception as exc:  # no descriptors, no memory: whatever it is, the others go on meanwhile
                 logger.error("worker %d is not replaced yet (%s); trying again", slot, exc)
                 await asyncio.sleep(_RESPAWN_AFTER)
         return None
 
     async def _keep_spares(self) -> None:
         """Have copies of what the workers take up by themselves when it is renewed."""
+        keep_going = KeepGoing("the copying of certificates")
         while True:
             self._look_at_files.clear()
-            await asyncio.to_thread(self._spares.look, self._config)
+            with keep_going:
+                await asyncio.to_thread(self._spares.look, self._config)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._look_at_files.wait(), LOOK_AT_CERTIFICATES_EVERY)
 
     async def _ping(self) -> None:
         """Kill workers that live but do not answer; they are replaced as if they had died."""
+        keep_going = KeepGoing("the look for silent workers")
         while True:
             await asyncio.sleep(_PING_EVERY)
             for worker in self._workers.values():
-                if worker.ready.is_set() and worker.unanswered >= _SILENT_PINGS:
-                    logger.error("worker %d (pid %d) is silent; it is killed", worker.slot, worker.process.pid)
-                    worker.kill()
-                worker.unanswered += 1
-                worker.send(Ping())
+                with keep_going:
+                    if worker.ready.is_set() and worker.unanswered >= _SILENT_PINGS:
+                        logger.error("worker %d (pid %d) is silent; it is killed", worker.slot, worker.process.pid)
+                        worker.kill()
+                    worker.unanswered += 1
+                    worker.send(Ping())
 
     async def _stop_all(self, keeping: Sequence[asyncio.Task[None]]) -> None:
-        for sockets in self._sockets:
-            close(sockets)
+        self._doors.close()
         for worker in self._workers.values():
             worker.send(Stop(at_once=False))
         if not keeping:  # the start failed: nobody waits for them yet
@@ -351,17 +415,39 @@ class Supervisor:
     # --- for all of them ---
 
     async def _take(self, loaded: Loaded) -> None:
-        self._config = with_workers(loaded.config, len(self._sockets))
-        self._serial += 1
-        warn_of_shortage(self._config)
-        workers = list(self._workers.values())
-        for worker in workers:
-            worker.send(Take(self._serial, self._config))
-        with contextlib.suppress(TimeoutError):  # one that hangs gets it when it is replaced
-            async with asyncio.timeout(_SILENCE_LIMIT):
-                await asyncio.gather(*(worker.took(self._serial) for worker in workers))
-        self._look_at_files.set()
-        _keep_series(self._metrics, self._config)
+        """Have all workers take a configuration, or none; raises why not."""
+        config = with_workers(loaded.config, self._loaded.config.server.workers)
+        self._last_serial += 1
+        serial = self._last_serial
+        message = Prepare(serial, await asyncio.to_thread(pickle.dumps, config))
+        asked = [worker for worker in self._workers.values() if worker.ready.is_set()]
+        try:
+            for worker in asked:
+                worker.send(message)
+            if not await all_prepared(asked, serial):
+                await rehearse(config, self._spares.copies)  # no worker shall begin with what cannot be built
+        except BaseException:
+            for worker in asked:
+                worker.send(Discard(serial))
+            raise
+        # From here on it is in force: for those that have it ready, and for those that begin later.
+        self._config, self._serial = config, serial
+        for worker in list(self._workers.values()):
+            with self._keep_going:
+                if worker not in asked:  # it has begun meanwhile, with the configuration before
+                    worker.send(message)
+                worker.send(Commit(serial))
+        await self._settle(asked, config, serial)
+
+    async def _settle(self, workers: Sequence[Worker], config: Config, serial: int) -> None:
+        """What follows a reload, and cannot undo it."""
+        with self._keep_going:
+            for worker in await those_without(workers, serial):
+                worker.send(Stop(at_once=False))
+        with self._keep_going:
+            warn_of_shortage(config)
+            self._look_at_files.set()
+            _keep_series(self._metrics, config)
 
     async def ask(self, question: Question[T]) -> Said[T]:
         """What each worker tells in time; what is an order is told to those that begin later, too."""
@@ -401,24 +487,6 @@ async def _comes_up(worker: Worker, stop: asyncio.Event) -> bool:
     return came
 
 
-def _sockets_per_worker(addresses: Sequence[Address | UnixAddress], workers: int) -> list[list[socket.socket]]:
-    """A socket per address and worker; a unix socket's file has one only, which all workers share."""
-    # Once without SO_REUSEPORT, which would quietly share a port that another gateway serves.
-    close(bind([address for address in addresses if isinstance(address, Address)], "server.listen"))
-    first = bind(addresses, "server.listen", reuse_port=True)
-    sockets = [first]
-    for _ in range(workers - 1):
-        # A port 0 has become a real one by now: the others take that.
-        row = [
-            sock
-            if isinstance(address, UnixAddress)
-            else bind([Address(address.host, sock.getsockname()[1])], "server.listen", reuse_port=True)[0]
-            for address, sock in zip(addresses, first, strict=True)
-        ]
-        sockets.append(row)
-    return sockets
-
-
 def _keep_series(metrics: Metrics, config: Config) -> None:
     """Keep the series, of workers that have ended too, of all that the configuration has."""
     targets = {
@@ -427,7 +495,3 @@ def _keep_series(metrics: Metrics, config: Config) -> None:
         for label in target_names([target.url for target in upstream.targets]).values()
     }
     metrics.configure(config.apps, targets, config.metrics.app_label, RuleNames(config))
-
-
-def _in_words(status: int) -> str:
-    return f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"

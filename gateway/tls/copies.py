@@ -11,7 +11,6 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Final
 
 Files = tuple[str | None, ...]
@@ -21,26 +20,32 @@ Contents = tuple[bytes | None, ...]
 Copies = Mapping[Files, Contents]
 
 NO_COPIES: Final[Copies] = {}
-_LARGEST: Final = 4 * 2**20
-"""Bytes of a PEM file; gateway check takes no larger ones either."""
+_DESCRIPTORS: Final = "/proc/self/fd"
+_LARGEST: Final = 16 * 1024 * 1024
+"""Bytes of a PEM file; the system's own bundle of authorities has a quarter of a megabyte."""
 
 
-def refuse_odd(files: Files) -> None:
-    """Raises OSError for files that OpenSSL would wait for, or read without end; it names none: a name may be a secret.
+def read_regular(file: str | os.PathLike[str]) -> bytes:
+    """What a regular file holds. Raises OSError: for a pipe or a device too, which could keep us waiting for ever.
 
-    What the check found may have been replaced since: by a named pipe, or a device.
+    It does not name the file: what stands for it in the configuration may be a reference.
     """
-    for file in files:
-        if file is None:
-            continue
-        try:
-            status = os.stat(file)
-        except OSError as exc:
-            raise OSError(exc.errno, exc.strerror) from exc
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as exc:
+        raise OSError(exc.errno, exc.strerror) from exc
+    with open(descriptor, "rb") as opened:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
         if status.st_size > _LARGEST:
-            raise OSError(errno.EFBIG, f"it is larger than {_LARGEST >> 20} MiB")
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        return opened.read(_LARGEST) or b""  # None: it waits as a pipe does
+
+
+def contents_of(files: Files) -> Contents:
+    """What they hold. Raises OSError as ``read_regular`` does."""
+    return tuple(None if file is None else read_regular(file) for file in files)
 
 
 @contextlib.contextmanager
@@ -57,14 +62,27 @@ def in_memory(contents: Contents) -> Iterator[Files]:
                 continue
             file = stack.enter_context(os.fdopen(os.memfd_create("pem"), "wb", buffering=0))
             file.write(data)
-            paths.append(f"/proc/self/fd/{file.fileno()}")
+            paths.append(f"{_DESCRIPTORS}/{file.fileno()}")
         yield tuple(paths)
+
+
+@contextlib.contextmanager
+def held_still(files: Files) -> Iterator[Files]:
+    """Paths at which OpenSSL finds what the files hold now, whatever becomes of them meanwhile.
+
+    OpenSSL itself would wait for ever where a file has become a pipe that nobody writes to. Raises OSError.
+    """
+    contents = contents_of(files)
+    if not os.path.isdir(_DESCRIPTORS):
+        yield files
+        return
+    with in_memory(contents) as paths:
+        yield paths
 
 
 def copied(files: Files, check: Callable[[Files], object]) -> Contents:
     """What the files hold, once *check* takes just that. Raises OSError, as it does, where they are of no use."""
-    refuse_odd(files)
-    contents = tuple(None if file is None else Path(file).read_bytes() for file in files)
+    contents = contents_of(files)
     with in_memory(contents) as paths:
         check(paths)
     return contents

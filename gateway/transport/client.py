@@ -13,12 +13,14 @@ it understands two request extensions:
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from dataclasses import dataclass
 from typing import Any, Final
 
 import httpx
 
+from gateway.sharing import Quota
 from gateway.transport.pool import Origin, Pool, PoolLimits, Terms
 from gateway.transport.resolver import Resolver
 
@@ -35,6 +37,8 @@ class TransportSettings:
     max_connections: int = 64
     max_answer: int = 1024 * 1024
     shared: bool = False
+    max_age: float | None = None
+    """Greatest age of a connection that is used again; None = any."""
     tls: ssl.SSLContext | None = None
     """For https; None = the system's certificate authorities."""
     server_name: str | None = None
@@ -43,7 +47,8 @@ class TransportSettings:
     @property
     def limits(self) -> PoolLimits:
         """The part of them that the pools keep."""
-        return PoolLimits(self.keepalive, self.max_connections, self.max_answer, self.shared)
+        max_age = math.inf if self.max_age is None else self.max_age
+        return PoolLimits(self.keepalive, self.max_connections, self.max_answer, self.shared, max_age)
 
 
 async def _whole(stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> bytes:
@@ -51,6 +56,14 @@ async def _whole(stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> bytes:
     if isinstance(stream, httpx.SyncByteStream):
         return b"".join(stream)
     return b"".join([chunk async for chunk in stream])
+
+
+def origin_of(url: httpx.URL) -> Origin:
+    """Where connections for a URL go, its host as it is sent and looked up. Raises httpx.UnsupportedProtocol."""
+    if url.raw_scheme not in _DEFAULT_PORTS:
+        raise httpx.UnsupportedProtocol(f"{url.scheme!r} is neither http nor https")
+    # Not url.host, which has decoded Punycode: asyncio would encode that again, by the older rules (IDNA 2003).
+    return Origin(url.scheme, url.raw_host.decode("ascii"), url.port or _DEFAULT_PORTS[url.raw_scheme])
 
 
 class Transport(httpx.AsyncBaseTransport):
@@ -61,9 +74,11 @@ class Transport(httpx.AsyncBaseTransport):
         settings: TransportSettings | None = None,
         *,
         resolver: Resolver | None = None,
+        quota: Quota | None = None,
     ) -> None:
+        self._quota = quota
         self.settings = settings or TransportSettings()
-        self._resolver = resolver or Resolver()
+        self.resolver = resolver or Resolver()
         self._owns_resolver = resolver is None
         self._loop = asyncio.get_running_loop()
         self._default_tls: ssl.SSLContext | None = None
@@ -82,6 +97,11 @@ class Transport(httpx.AsyncBaseTransport):
         """Requests waiting for a connection, in all pools."""
         return sum(pool.queued for pool in self._pools.values())
 
+    def prepare(self, settings: TransportSettings) -> None:
+        """Have what ``configure`` will need for these, which then cannot fail. Raises OSError."""
+        if settings.tls is None and self._default_tls is None and any(pool.tls for pool in self._pools.values()):
+            self._default_tls = ssl.create_default_context()
+
     def configure(self, settings: TransportSettings) -> None:
         """Change the limits under way; connections already open stay."""
         self.settings = settings
@@ -90,6 +110,11 @@ class Transport(httpx.AsyncBaseTransport):
             pool.call_waiting()
             if pool.tls is not None:
                 pool.secure(self._tls_for_pools(), settings.server_name)
+
+    def yield_idle(self) -> None:
+        """Close connections that nobody uses where a hook waits at another worker."""
+        for pool in self._pools.values():
+            pool.yield_idle()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Exchange one request for its whole answer.
@@ -123,13 +148,10 @@ class Transport(httpx.AsyncBaseTransport):
         for pool in self._pools.values():
             await pool.aclose()
         if self._owns_resolver:
-            await self._resolver.aclose()
+            await self.resolver.aclose()
 
     def _new_pool(self, url: httpx.URL) -> Pool:
-        if url.raw_scheme not in _DEFAULT_PORTS:
-            raise httpx.UnsupportedProtocol(f"{url.scheme!r} is neither http nor https")
-        port = url.port or _DEFAULT_PORTS[url.raw_scheme]
-        pool = Pool(Origin(url.scheme, url.host, port), self.settings.limits, self._resolver)
+        pool = Pool(origin_of(url), self.settings.limits, self.resolver, self._quota)
         if url.raw_scheme == b"https":
             pool.secure(self._tls_for_pools(), self.settings.server_name)
         return pool

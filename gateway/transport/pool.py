@@ -7,6 +7,9 @@ never leave a place taken.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
+import random
 import ssl
 import time
 from collections import deque
@@ -14,15 +17,19 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from gateway.sharing import POLL_EVERY, Quota
 from gateway.transport.connection import Answer, Connection
 from gateway.transport.deadline import Deadline
+from gateway.transport.dialing import dial_first
 from gateway.transport.faults import ConnectTimedOut, ExchangeError, QueueTimedOut, connect_failed, too_late
-from gateway.transport.resolver import Resolver
+from gateway.transport.resolver import Resolver, is_address
 from gateway.transport.turns import Turn, Turns
 from gateway.verdicts import Cause, Failure, ProxyError
 
 _KEEPALIVE_MARGIN: Final = 0.5
 """Seconds by which an idle connection is given up before the backend's own promise ends."""
+_JITTER: Final = 0.2
+"""The part of their greatest age by which some connections end earlier: not all at once."""
 
 
 class Origin(NamedTuple):
@@ -65,6 +72,8 @@ class PoolLimits(NamedTuple):
     """Bytes of the largest answer body."""
     shared: bool = False
     """Whether several tenants use the pool, none of which may take all of it."""
+    max_age: float = math.inf
+    """Seconds after which a connection carries no further request."""
 
 
 class Pool:
@@ -74,8 +83,11 @@ class Pool:
     another: one whose requests hang comes to rest at about two thirds, and there is always room for the next.
     """
 
-    def __init__(self, origin: Origin, limits: PoolLimits, resolver: Resolver) -> None:
+    def __init__(self, origin: Origin, limits: PoolLimits, resolver: Resolver, quota: Quota | None = None) -> None:
         self.origin = origin
+        self._quota = quota
+        """What all workers may have; None where there is no other. The limit is then that of all."""
+        self._poll: asyncio.TimerHandle | None = None
         self.limits = limits
         self._resolver = resolver
         self.tls: ssl.SSLContext | None = None
@@ -89,6 +101,10 @@ class Pool:
         self._queue = Turns()
         self._in_use: dict[str, int] = {}
         self._reaper: asyncio.TimerHandle | None = None
+        self._reap_at = math.inf
+        self._is_name = not is_address(origin.host)
+        self._follower: asyncio.Task[None] | None = None
+        self._trials: set[asyncio.Task[None]] = set()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -116,9 +132,7 @@ class Pool:
             connection.expires = min(connection.expires, until)
             if limits.keepalive is None or self.open_connections > limits.max_connections:
                 self._forget(connection, abort=True)
-        if self._reaper is not None:
-            self._reaper.cancel()
-            self._reap()
+        self._reap()
 
     def secure(self, tls: ssl.SSLContext, server_name: str | None) -> None:
         """Make connections over TLS from now on; those made on other terms are closed, busy ones when they are done."""
@@ -135,7 +149,7 @@ class Pool:
         *fresh* asks for a connection that has carried nothing yet. Raises ExchangeError's kinds.
         """
         queued = 0.0
-        if self._has_place(terms.tenant):
+        if self._has_place(terms.tenant) and self._reserve():
             self._take_place(terms.tenant)
             connection = None if fresh else self._take_idle()
         else:
@@ -174,13 +188,15 @@ class Pool:
             self._forget(self._idle[0], abort=True)
         if self._reaper is not None:
             self._reaper.cancel()
-            self._reaper = None
+        for task in (self._follower, *self._trials):
+            if task is not None:
+                task.cancel()
 
     # --- getting a connection ---
 
     async def _open(self, terms: Terms) -> Connection:
         """A new connection for one who has a place; where it cannot be made, the place is left."""
-        if self._idle and self.open_connections >= self.limits.max_connections:
+        if self._idle and (self._quota is not None or self.open_connections >= self.limits.max_connections):
             self._forget(self._idle[0], abort=True)  # an idle one makes room for the new one
         self._opening += 1
         try:
@@ -191,15 +207,30 @@ class Pool:
             raise
         self._opening -= 1
         self._connections.add(connection)
+        if self._is_name and self._follower is None and not self._closed:
+            self._follower = self._loop.create_task(self._follow_name(), name=f"addresses of {self.origin}")
         return connection
 
     def _has_place(self, tenant: str) -> bool:
         """Whether one more exchange of this tenant's may begin now."""
         free = self.limits.max_connections - self._busy
+        if self._quota is not None and free > 0:
+            free = 0 if self._quota.yields(self._busy) else free - self._quota.others()
         if free <= 0 or not self.limits.shared:
             return free > 0
         mine = self._in_use.get(tenant, 0)
         return mine == 0 or mine < 2 * (free - 1)
+
+    def _reserve(self) -> bool:
+        """Whether all workers together may have the connection that one more exchange needs; true = it is taken."""
+        if self._quota is None or self._idle:
+            return True
+        return self._quota.reserve(self._busy + 1, self.limits.max_connections)
+
+    def _note(self) -> None:
+        """Tell the other workers how many connections are held here, and how many wait for one."""
+        if self._quota is not None:
+            self._quota.note(self._busy + len(self._idle), self._queue.waiting)
 
     def _take_place(self, tenant: str) -> None:
         self._busy += 1
@@ -214,14 +245,25 @@ class Pool:
                 self._in_use[tenant] = mine - 1
             else:
                 del self._in_use[tenant]
-        if self._queue.waiting:
+        self._note()
+        if self._queue.waiting and (self._quota is None or not self._quota.yields(self._busy + 1)):
             self.call_waiting()
 
     def call_waiting(self) -> None:
         """Call whoever in the queue may have a place, first come, first served."""
-        while self._busy < self.limits.max_connections and (turn := self._queue.take(self._has_place)) is not None:
+        while (
+            self._busy < self.limits.max_connections
+            and self._reserve()
+            and (turn := self._queue.take(self._has_place)) is not None
+        ):
             self._take_place(turn.tenant)
             turn.future.set_result(self._take_idle())
+        self._note()
+
+    def _call_again(self) -> None:
+        """Other workers leave places, too, and do not say so."""
+        self.call_waiting()
+        self._poll = self._loop.call_later(POLL_EVERY, self._call_again) if self._queue.waiting else None
 
     def _take_idle(self) -> Connection | None:
         now = self._loop.time()
@@ -238,11 +280,16 @@ class Pool:
         Who could not be answered in time any more leaves at once: its place is better given to one that can.
         """
         latest = terms.queue - terms.usual
-        expected = terms.usual * (self._queue.waiting + 1) / self.limits.max_connections
+        ahead = self._queue.ahead_of(terms.tenant) if self.limits.shared else self._queue.waiting
+        expected = terms.usual * (ahead + 1) / self.limits.max_connections
         if self._loop.time() + expected > latest:
             raise self._overloaded("is busy, and the queue too long to be answered in time")
         turn = self._queue.add(self._loop.create_future(), terms.tenant)
         timer = self._loop.call_at(latest, self._turn_expired, turn)
+        if self._quota is not None:
+            self._note()
+            if self._poll is None:
+                self._poll = self._loop.call_later(POLL_EVERY, self._call_again)
         try:
             return await turn.future
         except BaseException:
@@ -255,6 +302,7 @@ class Pool:
             raise
         finally:
             timer.cancel()
+            self._note()
 
     def _turn_expired(self, turn: Turn) -> None:
         if self._queue.remove(turn) and not turn.future.done():
@@ -270,13 +318,11 @@ class Pool:
         try:
             async with deadline:
                 addresses = await self._resolver.resolve(self.origin.host)
-                for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
-                    try:
-                        return await self._connect_to(address, self._loop.time(), limit, left)
-                    except OSError:
-                        if left == 1:
-                            raise
+                if len(addresses) == 1:
+                    return await self._dial(addresses[0])
+                return await self._dial_one_of(addresses, limit)
         except TimeoutError as exc:
+            self._resolver.doubt(self.origin.host)
             if terms.budget <= terms.connect:
                 failure = Failure(Cause.TIMEOUT, ProxyError.CONNECTION_TIMEOUT, f"{self.origin}: not connected in time")
             else:
@@ -285,24 +331,51 @@ class Pool:
                 )
             raise too_late(ConnectTimedOut, failure, deadline.late, harmless=True) from exc
         except OSError as exc:
+            self._resolver.doubt(self.origin.host)
             raise connect_failed(exc, str(self.origin)) from exc
-        raise AssertionError("a name resolves to at least one address")
 
-    async def _connect_to(self, address: str, now: float, limit: float, left: int) -> Connection:
-        # Each address gets its share of the time that is left, so that one dead address cannot eat it all.
-        if left == 1:
-            terms = self._terms
-            _, connection = await self._loop.create_connection(
-                self._new_connection,
-                address,
-                self.origin.port,
-                ssl=self.tls,
-                server_hostname=(self._server_name or self.origin.host) if self.tls is not None else None,
-            )
-            connection.terms = terms
-            return connection
-        async with Deadline(self._loop, now + (limit - now) / left):
-            return await self._connect_to(address, now, limit, 1)
+    async def _dial_one_of(self, addresses: tuple[str, ...], limit: float) -> Connection:
+        """A connection to the best address that takes one; a failed one may get another trial beside it."""
+        port, failed, now = self.origin.port, self._resolver.failed, self._loop.time()
+        for address in failed.due(addresses, port, now):
+            trial = self._loop.create_task(self._try_again(address, limit - now), name=f"trial of {address}")
+            self._trials.add(trial)
+            trial.add_done_callback(self._trials.discard)
+        return await dial_first(failed.ordered(addresses, port), port, limit, self._dial, failed)
+
+    async def _try_again(self, address: str, seconds: float) -> None:
+        """Look whether a failed address takes connections again; it has been marked as tried."""
+        with contextlib.suppress(OSError):
+            async with asyncio.timeout(seconds):
+                connection = await self._dial(address)
+            connection.abort()
+            self._resolver.failed.discard(address, self.origin.port)
+
+    async def _dial(self, address: str) -> Connection:
+        terms = self._terms
+        _, connection = await self._loop.create_connection(
+            self._new_connection,
+            address,
+            self.origin.port,
+            ssl=self.tls,
+            server_hostname=(self._server_name or self.origin.host) if self.tls is not None else None,
+        )
+        connection.terms = terms
+        connection.peer = address
+        connection.born = self._loop.time()
+        if self.limits.max_age < math.inf:
+            connection.born -= _JITTER * random.random() * self.limits.max_age  # noqa: S311
+        return connection
+
+    async def _follow_name(self) -> None:
+        """While there are connections, look where the name leads; those to an address that it lost end after use."""
+        while self._connections:
+            addresses = await self._resolver.next_answer(self.origin.host)
+            for connection in [each for each in self._connections if each.peer not in addresses]:
+                connection.terms = None
+                if connection in self._idle:
+                    self._forget(connection, abort=True)
+        self._follower = None
 
     def _new_connection(self) -> Connection:
         return Connection(self._loop, str(self.origin), self.limits.max_answer, self._forget)
@@ -318,16 +391,32 @@ class Pool:
 
     def _keep_idle(self, connection: Connection) -> None:
         is_beyond = len(self._connections) > self.limits.max_connections  # the limit was higher
-        if self._closed or connection.terms is not self._terms or is_beyond:
+        if self._closed or connection.terms is not self._terms or is_beyond or not self._may_idle():
             self._forget(connection, abort=True)
             return
-        keepalive = self.limits.keepalive or 0.0
+        now, keepalive = self._loop.time(), self.limits.keepalive or 0.0
+        end = connection.born + self.limits.max_age
+        if end <= now:
+            self._forget(connection, abort=True)
+            return
         if connection.server_keepalive is not None:
             keepalive = min(keepalive, connection.server_keepalive - _KEEPALIVE_MARGIN)
-        connection.expires = self._loop.time() + keepalive
+        connection.expires = min(now + keepalive, end)
         self._idle.append(connection)
-        if self._reaper is None:
-            self._reaper = self._loop.call_at(connection.expires, self._reap)
+        if connection.expires < self._reap_at:
+            self._reap_later(connection.expires)
+
+    def _may_idle(self) -> bool:
+        """Whether a connection may be kept that nobody uses, now that one in use is given back."""
+        held = self._busy + len(self._idle)
+        return self._quota is None or self._quota.may_keep(held, self.limits.max_connections)
+
+    def yield_idle(self) -> None:
+        """Close connections that nobody uses here where a hook waits at another worker."""
+        if self._quota is not None and self._idle and self._quota.is_wanted():
+            while self._idle:
+                self._forget(self._idle[0], abort=True)
+            self._note()
 
     def _forget(self, connection: Connection, *, abort: bool = False) -> None:
         """Take a connection that is of no more use off the books; calling it twice does no harm."""
@@ -339,9 +428,16 @@ class Pool:
 
     def _reap(self) -> None:
         """Close connections that have been idle for too long."""
-        self._reaper = None
+        self._reap_at = math.inf
         now = self._loop.time()
         for connection in [idle for idle in self._idle if idle.expires <= now]:
             self._forget(connection, abort=True)
+        self._note()
         if self._idle:
-            self._reaper = self._loop.call_at(min(idle.expires for idle in self._idle), self._reap)
+            self._reap_later(min(idle.expires for idle in self._idle))
+
+    def _reap_later(self, when: float) -> None:
+        if self._reaper is not None:
+            self._reaper.cancel()
+        self._reap_at = when
+        self._reaper = self._loop.call_at(when, self._reap)

@@ -106,7 +106,25 @@ REJECTED = [
     # --- fallback ---
     ("defaults: {fallback: maybe}\n", '1:12: defaults.fallback: must be reject, allow, or a mapping such as {timeout: allow, unreachable: allow}, not "maybe"'),
     ("defaults: {fallback: {timout: allow}}\n", "1:23: defaults.fallback.timout: unknown cause; there are timeout, unreachable, overload, bad_answer, error_status"),
-    ("defaults: {fallback: {timeout: yes}}\n", '1:23: defaults.fallback.timeout: must be allow or reject, not "yes"'),
+    ("defaults: {fallback: {timeout: yes}}\n", '1:23: defaults.fallback.timeout: must be allow, reject or a mapping such as {allow: {callee: "1000"}}, not "yes"'),
+    ("defaults: {fallback: {timeout: {allow: {nodeId: x}}}}\n", "1:41: defaults.fallback.timeout.allow.nodeId: cannot be changed: the media server never takes nodeId from an answer"),
+    ("defaults: {fallback: {timeout: {allow: {sessionid: x}}}}\n", "1:41: defaults.fallback.timeout.allow.sessionid: cannot be changed: the media server never takes sessionId from an answer"),
+    ("defaults: {fallback: {timeout: {allow: {}}}}\n", "1:33: defaults.fallback.timeout.allow: must hold 1 to 32 fields; allow by itself gives the hook back as it came"),
+    ("defaults: {fallback: {timeout: {allow: 5}}}\n", '1:33: defaults.fallback.timeout.allow: must be a mapping of fields to what they are to be, such as {callee: "1000"}, not 5'),
+    ("defaults: {fallback: {timeout: {allow: {a: [1]}}}}\n", '1:41: defaults.fallback.timeout.allow.a: must be text such as "1000", a number, true or false, not a list'),
+    ("defaults: {fallback: {timeout: {allow: {a: }}}}\n", '1:41: defaults.fallback.timeout.allow.a: must be text such as "1000", a number, true or false, not empty'),
+    ("defaults: {fallback: {timeout: {allow: {a: .inf}}}}\n", '1:41: defaults.fallback.timeout.allow.a: must be text such as "1000", a number, true or false, not .inf'),
+    ("defaults: {fallback: {timeout: {allow: {a: 99999999999999999}}}}\n", '1:41: defaults.fallback.timeout.allow.a: must be text such as "1000", a number, true or false, not 99999999999999999'),
+    ("defaults: {fallback: {timeout: {allow: {a: \"x\\ny\"}}}}\n", "1:41: defaults.fallback.timeout.allow.a: must be one line of at most 1024 characters"),
+    ("defaults: {fallback: {timeout: {allow: {a b: 1}}}}\n", "1:41: defaults.fallback.timeout.allow.\"a b\": must be the name of a hook's field, such as callee: a letter, then at most 63 letters, digits or _"),
+    ("defaults: {fallback: {timeout: {allow: {callee: 1000}}}}\n", "1:41: defaults.fallback.timeout.allow.callee: must be text, in quotes: a number loses its + and its leading zeros"),
+    ("defaults: {fallback: {timeout: {reject: {a: 1}}}}\n", '1:23: defaults.fallback.timeout: must be allow, reject or a mapping such as {allow: {callee: "1000"}}'),
+    # --- failover ---
+    ("defaults: {failover_on: overload}\n", '1:12: defaults.failover_on: must be unreachable, timeout, error_status or bad_answer, not "overload"'),
+    ("defaults: {failover_on: []}\n", "1:12: defaults.failover_on: must hold 1 to 4 causes"),
+    ("defaults: {failover_reserve: 95%}\n", '1:12: defaults.failover_reserve: must be a share such as 40% or 0.4, from 0 to 90%, not "95%"'),
+    ("defaults: {failover_reserve: -1}\n", "1:12: defaults.failover_reserve: must be a share such as 40% or 0.4, from 0 to 90%, not -1"),
+    ("defaults: {failover_reserve: true}\n", "1:12: defaults.failover_reserve: must be a share such as 40% or 0.4, from 0 to 90%, not true"),
     # --- upstreams ---
     ("upstreams: {u: {}}\n", "1:13: upstreams.u: must have a url, or targets"),
     ("upstreams: {'': {url: http://h}}\n", '1:13: upstreams."": must be an upstream\'s name: 1 to 256 characters, no control characters'),
@@ -249,7 +267,6 @@ def test_a_broken_rule_is_reported_once_at_its_place(text: str, message: str) ->
 
 
 TWICE = "a backend may act on the hook more than once"
-APART = "each worker remembers duplicates for itself: a repeat that meets another worker is asked again"
 REFUSED = "until admin.token is set, only loopback learns more here than health"
 WARNED = [
     ("upstreams: {}\n", "1:1: apps: there are no apps: every hook will be refused"),
@@ -264,11 +281,6 @@ WARNED = [
     (UPSTREAM + "apps: {a: {upstream: u, retry: {on: [bad_answer]}}}\n", f"2:33: apps.a.retry.on: {TWICE}"),
     (UPSTREAM + "apps: {a: {upstream: u, methods: {OnCallEvent: {retry: {on: [timeout]}}}}}\n", f"2:57: apps.a.methods.OnCallEvent.retry.on: {TWICE}"),
     (UPSTREAM + "apps: {a: {upstream: u, methods: {X: {retry: {on: [timeout]}}}}}\nhook_types: {X: direct}\n", f"2:47: apps.a.methods.X.retry.on: {TWICE}"),
-    ("server: {workers: 2}\n" + UPSTREAM + APP, f"1:10: server.workers: {APART}"),
-    ("server: {workers: 2}\ndefaults: {dedupe: 5s}\n" + UPSTREAM + APP, f"1:10: server.workers: {APART}"),
-    ("server: {workers: 2}\ndefaults: {dedupe: off}\n" + UPSTREAM + "apps: {a: {upstream: u, dedupe: 5s}}\n", f"1:10: server.workers: {APART}"),
-    ("server: {workers: 2}\n" + UPSTREAM + "apps: {a: {upstream: u, dedupe: off, methods: {call: {dedupe: 5s}}}}\n", f"1:10: server.workers: {APART}"),
-    ("server: {workers: 2}\n" + UPSTREAM + "apps: {a: {upstream: u, methods: {connect: {dedupe: off}}}}\n", f"1:10: server.workers: {APART}"),
     ("server: {admin: ':9180'}\n" + UPSTREAM + APP, f"1:10: server.admin: {REFUSED}"),
     ("server: {admin: '[::]:9180'}\nadmin: {}\n" + UPSTREAM + APP, f"1:10: server.admin: {REFUSED}"),
     ("server: {admin: 'gateway.example.com:9180'}\n" + UPSTREAM + APP, f"1:10: server.admin: {REFUSED}"),
@@ -290,11 +302,8 @@ def test_what_looks_mistaken_is_a_warning(text: str, message: str) -> None:
         UPSTREAM + "apps: {a: {upstream: u, methods: {StreamStatusEvent: {retry: {on: [timeout]}}}}}\n",
         UPSTREAM + "apps: {a: {upstream: u, methods: {connect: {retry: {on: [reset]}}}}}\n",
         UPSTREAM + "apps: {a: {upstream: u, methods: {X: {retry: {on: [reset]}}}}}\nhook_types: {X: event}\n",
-        UPSTREAM + APP + "server: {workers: 2}\ndefaults: {dedupe: off}\n",
-        UPSTREAM + "server: {workers: 2}\napps: {a: {upstream: u, dedupe: off}, b: {static: allow}}\n",
-        UPSTREAM + "server: {workers: 2}\n"
-        "apps: {a: {upstream: u, methods: {connect: {dedupe: off}, OnCallEvent: {dedupe: off}}}}\n",
-        UPSTREAM + "server: {workers: 1}\napps: {a: {upstream: u, dedupe: 5s}}\n",
+        UPSTREAM + APP + "server: {workers: 2}\n",
+        UPSTREAM + APP + "server: {workers: auto}\ndefaults: {dedupe: 5s, rate_limit: 50/s}\n",
         UPSTREAM + APP + "server: {admin: ':9180'}\nadmin: {token: t}\n",
         UPSTREAM + APP + "server: {admin: 'localhost:9180'}\n",
         UPSTREAM + APP + "server: {admin: '[::1]:9180'}\n",

@@ -36,7 +36,7 @@ def _objects(node: Any) -> Iterator[dict[str, Any]]:
 
 def test_every_key_is_described_and_no_other_is_allowed() -> None:
     sections = [node for node in _objects(SCHEMA) if "description" in node]
-    assert len(sections) == 25
+    assert len(sections) == 26
     for section in sections:
         assert section["additionalProperties"] is False
         for name, field in section["properties"].items():
@@ -57,6 +57,9 @@ def test_the_example_validates() -> None:
         "upstreams: {u: {url: http://h, credentials: {username: u, password: p}}}",
         "apps: {a: {static: allow}, 'b-*': {static: reject}}",
         "defaults: {fallback: {timeout: allow, error_status: reject}}",
+        "defaults: {fallback: {timeout: {allow: {callee: '1000', n: 1.5, b: true}}, overload: allow}}",
+        "defaults: {failover_on: timeout, failover_reserve: 0}",
+        "defaults: {failover_on: [unreachable, bad_answer], failover_reserve: 12.5%}",
         "hook_types: {MyEvent: event}",
         "tracing: {endpoint: 'http://127.0.0.1:4318', sample: 0.5, headers: {X-Key: k}, service_name: gw}",
         "tracing: {endpoint: 'https://collector.example:4318/otlp', sample: 1}",
@@ -117,6 +120,14 @@ def test_a_reference_validates_wherever_text_does() -> None:
         "apps: {a: {timeout: }}",
         "apps: {a: {methods: {a-b: {}}}}",
         "defaults: {fallback: {timout: allow}}",
+        "defaults: {fallback: {timeout: {allow: {}}}}",
+        "defaults: {fallback: {timeout: {allow: {nodeId: x}}}}",
+        "defaults: {fallback: {timeout: {allow: {a: [1]}}}}",
+        "defaults: {fallback: {timeout: {allow: {a: 1}, reject: {}}}}",
+        "defaults: {failover_on: overload}",
+        "defaults: {failover_on: []}",
+        "defaults: {failover_reserve: 0.95}",
+        "defaults: {failover_reserve: all}",
         "hook_types: {MyEvent: x}",
         "server: {workers: 0}",
         "server: {workers: all}",
