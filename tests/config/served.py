@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import pickle
-import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +30,7 @@ from gateway.server.channel import Take
 from gateway.server.hookservice import HookService
 from gateway.server.single import sample_certificates
 from gateway.server.spares import Spares
+from gateway.transport.lookups import LookupThreads
 
 _ANSWERS: Final = frozenset((200, 401, 403))
 _MOST_APPS: Final = 6
@@ -41,11 +41,6 @@ _TROUBLE: Final = ("Traceback", "defect", "exception was never retrieved")
 class _NoNetwork(asyncio.SelectorEventLoop):
     """Every name has an address, at which nobody is; whatever is asked for must be sound."""
 
-    async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> list[Any]:
-        assert host.isascii(), f"{host!r} would be looked up by the rules of IDNA 2003"
-        host.encode("idna")
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
-
     async def create_connection(  # type: ignore[override]
         self, factory: Any, host: str, port: int, *, ssl: ssl.SSLContext | None, server_hostname: str | None
     ) -> NoReturn:
@@ -54,6 +49,12 @@ class _NoNetwork(asyncio.SelectorEventLoop):
         if ssl is not None:
             ssl.wrap_bio(_memory(), _memory(), server_hostname=server_hostname)
         raise ConnectionRefusedError(111, "nobody is there")
+
+
+async def _look_up(threads: LookupThreads, host: str) -> tuple[str, ...]:
+    assert host.isascii(), f"{host!r} would be looked up by the rules of IDNA 2003"
+    host.encode("idna")
+    return ("127.0.0.1",)
 
 
 def _memory() -> ssl.MemoryBIO:
@@ -68,6 +69,7 @@ def without_network() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(httpx.HTTPTransport, "handle_request", _refuse)
         patched.setattr("gc.freeze", lambda: None)
+        patched.setattr(LookupThreads, "look_up", _look_up)
         try:
             yield
         finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -81,17 +80,21 @@ def test_what_passes_for_a_host_is_one_for_all_that_use_it(host: str) -> None:
 
 
 @pytest.mark.parametrize(("written", "sent"), [("xn--strae-oqa.de", "xn--strae-oqa.de"), ("[::1]", "::1")])
-async def test_the_name_that_is_looked_up_is_the_one_that_is_written(written: str, sent: str) -> None:
+async def test_the_name_that_is_looked_up_is_the_one_that_is_written(
+    written: str, sent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Python's own codec knows IDNA 2003 only, and makes strasse.de of it: somebody else's host."""
     assert origin_of(httpx.URL(f"https://{written}/")).host == sent
     asked: list[Any] = []
 
-    async def getaddrinfo(host: Any, *_: Any, **options: Any) -> list[Any]:
+    def getaddrinfo(host: Any, *_: Any, **options: Any) -> list[Any]:
         asked.append(host)
         return [(2, 1, 6, "", ("127.0.0.1", 0))]
 
-    asyncio.get_running_loop().getaddrinfo = getaddrinfo  # type: ignore[method-assign]
-    await Resolver().resolve(origin_of(httpx.URL(f"https://{written}/")).host)
+    monkeypatch.setattr("socket.getaddrinfo", getaddrinfo)
+    resolver = Resolver()
+    await resolver.resolve(origin_of(httpx.URL(f"https://{written}/")).host)
+    await resolver.aclose()
     assert asked == ([] if written.startswith("[") else [sent])
 
 
