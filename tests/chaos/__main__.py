@@ -30,14 +30,15 @@ def main() -> None:
     try:
         for tls in legs:
             print(f"chaos, seed {seed}, {'TLS' if tls else 'plain'}:", flush=True)
-            results.append(run(arguments.minutes * 60 / len(legs), seed, tls=tls, rate=arguments.rate,
-                               quiet_machine=arguments.quiet_machine, without=frozenset(arguments.without)))  # fmt: skip
+            seconds = arguments.minutes * 60 / len(legs)
+            results.append(run(seconds, seed, tls=tls, rate=arguments.rate, quiet_machine=arguments.quiet_machine,
+                               without=frozenset(arguments.without)))  # fmt: skip
     except pytest.skip.Exception as exc:  # a program is missing
         print(f"chaos: {exc}", file=sys.stderr)
         raise SystemExit(2) from exc
     print(table(results))
     if found := sum((one.violations.counts for one in results), Counter()):
-        again = f"make chaos CHAOS=\"--minutes {arguments.minutes:g} --seed {seed}\""
+        again = f'make chaos CHAOS="--minutes {arguments.minutes:g} --seed {seed}"'
         print(f"\n{found.total()} violations; the same schedule again: {again}")
         raise SystemExit(1)
 

@@ -115,11 +115,7 @@ class Held:
 
     def has(self, attempt: Attempt, slack: float = 0.0) -> bool:
         """Whether the attempt was in its hands."""
-        return (
-            attempt.port in self.ports
-            and attempt.begun <= self.ended + slack
-            and attempt.ended >= self.begun
-        )
+        return attempt.port in self.ports and attempt.begun <= self.ended + slack and attempt.ended >= self.begun
 
 
 @dataclass

@@ -15,7 +15,7 @@ from typing import Final
 
 from chaos import processes
 from chaos.configs import BROKEN, Rules, half_of, other_rules, text_of
-from chaos.facts import Held, STRANGER_NET
+from chaos.facts import STRANGER_NET, Held
 from chaos.modes import MIX, MODES, REFUSE
 from chaos.stage import Stage, connections
 
@@ -56,6 +56,8 @@ def _kill(stage: Stage, pid: int) -> None:
     held = _hold(stage, pid, "killed")
     stage.expected_deaths.add(pid)
     os.kill(pid, signal.SIGKILL)
+    while processes.is_alive(pid) and time.monotonic() < held.begun + 2:
+        time.sleep(0.001)  # its connections end a moment later than kill() does
     stage.held[stage.held.index(held)] = held.until(time.monotonic())
 
 
@@ -65,6 +67,16 @@ async def kill(stage: Stage, dice: random.Random) -> None:
     if workers := stage.workers():
         _kill(stage, dice.choice(workers))
     await stage.both_serve()
+
+
+@fault("workers")
+async def kill_all(stage: Stage, dice: random.Random) -> None:
+    """Every worker at once: until one is there again, connections are refused, and none hangs."""
+    window = stage.windows.open("nobody", time.monotonic())
+    for pid in stage.workers():
+        _kill(stage, pid)
+    await stage.both_serve()
+    window[1] = time.monotonic()
 
 
 @fault("workers")
@@ -217,7 +229,7 @@ async def good_in_halves(stage: Stage, dice: random.Random) -> None:
         text = text_of(rules, stage.place)
         half = half_of(text)
         stage.write(half, rename=False)
-        await asyncio.sleep(dice.uniform(0.3, 1.2))
+        await asyncio.sleep(dice.uniform(0.4, 1.3))
         stage.history.may_come(rules, time.monotonic())
         with stage.config.open("a") as file:
             file.write(text[len(half) :])

@@ -99,7 +99,17 @@ def after_the_end(stage: Stage, status: int | None) -> None:
         time.sleep(0.05)
     if alive:
         stage.wrong("leftover", f"processes that live on: {alive}")
-    known = {"gateway.yaml", "server.pem", "server.key", "load.jsonl", "backend.jsonl", "record", "log", "ours", "theirs"}
+    known = {
+        "gateway.yaml",
+        "server.pem",
+        "server.key",
+        "load.jsonl",
+        "backend.jsonl",
+        "record",
+        "log",
+        "ours",
+        "theirs",
+    }
     if strange := sorted(path.name for path in stage.directory.iterdir() if path.name not in known):
         stage.wrong("leftover", f"files beside the configuration: {strange}")
     strange = [path.name for path in (stage.directory / "record").iterdir() if not path.name.startswith("hooks.jsonl")]

@@ -181,7 +181,8 @@ class Caller:
                     f"POST /rest/my_api/{method} HTTP/1.1\r\nAccept: application/json\r\n"
                     "Content-Type: application/json;charset=UTF-8\r\nUser-Agent: Java/1.8.0_111\r\n"
                     f"Host: {self._host}:{self._port}\r\nConnection: keep-alive\r\n"
-                    f"Content-Length: {len(body)}\r\n\r\n".encode() + body
+                    f"Content-Length: {len(body)}\r\n\r\n".encode()
+                    + body
                 )
                 answer = await wire.answer()
                 how = "answered" if answer is not None else "broken" if wire.data else "closed"

@@ -23,11 +23,12 @@ from chaos.facts import (
     TIMEOUT,
     UNREACHABLE,
     Asked,
+    Attempt,
     Called,
     Held,
     Windows,
 )
-from chaos.modes import outcomes
+from chaos.modes import MODES, outcomes
 
 STRICT: Final = 0.1
 """Seconds over the budget that a hook may take."""
@@ -35,6 +36,8 @@ CEILING: Final = 1.0
 """The same where the machine may be busy with something else."""
 SILENCE: Final = 3.5
 """Seconds after which a worker that is stopped must have been killed: 2 s of silence, and what noticing takes."""
+SLACK: Final = 0.05
+"""Seconds after a worker's death in which a caller may not yet have seen that its connection has ended."""
 EXAMPLES: Final = 5
 BREAKER_MEMORY: Final = 40.0
 """Seconds after a backend was sick in which its breaker may still be open."""
@@ -92,6 +95,9 @@ class Oracle:
         self.hooks = 0
         self.killed_in_flight = 0
         self.stopped_in_flight = 0
+        self.killed_twice = 0
+        self.refused_by_nobody = 0
+        """Hooks that were refused at once while no worker lived."""
         self.repeats = 0
         self.late_strict = 0
         """Answers later than budget plus 100 ms."""
@@ -150,11 +156,10 @@ class Oracle:
             self.killed_in_flight += excused.kind == "killed"
             self.stopped_in_flight += excused.kind == "stopped"
         for attempt, excuse in zip(called.attempts, excuses, strict=True):
-            if attempt.how == "closed" and excuse is None:
+            if attempt.how == "closed" and excuse is None and not self._nobody_lived(attempt):
                 self.violations.add("bare_close", f"{self._told(called)}: closed before a byte of the answer")
         if called.status == 0:
-            kind = "repeat_unanswered" if excused is not None else "unanswered"
-            self.violations.add(kind, f"{self._told(called)}: no answer ({called.attempts[-1].how})")
+            self._judge_silence(called, excuses[-1])
             return
         self._judge_time(called, excuses[-1])
         if excused is None:
@@ -164,7 +169,23 @@ class Oracle:
     def _excuse(self, number: int, called: Called) -> Held | None:
         """The worker that was killed or stopped with this attempt in its hands."""
         attempt = called.attempts[number]
-        return next((held for held in self._held if held.has(attempt)), None)
+        return next((held for held in self._held if held.has(attempt, SLACK)), None)
+
+    def _judge_silence(self, called: Called, excuse: Held | None) -> None:
+        """A hook that no answer came to, neither to its repeat."""
+        last = called.attempts[-1]
+        if self._nobody_lived(last) and last.ended - last.begun <= CEILING:
+            self.refused_by_nobody += 1
+        elif excuse is not None and last.how in ("closed", "broken"):
+            self.killed_twice += 1  # amid its answer, or its one repeat as well
+        else:
+            repeated = any(self._excuse(number, called) for number in range(len(called.attempts)))
+            kind = "repeat_unanswered" if repeated else "unanswered"
+            self.violations.add(kind, f"{self._told(called)}: no answer ({last.how})")
+
+    def _nobody_lived(self, attempt: Attempt) -> bool:
+        """Whether every worker was dead at some moment of it: then connections are refused."""
+        return self._windows.met("nobody", attempt.begun, attempt.ended)
 
     def _judge_time(self, called: Called, excuse: Held | None) -> None:
         attempt = called.attempts[-1]
@@ -206,9 +227,11 @@ class Oracle:
 
     def _judge_count(self, called: Called, asked: list[Asked]) -> None:
         """One request to a backend for each sending; one more for each that a retry rule or a failover allows."""
-        excuse = next((held for held in self._held for one in called.attempts if held.has(one)), None)
+        excuse = next((held for held in self._held for one in called.attempts if held.has(one, SLACK)), None)
         rules = [app for one in self._rules(called, excuse) if (app := one.apps.get(called.app))]
         each = max((_requests(app) for app in rules), default=1)
+        # By default a kept connection that ends without a byte counts as closed before: the hook is sent again.
+        each += any(UNREACHABLE in MODES[one.mode].outcomes for one in asked)
         if len(asked) > each * len(called.attempts):
             modes = ", ".join(f"{one.backend} {one.mode}" for one in asked)
             self.violations.add("asked_twice", f"{self._told(called)}: {len(asked)} requests to backends ({modes})")
@@ -263,7 +286,7 @@ def _causes(proxy_status: str) -> tuple[str, ...]:
     token = proxy_status.partition("error=")[2].partition(";")[0].strip()
     received = proxy_status.partition("received-status=")[2]
     if token == "http_protocol_error" and received:
-        return (ERROR_STATUS,)
+        return (BAD_ANSWER,) if received.strip() == "200" else (ERROR_STATUS,)
     return _TOKENS.get(token, ())
 
 

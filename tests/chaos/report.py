@@ -21,6 +21,8 @@ def _one(result: Result) -> str:
         f"| hooks | {result.calm_hooks} calm, {result.hooks} amid faults |",
         f"| in the hands of a killed worker | {result.killed_in_flight} |",
         f"| in the hands of a stopped worker | {result.stopped_in_flight} |",
+        f"| of these without an answer: killed amid it, or its repeat, too | {result.killed_twice} |",
+        f"| refused at once while no worker lived | {result.refused_by_nobody} |",
         f"| silent repeats | {result.repeats} |",
         f"| later than budget + 100 ms | {result.late_strict}; the latest by {max(0.0, result.worst_late):.2f} s |",
         *(

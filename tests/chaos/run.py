@@ -44,6 +44,8 @@ class Result:
     calm_hooks: int = 0
     killed_in_flight: int = 0
     stopped_in_flight: int = 0
+    killed_twice: int = 0
+    refused_by_nobody: int = 0
     repeats: int = 0
     late_strict: int = 0
     worst_late: float = 0.0
@@ -221,6 +223,7 @@ class _Run:
         stage, result, oracle = self._stage, self._result, self._stage.oracle
         result.steps, result.faults, result.violations = stage.step, stage.counts, stage.violations
         result.killed_in_flight, result.stopped_in_flight = oracle.killed_in_flight, oracle.stopped_in_flight
+        result.killed_twice, result.refused_by_nobody = oracle.killed_twice, oracle.refused_by_nobody
         result.repeats, result.late_strict, result.worst_late = oracle.repeats, oracle.late_strict, oracle.worst_late
         if self._quiet:
             if result.late_strict:

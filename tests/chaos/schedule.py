@@ -21,7 +21,7 @@ class Planned(NamedTuple):
 
 
 def steps(seed: int, without: frozenset[str] = frozenset()) -> Iterator[list[Planned]]:
-    """Without end: each step has two to four faults, each of another class; *without*: ``class`` or ``class/name``."""
+    """Without end: each step has three to six faults, each of another class; *without*: ``class`` or ``class/name``."""
     dice = random.Random(seed)
     fresh: list[tuple[str, str]] = []
     faults = {
@@ -33,7 +33,7 @@ def steps(seed: int, without: frozenset[str] = frozenset()) -> Iterator[list[Pla
     while True:
         number += 1
         planned = []
-        for of in dice.sample(list(faults), min(len(faults), dice.randrange(2, 5))):
+        for of in dice.sample(list(faults), min(len(faults), dice.randrange(3, 7))):
             mine = [name for known, name in fresh if known == of]
             if not mine:  # each fault of a class once, in an order of its own, before any comes again
                 mine = dice.sample(faults[of], len(faults[of]))
