@@ -48,7 +48,7 @@ def _drip(answer: bytes, pause: float) -> Iterator[Step]:
 
 def _endless(_: bytes) -> Iterator[Step]:
     yield b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-    for _ in range(2000):
+    for _turn in range(2000):
         yield b"400\r\n" + b" " * 1024 + b"\r\n"
         yield 0.001
 
