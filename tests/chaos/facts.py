@@ -43,6 +43,12 @@ class Attempt:
     how: str
     """``answered``; ``closed`` before a byte of an answer; ``refused``: no connection; ``broken``: amid the answer, or
     the answer was no HTTP; ``silent``: given up."""
+    why: str = ""
+    """What the caller's system said, where it said something."""
+
+    def __str__(self) -> str:
+        said = f" ({self.why})" if self.why else ""
+        return f"{self.how}{said} on port {self.port} after {self.ended - self.begun:.3f} s"
 
 
 @dataclass(frozen=True)

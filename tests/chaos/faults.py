@@ -127,23 +127,27 @@ async def stop_long(stage: Stage, dice: random.Random) -> None:
 
 @fault("workers")
 async def few_descriptors(stage: Stage, dice: random.Random) -> None:
-    """The soft limit of open files of a running worker, lowered to what it has open."""
-    workers = stage.workers()
-    if not workers:
-        return
-    pid = dice.choice(workers)
-    with contextlib.suppress(OSError, ValueError):
-        soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        have = processes.figures(pid)
-        if have is None:
+    """The soft limit of open files of a running worker, lowered to what it has open.
+
+    Not while a reload comes by: that shares out what the limit has room for, and rightly refuses the rest.
+    """
+    async with stage.files:
+        workers = stage.workers()
+        if not workers:
             return
-        window = stage.windows.open("descriptors", time.monotonic())
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (have.files + dice.randrange(0, 6), hard))
-        await asyncio.sleep(dice.uniform(1.0, 3.0))
-        with contextlib.suppress(ProcessLookupError):
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
-        window[1] = time.monotonic() + 1.5  # asyncio looks at a listener again after a second
-        await asyncio.sleep(1.5)
+        pid = dice.choice(workers)
+        with contextlib.suppress(OSError, ValueError):
+            soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            have = processes.figures(pid)
+            if have is None:
+                return
+            window = stage.windows.open("descriptors", time.monotonic())
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (have.files + dice.randrange(0, 6), hard))
+            await asyncio.sleep(dice.uniform(1.0, 3.0))
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+            await asyncio.sleep(1.5)  # a listener is looked at again after a second
+            window[1] = time.monotonic()
 
 
 # --- signals ---

@@ -171,7 +171,7 @@ class Caller:
     async def _attempt(
         self, method: str, body: bytes, *, fresh: bool
     ) -> tuple[tuple[int, dict[str, str], bytes] | None, Attempt]:
-        begun, port, how, answer = time.monotonic(), 0, "refused", None
+        begun, port, how, why, answer = time.monotonic(), 0, "refused", "", None
         try:
             async with asyncio.timeout(PATIENCE):
                 wire = await self._connected(fresh=fresh)
@@ -190,12 +190,12 @@ class Caller:
             how = "silent"
         except (ValueError, KeyError):
             how = "broken"
-        except (OSError, ssl.SSLError, EOFError):
-            pass
+        except (OSError, ssl.SSLError, EOFError) as exc:
+            why = repr(exc)[:120]
         if answer is None or answer[1].get("connection", "").lower() == "close":
             self.close()
         self._last = time.monotonic()
-        return answer, Attempt(port, begun, self._last, how)
+        return answer, Attempt(port, begun, self._last, how, why)
 
     async def _connected(self, *, fresh: bool) -> Wire:
         wire = self._wire

@@ -272,8 +272,7 @@ class Oracle:
         return False
 
     def _told(self, called: Called) -> str:
-        attempts = " then ".join(f"{one.how} on port {one.port} after {one.ended - one.begun:.3f} s"
-                                 for one in called.attempts)  # fmt: skip
+        attempts = " then ".join(map(str, called.attempts))
         return f"{called.id} ({called.method}) begun {called.begun:.3f}, {attempts}: {called.status or 'nothing'}"
 
 
