@@ -194,6 +194,8 @@ async def _trigger(stage: Stage, dice: random.Random, how: str | None = None) ->
             stage.gateway.send_signal(signal.SIGHUP)
     elif how == "request":
         answer = await stage.ask("/-/reload", "POST", timeout=15.0)
+        if answer is None or answer.status_code in (403, 503):
+            stage.wrong("operator", f"POST /-/reload got {'nothing' if answer is None else answer.status_code}")
         return 0 if answer is None else answer.status_code
     return 0
 
@@ -339,6 +341,8 @@ async def renewed(stage: Stage, dice: random.Random) -> None:
             await _trigger(stage, dice, dice.choice(("signal", "watch")))
             await asyncio.sleep(dice.uniform(0.0, 0.3))
         await _trigger(stage, dice, "request")
+        if not await stage.shows(pair[0]):
+            stage.wrong("certificate", "the renewed certificate is not the one that is shown")
 
 
 @fault("certificates")

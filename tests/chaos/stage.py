@@ -8,6 +8,7 @@ import json
 import os
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -268,6 +269,27 @@ class Stage:
                 return await client.request(method, f"http://{self.place.admin}{path}")
         except (httpx.HTTPError, TimeoutError, OSError):
             return None
+
+    async def shows(self, certificate: Path) -> bool:
+        """Whether new connections come to be shown this certificate."""
+        wanted = ssl.PEM_cert_to_DER_cert(certificate.read_text())
+        deadline = time.monotonic() + TAKEN_WITHIN
+        while time.monotonic() < deadline:
+            if await asyncio.to_thread(self._shown) == wanted:
+                return True
+            await asyncio.sleep(0.1)
+        return False
+
+    def _shown(self) -> bytes | None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with contextlib.suppress(OSError), socket.socket() as plain:
+            plain.settimeout(2.0)
+            plain.bind((CALLER, 0))
+            plain.connect(("127.0.0.1", self.hooks))
+            with context.wrap_socket(plain) as secured:
+                return secured.getpeercert(binary_form=True)
+        return None
 
     # --- the configuration ---
 
