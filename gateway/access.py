@@ -21,6 +21,11 @@ class AllowedAddresses:
     def __init__(self, networks: Sequence[Network] = ()) -> None:
         self._networks = tuple(networks)
 
+    @property
+    def everyone(self) -> bool:
+        """Whether no address is listed, so that hooks may come from any."""
+        return not self._networks
+
     def allows(self, client: tuple[str, int] | None) -> bool:
         """Whether hooks may come from this peer."""
         if not self._networks or client is None:

@@ -19,7 +19,7 @@ from gateway.clientconfig import examined, ineffective
 from gateway.dedupe import Flight, OwnerLost, key_of
 from gateway.front.exchange import EXCHANGE, Exchange
 from gateway.front.head import BadRequest
-from gateway.front.protocol import Answer
+from gateway.front.state import Answer
 from gateway.hooks import BadHookError, Hook, method_type, parse_hook
 from gateway.life import Life, TracedLife
 from gateway.requests import Refused, body_of, method_of, problem, refused_at_the_door, unknown_app

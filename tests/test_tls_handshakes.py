@@ -244,18 +244,20 @@ def test_a_handshake_under_way_when_the_gateway_is_told_to_stop_ends_with_its_ho
 # --- too many of them ---
 
 
-def test_handshakes_under_way_are_bounded_like_connections_and_their_places_come_back(
-    ours: Certificates, tmp_path: Path
-) -> None:
-    most = 5 + REFUSED_AT_ONCE
+def test_handshakes_under_way_are_bounded_and_their_places_come_back(ours: Certificates, tmp_path: Path) -> None:
+    most, sources, each = REFUSED_AT_ONCE, 5, 20
     text = config(Files(tmp_path, ours.valid).section, max_connections=5, read_timeout="2s")
     with running_gateway(text, tmp_path) as gateway, contextlib.ExitStack() as stack:
-        for _ in range(most + 30):
-            stack.enter_context(gateway.connect())
-        assert wait_until(lambda: failures(gateway, reason="too_many") == 30)
+        host, port = gateway.hooks.rsplit(":", 1)
+        for source in range(2, 2 + sources):  # no address may have more than a quarter
+            for _ in range(each):
+                origin = (f"127.0.0.{source}", 0)
+                stack.enter_context(socket.create_connection((host, int(port)), 20, source_address=origin))
+        too_many = sources * each - most
+        assert wait_until(lambda: failures(gateway, reason="too_many") == too_many)
         assert wait_until(lambda: failures(gateway, reason="timeout") == most)
         assert is_served(gateway, client(ours))
-        assert failures(gateway, reason="too_many") == 30
+        assert failures(gateway, reason="too_many") == too_many
 
 
 def test_one_connection_over_tls_more_than_max_connections_is_told_so(ours: Certificates, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from gateway import __version__, console
 from gateway.admin.events import APPS_WANTED, DEFAULT_APPS, Events, number_of_apps, silence
 from gateway.admin.inquiry import FindCalls, Inquiry, Nobody
 from gateway.front.head import BadRequest
-from gateway.front.protocol import Answer
+from gateway.front.state import Answer
 from gateway.journal import Wanted
 from gateway.lifecycle import Lifecycle, Phase
 from gateway.log import timestamp

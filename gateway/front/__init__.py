@@ -1,5 +1,6 @@
 """The front door: HTTP/1.1 as strictly as a security boundary reads it, with a deadline on everything."""
 
-from gateway.front.protocol import LINGER, FrontLimits, FrontProtocol, FrontState
+from gateway.front.protocol import LINGER, FrontProtocol
+from gateway.front.state import Answer, FrontLimits, FrontState
 
-__all__ = ["LINGER", "FrontLimits", "FrontProtocol", "FrontState"]
+__all__ = ["LINGER", "Answer", "FrontLimits", "FrontProtocol", "FrontState"]

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
 from starlette.types import Message, Scope
 from uvicorn.config import Config
@@ -21,7 +20,9 @@ from gateway.alarm import Alarm
 from gateway.front.chunked import ChunkedBody
 from gateway.front.exchange import EXCHANGE, Exchange
 from gateway.front.head import MAX_HEAD, BadRequest, Head, NotAllowed, TooManyConnections, read_head
+from gateway.front.places import Place, Standing
 from gateway.front.response import ResponseWriter, whole_answer
+from gateway.front.state import TOO_MANY, Answer, FrontState
 
 logger = logging.getLogger(__name__)
 
@@ -41,42 +42,6 @@ _READ_AHEAD: Final = 64 * 1024
 """Bytes of pipelined requests read while one is being answered."""
 
 
-class FrontLimits(NamedTuple):
-    """What a client is granted; times in seconds, sizes in bytes."""
-
-    max_body: int
-    read_timeout: float
-    keepalive_timeout: float
-    max_connections: int
-    max_refused: int = 64
-    """Connections beyond these that are given time to read why they are refused; more are closed with the answer."""
-
-
-class FrontState(ServerState):
-    """What the connections of one listener share."""
-
-    def __init__(self, limits: FrontLimits, linger: float, refuse: Refuse) -> None:
-        super().__init__()
-        self.limits = limits
-        self.addresses = AllowedAddresses()
-        """Whom to listen to; replaced as a whole by a reload."""
-        self.linger = linger
-        self.refuse = refuse
-        self.draining = False
-
-
-class Answer(NamedTuple):
-    """What goes out to a refused request."""
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
-
-
-Refuse = Callable[[BadRequest], Answer]
-"""Makes the answer to what is no request, and tells log and metrics of it."""
-
-
 class FrontProtocol(asyncio.Protocol):
     """The protocol class that uvicorn makes for each connection."""
 
@@ -85,10 +50,12 @@ class FrontProtocol(asyncio.Protocol):
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
+        place: Place,
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self._app = config.loaded_app
         self._state = cast(FrontState, server_state)
+        self.place = place
         self._loop = _loop or asyncio.get_running_loop()
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
         self._client: tuple[str, int] | None = None
@@ -129,10 +96,8 @@ class FrontProtocol(asyncio.Protocol):
             self._scheme = "https"
         self._last_use = self._loop.time()
         self._state.connections.add(self)  # type: ignore[arg-type]  # uvicorn types its own classes only
-        if len(self._state.connections) > self._state.limits.max_connections:
-            self._refuse(TooManyConnections(403, "as many connections are open as server.max_connections allows"))
-            if len(self._state.connections) > self._state.limits.max_connections + self._state.limits.max_refused:
-                self._transport.close()
+        if self.place.standing is Standing.EXCESS:
+            self._refuse(TooManyConnections(403, TOO_MANY))
         else:
             self._wait(self._state.limits.read_timeout)
 
@@ -176,6 +141,7 @@ class FrontProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
         self._state.connections.discard(self)
+        self.place.leave()
         self._alarm.close()
         self._stop_stalling()
         for future in (self._gone, self.writable, self._next):
@@ -211,6 +177,32 @@ class FrontProtocol(asyncio.Protocol):
             self._stop_waiting()
             self._idle = True
             self._wait(max(0.0, self._last_use + self._state.linger - self._loop.time()))
+
+    def recheck(self) -> None:
+        """The list of addresses that may send hooks has changed: who is not on it any more gives its place up."""
+        if self._is_allowed():
+            if self.place.standing is Standing.STRANGER and (place := self._state.admit(self._client)) is not None:
+                self.place.leave()
+                self.place = place
+        elif self.place.standing is Standing.MEMBER:
+            self.let_go()
+
+    @property
+    def gives_way(self) -> int | None:
+        """How readily its place goes to a new connection, lower first; None: a request is being answered on it."""
+        if self._exchange is None:
+            return 0
+        return 1 if self.writable is not None else None  # its client has stopped reading
+
+    @property
+    def last_use(self) -> float:
+        """Loop time at which it was made, or its last answer went out."""
+        return self._last_use
+
+    def give_way(self) -> None:
+        """End at once: a new connection takes its place."""
+        self.place.leave()
+        self._transport.abort()
 
     # --- reading ---
 
@@ -390,7 +382,7 @@ class FrontProtocol(asyncio.Protocol):
         self._last_use = self._loop.time()
         if self._transport.is_closing():
             return
-        if not exchange.keep_alive:
+        if not exchange.keep_alive or self._state.waiting:
             self._close_gently()
             return
         if self._buffer:

@@ -163,6 +163,10 @@ class Metrics:
         self.failed_handshakes = counter(
             "gateway_tls_handshake_failures_total", "TLS handshakes on the hook port that came to nothing.", "reason"
         )
+        self.dropped_connections = counter(
+            "gateway_dropped_connections_total",
+            "Connections to the hook port closed at once, for all places of their kind were held.",
+        ).labelled()
         self.workers = gauge("gateway_workers", "Processes that serve hooks.").labelled()
         self.worker_deaths = counter(
             "gateway_worker_deaths_total", "Workers that ended unasked, and were replaced."

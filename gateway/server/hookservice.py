@@ -7,7 +7,7 @@ import ctypes
 import gc
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from gateway.access import AllowedAddresses
@@ -53,7 +53,9 @@ class HookService:
         listeners: tuple[DecisionListener, ...] = (),
         sessions: Sessions | None = None,
         copies: Copies = NO_COPIES,
+        board: tuple[Callable[[int], None], Callable[[], bool]] | None = None,
     ) -> None:
+        """*board*: of several workers, where this one notes its connections, and asks whether it has the most."""
         self._writer = writer
         self._access = AccessLog(writer)
         self._apply_log(config)
@@ -71,6 +73,11 @@ class HookService:
         self._config = config
         self._front = FrontState(_limits(config), LINGER, endpoint.refuse)
         self._front.addresses = AllowedAddresses(config.server.allow_from)
+        self._front.dropped = metrics.dropped_connections.inc
+        is_ahead = None
+        if board is not None:
+            self._front.places.on_change, is_ahead = board
+            self._front.places.on_change(0)
         self._tls = _server_tls(config, copies)
         self._listener = Listener(
             hook_app(endpoint),
@@ -80,6 +87,7 @@ class HookService:
             tls=None if self._tls is None else self._tls.context,
             handshake_timeout=config.server.read_timeout,
             on_failed_handshake=self._note_failed_handshake,
+            is_ahead=is_ahead,
         )
         self.respondent = Respondent(journal, self.runtime, self._listener.drain)
         """Tells operators what goes on here."""
@@ -108,6 +116,7 @@ class HookService:
             self._apply_log(config)
             self._front.limits = _limits(config)
             self._front.addresses = AllowedAddresses(config.server.allow_from)
+            self._listener.recheck()
             self._refresh_tls()
             await self.runtime.take(config)
             await self._tracing.take(config)

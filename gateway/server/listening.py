@@ -4,49 +4,69 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 import os
 import socket
 import ssl
 import stat
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, cast
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any, Final, cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from gateway.config import Address, UnixAddress
 from gateway.front import FrontProtocol, FrontState
+from gateway.front.accepting import AT_A_TIME, BACKLOG, Acceptor, turn_away_new
+from gateway.front.places import Client, Place
+from gateway.front.reclaiming import reclaim
 from gateway.tls.handshakes import FailedHandshake, Handshakes
 
-BACKLOG: Final = 4096
+_LAST_CALL: Final = 0.1
+"""Seconds for connections that the kernel has begun to be made, before the socket is closed."""
+_FEW: Final = 8
+"""Connections accepted at once where each may need another to give way, which it can once it has begun."""
+_TRIES: Final = 200
+_TRY_EVERY: Final = 0.01
+"""Seconds between two tries to find a connection that can give way to a new one."""
 
 
 class StartError(Exception):
     """The process cannot serve; the message says what an operator can do about it."""
 
 
-def bind(addresses: Sequence[Address | UnixAddress], key: str, *, reuse_port: bool = False) -> list[socket.socket]:
+def bind(addresses: Sequence[Address | UnixAddress], key: str) -> list[socket.socket]:
     """Listening sockets for the addresses; raises StartError naming the configuration's *key*."""
     sockets: list[socket.socket] = []
     for address in addresses:
         try:
-            sockets.append(_listen(address, reuse_port=reuse_port))
+            sockets.append(_listen(address))
         except OSError as exc:
             close(sockets)
             raise StartError(f"cannot listen on {address} ({key}): {(exc.strerror or str(exc)).lower()}") from exc
     return sockets
 
 
-def _listen(address: Address | UnixAddress, *, reuse_port: bool) -> socket.socket:
+def _listen(address: Address | UnixAddress) -> socket.socket:
     if isinstance(address, UnixAddress):
         return _listen_unix(address.path)
-    if not address.host and socket.has_dualstack_ipv6():
-        return socket.create_server(
-            ("", address.port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG, reuse_port=reuse_port
-        )
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    return socket.create_server((address.host, address.port), family=family, backlog=BACKLOG, reuse_port=reuse_port)
+    dualstack = not address.host and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if ":" in address.host or dualstack else socket.AF_INET
+    with _port_of_its_own(address, family) as port:
+        return socket.create_server((address.host, port), family=family, dualstack_ipv6=dualstack, backlog=BACKLOG)
+
+
+@contextlib.contextmanager
+def _port_of_its_own(address: Address, family: socket.AddressFamily) -> Iterator[int]:
+    """The port; for a 0, one that the system picks: by number, a socket keeps it also while it does not listen."""
+    if address.port:
+        yield address.port
+        return
+    with socket.socket(family, socket.SOCK_STREAM) as picked:
+        picked.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        picked.bind((address.host, 0))
+        yield picked.getsockname()[1]
 
 
 def _listen_unix(path: str) -> socket.socket:
@@ -83,6 +103,12 @@ def close(sockets: Sequence[socket.socket]) -> None:
         opened.close()
 
 
+def close_to_new(sockets: Sequence[socket.socket]) -> None:
+    """Have new connections ignored, until the sockets are closed a moment later."""
+    for sock in sockets:
+        turn_away_new(sock)
+
+
 def unlink(addresses: Sequence[Address | UnixAddress]) -> None:
     """Remove the files of unix sockets, while they are still listened on: later they might be a successor's."""
     for address in addresses:
@@ -100,7 +126,10 @@ def address_of(sock: socket.socket) -> str:
 
 
 class Listener(uvicorn.Server):
-    """uvicorn without its own signal handlers: the process has one place for signals."""
+    """uvicorn without its own signal handlers: the process has one place for signals.
+
+    *is_ahead*: of a process that accepts on the same sockets as others: whether it has more connections than another.
+    """
 
     def __init__(
         self,
@@ -112,6 +141,7 @@ class Listener(uvicorn.Server):
         tls: ssl.SSLContext | None = None,
         handshake_timeout: float = 60.0,
         on_failed_handshake: Callable[[FailedHandshake], None] = lambda failed: None,
+        is_ahead: Callable[[], bool] | None = None,
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -132,11 +162,11 @@ class Listener(uvicorn.Server):
         self.server_state = state
         self._sockets = list(sockets)
         self._front = state
+        self._is_ahead = is_ahead
+        self._connecting: set[asyncio.Task[None]] = set()
         self._handshakes: Handshakes | None = None
         if tls is not None:
-            self._handshakes = Handshakes(
-                tls, handshake_timeout, self._protocol, self._has_room_for, on_failed_handshake, state.tasks
-            )
+            self._handshakes = Handshakes(tls, handshake_timeout, on_failed_handshake, state.tasks)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -144,22 +174,82 @@ class Listener(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept on the sockets; uvicorn's own way would drop failed TLS handshakes unseen."""
-        loop = asyncio.get_running_loop()
-        self.servers: list[asyncio.Server] = []
-        for sock in sockets or ():
-            if self._handshakes is None:
-                self.servers.append(await loop.create_server(self._protocol, sock=sock, backlog=BACKLOG))
-            else:
-                self.servers.append(cast(asyncio.Server, self._handshakes.listen(sock)))
+        """Accept on the sockets."""
+        at_a_time = _FEW if self._front.limits.reclaims else AT_A_TIME
+        acceptors = [Acceptor(sock, self._arrived, self._is_ahead, at_a_time) for sock in sockets or ()]
+        self.servers = cast(list[asyncio.Server], acceptors)
         self.started = True
 
-    def _protocol(self) -> FrontProtocol:
-        return FrontProtocol(self.config, self.server_state, {})
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer who has come so far, then close the sockets, and each connection as soon as nothing is lost."""
+        self._front.draining = True
+        for connection in list(self._front.connections):
+            connection.shutdown()
+        if not self.force_exit:
+            if self._is_ahead is None:  # else the sockets are others' too, and whoever owns them says when
+                close_to_new(self._sockets)
+            await asyncio.sleep(_LAST_CALL)
+        for server in self.servers:
+            server.close()
+        if self._handshakes is not None:
+            self._handshakes.close()
+        await super().shutdown()
 
-    def _has_room_for(self, handshakes: int) -> bool:
-        limits = self._front.limits
-        return len(self._front.connections) + handshakes <= limits.max_connections + limits.max_refused
+    def _arrived(self, sock: socket.socket, address: object) -> None:
+        """Give an accepted connection its place, if there is one."""
+        client: Client = (str(address[0]), int(address[1])) if isinstance(address, tuple) else None
+        place = self._front.admit(client)
+        if place is not None:
+            self._welcome(sock, address, client, place)
+        elif self._front.limits.reclaims and len(self._connecting) < self._front.limits.max_connections:
+            self._beside(self._wait_for_place(sock, address, client))
+        else:
+            self._turn_away(sock, address, client)
+
+    def _welcome(self, sock: socket.socket, address: object, client: Client, place: Place) -> None:
+        protocol = FrontProtocol(self.config, self.server_state, {}, place)
+        if self._handshakes is None:
+            self._beside(_connect(sock, protocol))
+        elif self._front.begin_handshake(place, client):
+            self._handshakes.begin(sock, address, protocol, functools.partial(_handshake_done, protocol))
+        else:
+            place.leave()
+            self._front.dropped()
+            self._handshakes.refuse(sock, address)
+
+    async def _wait_for_place(self, sock: socket.socket, address: object, client: Client) -> None:
+        """Have another connection give way, as soon as one can."""
+        self._front.waiting += 1
+        try:
+            for _ in range(_TRIES):
+                place = self._front.admit(client)
+                if place is None and reclaim(self._front.connections):
+                    place = self._front.admit(client)
+                if place is not None:
+                    self._welcome(sock, address, client, place)
+                    return
+                await asyncio.sleep(_TRY_EVERY)
+        finally:
+            self._front.waiting -= 1
+        self._turn_away(sock, address, client)
+
+    def _turn_away(self, sock: socket.socket, address: object, client: Client) -> None:
+        """Refuse a connection for which there is no place, without waiting for what it brings."""
+        self._front.dropped()
+        if self._handshakes is not None:
+            self._handshakes.refuse(sock, address)
+            return
+        with contextlib.suppress(OSError):
+            sock.setblocking(False)
+            sock.send(self._front.farewell(client))
+            sock.shutdown(socket.SHUT_WR)
+            sock.recv(64 * 1024)  # what is left unread would reset the connection, and the answer with it
+        sock.close()
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
 
     def drain(self, on: bool) -> bool:
         """Have every answer close its connection, or no more; new connections are taken. False once the end began."""
@@ -174,6 +264,11 @@ class Listener(uvicorn.Server):
         for connection in list(self._front.connections):
             cast(FrontProtocol, connection).let_go()
 
+    def recheck(self) -> None:
+        """Look again at who may hold a connection: the configuration lists other addresses."""
+        for connection in list(self._front.connections):
+            cast(FrontProtocol, connection).recheck()
+
     async def run_until_stopped(self) -> None:
         """Accept and serve until ``stop()``; returns when the last connection is closed or the grace is over."""
         await self.serve(self._sockets)
@@ -182,6 +277,25 @@ class Listener(uvicorn.Server):
         """Begin the orderly end; *at_once* = do not wait for anyone."""
         self.should_exit = True
         self.force_exit = self.force_exit or at_once
+
+
+async def _connect(sock: socket.socket, protocol: FrontProtocol) -> None:
+    """Let the protocol speak over an accepted socket."""
+    try:
+        sock.setblocking(False)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, sock)
+    except OSError:  # the client has left already
+        protocol.place.leave()
+        sock.close()
+
+
+def _handshake_done(protocol: FrontProtocol, succeeded: bool) -> None:
+    if succeeded:
+        protocol.place.end_handshake()
+    else:
+        protocol.place.leave()
 
 
 async def all_started(listeners: Sequence[Listener], tasks: Sequence[asyncio.Task[None]]) -> None:

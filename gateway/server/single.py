@@ -36,7 +36,12 @@ logger = logging.getLogger(__name__)
 _ADMIN_GRACE = 2.0
 """Seconds for admin requests under way when the process ends."""
 _ADMIN_LIMITS = FrontLimits(
-    max_body=64 * 1024, read_timeout=5.0, keepalive_timeout=60.0, max_connections=descriptors.ADMIN
+    max_body=64 * 1024,
+    read_timeout=5.0,
+    keepalive_timeout=60.0,
+    max_connections=descriptors.ADMIN,
+    max_refused=0,
+    reclaims=True,
 )
 
 

@@ -1,8 +1,8 @@
 """Several workers on one port: starts them, replaces those that die, reloads and stops them all, speaks for all.
 
-Each worker has listening sockets of its own on the shared port (SO_REUSEPORT), which the supervisor keeps open too:
-connections that wait to be accepted survive their worker, and its successor takes them. The supervisor itself decides
-no hooks; it owns the configuration, so that a worker which is replaced never depends on what the disk says by then.
+All workers accept on the same listening sockets, which the supervisor keeps open: whatever becomes of one worker, a
+connection that waits is taken by another, and where none lives it is refused at once. The supervisor itself decides no
+hooks; it owns the configuration, so that a worker which is replaced never depends on what the disk says by then.
 """
 
 from __future__ import annotations
@@ -24,14 +24,17 @@ from gateway.activity import Reading, read
 from gateway.admin.endpoints import AdminState
 from gateway.admin.inquiry import PATIENCE, Orders, Question, T, decoded
 from gateway.admin.inquiry import Told as Said
-from gateway.config import Address, Config, Loaded, UnixAddress
+from gateway.config import Config, Loaded
 from gateway.lifecycle import Lifecycle, Phase
 from gateway.log import Writer
 from gateway.metrics import Metrics
 from gateway.metrics.foreign import ForeignCells
 from gateway.reloading import Reloader, with_workers
 from gateway.routing import RuleNames
+from gateway.server.board import Board
+from gateway.server.board import shared_memory as board_memory
 from gateway.server.channel import Ask, Channel, Ping, Pong, Ready, Stop, Take, Told, Took
+from gateway.server.doors import Doors
 from gateway.server.hookservice import LOOK_AT_CERTIFICATES_EVERY
 from gateway.server.listening import StartError, address_of, bind, close, unlink
 from gateway.server.single import (
@@ -52,9 +55,11 @@ logger = logging.getLogger(__name__)
 
 _START_LIMIT: Final = 30.0
 """Seconds for a worker to come up."""
-_PING_EVERY: Final = 1.0
-_SILENCE_LIMIT: Final = 10.0
-"""Seconds without a sign of life after which a worker is killed and replaced."""
+_PING_EVERY: Final = 0.5
+_SILENCE_LIMIT: Final = 2.0
+"""Seconds without a sign of life after which a worker is killed and replaced: hooks on its connections wait so long."""
+_TAKE_LIMIT: Final = 10.0
+"""Seconds for a worker to put a new configuration in force."""
 _SILENT_PINGS: Final = round(_SILENCE_LIMIT / _PING_EVERY)
 """The same in pings: a clock would also count the time in which we, or the whole machine, stood still."""
 _BACKOFF: Final = (0.0, 0.5, 1.0, 2.0, 5.0)
@@ -173,14 +178,17 @@ class Supervisor:
         self._loaded = loaded
         self._sessions = shared_memory()
         """What all workers remember of the clients' sessions; it outlives each of them."""
-        self._sockets = _sockets_per_worker(server.listen, server.workers)
+        self._connections = board_memory(server.workers)
+        self._board = Board(self._connections, server.workers)
+        """What each worker has of them; so that new ones are shared out evenly."""
+        sockets = bind(server.listen, "server.listen")
         try:
             self._admin_sockets = bind((server.admin,), "server.admin")
         except StartError:
             unlink(server.listen)
-            for sockets in self._sockets:
-                close(sockets)
+            close(sockets)
             raise
+        self._doors = Doors(sockets)
         self._metrics = Metrics(__version__)
         writer.on_drop = self._metrics.log_dropped.inc
         self._reloader = Reloader(loaded, self._metrics, self._take)
@@ -209,7 +217,7 @@ class Supervisor:
 
     async def serve(self) -> None:
         """Serve until told to stop; returns when every worker has ended."""
-        hooks, address = [address_of(sock) for sock in self._sockets[0]], address_of(self._admin_sockets[0])
+        hooks, address = self._doors.addresses, address_of(self._admin_sockets[0])
         events = events_of(self._read, self, self._reloader, self.lifecycle)
         state = AdminState(
             self._reloader, self.lifecycle, self._render, self._worker_pids, self, events, hooks, address
@@ -239,7 +247,7 @@ class Supervisor:
     # --- workers ---
 
     async def _start_all(self) -> None:
-        workers = [await self._spawn(slot) for slot in range(len(self._sockets))]
+        workers = [await self._spawn(slot) for slot in range(self._loaded.config.server.workers)]
         for worker in workers:
             if not await _comes_up(worker):
                 raise StartError(f"worker {worker.slot} did not come up; the log says why")
@@ -249,16 +257,18 @@ class Supervisor:
         with contextlib.ExitStack() as undo:
             ours, theirs = map(undo.enter_context, socket.socketpair())
             cells = undo.enter_context(contextlib.closing(ForeignCells()))
-            listen = [sock.fileno() for sock in self._sockets[slot]]
+            listen = self._doors.descriptors
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "gateway.server.worker",
                 "--channel", str(theirs.fileno()),
                 "--values", str(cells.values_fd),
                 "--names", str(cells.names_fd),
                 "--sessions", str(self._sessions),
+                "--board", str(self._connections),
+                "--slot", str(slot),
                 "--listen", *map(str, listen),
                 stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), cells.values_fd, cells.names_fd, self._sessions, *listen),
+                pass_fds=(theirs.fileno(), cells.values_fd, cells.names_fd, self._sessions, self._connections, *listen),
                 env={**os.environ, "WCS_GATEWAY_INSTANCE": self._instance},
             )  # fmt: skip
             channel = await Channel.over(ours)
@@ -278,9 +288,12 @@ class Supervisor:
                 self._metrics.inherit(worker.cells)
                 worker.cells.close()
                 del self._workers[worker.slot]
+            self._board.forget(worker.slot)
             self._metrics.workers.set(len(self._workers))
             if self._stop.is_set():
                 return
+            if not any(other.ready.is_set() for other in self._workers.values()):
+                self._doors.close_for_now()
             self._metrics.worker_deaths.inc()
             early = early + 1 if self._loop.time() - worker.started_at < _SETTLED else 0
             wait = _BACKOFF[min(early, len(_BACKOFF) - 1)]
@@ -295,6 +308,7 @@ class Supervisor:
                 return
             worker = successor
             if await _comes_up(worker):
+                self._doors.open()
                 self._metrics.workers.set(len(self._workers))
                 logger.info("worker %d (pid %d) serves", worker.slot, worker.process.pid)
 
@@ -328,8 +342,7 @@ class Supervisor:
                 worker.send(Ping())
 
     async def _stop_all(self, keeping: Sequence[asyncio.Task[None]]) -> None:
-        for sockets in self._sockets:
-            close(sockets)
+        self._doors.close()
         for worker in self._workers.values():
             worker.send(Stop(at_once=False))
         if not keeping:  # the start failed: nobody waits for them yet
@@ -347,14 +360,14 @@ class Supervisor:
     # --- for all of them ---
 
     async def _take(self, loaded: Loaded) -> None:
-        self._config = with_workers(loaded.config, len(self._sockets))
+        self._config = with_workers(loaded.config, self._loaded.config.server.workers)
         self._serial += 1
         warn_of_shortage(self._config)
         workers = list(self._workers.values())
         for worker in workers:
             worker.send(Take(self._serial, self._config))
         with contextlib.suppress(TimeoutError):  # one that hangs gets it when it is replaced
-            async with asyncio.timeout(_SILENCE_LIMIT):
+            async with asyncio.timeout(_TAKE_LIMIT):
                 await asyncio.gather(*(worker.took(self._serial) for worker in workers))
         self._look_at_files.set()
         _keep_series(self._metrics, self._config)
@@ -395,24 +408,6 @@ async def _comes_up(worker: Worker) -> bool:
     if not came:
         worker.kill()
     return came
-
-
-def _sockets_per_worker(addresses: Sequence[Address | UnixAddress], workers: int) -> list[list[socket.socket]]:
-    """A socket per address and worker; a unix socket's file has one only, which all workers share."""
-    # Once without SO_REUSEPORT, which would quietly share a port that another gateway serves.
-    close(bind([address for address in addresses if isinstance(address, Address)], "server.listen"))
-    first = bind(addresses, "server.listen", reuse_port=True)
-    sockets = [first]
-    for _ in range(workers - 1):
-        # A port 0 has become a real one by now: the others take that.
-        row = [
-            sock
-            if isinstance(address, UnixAddress)
-            else bind([Address(address.host, sock.getsockname()[1])], "server.listen", reuse_port=True)[0]
-            for address, sock in zip(addresses, first, strict=True)
-        ]
-        sockets.append(row)
-    return sockets
 
 
 def _keep_series(metrics: Metrics, config: Config) -> None:

@@ -1,4 +1,4 @@
-"""A worker process: decides hooks on its own sockets, told by its supervisor what to do.
+"""A worker process: decides hooks on the sockets that all workers share, told by its supervisor what to do.
 
 It counts into memory that the supervisor has mapped as well, takes its configuration over the channel and never from
 the disk, and ends when the channel does: a worker without a supervisor would serve a configuration that nobody can
@@ -22,6 +22,7 @@ from gateway.admin.inquiry import encoded
 from gateway.log import PIPE_ATOMIC, Writer
 from gateway.metrics import Metrics
 from gateway.metrics.cells import Cells
+from gateway.server.board import Board
 from gateway.server.channel import Ask, Channel, Ping, Pong, Ready, Stop, Take, Took
 from gateway.server.hookservice import HookService
 from gateway.server.threads import start_threads
@@ -45,7 +46,13 @@ async def serve(arguments: argparse.Namespace, writer: Writer) -> None:
     sockets = [socket.socket(fileno=fd) for fd in arguments.listen]
     try:
         service = HookService(
-            first.config, sockets, metrics, writer, sessions=Sessions(arguments.sessions), copies=first.copies
+            first.config,
+            sockets,
+            metrics,
+            writer,
+            sessions=Sessions(arguments.sessions),
+            copies=first.copies,
+            board=Board(arguments.board, first.config.server.workers).of(arguments.slot),
         )
     except OSError as exc:  # certificates that were broken on the disk before the supervisor had copies of them
         logger.error("this worker cannot serve until its files are mended: %s", exc)
@@ -107,6 +114,8 @@ def main() -> None:
     parser.add_argument("--values", type=int, required=True)
     parser.add_argument("--names", type=int, required=True)
     parser.add_argument("--sessions", type=int, required=True)
+    parser.add_argument("--board", type=int, required=True)
+    parser.add_argument("--slot", type=int, required=True)
     parser.add_argument("--listen", type=int, nargs="+", required=True)
     arguments = parser.parse_args()
     writer = Writer(sys.stdout.fileno(), chunk=PIPE_ATOMIC)

@@ -1,26 +1,17 @@
 """TLS handshakes on the hook port: begun for each connection, bounded in time and number, and told of when they fail.
 
-An event loop that accepts by itself drops the connections whose handshakes fail without a word, and knows no bound for
-their number. So connections are accepted here, and what comes of each handshake is seen.
+An event loop that accepts by itself drops the connections whose handshakes fail without a word. So what comes of each
+handshake is seen here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import ssl
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol, cast
-
-logger = logging.getLogger(__name__)
-
-_AT_A_TIME: Final = 64
-"""Connections accepted before others have their turn."""
-_PAUSE: Final = 1.0
-"""Seconds without accepting when the system denies us a connection."""
-
 
 _GOODBYE: Final = 2.0
 """Seconds for a client to say goodbye (``close_notify``) when its connection is closed; many never do."""
@@ -93,19 +84,12 @@ class Handshakes:
         self,
         context: ssl.SSLContext,
         limit: float,
-        protocol: Callable[[], Secured],
-        has_room: Callable[[int], bool],
         on_failure: Callable[[FailedHandshake], None],
         tasks: set[asyncio.Task[None]],
     ) -> None:
-        """*limit*: seconds for one; *has_room*: whether so many handshakes at once may be, beside what is connected.
-
-        *tasks*: what the server's end waits for; handshakes under way are among it.
-        """
+        """*limit*: seconds for one. *tasks*: what the server's end waits for; handshakes under way are among it."""
         self._context = context
         self._limit = limit
-        self._protocol = protocol
-        self._has_room = has_room
         self._on_failure = on_failure
         self._tasks = tasks
         self._loop = asyncio.get_running_loop()
@@ -116,35 +100,37 @@ class Handshakes:
     def __repr__(self) -> str:
         return f"<Handshakes {self._under_way} under way>"
 
-    def listen(self, sock: socket.socket) -> Accepting:
-        """Begin to accept on a listening socket."""
-        return Accepting(sock, self._begin, self._close)
-
     def distrust(self) -> None:
         """Let go of the connections whose handshakes are still under way as soon as they are done."""
         self._generation += 1
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Nothing more is accepted: the connections whose handshakes are under way end as soon as nothing is lost."""
         self._closing = True
         self.distrust()
 
-    def _begin(self, sock: socket.socket, peer: str) -> None:
-        if not self._has_room(self._under_way + 1):
-            sock.close()
-            detail = "more connections are open than server.max_connections allows"
-            self._on_failure(FailedHandshake(HandshakeFault.TOO_MANY, peer, detail))
-            return
+    def begin(self, sock: socket.socket, address: object, protocol: Secured, on_done: Callable[[bool], None]) -> None:
+        """Begin the handshake of an accepted connection; *on_done* is told whether it succeeded."""
         self._under_way += 1
-        task = self._loop.create_task(self._shake_hands(sock, peer))
+        task = self._loop.create_task(self._shake_hands(sock, name_of(address), protocol, on_done))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _shake_hands(self, sock: socket.socket, peer: str) -> None:
-        protocol, generation = self._protocol(), self._generation
+    def refuse(self, sock: socket.socket, address: object) -> None:
+        """Close an accepted connection for which there is no room."""
+        sock.close()
+        detail = "more connections are open, or handshakes under way, than server.max_connections leaves room for"
+        self._on_failure(FailedHandshake(HandshakeFault.TOO_MANY, name_of(address), detail))
+
+    async def _shake_hands(
+        self, sock: socket.socket, peer: str, protocol: Secured, on_done: Callable[[bool], None]
+    ) -> None:
+        is_done, generation = False, self._generation
         try:
             is_done = await self._secure(sock, peer, protocol)
         finally:
             self._under_way -= 1
+            on_done(is_done)
         if is_done and generation != self._generation:
             protocol.let_go()
             if self._closing:
@@ -184,50 +170,7 @@ class Handshakes:
         return FailedHandshake(HandshakeFault.CLOSED, peer, "the client left before it was done")
 
 
-class Accepting:
-    """Accepts on one listening socket, as an ``asyncio.Server`` to whoever closes it."""
-
-    def __init__(
-        self, sock: socket.socket, begin: Callable[[socket.socket, str], None], on_close: Callable[[], None]
-    ) -> None:
-        self._sock = sock
-        self._begin = begin
-        self._on_close = on_close
-        self._loop = asyncio.get_running_loop()
-        self._pause: asyncio.TimerHandle | None = None
-        sock.setblocking(False)
-        self._resume()
-
-    def close(self) -> None:
-        """Accept no more."""
-        self._loop.remove_reader(self._sock)
-        if self._pause is not None:
-            self._pause.cancel()
-        self._sock.close()
-        self._on_close()
-
-    async def wait_closed(self) -> None:
-        """Nothing is left to wait for: connections and handshakes are waited for as tasks."""
-
-    def _resume(self) -> None:
-        self._pause = None
-        self._loop.add_reader(self._sock, self._accept)
-
-    def _accept(self) -> None:
-        for _ in range(_AT_A_TIME):
-            try:
-                sock, address = self._sock.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as exc:  # no descriptors or no memory: those who wait are not lost meanwhile
-                logger.error("no connection can be accepted: %s; trying again in %g s", exc, _PAUSE)
-                self._loop.remove_reader(self._sock)
-                self._pause = self._loop.call_later(_PAUSE, self._resume)
-                return
-            self._begin(sock, _name_of(address))
-
-
-def _name_of(address: object) -> str:
+def name_of(address: object) -> str:
     """A peer as the log shows it."""
     if not isinstance(address, tuple):
         return "unix"

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.front import FrontLimits, FrontProtocol, FrontState
 from gateway.front.head import BadRequest
-from gateway.front.protocol import Answer
+from gateway.front.state import Answer
 from gateway.server.listening import Listener
 
 LOOPS: Final[dict[str, Callable[[], asyncio.AbstractEventLoop]]] = {

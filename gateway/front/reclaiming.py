@@ -1,0 +1,28 @@
+"""Makes room for a new connection where all places are held: whose connection sends no request gives way.
+
+The admin port needs it: balancers, Kubernetes and Prometheus must always get in, whoever else holds connections open.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from gateway.front.protocol import FrontProtocol
+
+
+def reclaim(connections: Iterable[Any]) -> bool:
+    """End the connection whose end matters least, of the address that holds the most; whether there was one."""
+    everyone: list[FrontProtocol] = list(connections)
+    held = Counter(connection.place.site for connection in everyone)
+    spare = [
+        ((rank, -held[connection.place.site], connection.last_use), connection)
+        for connection in everyone
+        if connection.place.standing is not None and (rank := connection.gives_way) is not None
+    ]
+    if not spare:
+        return False
+    _, victim = min(spare, key=lambda entry: entry[0])
+    victim.give_way()
+    return True
