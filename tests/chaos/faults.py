@@ -195,7 +195,8 @@ async def _trigger(stage: Stage, dice: random.Random, how: str | None = None) ->
     elif how == "request":
         answer = await stage.ask("/-/reload", "POST", timeout=15.0)
         if answer is None or answer.status_code in (403, 503):
-            stage.wrong("operator", f"POST /-/reload got {'nothing' if answer is None else answer.status_code}")
+            word = stage.last_refusal if answer is None else answer.status_code
+            stage.wrong("operator", f"POST /-/reload got {word}")
         return 0 if answer is None else answer.status_code
     return 0
 
@@ -438,7 +439,7 @@ async def _crowd(stage: Stage, dice: random.Random, count: int, said: bytes) -> 
                 answer = await stage.ask(path, timeout=PROBE_WITHIN + 1)
                 took = time.monotonic() - begun
                 if answer is None or answer.status_code not in (200, 503) or took > PROBE_WITHIN + 0.5:
-                    word = "nothing" if answer is None else f"{answer.status_code} after {took:.2f} s"
+                    word = stage.last_refusal if answer is None else f"{answer.status_code} after {took:.2f} s"
                     stage.wrong("probe", f"{path} got {word} beside {len(socks)} other connections")
             await asyncio.sleep(0.2)
 

@@ -230,8 +230,8 @@ class Oracle:
         excuse = next((held for held in self._held for one in called.attempts if held.has(one, SLACK)), None)
         rules = [app for one in self._rules(called, excuse) if (app := one.apps.get(called.app))]
         each = max((_requests(app) for app in rules), default=1)
-        # By default a kept connection that ends without a byte counts as closed before: the hook is sent again.
-        each += any(UNREACHABLE in MODES[one.mode].outcomes for one in asked)
+        # By default a kept connection that ends without a byte counts as closed before: each attempt is made again.
+        each *= 1 + any(UNREACHABLE in MODES[one.mode].outcomes for one in asked)
         if len(asked) > each * len(called.attempts):
             modes = ", ".join(f"{one.backend} {one.mode}" for one in asked)
             self.violations.add("asked_twice", f"{self._told(called)}: {len(asked)} requests to backends ({modes})")

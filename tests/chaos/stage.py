@@ -151,6 +151,8 @@ class Stage:
         self.disk_trouble = ""
         self.started = time.monotonic()
         self.step = 0
+        self.last_refusal = ""
+        """Why the admin port gave no answer, the last time."""
 
     @property
     def violations(self) -> Violations:
@@ -267,7 +269,8 @@ class Stage:
         try:
             async with asyncio.timeout(timeout), httpx.AsyncClient(trust_env=False, timeout=timeout) as client:
                 return await client.request(method, f"http://{self.place.admin}{path}")
-        except (httpx.HTTPError, TimeoutError, OSError):
+        except (httpx.HTTPError, TimeoutError, OSError) as exc:
+            self.last_refusal = repr(exc)
             return None
 
     async def shows(self, certificate: Path) -> bool:
