@@ -224,6 +224,8 @@ class _Run:
         result.steps, result.faults, result.violations = stage.step, stage.counts, stage.violations
         result.killed_in_flight, result.stopped_in_flight = oracle.killed_in_flight, oracle.stopped_in_flight
         result.killed_twice, result.refused_by_nobody = oracle.killed_twice, oracle.refused_by_nobody
+        if stage.gave_way:
+            result.notes.append(f"{stage.gave_way} connections to the admin port gave way before their request came")
         result.repeats, result.late_strict, result.worst_late = oracle.repeats, oracle.late_strict, oracle.worst_late
         if self._quiet:
             if result.late_strict:

@@ -153,6 +153,8 @@ class Stage:
         self.step = 0
         self.last_refusal = ""
         """Why the admin port gave no answer, the last time."""
+        self.gave_way = 0
+        """Connections to the admin port that were cut before their request had come."""
 
     @property
     def violations(self) -> Violations:
@@ -265,13 +267,22 @@ class Stage:
         return result
 
     async def ask(self, path: str, method: str = "GET", timeout: float = 5.0) -> httpx.Response | None:
-        """Ask the admin port, on a connection of its own as probes do; None where there is no answer in time."""
-        try:
-            async with asyncio.timeout(timeout), httpx.AsyncClient(trust_env=False, timeout=timeout) as client:
-                return await client.request(method, f"http://{self.place.admin}{path}")
-        except (httpx.HTTPError, TimeoutError, OSError) as exc:
-            self.last_refusal = repr(exc)
-            return None
+        """Ask the admin port, on a connection of its own as probes do; None where there is no answer in time.
+
+        Where a crowd holds every place, the newest connection can be the one that gives way, before its request has
+        come: such a one is asked once more.
+        """
+        for _ in range(2):
+            try:
+                async with asyncio.timeout(timeout), httpx.AsyncClient(trust_env=False, timeout=timeout) as client:
+                    return await client.request(method, f"http://{self.place.admin}{path}")
+            except (httpx.RemoteProtocolError, httpx.ReadError) as exc:
+                self.last_refusal = repr(exc)
+                self.gave_way += 1
+            except (httpx.HTTPError, TimeoutError, OSError) as exc:
+                self.last_refusal = repr(exc)
+                return None
+        return None
 
     async def shows(self, certificate: Path) -> bool:
         """Whether new connections come to be shown this certificate."""
