@@ -75,8 +75,9 @@ async def kill_all(stage: Stage, dice: random.Random) -> None:
     window = stage.windows.open("nobody", time.monotonic())
     for pid in stage.workers():
         _kill(stage, pid)
+    await stage.until(stage.accepts, 20.0)
+    window[1] = time.monotonic() + 0.05
     await stage.both_serve()
-    window[1] = time.monotonic()
 
 
 @fault("workers")

@@ -338,6 +338,17 @@ class Stage:
         self.wrong("not_taken", f"{rules.revision}, a good configuration, is not in force after {TAKEN_WITHIN:g} s")
         return False
 
+    def accepts(self) -> bool:
+        """Whether the hook port takes connections."""
+        with socket.socket() as sock:
+            sock.settimeout(0.5)
+            try:
+                sock.bind((CALLER, 0))
+                sock.connect(("127.0.0.1", self.hooks))
+            except OSError:
+                return False
+        return True
+
     async def both_serve(self) -> bool:
         """Wait until there are two workers that serve; a violation where that takes too long."""
         deadline = time.monotonic() + BACK_WITHIN
