@@ -365,11 +365,12 @@ async def mismatched(stage: Stage, dice: random.Random) -> None:
 # --- strangers ---
 
 _HEAD: Final = b"POST /rest/my_api/OnCallEvent HTTP/1.1\r\nHost: gw\r\n"
+_HOOK: Final = b'{"appKey":"untouched","callId":"stranger-1"}'
 _STRANGE: Final = {
     "idle": b"",
     "half a head": _HEAD,
     "half a body": _HEAD + b"Content-Length: 3600\r\n\r\n{" + b" " * 1000,
-    "a hook": _HEAD + b'Content-Length: 44\r\n\r\n{"appKey":"untouched","callId":"stranger-1"} ',
+    "a hook": _HEAD + b"Content-Length: %d\r\n\r\n%b" % (len(_HOOK), _HOOK),
     "half a TLS hello": bytes.fromhex("16030100c8010000c40303") + bytes(40),
     "TLS garbage": bytes.fromhex("1603010020") + bytes(range(32)),
     "an HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
