@@ -18,6 +18,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from gateway.headernames import as_php_sees, may_pass
+
 Headers = tuple[tuple[bytes, bytes], ...]
 
 PSEUDONYM: Final = b"wcs-gateway-" + (os.environ.get("WCS_GATEWAY_INSTANCE") or secrets.token_hex(4)).encode()
@@ -101,6 +103,8 @@ class Policy(NamedTuple):
     """Set on every request, in place of the client's of that name."""
     credentials: tuple[str, str] | None = None
     """User name and password for HTTP Basic (RFC 7617), in place of the client's Authorization."""
+    keep_underscores: bool = False
+    """Whether the client's header names with an underscore go on (see headernames.py)."""
 
 
 class CompiledPolicy:
@@ -114,7 +118,8 @@ class CompiledPolicy:
         self._preserve = policy.host == "preserve"
         self._literal = None if policy.host in ("preserve", "target") else policy.host.encode("ascii")
         self.static: Headers = tuple(static)
-        self.dropped = _DROPPED | {name for name, _ in static}
+        self.dropped = _DROPPED | {as_php_sees(name) for name, _ in static}
+        self.keep_underscores = policy.keep_underscores
 
     def host(self, received: Received) -> bytes | None:
         """The Host to send for a request with this head; None = the target's own."""
@@ -181,8 +186,13 @@ def forwarded(
     dropped = policy.dropped | listed  # fields that Connection names are for this hop only
     if received.traceparent is None:
         dropped |= _STATE  # what belongs to a trace that is not gone on with (W3C Trace Context, section 3.4)
+    keep = policy.keep_underscores
     lines = [
-        *((name, value) for name, value in received.fields if name not in dropped),
+        *(
+            (name, value)
+            for name, value in received.fields
+            if name not in dropped and may_pass(name, policy.dropped, keep_odd=keep)
+        ),
         *policy.static,
         (b"via", b", ".join((*via, _VIA))),
         (b"x-forwarded-for", client.encode("ascii", "replace") if client else b"unknown"),

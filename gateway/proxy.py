@@ -64,6 +64,8 @@ _DEFECT: Final = Ruling(
     Verdict.REJECT, Source.GATEWAY, Reason.INTERNAL, REJECT_STATUS,
     proxy_status=proxy_status(ProxyError.PROXY_INTERNAL_ERROR), error="a defect of the gateway; its log says more",
 )  # fmt: skip
+_NO_STORE: Final = (b"cache-control", b"no-store")
+"""A verdict is for this hook alone (RFC 9111, section 5.2.2.5)."""
 
 
 class HookEndpoint:
@@ -276,7 +278,7 @@ async def _fail_over(life: Life, route: Route, outcome: Outcome) -> Outcome:
 
 
 def _answer_headers(ruling: Ruling, request_id: bytes) -> list[tuple[bytes, bytes]]:
-    headers = [(b"content-length", b"%d" % len(ruling.body)), (b"x-request-id", request_id)]
+    headers = [(b"content-length", b"%d" % len(ruling.body)), _NO_STORE, (b"x-request-id", request_id)]
     if ruling.content_type is not None:
         headers.append((b"content-type", ruling.content_type))
     if ruling.proxy_status is not None:

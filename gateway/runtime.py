@@ -70,7 +70,11 @@ class Runtime:
 
     def _build(self, config: Config, table: Table, shadows: Mapping[str, UpstreamConfig]) -> Snapshot:
         self._upstreams = {**config.upstreams, **shadows}
-        upstreams = self.targets.build(self._upstreams, {*table.sharing, *shadows})
+        upstreams = self.targets.build(
+            self._upstreams,
+            {*table.sharing, *shadows},
+            keep_underscores=config.server.underscore_headers == "keep",
+        )
         self.shadows.configure(config, shadows, upstreams)
         self._serve(table)
         self._keep_series(config, table)

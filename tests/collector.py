@@ -65,6 +65,7 @@ class Collector:
         """Every request in the order of arrival, whatever it was answered."""
         self.taken: list[ReceivedSpan] = []
         """The spans of the requests that were answered with 200."""
+        self.connections = 0
         self.open = threading.Event()
         """While it is not set, requests wait for their answer."""
         self.open.set()
@@ -124,6 +125,7 @@ class Collector:
                 self.wfile.write(content)
 
             def handle(self) -> None:
+                collector.connections += 1
                 with contextlib.suppress(OSError):  # the gateway has ended meanwhile
                     super().handle()
 

@@ -145,8 +145,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def php_server(*, workers: int = 4) -> Iterator[Backend]:
-    """The PHP backend under ``php -S``: *workers* hooks at a time, each on a new connection."""
+def php_server(*, workers: int = 4, script: Path = _PHP_BACKEND) -> Iterator[Backend]:
+    """The PHP backend, or another *script*, under ``php -S``: *workers* hooks at a time, each on a new connection."""
     php = require("php", "php-cli")
     with _server_directory() as directory:
         environment = {"HOOK_LOG": str(directory / "hooks.log")}
@@ -154,7 +154,7 @@ def php_server(*, workers: int = 4) -> Iterator[Backend]:
             environment["PHP_CLI_SERVER_WORKERS"] = str(workers)
 
         def command(port: int) -> list[str]:
-            return [php, "-S", f"127.0.0.1:{port}", str(_PHP_BACKEND)]
+            return [php, "-S", f"127.0.0.1:{port}", str(script)]
 
         with _server(command, environment, directory) as backend:
             yield backend
@@ -200,10 +200,10 @@ def apache_php(
 
 
 @contextmanager
-def apache_php_fpm(*, workers: int = 2) -> Iterator[Backend]:
-    """The PHP backend under PHP-FPM with a pool of *workers* processes, behind Apache, as an ordinary user.
+def apache_php_fpm(*, workers: int = 2, script: Path = _PHP_BACKEND) -> Iterator[Backend]:
+    """The PHP backend, or another *script*, under PHP-FPM behind Apache, as an ordinary user.
 
-    Apache takes far more connections than the pool has processes: a hook beyond them waits, as long as it takes.
+    The pool has *workers* processes. Apache takes far more connections: a hook beyond them waits, as long as it takes.
     """
     apache = require("apache2", "apache2-bin")
     fpm = _php_fpm()
@@ -211,7 +211,7 @@ def apache_php_fpm(*, workers: int = 2) -> Iterator[Backend]:
     with _server_directory() as directory:
         public = directory / "public"
         public.mkdir()
-        shutil.copy(_PHP_BACKEND, public)
+        shutil.copy(script, public / "index.php")
         as_root = os.geteuid() == 0
         pool = directory / "fpm.conf"
         pool.write_text(

@@ -42,7 +42,15 @@ from prometheus_client.parser import text_string_to_metric_families
 BUDGET: Final = 1.2
 CONNECT_TIMEOUT: Final = 0.4
 SIDE_BY_SIDE: Final = 8
-OWN_HEADERS: Final = {"content-type", "content-length", "x-request-id", "proxy-status", "date", "connection"}
+OWN_HEADERS: Final = {
+    "cache-control",
+    "content-type",
+    "content-length",
+    "x-request-id",
+    "proxy-status",
+    "date",
+    "connection",
+}
 ALLOW_ALL: Final = "{timeout: allow, unreachable: allow, overload: allow, bad_answer: allow, error_status: allow}"
 SELF_CLOSING: Final = frozenset(("ok_keep_alive_timeout",))
 """Cases whose backend closes by itself, as announced: the next hook is sent when the gateway has given that up."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.hooks import is_json_object
+from gateway.repair import ResponseCheck
 from gateway.transport import Answer
 from gateway.upstreams.judging import DENIED, judge
-from gateway.verdicts import Cause, Failure, Ruling, Verdict
+from gateway.verdicts import Cause, Failure, ProxyError, Ruling, Verdict
 
 HOOK = b'{"appKey":"defaultApp","callId":"1"}'
 BODIES = st.sampled_from(
@@ -37,3 +41,39 @@ def test_of_a_backend_that_always_says_the_same_one_answer_is_kept() -> None:
     rulings = [judge(answer, HOOK) for answer in answers]
     assert isinstance(rulings[0], Ruling)
     assert all(ruling is rulings[0] for ruling in rulings)
+
+
+# --- bodies with a content coding ---
+
+
+def coded(body: bytes, *codings: bytes) -> Answer:
+    return Answer(200, tuple((b"Content-Encoding", coding) for coding in codings), body)
+
+
+@pytest.mark.parametrize("check", ResponseCheck)
+@pytest.mark.parametrize("codings", [[b"gzip"], [b"X-GZIP"], [b"identity", b"br"], [b"identity , deflate"], [b" zstd"]])
+def test_a_coded_body_is_a_bad_answer_whatever_the_check_and_says_so(
+    check: ResponseCheck, codings: list[bytes]
+) -> None:
+    for content in (HOOK, b"OK"):
+        result = judge(coded(gzip.compress(content), *codings), HOOK, check)
+        assert isinstance(result, Failure)
+        assert (result.cause, result.received_status) == (Cause.BAD_ANSWER, 200)
+        assert result.proxy_error is ProxyError.HTTP_RESPONSE_CONTENT_CODING
+        assert "a compressed body, unasked" in result.detail
+
+
+@pytest.mark.parametrize("codings", [[], [b""], [b"identity"], [b"Identity, "], [b"identity", b"identity"]])
+def test_without_a_coding_off_takes_any_body(codings: list[bytes]) -> None:
+    result = judge(coded(b"OK", *codings), HOOK, ResponseCheck.OFF)
+    assert isinstance(result, Ruling)
+    assert (result.verdict, result.body) == (Verdict.ALLOW, b"OK")
+
+
+@pytest.mark.parametrize("check", ResponseCheck)
+def test_a_json_object_is_a_verdict_whatever_its_label_says(check: ResponseCheck) -> None:
+    """PHP that sets Content-Encoding: UTF-8, or gzip without compressing: these bytes are the object that it meant."""
+    for coding in (b"UTF-8", b"gzip"):
+        result = judge(coded(b'{"a":3}', coding), HOOK, check)
+        assert isinstance(result, Ruling)
+        assert (result.verdict, result.body) == (Verdict.ALLOW, b'{"a":3}')

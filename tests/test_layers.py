@@ -17,6 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS: Final = {
     "alarm": 0,
     "console": 0,
+    "headernames": 0,
     "hooks": 0,
     "repair": 0,
     "clientconfig": 0,

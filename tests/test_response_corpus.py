@@ -28,7 +28,7 @@ BUDGET: Final = 1.0
 GRACE: Final = 4.0
 """Seconds beyond it that a busy test machine may take; a hook without a deadline would take for ever."""
 SIDE_BY_SIDE: Final = 16
-OWN_HEADERS: Final = {"content-type", "content-length", "x-request-id", "proxy-status", "date"}
+OWN_HEADERS: Final = {"cache-control", "content-type", "content-length", "x-request-id", "proxy-status", "date"}
 PLAYS: Final = ("close", "stay")
 """What the backend does behind an answer: closes, as those without a length want; or stays, and is silent."""
 CAUSES: Final = {

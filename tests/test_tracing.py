@@ -562,6 +562,23 @@ def test_patience_with_a_dead_collector_ends_with_the_process(monkeypatch: pytes
         assert value(metrics, LOST) == 1
 
 
+@pytest.mark.usefixtures("_hasty")
+@pytest.mark.parametrize(("age", "most"), [(300.0, 1), (0.1, 1000)])
+def test_the_connection_to_a_busy_collector_is_kept_and_grows_no_older_than_it_may(
+    age: float, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter_module, "CONNECTION_AGE", age)
+    metrics = Metrics("x")
+    with Collector() as collector:
+        exporter = exporter_of(collector.url, metrics)
+        for count in range(1, 21):
+            put(exporter, 1)
+            assert wait_until(lambda count=count: len(collector.taken) == count)  # type: ignore[misc]
+        exporter.close(10)
+        assert min(most, 2) <= collector.connections <= most
+        assert value(metrics, DELIVERED) == 20
+
+
 def test_a_text_that_is_no_sound_utf_8_still_makes_a_span() -> None:
     trace = Trace(b"1" * 32, b"", 1 << 63)
     attempt = AttemptRecord("u", "t:1", 0.0, 0.1, 0.0, "timeout", "half a pair: \ud83d")

@@ -16,6 +16,7 @@ from gateway.verdicts import ALLOW_STATUS, REJECT_STATUS
 
 HOOK_HEADERS = {
     "Accept": "application/json",
+    "Accept-Encoding": "identity",
     "Content-Type": "application/json;charset=UTF-8",
     "User-Agent": "wcs-gateway send",
 }

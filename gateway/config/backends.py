@@ -172,6 +172,13 @@ class Upstream(Section):
         description="How long an idle connection to the backend is kept; off makes a new one for every hook. Default "
         "60s; keep it below the backend's own, or hooks meet connections that it is just closing.",
     )
+    max_age: Annotated[float | None, DurationIn("1ms", "24h", off=True)] = Field(
+        default="5m",
+        validate_default=True,
+        description="How old a connection may get before it is closed after its answer, up to a fifth earlier so that "
+        "not all end at once. Default 5m; off: a busy connection never moves to another machine behind the same "
+        "address. Connections to an address that the name has lost end within seconds, whatever stands here.",
+    )
     max_connections: Annotated[int, WholeNumber(1, 65535, "connections")] = Field(
         default=64,
         description="Connections to each target at once, shared out among the workers; past it hooks queue inside "

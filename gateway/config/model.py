@@ -38,8 +38,8 @@ class Server(Section):
     allow_from: Networks = Field(
         default=(),
         description="Networks and single addresses, IPv4 and IPv6, from which hooks may come, such as "
-        "192.168.1.0/24 or 2001:db8::10: the media servers'. Anyone else gets 403. Default: an empty list, anyone who "
-        "can connect. Behind a proxy that is the proxy's address; unix sockets are guarded by their directory alone.",
+        "192.168.1.0/24 or 2001:db8::10: the media servers'. Anyone else gets 403, and holds at most 64 connections, 16 "
+        "per address, beside max_connections. Default: an empty list, anyone who can connect. Behind a proxy that is the proxy's address; unix sockets are guarded by their directory alone.",
     )
     tls: Annotated[ServerTls | None, NotNull()] = Field(
         default=None,
@@ -66,7 +66,8 @@ class Server(Section):
     max_connections: Annotated[int, WholeNumber(1, 1_000_000, "connections")] = Field(
         default=10_000,
         description="Client connections at once, shared out among the workers; one more is answered with 403 and "
-        "closed. Default 10000, or fewer if the limit of open files has no room for them; a media server holds a few "
+        "closed. As many TLS handshakes may be under way, at least 64 and at most 4096, a quarter of them per address "
+        "that allow_from does not list. Default 10000, or fewer if the limit of open files has no room for them; a media server holds a few "
         "dozen. Too small keeps media servers out.",
     )
     read_timeout: Annotated[float, DurationIn("1ms", "10m")] = Field(
@@ -80,6 +81,12 @@ class Server(Section):
         validate_default=True,
         description="How long an idle client connection stays open. Default 75s; the media server drops its own after "
         "5 s, and if the gateway is the first to close, a hook can be sent twice.",
+    )
+    underscore_headers: Literal["drop", "keep"] = Field(
+        default="drop",
+        description="What happens to a client's headers whose names have an underscore, or another character that is "
+        "no letter, digit or hyphen: drop or keep. Default drop; with keep, a client can set X_Api_Key, which PHP "
+        "cannot tell from your X-Api-Key. Names like those of the gateway's own headers are dropped in any case.",
     )
     drain_timeout: Annotated[float, DurationIn("0s", "1h")] = Field(
         default="20s",

@@ -13,7 +13,9 @@ from gateway.front.places import Client, Place, Places, PoolSizes, admits
 from gateway.front.response import whole_answer
 
 TOO_MANY: Final = "as many connections are open as server.max_connections allows"
-_NOT_ALLOWED: Final = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+_NOT_ALLOWED: Final = (
+    b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\ncache-control: no-store\r\nconnection: close\r\n\r\n"
+)
 
 
 class FrontLimits(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
@@ -30,6 +31,10 @@ _PATIENCE: Final = (1.0, 2.0, 4.0)
 _LONGEST_WAIT: Final = 10.0
 """Seconds, whatever the collector's Retry-After says."""
 _TIMEOUT: Final = httpx.Timeout(10.0, connect=3.0)
+CONNECTION_AGE = 300.0
+"""Seconds after which the connection is made anew: the collector's name may lead elsewhere by then."""
+_LIMITS: Final = httpx.Limits(max_connections=1, keepalive_expiry=60.0)
+"""A connection is kept over quiet seconds: where the first of two addresses is dead, each new one waits for it."""
 _RETRYABLE: Final = frozenset((429, 502, 503, 504))
 """OTLP 1.x, "Retryable Response Codes"; every other failure is final."""
 
@@ -95,16 +100,20 @@ class Exporter:
 
     def _run(self) -> None:
         verify = ssl.create_default_context() if self._url.startswith("https:") else False
-        with httpx.Client(headers=self._headers, timeout=_TIMEOUT, verify=verify, trust_env=False) as client:
-            while True:
-                is_last = self._stopping.is_set()
-                while self._queue:
-                    count = min(len(self._queue), _BATCH)
-                    self._deliver(client, [self._queue.popleft() for _ in range(count)])
-                if is_last:
-                    return
-                self._wake.wait(_EVERY)
-                self._wake.clear()
+        is_last = False
+        while not is_last:
+            until = time.monotonic() + CONNECTION_AGE
+            with httpx.Client(
+                headers=self._headers, timeout=_TIMEOUT, verify=verify, trust_env=False, limits=_LIMITS
+            ) as client:
+                while not is_last and time.monotonic() < until:
+                    is_last = self._stopping.is_set()
+                    while self._queue:
+                        count = min(len(self._queue), _BATCH)
+                        self._deliver(client, [self._queue.popleft() for _ in range(count)])
+                    if not is_last:
+                        self._wake.wait(_EVERY)
+                        self._wake.clear()
 
     def _deliver(self, client: httpx.Client, batch: list[HookRecord]) -> None:
         spans = sum(record.spans for record in batch)

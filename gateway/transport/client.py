@@ -13,6 +13,7 @@ it understands two request extensions:
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from dataclasses import dataclass
 from typing import Any, Final
@@ -35,6 +36,8 @@ class TransportSettings:
     max_connections: int = 64
     max_answer: int = 1024 * 1024
     shared: bool = False
+    max_age: float | None = None
+    """Greatest age of a connection that is used again; None = any."""
     tls: ssl.SSLContext | None = None
     """For https; None = the system's certificate authorities."""
     server_name: str | None = None
@@ -43,7 +46,8 @@ class TransportSettings:
     @property
     def limits(self) -> PoolLimits:
         """The part of them that the pools keep."""
-        return PoolLimits(self.keepalive, self.max_connections, self.max_answer, self.shared)
+        max_age = math.inf if self.max_age is None else self.max_age
+        return PoolLimits(self.keepalive, self.max_connections, self.max_answer, self.shared, max_age)
 
 
 async def _whole(stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> bytes:
@@ -63,7 +67,7 @@ class Transport(httpx.AsyncBaseTransport):
         resolver: Resolver | None = None,
     ) -> None:
         self.settings = settings or TransportSettings()
-        self._resolver = resolver or Resolver()
+        self.resolver = resolver or Resolver()
         self._owns_resolver = resolver is None
         self._loop = asyncio.get_running_loop()
         self._default_tls: ssl.SSLContext | None = None
@@ -123,13 +127,13 @@ class Transport(httpx.AsyncBaseTransport):
         for pool in self._pools.values():
             await pool.aclose()
         if self._owns_resolver:
-            await self._resolver.aclose()
+            await self.resolver.aclose()
 
     def _new_pool(self, url: httpx.URL) -> Pool:
         if url.raw_scheme not in _DEFAULT_PORTS:
             raise httpx.UnsupportedProtocol(f"{url.scheme!r} is neither http nor https")
         port = url.port or _DEFAULT_PORTS[url.raw_scheme]
-        pool = Pool(Origin(url.scheme, url.host, port), self.settings.limits, self._resolver)
+        pool = Pool(Origin(url.scheme, url.host, port), self.settings.limits, self.resolver)
         if url.raw_scheme == b"https":
             pool.secure(self._tls_for_pools(), self.settings.server_name)
         return pool

@@ -69,7 +69,11 @@ class Connection(asyncio.Protocol):
         self.server_keepalive: float | None = None
         """Seconds that the backend's own ``Keep-Alive: timeout=`` promises; None where it says nothing."""
         self.terms: object = None
-        """The TLS terms on which the pool made it."""
+        """The TLS terms on which the pool made it; None = it is not to be used again."""
+        self.peer = ""
+        """The IP address that was dialled."""
+        self.born = 0.0
+        """Loop time at which it was made, or a little earlier: its age is counted from it."""
         self.expires = 0.0
         """Loop time until which the pool may keep it idle."""
         self._headers: list[tuple[bytes, bytes]] = []

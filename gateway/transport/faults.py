@@ -77,6 +77,11 @@ _OUR_LIMITS = {
 _UNROUTABLE = frozenset((errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN))
 
 
+def is_own_limit(exc: OSError) -> bool:
+    """Whether a connection was not made because this machine lacks something: that says nothing of the address."""
+    return not isinstance(exc, ssl.SSLError) and exc.errno in _OUR_LIMITS
+
+
 def connect_failed(exc: OSError, address: str) -> ConnectFailed:
     """Translate what the operating system or TLS said while a connection was being made."""
     return ConnectFailed(_connect_failure(exc, address), harmless=True)

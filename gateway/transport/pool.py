@@ -7,6 +7,9 @@ never leave a place taken.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
+import random
 import ssl
 import time
 from collections import deque
@@ -16,13 +19,16 @@ import msgspec
 
 from gateway.transport.connection import Answer, Connection
 from gateway.transport.deadline import Deadline
+from gateway.transport.dialing import dial_first
 from gateway.transport.faults import ConnectTimedOut, ExchangeError, QueueTimedOut, connect_failed, too_late
-from gateway.transport.resolver import Resolver
+from gateway.transport.resolver import Resolver, is_address
 from gateway.transport.turns import Turn, Turns
 from gateway.verdicts import Cause, Failure, ProxyError
 
 _KEEPALIVE_MARGIN: Final = 0.5
 """Seconds by which an idle connection is given up before the backend's own promise ends."""
+_JITTER: Final = 0.2
+"""The part of their greatest age by which some connections end earlier: not all at once."""
 
 
 class Origin(NamedTuple):
@@ -65,6 +71,8 @@ class PoolLimits(NamedTuple):
     """Bytes of the largest answer body."""
     shared: bool = False
     """Whether several tenants use the pool, none of which may take all of it."""
+    max_age: float = math.inf
+    """Seconds after which a connection carries no further request."""
 
 
 class Pool:
@@ -89,6 +97,10 @@ class Pool:
         self._queue = Turns()
         self._in_use: dict[str, int] = {}
         self._reaper: asyncio.TimerHandle | None = None
+        self._reap_at = math.inf
+        self._is_name = not is_address(origin.host)
+        self._follower: asyncio.Task[None] | None = None
+        self._trials: set[asyncio.Task[None]] = set()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -162,7 +174,9 @@ class Pool:
             self._forget(self._idle[0], abort=True)
         if self._reaper is not None:
             self._reaper.cancel()
-            self._reaper = None
+        for task in (self._follower, *self._trials):
+            if task is not None:
+                task.cancel()
 
     # --- getting a connection ---
 
@@ -179,6 +193,8 @@ class Pool:
             raise
         self._opening -= 1
         self._connections.add(connection)
+        if self._is_name and self._follower is None and not self._closed:
+            self._follower = self._loop.create_task(self._follow_name(), name=f"addresses of {self.origin}")
         return connection
 
     def _has_place(self, tenant: str) -> bool:
@@ -258,13 +274,11 @@ class Pool:
         try:
             async with deadline:
                 addresses = await self._resolver.resolve(self.origin.host)
-                for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
-                    try:
-                        return await self._connect_to(address, self._loop.time(), limit, left)
-                    except OSError:
-                        if left == 1:
-                            raise
+                if len(addresses) == 1:
+                    return await self._dial(addresses[0])
+                return await self._dial_one_of(addresses, limit)
         except TimeoutError as exc:
+            self._resolver.doubt(self.origin.host)
             if terms.budget <= terms.connect:
                 failure = Failure(Cause.TIMEOUT, ProxyError.CONNECTION_TIMEOUT, f"{self.origin}: not connected in time")
             else:
@@ -273,24 +287,51 @@ class Pool:
                 )
             raise too_late(ConnectTimedOut, failure, deadline.late, harmless=True) from exc
         except OSError as exc:
+            self._resolver.doubt(self.origin.host)
             raise connect_failed(exc, str(self.origin)) from exc
-        raise AssertionError("a name resolves to at least one address")
 
-    async def _connect_to(self, address: str, now: float, limit: float, left: int) -> Connection:
-        # Each address gets its share of the time that is left, so that one dead address cannot eat it all.
-        if left == 1:
-            terms = self._terms
-            _, connection = await self._loop.create_connection(
-                self._new_connection,
-                address,
-                self.origin.port,
-                ssl=self.tls,
-                server_hostname=(self._server_name or self.origin.host) if self.tls is not None else None,
-            )
-            connection.terms = terms
-            return connection
-        async with Deadline(self._loop, now + (limit - now) / left):
-            return await self._connect_to(address, now, limit, 1)
+    async def _dial_one_of(self, addresses: tuple[str, ...], limit: float) -> Connection:
+        """A connection to the best address that takes one; a failed one may get another trial beside it."""
+        port, failed, now = self.origin.port, self._resolver.failed, self._loop.time()
+        for address in failed.due(addresses, port, now):
+            trial = self._loop.create_task(self._try_again(address, limit - now), name=f"trial of {address}")
+            self._trials.add(trial)
+            trial.add_done_callback(self._trials.discard)
+        return await dial_first(failed.ordered(addresses, port), port, limit, self._dial, failed)
+
+    async def _try_again(self, address: str, seconds: float) -> None:
+        """Look whether a failed address takes connections again; it has been marked as tried."""
+        with contextlib.suppress(OSError):
+            async with asyncio.timeout(seconds):
+                connection = await self._dial(address)
+            connection.abort()
+            self._resolver.failed.discard(address, self.origin.port)
+
+    async def _dial(self, address: str) -> Connection:
+        terms = self._terms
+        _, connection = await self._loop.create_connection(
+            self._new_connection,
+            address,
+            self.origin.port,
+            ssl=self.tls,
+            server_hostname=(self._server_name or self.origin.host) if self.tls is not None else None,
+        )
+        connection.terms = terms
+        connection.peer = address
+        connection.born = self._loop.time()
+        if self.limits.max_age < math.inf:
+            connection.born -= _JITTER * random.random() * self.limits.max_age  # noqa: S311
+        return connection
+
+    async def _follow_name(self) -> None:
+        """While there are connections, look where the name leads; those to an address that it lost end after use."""
+        while self._connections:
+            addresses = await self._resolver.next_answer(self.origin.host)
+            for connection in [each for each in self._connections if each.peer not in addresses]:
+                connection.terms = None
+                if connection in self._idle:
+                    self._forget(connection, abort=True)
+        self._follower = None
 
     def _new_connection(self) -> Connection:
         return Connection(self._loop, str(self.origin), self.limits.max_answer, self._forget)
@@ -308,13 +349,17 @@ class Pool:
         if self._closed or connection.terms is not self._terms:
             self._forget(connection, abort=True)
             return
-        keepalive = self.limits.keepalive or 0.0
+        now, keepalive = self._loop.time(), self.limits.keepalive or 0.0
+        end = connection.born + self.limits.max_age
+        if end <= now:
+            self._forget(connection, abort=True)
+            return
         if connection.server_keepalive is not None:
             keepalive = min(keepalive, connection.server_keepalive - _KEEPALIVE_MARGIN)
-        connection.expires = self._loop.time() + keepalive
+        connection.expires = min(now + keepalive, end)
         self._idle.append(connection)
-        if self._reaper is None:
-            self._reaper = self._loop.call_at(connection.expires, self._reap)
+        if connection.expires < self._reap_at:
+            self._reap_later(connection.expires)
 
     def _forget(self, connection: Connection, *, abort: bool = False) -> None:
         """Take a connection that is of no more use off the books; calling it twice does no harm."""
@@ -326,9 +371,15 @@ class Pool:
 
     def _reap(self) -> None:
         """Close connections that have been idle for too long."""
-        self._reaper = None
+        self._reap_at = math.inf
         now = self._loop.time()
         for connection in [idle for idle in self._idle if idle.expires <= now]:
             self._forget(connection, abort=True)
         if self._idle:
-            self._reaper = self._loop.call_at(min(idle.expires for idle in self._idle), self._reap)
+            self._reap_later(min(idle.expires for idle in self._idle))
+
+    def _reap_later(self, when: float) -> None:
+        if self._reaper is not None:
+            self._reaper.cancel()
+        self._reap_at = when
+        self._reaper = self._loop.call_at(when, self._reap)

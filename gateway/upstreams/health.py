@@ -51,7 +51,7 @@ class HealthCheck:
 
     async def _run(self) -> None:
         config = self.config
-        transport = Transport(self._settings)
+        transport = Transport(self._settings, resolver=self._target.transport.resolver)
         url = self._target.url.copy_with(raw_path=config.path.encode("ascii"))
         async with httpx.AsyncClient(transport=transport, timeout=config.timeout, trust_env=False) as client:
             while True:

@@ -24,6 +24,7 @@ from gateway.verdicts import (
 
 DENIED: Final = denied_by_backend()
 
+_CODED: Final = "a compressed body, unasked"
 _MAX_CUT: Final = 2000
 """Characters of what was cut from an answer that are kept for whoever mends the PHP."""
 _MAX_NUMBER: Final = 256
@@ -93,7 +94,7 @@ def judge_failure(failure: Failure) -> Ruling | Failure:
 def _leniently(answer: Answer, sent: bytes, check: ResponseCheck) -> Ruling | Failure:
     """Judge a 200 that is not one JSON object where that may be well all the same."""
     if check is ResponseCheck.OFF:
-        return allowed_by_backend(answer.body)
+        return _coded_body() if _is_coded(answer) else allowed_by_backend(answer.body)
     mended = repair(answer.body, sent)
     if isinstance(mended, Doubt):
         failure = _not_an_object(answer)
@@ -137,16 +138,31 @@ def _without(text: str, number: str) -> str:
     return re.sub(rf"(?<!\w){re.escape(number)}(?!\w)", masked(number), text) if number else text
 
 
+def _is_coded(answer: Answer) -> bool:
+    """Whether the body has a content coding, of which the media server would not hear (RFC 9110, section 8.4)."""
+    return any(
+        coding.strip().lower() not in (b"", b"identity")
+        for name, value in answer.headers
+        if name.lower() == b"content-encoding"
+        for coding in value.split(b",")
+    )
+
+
+def _coded_body() -> Failure:
+    """Taken as it comes, it would reach the media server without its Content-Encoding: as noise."""
+    detail = f"status 200 with {_CODED}: response_check: off passes no body that its receiver could not read"
+    return Failure(Cause.BAD_ANSWER, ProxyError.HTTP_RESPONSE_CONTENT_CODING, detail, ALLOW_STATUS)
+
+
 def _not_an_object(answer: Answer) -> Failure:
     """Say what a 200 brought in place of a JSON object; its kind, never its text."""
     error = ProxyError.HTTP_PROTOCOL_ERROR
     body = answer.body
-    coded = any(name.lower() == b"content-encoding" and value != b"identity" for name, value in answer.headers)
     start = body.lstrip()[:64].lower()
     if not start:
         what = "an empty body"
-    elif coded:
-        what, error = "a compressed body, unasked", ProxyError.HTTP_RESPONSE_CONTENT_CODING
+    elif _is_coded(answer):
+        what, error = _CODED, ProxyError.HTTP_RESPONSE_CONTENT_CODING
     elif body.startswith(b"\xef\xbb\xbf"):
         what = "a byte-order mark before the JSON"
     elif start.startswith((b"<!doctype", b"<html")):

@@ -45,6 +45,7 @@ class Targets:
         self._checks: dict[_Key, HealthCheck] = {}
         self._contexts: dict[UpstreamTls, MadeOfFiles[ssl.SSLContext]] = {}
         self._sharing: frozenset[str] = frozenset()
+        self._keep_underscores = False
         self._holds: set[_Key] = set()
         self._loop = asyncio.get_running_loop()
         metrics.on_scrape(self._sample)
@@ -52,11 +53,14 @@ class Targets:
     def __repr__(self) -> str:
         return f"<Targets {list(self._live.values())}>"
 
-    def build(self, configs: Mapping[str, UpstreamConfig], sharing: Collection[str]) -> dict[str, Upstream]:
+    def build(
+        self, configs: Mapping[str, UpstreamConfig], sharing: Collection[str], *, keep_underscores: bool = False
+    ) -> dict[str, Upstream]:
         """The upstreams of a configuration, over targets that live already wherever they stay.
 
-        *sharing* names the upstreams that several apps use.
+        *sharing* names the upstreams that several apps use; *keep_underscores*: ``server.underscore_headers``.
         """
+        self._keep_underscores = keep_underscores
         self._sharing = frozenset(sharing)
         self._renewed(configs)
         return {name: self._upstream(name, config) for name, config in configs.items()}
@@ -126,7 +130,7 @@ class Targets:
             Member(self._target(_Key(name, target.url), names[target.url], config), target.weight, target.backup)
             for target in config.targets
         ]
-        return Upstream(name, config, members, self._metrics)
+        return Upstream(name, config, members, self._metrics, keep_underscores=self._keep_underscores)
 
     def _target(self, key: _Key, name: str, config: UpstreamConfig) -> Target:
         target = self._live.get(key)
@@ -141,6 +145,7 @@ class Targets:
             max_connections=max(1, config.max_connections // self._workers),
             max_answer=config.max_answer,
             shared=key.upstream in self._sharing,
+            max_age=config.max_age,
             tls=self._tls(config.tls),
             server_name=None if config.tls is None else config.tls.server_name,
         )

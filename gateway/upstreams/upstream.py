@@ -98,10 +98,18 @@ class _Attempt(msgspec.Struct, frozen=True, gc=False):
 class Upstream:
     """A named backend as one configuration describes it, over targets that may outlast it."""
 
-    def __init__(self, name: str, config: UpstreamConfig, members: list[Member], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: UpstreamConfig,
+        members: list[Member],
+        metrics: Metrics,
+        *,
+        keep_underscores: bool = False,
+    ) -> None:
         self.name = name
         self.retry = config.retry
-        self.policy = CompiledPolicy(_policy(config))
+        self.policy = CompiledPolicy(_policy(config, keep_underscores=keep_underscores))
         self._loop = asyncio.get_running_loop()
         self._groups = [group for group in _by_rank(members) if group]
         self._members = members
@@ -345,10 +353,10 @@ def _by_rank(members: list[Member]) -> tuple[list[Member], list[Member]]:
     return [member for member in members if not member.backup], [member for member in members if member.backup]
 
 
-def _policy(config: UpstreamConfig) -> Policy:
+def _policy(config: UpstreamConfig, *, keep_underscores: bool) -> Policy:
     """The header rules of an upstream's configuration."""
     headers = encoded({name: value.reveal() for name, value in config.headers.items()})
     credentials = None
     if config.credentials is not None:
         credentials = (config.credentials.username, config.credentials.password.reveal())
-    return Policy(config.host, headers, credentials)
+    return Policy(config.host, headers, credentials, keep_underscores)

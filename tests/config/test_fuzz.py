@@ -74,6 +74,7 @@ FULL: dict[str, Any] = {
     "server": {
         "listen": ":1", "admin": ":2", "max_body": "1B", "read_timeout": "1s",
         "keepalive_timeout": "9s", "drain_timeout": "1s", "workers": "auto", "max_in_flight": 1,
+        "underscore_headers": "keep",
         "max_connections": 1, "allow_from": ["10.0.0.0/8", "::1"],
         "tls": {
             "certificate": "certificate.pem", "key": "key.pem", "client_ca": "certificate.pem", "minimum_version": "1.3"
@@ -93,6 +94,7 @@ FULL: dict[str, Any] = {
     "upstreams": {
         "u": {
             "url": "http://h", "connect_timeout": "1s", "keepalive": "off", "max_connections": 1, "max_answer": "1B",
+            "max_age": "off",
             "host": "target", "headers": {"A": "b"}, "credentials": {"username": "u", "password": "p"},
             "balance": "round_robin", "retry": {"attempts": 2, "on": ["connect"]},
             "breaker": {"failures": 1, "window": "1s", "open_for": "1s"},

@@ -40,6 +40,7 @@ def test_the_defaults_are_the_contract_s() -> None:
     assert (config.defaults.upstream, config.defaults.timeout, config.defaults.fallback) == (None, 3.0, REJECT)
     upstream = config.upstreams["u"]
     assert (upstream.connect_timeout, upstream.keepalive, upstream.max_connections) == (0.5, 60.0, 64)
+    assert (upstream.max_age, config.server.underscore_headers) == (300.0, "drop")
     assert (upstream.max_answer, upstream.host, upstream.headers, upstream.credentials) == (1 << 20, "target", {}, None)
     assert upstream.targets == (Target(url="http://h", weight=1, backup=False),)
     assert (upstream.balance, upstream.health, upstream.tls) == ("round_robin", None, None)

@@ -60,6 +60,9 @@ def configuration(backend: FaultyBackend, refused: int) -> str:
         "fallback": "allow",
         "methods": {"OnCallEvent": {"timeout": "1s", "fallback": "reject"}, "connect": {"timeout": "3s"}},
     }
+    upstreams["gzip_unasked"] = {"url": backend.url_of("gzip_unasked")}
+    apps["off"] = {"upstream": "ok_html_type", "response_check": "off"}
+    apps["off-coded"] = {"upstream": "gzip_unasked", "response_check": "off"}
     apps["static-allow"] = {"static": "allow"}
     apps["static-reject"] = {"static": "reject"}
     apps |= {name: {"upstream": "ok"} for name in ("tenant-*", "tenant-1*", "tenant-1", "*-2", "t?nant-9")}

@@ -18,7 +18,7 @@ from gateways import RunningGateway, running_gateway, wait_until
 from hook_path.apps import CASE_OF_CAUSE, ENVIRONMENT, LISTEN
 from hook_path.exchanges import exchange, held, hook_of
 
-ANSWER_HEADERS: Final = {"content-type", "content-length", "x-request-id", "proxy-status"}
+ANSWER_HEADERS: Final = {"cache-control", "content-type", "content-length", "x-request-id", "proxy-status"}
 TRANSFER_HEADERS: Final = {"date", "connection"}
 """Say nothing of a backend: they belong to the gateway's own connection and clock."""
 ALLOWED_BY_ALLOW: Final = {"timeout", "unreachable", "overload"}
@@ -197,7 +197,7 @@ def test_proxy_status_says_what_happened_in_the_words_of_rfc_9209(
 def test_answers_carry_the_contracts_header_fields_and_no_others(gateway: RunningGateway, app: str) -> None:
     answer = gateway.hook(body=hook_of(app))
     assert set(answer.headers) <= ANSWER_HEADERS | TRANSFER_HEADERS
-    assert {"content-length", "x-request-id"} <= set(answer.headers)
+    assert {"cache-control", "content-length", "x-request-id"} <= set(answer.headers)
     assert answer.headers.get("content-type") in (
         ("application/json",) if answer.status_code == 200 else (None, "application/problem+json")
     )
@@ -248,3 +248,14 @@ def test_hooks_in_flight_are_counted_while_they_are_and_not_after(
     with held(gateway, backend, gate):
         assert gateway.metric("gateway_hooks_in_flight", app="holder") == 1
     assert wait_until(lambda: gateway.metric("gateway_hooks_in_flight") == 0)
+
+
+def test_a_compressed_body_reaches_nobody_without_its_coding_even_where_any_body_is_taken(
+    gateway: RunningGateway,
+) -> None:
+    answer = gateway.hook(body=hook_of("off-coded"))
+    assert (answer.status_code, answer.content) == (403, b"")
+    line = gateway.access_line(answer.headers["x-request-id"])
+    assert (line["reason"], line["status"]) == ("bad_answer", 403)
+    assert "a compressed body, unasked" in line["error"]
+    assert gateway.hook(body=hook_of("off")).status_code == 200

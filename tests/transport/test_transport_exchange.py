@@ -19,6 +19,7 @@ from gateway.transport import (
     ConnectTimedOut,
     ExchangeError,
     QueueTimedOut,
+    Resolver,
     Transport,
     TransportSettings,
 )
@@ -205,14 +206,11 @@ async def test_a_refused_connection_is_unreachable() -> None:
 
 
 @pytest.mark.parametrize("first", ["refused", "silent"])
-async def test_the_second_address_of_a_name_answers_where_the_first_is_dead(
-    first: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def two_addresses(host: str, *_: object, **__: object) -> list[tuple[object, ...]]:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in ("127.0.0.2", "127.0.0.1")]
+async def test_the_second_address_of_a_name_answers_where_the_first_is_dead(first: str) -> None:
+    async def two_addresses(host: str) -> tuple[str, ...]:
+        return ("127.0.0.2", "127.0.0.1")
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", two_addresses)
-    async with backend(echo) as there, transport_of(connect_timeout=2.0) as transport:
+    async with backend(echo) as there, transport_of(Resolver(two_addresses), connect_timeout=2.0) as transport:
         url = f"http://backend.example:{there.port}/hook"
         if first == "refused":
             assert await exchange(transport, url, b"1") == b"1"
@@ -222,12 +220,11 @@ async def test_the_second_address_of_a_name_answers_where_the_first_is_dead(
         assert transport.open_connections == 1
 
 
-async def test_a_name_that_never_resolved_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def fails(*_: object, **__: object) -> list[tuple[object, ...]]:
+async def test_a_name_that_never_resolved_is_unreachable() -> None:
+    async def fails(host: str) -> tuple[str, ...]:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", fails)
-    async with transport_of() as transport:
+    async with transport_of(Resolver(fails)) as transport:
         with pytest.raises(ConnectFailed) as caught:
             await exchange(transport, "http://backend.example/hook")
         failure = caught.value.failure
@@ -244,13 +241,12 @@ async def test_a_host_that_is_no_possible_name_is_unreachable_too(host: str) -> 
         assert transport.open_connections == 0
 
 
-async def test_a_look_up_that_hangs_ends_with_the_time_for_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def hangs(*_: object, **__: object) -> list[tuple[object, ...]]:
+async def test_a_look_up_that_hangs_ends_with_the_time_for_connecting() -> None:
+    async def hangs(host: str) -> tuple[str, ...]:
         await asyncio.sleep(3600)
-        return []
+        return ()
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", hangs)
-    async with transport_of(connect_timeout=0.05) as transport:
+    async with transport_of(Resolver(hangs), connect_timeout=0.05) as transport:
         with pytest.raises(ConnectTimedOut) as caught:
             await exchange(transport, "http://backend.example/hook", within=5.0)
         assert caught.value.failure.cause is Cause.UNREACHABLE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
@@ -17,7 +18,7 @@ HOST = "backend.example"
 
 
 class NameServer:
-    """Stands in for the loop's getaddrinfo: answers what it is told to, when it is told to."""
+    """Stands in for the system's resolver: answers what it is told to, when it is told to."""
 
     def __init__(self) -> None:
         self.answer: list[str] | Exception = ["192.0.2.1"]
@@ -25,24 +26,22 @@ class NameServer:
         self.go = asyncio.Event()
         self.go.set()
 
-    async def getaddrinfo(self, host: str, port: object, **_: object) -> list[tuple[object, ...]]:
+    async def look_up(self, host: str) -> tuple[str, ...]:
         self.asked += 1
         await self.go.wait()
         if isinstance(self.answer, Exception):
             raise self.answer
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in self.answer]
+        return tuple(self.answer)
 
 
 @pytest.fixture
-async def names(monkeypatch: pytest.MonkeyPatch) -> NameServer:
-    server = NameServer()
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", server.getaddrinfo)
-    return server
+async def names() -> NameServer:
+    return NameServer()
 
 
 @pytest.fixture
-async def resolving() -> AsyncIterator[Resolver]:
-    it = Resolver()
+async def resolving(names: NameServer) -> AsyncIterator[Resolver]:
+    it = Resolver(names.look_up)
     yield it
     await it.aclose()
 
@@ -97,6 +96,70 @@ async def test_a_stale_answer_serves_while_the_refresh_hangs(names: NameServer, 
             return
         await asyncio.sleep(0.01)
     pytest.fail("the refreshed answer never came into use")
+
+
+@pytest.mark.usefixtures("always_stale")
+async def test_after_a_quiet_minute_the_first_hook_gets_the_new_answer_and_does_not_wait_long_for_it(
+    names: NameServer, resolving: Resolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await resolving.resolve(HOST)
+    monkeypatch.setattr(resolver, "OLD_AFTER", -1.0)
+    names.answer = ["192.0.2.9"]
+    assert await resolving.resolve(HOST) == ("192.0.2.9",)
+    names.go.clear()
+    names.answer = ["192.0.2.10"]
+    for _ in range(5):  # one of them waits a moment
+        assert await asyncio.wait_for(resolving.resolve(HOST), 5) == ("192.0.2.9",)
+    assert names.asked == 3
+    names.go.set()
+
+
+async def test_a_first_look_up_that_hangs_counts_as_failed_until_it_ends(
+    names: NameServer, resolving: Resolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names.go.clear()
+    first = asyncio.create_task(resolving.resolve(HOST))
+    await until(lambda: names.asked == 1)
+    monkeypatch.setattr(resolver, "HANGING_AFTER", -1.0)
+    for _ in range(5):
+        with pytest.raises(socket.gaierror, match="does not answer"):
+            await asyncio.wait_for(resolving.resolve(HOST), 5)
+    names.go.set()
+    assert await first == await resolving.resolve(HOST) == ("192.0.2.1",)
+    assert names.asked == 1
+
+
+@pytest.mark.usefixtures("never_believes_a_failure")
+async def test_while_a_failed_name_is_looked_up_again_at_most_one_hook_waits_and_not_for_long(
+    names: NameServer, resolving: Resolver
+) -> None:
+    names.answer = NO_NAME
+    with pytest.raises(socket.gaierror):
+        await resolving.resolve(HOST)
+    names.go.clear()
+    for _ in range(20):
+        with pytest.raises(socket.gaierror):
+            await asyncio.wait_for(resolving.resolve(HOST), 5)
+    assert names.asked == 2
+    names.go.set()
+
+
+async def test_an_answer_without_an_address_is_a_failure(names: NameServer, resolving: Resolver) -> None:
+    names.answer = []
+    with pytest.raises(socket.gaierror, match="no address"):
+        await resolving.resolve(HOST)
+
+
+async def test_the_system_is_asked_in_threads_of_the_resolver_s_own_which_end_with_it() -> None:
+    def running() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith("name-look-up")]
+
+    before = len(running())
+    asked = Resolver()
+    assert "127.0.0.1" in await asked.resolve("localhost")
+    assert len(running()) > before
+    await asked.aclose()
+    await until(lambda: len(running()) == before)
 
 
 async def test_a_fresh_answer_is_not_looked_up_again(names: NameServer, resolving: Resolver) -> None:
@@ -161,7 +224,7 @@ async def test_a_hook_that_stops_waiting_does_not_stop_the_look_up(names: NameSe
 
 
 async def test_closing_ends_a_look_up_that_hangs(names: NameServer) -> None:
-    hanging = Resolver()
+    hanging = Resolver(names.look_up)
     names.go.clear()
     hanging.prefetch(HOST)
     await until(lambda: names.asked == 1)
