@@ -17,7 +17,7 @@ from chaos import processes
 from chaos.configs import BROKEN, Rules, half_of, other_rules, text_of
 from chaos.facts import STRANGER_NET, Held
 from chaos.modes import MIX, MODES, REFUSE
-from chaos.stage import Stage, connections
+from chaos.stage import BACK_WITHIN, Stage, connections
 
 Fault = Callable[[Stage, random.Random], Awaitable[None]]
 FAULTS: Final[dict[str, dict[str, Fault]]] = {}
@@ -75,8 +75,10 @@ async def kill_all(stage: Stage, dice: random.Random) -> None:
     window = stage.windows.open("nobody", time.monotonic())
     for pid in stage.workers():
         _kill(stage, pid)
-    await stage.until(stage.accepts, 20.0)
-    window[1] = time.monotonic() + 0.05
+    deadline = time.monotonic() + BACK_WITHIN
+    while not await asyncio.to_thread(stage.answers) and time.monotonic() < deadline:
+        await asyncio.sleep(0.02)
+    window[1] = time.monotonic()
     await stage.both_serve()
 
 

@@ -295,15 +295,22 @@ class Stage:
         return False
 
     def _shown(self) -> bytes | None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        with contextlib.suppress(OSError), socket.socket() as plain:
-            plain.settimeout(2.0)
-            plain.bind((CALLER, 0))
-            plain.connect(("127.0.0.1", self.hooks))
-            with context.wrap_socket(plain) as secured:
-                return secured.getpeercert(binary_form=True)
+        with contextlib.suppress(OSError), self._connected() as sock:
+            assert isinstance(sock, ssl.SSLSocket)
+            return sock.getpeercert(binary_form=True)
         return None
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[socket.socket]:
+        """A connection to the hook port, as the media server makes it."""
+        with socket.create_connection(("127.0.0.1", self.hooks), 2.0, (CALLER, 0)) as plain:
+            if self.certificates is None:
+                yield plain
+                return
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            with context.wrap_socket(plain) as secured:
+                yield secured
 
     # --- the configuration ---
 
@@ -338,16 +345,12 @@ class Stage:
         self.wrong("not_taken", f"{rules.revision}, a good configuration, is not in force after {TAKEN_WITHIN:g} s")
         return False
 
-    def accepts(self) -> bool:
-        """Whether the hook port takes connections."""
-        with socket.socket() as sock:
-            sock.settimeout(0.5)
-            try:
-                sock.bind((CALLER, 0))
-                sock.connect(("127.0.0.1", self.hooks))
-            except OSError:
-                return False
-        return True
+    def answers(self) -> bool:
+        """Whether some worker answers on the hook port."""
+        with contextlib.suppress(OSError), self._connected() as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: gw\r\nConnection: close\r\n\r\n")
+            return bool(sock.recv(100))
+        return False
 
     async def both_serve(self) -> bool:
         """Wait until there are two workers that serve; a violation where that takes too long."""
