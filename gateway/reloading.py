@@ -12,8 +12,9 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from gateway import notify
-from gateway.config import Config, ConfigError, Loaded, Problem, digest_at, load
+from gateway.config import Config, ConfigError, Loaded, Problem, digest_at
 from gateway.metrics import Metrics
+from gateway.proving import load
 
 logger = logging.getLogger(__name__)
 

@@ -199,5 +199,7 @@ def _address_of(data: object) -> Address:
 def _reachable(address: Address, path: Path) -> Address:
     if address.port == 0:
         fail(f"{printable(str(path))}: server.admin is any free port; give --admin URL", BAD_USAGE)
+    if "%" in address.host:  # which no URL can name
+        fail(f"{printable(str(path))}: server.admin is of one interface; give --admin URL", BAD_USAGE)
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104
     return Address(host, address.port)

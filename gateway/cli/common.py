@@ -8,7 +8,8 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
-from gateway.config import ConfigError, Loaded, load
+from gateway.config import ConfigError, Loaded
+from gateway.proving import load
 
 FAILED: Final = 1
 """Exit status: it could not be done."""

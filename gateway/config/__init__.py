@@ -6,7 +6,8 @@ from .authorization import Credentials, Signature
 from .backends import Health, Target, Upstream
 from .load import Loaded, digest_at, digest_of, load, loads
 from .model import Admin, Config, Log, MediaServer, Server
-from .problems import ConfigError, Problem, path_text
+from .problems import ConfigError, Problem, in_words, path_text
+from .problems import Path as KeyPath
 from .reference import Key, Section, sections
 from .schema import json_schema
 from .tls import ServerTls, UpstreamTls
@@ -24,6 +25,7 @@ __all__ = [
     "Defaults",
     "Health",
     "Key",
+    "KeyPath",
     "Loaded",
     "Log",
     "MediaServer",
@@ -43,6 +45,7 @@ __all__ = [
     "digest_at",
     "digest_of",
     "format_duration",
+    "in_words",
     "json_schema",
     "load",
     "loads",

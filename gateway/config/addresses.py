@@ -8,6 +8,7 @@ import re
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any, Final, NamedTuple
 
+import httpx
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
@@ -19,7 +20,10 @@ _LISTEN_FORM: Final = "must be an address such as 127.0.0.1:8080, [::1]:8080, :8
 _MAX_ADDRESSES: Final = 64
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _is_host_name = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?").fullmatch
-_ends_in_number = re.compile(r"(?:.*\.)?[0-9]+\.?").fullmatch
+_ends_in_number = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9A-Fa-f]*)\.?").fullmatch
+_match_authority = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?").fullmatch
+_is_zone = re.compile(r"[A-Za-z0-9._-]{1,15}").fullmatch
+_PUNYCODE: Final = "xn--"
 
 _UNIX: Final = "unix:"
 _UNIX_FORM: Final = (
@@ -131,18 +135,56 @@ def is_host(text: str) -> bool:
     try:
         ipaddress.ip_address(text)
     except ValueError:
-        return len(text) <= 253 and bool(_is_host_name(text)) and not _ends_in_number(text) and text[-1] != "."
+        return text[-1:] != "." and _is_name(text)
     return True
+
+
+def parse_authority(text: str) -> tuple[str, int | None]:
+    """Host and port as a URL and a Host field have them: a name, with its final dot or without, or an IP address.
+
+    The host is returned without brackets. Raises ValueError, whose message does not hold the text.
+    """
+    match = _match_authority(text)
+    if match is None:
+        raise ValueError("must be a host, and a port behind a colon where it is not the usual one")
+    host, port = match[1], None if match[2] is None else int(match[2])
+    if host.startswith("["):
+        host = str(ipaddress.IPv6Address(host[1:-1]))
+    elif not is_host(host) and not _is_name(host):
+        raise ValueError("must have a host that is a name as DNS has them, or an IP address")
+    if port is not None and not 1 <= port <= 65535:
+        raise ValueError("must have a port from 1 to 65535")
+    return host, port
+
+
+def _is_name(text: str) -> bool:
+    """Whether DNS can have such a name; with its final dot or without."""
+    if len(text) > 253 or not _is_host_name(text) or _ends_in_number(text):
+        return False
+    return all(_is_label(label) for label in text.removesuffix(".").lower().split("."))
+
+
+def _is_label(label: str) -> bool:
+    """Whether what claims to be Punycode is (RFC 5891, section 4.4); of other labels nothing is claimed."""
+    if not label.startswith(_PUNYCODE):
+        return True
+    try:
+        return bool(httpx.URL(f"http://{label}").host)  # which decodes it
+    except (httpx.InvalidURL, ValueError):
+        return False
 
 
 def _host(text: str) -> str:
     if text.startswith("[") and text.endswith("]"):
-        return str(ipaddress.IPv6Address(text[1:-1]))
+        address = ipaddress.IPv6Address(text[1:-1])
+        if address.scope_id is not None and not _is_zone(address.scope_id):
+            raise ValueError("not the name of an interface")
+        return str(address)
     if not text:
         return text
     if _ends_in_number(text):  # RFC 3986, section 3.2.2: what looks like an IPv4 address must be one
         return str(ipaddress.IPv4Address(text))
-    if len(text) > 253 or not _is_host_name(text):
+    if not _is_name(text):
         raise ValueError("not a host")
     return text
 
@@ -204,10 +246,18 @@ _is_network_text = re.compile(_NETWORK).fullmatch
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 
 
+class HostBitsError(ValueError):
+    """A network has bits beyond its prefix; the hint says what was probably meant."""
+
+    def __init__(self, hint: str) -> None:
+        super().__init__(f"must have no bits beyond its prefix{hint}")
+        self.hint = hint
+
+
 def parse_network(text: str) -> IPv4Network | IPv6Network:
     """``10.0.0.0/8``, ``192.168.1.10``, ``2001:db8::/32``; one of IPv4-mapped addresses becomes that of IPv4.
 
-    Raises ValueError; where bits beyond the prefix are set, the message names the network that was probably meant.
+    Raises ValueError; where bits beyond the prefix are set, HostBitsError.
     """
     if not _is_network_text(text):
         raise ValueError(_NETWORK_FORM)
@@ -217,9 +267,7 @@ def parse_network(text: str) -> IPv4Network | IPv6Network:
         raise ValueError(_NETWORK_FORM) from exc
     address = ipaddress.ip_address(text.partition("/")[0])
     if address != network.network_address:
-        raise ValueError(
-            f"must have no bits beyond its prefix: write {network} for the network or {address} for that address alone"
-        )
+        raise HostBitsError(f": write {network} for the network or {address} for that address alone")
     if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
         mapped = network.network_address.ipv4_mapped
         return IPv4Network((int(mapped or 0), network.prefixlen - _MAPPED.prefixlen))
@@ -245,6 +293,8 @@ class _NetworkRule:
             raise wants(_NETWORK_FORM)
         try:
             return parse_network(value)
+        except HostBitsError as exc:
+            raise wants("must have no bits beyond its prefix", exc.hint) from exc
         except ValueError as exc:
             raise wants(str(exc)) from exc
 

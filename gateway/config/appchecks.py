@@ -63,9 +63,8 @@ class AppChecks:
     def app(self, path: Path, app: dict[str, Any]) -> None:
         """An app, with its methods."""
         self.level(path, app)
-        if "static" in app:
-            return
-        chosen = app.get("upstream", self._defaults.get("upstream"))
+        # A static app's are never asked, but they are built like any other's.
+        chosen = None if "static" in app else app.get("upstream", self._defaults.get("upstream"))
         if "shadow" in app:
             self._shadow((*path, "shadow"), app["shadow"], chosen)
         if isinstance(methods := app.get("methods"), dict):

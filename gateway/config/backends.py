@@ -24,7 +24,8 @@ class Target(Section):
     """One address of a backend."""
 
     url: Annotated[str, TARGET_URL] = Field(
-        description="URL to which /METHOD is appended. Required; http or https, without user name and query."
+        description="URL to which /METHOD is appended. Required; http or https, a host name or an IP address, at most "
+        "2048 characters, without user name and query."
     )
     weight: Annotated[int, WholeNumber(1, 1000, "shares")] = Field(
         default=1,
@@ -147,7 +148,8 @@ class Upstream(Section):
     url: Annotated[str | None, TARGET_URL] = Field(
         default=None,
         description="URL to which /METHOD is appended, as it was set on the media server before. Required, unless "
-        "targets stands in its place; http or https, without user name and query.",
+        "targets stands in its place; http or https, a host name or an IP address, at most 2048 characters, without "
+        "user name and query.",
     )
     targets: Annotated[tuple[Target, ...], _TargetsRule()] = Field(
         default_factory=tuple,

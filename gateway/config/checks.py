@@ -17,9 +17,9 @@ from .addresses import Address, UnixAddress, overlap, parse_address, parse_liste
 from .appchecks import AppChecks
 from .apps import DEDUPED
 from .backends import MAX_TARGETS, Health
-from .document import Document, Unresolved
+from .document import Document, Scalar, Unresolved, is_brought_in
 from .model import Config
-from .problems import Path, Problem, Speller, path_text
+from .problems import Path, Problem, Speller, path_text, quote
 from .record import path_problem
 from .tls import TlsFiles
 from .tracing import is_installed
@@ -95,6 +95,14 @@ class CrossChecks:
     def _warn(self, path: Path, message: str) -> None:
         self.warnings.append(self._document.problem(path, message))
 
+    def _as_written(self, path: Path, words: str) -> str:
+        """A value in words, or as the file has it, where a reference brings it in."""
+        node = self._document.node(path)
+        return quote(node.text) if isinstance(node, Scalar) and is_brought_in(node) else words
+
+    def _duration(self, path: Path, seconds: float) -> str:
+        return self._as_written(path, format_duration(seconds))
+
     # --- server ---
 
     def _addresses(self) -> None:
@@ -107,13 +115,15 @@ class CrossChecks:
                 continue
             if any(overlap(address, other) for other in taken):
                 place = ("server", "listen", index)
-                self._problem(place, f"{address} is taken by another address of this list")
+                words = self._as_written(place, str(address))
+                self._problem(place, f"{words} is taken by another address of this list")
             taken.append(address)
         admin = _parsed(self._server.get("admin", str(_DEFAULTS.server.admin)), parse_address)
         if admin is None:
             return
         if any(overlap(admin, other) for other in taken):
-            self._problem(("server", "admin"), f"{admin} is a hook port too: the admin port needs its own")
+            words = self._as_written(("server", "admin"), str(admin))
+            self._problem(("server", "admin"), f"{words} is a hook port too: the admin port needs its own")
         if not admin.is_loopback and "token" not in self._section("admin"):
             self._warn(("server", "admin"), "until admin.token is set, only loopback learns more here than health")
 
@@ -152,25 +162,28 @@ class CrossChecks:
         margin = _seconds(section.get("margin"), _DEFAULTS.media_server.margin)
         if request_timeout is None or margin is None:
             return None
+        margin_text = self._duration(("media_server", "margin"), margin)
+        whole_text = self._duration(("media_server", "request_timeout"), request_timeout)
         if margin >= request_timeout:
             self._problem(
                 ("media_server", "margin"),
-                f"{format_duration(margin)} leaves no time for a hook: it must be shorter than request_timeout, "
-                f"which is {format_duration(request_timeout)}",
+                f"{margin_text} leaves no time for a hook: it must be shorter than request_timeout, which is "
+                f"{whole_text}",
             )
             return None
         limit = round(request_timeout - margin, 9)
+        is_told = (format_duration(margin), format_duration(request_timeout)) == (margin_text, whole_text)
         self._limit_text = (
-            f"reaches the media server's own limit: request_timeout {format_duration(request_timeout)} less margin "
-            f"{format_duration(margin)} leaves less than {format_duration(limit)}; a hook answered later counts as "
-            "an error there"
+            f"reaches the media server's own limit: request_timeout {whole_text} less margin {margin_text} leaves "
+            f"less{f' than {format_duration(limit)}' if is_told else ''}; a hook answered later counts as an error "
+            "there"
         )
         return limit
 
     def _budget(self, path: Path, value: object) -> None:
         seconds = _seconds(value)
         if self._limit is not None and seconds is not None and seconds >= self._limit:
-            self._problem((*path, "timeout"), f"{format_duration(seconds)} {self._limit_text}")
+            self._problem((*path, "timeout"), f"{self._duration((*path, 'timeout'), seconds)} {self._limit_text}")
 
     # --- upstreams ---
 
@@ -183,9 +196,11 @@ class CrossChecks:
             interval = _seconds(health.get("interval"), _HEALTH.interval)
             timeout = _seconds(health.get("timeout"), _HEALTH.timeout)
             if interval is not None and timeout is not None and timeout > interval:
+                place = (*path, "health")
+                words = self._duration((*place, "timeout"), timeout)
                 self._problem(
-                    (*path, "health", "timeout"),
-                    f"{format_duration(timeout)} is longer than interval, which is {format_duration(interval)}",
+                    (*place, "timeout"),
+                    f"{words} is longer than interval, which is {self._duration((*place, 'interval'), interval)}",
                 )
         if isinstance(upstream.get("tls"), dict):
             self._upstream_tls(path, upstream, upstream["tls"])

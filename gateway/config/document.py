@@ -83,6 +83,11 @@ class Mapping:
 Node = Scalar | Sequence | Mapping
 
 
+def is_brought_in(node: Node | None) -> bool:
+    """Whether a reference brings in the value, or a part of it: what it stands for must be in no message."""
+    return isinstance(node, Scalar) and isinstance(node.value, str) and node.value != node.text
+
+
 class Entry(NamedTuple):
     """A mapping's value, and where its key stands."""
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from pydantic_core import ErrorDetails
 
-from .document import Document, Mapping, Node, Scalar, Unresolved
+from .document import Document, Mapping, Node, Scalar, Unresolved, is_brought_in
 from .problems import MAX_QUOTED, Path, Problem, Speller, quote
 from .shape import keys_at, may_hold_secret
 from .values import SAYS, WANTS
@@ -37,6 +37,8 @@ def explain(document: Document, error: ErrorDetails, speller: Speller) -> Proble
         return document.problem(path, context["text"])
     if kind == WANTS:
         form = context["text"]
+        if not is_brought_in(node):
+            form += context.get("hint", "")
     elif kind in {"literal_error", "enum"}:
         form = "must be " + context["expected"].replace("'", "")
     else:

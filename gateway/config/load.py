@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +17,8 @@ from .document import MAX_BYTES, Document, parse
 from .explain import explain
 from .files import ReadError, read_bytes, read_text
 from .model import Config
-from .problems import MAX_PROBLEMS, ConfigError, Problem, Speller
+from .problems import MAX_PROBLEMS, ConfigError, Problem, Speller, in_words
+from .problems import Path as KeyPath
 from .shape import shown
 from .tls import context_of
 
@@ -25,6 +27,14 @@ _LASTING: Final = frozenset((errno.EACCES, errno.ELOOP))
 """A file that gives these is at fault itself; a missing one is being replaced, and descriptors come back."""
 _MAX_ERRORS: Final = 100_000
 """Pydantic describes its errors all at once, at about 1 kB each."""
+
+
+Prove = Callable[[Config], Iterable[tuple[KeyPath, str]]]
+"""Says of which values of a configuration that passed all checks nothing can be built, and why."""
+
+
+def _take_for_granted(config: Config) -> Iterable[tuple[KeyPath, str]]:
+    return ()
 
 
 @dataclass(frozen=True)
@@ -55,23 +65,34 @@ def digest_at(path: Path) -> str | None:
         return None if isinstance(cause, OSError) and cause.errno not in _LASTING else str(exc)
 
 
-def load(path: str | Path) -> Loaded:
-    """Read and check a configuration file. Raises ConfigError with every problem found."""
+def load(path: str | Path, prove: Prove = _take_for_granted) -> Loaded:
+    """Read and check a configuration file; *prove* comes last. Raises ConfigError with every problem found."""
     try:
         text = read_text(path, MAX_BYTES, _SIZE_TEXT)
     except ReadError as exc:
         raise ConfigError([Problem(str(path), 1, 1, "", f"cannot be read: {exc}")]) from exc
-    return _load(text, str(path))
+    return _load(text, str(path), prove)
 
 
-def loads(text: str, name: str = "gateway.yaml") -> Loaded:
+def loads(text: str, name: str = "gateway.yaml", prove: Prove = _take_for_granted) -> Loaded:
     """Check a configuration's text; *name* stands for the file in messages. Raises ConfigError."""
     if len(text) > MAX_BYTES:
         raise ConfigError([Problem(name, 1, 1, "", "cannot be read: it is larger than 16 MiB")])
-    return _load(text, name)
+    return _load(text, name, prove)
 
 
-def _load(text: str, name: str) -> Loaded:
+def _load(text: str, name: str, prove: Prove) -> Loaded:
+    try:
+        return _checked(text, name, prove)
+    except ConfigError:
+        raise
+    except Exception as exc:
+        unforeseen = Problem(name, 1, 1, "", in_words(exc))
+    # Raised out here, and so without a cause: its words may quote a secret.
+    raise ConfigError([unforeseen])
+
+
+def _checked(text: str, name: str, prove: Prove) -> Loaded:
     document = parse(text, name)
     data = document.plain()
     speller = Speller()
@@ -80,6 +101,8 @@ def _load(text: str, name: str) -> Loaded:
     checks = CrossChecks(document, data, speller, directory)
     problems += [*document.problems, *checks.problems]
     if config is None or problems:
+        raise ConfigError(problems)
+    if problems := [document.problem(path, message) for path, message in prove(config)]:
         raise ConfigError(problems)
     warnings = sorted(checks.warnings, key=lambda it: (it.line, it.column, it.path))
     return Loaded(config, tuple(warnings), shown(document), Path(name), digest_of(text))
@@ -94,8 +117,30 @@ def _validate(
     except ValidationError as exc:
         count = exc.error_count()
         errors = exc.errors(include_url=False, include_input=False) if count <= _MAX_ERRORS else []
+    except Exception as exc:
+        return None, [document.problem(_culprit(data, directory), in_words(exc))]
     if count > _MAX_ERRORS:
         message = f"{count:,} values are wrong, too many to list: this is hardly a configuration of the gateway"
         return None, [document.problem((), message)]
     found = (explain(document, error, speller) for error in errors[: MAX_PROBLEMS + 1])
     return None, [problem for problem in found if problem is not None]
+
+
+def _culprit(data: dict[str, Any], directory: str) -> KeyPath:
+    """The part of the file at which the model fails in an unforeseen way; the whole, where it is no single one."""
+    for path, part in _parts(data):
+        try:
+            Config.model_validate(part, context=context_of(directory))
+        except ValidationError:
+            pass
+        except Exception:
+            return path
+    return ()
+
+
+def _parts(data: dict[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
+    """Each entry of each section by itself, where it can stand alone, then each section."""
+    for section, content in data.items():
+        if isinstance(content, dict):
+            yield from (((section, key), {section: {key: value}}) for key, value in content.items())
+    yield from (((section,), {section: content}) for section, content in data.items())

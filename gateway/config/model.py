@@ -38,8 +38,9 @@ class Server(Section):
     allow_from: Networks = Field(
         default=(),
         description="Networks and single addresses, IPv4 and IPv6, from which hooks may come, such as "
-        "192.168.1.0/24 or 2001:db8::10: the media servers'. Anyone else gets 403, and holds at most 64 connections, 16 "
-        "per address, beside max_connections. Default: an empty list, anyone who can connect. Behind a proxy that is the proxy's address; unix sockets are guarded by their directory alone.",
+        "192.168.1.0/24 or 2001:db8::10: the media servers'. Anyone else gets 403, and holds at most 64 connections, "
+        "16 an address, beside max_connections. Default: an empty list, anyone who can connect. Behind a proxy that is "
+        "the proxy's address; unix sockets are guarded by their directory alone.",
     )
     tls: Annotated[ServerTls | None, NotNull()] = Field(
         default=None,
@@ -67,8 +68,8 @@ class Server(Section):
         default=10_000,
         description="Client connections at once, shared out among the workers; one more is answered with 403 and "
         "closed. As many TLS handshakes may be under way, at least 64 and at most 4096, a quarter of them per address "
-        "that allow_from does not list. Default 10000, or fewer if the limit of open files has no room for them; a media server holds a few "
-        "dozen. Too small keeps media servers out.",
+        "that allow_from does not list. Default 10000, or fewer if the limit of open files has no room for them; a "
+        "media server holds a few dozen. Too small keeps media servers out.",
     )
     read_timeout: Annotated[float, DurationIn("1ms", "10m")] = Field(
         default="5s",
@@ -101,8 +102,9 @@ class Admin(Section):
 
     token: Annotated[Token | None, NotNull()] = Field(
         default=None,
-        description="Bearer token asked of whoever is not on loopback, and for every POST. No default; while there is "
-        "none, every user of the gateway's host can reload and drain, and nobody elsewhere can look.",
+        description="Bearer token asked of whoever is not on loopback, and for every POST; printable ASCII. No "
+        "default; while there is none, every user of the gateway's host can reload and drain, and nobody elsewhere can "
+        "look.",
     )
 
 

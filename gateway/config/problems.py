@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
+import traceback
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -12,6 +14,7 @@ from typing import Final
 Path = tuple[str | int, ...]
 """A key path: keys of mappings and indexes of lists."""
 
+DEFECT: Final = "this is a defect of the gateway: please report it, and write the value another way until it is fixed"
 MAX_QUOTED: Final = 60
 MAX_PROBLEMS: Final = 1000
 _MAX_COMPARISONS: Final = 20_000
@@ -78,6 +81,16 @@ def quote(text: str, limit: int = MAX_QUOTED) -> str:
     if quoted.isprintable():
         return quoted
     return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in quoted)
+
+
+def in_words(exc: Exception) -> str:
+    """What is said of a value whose check, or whose use, fails in an unforeseen way.
+
+    The exception's own words are left out, since they may quote a secret.
+    """
+    frames = traceback.extract_tb(exc.__traceback__)
+    place = f" in {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
+    return f"cannot be used ({type(exc).__name__}{place}); {DEFECT}"
 
 
 class Speller:

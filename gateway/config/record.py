@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from gateway.recording import FILES, MASKED, RecordSettings
-from gateway.recording.files import BEGINS, is_recording
+from gateway.recording.files import BEGINS, MOST_FILES, is_recording
 
 from .rules import Section
 from .tls import FilePath, absolute_path
@@ -72,7 +72,8 @@ def path_problem(value: object, directory: str) -> tuple[str | None, str | None]
     try:
         if not stat.S_ISDIR(os.stat(above).st_mode):
             return "stands in what is no directory", None
-        file = os.lstat(path) if os.path.lexists(path) else None
+        file = _status_of(path)
+        _status_of(f"{path}.{MOST_FILES}")  # older files' names are longer: the system says whether it takes them
     except (OSError, ValueError) as exc:
         reason = (exc.strerror if isinstance(exc, OSError) else None) or "it has no valid name"
         return f"its directory cannot be used: {reason.lower()}", None
@@ -85,6 +86,14 @@ def path_problem(value: object, directory: str) -> tuple[str | None, str | None]
     if file is not None and not _is_recording(path):
         return None, "is there, but holds something else than a recording: it is left as it is, and nothing is recorded"
     return None, None
+
+
+def _status_of(path: str) -> os.stat_result | None:
+    """The file's own status, None where there is none. Raises OSError for a name that no file can have."""
+    try:
+        return os.lstat(path)
+    except FileNotFoundError:
+        return None
 
 
 def _is_recording(path: str) -> bool:

@@ -6,11 +6,13 @@ import re
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
+import httpx
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from gateway.verdicts import Cause, Fallback
 
+from .addresses import parse_authority
 from .values import SAYS, Checked, DurationIn, Secret, SecretRule, Text, WholeNumber, says, wanting, wants
 
 
@@ -33,33 +35,46 @@ _OWN_HEADERS: Final = frozenset(
         "traceparent",
     }
 )
-_is_literal_host = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(?::[0-9]{1,5})?").fullmatch
+_HOST_AND_PORT: Final = "must be a URL with a valid host and a port from 1 to 65535"
 _is_url_text = re.compile(r"[!-~]+").fullmatch
+_MAX_URL: Final = 2048
+"""Characters; a method and the query of a hook come behind it, and httpx takes 65,536 of all together."""
 
 
 def _target_url(text: str) -> str:
     """An upstream's URL without a trailing slash. The messages never hold it: it may carry a password."""
     if not _is_url_text(text) or "\\" in text:
         raise ValueError("must be a URL in plain ASCII, without spaces, such as http://192.168.1.101/rest/my_api")
+    if len(text) > _MAX_URL:
+        raise ValueError(f"must be a URL of at most {_MAX_URL} characters")
     try:
         parts = urlsplit(text)
         port = parts.port
     except ValueError as exc:
-        raise ValueError("must be a URL with a valid host and a port from 1 to 65535") from exc
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError(_HOST_AND_PORT) from exc
+    if parts.scheme not in {"http", "https"} or not parts.netloc:
         raise ValueError("must be a URL that begins with http:// or https:// and names a host")
     if "@" in parts.netloc:
         raise ValueError("must not hold a user name or password: write them under credentials")
     if "?" in text or "#" in text:
         raise ValueError("must end with its path: a query (?) or fragment (#) is not allowed")
     if port == 0 or parts.netloc.endswith(":"):
-        raise ValueError("must be a URL with a valid host and a port from 1 to 65535")
-    return text.rstrip("/")
+        raise ValueError(_HOST_AND_PORT)
+    url = f"{parts.scheme}{text[len(parts.scheme) :]}".rstrip("/")  # in lower case, as whoever compares it expects
+    try:
+        parse_authority(parts.netloc)
+        httpx.URL(url)  # what every request is made of
+    except (httpx.InvalidURL, ValueError) as exc:
+        raise ValueError("must be a URL whose host is an IP address such as 192.168.1.101, or a host name") from exc
+    return url
 
 
 def _host_header(text: str) -> str:
-    if text not in {"target", "preserve"} and not _is_literal_host(text):
-        raise ValueError("must be target, preserve, or a host name such as legacy.example.com")
+    if text not in {"target", "preserve"}:
+        try:
+            parse_authority(text)
+        except ValueError as exc:
+            raise ValueError("must be target, preserve, or a host name such as legacy.example.com") from exc
     return text
 
 
@@ -81,6 +96,12 @@ def _header_value(text: str) -> None:
 def _not_empty(text: str) -> None:
     if not text:
         raise ValueError("must not be empty")
+
+
+def _token(text: str) -> None:
+    _not_empty(text)
+    if not text.isascii() or not text.isprintable() or text != text.strip():
+        raise ValueError("must be printable ASCII characters, the first and the last no spaces: a header carries it")
 
 
 def _no_controls(text: str) -> None:
@@ -179,7 +200,7 @@ HeaderValue = Annotated[Secret, SecretRule(_header_value)]
 Headers = Annotated[dict[HeaderName, HeaderValue], _HeadersRule()]
 Username = Annotated[str, Checked(_username, r"[^:]+", "wcs")]
 Password = Annotated[Secret, SecretRule(_no_controls)]
-Token = Annotated[Secret, SecretRule(_not_empty)]
+Token = Annotated[Secret, SecretRule(_token)]
 SigningKey = Annotated[Secret, SecretRule(_signing_key)]
 HealthPath = Annotated[
     str,

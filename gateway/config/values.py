@@ -28,9 +28,12 @@ _TEXT: Final = "{text}"
 REFERENCE_PATTERN: Final = r"[$][{]"
 
 
-def wants(text: str) -> PydanticCustomError:
-    """An error that says what the value must be; what it is instead is added later."""
-    return PydanticCustomError(WANTS, _TEXT, {"text": text})
+def wants(text: str, hint: str = "") -> PydanticCustomError:
+    """An error that says what the value must be; what it is instead is added later.
+
+    The *hint* is made of the value, and follows the text unless a reference brings that value in.
+    """
+    return PydanticCustomError(WANTS, _TEXT, {"text": text, "hint": hint})
 
 
 def says(text: str) -> PydanticCustomError:
@@ -221,14 +224,14 @@ class Fraction:
         return {"anyOf": [number, text_schema(_PERCENT, "10%", "0.5%")]}
 
     def _read(self, value: object) -> float:
-        share = -1.0
+        share: float = -1.0
         if isinstance(value, int | float) and not isinstance(value, bool):
-            share = float(value)
+            share = value  # as it is: no float is as large as a whole number can be
         elif isinstance(value, str) and _is_percent(value):
             share = float(value[:-1]) / 100
         if not 0 < share <= 1:
             raise wants(self.form)
-        return share
+        return float(share)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,6 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Final, NamedTuple
 
-from gateway.access import AllowedAddresses
-
 Client = tuple[str, int] | None
 """A peer's address and port; None on a unix socket."""
 
@@ -57,23 +55,28 @@ class Standing(Enum):
 class Place:
     """One connection's place; ``leave`` gives it back, however often it is called."""
 
-    __slots__ = ("_handshake", "_places", "site", "standing")
+    __slots__ = ("_client", "_handshake", "_places", "standing")
 
-    def __init__(self, places: Places, standing: Standing, site: str) -> None:
+    def __init__(self, places: Places, standing: Standing, client: Client) -> None:
         self._places = places
         self._handshake = False
+        self._client = client
         self.standing: Standing | None = standing
         """None once it has been left."""
-        self.site = site
 
     def __repr__(self) -> str:
         return f"<Place {self.standing} {self.site}>"
+
+    @property
+    def site(self) -> str:
+        """What is counted as its peer's address: worked out where it is needed, for a member's seldom is."""
+        return site_of(self._client)
 
     def leave(self) -> None:
         """The connection has ended."""
         self.end_handshake()
         if self.standing is not None:
-            self._places.left(self.standing, self.site)
+            self._places.left(self.standing, self._client)
             self.standing = None
 
     def begin_handshake(self, sizes: PoolSizes, *, listed: bool) -> bool:
@@ -114,30 +117,29 @@ class Places:
 
     def take(self, sizes: PoolSizes, client: Client, *, allowed: bool) -> Place | None:
         """A place for a new connection; None where it can only be closed. *allowed*: it may send hooks."""
-        site = site_of(client)
-        standing = self._standing(sizes, site, allowed=allowed)
+        standing = self._standing(sizes, client, allowed=allowed)
         if standing is None:
             return None
         self._held[standing] += 1
         if standing is Standing.STRANGER:
-            self._strangers[site] += 1
+            self._strangers[site_of(client)] += 1
         self._tell()
-        return Place(self, standing, site)
+        return Place(self, standing, client)
 
-    def _standing(self, sizes: PoolSizes, site: str, *, allowed: bool) -> Standing | None:
+    def _standing(self, sizes: PoolSizes, client: Client, *, allowed: bool) -> Standing | None:
         if not allowed:
-            mine, most = self._strangers[site], _at_most(sizes.strangers)
+            mine, most = self._strangers[site_of(client)], _at_most(sizes.strangers)
             has_room = self._held[Standing.STRANGER] < sizes.strangers and mine < most
             return Standing.STRANGER if has_room else None
         if self._held[Standing.MEMBER] < sizes.members:
             return Standing.MEMBER
         return Standing.EXCESS if self._held[Standing.EXCESS] < sizes.excess else None
 
-    def left(self, standing: Standing, site: str) -> None:
+    def left(self, standing: Standing, client: Client) -> None:
         """A place is free again (the place itself says so)."""
         self._held[standing] -= 1
         if standing is Standing.STRANGER:
-            _take_one(self._strangers, site)
+            _take_one(self._strangers, site_of(client))
         self._tell()
 
     def handshake_began(self, sizes: PoolSizes, site: str, *, listed: bool) -> bool:
@@ -156,12 +158,6 @@ class Places:
     def _tell(self) -> None:
         if self.on_change is not None:
             self.on_change(self._held.total())
-
-
-def admits(addresses: AllowedAddresses, client: Client) -> tuple[bool, bool]:
-    """Whether this peer may send hooks, and whether that is because the configuration lists its address."""
-    allowed = addresses.allows(client)
-    return allowed, allowed and (client is None or not addresses.everyone)
 
 
 def site_of(client: Client) -> str:

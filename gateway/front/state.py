@@ -9,7 +9,7 @@ from uvicorn.server import ServerState
 
 from gateway.access import AllowedAddresses
 from gateway.front.head import BadRequest, TooManyConnections
-from gateway.front.places import Client, Place, Places, PoolSizes, admits
+from gateway.front.places import Client, Place, Places, PoolSizes
 from gateway.front.response import whole_answer
 
 TOO_MANY: Final = "as many connections are open as server.max_connections allows"
@@ -69,8 +69,7 @@ class FrontState(ServerState):
 
     def admit(self, client: Client) -> Place | None:
         """A place for a new connection; None where it can only be closed."""
-        allowed, _ = admits(self.addresses, client)
-        return self.places.take(self.limits.sizes, client, allowed=allowed)
+        return self.places.take(self.limits.sizes, client, allowed=self.addresses.allows(client))
 
     def farewell(self, client: Client) -> bytes:
         """The answer to a connection for which there is no place; a stranger's makes no line in the log."""
@@ -81,5 +80,5 @@ class FrontState(ServerState):
 
     def begin_handshake(self, place: Place, client: Client) -> bool:
         """Whether the TLS handshake of a connection that has a place may begin."""
-        _, listed = admits(self.addresses, client)
+        listed = client is None or (not self.addresses.everyone and self.addresses.allows(client))
         return place.begin_handshake(self.limits.sizes, listed=listed)

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 BEGINS: Final = b'{"v":'
 """What the first line of every recording begins with, whatever its version."""
 _MODE: Final = 0o600
-_MOST_FILES: Final = 2000
+MOST_FILES: Final = 2000
 """However small they are that restarts have left behind."""
 _PATIENCE: Final = 2.0
 """Seconds for which another process may have the file to itself."""
@@ -113,14 +113,14 @@ class RecordFiles:
     def _turn_over(self) -> None:
         """Each file becomes the next older one; the current one is locked, and goes last."""
         older: list[int] = []  # their sizes; the first is path.1
-        while len(older) < _MOST_FILES:
+        while len(older) < MOST_FILES:
             try:
                 older.append(os.lstat(f"{self._path}.{len(older) + 1}").st_size)
             except FileNotFoundError:
                 break
         room = (self._files - 1) * self._max_size - os.lstat(self._path).st_size
         kept = 0
-        for size in older[: _MOST_FILES - 2]:
+        for size in older[: MOST_FILES - 2]:
             room -= size
             if room < 0:
                 break

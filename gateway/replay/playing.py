@@ -98,7 +98,7 @@ class Player:
         connections = self._options.concurrency
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         timeout = self._options.timeout
-        verify = ssl.create_default_context() if self._url.startswith("https:") else False
+        verify = ssl.create_default_context() if httpx.URL(self._url).scheme == "https" else False
         # As many workers as connections: none of them waits for another.
         async with httpx.AsyncClient(
             trust_env=False, verify=verify, limits=limits, timeout=timeout, headers=_HEADERS

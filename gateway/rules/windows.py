@@ -23,12 +23,12 @@ _DAY: Final = f"(?:{'|'.join(_DAYS)})"
 _DATE: Final = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _CLOCK: Final = r"[0-9]{1,2}:[0-9]{2}"
 _split_comma = re.compile(r" *, *").split
-_match_days = re.compile(rf"({_DAY})(?: *- *({_DAY}))?", re.IGNORECASE).fullmatch
+_match_days = re.compile(rf"({_DAY})(?: *- *({_DAY}))?", re.IGNORECASE | re.ASCII).fullmatch
 _match_window = re.compile(
     rf"(?:(?P<first>{_DATE})(?: *- *(?P<last>{_DATE}))?(?: +|$))?"
     rf"(?:(?P<days>{_DAY}(?: *[-,] *{_DAY})*)(?: +|$))?"
     rf"(?P<times>{_CLOCK} *- *{_CLOCK}(?: *, *{_CLOCK} *- *{_CLOCK})*)?",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,  # or ``ſ`` is an ``s``
 ).fullmatch
 _match_zone = re.compile(r"(.*?) *(?<![^ ;])([A-Za-z](?:[A-Za-z0-9_+/-]*[A-Za-z0-9])?)").fullmatch
 _DAY_MINUTES: Final = 24 * 60

@@ -209,7 +209,7 @@ class Listener(uvicorn.Server):
     def _welcome(self, sock: socket.socket, address: object, client: Client, place: Place) -> None:
         protocol = FrontProtocol(self.config, self.server_state, {}, place)
         if self._handshakes is None:
-            self._beside(_connect(sock, protocol))
+            self._beside(_connect(sock, protocol, is_tcp=client is not None))
         elif self._front.begin_handshake(place, client):
             self._handshakes.begin(sock, address, protocol, functools.partial(_handshake_done, protocol))
         else:
@@ -279,11 +279,11 @@ class Listener(uvicorn.Server):
         self.force_exit = self.force_exit or at_once
 
 
-async def _connect(sock: socket.socket, protocol: FrontProtocol) -> None:
+async def _connect(sock: socket.socket, protocol: FrontProtocol, *, is_tcp: bool) -> None:
     """Let the protocol speak over an accepted socket."""
     try:
         sock.setblocking(False)
-        if sock.family != socket.AF_UNIX:
+        if is_tcp:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, sock)
     except OSError:  # the client has left already

@@ -57,6 +57,14 @@ async def _whole(stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> bytes:
     return b"".join([chunk async for chunk in stream])
 
 
+def origin_of(url: httpx.URL) -> Origin:
+    """Where connections for a URL go, its host as it is sent and looked up. Raises httpx.UnsupportedProtocol."""
+    if url.raw_scheme not in _DEFAULT_PORTS:
+        raise httpx.UnsupportedProtocol(f"{url.scheme!r} is neither http nor https")
+    # Not url.host, which has decoded Punycode: asyncio would encode that again, by the older rules (IDNA 2003).
+    return Origin(url.scheme, url.raw_host.decode("ascii"), url.port or _DEFAULT_PORTS[url.raw_scheme])
+
+
 class Transport(httpx.AsyncBaseTransport):
     """HTTP/1.1 with pooled connections; one pool per scheme, host and port. Build it inside a running loop."""
 
@@ -130,10 +138,7 @@ class Transport(httpx.AsyncBaseTransport):
             await self.resolver.aclose()
 
     def _new_pool(self, url: httpx.URL) -> Pool:
-        if url.raw_scheme not in _DEFAULT_PORTS:
-            raise httpx.UnsupportedProtocol(f"{url.scheme!r} is neither http nor https")
-        port = url.port or _DEFAULT_PORTS[url.raw_scheme]
-        pool = Pool(Origin(url.scheme, url.host, port), self.settings.limits, self.resolver)
+        pool = Pool(origin_of(url), self.settings.limits, self.resolver)
         if url.raw_scheme == b"https":
             pool.secure(self._tls_for_pools(), self.settings.server_name)
         return pool

@@ -26,6 +26,11 @@ _FALL: Final = 2
 """Failed checks in a row that eject a target."""
 
 
+def address_of_check(target: httpx.URL, config: Health) -> httpx.URL:
+    """What is asked for at a target."""
+    return target.copy_with(raw_path=config.path.encode("ascii"))
+
+
 class HealthCheck:
     """Asks one target at intervals, over connections of its own."""
 
@@ -52,7 +57,7 @@ class HealthCheck:
     async def _run(self) -> None:
         config = self.config
         transport = Transport(self._settings, resolver=self._target.transport.resolver)
-        url = self._target.url.copy_with(raw_path=config.path.encode("ascii"))
+        url = address_of_check(self._target.url, config)
         async with httpx.AsyncClient(transport=transport, timeout=config.timeout, trust_env=False) as client:
             while True:
                 self._record(await self._ask(client, url))

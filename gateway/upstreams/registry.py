@@ -136,7 +136,7 @@ class Targets:
         target = self._live.get(key)
         if target is None:
             target = self._live[key] = Target(key.upstream, key.url, name, self._resolver, self._metrics)
-            self._resolver.prefetch(target.url.host)
+            self._resolver.prefetch(target.url.raw_host.decode("ascii"))
             if key in self._holds:
                 target.hold()
         settings = TransportSettings(

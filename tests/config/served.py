@@ -1,0 +1,156 @@
+"""What serving would build of a configuration, built here for good, with hooks decided by it, and no network at all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import ipaddress
+import itertools
+import json
+import logging
+import os
+import pickle
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import httpx
+import pytest
+
+from gateway import __version__
+from gateway.cli.inspecting import check, explain
+from gateway.config import Config, Loaded
+from gateway.log import Writer
+from gateway.metrics import Metrics
+from gateway.reloading import differences
+from gateway.server import descriptors
+from gateway.server.channel import Take
+from gateway.server.hookservice import HookService
+from gateway.server.single import sample_certificates
+from gateway.server.spares import Spares
+
+_ANSWERS: Final = frozenset((200, 401, 403))
+_MOST_APPS: Final = 6
+_TIME_LIMIT: Final = 20.0
+_TROUBLE: Final = ("Traceback", "defect", "exception was never retrieved")
+
+
+class _NoNetwork(asyncio.SelectorEventLoop):
+    """Every name has an address, at which nobody is; whatever is asked for must be sound."""
+
+    async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> list[Any]:
+        socket.inet_aton("127.0.0.1")
+        assert host.encode("idna") == host.encode("ascii"), f"{host!r} is looked up as another name than it is written"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
+
+    async def create_connection(  # type: ignore[override]
+        self, factory: Any, host: str, port: int, *, ssl: ssl.SSLContext | None, server_hostname: str | None
+    ) -> NoReturn:
+        ipaddress.ip_address(host)
+        assert 0 < port < 65536
+        if ssl is not None:
+            ssl.wrap_bio(_memory(), _memory(), server_hostname=server_hostname)
+        raise ConnectionRefusedError(111, "nobody is there")
+
+
+def _memory() -> ssl.MemoryBIO:
+    return ssl.MemoryBIO()
+
+
+@contextlib.contextmanager
+def without_network() -> Iterator[None]:
+    """Nothing leaves this process; and what makes it larger or slower for good is left undone."""
+    root, level = logging.getLogger(), logging.getLogger().level
+    handlers = root.handlers[:]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(httpx.HTTPTransport, "handle_request", _refuse)
+        patched.setattr("gc.freeze", lambda: None)
+        try:
+            yield
+        finally:
+            root.handlers[:] = handlers
+            root.setLevel(level)
+
+
+def _refuse(transport: httpx.HTTPTransport, request: httpx.Request) -> NoReturn:
+    raise httpx.ConnectError(f"nobody is at {request.url}")
+
+
+def serve(loaded: Loaded, before: Config, directory: Path) -> str:
+    """Serve by it, then by the one *before*, and return the log. Raises whatever a gateway would meet.
+
+    Recordings go to the *directory*.
+    """
+    log = directory / "log"
+    config = _recording_in(directory, loaded.config)
+    json.dumps(loaded.shown)
+    differences(before, config)
+    pickle.loads(pickle.dumps(Take(0, config)))
+    Spares().look(config)
+    descriptors.shortage(config)
+    with open(log, "wb") as file, asyncio.Runner(loop_factory=_NoNetwork) as runner:
+        writer = Writer(os.dup(file.fileno()))
+        try:
+            runner.run(_serve(config, before, writer))
+        finally:
+            writer.close()
+    told = log.read_text("utf-8")
+    for trouble in _TROUBLE:
+        assert trouble not in told, told
+    return told
+
+
+async def _serve(config: Config, before: Config, writer: Writer) -> None:
+    trouble: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: trouble.append(context))
+    metrics = Metrics(__version__)
+    async with asyncio.timeout(_TIME_LIMIT):
+        service = HookService(config, [], metrics, writer)
+        await service.take(config)
+        for app in list(config.apps)[:_MOST_APPS]:
+            for method in ("OnCallEvent", "connect", *list(config.apps[app].methods)[:1]):
+                await _decide(service, app.replace("*", "").replace("?", "x"), method)
+        await asyncio.sleep(0)
+        sample_certificates(metrics, config)
+        metrics.sample()
+        metrics.render()
+        repr(service.runtime.targets)
+        await service.take(before)
+        service.stop(at_once=True)
+        await service.stopped()
+    assert not trouble
+
+
+async def _decide(service: HookService, app: str, method: str) -> None:
+    application: Any = service._listener.config.app  # what hooks meet behind the front door
+    hook = {"appKey": app, "nodeId": "n", "sessionId": "s", "callId": "c", "caller": "+49301", "callee": "112"}
+    transport = httpx.ASGITransport(app=application)
+    async with httpx.AsyncClient(transport=transport, trust_env=False) as client:
+        answer = await client.post(f"http://gateway/x/{method}", content=json.dumps(hook))
+    assert answer.status_code in _ANSWERS, answer
+    assert "internal" not in answer.headers.get("proxy-status", "")
+
+
+def _recording_in(directory: Path, config: Config) -> Config:
+    if config.record is None:
+        return config
+    record = config.record._replace(path=str(directory / "hooks.jsonl"))
+    return config.model_copy(update={"record": record})
+
+
+def told_by_commands(file: Path, loaded: Loaded) -> str:
+    """What ``check`` and ``explain`` print of a configuration that is fine."""
+    hook = file.with_name("hook.json")
+    with contextlib.ExitStack() as stack:
+        out = stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        errors = stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        patched = stack.enter_context(pytest.MonkeyPatch.context())
+        patched.setattr("gateway.cli.inspecting.load_or_fail", lambda path: loaded)  # it has just been loaded
+        check(file)
+        for app, method in zip(loaded.config.apps, itertools.cycle(("OnCallEvent", "connect", "X"))):
+            hook.write_text(json.dumps({"appKey": app, "callee": "112"}), "utf-8")
+            explain(str(hook), method, file, None)
+    return out.getvalue() + errors.getvalue()
