@@ -25,7 +25,7 @@ from chaos.oracle import Violations
 from chaos.schedule import Planned, steps
 from chaos.stage import Stage
 
-STEP_LIMIT: Final = 60.0
+STEP_LIMIT: Final = 120.0
 """Seconds after which a step that does not end is a violation."""
 P99_RATIO: Final = 1.2
 END: Final = 12.0

@@ -29,7 +29,7 @@ ROOT: Final = Path(__file__).parent.parent.parent
 START: Final = 20.0
 TAKEN_WITHIN: Final = 12.0
 """Seconds in which a good configuration is in force, however it was put there."""
-BACK_WITHIN: Final = 20.0
+BACK_WITHIN: Final = 40.0
 """Seconds in which both workers serve again."""
 
 
