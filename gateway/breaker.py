@@ -30,7 +30,7 @@ from typing import Final, NamedTuple
 MAX_WAIT: Final = 30.0
 """Seconds that the wait of an open breaker may grow to, where its ``open_for`` is not longer by itself."""
 
-_SLOTS: Final = 9
+SLOTS: Final = 9
 """Eight whole slots make up the window; the ninth is the one being filled."""
 _MIN_SLOT: Final = 0.001
 """Seconds; shorter than what loop time can tell apart would be no slot."""
@@ -108,9 +108,9 @@ class Breaker:
         self._width = _width_of(self._settings)
         self._slot = 0
         self._slot_ends = -math.inf
-        self._outcomes = [0] * _SLOTS
-        self._hard = [0] * _SLOTS
-        self._row = [0] * _SLOTS  # failures since the last success
+        self._outcomes = [0] * SLOTS
+        self._hard = [0] * SLOTS
+        self._row = [0] * SLOTS  # failures since the last success
         self._outcomes_total = 0
         self._hard_total = 0
         self._row_total = 0
@@ -314,15 +314,15 @@ class Breaker:
 
     def _rotate(self, now: float) -> None:
         """Begin the slot that *now* falls into; what its place and those passed over held has left the window."""
-        if now >= self._slot_ends + self._width * (_SLOTS - 1):
+        if now >= self._slot_ends + self._width * (SLOTS - 1):
             self._clear_counts()
             self._slot_ends = now + self._width
             return
-        for _ in range(_SLOTS):
+        for _ in range(SLOTS):
             if now < self._slot_ends:
                 return
             self._slot_ends += self._width
-            self._slot = slot = (self._slot + 1) % _SLOTS
+            self._slot = slot = (self._slot + 1) % SLOTS
             self._outcomes_total -= self._outcomes[slot]
             self._hard_total -= self._hard[slot]
             self._row_total -= self._row[slot]
@@ -330,14 +330,14 @@ class Breaker:
 
     def _end_row(self) -> None:
         self._row_total = 0
-        for slot in range(_SLOTS):
+        for slot in range(SLOTS):
             self._row[slot] = 0
 
     def _clear_counts(self) -> None:
         self._outcomes_total = self._hard_total = self._row_total = 0
-        for slot in range(_SLOTS):
+        for slot in range(SLOTS):
             self._outcomes[slot] = self._hard[slot] = self._row[slot] = 0
 
 
 def _width_of(settings: BreakerSettings) -> float:
-    return max(settings.window / (_SLOTS - 1), _MIN_SLOT)
+    return max(settings.window / (SLOTS - 1), _MIN_SLOT)

@@ -24,6 +24,9 @@ usual yes, is kept as such. Whoever finds nothing begins a flight, in the same s
     except BaseException:
         flight.leave()
         raise
+
+With *claims*, a flight that has begun here looks whether another worker has the same hook (``decided_elsewhere``), and
+tells the others what becomes of its own.
 """
 
 from __future__ import annotations
@@ -36,10 +39,15 @@ from typing import Final
 
 import msgspec
 
+from gateway.sharing import Claim, Claims
 from gateway.verdicts import Ruling, Source, Verdict, allowed_by_backend
 
 MAX_ENTRIES: Final = 10_000
 MAX_BYTES: Final = 32 * 1024 * 1024
+MAX_JOINED: Final = 128
+"""Repeats that wait for one hook's verdict at most: a media server sends one four times, Java's client twice each."""
+MIN_WAITING: Final = 256
+"""Repeats that may wait in all, however low ``server.max_in_flight`` is."""
 
 _ECHO: Final = allowed_by_backend(b"")
 """The usual yes, but for the hook's own body."""
@@ -67,6 +75,43 @@ class OwnerLost(Exception):
     """
 
 
+class TooManyRepeats(Exception):
+    """As many repeats as may join a hook in flight wait for its verdict already."""
+
+
+class Waiting:
+    """The repeats that wait for a verdict, of one process: they take no place of a hook, and have a bound of their own.
+
+    No app holds more than twice what is left free, so that one whose hooks are repeated without end leaves room.
+    """
+
+    __slots__ = ("_apps", "total")
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._apps: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<Waiting {self._apps}>"
+
+    def enter(self, app: str, most: int) -> bool:
+        """Whether one more of this app's may wait, of *most* in all; it counts until it leaves."""
+        free, mine = most - self.total, self._apps.get(app, 0)
+        if free <= 0 or (mine and mine >= 2 * (free - 1)):
+            return False
+        self.total += 1
+        self._apps[app] = mine + 1
+        return True
+
+    def leave(self, app: str) -> None:
+        """One that entered has its verdict, or waits no longer."""
+        self.total -= 1
+        if self._apps[app] > 1:
+            self._apps[app] -= 1
+        else:
+            del self._apps[app]
+
+
 class _Stored(msgspec.Struct, frozen=True, gc=False, eq=False):
     """A verdict that is kept."""
 
@@ -87,7 +132,7 @@ class Flight:
     with OwnerLost and nothing is kept. The first word counts; later ones do nothing.
     """
 
-    __slots__ = ("_duplicates", "_joined", "_key", "_settled", "body")
+    __slots__ = ("_claim", "_duplicates", "_joined", "_key", "_settled", "body")
 
     def __init__(self, duplicates: Duplicates, key: Key, body: bytes) -> None:
         self._duplicates = duplicates
@@ -95,16 +140,19 @@ class Flight:
         self.body = body
         self._joined: list[asyncio.Future[Ruling]] | None = None
         self._settled = False
+        self._claim: Claim | None = None
 
     def __repr__(self) -> str:
         joined = len(self._joined or ())
         return f"<Flight of {len(self.body)} bytes, {joined} joined{', settled' if self._settled else ''}>"
 
     def join(self) -> asyncio.Future[Ruling]:
-        """A future of one's own for the verdict: cancelling it touches nobody else's."""
-        waiter: asyncio.Future[Ruling] = asyncio.get_running_loop().create_future()
+        """A future of one's own for the verdict: cancelling it touches nobody else's. Raises TooManyRepeats."""
         if self._joined is None:
             self._joined = []
+        elif len(self._joined) >= MAX_JOINED:
+            raise TooManyRepeats
+        waiter: asyncio.Future[Ruling] = asyncio.get_running_loop().create_future()
         self._joined.append(waiter)
         return waiter
 
@@ -120,10 +168,33 @@ class Flight:
             self._duplicates.store(self._key, self, ruling, now, keep)
         else:
             self._duplicates.landed(self._key, self)
+        if self._claim is not None and self._duplicates.claims is not None:
+            self._duplicates.claims.finish(self._claim, self.body, ruling, now, keep)
         if self._joined is not None:
             for waiter in self._joined:
                 if not waiter.done():
                     waiter.set_result(ruling)
+
+    async def decided_elsewhere(self, until: float) -> Ruling | None:
+        """The verdict of the same hook at another worker; None: this one is to ask, and tell the others.
+
+        *until*: loop time at which its budget ends. Raises TimeoutError where no verdict has come by then.
+        """
+        claims, loop = self._duplicates.claims, asyncio.get_running_loop()
+        while claims is not None:
+            found = claims.take(self._key, self.body, loop.time(), until)
+            if isinstance(found, Claim) and not found.mine:
+                async with asyncio.timeout_at(until):
+                    found = await claims.follow(found, self.body)
+                if found is None:
+                    continue  # it is lost: whoever comes first has it now
+            if isinstance(found, Claim):
+                self._claim = found
+            elif found is not None:
+                self.finish(found.ruling, loop.time(), found.keep)
+                return found.ruling
+            break
+        return None
 
     def abandon(self, ruling: Ruling) -> None:
         """Give those who joined this verdict and keep nothing."""
@@ -135,6 +206,8 @@ class Flight:
             return
         self._settled = True
         self._duplicates.landed(self._key, self)
+        if self._claim is not None and self._duplicates.claims is not None:
+            self._duplicates.claims.drop(self._claim)
         for waiter in self._joined or ():
             if not waiter.done():
                 waiter.set_exception(OwnerLost("the hook that this one repeats ended without a verdict"))
@@ -142,16 +215,20 @@ class Flight:
 
 
 class Duplicates:
-    """The hooks in flight and the verdicts of late, of one process.
+    """The hooks in flight and the verdicts of late, of one process; by *claims*, those of the other workers.
 
     Bounded in count and in bytes, where the answers' bodies count unless they are the hooks' own: the one kept longest
     makes room. Verdicts past their time go when the next is kept,
     or when one of them is asked for; there is no timer. Hooks in flight are bounded by whoever lets them in.
     """
 
-    __slots__ = ("_bytes_held", "_known", "_max_bytes", "_max_entries", "_number", "_shelves", "_stored")
+    __slots__ = ("_bytes_held", "_known", "_max_bytes", "_max_entries", "_number", "_shelves", "_stored", "claims")
 
-    def __init__(self, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES, claims: Claims | None = None
+    ) -> None:
+        self.claims = claims
+        """What other workers have; None where there is no other."""
         self._max_entries = max_entries
         self._max_bytes = max_bytes
         self._known: dict[Key, Flight | _Stored] = {}
@@ -181,7 +258,8 @@ class Duplicates:
     def find(self, key: Key, body: bytes, now: float) -> Ruling | asyncio.Future[Ruling] | None:
         """The verdict of the same hook before, or the future of one in flight; None for a hook not seen of late.
 
-        The future is the caller's own. It raises OwnerLost where the hook in flight comes to no verdict.
+        The future is the caller's own. It raises OwnerLost where the hook in flight comes to no verdict. Raises
+        TooManyRepeats where as many wait for it as may.
         """
         known = self._known.get(key)
         if known is None:

@@ -7,18 +7,20 @@ never come here, and whatever a caller or backend sent is bounded and escaped.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
 
+from gateway.changes import Change, Swap
 from gateway.hooks import text_of
 from gateway.verdicts import Decision, Remarks, Verdict
 
@@ -85,13 +87,23 @@ class Writer:
                     self._wake.wait()
                 if not self._chunks:
                     return
-                data = b"".join(self._chunks)
-                self._chunks.clear()
-            written = self._write_all(data)
+                data = self._taken()
+            written = 0
+            with contextlib.suppress(Exception):  # whatever it is: without this thread nothing would be logged again
+                written = self._write_all(data)
             with self._wake:
                 self._waiting -= len(data)
             if written < len(data):
                 self.on_drop(data.count(b"\n", written))
+
+    def _taken(self) -> bytes:
+        """All that waits in one piece; the oldest piece alone where there is no memory for that."""
+        try:
+            data = b"".join(self._chunks)
+        except MemoryError:
+            return self._chunks.popleft()
+        self._chunks.clear()
+        return data
 
     def _write_all(self, data: bytes) -> int:
         """Bytes written before an error (a full disk, a closed pipe): the rest of this batch is given up."""
@@ -170,6 +182,15 @@ class AccessLog:
         self._console = console
         self._mask_caller = "caller" in mask
         self._mask_callee = "callee" in mask
+
+    def prepare(self, *, access: str, console: bool, mask: Collection[str]) -> Change:
+        """What ``configure`` does, ready to be committed."""
+        before = (self._off, self._failures_only, self._console, self._mask_caller, self._mask_callee)
+
+        def revert() -> None:
+            self._off, self._failures_only, self._console, self._mask_caller, self._mask_callee = before
+
+        return Swap(lambda: self.configure(access=access, console=console, mask=mask), revert)
 
     def record(self, decision: Decision) -> None:
         """Write a hook's line, if it is asked for; an allowed hook that the backend allowed is no failure."""
@@ -392,11 +413,25 @@ class _Handler(logging.Handler):
 
 def configure_logging(writer: Writer, *, level: str, console: bool) -> None:
     """Send everything that is logged to the writer; uvicorn's own chatter stays at warnings."""
-    root = logging.getLogger()
+    prepare_logging(writer, level=level, console=console).commit()
+
+
+def prepare_logging(writer: Writer, *, level: str, console: bool) -> Change:
+    """The same, ready to be committed."""
     handler = _Handler(writer, console=console)
     handler.addFilter(_Brake())
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    root = logging.getLogger()
+    before, level_before = list(root.handlers), root.level
+    return Swap(
+        lambda: _log_to([handler], logging.getLevelNamesMapping()[level.upper()]),
+        lambda: _log_to(before, level_before),
+    )
+
+
+def _log_to(handlers: Sequence[logging.Handler], level: int) -> None:
+    root = logging.getLogger()
+    root.handlers[:] = handlers
+    root.setLevel(level)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio", "httpx"):
         logger = logging.getLogger(name)
         logger.handlers.clear()

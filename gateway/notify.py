@@ -71,7 +71,8 @@ async def watchdog() -> AsyncIterator[None]:
 
 async def _turn(every: float) -> None:
     while True:
-        _tell("WATCHDOG=1")
+        with contextlib.suppress(Exception):  # no memory just now, say: the manager is told the next time
+            _tell("WATCHDOG=1")
         await asyncio.sleep(every)
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 from starlette.types import Receive, Scope, Send
 
 from gateway.clientconfig import examined, ineffective
-from gateway.dedupe import Flight, OwnerLost, key_of
+from gateway.dedupe import MIN_WAITING, Flight, OwnerLost, TooManyRepeats, Waiting, key_of
 from gateway.front.exchange import EXCHANGE, Exchange
 from gateway.front.head import BadRequest
 from gateway.front.state import Answer
@@ -26,6 +26,7 @@ from gateway.requests import Refused, body_of, method_of, problem, refused_at_th
 from gateway.routing import Route
 from gateway.runtime import Runtime, Snapshot
 from gateway.sessions import Sessions, session_of
+from gateway.tenants import Tenant
 from gateway.tracecontext import Sampling
 from gateway.upstreams import Outcome, Outgoing, Upstream
 from gateway.verdicts import (
@@ -60,6 +61,12 @@ _TOO_MANY_OF_APP: Final = Failure(
 _TOO_FAST: Final = Failure(
     Cause.OVERLOAD, ProxyError.CONNECTION_LIMIT_REACHED, "the app's hooks come faster than its rate_limit"
 )
+_NO_WORD: Final = Failure(
+    Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, "the same hook, in flight at another worker, came to no verdict"
+)
+_TOO_MANY_REPEATS: Final = Failure(
+    Cause.OVERLOAD, ProxyError.CONNECTION_LIMIT_REACHED, "too many repeats of hooks in flight wait for their verdicts"
+)
 _DEFECT: Final = Ruling(
     Verdict.REJECT, Source.GATEWAY, Reason.INTERNAL, REJECT_STATUS,
     proxy_status=proxy_status(ProxyError.PROXY_INTERNAL_ERROR), error="a defect of the gateway; its log says more",
@@ -79,13 +86,14 @@ class HookEndpoint:
         self._sessions = Sessions() if sessions is None else sessions
         self._life_of: Callable[[Snapshot, float, Scope], Life] = Life
         self._loop = asyncio.get_running_loop()
-        self._inside = 0
+        self._asking = 0
+        """Hooks that a backend is asked for: each has a place under the limits."""
+        self._waiting = Waiting()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One hook, from its head to its answer."""
         life = self._life_of(self._runtime.snapshot, self._loop.time(), scope)
         exchange: Exchange | None = scope.get("extensions", {}).get(EXCHANGE)
-        self._inside += 1
         try:
             life.body = exchange.body if exchange is not None else await body_of(receive)
             step = self._decide(life)
@@ -103,7 +111,6 @@ class HookEndpoint:
             logger.exception("a hook met a defect of the gateway", extra={"fields": {"request_id": life.request_id}})
             ruling = _DEFECT
         finally:
-            self._inside -= 1
             life.leave()
         headers = _answer_headers(ruling, life.identity.request_id)
         if exchange is None or not exchange.answer(ruling.status, headers, ruling.body):
@@ -158,16 +165,53 @@ class HookEndpoint:
         outgoing = life.outgoing(route, upstream)
         if route.dedupe is None:
             return self._ask(life, route, upstream, outgoing, None)
-        duplicates, key = self._runtime.duplicates, key_of(method, body)
-        earlier = duplicates.find(key, body, self._loop.time())
+        duplicates = self._runtime.duplicates
+        key = key_of(method, body) if duplicates.claims is None else duplicates.claims.key_of(method, body)
+        try:
+            earlier = duplicates.find(key, body, self._loop.time())
+        except TooManyRepeats:
+            return by_fallback(_TOO_MANY_REPEATS, route.fallback, body)
         if earlier is None:
-            return self._ask(life, route, upstream, outgoing, duplicates.begin(key, body))
-        return as_duplicate(earlier) if isinstance(earlier, Ruling) else _joined(life, route, earlier)
+            flight = duplicates.begin(key, body)
+            ask = self._ask if duplicates.claims is None else self._ask_once
+            return ask(life, route, upstream, outgoing, flight)
+        return as_duplicate(earlier) if isinstance(earlier, Ruling) else self._joined(life, route, earlier)
+
+    async def _joined(self, life: Life, route: Route, earlier: asyncio.Future[Ruling]) -> Ruling:
+        """The verdict of the same hook, byte for byte, that is in flight; the repeat itself takes no place."""
+        app = life.app
+        if not self._waiting.enter(app, max(MIN_WAITING, life.snapshot.max_in_flight)):
+            earlier.cancel()
+            return by_fallback(_TOO_MANY_REPEATS, route.fallback, life.body)
+        try:
+            return as_duplicate(await earlier)
+        except OwnerLost:
+            return by_fallback(_CUT_OFF, route.fallback, life.body)
+        finally:
+            self._waiting.leave(app)
+
+    async def _ask_once(
+        self, life: Life, route: Route, upstream: Upstream, outgoing: Outgoing, flight: Flight
+    ) -> Ruling:
+        """The verdict that another worker has of the same hook, or gets while this one waits; else the backend's."""
+        try:
+            ruling = await flight.decided_elsewhere(life.started + route.budget)
+        except TimeoutError:
+            flight.abandon(ruling := by_fallback(_NO_WORD, route.fallback, life.body))
+            return ruling
+        except BaseException:
+            flight.leave()
+            raise
+        if ruling is not None:
+            return as_duplicate(ruling)
+        return await self._ask(life, route, upstream, outgoing, flight)
 
     async def _ask(
         self, life: Life, route: Route, upstream: Upstream, outgoing: Outgoing, flight: Flight | None
     ) -> Ruling:
         """The backend's verdict, or the one that stands in for it; whoever has joined the *flight* gets it too."""
+        tenant = life.tenant
+        self._count(tenant, 1)
         try:
             excess = self._excess(life, route)
             if excess is None:
@@ -188,17 +232,32 @@ class HookEndpoint:
             if flight is not None:
                 flight.leave()
             raise
+        finally:
+            self._count(tenant, -1)
         return ruling
+
+    def _count(self, tenant: Tenant | None, more: int) -> None:
+        """A hook takes its place, or leaves it; noted first, then looked at: so the sum is never too small."""
+        self._asking = asking = self._asking + more
+        if self._runtime.places is not None:
+            self._runtime.places.note(asking)
+        if tenant is not None:
+            tenant.asking += more
+            if tenant.places is not None:
+                tenant.places.note(tenant.asking)
 
     def _excess(self, life: Life, route: Route) -> Failure | None:
         """The limit that this hook is one too many for, if there is one."""
-        if self._inside > life.snapshot.max_in_flight:
+        most, places = life.snapshot.max_in_flight, self._runtime.places
+        if self._asking > most or (places is not None and places.total(self._asking) > most):
             return _TOO_MANY
-        most, tenant = route.max_in_flight, life.tenant
+        tenant = life.tenant
         if tenant is None:
             return None
-        if most is not None and tenant.in_flight is not None and tenant.in_flight.get() > most:
-            return _TOO_MANY_OF_APP
+        if (of_app := route.max_in_flight) is not None:
+            places = tenant.places
+            if tenant.asking > of_app or (places is not None and places.total(tenant.asking) > of_app):
+                return _TOO_MANY_OF_APP
         if tenant.limiter is not None and not tenant.limiter.take(self._loop.time()):
             self._runtime.count_rate_limited(tenant.name)
             return _TOO_FAST
@@ -250,14 +309,6 @@ def _screened(life: Life, route: Route, hook: Hook) -> Ruling | None:
         # Without a session each hook goes its own way.
         life.upstream = route.split.choose(session_of(hook) or life.request_id)
     return by_static(route.static or Verdict.REJECT, life.body) if life.upstream is None else None
-
-
-async def _joined(life: Life, route: Route, earlier: asyncio.Future[Ruling]) -> Ruling:
-    """The verdict of the same hook, byte for byte, that is in flight."""
-    try:
-        return as_duplicate(await earlier)
-    except OwnerLost:
-        return by_fallback(_CUT_OFF, route.fallback, life.body)
 
 
 async def _fail_over(life: Life, route: Route, outcome: Outcome) -> Outcome:

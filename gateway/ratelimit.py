@@ -15,7 +15,7 @@ MAX_PER_SECOND: Final = 1_000_000
 MAX_BURST: Final = 10_000_000
 PATTERN: Final = r"[0-9]{1,9}(?:\.[0-9]{1,6})?/[smh](?: +burst +[0-9]{1,9})?"
 """What a rate looks like, for a JSON Schema."""
-_ENOUGH: Final = 0.999
+ENOUGH: Final = 0.999
 """Of one hook's room: a clock in floats may have lost the rest. What is taken too much is filled in first."""
 FORM: Final = "must be a rate such as 50/s, 300/m, or 50/s burst 100"
 
@@ -75,7 +75,7 @@ class Limiter:
                 if left > self._burst:
                     left = self._burst
             self._filled_at = now
-        if left < _ENOUGH:
+        if left < ENOUGH:
             self._left = left
             return False
         self._left = left - 1.0

@@ -49,7 +49,7 @@ class Route(msgspec.Struct, frozen=True, gc=False):
     sign_with: bytes | None
     """Key of the signature that the backend gets in place of the media server's."""
     max_in_flight: int | None
-    """Hooks of the app inside this process at once; None = no limit of its own."""
+    """Hooks of the app that backends are asked for at once; None = no limit of its own."""
     is_plain: bool
     """Whether *upstream* is known without looking at the hook."""
     rules: Rules | None
@@ -57,7 +57,7 @@ class Route(msgspec.Struct, frozen=True, gc=False):
     failover: tuple[str, ...]
     """Asked in turn where the upstream as a whole cannot be reached."""
     rate: Rate | None
-    """How fast hooks of the app may come to this process; None = as fast as they like."""
+    """How fast hooks of the app may come; None = as fast as they like."""
     client_config: ClientConfig | None
     """What answers to connect are to set; None = they are not looked at."""
     connects: bool
@@ -257,12 +257,12 @@ def _route(config: Config, method: str | None, settings: Settings, rules: Rules 
         settings.dedupe,
         _guard(settings),
         _upstream_key(settings),
-        None if settings.max_in_flight is None else max(1, settings.max_in_flight // config.server.workers),
+        settings.max_in_flight,
         rules is None and not settings.split and settings.upstream is not None,
         rules,
         Split(settings.split) if settings.split else None,
         settings.failover,
-        None if settings.rate_limit is None else settings.rate_limit.of_one(config.server.workers),
+        settings.rate_limit,
         client_config,
         connects and client_config is not None,
         settings.response_check,

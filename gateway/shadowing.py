@@ -15,10 +15,11 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Container, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
+from gateway.changes import Change
 from gateway.comparison import Answered, Compare, Comparison, compare
 from gateway.config import Config
 from gateway.config import Upstream as UpstreamConfig
@@ -127,24 +128,36 @@ class Shadows:
         """What all copies take, about."""
         return self._bytes
 
-    def configure(
+    def prepare(
         self, config: Config, configs: Mapping[str, UpstreamConfig], upstreams: Mapping[str, Upstream]
-    ) -> None:
-        """Work by another configuration from now on.
+    ) -> Change:
+        """Have it ready to work by another configuration.
 
         *configs*: of the ``candidates`` in it; *upstreams* has them live, among others. What waits for a candidate that
         is gone, or that is described otherwise now, is dropped, and what is under way to it ends.
         """
-        self._apps = config.apps
-        self._mask = frozenset(config.log.mask)
-        for name in [name for name, lane in self._lanes.items() if lane.config != configs.get(name)]:
-            self._end(self._lanes.pop(name))
+        lanes = {}
         for name, described in configs.items():
             lane = self._lanes.get(name)
-            if lane is None:
-                self._lanes[name] = _Lane(described, upstreams[name])
-            else:
-                lane.upstream = upstreams[name]
+            stays = lane is not None and lane.config == described
+            lanes[name] = lane if lane is not None and stays else _Lane(described, upstreams[name])
+        after = Work(config.apps, frozenset(config.log.mask), lanes, {name: upstreams[name] for name in lanes})
+        upstreams_before = {name: lane.upstream for name, lane in self._lanes.items()}
+        return _ShadowsChange(self, Work(self._apps, self._mask, self._lanes, upstreams_before), after)
+
+    def put(self, work: Work) -> None:
+        """Do this work from now on."""
+        for name, lane in work.lanes.items():
+            lane.upstream = work.upstreams[name]
+        self._apps, self._mask, self._lanes = work.apps, work.mask, work.lanes
+
+    def end(self, lane: _Lane) -> None:
+        """Drop what waits for a candidate, and break off what is under way to it."""
+        self._drop_queue(lane)
+        for task in lane.tasks:
+            task.cancel()
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
 
     def offer(
         self, shadow: Shadow, decision: Decision, outcome: Outcome | None, prepare: Callable[[Upstream], Outgoing]
@@ -182,7 +195,7 @@ class Shadows:
         """End everything now."""
         self.drain()
         for name in list(self._lanes):
-            self._end(self._lanes.pop(name))
+            self.end(self._lanes.pop(name))
         if self._ending:
             await asyncio.wait(self._ending)
 
@@ -216,14 +229,6 @@ class Shadows:
             copy = lane.queue.popleft()
             self._release(lane, copy)
             self._count(copy.decision.app, copy.settings.upstream, DROPPED)
-
-    def _end(self, lane: _Lane) -> None:
-        """Drop what waits for a candidate, and break off what is under way to it."""
-        self._drop_queue(lane)
-        for task in lane.tasks:
-            task.cancel()
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
 
     def _release(self, lane: _Lane, copy: _Copy) -> None:
         lane.bytes -= copy.size
@@ -290,6 +295,39 @@ class Shadows:
     def _defect(self, shadow: Shadow, decision: Decision) -> None:
         logger.exception("a shadow met a defect of the gateway; its hook had been answered")
         self._count(decision.app, shadow.upstream, DROPPED)
+
+
+class Work(NamedTuple):
+    """What one configuration has copied."""
+
+    apps: Container[str]
+    mask: frozenset[str]
+    lanes: dict[str, _Lane]
+    upstreams: Mapping[str, Upstream]
+    """By the lanes' names: where their copies go."""
+
+
+class _ShadowsChange(Change):
+    """The work of another configuration: lanes that stay go on with what waits in them."""
+
+    def __init__(self, shadows: Shadows, before: Work, after: Work) -> None:
+        self._shadows = shadows
+        self._before = before
+        self._after = after
+
+    def commit(self) -> None:
+        """Copies that come go to the new candidates."""
+        self._shadows.put(self._after)
+
+    def revert(self) -> None:
+        """They go to the old ones again."""
+        self._shadows.put(self._before)
+
+    async def settle(self) -> None:
+        """End what was for candidates that are gone."""
+        for name, lane in self._before.lanes.items():
+            if self._after.lanes.get(name) is not lane:
+                self._shadows.end(lane)
 
 
 def _marked(outgoing: Outgoing) -> Outgoing:

@@ -234,11 +234,11 @@ def test_a_hook_that_had_to_queue_says_for_how_long(gateway: RunningGateway, bac
         for thread in threads:
             thread.start()
         try:
-            # Each worker has one connection; which worker a hook comes to is the kernel's choice.
+            # All workers together have one connection.
             assert wait_until(lambda: queued_and_connected(gateway) == 6)
             (target,) = targets(gateway, "one")
             assert target["in_flight"] == 6
-            assert 1 <= target["connections"] <= target["max_connections"] == len(pids(gateway))
+            assert target["connections"] == target["max_connections"] == 1
         finally:
             opened.set()
             for thread in threads:
@@ -298,7 +298,7 @@ def test_a_target_that_the_breaker_ejected_says_why_and_since_when(gateway: Runn
     inexact = timedelta(seconds=0.2)  # the event loop's clock stands still at times
     assert first - inexact <= since <= last + inexact
     assert 0 < target["retry_in_seconds"] <= 3600
-    assert target["ejections"] >= len(pids(gateway))
+    assert target["ejections"] >= 1
     send(gateway, "down", "after")
     told = call(gateway, call_id="after")
     assert (told["reason"], told["attempts"], told["target"]) == ("unreachable", [], None)

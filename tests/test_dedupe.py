@@ -10,11 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway.dedupe import MAX_BYTES, MAX_ENTRIES, Duplicates, Flight, OwnerLost, key_of
+from gateway.dedupe import (
+    MAX_BYTES,
+    MAX_ENTRIES,
+    MAX_JOINED,
+    Duplicates,
+    Flight,
+    OwnerLost,
+    TooManyRepeats,
+    Waiting,
+    key_of,
+)
 from gateway.verdicts import (
     Cause,
     Failure,
@@ -206,6 +216,36 @@ async def test_a_flight_that_another_overtook_tells_its_own_joiners_and_leaves_t
     second.finish(ALLOWED, 0.0, 10.0)
     assert await of_second == ALLOWED
     assert duplicates.find(KEY, BODY, 0.0) == ALLOWED
+
+
+async def test_of_one_hook_no_more_repeats_wait_than_may() -> None:
+    duplicates = Duplicates()
+    with flown(duplicates.begin(KEY, BODY)) as flight:
+        waiting = [joined(duplicates) for _ in range(MAX_JOINED)]
+        with pytest.raises(TooManyRepeats):
+            duplicates.find(KEY, BODY, 0.0)
+        flight.finish(ALLOWED, 0.0, 10.0)
+    assert {await one for one in waiting} == {ALLOWED}
+    assert duplicates.find(KEY, BODY, 0.0) == ALLOWED
+
+
+@settings(deadline=None)
+@given(most=st.integers(2, 64), apps=st.lists(st.sampled_from("abcde"), max_size=200))
+def test_whichever_app_s_hooks_are_repeated_without_end_another_s_may_wait(most: int, apps: list[str]) -> None:
+    waiting, held = Waiting(), dict.fromkeys("abcde", 0)
+    for app in apps:
+        free = most - sum(held.values())
+        if waiting.enter(app, most):
+            held[app] += 1
+            assert held[app] == 1 or held[app] <= 2 * (free - 1)
+        assert sum(held.values()) == waiting.total <= most
+        if sum(map(bool, held.values())) == 1:
+            assert waiting.enter("newcomer", most), "one app alone leaves room"
+            waiting.leave("newcomer")
+    for app, count in held.items():
+        for _ in range(count):
+            waiting.leave(app)
+    assert repr(waiting) == "<Waiting {}>"
 
 
 def test_a_hook_that_is_begun_anew_takes_the_place_of_what_was_kept() -> None:

@@ -19,6 +19,8 @@ from pacing import (
     volley,
 )
 
+from gateway.dedupe import MAX_JOINED
+
 APP = {"upstream": "u", "timeout": "14s"}
 ON: dict[str, Any] = {}
 """The defaults as they are where nobody sets them."""
@@ -204,3 +206,39 @@ def test_a_repeat_after_its_caller_left_gets_the_verdict_of_the_first(
     backend.release()
     (answer,) = repeat.answers()
     assert (answer.status, source(gateway, answer), backend.count) == (200, ("duplicate", "ok"), 1)
+
+
+def test_repeats_that_wait_take_no_place_of_another_app_s_hooks_nor_of_their_own_app_s(
+    gateway: RunningGateway, backend: PacedBackend
+) -> None:
+    apps: dict[str, dict[str, Any]] = {"a": {**APP, "max_in_flight": 2}, "b": APP}
+    serve(gateway, {"u": {"url": backend.url}}, apps, defaults=ON, server={"max_in_flight": 4})
+    backend.apps["a"] = Mode.HOLD
+    body = hook_body("a")
+    repeated = Volley(gateway, [body] * 100)
+    assert wait_until(lambda: gateway.metric("gateway_hooks_in_flight", app="a") == 100)
+    assert backend.count == 1
+    assert [answer.status for answer in volley(gateway, [hook_body("b")] * 3)] == [200] * 3
+    own = Volley(gateway, [hook_body("a")])
+    assert wait_until(lambda: backend.held == 2)
+    assert source(gateway, ask(gateway, hook_body("a"))) == ("fallback", "overload")
+    backend.release()
+    assert [answer.status for one in (repeated, own) for answer in one.answers()] == [200] * 101
+    assert len([request for request in backend.hooks if request.body == body]) == 1
+
+
+def test_repeats_past_those_that_may_wait_are_answered_at_once_with_the_verdict_for_overload(
+    gateway: RunningGateway, backend: PacedBackend
+) -> None:
+    app = {**APP, "fallback": {"overload": "allow"}}
+    serve(gateway, {"u": {"url": backend.url}}, {"a": app}, defaults=ON)
+    backend.mode = Mode.HOLD
+    body, more = hook_body("a"), 10
+    repeated = Volley(gateway, [body] * (1 + MAX_JOINED + more))
+    overload = {"app": "a", "source": "fallback", "reason": "overload"}
+    assert wait_until(lambda: gateway.metric("gateway_hooks_total", **overload) == more)
+    backend.release()
+    answers = repeated.answers()
+    assert {answer.status for answer in answers} == {200}
+    assert len([answer for answer in answers if answer.proxy_error]) == more
+    assert backend.count == 1

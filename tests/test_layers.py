@@ -16,6 +16,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS: Final = {
     "alarm": 0,
+    "changes": 0,
+    "loops": 0,
     "console": 0,
     "headernames": 0,
     "hooks": 0,
@@ -42,6 +44,7 @@ LAYERS: Final = {
     "log": 1,
     "forwarding": 1,
     "front": 1,
+    "sharing": 1,
     "dedupe": 1,
     "recording": 1,
     "meaning": 1,
@@ -91,6 +94,8 @@ NEIGHBOURS: Final = {
     ("shadowing", "upstreams"),
     ("journal", "shadownotes"),
     ("activity", "insights"),
+    ("dedupe", "sharing"),
+    ("transport", "sharing"),
     ("proxy", "life"),
     ("reloading", "proving"),
     ("routing", "tenants"),

@@ -157,9 +157,9 @@ def test_every_metric_of_the_contract_that_needs_no_hook_is_there_from_the_start
 
 def test_a_reload_that_fails_is_told_and_keeps_the_time_of_the_last_good_one() -> None:
     metrics = Metrics("1")
-    metrics.record_reload(successful=True)
+    metrics.record_reload(None)
     (good,) = values(samples_of(metrics.render()), "gateway_config_last_reload_success_timestamp_seconds")
-    metrics.record_reload(successful=False)
+    metrics.record_reload("invalid")
     read = samples_of(metrics.render())
     assert values(read, "gateway_config_last_reload_successful") == [0]
     assert values(read, "gateway_config_last_reload_success_timestamp_seconds") == [good]

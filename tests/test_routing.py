@@ -181,11 +181,11 @@ apps:
         ("plain", "OnCallEvent", Retry(3), 10.0, None),
         ("plain", "connect", Retry(3), 10.0, None),
         ("plain", "CallStatusEvent", Retry(3), None, None),
-        ("limited", "OnCallEvent", Retry(1), None, 2),
-        ("limited", "call", Retry(4, frozenset({RetryOn.RESET})), 2.0, 2),
+        ("limited", "OnCallEvent", Retry(1), None, 5),
+        ("limited", "call", Retry(4, frozenset({RetryOn.RESET})), 2.0, 5),
     ],
 )
-def test_a_route_holds_retry_repeats_and_this_worker_s_share_of_the_limit(
+def test_a_route_holds_retry_repeats_and_the_limit_of_all_workers(
     app: str, method: str, retry: Retry, dedupe: float | None, limit: int | None
 ) -> None:
     route = route_of(Table(loads(LIMITS).config), app, method)

@@ -12,6 +12,7 @@ import pytest
 from faulty import FaultyBackend, Turn, added_case, gated_case, refused_port, reply, right_answer
 
 from gateway import shadowing
+from gateway.changes import Changes
 from gateway.comparison import Compare, Difference
 from gateway.config import Config, loads
 from gateway.hooks import parse_hook
@@ -68,13 +69,20 @@ class Stage:
         self.shadows = Shadows(self.metrics, lambda request_id, result, _: self.results.append((request_id, result)))
         self.targets = Targets(self.metrics)
         self.number = 0
-        self.take(config)
+        self.prepared(config).commit()
 
-    def take(self, config: Config) -> None:
+    def prepared(self, config: Config) -> Changes:
         self.config = config
         further = candidates(config)
-        self.upstreams = self.targets.build({**config.upstreams, **further}, ())
-        self.shadows.configure(config, further, self.upstreams)
+        configs = {**config.upstreams, **further}
+        targets = self.targets.prepare(configs, (), self.targets.contexts(configs))
+        self.upstreams = targets.upstreams
+        return Changes((targets, self.shadows.prepare(config, further, targets.upstreams)))
+
+    async def take(self, config: Config) -> None:
+        changes = self.prepared(config)
+        changes.commit()
+        await changes.settle()
 
     async def aclose(self) -> None:
         await self.shadows.aclose()
@@ -546,7 +554,7 @@ async def test_a_reload_that_changes_nothing_of_a_candidate_keeps_its_queue(
         stage = stages(configuration(backend.url_of("gated")))
         for _ in range(MAX_TASKS + 20):
             stage.offer()
-        stage.take(configuration(backend.url_of("gated"), sample="50%"))
+        await stage.take(configuration(backend.url_of("gated"), sample="50%"))
         assert stage.shadows.queued + stage.shadows.at_work > 20
         opened.set()
         assert await stage.settled() == {"match": MAX_TASKS + 20}
@@ -560,14 +568,13 @@ async def test_a_candidate_that_a_reload_takes_away_or_changes_ends_at_once(
         for _ in range(MAX_TASKS + 20):
             stage.offer()
         await asyncio.to_thread(backend.wait_for_requests, MAX_TASKS, "gated")
-        stage.take(configuration(backend.url_of("ok")))
+        await stage.take(configuration(backend.url_of("ok")))
         assert stage.shadows.queued == 0
         assert await stage.settled() == {"dropped": MAX_TASKS + 20}
-        await stage.targets.settle({**stage.config.upstreams, **candidates(stage.config)})
         stage.offer()
         assert await stage.settled() == {"dropped": MAX_TASKS + 20, "match": 1}
         shadow = stage.shadow
-        stage.take(loads("apps: {a: {static: reject}}").config)
+        await stage.take(loads("apps: {a: {static: reject}}").config)
         assert repr(stage.shadows) == "<Shadows 0 bytes; >"
         assert shadow.candidate not in stage.upstreams
 
@@ -591,9 +598,8 @@ async def test_a_hook_whose_app_is_gone_brings_no_series_back(backend: FaultyBac
     stage = stages(configuration(backend.url_of("ok")))
     stage.offer()
     config = configuration(backend.url_of("ok"))
-    stage.shadows.configure(
-        config.model_copy(update={"apps": {"b": config.apps["a"]}}), candidates(config), stage.upstreams
-    )
+    other = config.model_copy(update={"apps": {"b": config.apps["a"]}})
+    stage.shadows.prepare(other, candidates(config), stage.upstreams).commit()
     async with asyncio.timeout(5):
         while stage.shadows.at_work:
             await asyncio.sleep(0.005)

@@ -17,7 +17,7 @@ from faulty import FaultyBackend, gated_case, make_certificates, refused_port
 from gateways import LISTEN, ROOT, RunningGateway, running_gateway, wait_until
 from opentelemetry.semconv import attributes as semantic_conventions
 
-from gateway.config import loads
+from gateway.config import Config, loads
 from gateway.hooks import parse_hook
 from gateway.metrics import Metrics
 from gateway.tracecontext import Sampling, Trace
@@ -363,13 +363,19 @@ def test_a_reload_goes_over_to_another_collector_and_loses_nothing(tmp_path: Pat
 async def test_a_reload_that_leaves_tracing_as_it_was_leaves_its_thread_alone() -> None:
     switched: list[Sampling | None] = []
     tracing = Tracing(Metrics("x"), lambda sampling, listener: switched.append(sampling))
+
+    async def take(config: Config) -> None:
+        change = await tracing.prepare(config)
+        change.commit()
+        await change.settle()
+
     with refused_port() as refused:
         text = f"tracing: {{endpoint: 'http://127.0.0.1:{refused}'}}\nupstreams: {{u: {{url: 'http://127.0.0.1/a'}}}}\n"
-        await tracing.take(loads(text).config)
+        await tracing.begin(loads(text).config)
         exporter = tracing._exporter
-        await tracing.take(loads(text + "apps: {a: {static: allow}}\n").config)
+        await take(loads(text + "apps: {a: {static: allow}}\n").config)
         assert tracing._exporter is exporter is not None
-        await tracing.take(loads(text.replace("127.0.0.1/a", "127.0.0.1/b")).config)  # spans name targets
+        await take(loads(text.replace("127.0.0.1/a", "127.0.0.1/b")).config)  # spans name targets
         assert tracing._exporter is not exporter
         assert not exporter._thread.is_alive()
         last = tracing._exporter

@@ -26,7 +26,7 @@ from gateway.journal import Wanted
 from gateway.lifecycle import Lifecycle, Phase
 from gateway.log import timestamp
 from gateway.metrics.exposition import CONTENT_TYPE
-from gateway.reloading import Reloader
+from gateway.reloading import FailureReason, Reloader
 
 _SECURITY_HEADERS = [
     (b"cache-control", b"no-store"),
@@ -40,6 +40,13 @@ _OPEN_TO_ALL: Final = frozenset({"/-/healthy", "/-/ready"}) | console.PATHS
 needs the console's page, which tells nothing of this gateway, to ask its user for the token.
 """
 
+_STATUS: Final = {
+    None: 200,
+    FailureReason.INVALID: 422,
+    FailureReason.MASS_REMOVAL: 422,
+    FailureReason.NOT_APPLIED: 500,
+}
+"""Of a reload's answer."""
 _MOST_TEXTS: Final = 100
 """Warnings, or problems, told at most."""
 
@@ -187,9 +194,12 @@ class Admin:
         return PlainTextResponse(f"{phase}\n", 200 if phase is Phase.READY else 503)
 
     async def reload(self, request: Request) -> Response:
-        """Load the configuration again; 200 with what changed, or 422 with the problems and nothing changed."""
+        """Load the configuration again: 200 with what changed; with nothing changed, 422 or 500 with the problems.
+
+        500 where the file is right, as far as can be seen, and could not be put in force.
+        """
         report = await self._state.reloader.reload("admin")
-        return JSONResponse(report.as_json(), 200 if report.successful else 422)
+        return JSONResponse(report.as_json(), _STATUS[report.reason])
 
     async def status(self, request: Request) -> Response:
         """What runs, since when, with which configuration."""
@@ -221,6 +231,7 @@ class Admin:
                 "last_reload": {
                     "time": timestamp(reloader.last_at),
                     "successful": report.successful,
+                    "reason": report.reason,
                     "problems": [str(problem) for problem in report.problems[:_MOST_TEXTS]],
                     "changes": list(report.changes),
                 },

@@ -8,7 +8,6 @@ from typing import Final
 from gateway.clientconfig import Mode
 from gateway.comparison import Compare
 from gateway.config import App, Config, Defaults, Settings
-from gateway.ratelimit import Rate
 from gateway.repair import ResponseCheck
 from gateway.rules.screening import Rule
 from gateway.shadow import ShadowSettings
@@ -46,11 +45,6 @@ def share_of(shares: Sequence[Share], name: str) -> str:
 def shares_in_words(shares: Sequence[Share]) -> str:
     """``php 95%, new 5%``."""
     return ", ".join(f"{share.name} {share_of(shares, share.name)}" for share in shares)
-
-
-def rate_in_words(rate: Rate, workers: int) -> str:
-    """The rate, and how many share it."""
-    return f"{rate}" + (f", shared out among {workers} workers" if workers > 1 else "")
 
 
 def check_in_words(check: ResponseCheck) -> str:
@@ -103,7 +97,7 @@ def wisdom(config: Config) -> Iterator[str]:
 
 
 def _block(name: str, level: App | Defaults, settings: Settings, config: Config) -> Iterator[str]:
-    lines = list(_own(level, settings, config.server.workers))
+    lines = list(_own(level, settings))
     if isinstance(level, App) and level.static is None:
         for method, own in level.methods.items():
             lines += _of_method(method, own.model_fields_set, config.settings(name, method))
@@ -111,7 +105,7 @@ def _block(name: str, level: App | Defaults, settings: Settings, config: Config)
         yield from ("", name, *(f"  {what:13} {words}" for what, words in lines))
 
 
-def _own(level: App | Defaults, settings: Settings, workers: int) -> Iterator[tuple[str, str]]:
+def _own(level: App | Defaults, settings: Settings) -> Iterator[tuple[str, str]]:
     written = level.model_fields_set
     if "rules" in written:
         yield from _rules_in_words(level.rules)
@@ -123,7 +117,7 @@ def _own(level: App | Defaults, settings: Settings, workers: int) -> Iterator[tu
         yield "failover", " then ".join(settings.failover) or "none"
     if "rate_limit" in written:
         rate = settings.rate_limit
-        yield "rate limit", "off" if rate is None else f"{rate_in_words(rate, workers)}; past it, overload"
+        yield "rate limit", "off" if rate is None else f"{rate}; past it, overload"
     if "response_check" in written:
         yield "answers", check_in_words(settings.response_check)
     if "shadow" in written:

@@ -32,7 +32,6 @@ from gateway.cli.describing import (
     check_in_words,
     conditions,
     outcome,
-    rate_in_words,
     shadow_in_words,
     share_of,
     shares_in_words,
@@ -200,8 +199,7 @@ class _Explained:
         if settings.max_in_flight is not None:
             yield f"limit     {settings.max_in_flight} hooks of the app at once"
         if settings.rate_limit is not None:
-            rate = rate_in_words(settings.rate_limit, self._config.server.workers)
-            yield f"rate      {rate}, of the app; past it, the verdict for overload"
+            yield f"rate      {settings.rate_limit}, of the app; past it, the verdict for overload"
         yield f"answers   {check_in_words(settings.response_check)}"
         if settings.shadow is not None:
             yield f"shadow    {shadow_in_words(settings.shadow)}; {self._shadowed(name)}"

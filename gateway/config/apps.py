@@ -70,14 +70,14 @@ class Defaults(Section):
     )
     max_in_flight: Annotated[int | None, IN_FLIGHT] = Field(
         default=None,
-        description="Hooks of each app inside the gateway at once, shared out among the workers; past it they are "
+        description="Hooks of each app inside the gateway at once, at all workers together; past it they are "
         "answered at once with the verdict for overload. Default: no limit but server.max_in_flight; "
         "without one, an app whose backend hangs can take all of that.",
     )
     rate_limit: RateLimit = Field(
         default=None,
         description="Hooks of each app in a second (/s), minute (/m) or hour (/h), and how many at once (burst; "
-        "without it, a second's worth), shared out among the workers; past it they are answered at once with the "
+        "without it, a second's worth), at all workers together; past it they are answered at once with the "
         "verdict for overload. Default: off; below what a media server sends in a peak, it refuses calls.",
     )
     rules: DefaultRules = Field(
@@ -159,14 +159,14 @@ class App(Method):
     )
     max_in_flight: Annotated[int | None, IN_FLIGHT] = Field(
         default=None,
-        description="Hooks of this app inside at once, shared out among the workers, so that it cannot crowd out "
+        description="Hooks of this app inside at once, at all workers together, so that it cannot crowd out "
         "others; all appKeys of a glob share it; past it, the verdict for overload. Default: "
         "defaults.max_in_flight; too small refuses calls in a peak.",
     )
     rate_limit: RateLimit = Field(
         default=None,
         description="Hooks of this app in a second (/s), minute (/m) or hour (/h), and how many at once (burst; "
-        "without it, a second's worth), shared out among the workers; all appKeys of a glob share it; past it, the "
+        "without it, a second's worth), at all workers together; all appKeys of a glob share it; past it, the "
         "verdict for overload; or off. Default: defaults.rate_limit; below what a media server sends in a peak, it "
         "refuses calls.",
     )
@@ -232,7 +232,7 @@ class Settings(NamedTuple):
     """Of the app: what its answers to connect are to set."""
     response_check: ResponseCheck = ResponseCheck.STRICT
     rate_limit: Rate | None = None
-    """Of the app, whatever the method, before it is shared out among the workers; None = no limit."""
+    """Of the app, whatever the method; None = no limit."""
     rules: tuple[Rule, ...] = ()
     """Of the app, its own before those of defaults; a static app has none that names an upstream."""
     shadow: ShadowSettings | None = None

@@ -183,7 +183,7 @@ class Upstream(Section):
     )
     max_connections: Annotated[int, WholeNumber(1, 65535, "connections")] = Field(
         default=64,
-        description="Connections to each target at once, shared out among the workers; past it hooks queue inside "
+        description="Connections to each target at once, at all workers together; past it hooks queue inside "
         "their budget. Default 64; no more than the backend has workers, or hooks wait there unseen.",
     )
     max_answer: Annotated[int, SizeIn("1B", "64MiB")] = Field(

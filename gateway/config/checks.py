@@ -15,7 +15,6 @@ from gateway.retry import Retry, RetryOn
 
 from .addresses import Address, UnixAddress, overlap, parse_address, parse_listen_address
 from .appchecks import AppChecks
-from .apps import DEDUPED
 from .backends import MAX_TARGETS, Health
 from .document import Document, Scalar, Unresolved, is_brought_in
 from .model import Config
@@ -23,7 +22,7 @@ from .problems import Path, Problem, Speller, path_text, quote
 from .record import path_problem
 from .tls import TlsFiles
 from .tracing import is_installed
-from .values import format_duration, parse_duration, usable_cpus
+from .values import format_duration, parse_duration
 
 _JAVA_KEEPALIVE: Final = 5.0
 """Seconds after which Java's HTTP client drops an idle connection of its own accord."""
@@ -82,7 +81,6 @@ class CrossChecks:
             if isinstance(app, dict):
                 self._app(name, app)
         self._unknown_app()
-        self._duplicates_across_workers()
 
     def _section(self, name: str) -> dict[str, Any]:
         section = self._data.get(name)
@@ -316,33 +314,6 @@ class CrossChecks:
             self._problem(("unknown_app",), f"no app has this name{self._speller.hint(name, self._apps)}")
         if not self._apps and isinstance(self._data.get("apps", {}), dict):
             self._warn(("apps",), "there are no apps: every hook will be refused")
-
-    # --- duplicates ---
-
-    def _duplicates_across_workers(self) -> None:
-        workers = self._server.get("workers", _DEFAULTS.server.workers)
-        if workers == "auto":
-            workers = usable_cpus()
-        if isinstance(workers, int) and workers > 1 and any(map(self._dedupes, self._apps.values())):
-            self._warn(
-                ("server", "workers"),
-                "each worker remembers duplicates for itself: a repeat that meets another worker is asked again",
-            )
-
-    def _dedupes(self, app: object) -> bool:
-        """Whether any method of an app does."""
-        if not isinstance(app, dict) or "static" in app:
-            return False
-        methods = app.get("methods")
-        own = {
-            method: settings["dedupe"]
-            for method, settings in (methods.items() if isinstance(methods, dict) else ())
-            if isinstance(settings, dict) and "dedupe" in settings
-        }
-        if any(value != "off" for value in own.values()):
-            return True
-        wider = app.get("dedupe", self._defaults.get("dedupe"))
-        return wider != "off" and (wider is not None or not own.keys() >= DEDUPED)
 
 
 def _seconds(value: object, default: float | None = None) -> float | None:

@@ -17,6 +17,7 @@ from .rules import IN_FLIGHT, UNKNOWN_APP, AppName, MethodName, Section, Token, 
 from .tls import ServerTls
 from .tracing import Tracing
 from .values import DurationIn, NotNull, Processes, SizeIn, WholeNumber
+from .watch import WATCH, WatchSettings
 
 
 class Server(Section):
@@ -55,14 +56,15 @@ class Server(Section):
     workers: Annotated[int, Processes(256)] = Field(
         default=1,
         description="Processes that serve the hook port together: a number up to 256, or auto for one per CPU that the "
-        "gateway may use (a container's CPU quota is not looked at: write the number there). Default 1; every worker "
-        "counts its limits, breakers and duplicates for itself.",
+        "gateway may use (a container's CPU quota is not looked at: write the number there). Default 1; more than CPUs "
+        "gain nothing. Limits, breakers and duplicates are common to all workers.",
     )
     max_in_flight: Annotated[int, IN_FLIGHT] = Field(
         default=2000,
-        description="Hooks inside the gateway at once, shared out among the workers; past it they are answered at "
-        "once with the verdict for overload. Default 2000; each may hold up to max_body of memory. Too "
-        "small refuses, in a peak, calls that the backends could have decided.",
+        description="Hooks that backends are asked for at once, at all workers together; past it they are answered at "
+        "once with the verdict for overload. Repeats that wait for a hook in flight do not count: 128 of one hook and "
+        "as many in all may wait. Default 2000; each may hold up to max_body of memory. Too small rejects, in a peak, "
+        "calls that the backends could have decided.",
     )
     max_connections: Annotated[int, WholeNumber(1, 1_000_000, "connections")] = Field(
         default=10_000,
@@ -94,6 +96,12 @@ class Server(Section):
         validate_default=True,
         description="How long a stopping gateway waits for the hooks that it has begun. Default 20s; longer than the "
         "longest timeout of an app, shorter than the service manager's own patience, or hooks in flight are cut off.",
+    )
+    watch: Annotated[WatchSettings | None, WATCH] = Field(
+        default={},
+        validate_default=True,
+        description="When a changed configuration file is reloaded by itself, or off. Default: after 2s without a "
+        "change; off, only POST /-/reload and SIGHUP reload it.",
     )
 
 

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Final, Literal, NoReturn
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from gateway.tls.copies import held_still
+
 from .addresses import find_unfit_for_path, is_host
 from .files import ReadError, refuse_unreadable
 from .problems import quote
@@ -218,7 +220,8 @@ def _unreadable(path: str) -> str | None:
 def _no_certificate(path: str) -> str | None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        context.load_verify_locations(cafile=path)
+        with held_still((path,)) as (file,):
+            context.load_verify_locations(cafile=file)
     except OSError:  # SSLError among them, with OpenSSL's words for programmers
         return "the file holds no certificate in PEM form"
     return None if context.cert_store_stats()["x509"] else "the file holds no certificate in PEM form"
@@ -229,7 +232,9 @@ def _misfit(certificate: str, key: str, is_weak_fine: bool) -> tuple[str, str] |
     if is_weak_fine:  # whoever speaks TLS 1.0 has certificates of that time
         context.set_ciphers("DEFAULT:@SECLEVEL=0")
     try:
-        context.load_cert_chain(certificate, key, password=_ask_nobody)
+        with held_still((certificate, key)) as (chain, private):
+            assert chain is not None
+            context.load_cert_chain(chain, private, password=_ask_nobody)
     except _EncryptedError:
         return (
             "key",

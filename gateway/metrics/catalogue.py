@@ -6,7 +6,7 @@ import operator
 import platform
 import time
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from gateway.metrics.cells import Cells, Counter, Distribution, Family, Gauge, Histogram, Series, Value
 from gateway.metrics.exposition import render
@@ -58,6 +58,17 @@ class _Pairs(Container[tuple[str, str]]):
         return app in self._apps and (upstream in self._upstreams or f"shadow:{upstream}" in self._upstreams)
 
 
+class Scope(NamedTuple):
+    """What a configuration has that series may begin for."""
+
+    apps: Container[str]
+    upstreams: Container[str]
+    app_label: bool
+    """Whether histograms carry the app."""
+    rules: Container[tuple[str, str]] | None
+    """(app, rule) pairs; None: those of every app."""
+
+
 _F = TypeVar("_F", bound=Family)
 
 
@@ -78,7 +89,6 @@ class Metrics:
 
         self._families: list[Family] = []
         self._samplers: list[Callable[[], None]] = []
-        self._app_label = True
 
         self.hooks = counter(
             "gateway_hooks_total", "Hooks by what became of them.", "app", "method", "verdict", "source", "reason"
@@ -138,6 +148,13 @@ class Metrics:
         self._reloads = counter("gateway_config_reloads_total", "Reloads of the configuration.", "result")
         for result in ("success", "failure"):
             self._reloads.labelled(result)
+        self._reload_failures = counter(
+            "gateway_config_reload_failures_total",
+            "Reloads that changed nothing: invalid, not_applied (could not be put in force), mass_removal.",
+            "reason",
+        )
+        for reason in ("invalid", "not_applied", "mass_removal"):
+            self._reload_failures.labelled(reason)
         self.log_dropped = counter(
             "gateway_log_lines_dropped_total", "Log lines given up because nobody took them in time."
         ).labelled()
@@ -174,9 +191,8 @@ class Metrics:
         info = gauge("gateway_build_info", "1; the labels tell what runs.", "version", "python", merge=max)
         info.labelled(version, platform.python_version()).set(1)
 
-        self._apps: set[str] = {UNKNOWN_APP}
-        self._upstreams: set[str] = set()
-        self._rules: Container[tuple[str, str]] | None = None
+        self.scope = Scope(frozenset((UNKNOWN_APP,)), frozenset(), True, None)
+        """What series may begin for."""
         self._hook_series: dict[tuple[str, ...], _HookSeries] = {}
         self._era = object()
         """Changes with the configuration: series that were looked up before may be gone."""
@@ -262,10 +278,12 @@ class Metrics:
         if ruling.remarks is not None or decision.split:
             self._count_remarks(decision)
 
-    def record_reload(self, *, successful: bool) -> None:
-        """Count an attempt to load a new configuration."""
-        self._reloads.labelled("success" if successful else "failure").inc()
-        self.loaded(successful=successful)
+    def record_reload(self, failed_by: str | None) -> None:
+        """Count an attempt to load a new configuration; *failed_by* is the reason where it changed nothing."""
+        self._reloads.labelled("success" if failed_by is None else "failure").inc()
+        if failed_by is not None:
+            self._reload_failures.labelled(failed_by).inc()
+        self.loaded(successful=failed_by is None)
 
     def loaded(self, *, successful: bool) -> None:
         """Note how the last load of the configuration, at start or later, went."""
@@ -285,21 +303,41 @@ class Metrics:
         *app_label*: whether histograms carry the app: ``auto`` (up to APP_LABEL_LIMIT apps), ``always``, ``never``.
         *rules*: None keeps those of every app that stays.
         """
-        self._apps = {*apps, UNKNOWN_APP}
-        upstreams = {upstream for upstream, _ in targets}
-        self._app_label = app_label == "always" or (app_label == "auto" and len(apps) <= APP_LABEL_LIMIT)
-        self._upstreams = upstreams
+        scope = self.scope_of(apps, {upstream for upstream, _ in targets}, app_label, rules)
+        self.adopt(scope)
+        self.prune(targets)
+
+    def scope_of(
+        self,
+        apps: Collection[str],
+        upstreams: Iterable[str],
+        app_label: str = "auto",
+        rules: Container[tuple[str, str]] | None = None,
+    ) -> Scope:
+        """What ``adopt`` takes; the same as ``configure`` takes, but that the upstreams' names are enough."""
+        labelled = app_label == "always" or (app_label == "auto" and len(apps) <= APP_LABEL_LIMIT)
+        return Scope(frozenset((*apps, UNKNOWN_APP)), frozenset(upstreams), labelled, rules)
+
+    def adopt(self, scope: Scope) -> None:
+        """Let series of this scope begin from now on, and no others."""
+        self.scope = scope
+        self._hook_series.clear()
+        self._era = object()
+        self._remarked.clear()
+
+    def prune(self, targets: Collection[tuple[str, str]]) -> None:
+        """Remove all series that are not of the scope, and those of targets, (upstream, target), that are not these."""
+        apps, upstreams, app_label, rules = self.scope
         for family in self._families:
             if "app" in family.labels and "upstream" in family.labels:
-                family.keep(("app", "upstream"), _Pairs(self._apps, upstreams))
+                family.keep(("app", "upstream"), _Pairs(apps, upstreams))
             elif "app" in family.labels:
-                bare = isinstance(family, Histogram) and not self._app_label
-                family.keep(("app",), {""} if bare else self._apps)
+                bare = isinstance(family, Histogram) and not app_label
+                family.keep(("app",), {""} if bare else apps)
             elif "target" in family.labels:
                 family.keep(("upstream", "target"), targets)
             elif "upstream" in family.labels:
                 family.keep(("upstream",), upstreams)
-        self._rules = rules
         if rules is not None:
             self.rule_hits.keep(("app", "rule"), rules)
         self._hook_series.clear()
@@ -356,8 +394,8 @@ class Metrics:
     def _series_of(self, decision: Decision) -> _HookSeries:
         ruling = decision.ruling
         # A hook that was in flight while a reload removed its app must not bring the app's series back.
-        app = decision.app if decision.app in self._apps else UNKNOWN_APP
-        histogram_app = app if self._app_label else ""
+        app = decision.app if decision.app in self.scope.apps else UNKNOWN_APP
+        histogram_app = app if self.scope.app_label else ""
         return _HookSeries(
             decision,
             self._era,
@@ -390,9 +428,9 @@ class Metrics:
             value.inc()
 
     def _series_of_remarks(self, decision: Decision, remarks: Remarks) -> Iterator[Value]:
-        app = decision.app if decision.app in self._apps else UNKNOWN_APP
-        verdict = decision.ruling.verdict
-        if remarks.rule is not None and (self._rules is None or (app, remarks.rule) in self._rules):
+        app = decision.app if decision.app in self.scope.apps else UNKNOWN_APP
+        verdict, rules = decision.ruling.verdict, self.scope.rules
+        if remarks.rule is not None and (rules is None or (app, remarks.rule) in rules):
             yield self.rule_hits.labelled(app, remarks.rule, verdict)
         if remarks.repaired is not None:
             yield self.repaired_answers.labelled(app, remarks.repaired)
@@ -401,9 +439,9 @@ class Metrics:
         if remarks.ineffective:
             yield self.ineffective_rejects.labelled(app, decision.method)
         # As with apps, a rule or an upstream that a reload has removed does not come back.
-        if remarks.failed_over_from in self._upstreams:
+        if remarks.failed_over_from is not None and remarks.failed_over_from in self.scope.upstreams:
             yield self.failovers.labelled(app, remarks.failed_over_from)
-        if decision.split and decision.upstream in self._upstreams:
+        if decision.split and decision.upstream is not None and decision.upstream in self.scope.upstreams:
             yield self.split_hooks.labelled(app, decision.upstream, verdict)
 
 

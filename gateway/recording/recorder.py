@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from gateway.changes import CannotPrepare, Change
 from gateway.sampling import Sample
 from gateway.verdicts import Decision, Reason, Source, Verdict
 
@@ -72,28 +73,44 @@ class Recorder:
 
     def configure(self, settings: RecordSettings | None) -> None:
         """Go on as these say; None: record nothing. Never waits, never raises."""
+        try:
+            change = self.prepare(settings)
+        except Exception as exc:
+            logger.error("hooks are not recorded: %s", exc)
+            change = self.prepare(None)
+        change.commit()
+        change.finish()
+
+    def prepare(self, settings: RecordSettings | None) -> RecorderChange:
+        """Have it ready to go on as these say. Raises CannotPrepare where the system denies a thread, and others."""
         if settings == self._settings:
-            return
-        if self._scribe is not None:
-            self._scribe.end()
-            self._ending = [scribe for scribe in (*self._ending, self._scribe) if scribe.is_alive]
-            self._scribe = None
+            return RecorderChange(self, self.in_force, self.in_force)
+        if settings is None:
+            return RecorderChange(self, self.in_force, (None, None))
+        for outcome in ("written", "dropped"):
+            self._count(outcome, 0)  # what they are counted by is made here, before another thread adds to it
+        scribe = _Scribe(settings, self._count)
+        scribe.start()
+        return RecorderChange(self, self.in_force, (settings, scribe))
+
+    @property
+    def in_force(self) -> tuple[RecordSettings | None, _Scribe | None]:
+        """What ``put`` was told last."""
+        return self._settings, self._scribe
+
+    def put(self, settings: RecordSettings | None, scribe: _Scribe | None) -> None:
+        """Go on with the scribe that was made for these settings; None and None: record nothing."""
         if settings is not None:
-            for outcome in ("written", "dropped"):
-                self._count(outcome, 0)  # what they are counted by is made here, before another thread adds to it
-            scribe = _Scribe(settings, self._count)
-            try:
-                scribe.start()
-            except RuntimeError as exc:
-                logger.error("record: no thread is to be had, hooks are not recorded: %s", exc)
-                settings = None
-            else:
-                self._scribe = scribe
-                self._failures_only = settings.failures_only
-                self._sample = Sample(settings.sample)
-        self._settings = settings
+            self._failures_only = settings.failures_only
+            self._sample = Sample(settings.sample)
+        self._settings, self._scribe = settings, scribe
         if self._switch is not None:
             self._switch(None if settings is None else self.record)
+
+    def end(self, scribe: _Scribe) -> None:
+        """Have a scribe write what it has, and end."""
+        scribe.end()
+        self._ending = [ending for ending in (*self._ending, scribe) if ending.is_alive]
 
     def record(self, decision: Decision) -> None:
         """Put a hook aside to be written, if it is wanted. Never waits."""
@@ -123,6 +140,44 @@ class Recorder:
             self._count_unlocked(outcome, hooks)
 
 
+class RecorderChange(Change):
+    """A scribe that has been started and has nothing to write yet, or none."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        before: tuple[RecordSettings | None, _Scribe | None],
+        after: tuple[RecordSettings | None, _Scribe | None],
+    ) -> None:
+        self._recorder = recorder
+        self._before = before
+        self._after = after
+
+    def commit(self) -> None:
+        """Hooks go to the new one."""
+        if self._after != self._before:
+            self._recorder.put(*self._after)
+
+    def revert(self) -> None:
+        """They go to the old one again."""
+        if self._after != self._before:
+            self._recorder.put(*self._before)
+
+    def finish(self) -> None:
+        """Have the old one write what it has; nobody waits for it."""
+        if (scribe := self._before[1]) is not None and scribe is not self._after[1]:
+            self._recorder.end(scribe)
+
+    async def settle(self) -> None:
+        """The same."""
+        self.finish()
+
+    async def discard(self) -> None:
+        """End the new one."""
+        if (scribe := self._after[1]) is not None and scribe is not self._before[1]:
+            self._recorder.end(scribe)
+
+
 class _Scribe:
     """A queue, and the thread that writes it down by one configuration."""
 
@@ -135,6 +190,8 @@ class _Scribe:
         self._wake = threading.Event()
         self._ending = False
         self._warned: float | None = None
+        self._mask = Mask(settings.mask, Pseudonyms(settings.key))
+        self._files = RecordFiles(settings.path, settings.max_size, settings.files, settings.key.run)
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
 
     @property
@@ -142,8 +199,11 @@ class _Scribe:
         return self._thread.is_alive()
 
     def start(self) -> None:
-        """Raises RuntimeError where the system denies a thread."""
-        self._thread.start()
+        """Raises CannotPrepare where the system denies a thread."""
+        try:
+            self._thread.start()
+        except RuntimeError as exc:
+            raise CannotPrepare(f"record: no thread is to be had: {exc}") from exc
 
     def put(self, decision: Decision) -> bool:
         """Queue a hook; False if there is no room."""
@@ -166,10 +226,7 @@ class _Scribe:
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        settings = self._settings
-        run = settings.key.run
-        mask = Mask(settings.mask, Pseudonyms(settings.key))
-        files = RecordFiles(settings.path, settings.max_size, settings.files, run)
+        run, mask, files = self._settings.key.run, self._mask, self._files
         try:
             while True:
                 is_last = self._ending

@@ -18,7 +18,7 @@ _PIECE: Final = 15 * 1024
 
 
 class Take(NamedTuple):
-    """To a worker: put this configuration in force, and say ``Took``."""
+    """To a worker, once, first: begin with this configuration, and say ``Ready``."""
 
     serial: int
     config: Config
@@ -26,6 +26,26 @@ class Take(NamedTuple):
     """What operators had ordered before the worker began."""
     copies: Copies = NO_COPIES
     """Of PEM files, for a worker that cannot use those on the disk."""
+
+
+class Prepare(NamedTuple):
+    """To a worker: have this configuration ready, and say ``Prepared``."""
+
+    serial: int
+    config: bytes
+    """Pickled: once for all workers, and unpickled where its failure is one of the reload, not of the channel."""
+
+
+class Commit(NamedTuple):
+    """To a worker: put the configuration with this serial, which is prepared, in force, and say ``Took``."""
+
+    serial: int
+
+
+class Discard(NamedTuple):
+    """To a worker: the configuration with this serial, prepared or not, will not be in force."""
+
+    serial: int
 
 
 class Ping(NamedTuple):
@@ -57,10 +77,18 @@ class Ready(NamedTuple):
     """From a worker: hooks are accepted."""
 
 
-class Took(NamedTuple):
-    """From a worker: the configuration with this serial is in force."""
+class Prepared(NamedTuple):
+    """From a worker: the configuration with this serial is ready, or why it cannot be."""
 
     serial: int
+    error: str | None = None
+
+
+class Took(NamedTuple):
+    """From a worker: the configuration with this serial is in force; or why the one before still is."""
+
+    serial: int
+    error: str | None = None
 
 
 class Pong(NamedTuple):

@@ -79,7 +79,6 @@ def shortage(config: Config) -> str | None:
 def _to_backends(config: Config) -> int:
     """The most connections to backends that one process makes, health checks among them."""
     return sum(
-        len(upstream.targets)
-        * (max(1, upstream.max_connections // config.server.workers) + (upstream.health is not None))
+        len(upstream.targets) * (upstream.max_connections + (upstream.health is not None))
         for upstream in config.upstreams.values()
     )

@@ -40,6 +40,7 @@ class HoldUps:
 
     def _look(self) -> None:
         late = self._loop.time() - self._due
+        self.start()  # first: whatever the rest raises, there is a next look
         if late > HELD_UP:
             self._count(late)
             logger.warning(
@@ -48,4 +49,3 @@ class HoldUps:
                 late,
                 extra={"fields": {"event": "held_up", "held_up_ms": round(late * 1000)}},
             )
-        self.start()

@@ -8,15 +8,18 @@ import gc
 import logging
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from gateway.access import AllowedAddresses
 from gateway.admin.inquiry import Respondent
 from gateway.app import hook_app
+from gateway.changes import Change, Changes, Swap, prepare
 from gateway.config import Config
 from gateway.front import LINGER, FrontLimits, FrontState
 from gateway.journal import Journal
-from gateway.log import AccessLog, Writer, configure_logging
+from gateway.log import AccessLog, Writer, prepare_logging
+from gateway.loops import KeepGoing
 from gateway.metrics import Metrics
 from gateway.proxy import HookEndpoint
 from gateway.proxy import Listener as DecisionListener
@@ -26,6 +29,7 @@ from gateway.server import descriptors
 from gateway.server.holdups import HoldUps
 from gateway.server.listening import Listener, all_started
 from gateway.sessions import Sessions
+from gateway.sharing import Shared
 from gateway.tls.certificates import Renewal, ServerTLS
 from gateway.tls.copies import NO_COPIES, Copies
 from gateway.tls.handshakes import FailedHandshake, HandshakeFault
@@ -35,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 LOOK_AT_CERTIFICATES_EVERY = 60.0
 """Seconds between two looks at the files of certificates."""
+_TIME_TO_PREPARE: Final = 60.0
+"""Seconds for a new configuration to be built; past it, the old one stays."""
 _M_MMAP_THRESHOLD: Final = -3
 _LARGE: Final = 64 * 1024
 _GC_THRESHOLDS: Final = (20_000, 20, 50)
@@ -54,13 +60,14 @@ class HookService:
         sessions: Sessions | None = None,
         copies: Copies = NO_COPIES,
         board: tuple[Callable[[int], None], Callable[[], bool]] | None = None,
+        shared: Shared | None = None,
     ) -> None:
         """*board*: of several workers, where this one notes its connections, and asks whether it has the most."""
         self._writer = writer
         self._access = AccessLog(writer)
-        self._apply_log(config)
+        self._prepare_log(config).commit()
         writer.on_drop = metrics.log_dropped.inc
-        self.runtime = Runtime(config, metrics, copies)
+        self.runtime = Runtime(config, metrics, copies, shared)
         journal = Journal()
         told = (metrics.record, self._access.record, journal.record, *listeners)
         endpoint = HookEndpoint(self.runtime, told, sessions)
@@ -93,7 +100,10 @@ class HookService:
         """Tells operators what goes on here."""
         self._failed_handshakes = {fault: metrics.failed_handshakes.labelled(fault) for fault in HandshakeFault}
         self._changing = asyncio.Lock()
-        """Held while a configuration or renewed certificates are put in force."""
+        """Held while a configuration is prepared or settled, or renewed certificates are put in force."""
+        self._prepared: tuple[Config, Change] | None = None
+        """A configuration that is ready, and waits for the word whether it is to be in force."""
+        self._keep_renewing = KeepGoing("the look for renewed certificates")
         self._serving: asyncio.Task[None] | None = None
         self._fresh: asyncio.Task[None] | None = None
 
@@ -101,7 +111,7 @@ class HookService:
         """Return when hooks are accepted."""
         self._refresh_tls()  # says so where it begins with copies
         await self.runtime.start()
-        await self._tracing.take(self._config)
+        await self._tracing.begin(self._config)
         self._recorder.configure(self._config.record)
         self._serving = asyncio.create_task(self._listener.run_until_stopped())
         await all_started([self._listener], [self._serving])
@@ -111,17 +121,54 @@ class HookService:
         self._hold_ups.start()
 
     async def take(self, config: Config) -> None:
-        """Put a new configuration in force."""
+        """Put a new configuration in force. Whatever it raises, the old one is in force as before."""
+        await self.prepare(config)
+        try:
+            self.commit()
+        except BaseException:
+            await self.discard()
+            raise
+        await self.settle()
+
+    async def prepare(self, config: Config) -> None:
+        """Build all that a new configuration needs: whatever is raised is raised here, and nothing has changed then.
+
+        ``commit`` or ``discard`` is to follow.
+        """
+        await self.discard()
+        async with self._changing, asyncio.timeout(_TIME_TO_PREPARE):
+            change = await prepare(
+                partial(self._prepare_front, config),
+                partial(self.runtime.prepare, config),
+                partial(self._tracing.prepare, config),
+                partial(asyncio.to_thread, self._recorder.prepare, config.record),
+            )
+            self._prepared = config, change
+
+    def commit(self) -> None:
+        """Put in force what was prepared, between two hooks. Should it raise, the old configuration is in force."""
+        if self._prepared is None:
+            raise RuntimeError("no configuration is prepared")
+        config, change = self._prepared
+        change.commit()
+        self._config = config
+
+    async def settle(self) -> None:
+        """After the commit: let go of what only the old configuration had. Its failures are logged."""
+        if self._prepared is None:
+            return
+        (_, change), self._prepared = self._prepared, None
         async with self._changing:
-            self._apply_log(config)
-            self._front.limits = _limits(config)
-            self._front.addresses = AllowedAddresses(config.server.allow_from)
             self._listener.recheck()
-            self._refresh_tls()
-            await self.runtime.take(config)
-            await self._tracing.take(config)
-            self._recorder.configure(config.record)
+            await change.settle()
+            await self._renew_tls()
             gc.freeze()  # the new configuration is looked through no more than the first one
+
+    async def discard(self) -> None:
+        """Let go of what was prepared, if anything: it will not be in force."""
+        if self._prepared is not None:
+            (_, change), self._prepared = self._prepared, None
+            await change.discard()
 
     def stop(self, *, at_once: bool = False) -> None:
         """Accept no more; answer what is in flight, unless *at_once*."""
@@ -135,6 +182,7 @@ class HookService:
         if self._fresh is not None:
             async with self._changing:  # not amid a change, which would be left half done
                 self._fresh.cancel()
+        await self.discard()
         self._hold_ups.stop()
         await self.runtime.aclose()
         await self._tracing.aclose()
@@ -146,13 +194,18 @@ class HookService:
         while True:
             await asyncio.sleep(LOOK_AT_CERTIFICATES_EVERY)
             async with self._changing:
-                self._refresh_tls()
-                await self.runtime.renew_tls()
+                if self._prepared is None:  # else what is prepared was made of the files before
+                    await self._renew_tls()
+
+    async def _renew_tls(self) -> None:
+        with self._keep_renewing:
+            self._refresh_tls()
+            await self.runtime.renew_tls()
 
     def _refresh_tls(self) -> None:
         try:
             renewed = Renewal.NOTHING if self._tls is None else self._tls.refresh()
-        except OSError as exc:
+        except Exception as exc:
             logger.error("server.tls: the changed files cannot be used, the old ones stay: %s", exc)
             return
         if renewed is Renewal.CERTIFICATE:
@@ -170,10 +223,20 @@ class HookService:
         logger.log(level, f"TLS handshake with %s failed ({failed.fault}): %s", failed.peer, failed.detail,
                    extra={"fields": fields})  # fmt: skip
 
-    def _apply_log(self, config: Config) -> None:
+    async def _prepare_front(self, config: Config) -> Change:
+        """What is granted to clients, and the log."""
+        front = self._front
+        before, after = (front.limits, front.addresses), (_limits(config), AllowedAddresses(config.server.allow_from))
+
+        def grant(granted: tuple[FrontLimits, AllowedAddresses]) -> None:
+            front.limits, front.addresses = granted
+
+        return Changes((Swap(partial(grant, after), partial(grant, before)), self._prepare_log(config)))
+
+    def _prepare_log(self, config: Config) -> Change:
         console = config.log.format == "console"
-        self._access.configure(access=config.log.access, console=console, mask=config.log.mask)
-        configure_logging(self._writer, level=config.log.level, console=console)
+        access = self._access.prepare(access=config.log.access, console=console, mask=config.log.mask)
+        return Changes((access, prepare_logging(self._writer, level=config.log.level, console=console)))
 
 
 def _limits(config: Config) -> FrontLimits:

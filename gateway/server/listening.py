@@ -21,6 +21,7 @@ from gateway.front import FrontProtocol, FrontState
 from gateway.front.accepting import AT_A_TIME, BACKLOG, Acceptor, turn_away_new
 from gateway.front.places import Client, Place
 from gateway.front.reclaiming import reclaim
+from gateway.loops import KeepGoing
 from gateway.tls.handshakes import FailedHandshake, Handshakes
 
 _LAST_CALL: Final = 0.1
@@ -164,6 +165,7 @@ class Listener(uvicorn.Server):
         self._front = state
         self._is_ahead = is_ahead
         self._connecting: set[asyncio.Task[None]] = set()
+        self._keep_going = KeepGoing("the listener's look at the clock")
         self._handshakes: Handshakes | None = None
         if tls is not None:
             self._handshakes = Handshakes(tls, handshake_timeout, on_failed_handshake, state.tasks)
@@ -194,6 +196,12 @@ class Listener(uvicorn.Server):
         if self._handshakes is not None:
             self._handshakes.close()
         await super().shutdown()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: whether the end has come. Whatever a turn raises, there is a next one."""
+        with self._keep_going:
+            return await super().on_tick(counter)
+        return self.should_exit
 
     def _arrived(self, sock: socket.socket, address: object) -> None:
         """Give an accepted connection its place, if there is one."""

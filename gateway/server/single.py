@@ -21,6 +21,7 @@ from gateway.config import Config, Loaded
 from gateway.front import FrontLimits, FrontState
 from gateway.lifecycle import Lifecycle, Phase
 from gateway.log import Writer
+from gateway.loops import KeepGoing
 from gateway.metrics import Metrics
 from gateway.proxy import Listener as DecisionListener
 from gateway.reloading import Reloader, with_workers
@@ -28,7 +29,7 @@ from gateway.server import descriptors
 from gateway.server.hookservice import HookService
 from gateway.server.listening import Listener, StartError, address_of, all_started, bind, close, unlink
 from gateway.server.threads import start_threads
-from gateway.server.watch import changes
+from gateway.server.watch import keep_up
 from gateway.tls.certificates import days_to_expiry
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class Gateway:
         self._metrics.on_scrape(lambda: sample_certificates(self._metrics, self._reloader.loaded.config))
         self.lifecycle = Lifecycle()
         self._metrics.on_scrape(lambda: self._metrics.ready.set(self.lifecycle.phase is Phase.READY))
+        self._keep_going = KeepGoing("what follows a reload")
         self._stop = asyncio.Event()
         self.started = asyncio.Event()
 
@@ -110,7 +112,8 @@ class Gateway:
     async def _take(self, loaded: Loaded) -> None:
         config = with_workers(loaded.config, 1)
         await self._service.take(config)
-        warn_of_shortage(config)
+        with self._keep_going:
+            warn_of_shortage(config)
 
 
 def sample_certificates(metrics: Metrics, config: Config) -> None:
@@ -152,14 +155,10 @@ async def serving_admin(
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
-    async def watch() -> None:
-        async for _ in changes(reloader.loaded.path, lambda: reloader.tried, stop):
-            await reloader.reload("file changed")
-
     await start_threads()
     with _signals({signal.SIGTERM: on_stop_signal, signal.SIGINT: on_stop_signal, signal.SIGHUP: on_hangup}):
         serving = asyncio.create_task(admin.run_until_stopped())
-        watching = asyncio.create_task(watch())
+        watching = asyncio.create_task(keep_up(reloader, stop))
         try:
             await all_started([admin], [serving])
             async with notify.watchdog():
@@ -167,7 +166,7 @@ async def serving_admin(
         finally:
             stop.set()
             admin.stop()
-            for task in reloads:
+            for task in (watching, *reloads):
                 task.cancel()
             await asyncio.gather(serving, watching, *reloads, return_exceptions=True)
 

@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import logging
 import os
+import pickle
 import signal
 import socket
 import sys
@@ -27,13 +28,30 @@ from gateway.admin.inquiry import Told as Said
 from gateway.config import Config, Loaded
 from gateway.lifecycle import Lifecycle, Phase
 from gateway.log import Writer
+from gateway.loops import KeepGoing
 from gateway.metrics import Metrics
 from gateway.metrics.foreign import ForeignCells
 from gateway.reloading import Reloader, with_workers
 from gateway.routing import RuleNames
+from gateway.runtime import rehearse
+from gateway.server.agreement import Word, Words, all_prepared, those_without
 from gateway.server.board import Board
 from gateway.server.board import shared_memory as board_memory
-from gateway.server.channel import Ask, Channel, Ping, Pong, Ready, Stop, Take, Told, Took
+from gateway.server.channel import (
+    Ask,
+    Channel,
+    Commit,
+    Discard,
+    Ping,
+    Pong,
+    Prepare,
+    Prepared,
+    Ready,
+    Stop,
+    Take,
+    Told,
+    Took,
+)
 from gateway.server.doors import Doors
 from gateway.server.hookservice import LOOK_AT_CERTIFICATES_EVERY
 from gateway.server.listening import StartError, address_of, bind, close, unlink
@@ -49,6 +67,7 @@ from gateway.server.single import (
 from gateway.server.spares import Spares
 from gateway.sessions import shared_memory
 from gateway.shadowing import candidates
+from gateway.sharing import SharedMemory
 from gateway.upstreams.registry import target_names
 
 logger = logging.getLogger(__name__)
@@ -87,8 +106,7 @@ class Worker:
         self.started_at = self._loop.time()
         self.unanswered = 0
         """Pings since its last sign of life."""
-        self._taken = -1
-        self._took = asyncio.Event()
+        self._words = Words()
         self._questions = itertools.count()
         self._asked: dict[int, _Asked] = {}
         self._listening = asyncio.create_task(self._listen())
@@ -115,11 +133,14 @@ class Worker:
         finally:
             del self._asked[number]
 
-    async def took(self, serial: int) -> None:
-        """Wait until it has put the configuration with this serial in force, or has ended."""
-        while self._taken < serial and not self._listening.done():
-            self._took.clear()
-            await self._took.wait()
+    async def says(self, kind: type[Word], serial: int) -> Word | None:
+        """What it says of the configuration with this serial; None where it ends before that."""
+        return await self._words.wait_for(kind, serial)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it will say nothing more."""
+        return self._listening.done()
 
     def kill(self) -> None:
         """End it at once."""
@@ -134,22 +155,32 @@ class Worker:
         return status
 
     async def _listen(self) -> None:
-        while (message := await self._channel.receive()) is not None:
-            self.unanswered = 0
-            match message:
-                case Ready():
-                    self.ready.set()
-                case Took():
-                    self._taken = message.serial
-                    self._took.set()
-                case Told():
-                    self._hear(message)
-                case Pong():
-                    pass
-        self._took.set()
+        keep_going = KeepGoing(f"hearing worker {self.slot}")
+        there_is_more = True
+        while there_is_more:
+            with keep_going:
+                there_is_more = await self._next()
+        self._words.end()
         for asked in self._asked.values():
             if not asked.told.done():
                 asked.told.set_result(None)
+
+    async def _next(self) -> bool:
+        """Hear what it says next; False where it will say nothing more."""
+        message = await self._channel.receive()
+        self.unanswered = 0
+        match message:
+            case None:
+                return False
+            case Ready():
+                self.ready.set()
+            case Prepared() | Took():
+                self._words.add(message)
+            case Told():
+                self._hear(message)
+            case Pong():
+                pass
+        return True
 
     def _hear(self, told: Told) -> None:
         asked = self._asked.get(told.number)
@@ -181,6 +212,8 @@ class Supervisor:
         self._connections = board_memory(server.workers)
         self._board = Board(self._connections, server.workers)
         """What each worker has of them; so that new ones are shared out evenly."""
+        self._shared = SharedMemory(server.workers)
+        """Their duplicates, limits and breakers; it outlives them, too."""
         sockets = bind(server.listen, "server.listen")
         try:
             self._admin_sockets = bind((server.admin,), "server.admin")
@@ -197,7 +230,9 @@ class Supervisor:
         self._metrics.on_scrape(lambda: self._metrics.ready.set(self.lifecycle.phase is Phase.READY))
         self._workers: dict[int, Worker] = {}
         self._config: Config = loaded.config
-        self._serial = 0
+        self._serial = self._last_serial = 0
+        """Of the configuration in force, and of the one that was tried last."""
+        self._keep_going = KeepGoing("what follows a reload, or a worker's end,")
         self._orders = Orders()
         self._spares = Spares()
         self._look_at_files = asyncio.Event()
@@ -264,12 +299,16 @@ class Supervisor:
                 "--values", str(cells.values_fd),
                 "--names", str(cells.names_fd),
                 "--sessions", str(self._sessions),
+                "--shared", str(self._shared.fd),
                 "--board", str(self._connections),
                 "--slot", str(slot),
                 "--listen", *map(str, listen),
                 stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), cells.values_fd, cells.names_fd, self._sessions, self._connections, *listen),
-                env={**os.environ, "WCS_GATEWAY_INSTANCE": self._instance},
+                pass_fds=(
+                    theirs.fileno(), cells.values_fd, cells.names_fd, self._sessions, self._shared.fd,
+                    self._connections, *listen,
+                ),
+                env={**os.environ, **self._shared.environment, "WCS_GATEWAY_INSTANCE": self._instance},
             )  # fmt: skip
             channel = await Channel.over(ours)
             undo.pop_all()
@@ -284,9 +323,11 @@ class Supervisor:
         early = 0
         while True:
             status = await worker.ended()
+            self._shared.vacate(worker.slot)
             with self._reading:
-                self._metrics.inherit(worker.cells)
-                worker.cells.close()
+                with self._keep_going:
+                    self._metrics.inherit(worker.cells)
+                    worker.cells.close()
                 del self._workers[worker.slot]
             self._board.forget(worker.slot)
             self._metrics.workers.set(len(self._workers))
@@ -317,29 +358,33 @@ class Supervisor:
         while not self._stop.is_set():
             try:
                 return await self._spawn(slot)
-            except OSError as exc:
+            except Exception as exc:  # no descriptors, no memory: whatever it is, the others go on meanwhile
                 logger.error("worker %d is not replaced yet (%s); trying again", slot, exc)
                 await asyncio.sleep(_RESPAWN_AFTER)
         return None
 
     async def _keep_spares(self) -> None:
         """Have copies of what the workers take up by themselves when it is renewed."""
+        keep_going = KeepGoing("the copying of certificates")
         while True:
             self._look_at_files.clear()
-            await asyncio.to_thread(self._spares.look, self._config)
+            with keep_going:
+                await asyncio.to_thread(self._spares.look, self._config)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._look_at_files.wait(), LOOK_AT_CERTIFICATES_EVERY)
 
     async def _ping(self) -> None:
         """Kill workers that live but do not answer; they are replaced as if they had died."""
+        keep_going = KeepGoing("the look for silent workers")
         while True:
             await asyncio.sleep(_PING_EVERY)
             for worker in self._workers.values():
-                if worker.ready.is_set() and worker.unanswered >= _SILENT_PINGS:
-                    logger.error("worker %d (pid %d) is silent; it is killed", worker.slot, worker.process.pid)
-                    worker.kill()
-                worker.unanswered += 1
-                worker.send(Ping())
+                with keep_going:
+                    if worker.ready.is_set() and worker.unanswered >= _SILENT_PINGS:
+                        logger.error("worker %d (pid %d) is silent; it is killed", worker.slot, worker.process.pid)
+                        worker.kill()
+                    worker.unanswered += 1
+                    worker.send(Ping())
 
     async def _stop_all(self, keeping: Sequence[asyncio.Task[None]]) -> None:
         self._doors.close()
@@ -360,17 +405,39 @@ class Supervisor:
     # --- for all of them ---
 
     async def _take(self, loaded: Loaded) -> None:
-        self._config = with_workers(loaded.config, self._loaded.config.server.workers)
-        self._serial += 1
-        warn_of_shortage(self._config)
-        workers = list(self._workers.values())
-        for worker in workers:
-            worker.send(Take(self._serial, self._config))
-        with contextlib.suppress(TimeoutError):  # one that hangs gets it when it is replaced
-            async with asyncio.timeout(_TAKE_LIMIT):
-                await asyncio.gather(*(worker.took(self._serial) for worker in workers))
-        self._look_at_files.set()
-        _keep_series(self._metrics, self._config)
+        """Have all workers take a configuration, or none; raises why not."""
+        config = with_workers(loaded.config, self._loaded.config.server.workers)
+        self._last_serial += 1
+        serial = self._last_serial
+        message = Prepare(serial, await asyncio.to_thread(pickle.dumps, config))
+        asked = [worker for worker in self._workers.values() if worker.ready.is_set()]
+        try:
+            for worker in asked:
+                worker.send(message)
+            if not await all_prepared(asked, serial):
+                await rehearse(config, self._spares.copies)  # no worker shall begin with what cannot be built
+        except BaseException:
+            for worker in asked:
+                worker.send(Discard(serial))
+            raise
+        # From here on it is in force: for those that have it ready, and for those that begin later.
+        self._config, self._serial = config, serial
+        for worker in list(self._workers.values()):
+            with self._keep_going:
+                if worker not in asked:  # it has begun meanwhile, with the configuration before
+                    worker.send(message)
+                worker.send(Commit(serial))
+        await self._settle(asked, config, serial)
+
+    async def _settle(self, workers: Sequence[Worker], config: Config, serial: int) -> None:
+        """What follows a reload, and cannot undo it."""
+        with self._keep_going:
+            for worker in await those_without(workers, serial):
+                worker.send(Stop(at_once=False))
+        with self._keep_going:
+            warn_of_shortage(config)
+            self._look_at_files.set()
+            _keep_series(self._metrics, config)
 
     async def ask(self, question: Question[T]) -> Said[T]:
         """What each worker tells in time; what is an order is told to those that begin later, too."""

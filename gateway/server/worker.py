@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import pickle
 import signal
 import socket
 import sys
@@ -19,14 +20,31 @@ import uvloop
 
 from gateway import __version__
 from gateway.admin.inquiry import encoded
+from gateway.changes import NO_DEFECTS, reason_of
+from gateway.config import Config
 from gateway.log import PIPE_ATOMIC, Writer
+from gateway.loops import KeepGoing
 from gateway.metrics import Metrics
 from gateway.metrics.cells import Cells
 from gateway.server.board import Board
-from gateway.server.channel import Ask, Channel, Ping, Pong, Ready, Stop, Take, Took
+from gateway.server.channel import (
+    Ask,
+    Channel,
+    Commit,
+    Discard,
+    Ping,
+    Pong,
+    Prepare,
+    Prepared,
+    Ready,
+    Stop,
+    Take,
+    Took,
+)
 from gateway.server.hookservice import HookService
 from gateway.server.threads import start_threads
 from gateway.sessions import Sessions
+from gateway.sharing import Memory, Shared
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +71,7 @@ async def serve(arguments: argparse.Namespace, writer: Writer) -> None:
             sessions=Sessions(arguments.sessions),
             copies=first.copies,
             board=Board(arguments.board, first.config.server.workers).of(arguments.slot),
+            shared=Shared(Memory(arguments.shared, first.config.server.workers, arguments.slot)),
         )
     except OSError as exc:  # certificates that were broken on the disk before the supervisor had copies of them
         logger.error("this worker cannot serve until its files are mended: %s", exc)
@@ -74,21 +93,79 @@ async def serve(arguments: argparse.Namespace, writer: Writer) -> None:
 
 
 async def _listen(channel: Channel, service: HookService) -> None:
+    """Do what the supervisor says until it is gone; whatever fails, a sign of life is given and the next word heard."""
     answering: set[asyncio.Task[None]] = set()
-    while (message := await channel.receive()) is not None:
-        match message:
-            case Take():
-                await service.take(message.config)
-                channel.send(Took(message.serial))
-            case Ask():
-                task = asyncio.create_task(_answer(channel, service, message))
-                answering.add(task)
-                task.add_done_callback(answering.discard)
-            case Ping():
-                channel.send(Pong())
-            case Stop():
-                service.stop(at_once=message.at_once)
+    reloads: asyncio.Queue[_Reload] = asyncio.Queue()
+    reloading = asyncio.create_task(_reload(channel, service, reloads))
+    keep_going = KeepGoing("the supervisor's word could not be followed: it")
+    there_is_more = True
+    try:
+        while there_is_more:
+            with keep_going:
+                message = await channel.receive()
+                match message:
+                    case None:
+                        there_is_more = False
+                    case Prepare() | Commit() | Discard():
+                        reloads.put_nowait(message)
+                    case Ask():
+                        task = asyncio.create_task(_answer(channel, service, message))
+                        answering.add(task)
+                        task.add_done_callback(answering.discard)
+                    case Ping():
+                        channel.send(Pong())
+                    case Stop():
+                        service.stop(at_once=message.at_once)
+    finally:
+        reloading.cancel()
     service.stop()
+
+
+_Reload = Prepare | Commit | Discard
+
+
+async def _reload(channel: Channel, service: HookService, messages: asyncio.Queue[_Reload]) -> None:
+    """Follow what is said of new configurations, in turn and beside everything else: some of it takes a while."""
+    keep_going = KeepGoing("a reload's step")
+    error: str | None = None
+    while True:
+        message = await messages.get()
+        with keep_going:
+            match message:
+                case Prepare():
+                    error = await _prepared(service, message)
+                    channel.send(Prepared(message.serial, error))
+                case Commit():
+                    error = error or _committed(service)
+                    await (service.settle() if error is None else service.discard())
+                    channel.send(Took(message.serial, error))
+                case Discard():
+                    await service.discard()
+
+
+async def _prepared(service: HookService, message: Prepare) -> str | None:
+    """Why the configuration cannot be prepared; None where it is."""
+    try:
+        config: Config = await asyncio.to_thread(pickle.loads, message.config)
+        await service.prepare(config)
+    except Exception as exc:
+        return _told(exc)
+    return None
+
+
+def _committed(service: HookService) -> str | None:
+    """Why the configuration cannot be put in force; None where it is."""
+    try:
+        service.commit()
+    except Exception as exc:
+        return _told(exc)
+    return None
+
+
+def _told(exc: Exception) -> str:
+    if not isinstance(exc, NO_DEFECTS):
+        logger.error("a configuration could not be put in force", exc_info=exc)
+    return reason_of(exc)
 
 
 async def _answer(channel: Channel, service: HookService, message: Ask) -> None:
@@ -102,8 +179,10 @@ async def _answer(channel: Channel, service: HookService, message: Ask) -> None:
 
 
 async def _sample(metrics: Metrics) -> None:
+    keep_going = KeepGoing("the look at the gauges")
     while True:
-        metrics.sample()
+        with keep_going:
+            metrics.sample()
         await asyncio.sleep(_SAMPLE_EVERY)
 
 
@@ -115,6 +194,7 @@ def main() -> None:
     parser.add_argument("--names", type=int, required=True)
     parser.add_argument("--sessions", type=int, required=True)
     parser.add_argument("--board", type=int, required=True)
+    parser.add_argument("--shared", type=int, required=True)
     parser.add_argument("--slot", type=int, required=True)
     parser.add_argument("--listen", type=int, nargs="+", required=True)
     arguments = parser.parse_args()

@@ -12,7 +12,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Final, Generic, NamedTuple, Self, TypeVar
 
-from gateway.tls.copies import NO_COPIES, Copies, Files, in_memory
+from gateway.tls.copies import NO_COPIES, Copies, Files, held_still, in_memory, read_regular
 
 _VERSIONS: Final = {
     "1.0": ssl.TLSVersion.TLSv1,
@@ -38,7 +38,7 @@ class MadeOfFiles(Generic[_T]):
         self._seen: object = self._stamps()
         self._unfit: object = None
         try:
-            self.value = make(files)
+            self.value = self._made()
         except OSError:
             if files not in copies:
                 raise
@@ -57,7 +57,7 @@ class MadeOfFiles(Generic[_T]):
             self._unfit = None
             return False
         try:
-            self.value = self._make(self._files)
+            self.value = self._made()
         except OSError:
             if seen == self._unfit:
                 return False
@@ -65,6 +65,10 @@ class MadeOfFiles(Generic[_T]):
             raise
         self._seen, self._unfit = seen, None
         return True
+
+    def _made(self) -> _T:
+        with held_still(self._files) as paths:
+            return self._make(paths)
 
     def _stamps(self) -> tuple[tuple[int, int] | None, ...]:
         return tuple(map(_stamp, self._files))
@@ -179,7 +183,7 @@ def client_context(files: Files, minimum_version: str) -> ssl.SSLContext:
 
 def days_to_expiry(certificate: Path) -> float:
     """Days until the file's first certificate expires, negative if it has. Raises OSError or ValueError."""
-    text = certificate.read_text("ascii", "replace")
+    text = read_regular(certificate).decode("ascii", "replace")
     begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
     start = text.index(begin)
     pem = text[start : text.index(end, start) + len(end)]

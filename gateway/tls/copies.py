@@ -7,9 +7,10 @@ supervisor gives it copies of those that the other workers still go by.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Final
 
 Files = tuple[str | None, ...]
@@ -19,6 +20,26 @@ Contents = tuple[bytes | None, ...]
 Copies = Mapping[Files, Contents]
 
 NO_COPIES: Final[Copies] = {}
+_DESCRIPTORS: Final = "/proc/self/fd"
+_LARGEST: Final = 16 * 1024 * 1024
+"""Bytes of a PEM file; the system's own bundle of authorities has a quarter of a megabyte."""
+
+
+def read_regular(file: str | os.PathLike[str]) -> bytes:
+    """What a regular file holds. Raises OSError: for a pipe or a device too, which could keep us waiting for ever."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as opened:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(file))
+        if status.st_size > _LARGEST:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), os.fspath(file))
+        return opened.read(_LARGEST)
+
+
+def contents_of(files: Files) -> Contents:
+    """What they hold. Raises OSError as ``read_regular`` does."""
+    return tuple(None if file is None else read_regular(file) for file in files)
 
 
 @contextlib.contextmanager
@@ -35,13 +56,27 @@ def in_memory(contents: Contents) -> Iterator[Files]:
                 continue
             file = stack.enter_context(os.fdopen(os.memfd_create("pem"), "wb", buffering=0))
             file.write(data)
-            paths.append(f"/proc/self/fd/{file.fileno()}")
+            paths.append(f"{_DESCRIPTORS}/{file.fileno()}")
         yield tuple(paths)
+
+
+@contextlib.contextmanager
+def held_still(files: Files) -> Iterator[Files]:
+    """Paths at which OpenSSL finds what the files hold now, whatever becomes of them meanwhile.
+
+    OpenSSL itself would wait for ever where a file has become a pipe that nobody writes to. Raises OSError.
+    """
+    contents = contents_of(files)
+    if not os.path.isdir(_DESCRIPTORS):
+        yield files
+        return
+    with in_memory(contents) as paths:
+        yield paths
 
 
 def copied(files: Files, check: Callable[[Files], object]) -> Contents:
     """What the files hold, once *check* takes just that. Raises OSError, as it does, where they are of no use."""
-    contents = tuple(None if file is None else Path(file).read_bytes() for file in files)
+    contents = contents_of(files)
     with in_memory(contents) as paths:
         check(paths)
     return contents

@@ -11,6 +11,7 @@ from pkgutil import resolve_name
 from typing import Final, NamedTuple
 
 from gateway import __version__
+from gateway.changes import CannotPrepare, Change
 from gateway.config import Config
 from gateway.config import Tracing as TracingConfig
 from gateway.metrics import Metrics
@@ -54,38 +55,82 @@ class Tracing:
         self._setting: _Setting | None = None
         self._exporter: Exporter | None = None
 
-    async def take(self, config: Config) -> None:
-        """Go on as this configuration says."""
+    async def begin(self, config: Config) -> None:
+        """Trace as the first configuration says; where that cannot be, the log says why, and nothing is traced."""
+        try:
+            change = await self.prepare(config)
+        except Exception as exc:  # a package that is gone, no thread to be had
+            logger.error("tracing cannot begin, hooks are served without: %s", exc)
+        else:
+            change.commit()
+
+    async def prepare(self, config: Config) -> Change:
+        """Have it ready to go on as this configuration says.
+
+        Raises CannotPrepare where a package is gone, or the system denies a thread, and others.
+        """
         setting = _setting_of(config)
         if setting == self._setting:
-            return
-        before, after = self._exporter, None
-        if setting is not None:
-            try:
-                # Importing and starting a thread take a moment, for which hooks do not wait.
-                after = await asyncio.to_thread(_started, setting, self._metrics)
-            except (ImportError, RuntimeError) as exc:  # a package that is gone, no thread to be had
-                logger.error("tracing cannot begin, hooks are served without: %s", exc)
-        self._exporter = after
-        if setting is not None and after is not None:
-            self._setting = setting
-            self._switch(Sampling(setting.tracing.sample), self._record)
-        else:
-            self._setting = None
+            return Change()
+        # Importing and starting a thread take a moment, for which hooks do not wait.
+        try:
+            exporter = None if setting is None else await asyncio.to_thread(_started, setting, self._metrics)
+        except (ImportError, RuntimeError) as exc:
+            raise CannotPrepare(f"tracing: {exc}") from exc
+        return _TracingChange(self, setting, exporter)
+
+    def put(self, setting: _Setting | None, exporter: Exporter | None) -> None:
+        """Go on with this exporter, made of the setting; None and None: trace nothing."""
+        self._setting, self._exporter = setting, exporter
+        if setting is None:
             self._switch(None, None)
-        if before is not None:
-            await asyncio.to_thread(before.close, FLUSH)
+        else:
+            self._switch(Sampling(setting.tracing.sample), self._record)
+
+    @property
+    def in_force(self) -> tuple[_Setting | None, Exporter | None]:
+        """What ``put`` was told last."""
+        return self._setting, self._exporter
 
     async def aclose(self) -> None:
         """Deliver what is left, for a bounded time."""
         self._switch(None, None)
-        if self._exporter is not None:
-            await asyncio.to_thread(self._exporter.close, FLUSH)
+        await _close(self._exporter)
 
     def _record(self, decision: Decision) -> None:
         """Keep what the spans of a traced hook need."""
         if decision.trace is not None and self._exporter is not None:
             self._exporter.put(record_of(decision, decision.trace))
+
+
+class _TracingChange(Change):
+    """An exporter that has been started and gets no spans yet, or none."""
+
+    def __init__(self, tracing: Tracing, setting: _Setting | None, exporter: Exporter | None) -> None:
+        self._tracing = tracing
+        self._after = (setting, exporter)
+        self._before = tracing.in_force
+
+    def commit(self) -> None:
+        """Spans go to the new one."""
+        self._tracing.put(*self._after)
+
+    def revert(self) -> None:
+        """They go to the old one again."""
+        self._tracing.put(*self._before)
+
+    async def settle(self) -> None:
+        """Deliver what the old one still has."""
+        await _close(self._before[1])
+
+    async def discard(self) -> None:
+        """End the new one."""
+        await _close(self._after[1])
+
+
+async def _close(exporter: Exporter | None) -> None:
+    if exporter is not None:
+        await asyncio.to_thread(exporter.close, FLUSH)
 
 
 def _setting_of(config: Config) -> _Setting | None:

@@ -14,6 +14,7 @@ import httpx
 
 from gateway import __version__
 from gateway.config import Tracing as TracingConfig
+from gateway.loops import KeepGoing
 from gateway.metrics import Metrics
 
 from .records import HookRecord
@@ -62,12 +63,15 @@ class Exporter:
     """Takes what was kept of hooks and delivers it; ``put`` is for the event loop, and costs it next to nothing."""
 
     def __init__(self, config: TracingConfig, encoder: Encoder, metrics: Metrics) -> None:
+        """Raises OSError where the system's certificate authorities cannot be read."""
         self._url = f"{config.endpoint}/v1/traces"
         self._headers = {
             **{name: value.reveal() for name, value in config.headers.items()},
             "Content-Type": "application/x-protobuf",
             "User-Agent": f"wcs-gateway/{__version__}",
         }
+        self._verify = ssl.create_default_context() if self._url.startswith("https:") else False
+        self._client = self._new_client()
         self._encoder = encoder
         self._exported = metrics.spans_exported
         # Each is added to by one thread alone: additions by several would be lost.
@@ -99,21 +103,30 @@ class Exporter:
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        verify = ssl.create_default_context() if self._url.startswith("https:") else False
-        is_last = False
+        keep_going = KeepGoing("the delivery of spans")
+        client, is_last = self._client, False
         while not is_last:
             until = time.monotonic() + CONNECTION_AGE
-            with httpx.Client(
-                headers=self._headers, timeout=_TIMEOUT, verify=verify, trust_env=False, limits=_LIMITS
-            ) as client:
+            with client:
                 while not is_last and time.monotonic() < until:
                     is_last = self._stopping.is_set()
-                    while self._queue:
-                        count = min(len(self._queue), _BATCH)
-                        self._deliver(client, [self._queue.popleft() for _ in range(count)])
+                    with keep_going:
+                        self._empty(client)
                     if not is_last:
                         self._wake.wait(_EVERY)
                         self._wake.clear()
+            client = self._new_client()
+        client.close()
+
+    def _new_client(self) -> httpx.Client:
+        return httpx.Client(
+            headers=self._headers, timeout=_TIMEOUT, verify=self._verify, trust_env=False, limits=_LIMITS
+        )
+
+    def _empty(self, client: httpx.Client) -> None:
+        while self._queue:
+            count = min(len(self._queue), _BATCH)
+            self._deliver(client, [self._queue.popleft() for _ in range(count)])
 
     def _deliver(self, client: httpx.Client, batch: list[HookRecord]) -> None:
         spans = sum(record.spans for record in batch)

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import httpx
 
+from gateway.sharing import Quota
 from gateway.transport.pool import Origin, Pool, PoolLimits, Terms
 from gateway.transport.resolver import Resolver
 
@@ -73,7 +74,9 @@ class Transport(httpx.AsyncBaseTransport):
         settings: TransportSettings | None = None,
         *,
         resolver: Resolver | None = None,
+        quota: Quota | None = None,
     ) -> None:
+        self._quota = quota
         self.settings = settings or TransportSettings()
         self.resolver = resolver or Resolver()
         self._owns_resolver = resolver is None
@@ -94,6 +97,11 @@ class Transport(httpx.AsyncBaseTransport):
         """Requests waiting for a connection, in all pools."""
         return sum(pool.queued for pool in self._pools.values())
 
+    def prepare(self, settings: TransportSettings) -> None:
+        """Have what ``configure`` will need for these, which then cannot fail. Raises OSError."""
+        if settings.tls is None and self._default_tls is None and any(pool.tls for pool in self._pools.values()):
+            self._default_tls = ssl.create_default_context()
+
     def configure(self, settings: TransportSettings) -> None:
         """Change the limits under way; connections already open stay."""
         self.settings = settings
@@ -102,6 +110,11 @@ class Transport(httpx.AsyncBaseTransport):
             pool.call_waiting()
             if pool.tls is not None:
                 pool.secure(self._tls_for_pools(), settings.server_name)
+
+    def yield_idle(self) -> None:
+        """Close connections that nobody uses where a hook waits at another worker."""
+        for pool in self._pools.values():
+            pool.yield_idle()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Exchange one request for its whole answer.
@@ -138,7 +151,7 @@ class Transport(httpx.AsyncBaseTransport):
             await self.resolver.aclose()
 
     def _new_pool(self, url: httpx.URL) -> Pool:
-        pool = Pool(origin_of(url), self.settings.limits, self.resolver)
+        pool = Pool(origin_of(url), self.settings.limits, self.resolver, self._quota)
         if url.raw_scheme == b"https":
             pool.secure(self._tls_for_pools(), self.settings.server_name)
         return pool

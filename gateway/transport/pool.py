@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from gateway.sharing import POLL_EVERY, Quota
 from gateway.transport.connection import Answer, Connection
 from gateway.transport.deadline import Deadline
 from gateway.transport.dialing import dial_first
@@ -82,8 +83,11 @@ class Pool:
     another: one whose requests hang comes to rest at about two thirds, and there is always room for the next.
     """
 
-    def __init__(self, origin: Origin, limits: PoolLimits, resolver: Resolver) -> None:
+    def __init__(self, origin: Origin, limits: PoolLimits, resolver: Resolver, quota: Quota | None = None) -> None:
         self.origin = origin
+        self._quota = quota
+        """What all workers may have; None where there is no other. The limit is then that of all."""
+        self._poll: asyncio.TimerHandle | None = None
         self.limits = limits
         self._resolver = resolver
         self.tls: ssl.SSLContext | None = None
@@ -135,7 +139,7 @@ class Pool:
         *fresh* asks for a connection that has carried nothing yet. Raises ExchangeError's kinds.
         """
         queued = 0.0
-        if self._has_place(terms.tenant):
+        if self._has_place(terms.tenant) and self._reserve():
             self._take_place(terms.tenant)
             connection = None if fresh else self._take_idle()
         else:
@@ -182,7 +186,7 @@ class Pool:
 
     async def _open(self, terms: Terms) -> Connection:
         """A new connection for one who has a place; where it cannot be made, the place is left."""
-        if self._idle and self.open_connections >= self.limits.max_connections:
+        if self._idle and (self._quota is not None or self.open_connections >= self.limits.max_connections):
             self._forget(self._idle[0], abort=True)  # an idle one makes room for the new one
         self._opening += 1
         try:
@@ -200,10 +204,23 @@ class Pool:
     def _has_place(self, tenant: str) -> bool:
         """Whether one more exchange of this tenant's may begin now."""
         free = self.limits.max_connections - self._busy
+        if self._quota is not None and free > 0:
+            free = 0 if self._quota.yields(self._busy) else free - self._quota.others()
         if free <= 0 or not self.limits.shared:
             return free > 0
         mine = self._in_use.get(tenant, 0)
         return mine == 0 or mine < 2 * (free - 1)
+
+    def _reserve(self) -> bool:
+        """Whether all workers together may have the connection that one more exchange needs; true = it is taken."""
+        if self._quota is None or self._idle:
+            return True
+        return self._quota.reserve(self._busy + 1, self.limits.max_connections)
+
+    def _note(self) -> None:
+        """Tell the other workers how many connections are held here, and how many wait for one."""
+        if self._quota is not None:
+            self._quota.note(self._busy + len(self._idle), self._queue.waiting)
 
     def _take_place(self, tenant: str) -> None:
         self._busy += 1
@@ -218,14 +235,25 @@ class Pool:
                 self._in_use[tenant] = mine - 1
             else:
                 del self._in_use[tenant]
-        if self._queue.waiting:
+        self._note()
+        if self._queue.waiting and (self._quota is None or not self._quota.yields(self._busy + 1)):
             self.call_waiting()
 
     def call_waiting(self) -> None:
         """Call whoever in the queue may have a place, first come, first served."""
-        while self._busy < self.limits.max_connections and (turn := self._queue.take(self._has_place)) is not None:
+        while (
+            self._busy < self.limits.max_connections
+            and self._reserve()
+            and (turn := self._queue.take(self._has_place)) is not None
+        ):
             self._take_place(turn.tenant)
             turn.future.set_result(self._take_idle())
+        self._note()
+
+    def _call_again(self) -> None:
+        """Other workers leave places, too, and do not say so."""
+        self.call_waiting()
+        self._poll = self._loop.call_later(POLL_EVERY, self._call_again) if self._queue.waiting else None
 
     def _take_idle(self) -> Connection | None:
         now = self._loop.time()
@@ -242,11 +270,16 @@ class Pool:
         Who could not be answered in time any more leaves at once: its place is better given to one that can.
         """
         latest = terms.queue - terms.usual
-        expected = terms.usual * (self._queue.waiting + 1) / self.limits.max_connections
+        ahead = self._queue.ahead_of(terms.tenant) if self.limits.shared else self._queue.waiting
+        expected = terms.usual * (ahead + 1) / self.limits.max_connections
         if self._loop.time() + expected > latest:
             raise self._overloaded("is busy, and the queue too long to be answered in time")
         turn = self._queue.add(self._loop.create_future(), terms.tenant)
         timer = self._loop.call_at(latest, self._turn_expired, turn)
+        if self._quota is not None:
+            self._note()
+            if self._poll is None:
+                self._poll = self._loop.call_later(POLL_EVERY, self._call_again)
         try:
             return await turn.future
         except BaseException:
@@ -259,6 +292,7 @@ class Pool:
             raise
         finally:
             timer.cancel()
+            self._note()
 
     def _turn_expired(self, turn: Turn) -> None:
         if self._queue.remove(turn) and not turn.future.done():
@@ -346,7 +380,7 @@ class Pool:
         self._leave_place(tenant)
 
     def _keep_idle(self, connection: Connection) -> None:
-        if self._closed or connection.terms is not self._terms:
+        if self._closed or connection.terms is not self._terms or not self._may_idle():
             self._forget(connection, abort=True)
             return
         now, keepalive = self._loop.time(), self.limits.keepalive or 0.0
@@ -360,6 +394,18 @@ class Pool:
         self._idle.append(connection)
         if connection.expires < self._reap_at:
             self._reap_later(connection.expires)
+
+    def _may_idle(self) -> bool:
+        """Whether a connection may be kept that nobody uses, now that one in use is given back."""
+        held = self._busy + len(self._idle)
+        return self._quota is None or self._quota.may_keep(held, self.limits.max_connections)
+
+    def yield_idle(self) -> None:
+        """Close connections that nobody uses here where a hook waits at another worker."""
+        if self._quota is not None and self._idle and self._quota.is_wanted():
+            while self._idle:
+                self._forget(self._idle[0], abort=True)
+            self._note()
 
     def _forget(self, connection: Connection, *, abort: bool = False) -> None:
         """Take a connection that is of no more use off the books; calling it twice does no harm."""
@@ -375,6 +421,7 @@ class Pool:
         now = self._loop.time()
         for connection in [idle for idle in self._idle if idle.expires <= now]:
             self._forget(connection, abort=True)
+        self._note()
         if self._idle:
             self._reap_later(min(idle.expires for idle in self._idle))
 

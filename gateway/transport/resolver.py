@@ -129,10 +129,12 @@ class Resolver:
             addresses = interleaved(await self._ask(host))
             if not addresses:
                 raise socket.gaierror(socket.EAI_NONAME, "the name has no address")
-        except (OSError, UnicodeError, RuntimeError, MemoryError) as exc:  # UnicodeError: no possible name; no thread
+        except Exception as exc:  # UnicodeError: no possible name; RuntimeError: no thread; MemoryError
             if name.addresses and name.error is None:
                 logger.warning("%s: name look-up failed (%s); its last known addresses stay in use", host, exc)
-            name.error = exc if isinstance(exc, OSError) else socket.gaierror(socket.EAI_NONAME, str(exc))
+            name.error = (
+                exc if isinstance(exc, OSError) else socket.gaierror(socket.EAI_NONAME, str(exc) or type(exc).__name__)
+            )
         else:
             if name.addresses and set(addresses) != set(name.addresses):
                 fields = {"event": "addresses_changed", "host": host, "addresses": list(addresses)}

@@ -37,6 +37,14 @@ class Turns:
         self.waiting += 1
         return turn
 
+    def ahead_of(self, tenant: str) -> int:
+        """About how many go before one more of this tenant's: all of its own, and of each other tenant's one.
+
+        The rest of another's are no measure: it may not have the last free place while it holds any.
+        """
+        own = self._by_tenant.get(tenant)
+        return len(self._by_tenant) if own is None else len(own) + len(self._by_tenant) - 1
+
     def remove(self, turn: Turn) -> bool:
         """Leave the queue; whether the turn was still in it."""
         turns = self._by_tenant.get(turn.tenant)

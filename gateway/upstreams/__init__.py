@@ -1,8 +1,8 @@
 """Asking backends: targets are chosen, attempts made inside one deadline, answers judged."""
 
 from gateway.upstreams.judging import judge, judge_failure
-from gateway.upstreams.registry import Targets
+from gateway.upstreams.registry import Contexts, Targets
 from gateway.upstreams.target import Outgoing, Target
 from gateway.upstreams.upstream import Outcome, Upstream
 
-__all__ = ["Outcome", "Outgoing", "Target", "Targets", "Upstream", "judge", "judge_failure"]
+__all__ = ["Contexts", "Outcome", "Outgoing", "Target", "Targets", "Upstream", "judge", "judge_failure"]

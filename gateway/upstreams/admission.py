@@ -36,8 +36,8 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
 class Admission:
     """One target's breakers."""
 
-    def __init__(self) -> None:
-        self.common = Breaker()
+    def __init__(self, common: Breaker | None = None) -> None:
+        self.common = common or Breaker()
         self._settings = BreakerSettings()
         self._shared = False
         self._own: dict[str, Breaker] = {}

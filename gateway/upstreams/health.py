@@ -7,7 +7,6 @@ healthy, two failed checks in a row eject the target, one good check brings it b
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import ssl
 from typing import Final
@@ -15,6 +14,7 @@ from typing import Final
 import httpx
 
 from gateway.config import Health
+from gateway.loops import KeepGoing
 from gateway.transport import TransportSettings
 from gateway.transport.client import Transport
 from gateway.upstreams.admission import Shut
@@ -32,7 +32,7 @@ def address_of_check(target: httpx.URL, config: Health) -> httpx.URL:
 
 
 class HealthCheck:
-    """Asks one target at intervals, over connections of its own."""
+    """Asks one target at intervals, over connections of its own, once it is started."""
 
     def __init__(
         self, target: Target, config: Health, tls: ssl.SSLContext | None = None, server_name: str | None = None
@@ -44,23 +44,29 @@ class HealthCheck:
         self._failures = 0
         self._ejected = False
         self._loop = asyncio.get_running_loop()
-        self._task = self._loop.create_task(self._run(), name=f"health {target.name}")
+        self._url = address_of_check(target.url, config)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to ask."""
+        self._task = self._loop.create_task(self._run(), name=f"health {self._target.name}")
 
     async def aclose(self) -> None:
         """End it; what it alone held against the target is forgotten, since nobody would take it back."""
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
         if self._ejected:
             self._target.recovered(self._loop.time())
 
     async def _run(self) -> None:
         config = self.config
+        keep_going = KeepGoing(f"the health check of {self._target.name}")
         transport = Transport(self._settings, resolver=self._target.transport.resolver)
-        url = address_of_check(self._target.url, config)
         async with httpx.AsyncClient(transport=transport, timeout=config.timeout, trust_env=False) as client:
             while True:
-                self._record(await self._ask(client, url))
+                with keep_going:
+                    self._record(await self._ask(client, self._url))
                 await asyncio.sleep(config.interval)
 
     async def _ask(self, client: httpx.AsyncClient, url: httpx.URL) -> str | None:

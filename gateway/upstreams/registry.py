@@ -6,20 +6,23 @@ import asyncio
 import logging
 import ssl
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Mapping
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 import httpx
 
+from gateway.changes import Change
 from gateway.config import Upstream as UpstreamConfig
 from gateway.config import UpstreamTls
 from gateway.metrics.catalogue import Metrics
+from gateway.sharing import Shared
 from gateway.tls.certificates import MadeOfFiles, client_context
 from gateway.tls.copies import NO_COPIES, Copies
 from gateway.transport import Resolver, TransportSettings
 from gateway.upstreams.health import HealthCheck
 from gateway.upstreams.report import TargetReport, report_of
-from gateway.upstreams.target import Target
+from gateway.upstreams.target import Target, TargetTerms
 from gateway.upstreams.upstream import Member, Upstream
 
 logger = logging.getLogger(__name__)
@@ -33,37 +36,100 @@ class _Key(NamedTuple):
     url: str
 
 
+Contexts = Mapping[UpstreamTls, MadeOfFiles[ssl.SSLContext]]
+
+
 class Targets:
     """Live targets by upstream and URL, with their health checks."""
 
-    def __init__(self, metrics: Metrics, workers: int = 1, copies: Copies = NO_COPIES) -> None:
+    def __init__(
+        self, metrics: Metrics, workers: int = 1, copies: Copies = NO_COPIES, shared: Shared | None = None
+    ) -> None:
         self._metrics = metrics
         self._copies = copies
         self._workers = workers
+        self._shared = shared
         self._resolver = Resolver()
         self._live: dict[_Key, Target] = {}
         self._checks: dict[_Key, HealthCheck] = {}
-        self._contexts: dict[UpstreamTls, MadeOfFiles[ssl.SSLContext]] = {}
+        self._contexts: Contexts = {}
         self._sharing: frozenset[str] = frozenset()
-        self._keep_underscores = False
         self._holds: set[_Key] = set()
         self._loop = asyncio.get_running_loop()
         metrics.on_scrape(self._sample)
+        if shared is not None:
+            shared.on_beat = self._yield_idle
 
     def __repr__(self) -> str:
         return f"<Targets {list(self._live.values())}>"
 
-    def build(
-        self, configs: Mapping[str, UpstreamConfig], sharing: Collection[str], *, keep_underscores: bool = False
-    ) -> dict[str, Upstream]:
+    def contexts(self, configs: Mapping[str, UpstreamConfig]) -> Contexts:
+        """The TLS contexts of a configuration: those in force wherever a ``tls`` section stays. Blocking.
+
+        Raises OSError where the files of a new one cannot be used.
+        """
+        contexts = {}
+        for name, config in configs.items():
+            if (tls := config.tls) is None or tls in contexts:
+                continue
+            try:
+                contexts[tls] = self._contexts.get(tls) or self._context(tls)
+            except OSError as exc:
+                raise OSError(f"upstreams.{name}.tls: the files cannot be used: {exc}") from exc
+        return contexts
+
+    def prepare(
+        self,
+        configs: Mapping[str, UpstreamConfig],
+        sharing: Collection[str],
+        contexts: Contexts,
+        *,
+        keep_underscores: bool = False,
+    ) -> TargetsChange:
         """The upstreams of a configuration, over targets that live already wherever they stay.
 
-        *sharing* names the upstreams that several apps use; *keep_underscores*: ``server.underscore_headers``.
+        *sharing* names the upstreams that several apps use; *contexts* is what ``contexts`` returned for the same
+        configuration; *keep_underscores*: ``server.underscore_headers``.
         """
-        self._keep_underscores = keep_underscores
-        self._sharing = frozenset(sharing)
-        self._renewed(configs)
-        return {name: self._upstream(name, config) for name, config in configs.items()}
+        change = TargetsChange(self, Live(self._live, self._contexts, self._sharing), contexts, frozenset(sharing))
+        for name, config in configs.items():
+            settings = self._settings(name, config, sharing, contexts)
+            names = target_names([target.url for target in config.targets])
+            members = []
+            for part in config.targets:
+                target = self._prepared(_Key(name, part.url), names[part.url], config, settings, change)
+                members.append(Member(target, part.weight, part.backup))
+            change.upstreams[name] = Upstream(name, config, members, self._metrics, keep_underscores=keep_underscores)
+        return change
+
+    def put(self, live: Live) -> None:
+        """Have these live from now on, ejected where an operator wants them to be."""
+        self._live, self._contexts, self._sharing = live
+        for key in self._holds:
+            if (held := self._live.get(key)) is not None:
+                held.hold()
+
+    async def keep(self, wanted: Container[_Key]) -> None:
+        """Close all other targets; hooks on them end first."""
+        for key in [key for key in self._live if key not in wanted]:
+            target = self._live.pop(key)
+            try:
+                await self.replace_check(key, None)
+                await target.retire()
+            except Exception:
+                logger.exception("%s: the connections to target %s could not be closed", key.upstream, target.name)
+
+    async def replace_check(self, key: _Key, check: HealthCheck | None) -> None:
+        """End a target's health check, and start this one in its place, unless it is the same."""
+        running = self._checks.get(key)
+        if running is check:
+            return
+        if running is not None:
+            del self._checks[key]
+            await running.aclose()
+        if check is not None:
+            self._checks[key] = check
+            check.start()
 
     def labels(self) -> set[tuple[str, str]]:
         """(upstream, target) of all that live."""
@@ -96,105 +162,151 @@ class Targets:
         target = self._live.get(key)
         return target is not None and target.restore()
 
-    async def settle(self, configs: Mapping[str, UpstreamConfig]) -> None:
-        """Close the targets that a configuration lacks (hooks on them end first); begin and end health checks."""
-        wanted = {_Key(name, target.url) for name, config in configs.items() for target in config.targets}
-        for key in [key for key in self._live if key not in wanted]:
-            await self._stop_check(key)
-            await self._live.pop(key).retire()
-        used = {config.tls for config in configs.values()}
-        for tls in [tls for tls in self._contexts if tls not in used]:
-            del self._contexts[tls]
-        for name, config in configs.items():
-            for target in config.targets:
-                await self._check(_Key(name, target.url), config)
-
     async def renew_tls(self, configs: Mapping[str, UpstreamConfig]) -> None:
         """Make new connections by the certificates' files as they are now; idle ones made by others are closed.
 
         *configs*: those in force. Files that cannot be used are told of in the log, and those before them stay.
         """
-        for name in self._renewed(configs):
-            self._upstream(name, configs[name])
-            for target in configs[name].targets:
-                await self._check(_Key(name, target.url), configs[name])
+        for name in await self._renewed(configs):
+            config = configs[name]
+            settings = self._settings(name, config, self._sharing, self._contexts)
+            for key in (_Key(name, target.url) for target in config.targets):
+                self._live[key].configure(TargetTerms(settings, config.breaker))
+                await self.replace_check(key, self._new_check(key, self._live[key], config, settings))
 
     async def aclose(self) -> None:
         """Close everything."""
-        await self.settle({})
+        await self.keep({})
         await self._resolver.aclose()
 
-    def _upstream(self, name: str, config: UpstreamConfig) -> Upstream:
-        names = target_names([target.url for target in config.targets])
-        members = [
-            Member(self._target(_Key(name, target.url), names[target.url], config), target.weight, target.backup)
-            for target in config.targets
-        ]
-        return Upstream(name, config, members, self._metrics, keep_underscores=self._keep_underscores)
-
-    def _target(self, key: _Key, name: str, config: UpstreamConfig) -> Target:
-        target = self._live.get(key)
+    def _prepared(
+        self, key: _Key, name: str, config: UpstreamConfig, settings: TransportSettings, change: TargetsChange
+    ) -> Target:
+        """The target with this key, a new one where there is none, entered into the change."""
+        target = change.targets.get(key) or self._live.get(key)
         if target is None:
-            target = self._live[key] = Target(key.upstream, key.url, name, self._resolver, self._metrics)
+            breaker = None if self._shared is None else self._shared.breaker_of(key.upstream, key.url)
+            target = Target(key.upstream, key.url, name, self._resolver, self._metrics, breaker)
             self._resolver.prefetch(target.url.raw_host.decode("ascii"))
-            if key in self._holds:
-                target.hold()
-        settings = TransportSettings(
-            connect_timeout=config.connect_timeout,
-            keepalive=config.keepalive,
-            max_connections=max(1, config.max_connections // self._workers),
-            max_answer=config.max_answer,
-            shared=key.upstream in self._sharing,
-            max_age=config.max_age,
-            tls=self._tls(config.tls),
-            server_name=None if config.tls is None else config.tls.server_name,
-        )
-        target.configure(settings, config.breaker)
+        elif target.terms is not None:
+            change.terms_before.append((target, target.terms))
+        settings = replace(settings, max_connections=self._most(target, config.max_connections))
+        target.transport.prepare(settings)
+        change.targets[key] = target
+        change.terms.append((target, TargetTerms(settings, config.breaker)))
+        change.checks[key] = self._new_check(key, target, config, settings)
         return target
 
-    def _tls(self, config: UpstreamTls | None) -> ssl.SSLContext | None:
-        """The context of an upstream's ``tls``: the same as before wherever that and its files are the same."""
-        if config is None:
-            return None
-        held = self._contexts.get(config)
-        if held is None:
-            held = self._contexts[config] = MadeOfFiles(
-                config.files, lambda files: client_context(files, config.minimum_version), self._copies
-            )
-        return held.value
+    def _most(self, target: Target, connections: int) -> int:
+        """Connections to a target: of all workers together, or this one's part where it cannot know of the others."""
+        return connections if target.is_shared else max(1, connections // self._workers)
 
-    def _renewed(self, configs: Mapping[str, UpstreamConfig]) -> list[str]:
+    def _yield_idle(self) -> None:
+        for target in self._live.values():
+            target.transport.yield_idle()
+
+    def _settings(
+        self, name: str, config: UpstreamConfig, sharing: Container[str], contexts: Contexts
+    ) -> TransportSettings:
+        return TransportSettings(
+            connect_timeout=config.connect_timeout,
+            keepalive=config.keepalive,
+            max_connections=config.max_connections,
+            max_answer=config.max_answer,
+            shared=name in sharing,
+            max_age=config.max_age,
+            tls=None if config.tls is None else contexts[config.tls].value,
+            server_name=None if config.tls is None else config.tls.server_name,
+        )
+
+    def _context(self, tls: UpstreamTls) -> MadeOfFiles[ssl.SSLContext]:
+        return MadeOfFiles(tls.files, lambda files: client_context(files, tls.minimum_version), self._copies)
+
+    async def _renewed(self, configs: Mapping[str, UpstreamConfig]) -> list[str]:
         """The upstreams whose files have changed; their contexts are made anew."""
         renewed = []
-        for tls, context in self._contexts.items():
+        for tls, context in list(self._contexts.items()):
             having = [name for name, config in configs.items() if config.tls == tls]
+            if not having:
+                continue
             words = ", ".join(f"upstreams.{name}.tls" for name in having)
             try:
-                if having and context.refresh():
+                if await asyncio.to_thread(context.refresh):
                     renewed += having
                     logger.info("%s: the certificates' files have changed and are in use", words)
-            except OSError as exc:
+            except Exception as exc:
                 logger.error("%s: the changed files cannot be used, the old ones stay: %s", words, exc)
         return renewed
 
-    async def _check(self, key: _Key, config: UpstreamConfig) -> None:
-        """Begin, change or end a target's health check as the configuration says."""
+    def _new_check(
+        self, key: _Key, target: Target, config: UpstreamConfig, settings: TransportSettings
+    ) -> HealthCheck | None:
+        """The health check that the configuration wants of a target: the one that runs, where that is just so."""
+        if config.health is None:
+            return None
+        terms = (settings.tls, settings.server_name)
         running = self._checks.get(key)
-        terms = (self._tls(config.tls), None if config.tls is None else config.tls.server_name)
         if running is not None and (running.config, running.terms) == (config.health, terms):
-            return
-        await self._stop_check(key)
-        if config.health is not None:
-            self._checks[key] = HealthCheck(self._live[key], config.health, *terms)
-
-    async def _stop_check(self, key: _Key) -> None:
-        if (check := self._checks.pop(key, None)) is not None:
-            await check.aclose()
+            return running
+        return HealthCheck(target, config.health, *terms)
 
     def _sample(self) -> None:
         now = self._loop.time()
         for target in self._live.values():
             target.sample(now)
+
+
+class Live(NamedTuple):
+    """What lives by one configuration."""
+
+    targets: dict[_Key, Target]
+    contexts: Contexts
+    sharing: frozenset[str]
+    """The upstreams that several apps use."""
+
+
+class TargetsChange(Change):
+    """The targets of another configuration: new ones are made, nothing is changed about those that live."""
+
+    def __init__(self, registry: Targets, before: Live, contexts: Contexts, sharing: frozenset[str]) -> None:
+        self.upstreams: dict[str, Upstream] = {}
+        self.targets: dict[_Key, Target] = {}
+        """All that the configuration has."""
+        self.checks: dict[_Key, HealthCheck | None] = {}
+        self.terms: list[tuple[Target, TargetTerms]] = []
+        self.terms_before: list[tuple[Target, TargetTerms]] = []
+        self._registry = registry
+        self._before = before
+        self._contexts = contexts
+        self._sharing = sharing
+
+    def commit(self) -> None:
+        """Have the targets work by the new configuration; those that are to go are closed afterwards."""
+        for target, terms in self.terms:
+            target.configure(terms)
+        every = {**self._before.targets, **self.targets}
+        self._registry.put(Live(every, self._contexts, self._sharing))
+
+    def revert(self) -> None:
+        """Have those that lived before work as before."""
+        self._registry.put(self._before)
+        for target, terms in self.terms_before:
+            target.configure(terms)
+
+    async def settle(self) -> None:
+        """Close the targets that are gone (hooks on them end first); begin and end health checks."""
+        await self._registry.keep(self.targets)
+        for key, check in self.checks.items():
+            try:
+                await self._registry.replace_check(key, check)
+            except Exception:
+                logger.exception("%s: the health check of %s cannot begin", key.upstream, key.url)
+
+    async def discard(self) -> None:
+        """Close the new targets, which nobody has used."""
+        for key, target in self.targets.items():
+            if self._before.targets.get(key) is not target:
+                await target.retire()
 
 
 def target_names(urls: list[str]) -> dict[str, str]:

@@ -91,7 +91,7 @@ def report_of(upstream: str, url: str, target: Target, now: float) -> TargetRepo
         target.in_flight,
         target.transport.queued,
         target.transport.open_connections,
-        target.transport.settings.max_connections,
+        target.part_of_connections,
         target.usual.estimate(),
         dict(target.last_minute.times(now)),
         breaker.opened_count,
@@ -105,7 +105,8 @@ def together(reports: Sequence[TargetReport]) -> TargetReport:
     """One target's reports by several processes as one: counts added, the worst state, and what belongs to it."""
     worst = max((report.state for report in reports), key=_RANK.__getitem__)
     in_it = [report for report in reports if report.state is worst]
-    first = min(in_it, key=lambda report: math.inf if report.since is None else report.since)
+    # An ejection is one for all workers, and the one that met the failure knows why.
+    first = min(in_it, key=lambda report: (not report.why, math.inf if report.since is None else report.since))
     times: Counter[int] = Counter()
     for report in reports:
         times.update(report.times)

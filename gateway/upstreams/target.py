@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Coroutine, Iterable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import httpx
 import msgspec
@@ -17,6 +17,7 @@ from gateway.latency import LastMinute, Usual
 from gateway.metrics.catalogue import Metrics
 from gateway.metrics.cells import Value
 from gateway.repair import ResponseCheck
+from gateway.sharing import SharedBreaker
 from gateway.tracecontext import Trace
 from gateway.transport import Answer, Pool, Resolver, Terms, Transport, TransportSettings
 from gateway.upstreams.admission import Admission, Shut, Ticket
@@ -58,16 +59,34 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
         return msgspec.structs.replace(self, head=head, sent=sent)
 
 
+class TargetTerms(NamedTuple):
+    """What a configuration says of a target."""
+
+    settings: TransportSettings
+    breaker: BreakerSettings | None
+
+
 class Target:
     """A backend address in live use."""
 
-    def __init__(self, upstream: str, url: str, name: str, resolver: Resolver, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        upstream: str,
+        url: str,
+        name: str,
+        resolver: Resolver,
+        metrics: Metrics,
+        shared: SharedBreaker | None = None,
+    ) -> None:
         parsed = httpx.URL(url)
         self.url = parsed
         self.name = name
         self.host_header = parsed.netloc
-        self.transport = Transport(resolver=resolver)
-        self.admission = Admission()
+        self.transport = Transport(resolver=resolver, quota=None if shared is None else shared.quota)
+        self.terms: TargetTerms | None = None
+        """What it works by; None before it is in use."""
+        self._shared = shared
+        self.admission = Admission(shared)
         self.breaker = self.admission.common
         self.usual = Usual()
         self.last_minute = LastMinute()
@@ -96,10 +115,22 @@ class Target:
     def __repr__(self) -> str:
         return f"<Target {self._upstream} {self.name} {self.admission!r} {self.transport!r}>"
 
-    def configure(self, settings: TransportSettings, breaker: BreakerSettings | None) -> None:
+    @property
+    def is_shared(self) -> bool:
+        """Whether its breaker and its connections count together with other workers'."""
+        return self._shared is not None
+
+    @property
+    def part_of_connections(self) -> int:
+        """What this process's part of the limit of connections comes to; those of all workers make up the limit."""
+        most = self.transport.settings.max_connections
+        return most if self._shared is None else self._shared.quota.part(most)
+
+    def configure(self, terms: TargetTerms) -> None:
         """Take up another configuration's limits; connections, breaker and counts stay."""
-        self.transport.configure(settings)
-        self.admission.configure(breaker or NO_BREAKER, shared=settings.shared)
+        self.terms = terms
+        self.transport.configure(terms.settings)
+        self.admission.configure(terms.breaker or NO_BREAKER, shared=terms.settings.shared)
 
     def exchange(self, outgoing: Outgoing, deadline: float, *, fresh: bool) -> Coroutine[Any, Any, Answer]:
         """Bring a hook to it for its whole answer; awaited, raises ExchangeError's kinds. *deadline* is loop time."""
@@ -169,6 +200,8 @@ class Target:
     async def retire(self) -> None:
         """The configuration has it no more: hooks on it end, then its connections."""
         self.retired = True
+        if self._shared is not None:
+            self._shared.leave()
         await self.transport.aclose()
 
     def answered(self, ticket: Ticket, tenant: str, now: float) -> None:
@@ -203,6 +236,8 @@ class Target:
             if self.admission.is_ejected(now) if app is None else self.admission.is_closed_to(app, now):
                 continue
             seconds = now - self._told_out.pop(app)
+            if not self._told_out:
+                self.why = ""
             whose = "" if app is None else f" for app {app}"
             extra = self._fields("target_back", app)
             logger.warning(

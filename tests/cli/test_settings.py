@@ -81,7 +81,7 @@ def test_what_an_app_sets_is_told_below_the_table_and_what_it_inherits_once(conf
         "rules[1]: method OnCallEvent, time Mon-Fri 22:00-06:00 Europe/Berlin: upstream other",
         "split         php 95%, new 5%; a session stays with its upstream",
         "failover      new then other",
-        "rate limit    50/s burst 100, shared out among 4 workers; past it, overload",
+        "rate limit    50/s burst 100; past it, overload",
         "answers       repair: a byte-order mark and PHP's notices around the object are cut away",
         "shadow        other gets copies of OnCallEvent, OnMessageEvent, OnTransferEvent in 25% of the sessions; "
         "verdicts and bodies compared but for ts",
@@ -203,7 +203,7 @@ def test_a_hook_without_a_session_goes_to_any_share(config: Path) -> None:
 def test_rate_answers_and_shadow_are_told(config: Path) -> None:
     noon = ("--at", "2026-11-23T12:00")
     told = explained(config, "split", "OnMessageEvent")
-    assert told["rate"] == "50/s burst 100, shared out among 4 workers, of the app; past it, the verdict for overload"
+    assert told["rate"] == "50/s burst 100, of the app; past it, the verdict for overload"
     assert told["answers"] == "off: a 200 counts, whatever its body is"
     shadow = "other gets copies of OnCallEvent, OnMessageEvent, OnTransferEvent in 25% of the sessions; "
     assert told["shadow"].startswith(shadow)

@@ -249,7 +249,6 @@ def test_a_broken_rule_is_reported_once_at_its_place(text: str, message: str) ->
 
 
 TWICE = "a backend may act on the hook more than once"
-APART = "each worker remembers duplicates for itself: a repeat that meets another worker is asked again"
 REFUSED = "until admin.token is set, only loopback learns more here than health"
 WARNED = [
     ("upstreams: {}\n", "1:1: apps: there are no apps: every hook will be refused"),
@@ -264,11 +263,6 @@ WARNED = [
     (UPSTREAM + "apps: {a: {upstream: u, retry: {on: [bad_answer]}}}\n", f"2:33: apps.a.retry.on: {TWICE}"),
     (UPSTREAM + "apps: {a: {upstream: u, methods: {OnCallEvent: {retry: {on: [timeout]}}}}}\n", f"2:57: apps.a.methods.OnCallEvent.retry.on: {TWICE}"),
     (UPSTREAM + "apps: {a: {upstream: u, methods: {X: {retry: {on: [timeout]}}}}}\nhook_types: {X: direct}\n", f"2:47: apps.a.methods.X.retry.on: {TWICE}"),
-    ("server: {workers: 2}\n" + UPSTREAM + APP, f"1:10: server.workers: {APART}"),
-    ("server: {workers: 2}\ndefaults: {dedupe: 5s}\n" + UPSTREAM + APP, f"1:10: server.workers: {APART}"),
-    ("server: {workers: 2}\ndefaults: {dedupe: off}\n" + UPSTREAM + "apps: {a: {upstream: u, dedupe: 5s}}\n", f"1:10: server.workers: {APART}"),
-    ("server: {workers: 2}\n" + UPSTREAM + "apps: {a: {upstream: u, dedupe: off, methods: {call: {dedupe: 5s}}}}\n", f"1:10: server.workers: {APART}"),
-    ("server: {workers: 2}\n" + UPSTREAM + "apps: {a: {upstream: u, methods: {connect: {dedupe: off}}}}\n", f"1:10: server.workers: {APART}"),
     ("server: {admin: ':9180'}\n" + UPSTREAM + APP, f"1:10: server.admin: {REFUSED}"),
     ("server: {admin: '[::]:9180'}\nadmin: {}\n" + UPSTREAM + APP, f"1:10: server.admin: {REFUSED}"),
     ("server: {admin: 'gateway.example.com:9180'}\n" + UPSTREAM + APP, f"1:10: server.admin: {REFUSED}"),
@@ -290,11 +284,8 @@ def test_what_looks_mistaken_is_a_warning(text: str, message: str) -> None:
         UPSTREAM + "apps: {a: {upstream: u, methods: {StreamStatusEvent: {retry: {on: [timeout]}}}}}\n",
         UPSTREAM + "apps: {a: {upstream: u, methods: {connect: {retry: {on: [reset]}}}}}\n",
         UPSTREAM + "apps: {a: {upstream: u, methods: {X: {retry: {on: [reset]}}}}}\nhook_types: {X: event}\n",
-        UPSTREAM + APP + "server: {workers: 2}\ndefaults: {dedupe: off}\n",
-        UPSTREAM + "server: {workers: 2}\napps: {a: {upstream: u, dedupe: off}, b: {static: allow}}\n",
-        UPSTREAM + "server: {workers: 2}\n"
-        "apps: {a: {upstream: u, methods: {connect: {dedupe: off}, OnCallEvent: {dedupe: off}}}}\n",
-        UPSTREAM + "server: {workers: 1}\napps: {a: {upstream: u, dedupe: 5s}}\n",
+        UPSTREAM + APP + "server: {workers: 2}\n",
+        UPSTREAM + APP + "server: {workers: auto}\ndefaults: {dedupe: 5s, rate_limit: 50/s}\n",
         UPSTREAM + APP + "server: {admin: ':9180'}\nadmin: {token: t}\n",
         UPSTREAM + APP + "server: {admin: 'localhost:9180'}\n",
         UPSTREAM + APP + "server: {admin: '[::1]:9180'}\n",

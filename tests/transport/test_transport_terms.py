@@ -213,6 +213,27 @@ async def test_one_in_the_queue_is_not_held_up_by_another_tenants_who_came_befor
         assert [isinstance(one, Answer) for one in done] == [True, False, True, True, True]
 
 
+async def test_a_long_queue_of_one_tenant_s_does_not_turn_another_away() -> None:
+    gate = Gate()
+    async with backend(gate.play) as there, transport_of() as transport:
+        transport.configure(TransportSettings(max_connections=2, shared=True))
+        pool = pool_to(there, transport)
+        tasks = [ask(pool, name.encode(), terms(tenant=name)) for name in ("a", "b")]
+        await until(lambda: len(gate.arrived) == 2)
+        tasks += [ask(pool, b"a", terms(tenant="a")) for _ in range(100)]
+        await until(lambda: pool.queued == 100)
+        # A hundred waiting at 2 s each are more than a minute; but the next place is not theirs.
+        tasks.append(ask(pool, b"c", terms(tenant="c", usual=2.0)))
+        await until(lambda: pool.queued == 101)
+        with pytest.raises(QueueTimedOut, match="queue too long"):
+            await pool.exchange(HEAD % 1, b"a", terms(tenant="a", usual=2.0))
+        tasks[1].cancel()
+        await until(lambda: gate.bodies()[2:] == [b"c"])
+        gate.open.set()
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(one) for one in done if not isinstance(one, Answer)] == [asyncio.CancelledError]
+
+
 @settings(max_examples=50, deadline=None)
 @given(most=st.integers(2, 64), tenants=st.lists(st.sampled_from("abcde"), max_size=200))
 async def test_whatever_tenants_hang_there_is_a_place_for_one_who_has_none(most: int, tenants: list[str]) -> None:

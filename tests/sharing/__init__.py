@@ -1,0 +1,1 @@
+"""Tests of the memory that workers share, by several of them in one process and in several."""
