@@ -4,9 +4,10 @@ The media server repeats a send that failed, and Java's client one whose connect
 finds its original still in flight joins it; one that comes later gets the verdict of then, for as long as it is kept.
 
 A hook is known by the hash of its method and its whole body, which holds the appKey: SipHash with a key that every
-process draws anew (PEP 456), 64 bits of it. Among the most that are kept, that two hooks are taken for one comes to
-once in 10^15 hooks, and no caller can bring it about. So no body is kept: an answer that repeats the hook, which is the
-usual yes, is kept as such. Whoever finds nothing begins a flight, in the same step of the event loop::
+process draws anew (PEP 456), or that the workers of one gateway have in common, 64 bits of it. Among the most that are
+kept, that two hooks are taken for one comes to once in 10^15 hooks, and no caller can bring it about. So no body is
+kept: an answer that repeats the hook, which is the usual yes, is kept as such. Whoever finds nothing begins a flight,
+in the same step of the event loop::
 
     key = key_of(method, body)
     found = duplicates.find(key, body, now)

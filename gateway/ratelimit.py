@@ -32,7 +32,7 @@ class Rate(NamedTuple):
         return f"{number}/{unit} burst {self.burst}"
 
     def of_one(self, workers: int) -> Rate:
-        """The part of one worker, of so many: the kernel shares out connections among them. At least one at once."""
+        """The part of one worker, of so many, while it cannot count together with the others. At least one at once."""
         return Rate(self.per_second / workers, max(1, self.burst // workers))
 
 

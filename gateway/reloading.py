@@ -223,7 +223,7 @@ def _mass_removal(before: Loaded, after: Loaded) -> Problem | None:
 
 
 def with_workers(config: Config, workers: int) -> Config:
-    """The configuration with the number of processes that really run: limits are shared out among these."""
+    """The configuration with the number of processes that really run: client connections are shared out among these."""
     server = config.server.model_copy(update={"workers": workers})
     return config.model_copy(update={"server": server})
 

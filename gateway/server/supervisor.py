@@ -309,7 +309,7 @@ class Supervisor:
         for worker in workers:
             if not await _comes_up(worker):
                 raise StartError(f"worker {worker.slot} did not come up; the log says why")
-        self._metrics.workers.set(len(workers))
+        self._count_workers()
 
     async def _spawn(self, slot: int) -> Worker:
         with contextlib.ExitStack() as undo:
@@ -353,10 +353,10 @@ class Supervisor:
                     worker.cells.close()
                 del self._workers[worker.slot]
             self._board.forget(worker.slot)
-            self._metrics.workers.set(len(self._workers))
+            self._count_workers()
             if self._stop.is_set():
                 return
-            if not any(other.ready.is_set() for other in self._workers.values()):
+            if not self._serving():
                 self._doors.close_for_now()
             self._metrics.worker_deaths.inc()
             early = early + 1 if self._loop.time() - worker.started_at < _SETTLED else 0
@@ -373,8 +373,15 @@ class Supervisor:
             worker = successor
             if await _comes_up(worker):
                 self._doors.open()
-                self._metrics.workers.set(len(self._workers))
+                self._count_workers()
                 logger.info("worker %d (pid %d) serves", worker.slot, worker.process.pid)
+
+    def _serving(self) -> int:
+        """Workers that accept hooks; one that has just been begun does not yet."""
+        return sum(worker.ready.is_set() for worker in self._workers.values())
+
+    def _count_workers(self) -> None:
+        self._metrics.workers.set(self._serving())
 
     async def _respawn(self, slot: int) -> Worker | None:
         """Try until there is a process again; None if the end has come meanwhile."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 import struct
+import time
 from collections.abc import Callable
 from typing import Final, ParamSpec, TypeVar
 
 from gateway.breaker import SLOTS, Breaker, BreakerSettings, State
 from gateway.sharing.memory import BREAKER_NAMES, BREAKER_WORDS, LOCK_OF_BREAKERS, Memory
-from gateway.sharing.names import leave_entry, take_entry
+from gateway.sharing.names import is_known, leave_entry, take_entry
 from gateway.sharing.quotas import Quota
 
 P = ParamSpec("P")
@@ -26,6 +27,8 @@ _RECORD: Final = struct.Struct(f"<6q5d{3 * SLOTS}q")
 _CHANGES: Final = 1
 """Word that counts the changes of state, and of the row of failures."""
 _FIRST: Final = 2
+_APPS: Final = 63
+"""Word of a target that says when an app was last given a breaker of its own for it, or that one opened."""
 _TOGETHER: Final = 32
 """Successes that are written down in one go."""
 _MICROSECONDS: Final = 1_000_000
@@ -42,6 +45,7 @@ class SharedBreaker(Breaker):
         "_flush_at",
         "_left",
         "_memory",
+        "_name",
         "_own_success",
         "_prober",
         "_seen",
@@ -49,8 +53,9 @@ class SharedBreaker(Breaker):
         "quota",
     )
 
-    def __init__(self, memory: Memory, entry: int) -> None:
+    def __init__(self, memory: Memory, entry: int, name: str) -> None:
         super().__init__()
+        self._name = name
         self._memory = memory
         self._entry = entry
         self._at = BREAKER_NAMES.entries + entry * BREAKER_WORDS
@@ -69,7 +74,35 @@ class SharedBreaker(Breaker):
     def of(cls, memory: Memory, name: str) -> SharedBreaker | None:
         """The breaker of this name; None where there is no room for one more."""
         entry = take_entry(memory, BREAKER_NAMES, name)
-        return None if entry is None else cls(memory, entry)
+        return None if entry is None else cls(memory, entry, name)
+
+    @property
+    def apps_changed(self) -> int:
+        """When any worker last gave an app a breaker of its own for this target, or one opened; 0 = never."""
+        return self._memory.words[self._at + _APPS]
+
+    def note_app(self) -> None:
+        """An app has a breaker that the other workers are to look for."""
+        self._memory.words[self._at + _APPS] = time.monotonic_ns()
+
+    def of_app(self, app: str, *, anew: bool) -> SharedBreaker | None:
+        """An app's own breaker for this target; unless *anew*, only if some worker has given it one."""
+        name = f"{self._name} app {app}"
+        if self._left or not (anew or is_known(self._memory, BREAKER_NAMES, name)):
+            return None
+        breaker = SharedBreaker.of(self._memory, name)
+        if anew and breaker is not None:
+            self.note_app()
+        return breaker
+
+    def forget(self, now: float) -> None:
+        """Closed, without a failure, for all; this worker needs it no more."""
+        self._change(now, self._begin_anew, now)
+        self.leave()
+
+    def _begin_anew(self, now: float) -> None:
+        super().restore(now)
+        self._clear_counts()
 
     def leave(self) -> None:
         """This worker has the target no more; what still comes changes nothing for the others."""

@@ -195,6 +195,10 @@ class Claims:
         if 0 in keys:
             return first + keys.index(0)
         words = self._words
+        times = words[first + _TIME : first + _TIME + ROW].tolist()
+        oldest = times.index(min(times))
+        if words[first + _STATE + oldest] != _IN_FLIGHT:
+            return first + oldest
         return min(range(first, first + ROW), key=lambda at: (words[at + _STATE] == _IN_FLIGHT, words[at + _TIME]))
 
     # --- verdicts as bytes ---

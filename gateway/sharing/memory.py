@@ -14,7 +14,6 @@ import fcntl
 import mmap
 import os
 import time
-from contextlib import suppress
 from typing import Final, NamedTuple
 
 MAX_WORKERS: Final = 256
@@ -226,5 +225,7 @@ class Memory:
 
     def unlock(self, at: int) -> None:
         """Give the lock of this byte back."""
-        with suppress(OSError):  # it goes with the process at the latest
+        try:  # noqa: SIM105 (three times as fast)
             fcntl.lockf(self._fd, _UNLOCK, 1, at)
+        except OSError:  # it goes with the process at the latest
+            pass

@@ -17,8 +17,7 @@ _PLACES: Final = 64
 
 def take_entry(memory: Memory, names: Names, name: str) -> int | None:
     """The entry of this name, marked as used by this worker; None where there is no room, or its lock is not free."""
-    digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8, key=memory.key).digest()
-    key = int.from_bytes(digest, "little") or 1
+    key = _key_of(memory, name)
     lock = names.lock + names.capacity
     if not memory.lock(lock):
         return None
@@ -41,10 +40,24 @@ def take_entry(memory: Memory, names: Names, name: str) -> int | None:
         memory.unlock(lock)
 
 
+def is_known(memory: Memory, names: Names, name: str) -> bool:
+    """Whether some worker uses an entry of this name; changes nothing."""
+    key = _key_of(memory, name)
+    first = key % (names.capacity - _PLACES)
+    at = names.entries + first * names.words
+    keys = memory.words[at : at + _PLACES * names.words : names.words].tolist()
+    return key in keys and any(memory.bytes[memory.held(names, first + keys.index(key))])
+
+
 def leave_entry(memory: Memory, names: Names, entry: int) -> None:
     """This worker uses the entry no more."""
     held = memory.held(names, entry)
     memory.bytes[held.start + memory.slot * held.step] = 0
+
+
+def _key_of(memory: Memory, name: str) -> int:
+    digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8, key=memory.key).digest()
+    return int.from_bytes(digest, "little") or 1
 
 
 def _unused(memory: Memory, names: Names, first: int) -> int | None:

@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from gateway.breaker import Breaker, BreakerSettings, State
+from gateway.sharing import SharedBreaker
 
 _MAX_TENANTS: Final = 10_000
 """Apps of whose failures one target keeps count; a success forgets them."""
@@ -34,10 +35,13 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
 
 
 class Admission:
-    """One target's breakers."""
+    """One target's breakers; with *everybody's*, the common one and the apps' own are those of all workers."""
 
-    def __init__(self, common: Breaker | None = None) -> None:
-        self.common = common or Breaker()
+    def __init__(self, everybodys: SharedBreaker | None = None) -> None:
+        self.common: Breaker = everybodys or Breaker()
+        self._everybodys = everybodys
+        self._looked: dict[str, int] = {}
+        """Apps of which it was looked whether another worker has given them a breaker, and what was the latest then."""
         self._settings = BreakerSettings()
         self._shared = False
         self._own: dict[str, Breaker] = {}
@@ -77,16 +81,18 @@ class Admission:
     def restore(self, now: float) -> None:
         """Let everyone pass again, by decree."""
         self.common.restore(now)
+        for breaker in self._own.values():
+            _forget(breaker, now)
         self._own.clear()
 
     def ready(self, tenant: str, now: float) -> bool:
         """Whether ``admit`` would let a hook of this tenant's pass; changes nothing."""
-        own = self._own.get(tenant)
+        own = self._own_of(tenant)
         return self.common.ready(now) and (own is None or own.ready(now))
 
     def admit(self, tenant: str, now: float) -> Ticket | None:
         """A ticket for a hook of this tenant's, or None."""
-        own = self._own.get(tenant)
+        own = self._own_of(tenant)
         if own is not None and not own.ready(now):
             return None
         common = self.common.admit(now)
@@ -96,7 +102,7 @@ class Admission:
 
     def admit_last(self, tenant: str, now: float) -> Ticket | None:
         """As ``admit``, for when every target is ejected: a probe is due each ``open_for``."""
-        own = self._own.get(tenant)
+        own = self._own_of(tenant)
         mine = None if own is None else own.admit_last(now)
         if own is not None and mine is None:
             return None
@@ -110,8 +116,8 @@ class Admission:
     def succeeded(self, ticket: Ticket, tenant: str, now: float) -> None:
         """The target answered."""
         self.common.succeeded(ticket.common, now)
-        if self._own:
-            self._own.pop(tenant, None)
+        if self._own and (own := self._own.pop(tenant, None)) is not None:
+            _forget(own, now)
 
     def abandoned(self, ticket: Ticket, tenant: str, now: float) -> None:
         """The hook ended without a word on the target."""
@@ -142,8 +148,42 @@ class Admission:
             return Shut.ALL  # a probe for everyone that was left without an answer
         if own is None:
             if len(self._own) >= _MAX_TENANTS:
-                self._own.clear()
-            own = self._own[tenant] = Breaker(self._settings)
+                self.leave()
+            own = self._give(tenant, None if self._everybodys is None else self._everybodys.of_app(tenant, anew=True))
         mine = ticket.own if ticket.own is not None else own.admit(now)
         opened = mine is not None and own.failed(mine, now, hard=hard)
+        if opened and self._everybodys is not None:
+            self._everybodys.note_app()
         return Shut.TENANT if opened else Shut.NOBODY
+
+    def leave(self) -> None:
+        """Forget the apps' own breakers; those of other workers stay."""
+        for breaker in self._own.values():
+            if isinstance(breaker, SharedBreaker):
+                breaker.leave()
+        self._own.clear()
+
+    def _own_of(self, tenant: str) -> Breaker | None:
+        """The app's own breaker, if this worker or another has given it one."""
+        own = self._own.get(tenant)
+        if own is not None or self._everybodys is None or not self._shared:
+            return own
+        changed = self._everybodys.apps_changed
+        if self._looked.get(tenant, 0) == changed:
+            return None
+        if len(self._looked) >= _MAX_TENANTS:
+            self._looked.clear()
+        self._looked[tenant] = changed
+        found = self._everybodys.of_app(tenant, anew=False)
+        return None if found is None else self._give(tenant, found)
+
+    def _give(self, tenant: str, breaker: Breaker | None) -> Breaker:
+        own = self._own[tenant] = breaker or Breaker()
+        own.configure(self._settings)
+        return own
+
+
+def _forget(breaker: Breaker, now: float) -> None:
+    """The app's hooks are answered: so every worker's are."""
+    if isinstance(breaker, SharedBreaker):
+        breaker.forget(now)

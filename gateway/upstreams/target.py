@@ -200,6 +200,7 @@ class Target:
     async def retire(self) -> None:
         """The configuration has it no more: hooks on it end, then its connections."""
         self.retired = True
+        self.admission.leave()
         if self._shared is not None:
             self._shared.leave()
         await self.transport.aclose()

@@ -11,12 +11,20 @@ from collections.abc import Iterator
 from functools import partial
 
 import pytest
-from gateways import RunningGateway, wait_until
+from gateways import RunningGateway, running_gateway, wait_until
 
+from workers.gated import configuration
 from workers.hooks import client_of, connected, hook_of, send, send_one
 from workers.processes import OUTAGE, holder_of, is_whole_without, pids_of
 
 KEPT = 64
+
+
+@pytest.fixture(scope="module")
+def static(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    """A gateway that does not close a connection while a busy machine looks who has it."""
+    with running_gateway(configuration(read_timeout="2m"), tmp_path_factory.mktemp("static")) as gateway:
+        yield gateway
 
 
 @contextlib.contextmanager

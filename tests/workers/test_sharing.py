@@ -332,6 +332,7 @@ def test_one_connection_for_all_workers_goes_from_one_to_the_other(
     running: RunningGateway, backend: PacedBackend, lines: Lines
 ) -> None:
     serve(running, backend, {"a": APP}, upstream={"max_connections": 1})
+    backend.delay = 0.01
     ones, others = lines.each(4)
     for _ in range(5):
         sent = [line.send(hook_body("a")) for line in (*ones, *others)]
