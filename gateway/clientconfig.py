@@ -2,19 +2,22 @@
 
 By the REST hooks chapters of the Flashphoner WCS documentation: the answer's top-level ``restClientConfig`` object
 says per method what the media server does when a hook of it is refused (``restOnError``: ``LOG``, the default, or
-``FAIL``) and what it does with an answer's fields (``restPolicy``). Pure: bytes in, bytes out.
+``FAIL``), what it does with an answer's fields (``restPolicy``; with ``OVERWRITE`` it takes those that
+``restOverwrite`` lists), and what it leaves out of the hook (``restExclude``) and of what the client gets
+(``clientExclude``). Pure: bytes in, bytes out.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import msgspec
 
 from gateway.hooks import MethodType
+from gateway.jsonedit import BRACE, Edit, Members, edited, encode, string_at
 
 
 class Mode(StrEnum):
@@ -58,6 +61,29 @@ class Examined(NamedTuple):
     """The methods whose refusals stop something, by this body."""
 
 
+class MethodSettings(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What an answer to connect set for one method of its session; what it does not set has the default."""
+
+    fails: bool = False
+    """Whether a refusal stops something: ``restOnError: FAIL``."""
+    policy: str = "NOTIFY"
+    """``NOTIFY``, ``OVERWRITE`` or ``DISABLE``."""
+    overwrite: tuple[str, ...] = ()
+    """``restOverwrite``: the fields that an answer may change, where the policy is ``OVERWRITE``."""
+    exclude: tuple[str, ...] = ()
+    """``restExclude``: the fields that the hooks lack."""
+    client_exclude: tuple[str, ...] = ()
+    """``clientExclude``: the fields that the client does not get."""
+
+    def overwrites(self, field: str) -> bool:
+        """Whether the media server takes this field from an answer."""
+        return self.policy == "OVERWRITE" and field in self.overwrite and field not in FIXED
+
+
+SessionSettings = Mapping[str, MethodSettings]
+"""By method; a method that is not there has every default."""
+FIXED: Final = frozenset({"nodeId", "sessionId", "appKey"})
+"""Fields that the media server never takes from an answer."""
 OUTCOMES: Final = ("ok", "missing", "enforced", "unreadable")
 _SECTION: Final = "restClientConfig"
 _ON_ERROR: Final = "restOnError"
@@ -84,10 +110,57 @@ def examined(body: bytes, wanted: ClientConfig) -> Examined:
             return Examined("ok", body, failing)
         if wanted.mode is Mode.WARN:
             return Examined("missing", body, failing)
-        amended = _with(body, _placed(body, section, edits))
+        amended = edited(body, _placed(body, section, edits))
     except (IndexError, ValueError, msgspec.MsgspecError):
         return Examined("unreadable", body, frozenset())
     return Examined("enforced", amended, failing | wanted.failing)
+
+
+def session_settings(body: bytes) -> SessionSettings:
+    """All that an answer to connect sets for its session's methods; nothing where it cannot be read."""
+    try:
+        return _settings(_section_of(body))
+    except (IndexError, ValueError, msgspec.MsgspecError):
+        return {}
+
+
+def packed(settings: SessionSettings) -> bytes:
+    """The settings as text that is the same for the same settings, whatever the answers looked like."""
+    return encode({method: settings[method] for method in sorted(settings)})
+
+
+def unpacked(text: bytes) -> SessionSettings:
+    """What ``packed`` made a text of. Raises MsgspecError."""
+    return _decode_settings(text)
+
+
+def excluded_fields(
+    settings: SessionSettings, reads: Callable[[str, str], bool], label: Callable[[str], str]
+) -> tuple[str, ...]:
+    """What the hooks lack though the gateway needs it, as ``METHOD.FIELD``, or ``METHOD.*`` where none will come.
+
+    It needs what says whose a hook is, and what the app's rules read: *reads* tells by field and method. *label* gives
+    a method's name as it may be shown.
+    """
+    found: dict[str, None] = {}
+    for method, each in settings.items():
+        if each.policy == "DISABLE" and any(reads(field, method) for field in _READ):
+            found[f"{label(method)}.*"] = None
+        for field in each.exclude:
+            if field in FIXED or (field in _READ and reads(field, method)):
+                found[f"{label(method)}.{field}"] = None
+    return tuple(found)
+
+
+def ignored_fields(kind: MethodType, settings: MethodSettings | None, changed: Iterable[str]) -> tuple[str, ...]:
+    """Of the fields that an answer changes, those that the media server is known not to take.
+
+    *settings* are the session's for the method; None = not known. The answer to an event is only a receipt, and that
+    to connect comes before the session has settings.
+    """
+    if settings is None or kind not in _STOPPABLE:
+        return ()
+    return tuple(field for field in changed if not settings.overwrites(field))
 
 
 def ineffective(kind: MethodType, stops: bool | None) -> bool:
@@ -99,67 +172,61 @@ def ineffective(kind: MethodType, stops: bool | None) -> bool:
     return stops is False and kind in _STOPPABLE
 
 
+_READ: Final = frozenset({"caller", "callee"})
+"""The fields that rules read."""
 _STOPPABLE: Final = frozenset({MethodType.DIRECT, MethodType.INCOMING})
 
 
 # --- what is wanted, held against what is there ---
 
 
-class _Edit(NamedTuple):
-    """The bytes from *start* to *end* make place for *text*."""
-
-    start: int
-    end: int
-    text: bytes
-
-
-def _edits(section: bytes, methods: _Wanted) -> list[_Edit]:
+def _edits(section: bytes, methods: _Wanted) -> list[Edit]:
     """What has to change in the text of the ``restClientConfig`` object; it is empty where there is none."""
-    edits: list[_Edit] = []
+    edits: list[Edit] = []
     if section[:1] == b"{":
-        _in_methods(section, _Object.at(section, 0), methods, edits)
+        _in_methods(section, Members.at(section, 0), methods, edits)
     elif missing := _missing(methods):
-        edits.append(_Edit(0, len(section), _encode(missing)))
+        edits.append(Edit(0, len(section), encode(missing)))
     return edits
 
 
-def _placed(body: bytes, section: bytes, edits: list[_Edit]) -> list[_Edit]:
+def _placed(body: bytes, section: bytes, edits: list[Edit]) -> list[Edit]:
     """The edits of the ``restClientConfig`` object as edits of the body."""
     if not section:  # behind all else, so that nothing need be gone through
         brace = body.rindex(b"}")
         before = body[:brace].rstrip()
         text = b'"%b":%b' % (_SECTION.encode(), edits[0].text)
-        return [_Edit(len(before), len(before), text if before.lstrip() == b"{" else b"," + text)]
-    top = _Object.at(body, _matched(_SPACE, body, 0))
-    offset = top.members[_SECTION].start
-    return [_Edit(offset + edit.start, offset + edit.end, edit.text) for edit in edits]
+        return [Edit(len(before), len(before), text if before.lstrip() == b"{" else b"," + text)]
+    top = Members.of(body)
+    offset = top.spans[_SECTION].start
+    return [Edit(offset + edit.start, offset + edit.end, edit.text) for edit in edits]
 
 
-def _in_methods(text: bytes, section: _Object, methods: _Wanted, edits: list[_Edit]) -> None:
+def _in_methods(text: bytes, section: Members, methods: _Wanted, edits: list[Edit]) -> None:
     missing: dict[str, Mapping[str, str]] = {}
     for method, fields in methods.items():
-        span = section.members.get(method)
-        if span is not None and text[span.start] == _BRACE:
-            _in_fields(text, _Object.at(text, span.start), fields, edits)
+        span = section.spans.get(method)
+        if span is not None and text[span.start] == BRACE:
+            _in_fields(text, Members.at(text, span.start), fields, edits)
         elif needed := _needed(fields):
             if span is None:
                 missing[method] = needed
             else:
-                edits.append(_Edit(*span, _encode(needed)))
+                edits.append(Edit(*span, encode(needed)))
     if missing:
-        edits.append(section.insertion(missing))
+        edits.append(section.insertion(encode(missing)[1:-1]))
 
 
-def _in_fields(text: bytes, settings: _Object, fields: Mapping[str, str], edits: list[_Edit]) -> None:
+def _in_fields(text: bytes, settings: Members, fields: Mapping[str, str], edits: list[Edit]) -> None:
     missing: dict[str, str] = {}
     for field, value in fields.items():
-        span = settings.members.get(field)
+        span = settings.spans.get(field)
         if span is None:
             missing |= _needed({field: value})
-        elif (better := _better(field, _text(text, span), value)) is not None:
-            edits.append(_Edit(*span, _encode(better)))
+        elif (better := _better(field, string_at(text, span), value)) is not None:
+            edits.append(Edit(*span, encode(better)))
     if missing:
-        edits.append(settings.insertion(missing))
+        edits.append(settings.insertion(encode(missing)[1:-1]))
 
 
 def _better(field: str, present: str | None, wanted: str) -> str | None:
@@ -187,58 +254,41 @@ def _missing(methods: _Wanted) -> dict[str, dict[str, str]]:
 
 
 def _failing(section: bytes) -> frozenset[str]:
-    failing = []
+    return frozenset(method for method, settings in _settings(section).items() if settings.fails)
+
+
+def _settings(section: bytes) -> SessionSettings:
+    """What a ``restClientConfig`` sets; an app's sessions mostly have the same one, so that is read once."""
+    return _remembered(section) if len(section) <= _SHORT else _read(section)
+
+
+def _read(section: bytes) -> SessionSettings:
+    found: dict[str, MethodSettings] = {}
     if section[:1] == b"{":
-        for method, settings in _Object.at(section, 0).members.items():
-            if section[settings.start] == _BRACE:
-                value = _Object.at(section, settings.start).members.get(_ON_ERROR)
-                if value is not None and _text(section, value) == "FAIL":
-                    failing.append(method)
-    return frozenset(failing)
+        for method, span in Members.at(section, 0).spans.items():
+            if section[span.start] == BRACE and (settings := _settings_at(section, span.start)) != _UNSET:
+                found[method] = settings
+    return found
 
 
-def _with(body: bytes, edits: list[_Edit]) -> bytes:
-    pieces: list[bytes] = []
-    at = 0
-    for edit in sorted(edits):
-        pieces += (body[at : edit.start], edit.text)
-        at = edit.end
-    pieces.append(body[at:])
-    return b"".join(pieces)
+def _settings_at(text: bytes, start: int) -> MethodSettings:
+    spans = Members.at(text, start).spans
+    fields = {name: string_at(text, spans[name]) or "" for name in _FIELDS if name in spans}
+    policy = fields.get("restPolicy", "")
+    return MethodSettings(
+        fails=fields.get(_ON_ERROR) == "FAIL",
+        policy=policy if policy in _POLICIES else "NOTIFY",
+        overwrite=_listed(fields, "restOverwrite"),
+        exclude=_listed(fields, "restExclude"),
+        client_exclude=_listed(fields, "clientExclude"),
+    )
 
 
-# --- where things stand in a JSON text that has been checked ---
+def _listed(fields: Mapping[str, str], name: str) -> tuple[str, ...]:
+    return tuple(sorted(set(_names(fields.get(name, "")))))
 
 
-class _Span(NamedTuple):
-    start: int
-    end: int
-
-
-class _Object(NamedTuple):
-    """An object's members by name, of each the value that counts: the last."""
-
-    members: Mapping[str, _Span]
-    room: int
-    """Where a further member can be put in."""
-    empty: bool
-
-    @classmethod
-    def at(cls, text: bytes, start: int) -> _Object:
-        """The object whose brace stands at *start*."""
-        members: dict[str, _Span] = {}
-        at = room = start + 1
-        while (found := _NAME(text, at)) is not None:
-            name = found[1]
-            value = found.end()
-            at = room = _end_of(text, value)
-            members[_decode(name) if b"\\" in name else name[1:-1].decode()] = _Span(value, at)
-        return cls(members, room, not members)
-
-    def insertion(self, members: Mapping[str, Mapping[str, str] | Mapping[str, Mapping[str, str]] | str]) -> _Edit:
-        """What adds these members behind all others."""
-        added = _encode(members)[1:-1]
-        return _Edit(self.room, self.room, added if self.empty else b"," + added)
+# --- its text ---
 
 
 def _section_of(body: bytes) -> bytes:
@@ -253,39 +303,11 @@ def _section_of(body: bytes) -> bytes:
     try:
         return bytes(_decode_answer(body).section)
     except RecursionError:
-        span = _Object.at(body, _matched(_OPENING, body, 0) - 1).members.get(_SECTION)
+        span = Members.of(body).spans.get(_SECTION)
         return b"" if span is None else body[span.start : span.end]
 
 
-def _end_of(text: bytes, start: int) -> int:
-    """Where the value that begins at *start* ends: without recursion, for nesting comes from outside."""
-    first = text[start]
-    if first == _QUOTE:
-        return _matched(_STRING, text, start)
-    if first not in _OPEN:
-        return _matched(_SCALAR, text, start)
-    depth, at = 1, start + 1
-    while depth:
-        at = _matched(_FLAT, text, at)
-        depth += 1 if text[at] in _OPEN else -1
-        at += 1
-    return at
-
-
-def _text(text: bytes, span: _Span) -> str | None:
-    """A string's text; None for any other value."""
-    return _decode(text[span.start : span.end]) if text[span.start] == _QUOTE else None
-
-
-def _matched(pattern: _Matcher, text: bytes, at: int) -> int:
-    found = pattern(text, at)
-    if found is None:
-        raise ValueError(f"byte {at} is not what belongs there")
-    return found.end()
-
-
 _Wanted = Mapping[str, Mapping[str, str]]
-_Matcher = Callable[[bytes, int], re.Match[bytes] | None]
 
 
 class _Answer(msgspec.Struct):
@@ -294,19 +316,11 @@ class _Answer(msgspec.Struct):
     section: msgspec.Raw = msgspec.field(name=_SECTION, default=msgspec.Raw())
 
 
-_BRACE: Final = ord("{")
-_QUOTE: Final = ord('"')
-_OPEN: Final = frozenset(b"{[")
-# Each of these goes over the text once: possessive, so that no part of it is ever tried a second time.
-_QUOTED: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-_STRING: Final = re.compile(_QUOTED, re.DOTALL).match
-_SCALAR: Final = re.compile(rb"[^\s,\]}]++").match
-_PLAIN: Final = rb'(?:[^"\[\]{}]++|' + _QUOTED + rb")"
-# Up to the next bracket, past those that hold none themselves.
-_FLAT: Final = re.compile(rb"(?:" + _PLAIN + rb"|[\[{]" + _PLAIN + rb"*+[\]}])*+(?=[\[\]{}])", re.DOTALL).match
-_NAME: Final = re.compile(rb"[ \t\r\n,]*+(" + _QUOTED + rb")[ \t\r\n]*+:[ \t\r\n]*+", re.DOTALL).match
-_SPACE: Final = re.compile(rb"[ \t\r\n]*+").match
-_OPENING: Final = re.compile(rb"[ \t\r\n]*+\{").match
-_decode = msgspec.json.Decoder(str).decode
+_FIELDS: Final = (_ON_ERROR, "restPolicy", *sorted(_LISTS))
+_SHORT: Final = 8192
+"""Bytes of the longest section that is remembered."""
+_remembered = lru_cache(64)(_read)
+_UNSET: Final = MethodSettings()
+_POLICIES: Final = frozenset({"OVERWRITE", "DISABLE"})
+_decode_settings = msgspec.json.Decoder(dict[str, MethodSettings]).decode
 _decode_answer = msgspec.json.Decoder(_Answer).decode
-_encode = msgspec.json.Encoder().encode

@@ -21,13 +21,16 @@ Special = Mapping[str, Counts]
 """The counters of this room by their names here."""
 _DIFFERING: Final = (Finding.VERDICT_DIFFERS, Finding.BODY_DIFFERS)
 _OK: Final = "ok"
-_LEAST_URGENT: Final = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
+_SUMS: Final = ("ineffective", "ineffective_changes", "repaired", "failovers", "rate_limited")
+_LEAST_URGENT: Final = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
 
 
 def read(metrics: Metrics, others: Collection[ForeignCells] = ()) -> dict[str, dict[tuple[str, ...], float]]:
     """The counters as they stand now, the (refreshed) *others*' included."""
     families = {
         "ineffective": metrics.ineffective_rejects,
+        "ineffective_changes": metrics.ineffective_changes,
+        "excluded": metrics.excluded_fields,
         "client_config": metrics.client_config_answers,
         "repaired": metrics.repaired_answers,
         "shadow": metrics.shadow_hooks,
@@ -85,7 +88,7 @@ class Insights:
         first = nsmallest(most, by_app.items(), key=lambda item: (item[1].urgency(), item[0]))
         return {
             "window_seconds": round(self._seconds, 3),
-            "total": {name: self._of_all(name) for name in ("ineffective", "repaired", "failovers", "rate_limited")}
+            "total": {name: self._of_all(name) for name in _SUMS}
             | {"differing": self._differing(), "rules": self._of_all("rules")},
             "apps": [{"app": name, **app.as_json(self._seconds)} for name, app in first],
             "app_count": len(by_app),
@@ -125,10 +128,15 @@ class _App:
 
         return {
             "ineffective": {**figure("ineffective"), "methods": self._whole("ineffective")},
+            "ineffective_changes": {**figure("ineffective_changes"), "methods": self._whole("ineffective_changes")},
             "client_config": {"outcomes": self._whole("client_config")},
+            "excluded": {"fields": self._whole("excluded")},
             "repaired": {**figure("repaired"), "kinds": self._whole("repaired")},
             "rate_limited": figure("rate_limited"),
-            "failovers": [{"upstream": name, **figure("failovers", name)} for name in self._firsts("failovers")],
+            "failovers": [
+                {"upstream": name, **figure("failovers", name), "causes": self._whole("failovers", name)}
+                for name in self._firsts("failovers")
+            ],
             "split": [self._share(name, figure("split", name)) for name in self._firsts("split")],
             "shadow": [self._shadow(name, figure("shadow", name)) for name in self._firsts("shadow")],
             "rules": [
@@ -146,6 +154,7 @@ class _App:
         return (
             -_sum(recent["ineffective"]),
             -_sum(totals["ineffective"]),
+            -_sum(recent["ineffective_changes"]) - _sum(totals["excluded"]),
             -_sum(recent["failovers"]),
             -_sum(recent["rate_limited"]),
             -_sum(totals["repaired"]),
@@ -190,6 +199,8 @@ def noteworthy(app: Mapping[str, Any]) -> bool:
     """Whether an app of ``as_json`` has more to tell than answers to connect that are as wanted."""
     return bool(
         app["ineffective"]["total"]
+        or app["ineffective_changes"]["total"]
+        or app["excluded"]["fields"]
         or app["repaired"]["total"]
         or app["rate_limited"]["total"]
         or app["failovers"]

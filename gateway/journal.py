@@ -89,6 +89,11 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     ineffective: bool = False
     client_config: str | None = None
     failed_over_from: str | None = None
+    failover_cause: str | None = None
+    changed_fields: str | None = None
+    ignored_fields: str | None = None
+    excluded: str | None = None
+    """Of an answer to connect: what its restExclude leaves out though the gateway needs it."""
     shadow: Shadow | None = None
 
 
@@ -118,7 +123,7 @@ class Wanted(msgspec.Struct, frozen=True):
     failures: bool = False
     """Whether only what a log of failures would hold is wanted."""
     ineffective: bool = False
-    """Whether only refusals that the media server ignores are wanted."""
+    """Whether only refusals and changed answers that the media server ignores are wanted."""
     repaired: bool = False
     """Whether only answers that had to be repaired are wanted."""
     limit: int = 100
@@ -184,13 +189,18 @@ class Teller:
             _ms(decision.upstream_duration),
             tuple(_attempts(decision)),
             self._worker,
-            meaning.of_answer(ruling.status, self._kind(decision.method), False if remarks.ineffective else None),
+            meaning.of_answer(ruling.status, self._kind(decision.method), False if remarks.ineffective else None)
+            + meaning.of_changes(remarks.changed_fields, remarks.ignored_fields),
             remarks.rule,
             remarks.repaired,
             remarks.cut,
             remarks.ineffective,
             remarks.client_config,
             remarks.failed_over_from,
+            remarks.failover_cause,
+            remarks.changed_fields,
+            remarks.ignored_fields,
+            bounded(",".join(remarks.excluded)) if remarks.excluded else None,
             shadow,
         )
 
@@ -394,7 +404,7 @@ class Journal:
 def _remarked(remarks: Remarks, wanted: Wanted) -> bool:
     return (
         not _differs(wanted.rule, remarks.rule)
-        and (not wanted.ineffective or remarks.ineffective)
+        and (not wanted.ineffective or remarks.ineffective or remarks.ignored_fields is not None)
         and (not wanted.repaired or remarks.repaired is not None)
     )
 

@@ -26,6 +26,7 @@ class Life:
         "began",
         "body",
         "failed_over_from",
+        "failover_cause",
         "hook",
         "identity",
         "method",
@@ -60,6 +61,7 @@ class Life:
         self.tenant: Tenant | None = None
         self.outcome: Outcome | None = None
         self.failed_over_from: str | None = None
+        self.failover_cause: str | None = None
 
     @property
     def request_id(self) -> str:
@@ -111,10 +113,12 @@ class Life:
         return Outgoing(path, policy.host(received), head, self.body, self.app, self.trace, 0, route.response_check)
 
     def remarked(self, ruling: Ruling) -> Ruling:
-        """The ruling with a remark on the rule that chose the upstream, and on the upstream that was not there."""
+        """The ruling with a remark on the rule that chose the upstream, and on the upstream that gave no verdict."""
         if self.rule is None and self.failed_over_from is None:
             return ruling
-        return ruling.remarked(rule=self.rule, failed_over_from=self.failed_over_from)
+        return ruling.remarked(
+            rule=self.rule, failed_over_from=self.failed_over_from, failover_cause=self.failover_cause
+        )
 
     def decision(self, ruling: Ruling) -> Decision:
         """The record of this hook's fate."""

@@ -160,6 +160,10 @@ class _RemarkedLine(_AccessLine, omit_defaults=True):
     client_config: str | None = None
     ineffective: bool = False
     failed_over_from: str | None = None
+    failover_cause: str | None = None
+    changed_fields: str | None = None
+    ignored_fields: str | None = None
+    excluded: str | None = None
 
 
 class AccessLog:
@@ -291,6 +295,13 @@ def _remarked(line: _AccessLine, remarks: Remarks, longest: int) -> _RemarkedLin
     remarked.ineffective = remarks.ineffective
     if remarks.failed_over_from is not None:
         remarked.failed_over_from = bounded(remarks.failed_over_from, longest)
+        remarked.failover_cause = remarks.failover_cause
+    if remarks.changed_fields is not None:
+        remarked.changed_fields = bounded(remarks.changed_fields, longest)
+    if remarks.ignored_fields is not None:
+        remarked.ignored_fields = bounded(remarks.ignored_fields, longest)
+    if remarks.excluded:
+        remarked.excluded = bounded(",".join(remarks.excluded), longest)
     return remarked
 
 
@@ -333,6 +344,10 @@ def _more(line: _RemarkedLine) -> str:
         "repaired": line.repaired,
         "client_config": line.client_config,
         "failed_over_from": line.failed_over_from,
+        "failover_cause": line.failover_cause,
+        "changed_fields": line.changed_fields,
+        "ignored_fields": line.ignored_fields,
+        "excluded": line.excluded,
     }
     words = "".join(f" {name}={value}" for name, value in named.items() if value is not None)
     return words + (" ineffective" if line.ineffective else "")

@@ -80,6 +80,18 @@ def of_answer(status: int, kind: MethodType | None, stops: bool | None = None) -
     return _LEFT + refused if status == _CLIENT_LEFT else refused
 
 
+def of_changes(changed: str | None, ignored: str | None) -> str:
+    """What the media server does with the fields that a fallback changed, as a sentence after that of the answer.
+
+    *ignored* are those of them that it is known not to take. Empty where nothing was changed.
+    """
+    if changed is None:
+        return ""
+    if ignored is None:
+        return f" It takes {changed} from the answer, if the session's connect answer lets it (restOverwrite)."
+    return f" It does not take {ignored} from the answer: the session's connect answer does not let it (restOverwrite)."
+
+
 def _refused(kind: MethodType | None, stops: bool | None) -> str:
     if kind is None:
         return _UNKNOWN_METHOD_REFUSED

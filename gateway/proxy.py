@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from starlette.types import Receive, Scope, Send
 
-from gateway.clientconfig import examined, ineffective
+from gateway.clientconfig import examined, excluded_fields, ignored_fields, ineffective, session_settings
 from gateway.dedupe import MIN_WAITING, Flight, OwnerLost, TooManyRepeats, Waiting, key_of
 from gateway.front.exchange import EXCHANGE, Exchange
 from gateway.front.head import BadRequest
@@ -23,6 +23,7 @@ from gateway.front.state import Answer
 from gateway.hooks import BadHookError, Hook, method_type, parse_hook
 from gateway.life import Life, TracedLife
 from gateway.requests import Refused, body_of, method_of, problem, refused_at_the_door, unknown_app
+from gateway.retry import MIN_LEFT
 from gateway.routing import Route
 from gateway.runtime import Runtime, Snapshot
 from gateway.sessions import Sessions, session_of
@@ -98,7 +99,11 @@ class HookEndpoint:
             life.body = exchange.body if exchange is not None else await body_of(receive)
             step = self._decide(life)
             ruling = step if isinstance(step, Ruling) else await step
-            if ruling.status != ALLOW_STATUS or (life.route is not None and life.route.connects):
+            if (
+                ruling.status != ALLOW_STATUS
+                or ruling.remarks is not None
+                or (life.route is not None and life.route.connects)
+            ):
                 ruling = self._weighed(life, ruling)
         except Refused as refusal:
             ruling = refusal.ruling
@@ -215,10 +220,11 @@ class HookEndpoint:
         try:
             excess = self._excess(life, route)
             if excess is None:
+                budget = route.budget if route.first_budget is None else _first_budget(life, route)
                 outcome = await upstream.ask(
-                    outgoing, life.started + route.budget, upstream.retry if route.inherits_retry else route.retry
+                    outgoing, life.started + budget, upstream.retry if route.inherits_retry else route.retry
                 )
-                if route.failover and outcome.nobody_there:
+                if route.failover and outcome.goes_over(route.failover_on):
                     outcome = await _fail_over(life, route, outcome)
                 life.outcome, result = outcome, outcome.result
             else:
@@ -264,7 +270,7 @@ class HookEndpoint:
         return None
 
     def _weighed(self, life: Life, ruling: Ruling) -> Ruling:
-        """A refusal, or an answer to connect, in the light of what the media server will make of it."""
+        """A refusal, a changed hook or an answer to connect, in the light of what the media server will make of it."""
         route, hook = life.route, life.hook
         if route is None or hook is None or route.client_config is None:
             return ruling
@@ -273,9 +279,17 @@ class HookEndpoint:
             if ruling.status != ALLOW_STATUS:
                 return ruling
             answer = examined(ruling.body, route.client_config)
-            self._sessions.remember(session, answer.failing)
-            return ruling.with_body(answer.body).remarked(client_config=answer.outcome)
+            settings = session_settings(answer.body)
+            self._sessions.remember(session, answer.failing, settings)
+            excluded = excluded_fields(settings, _reader(route), life.snapshot.table.method_label)
+            return ruling.with_body(answer.body).remarked(client_config=answer.outcome, excluded=excluded)
         kind = method_type(life.method_name, life.snapshot.config.hook_types)
+        if ruling.status == ALLOW_STATUS:
+            changed = None if ruling.remarks is None else ruling.remarks.changed_fields
+            if changed is None:
+                return ruling
+            ignored = ignored_fields(kind, self._sessions.settings(session, life.method_name), changed.split(","))
+            return ruling.remarked(ignored_fields=",".join(ignored)) if ignored else ruling
         if not ineffective(kind, self._sessions.stops(session, life.method_name)):
             return ruling
         return ruling.remarked(ineffective=True)
@@ -311,19 +325,40 @@ def _screened(life: Life, route: Route, hook: Hook) -> Ruling | None:
     return by_static(route.static or Verdict.REJECT, life.body) if life.upstream is None else None
 
 
+def _reader(route: Route) -> Callable[[str, str], bool]:
+    """Tells which fields the app's rules read, by field and method."""
+    return _reads_nothing if route.rules is None else route.rules.reads
+
+
+def _reads_nothing(field: str, method: str) -> bool:
+    return False
+
+
+def _first_budget(life: Life, route: Route) -> float:
+    """Seconds for the upstream that decides, where the others are to have time left."""
+    is_alone = all(name == life.upstream for name in route.failover)
+    return route.budget if is_alone or route.first_budget is None else route.first_budget
+
+
 async def _fail_over(life: Life, route: Route, outcome: Outcome) -> Outcome:
-    """Ask, of the upstreams that may stand in for one that cannot be reached, the first that can be."""
-    first = life.upstream
-    for name in route.failover:
-        if name == first:
-            continue
+    """Ask, of the upstreams that may stand in for one that gave no verdict, one after the other."""
+    first, causes, loop = life.upstream, route.failover_on, asyncio.get_running_loop()
+    cause = outcome.result.cause if isinstance(outcome.result, Failure) else None
+    others = [name for name in route.failover if name != first]
+    deadline = life.started + route.budget
+    for waiting, name in zip(range(len(others), 0, -1), others, strict=True):
+        left = deadline - loop.time()
+        if left < MIN_LEFT:
+            break
+        if Cause.TIMEOUT in causes:
+            left /= waiting  # each its share: what a fast failure leaves over goes to those after it
         upstream = life.snapshot.upstreams[name]
-        life.upstream, life.failed_over_from = name, first
+        life.upstream, life.failed_over_from, life.failover_cause = name, first, cause
         outgoing = life.outgoing(route, upstream).resent(outcome.attempts)
-        deadline = life.started + route.budget
         retry = upstream.retry if route.inherits_retry else route.retry
-        outcome = outcome.followed_by(await upstream.ask(outgoing, deadline, retry), name)
-        if not outcome.nobody_there:
+        latest = await upstream.ask(outgoing, loop.time() + left, retry)
+        outcome = outcome.followed_by(latest, name)
+        if not latest.goes_over(causes):
             break
     return outcome
 

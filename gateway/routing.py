@@ -20,7 +20,7 @@ from gateway.rules.screening import Rule, Rules
 from gateway.shadow import Shadow, shadow_of
 from gateway.split import Split
 from gateway.tenants import Tenant
-from gateway.verdicts import Fallback, Verdict
+from gateway.verdicts import Cause, Fallback, Verdict
 
 OTHER_METHOD = "_other"
 
@@ -55,7 +55,7 @@ class Route(msgspec.Struct, frozen=True, gc=False):
     rules: Rules | None
     split: Split | None
     failover: tuple[str, ...]
-    """Asked in turn where the upstream as a whole cannot be reached."""
+    """Asked in turn where the upstream fails in one of the ways of *failover_on*."""
     rate: Rate | None
     """How fast hooks of the app may come; None = as fast as they like."""
     client_config: ClientConfig | None
@@ -64,6 +64,9 @@ class Route(msgspec.Struct, frozen=True, gc=False):
     """Whether a session begins with this hook, and its answer is to be looked at."""
     response_check: ResponseCheck
     shadow: Shadow | None
+    failover_on: frozenset[Cause]
+    first_budget: float | None
+    """Seconds that the upstream has before *failover* gets its time; None = the whole budget."""
 
 
 class App(msgspec.Struct, gc=False):
@@ -222,10 +225,10 @@ class _Routes:
 
     def _route(self, method: str | None, settings: Settings, rules: Rules | None) -> Route:
         key = (
-            method, settings.upstream, settings.static, settings.timeout, settings.fallback.allowed, settings.retry,
+            method, settings.upstream, settings.static, settings.timeout, settings.fallback, settings.retry,
             settings.max_in_flight, settings.dedupe, id(settings.credentials), id(settings.signature), settings.split,
             settings.failover, id(settings.client_config), settings.response_check, settings.rate_limit, id(rules),
-            settings.shadow,
+            settings.shadow, settings.failover_on, settings.failover_reserve,
         )  # fmt: skip
         route = self._routes.get(key)
         if route is None:
@@ -267,7 +270,16 @@ def _route(config: Config, method: str | None, settings: Settings, rules: Rules 
         connects and client_config is not None,
         settings.response_check,
         shadow_of(settings.shadow, method),
+        settings.failover_on,
+        _first_budget(settings),
     )
+
+
+def _first_budget(settings: Settings) -> float | None:
+    """Only a timeout uses up the time: after any other failure there is some left."""
+    if not settings.failover or Cause.TIMEOUT not in settings.failover_on or not settings.failover_reserve:
+        return None
+    return settings.timeout * (1.0 - settings.failover_reserve)
 
 
 def _guard(settings: Settings) -> Guard | None:

@@ -6,12 +6,15 @@ structure here and elsewhere: it costs a third of a named tuple to make, and hal
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from gateway.hooks import Hook
+from gateway.jsonedit import Fields
 from gateway.tracecontext import Trace
 
 
@@ -122,7 +125,15 @@ class Remarks(msgspec.Struct, frozen=True, gc=False):
     ineffective: bool = False
     """A refusal that the media server will only log: the call goes on."""
     failed_over_from: str | None = None
-    """The upstream that could not be reached, in whose place another was asked."""
+    """The upstream that gave no verdict, in whose place another was asked."""
+    failover_cause: str | None = None
+    """Why it gave none: a cause."""
+    changed_fields: str | None = None
+    """The fields that the fallback's answer changes, separated by commas."""
+    ignored_fields: str | None = None
+    """Those of them that the media server does not take: the session's answer to connect does not let it."""
+    excluded: tuple[str, ...] = ()
+    """Of an answer to connect: what its restExclude leaves out though the gateway needs it, as ``METHOD.FIELD``."""
 
 
 _NO_REMARKS: Final = Remarks()
@@ -220,12 +231,18 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
 
 class Fallback:
-    """The verdict that stands in for a backend's, per cause."""
+    """The verdict that stands in for a backend's, per cause; an *allow* may change fields of the hook."""
 
-    __slots__ = ("_allowed",)
+    __slots__ = ("_allowed", "_hash", "fields")
 
-    def __init__(self, allowed: frozenset[Cause] = frozenset()) -> None:
+    def __init__(
+        self, allowed: frozenset[Cause] = frozenset(), fields: Mapping[Cause, Fields] = MappingProxyType({})
+    ) -> None:
+        """*fields* are for causes that are allowed too."""
         self._allowed = allowed
+        self.fields = fields
+        """What the answer changes, for the causes for which it does."""
+        self._hash = hash((allowed, frozenset(fields.items())))
 
     @property
     def allowed(self) -> frozenset[Cause]:
@@ -237,10 +254,14 @@ class Fallback:
         return Verdict.ALLOW if cause in self._allowed else Verdict.REJECT
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Fallback) and self._allowed == other._allowed
+        return isinstance(other, Fallback) and self._allowed == other._allowed and self.fields == other.fields
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def __repr__(self) -> str:
-        return f"Fallback(allowed={sorted(self._allowed)})"
+        fields = f", fields={dict(self.fields)}" if self.fields else ""
+        return f"Fallback(allowed={sorted(self._allowed)}{fields})"
 
 
 JSON_TYPE: Final = b"application/json"
@@ -259,14 +280,21 @@ def denied_by_backend() -> Ruling:
 
 
 def by_fallback(failure: Failure, fallback: Fallback, request_body: bytes) -> Ruling:
-    """The configured verdict for a backend's failure; *allow* echoes the request's own body."""
+    """The configured verdict for a backend's failure; *allow* echoes the request's own body, or changes fields of it.
+
+    *request_body* is a hook that has been read: one JSON object.
+    """
     reason = Reason(failure.cause.value)
     proxy_status = _proxy_status(failure.proxy_error, failure.received_status)
     if fallback.verdict(failure.cause) is Verdict.ALLOW:
-        return Ruling(
+        ruling = Ruling(
             Verdict.ALLOW, Source.FALLBACK, reason, ALLOW_STATUS,
             request_body, JSON_TYPE, proxy_status, failure.detail,
         )  # fmt: skip
+        changes = fallback.fields.get(failure.cause)
+        if changes is None:
+            return ruling
+        return ruling.with_body(changes.put_into(request_body)).remarked(changed_fields=",".join(changes.names))
     return Ruling(
         Verdict.REJECT, Source.FALLBACK, reason, REJECT_STATUS,
         b"", None, proxy_status, failure.detail,
@@ -274,8 +302,11 @@ def by_fallback(failure: Failure, fallback: Fallback, request_body: bytes) -> Ru
 
 
 def as_duplicate(ruling: Ruling) -> Ruling:
-    """The verdict of an earlier hook, given to the same hook come again."""
-    return msgspec.structs.replace(ruling, source=Source.DUPLICATE, remarks=None)
+    """The verdict of an earlier hook, given to the same hook come again; with the fields that it changes."""
+    remarks = ruling.remarks
+    if remarks is not None:
+        remarks = None if remarks.changed_fields is None else Remarks(changed_fields=remarks.changed_fields)
+    return msgspec.structs.replace(ruling, source=Source.DUPLICATE, remarks=remarks)
 
 
 def by_static(verdict: Verdict, request_body: bytes) -> Ruling:

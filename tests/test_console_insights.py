@@ -174,9 +174,9 @@ def test_shares_are_shown_as_they_were_measured(page: Page, gateway: RunningGate
 def test_a_hook_put_elsewhere_names_the_upstream_that_was_not_there(page: Page, gateway: RunningGateway) -> None:
     hook(gateway, "away", 200)
     story(page, hook(gateway, "away", 200))
-    expect(page.locator("#story-body")).to_contain_text("Upstream gone could not be reached as a whole, so well was")
+    expect(page.locator("#story-body")).to_contain_text("Upstream gone gave no verdict (unreachable), so well was")
     go(page, "now")
-    expect(page.locator("#insights > li", has_text="gone not reached as a whole")).to_be_visible()
+    expect(page.locator("#insights > li", has_text="gone gave no verdict")).to_be_visible()
 
 
 def with_shadow(gateway: RunningGateway, request_id: str) -> dict[str, Any]:

@@ -1,8 +1,12 @@
-"""An upstream that cannot be reached at all: another one decides in its place, within the same budget."""
+"""An upstream that fails: another one decides in its place, within the same budget.
+
+First for one that cannot be reached at all; at the end, for every failure that failover_on names.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -299,3 +303,179 @@ def test_the_same_hook_come_again_gets_the_other_upstream_s_verdict(
     assert [fate(gateway, answer)[1] for answer in answers] == ["backend", "duplicate"]
     assert counts(four) == [0, 0, 1, 0]
     assert gateway.metric("gateway_failovers_total", app="a", upstream="php") == 1
+
+
+# --- failover_on ---
+
+ALL = ["unreachable", "timeout", "error_status", "bad_answer"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "cause"),
+    [
+        (Mode.ERROR, "error_status"),
+        (Mode.BAD_GATEWAY, "error_status"),
+        (Mode.HTML, "bad_answer"),
+        (Mode.HOLD, "timeout"),
+        (Mode.RESET, "unreachable"),  # after it had the hook
+    ],
+)
+def test_after_any_failure_that_is_named_the_next_upstream_decides_in_time(
+    gateway: RunningGateway, four: list[PacedBackend], mode: Mode, cause: str
+) -> None:
+    serve(gateway, **two_tiers(four, {"failover_on": ALL, "timeout": "3s"}))
+    for backend in four[:2]:
+        backend.mode = mode
+    answer = ask(gateway)
+    line = line_of(gateway, answer)
+    assert fate(gateway, answer) == BY_BACKEND
+    assert (line["upstream"], line["failed_over_from"], line["failover_cause"]) == ("other", "php", cause)
+    assert counts(four)[2:] == [1, 0]
+    assert sum(counts(four)[:2]) == 1
+    assert gateway.metric("gateway_failovers_total", app="a", upstream="php", cause=cause) == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "named"),
+    [
+        (Mode.ERROR, ["unreachable", "timeout", "bad_answer"]),
+        (Mode.HTML, ["unreachable", "timeout", "error_status"]),
+        (Mode.HOLD, ["unreachable", "error_status", "bad_answer"]),
+        (Mode.RESET, ["unreachable", "error_status", "bad_answer"]),
+        (Mode.DENY, ALL),
+    ],
+)
+def test_after_no_other_failure_and_never_after_a_refusal(
+    gateway: RunningGateway, four: list[PacedBackend], mode: Mode, named: list[str]
+) -> None:
+    serve(gateway, **two_tiers(four, {"failover_on": named, "timeout": "600ms"}))
+    for backend in four[:2]:
+        backend.mode = mode
+    answer = ask(gateway)
+    assert answer.status == 403
+    assert counts(four)[2:] == [0, 0]
+    assert "failed_over_from" not in line_of(gateway, answer)
+
+
+def test_each_upstream_is_told_its_own_share_of_the_budget(gateway: RunningGateway, four: list[PacedBackend]) -> None:
+    """60 % for the one that decides, then half of what is left, then all of it."""
+    serve(gateway, **two_tiers(four, {"failover_on": ["timeout"], "timeout": "4s"}))
+    for backend in four[:3]:
+        backend.mode = Mode.HOLD
+    answer = ask(gateway)
+    assert fate(gateway, answer) == BY_BACKEND
+    first = (four[0].hooks or four[1].hooks)[0].told_ms
+    second, third = four[2].hooks[0].told_ms, four[3].hooks[0].told_ms
+    assert 1500 < first <= 2400
+    assert second <= 800
+    assert third <= 800
+    assert 2400 <= line_of(gateway, answer)["duration_ms"] < 5000
+
+
+def test_a_failure_at_once_leaves_the_next_all_the_time_but_for_the_others_shares(
+    gateway: RunningGateway, four: list[PacedBackend]
+) -> None:
+    serve(gateway, **two_tiers(four, {"failover_on": ALL, "failover": "other", "timeout": "4s"}))
+    four[0].mode = four[1].mode = Mode.ERROR
+    assert fate(gateway, ask(gateway)) == BY_BACKEND
+    assert 2400 < four[2].hooks[0].told_ms <= 4000
+
+
+@pytest.mark.parametrize(
+    ("settings", "most"),
+    [
+        ({"failover_on": "timeout", "failover_reserve": "75%"}, 1000),
+        ({"failover_on": "timeout", "failover_reserve": 0}, 4000),
+        ({"failover_on": "error_status"}, 4000),
+        ({}, 4000),
+    ],
+)
+def test_the_reserve_is_a_key_and_only_kept_where_a_timeout_goes_over(
+    gateway: RunningGateway, four: list[PacedBackend], settings: dict[str, Any], most: int
+) -> None:
+    serve(gateway, **two_tiers(four, {**settings, "timeout": "4s"}))
+    assert fate(gateway, ask(gateway)) == BY_BACKEND
+    (request,) = [*four[0].hooks, *four[1].hooks]
+    assert most / 2 < request.told_ms <= most
+
+
+def test_attempts_of_the_first_upstream_keep_within_its_share(
+    gateway: RunningGateway, four: list[PacedBackend]
+) -> None:
+    retry = {"attempts": 2, "on": ["timeout"]}
+    serve(gateway, **two_tiers(four, {"failover_on": "timeout", "failover": "other", "timeout": "2s"}, retry=retry))
+    four[0].mode = four[1].mode = Mode.HOLD
+    answer = ask(gateway)
+    assert fate(gateway, answer) == BY_BACKEND
+    assert counts(four) == [1, 1, 1, 0]
+    assert four[2].hooks[0].told_ms <= 800
+    assert line_of(gateway, answer)["attempts"] == 3
+
+
+def test_where_the_only_other_upstream_decides_itself_no_time_is_kept(
+    gateway: RunningGateway, four: list[PacedBackend]
+) -> None:
+    canary = {"upstream": [{"name": "php", "weight": 100}, {"name": "other", "weight": 0}], "failover": "php"}
+    serve(gateway, **two_tiers(four, {**canary, "failover_on": "timeout", "timeout": "4s"}))
+    assert fate(gateway, ask(gateway, sessionId="s")) == BY_BACKEND
+    (request,) = [*four[0].hooks, *four[1].hooks]
+    assert request.told_ms > 2400
+
+
+def test_a_failure_of_what_the_caller_sent_does_not_become_an_unreachable_backend(
+    gateway: RunningGateway, four: list[PacedBackend]
+) -> None:
+    """The other upstream is down: a call that makes PHP fail must not be let through by its fallback."""
+    serve(gateway, **two_tiers(four, {"failover_on": ALL, "failover": "other", "fallback": {"unreachable": "allow"}}))
+    four[0].mode = four[1].mode = Mode.ERROR
+    four[2].kill()
+    answer = ask(gateway)
+    assert fate(gateway, answer) == (403, "fallback", "error_status")
+    assert "then other: " in line_of(gateway, answer)["error"]
+
+
+def test_a_method_has_its_own_way_to_fail_over(gateway: RunningGateway, four: list[PacedBackend]) -> None:
+    own = {"failover_on": "error_status", "methods": {"OnCallEvent": {"failover_on": ["unreachable"]}}}
+    serve(gateway, **two_tiers(four, own))
+    four[0].mode = four[1].mode = Mode.ERROR
+    assert fate(gateway, ask(gateway)) == (403, "fallback", "error_status")
+    answer = gateway.hook("call", hook_body("a"))
+    assert answer.status_code == 200
+    assert counts(four)[2:] == [1, 0]
+
+
+def test_an_upstream_that_is_always_too_slow_is_ejected_and_its_hooks_wait_no_more(
+    gateway: RunningGateway, four: list[PacedBackend]
+) -> None:
+    breaker = {"failures": 2, "open_for": "1m"}
+    tiers = two_tiers(four, {"failover_on": ["unreachable", "timeout"], "timeout": "500ms"}, breaker=breaker)
+    serve(gateway, **tiers)
+    four[0].mode = four[1].mode = Mode.HOLD
+    assert {fate(gateway, ask(gateway)) for _ in range(8)} == {BY_BACKEND}
+    assert sum(counts(four)[:2]) < 8
+    assert line_of(gateway, ask(gateway))["failover_cause"] == "unreachable"
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [(["timeout"], BY_BACKEND), (["error_status", "unreachable"], (403, "fallback", "overload"))],
+)
+def test_a_hook_that_waited_in_vain_for_a_free_connection_goes_over_as_one_that_timed_out(
+    gateway: RunningGateway, four: list[PacedBackend], named: list[str], expected: tuple[int, str, str]
+) -> None:
+    """The one connection is held by a hook of another app, which has no other upstream."""
+    busy = two_tiers(four, {"failover_on": named, "failover": "other", "timeout": "1s"}, max_connections=1)
+    del busy["upstreams"]["php"]["targets"]
+    busy["upstreams"]["php"]["url"] = four[0].url
+    busy["apps"]["b"] = {"upstream": "php", "timeout": "10s"}
+    serve(gateway, **busy)
+    four[0].apps = {"b": Mode.HOLD}
+    with ThreadPoolExecutor(1) as pool:
+        holding = pool.submit(volley, gateway, [hook_body("b")])
+        assert wait_until(lambda: four[0].held)
+        answer = ask(gateway)
+        four[0].release()
+        assert holding.result()[0].status == 200
+    assert fate(gateway, answer) == expected
+    assert counts(four) == [1, 0, int(expected == BY_BACKEND), 0]
+    assert line_of(gateway, answer).get("failover_cause") == ("overload" if expected == BY_BACKEND else None)

@@ -90,7 +90,7 @@ def test_everything_else_is_told_under_its_name() -> None:
     metrics = counting()
     record(metrics, allowed_by_backend(b"{}").remarked(repaired="bom", client_config="missing"))
     record(metrics, denied_by_backend().remarked(rule="spam"))
-    record(metrics, allowed_by_backend(b"{}").remarked(rule="spam", failed_over_from="old"))
+    record(metrics, allowed_by_backend(b"{}").remarked(rule="spam", failed_over_from="old", failover_cause="timeout"))
     metrics.rate_limited.labelled("a").inc()
     metrics.recorded_hooks.labelled("written").inc(4)
     metrics.recorded_hooks.labelled("dropped").inc()
@@ -99,7 +99,7 @@ def test_everything_else_is_told_under_its_name() -> None:
     assert app["repaired"] == {"total": 1, "per_second": 0.5, "kinds": {"bom": 1}}
     assert app["client_config"] == {"outcomes": {"missing": 1}}
     assert app["rules"] == [{"rule": "spam", "total": 2, "per_second": 1.0, "verdicts": {"allow": 1, "reject": 1}}]
-    assert app["failovers"] == [{"upstream": "old", "total": 1, "per_second": 0.5}]
+    assert app["failovers"] == [{"upstream": "old", "total": 1, "per_second": 0.5, "causes": {"timeout": 1}}]
     assert app["rate_limited"] == {"total": 1, "per_second": 0.5}
     assert found["recorded"]["written"] == {"total": 4, "per_second": 2.0}
     assert found["recorded"]["dropped"] == {"total": 1, "per_second": 0.5}

@@ -40,7 +40,8 @@ CHECKED: Final = settings(deadline=None, max_examples=150)
 CONTRACT_FIELDS: Final = (
     "request_id time app method node_id session_id call_id caller callee verdict source reason status error upstream "
     "target budget_ms duration_ms upstream_ms attempts worker means "
-    "rule repaired cut ineffective client_config failed_over_from shadow"
+    "rule repaired cut ineffective client_config failed_over_from failover_cause changed_fields ignored_fields "
+    "excluded shadow"
 ).split()
 NOW: Final = 1_700_000_000.0
 TELLER: Final = Teller(77)

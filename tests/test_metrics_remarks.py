@@ -17,6 +17,8 @@ from gateway.verdicts import Decision, Ruling, allowed_by_backend, as_duplicate,
 CHECKED: Final = settings(deadline=None, max_examples=80)
 FAMILIES: Final = {
     "gateway_ineffective_rejects_total",
+    "gateway_ineffective_changes_total",
+    "gateway_excluded_fields_total",
     "gateway_client_config_answers_total",
     "gateway_repaired_answers_total",
     "gateway_split_hooks_total",
@@ -57,14 +59,19 @@ def test_a_hook_without_remarks_has_no_series_of_them() -> None:
 
 def test_each_remark_is_counted_under_its_own_name() -> None:
     ruling = denied_by_backend().remarked(
-        rule="spam", repaired="bom+after", client_config="missing", ineffective=True, failed_over_from="old", cut="x"
-    )
+        rule="spam", repaired="bom+after", client_config="missing", ineffective=True, failed_over_from="old", cut="x",
+        failover_cause="timeout", changed_fields="callee,caller", ignored_fields="callee",
+        excluded=("call.caller", "OnCallEvent.caller", "_other.sessionId"),
+    )  # fmt: skip
     assert after(decision(ruling, upstream="new", split=True)) == {
         ("gateway_ineffective_rejects_total", "a", "OnCallEvent"): 1,
         ("gateway_client_config_answers_total", "a", "missing"): 1,
         ("gateway_repaired_answers_total", "a", "bom+after"): 1,
         ("gateway_split_hooks_total", "a", "new", "reject"): 1,
-        ("gateway_failovers_total", "a", "old"): 1,
+        ("gateway_failovers_total", "a", "timeout", "old"): 1,
+        ("gateway_ineffective_changes_total", "a", "OnCallEvent"): 1,
+        ("gateway_excluded_fields_total", "a", "caller"): 1,
+        ("gateway_excluded_fields_total", "a", "sessionId"): 1,
         ("gateway_rule_hits_total", "a", "spam", "reject"): 1,
     }
 
@@ -96,6 +103,10 @@ remarked = st.fixed_dictionaries(
         "client_config": st.sampled_from(["ok", "missing", "enforced", "unreadable"]),
         "ineffective": st.booleans(),
         "failed_over_from": st.sampled_from(["old", "new"]),
+        "failover_cause": st.sampled_from(["timeout", "unreachable"]),
+        "changed_fields": st.sampled_from(["callee", "callee,caller"]),
+        "ignored_fields": st.just("callee"),
+        "excluded": st.sets(st.sampled_from(["call.caller", "x.caller", "call.callee"])).map(tuple),
     },
 )
 
@@ -117,7 +128,12 @@ def test_counts_are_those_of_a_naive_model(hooks: list[tuple[dict[str, Any], str
         if remarks.get("ineffective"):
             model["gateway_ineffective_rejects_total", app, "OnCallEvent"] += 1
         if "failed_over_from" in remarks:
-            model["gateway_failovers_total", app, remarks["failed_over_from"]] += 1
+            cause = (remarks["failover_cause"],) if "failover_cause" in remarks else ()
+            model[("gateway_failovers_total", app, *cause, remarks["failed_over_from"])] += 1
+        if "ignored_fields" in remarks:
+            model["gateway_ineffective_changes_total", app, "OnCallEvent"] += 1
+        for field in {name.split(".")[1] for name in remarks.get("excluded", ())}:
+            model["gateway_excluded_fields_total", app, field] += 1
         if split:
             model["gateway_split_hooks_total", app, upstream, "reject"] += 1
     assert after(*decisions) == model
@@ -126,8 +142,9 @@ def test_counts_are_those_of_a_naive_model(hooks: list[tuple[dict[str, Any], str
 # --- reloads ---
 
 ALL: Final = denied_by_backend().remarked(
-    rule="spam", repaired="bom", client_config="ok", ineffective=True, failed_over_from="old"
-)
+    rule="spam", repaired="bom", client_config="ok", ineffective=True, failed_over_from="old", failover_cause="timeout",
+    changed_fields="callee", ignored_fields="callee", excluded=("call.caller",),
+)  # fmt: skip
 
 
 def test_what_a_reload_removes_takes_its_series_along() -> None:
@@ -140,7 +157,7 @@ def test_what_a_reload_removes_takes_its_series_along() -> None:
     metrics.configure({"a"}, {("old", "o:1")})
     assert {key[1] for key in counted(metrics)} == {"a"}
     assert metrics.totals(metrics.split_hooks) == {}
-    assert metrics.totals(metrics.failovers) == {("a", "old"): 1}
+    assert metrics.totals(metrics.failovers) == {("a", "old", "timeout"): 1}
     assert metrics.totals(metrics.shadow_hooks) == {("a", "old", "match"): 1}
     assert metrics.totals(metrics.rate_limited) == {("a",): 1}
 

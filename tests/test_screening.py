@@ -318,3 +318,33 @@ def test_any_name_is_met_by_itself_and_by_its_beginning(name: str, more: str) ->
         return
     assert meets([rule("r", caller=(name,))], caller=name) == "r"
     assert meets([rule("r", caller=(name + "*",))], caller=name + more) == "r"
+
+
+# --- what rules read ---
+
+
+@CHECKED
+@given(
+    st.lists(
+        st.builds(
+            rule,
+            caller=st.sampled_from([(), ("+49*",), ("1",)]),
+            callee=st.sampled_from([(), ("2",), ("*3",)]),
+            methods=st.sampled_from([(), ("OnCall*",), ("call", "hold")]),
+        ),
+        max_size=4,
+    ),
+    st.sampled_from(["OnCallEvent", "call", "connect", "ONCALLEVENT"]),
+    st.integers(0, 4),
+)
+def test_what_rules_read_is_what_a_rule_for_the_method_has_a_condition_on(
+    rules: list[Rule], method: str, shared: int
+) -> None:
+    compiled = Rules(rules[shared:], Rules(rules[:shared])) if shared else Rules(rules)
+    of_method = [
+        each
+        for each in rules
+        if not each.methods or any(fnmatchcase(method.lower(), glob.lower()) for glob in each.methods)
+    ]
+    assert compiled.reads("caller", method) == any(each.caller for each in of_method)
+    assert compiled.reads("callee", method) == any(each.callee for each in of_method)

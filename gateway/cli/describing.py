@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from gateway.clientconfig import Mode
+from gateway.clientconfig import ClientConfig, Mode
 from gateway.comparison import Compare
 from gateway.config import App, Config, Defaults, Settings
 from gateway.repair import ResponseCheck
 from gateway.rules.screening import Rule
 from gateway.shadow import ShadowSettings
 from gateway.split import Share
-from gateway.verdicts import Verdict
+from gateway.verdicts import Cause, Fallback, Verdict
 
 _MANY: Final = 8
 """How many names or rules are told one by one."""
@@ -26,6 +26,12 @@ _MODES: Final = {
     Mode.ENFORCE: "the gateway adds that to their answers",
     Mode.WARN: "it is left to their backends; the gateway counts answers that lack it, and refusals that do nothing",
     Mode.OFF: "it is left to their backends, and nobody looks",
+}
+_FAILURES: Final = {
+    Cause.UNREACHABLE: "{} cannot be reached at all",
+    Cause.TIMEOUT: "gives no answer in time",
+    Cause.ERROR_STATUS: "answers with an error status",
+    Cause.BAD_ANSWER: "gives a bad answer",
 }
 _OTHERS: Final = {
     Mode.ENFORCE: "the gateway adds",
@@ -50,6 +56,58 @@ def shares_in_words(shares: Sequence[Share]) -> str:
 def check_in_words(check: ResponseCheck) -> str:
     """What an answer must be."""
     return _CHECKS[check]
+
+
+def fallback_in_words(fallback: Fallback, cause: Cause) -> str:
+    """The verdict that stands in for a backend's, with the fields that it changes."""
+    verdict = fallback.verdict(cause).value
+    if (changes := fallback.fields.get(cause)) is None:
+        return verdict
+    return f"{verdict} with {', '.join(f'{name}={value}' for name, value in changes.written().items())}"
+
+
+def changed_fields(fallback: Fallback) -> tuple[str, ...]:
+    """All fields that it changes, whatever the cause."""
+    return tuple(dict.fromkeys(name for changes in fallback.fields.values() for name in changes.names))
+
+
+def lists(fields: Sequence[str]) -> str:
+    """What an answer to connect must do so that the media server takes these fields."""
+    return f"sets restPolicy=OVERWRITE and restOverwrite={','.join(fields)}"
+
+
+def lacking(wanted: ClientConfig, method: str, fields: Sequence[str]) -> bool:
+    """Whether it is left to the backend that the media server takes these fields of an answer to the method."""
+    set_here = wanted.methods.get(method, {}) if wanted.mode is Mode.ENFORCE else {}
+    listed = {name.strip() for name in set_here.get("restOverwrite", "").split(",")}
+    return set_here.get("restPolicy") != "OVERWRITE" or not listed.issuperset(fields)
+
+
+def enforcing(wanted: ClientConfig, method: str, fields: Sequence[str]) -> str:
+    """The setting that adds it to answers to connect, beside what is wanted for the method anyway."""
+    present = dict(wanted.methods.get(method, {}))
+    listed = [name.strip() for name in present.get("restOverwrite", "").split(",") if name.strip()]
+    present |= {"restPolicy": "OVERWRITE", "restOverwrite": ",".join(dict.fromkeys([*listed, *fields]))}
+    written = ", ".join(f"{name}: {_quoted(value)}" for name, value in present.items())
+    return f"rest_client_config: {{mode: enforce, methods: {{{method}: {{{written}}}}}}}"
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"' if "," in text else text
+
+
+def failures_in_words(causes: Iterable[Cause], upstream: str) -> str:
+    """When another upstream is asked."""
+    words = [_FAILURES[cause].format(upstream) for cause in _FAILURES if cause in causes]
+    *most, last = words
+    both = f"{', '.join(most)} or {last}" if most else last
+    twice = "" if list(causes) == [Cause.UNREACHABLE] else "; it may act on a hook that the first one acted on"
+    return f"where {both}{twice}"
+
+
+def reserve_in_words(settings: Settings) -> str:
+    """How much of the budget is kept free for failover."""
+    return f"{100 * settings.failover_reserve:.3g}% of the budget is kept free for failover"
 
 
 def conditions(rule: Rule) -> str:
@@ -94,6 +152,7 @@ def wisdom(config: Config) -> Iterator[str]:
         which = "hooks that failed" if config.record.failures_only else "hooks"
         yield from ("", f"{part}{which} recorded in {config.record.path}")
     yield from _refusals(config)
+    yield from _changes(config)
 
 
 def _block(name: str, level: App | Defaults, settings: Settings, config: Config) -> Iterator[str]:
@@ -115,6 +174,8 @@ def _own(level: App | Defaults, settings: Settings) -> Iterator[tuple[str, str]]
         yield "split", f"{shares_in_words(settings.split)}; a session stays with its upstream"
     if "failover" in written:
         yield "failover", " then ".join(settings.failover) or "none"
+    if settings.failover and written & {"failover_on", "failover_reserve"}:
+        yield "", _asked_after(settings)
     if "rate_limit" in written:
         rate = settings.rate_limit
         yield "rate limit", "off" if rate is None else f"{rate}; past it, overload"
@@ -124,7 +185,16 @@ def _own(level: App | Defaults, settings: Settings) -> Iterator[tuple[str, str]]
         yield "shadow", "off" if settings.shadow is None else shadow_in_words(settings.shadow)
 
 
+def _asked_after(settings: Settings) -> str:
+    reserve = ""
+    if Cause.TIMEOUT in settings.failover_on and settings.failover_reserve:
+        reserve = f"; {reserve_in_words(settings)}"
+    return f"asked after {', '.join(sorted(settings.failover_on))}{reserve}"
+
+
 def _of_method(method: str, written: set[str], settings: Settings) -> Iterator[tuple[str, str]]:
+    if settings.failover and written & {"failover_on", "failover_reserve"}:
+        yield f"{method}:", f"failover: {_asked_after(settings)}"
     if "response_check" in written:
         yield f"{method}:", f"answers: {check_in_words(settings.response_check)}"
     if "shadow" in written:
@@ -158,6 +228,36 @@ def _refusals(config: Config) -> Iterator[str]:
         yield f"  {mode:8} {some(names)}: {words}"
     if any(mode is not Mode.ENFORCE for mode, _ in apps):
         yield "  rest_client_config: enforce makes rejects count whatever the backend answers to connect."
+
+
+def _changes(config: Config) -> Iterator[str]:
+    """Where fallbacks change fields: whether the media server takes them."""
+    lines: list[str] = []
+    for name, app in config.apps.items():
+        if app.static is None:
+            lines += _changes_of(config, name, app)
+    if lines:
+        yield ""
+        yield "The media server takes a field that a fallback changes only if the session's connect answer sets"
+        yield "restPolicy=OVERWRITE and lists it in restOverwrite for the method; else the answer changes nothing:"
+        yield from lines[:_MANY]
+        if len(lines) > _MANY:
+            yield f"  and {len(lines) - _MANY:,} more"
+
+
+def _changes_of(config: Config, name: str, app: App) -> Iterator[str]:
+    """A line for the app, and one for each of its methods that has a fallback of its own."""
+    for method in (None, *app.methods):
+        settings = config.settings(name, method)
+        fields = changed_fields(settings.fallback)
+        if not fields or (method is not None and app.methods[method].fallback is None):
+            continue
+        where = f"  {name}{'' if method is None else f' {method}'}: {', '.join(fields)}"
+        example = method or _CALL
+        if not lacking(settings.client_config, example, fields):
+            yield f"{where}: the gateway adds that to connect answers"
+        else:
+            yield f"{where}: left to the backend; {enforcing(settings.client_config, example, fields)} adds it"
 
 
 def _refuses(rules: Iterable[Rule]) -> bool:

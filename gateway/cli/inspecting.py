@@ -29,9 +29,16 @@ from gateway.cli.common import (
     read_hook_file,
 )
 from gateway.cli.describing import (
+    changed_fields,
     check_in_words,
     conditions,
+    enforcing,
+    failures_in_words,
+    fallback_in_words,
+    lacking,
+    lists,
     outcome,
+    reserve_in_words,
     shadow_in_words,
     share_of,
     shares_in_words,
@@ -48,7 +55,7 @@ from gateway.rules.screening import Rule
 from gateway.sampling import Sample, session_or_call
 from gateway.sessions import session_of
 from gateway.shadow import Shadow
-from gateway.verdicts import Cause, Verdict
+from gateway.verdicts import Cause, Fallback, Verdict
 
 _WIDE = 2000
 """Columns where the output is no terminal: nothing is cut or wrapped."""
@@ -128,7 +135,7 @@ def _row(route: Route, settings: Settings) -> Iterable[str | Text]:
     if route.upstream is None:
         return (f"none: always {route.static or Verdict.REJECT}",)
     names = shares_in_words(settings.split) if settings.split else route.upstream
-    return (Text(names), seconds(route.budget), *(route.fallback.verdict(cause) for cause in Cause))
+    return (Text(names), seconds(route.budget), *(Text(fallback_in_words(route.fallback, cause)) for cause in Cause))
 
 
 class _Explained:
@@ -191,7 +198,9 @@ class _Explained:
         else:
             yield f"upstream  {name}{why}"
         if others := [other for other in settings.failover if other != name]:
-            yield f"failover  {' then '.join(others)}, where {name} cannot be reached at all"
+            yield f"failover  {' then '.join(others)}, {failures_in_words(settings.failover_on, name)}"
+            if route.first_budget is not None:
+                yield f"reserve   {reserve_in_words(settings)}: {name} has {seconds(route.first_budget)}"
         by = f"apps.{self._match.app}" + (f".methods.{route.method}" if self._is_configured(route) else "")
         yield f"budget    {seconds(route.budget)}, by {by} or what it inherits"
         yield f"retry     {_retry_in_words(self._retry_of(name))}"
@@ -204,7 +213,23 @@ class _Explained:
         if settings.shadow is not None:
             yield f"shadow    {shadow_in_words(settings.shadow)}; {self._shadowed(name)}"
         for cause in Cause:
-            yield f"{'fallback' if cause is Cause.TIMEOUT else '':9} {cause}: {route.fallback.verdict(cause)}"
+            verdict = fallback_in_words(route.fallback, cause)
+            yield f"{'fallback' if cause is Cause.TIMEOUT else '':9} {cause}: {verdict}"
+        if route.fallback.fields:
+            yield f"changed   {self._changed(route.fallback)}"
+
+    def _changed(self, fallback: Fallback) -> str:
+        """What the media server makes of the fields that the fallback changes."""
+        if self._kind is MethodType.EVENT:
+            return "nothing: the media server takes no field from the answer to an event"
+        if self._kind is MethodType.CONNECT:
+            return "what the media server makes of these fields: the session has no settings yet"
+        fields = changed_fields(fallback)
+        told = f"the media server takes {', '.join(fields)} only if the session's connect answer {lists(fields)}"
+        wanted = self._settings.client_config
+        if not lacking(wanted, self._method, fields):
+            return f"{told}; rest_client_config: enforce sees to that"
+        return f"{told}; {enforcing(wanted, self._method, fields)} adds that"
 
     def _is_configured(self, route: Route) -> bool:
         return route.method in self._config.apps[self._match.app].methods

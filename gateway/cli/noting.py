@@ -11,6 +11,7 @@ from gateway.cli.showing import Json, milliseconds, plain, rate
 
 _DIFFERING: Final = ("verdict_differs", "body_differs")
 _ENFORCE: Final = "set rest_client_config: enforce"
+_OVERWRITE: Final = f"{_ENFORCE}, with restPolicy OVERWRITE and these under restOverwrite for this method"
 _WAIT: Final = "until its sessions connect again"
 _MEND: Final = "mend its answers to connect that cannot be read"
 _MOST_LINES: Final = 30
@@ -22,11 +23,13 @@ def remarks(call: Json) -> Text:
     """What few calls have, for the end of their line."""
     parts = [
         Text(f"{name}={plain(call[name])}")
-        for name in ("rule", "repaired", "client_config", "failed_over_from")
+        for name in ("rule", "repaired", "client_config", "failed_over_from", "changed_fields", "excluded")
         if call[name] is not None and (name, call[name]) != ("client_config", "ok")
     ]
     if call["ineffective"]:
         parts.append(Text("the media server ignores this refusal", style="bold red"))
+    if call["ignored_fields"] is not None:
+        parts.append(Text(f"the media server ignores {plain(call['ignored_fields'])}", style="bold red"))
     shadow = call["shadow"]
     if shadow is not None and shadow["outcome"] != "match":
         parts.append(Text(f"{plain(shadow['upstream'])}:{plain(shadow['outcome'])}", style="magenta"))
@@ -39,9 +42,15 @@ def story(call: Json) -> Iterator[tuple[str, str]]:
         words = "decided, no backend was asked" if call["source"] == "rule" else "met"
         yield "rule", f"{plain(call['rule'])} {words}"
     if call["failed_over_from"] is not None:
-        yield "instead of", f"{plain(call['failed_over_from'])}, which could not be reached as a whole"
+        yield "instead of", f"{plain(call['failed_over_from'])}, which failed: {plain(call['failover_cause'])}"
     if call["client_config"] is not None:
         yield "connect", f"its answer's restClientConfig: {plain(call['client_config'])}"
+    if call["excluded"] is not None:
+        yield "excluded", f"{plain(call['excluded'])}: its restExclude leaves out what the gateway needs"
+    if call["changed_fields"] is not None:
+        yield "changed", f"{plain(call['changed_fields'])}: by the fallback"
+    if call["ignored_fields"] is not None:
+        yield "ignored", f"the media server does not take {plain(call['ignored_fields'])}; {_OVERWRITE}"
     if call["ineffective"]:
         yield "ignored", f"the media server ignores this refusal; {_ENFORCE}, with FAIL for this method"
     if call["repaired"] is not None:
@@ -70,6 +79,11 @@ def at_a_glance(insights: Json) -> Text | None:
     total = insights["total"]
     parts = [
         (f"{rate(total['ineffective']['per_second'])} refusals/s stop nothing", total["ineffective"], "bold red"),
+        (
+            f"{rate(total['ineffective_changes']['per_second'])} changed answers/s ignored",
+            total["ineffective_changes"],
+            "bold red",
+        ),
         (f"{rate(total['repaired']['per_second'])} answers/s repaired", total["repaired"], "yellow"),
         (f"{rate(total['failovers']['per_second'])} failed over/s", total["failovers"], "yellow"),
         (f"{rate(total['rate_limited']['per_second'])} past a rate limit/s", total["rate_limited"], "yellow"),
@@ -119,12 +133,22 @@ def _of_app(app: Json) -> Iterable[tuple[str, str]]:
     elif outcomes.get("missing") or outcomes.get("unreadable"):
         words = f"answers to connect: {_counts(outcomes)}; refusals there will stop nothing"
         yield f"{words}; {remedy}", "yellow"
+    changes = app["ineffective_changes"]
+    if changes["total"]:
+        yield (
+            f"changed answers that are ignored: {_figure(changes)} ({_counts(changes['methods'])}); {_OVERWRITE}",
+            "red",
+        )
+    if excluded := app["excluded"]["fields"]:
+        words = f"restExclude in answers to connect leaves out what the gateway needs: {_counts(excluded)}"
+        yield words, "red"
     if app["repaired"]["total"]:
         kinds = _counts(app["repaired"]["kinds"])
         yield f"answers repaired: {_figure(app['repaired'])} ({kinds}); gateway calls --app {name} --repaired", "yellow"
     for failover in app["failovers"]:
         style = "red" if failover["per_second"] else ""
-        yield f"{plain(failover['upstream'])} not reached as a whole: {_figure(failover)} put elsewhere", style
+        causes = _counts(failover["causes"])
+        yield f"{plain(failover['upstream'])} gave no verdict: {_figure(failover)} put elsewhere ({causes})", style
     if app["rate_limited"]["total"]:
         yield f"past the rate limit: {_figure(app['rate_limited'])}", "yellow"
     for shadow in app["shadow"]:

@@ -160,7 +160,7 @@ def calls(
         typer.Option(help="By what a candidate said: differs, match, verdict_differs, body_differs, candidate_failed."),
     ] = None,
     ineffective: Annotated[
-        bool, typer.Option("--ineffective", help="Only refusals that the media server ignores.")
+        bool, typer.Option("--ineffective", help="Only refusals and changed answers that the media server ignores.")
     ] = False,
     repaired: Annotated[bool, typer.Option("--repaired", help="Only answers that had to be repaired.")] = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="So many at most.")] = 100,

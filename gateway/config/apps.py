@@ -13,13 +13,14 @@ from gateway.retry import Retry
 from gateway.rules.screening import Rule
 from gateway.shadow import ShadowSettings
 from gateway.split import Share
-from gateway.verdicts import Fallback, Verdict
+from gateway.verdicts import Cause, Fallback, Verdict
 
 from .authorization import Credentials, Signature
 from .backends import RetrySection
 from .clientconfigs import CLIENT_CONFIG, RESPONSE_CHECK, ClientConfigPart, merged
+from .fallbacks import FAILOVER_RESERVE, VERDICTS_BY_CAUSE, FailoverOn
 from .rates import RateLimit
-from .rules import BUDGET, IN_FLIGHT, REPEATS, VERDICTS_BY_CAUSE, MethodName, Section
+from .rules import BUDGET, IN_FLIGHT, REPEATS, MethodName, Section
 from .screens import DefaultRules, OwnRules
 from .shadows import METHOD_SHADOW, SHADOW
 from .shares import Failover, UpstreamChoice
@@ -29,6 +30,8 @@ DEDUPED: Final = frozenset({"connect", "OnCallEvent"})
 """The methods whose repeats are recognised unless the configuration says otherwise."""
 DEDUPE_DEFAULT: Final = 10.0
 """Seconds, for these methods."""
+FAILOVER_ON_DEFAULT: Final = frozenset({Cause.UNREACHABLE})
+FAILOVER_RESERVE_DEFAULT: Final = 0.4
 
 
 class Defaults(Section):
@@ -45,6 +48,19 @@ class Defaults(Section):
         "fallback: one name or a list. Default: none; they answer within the same budget, and must know what the "
         "other knows.",
     )
+    failover_on: FailoverOn = Field(
+        default=None,
+        description="How an upstream may fail so that failover is asked: unreachable (it cannot be reached at all), "
+        "timeout, error_status, bad_answer; one or a list. Default: unreachable alone; after any other failure the "
+        "upstream may have acted on the hook, and another one acts on it again. timeout also stands for a connection "
+        "that broke after the hook was sent, and for one that was not free in time; a 403 is a verdict, and never "
+        "asked of another.",
+    )
+    failover_reserve: Annotated[float | None, FAILOVER_RESERVE] = Field(
+        default=None,
+        description="Part of the budget kept free for failover, where failover_on has timeout. Default 40%; an "
+        "upstream that regularly needs longer than the rest is cut off, and counts as timed out for its breaker too.",
+    )
     timeout: Annotated[float, BUDGET] = Field(
         default="3s",
         validate_default=True,
@@ -55,7 +71,9 @@ class Defaults(Section):
         default="reject",
         validate_default=True,
         description="Verdict when the backend gives none: reject, allow (timeout, unreachable and overload only), or a "
-        "mapping of causes. Default reject; allow lets calls through unchecked while the backend is down.",
+        'mapping of causes, such as {timeout: allow, unreachable: {allow: {callee: "1000"}}}: allow with these fields '
+        "of the hook changed. Default reject; allow lets calls through unchecked while the backend is down, and the "
+        "media server takes a changed field only where the session's answer to connect lists it (restOverwrite).",
     )
     retry: Annotated[Retry | None, ReadAs(RetrySection, Retry)] = Field(
         default=None,
@@ -110,8 +128,24 @@ class Method(Section):
     )
     fallback: Annotated[Fallback | None, VERDICTS_BY_CAUSE] = Field(
         default=None,
-        description="Verdict when the backend gives none, per cause. Default: the next wider level's; a mapping here "
-        "replaces that as a whole. allow lets calls through unchecked while the backend is down.",
+        description='Verdict when the backend gives none, per cause; {allow: {callee: "1000"}} allows with these '
+        "fields of the hook changed. Default: the next wider level's; a mapping here replaces that as a whole. allow "
+        "lets calls through unchecked while the backend is down, and the media server takes a changed field only where "
+        "the session's answer to connect lists it (restOverwrite).",
+    )
+    failover_on: FailoverOn = Field(
+        default=None,
+        description="How an upstream may fail so that failover is asked: unreachable (it cannot be reached at all), "
+        "timeout, error_status, bad_answer; one or a list. Default: the next wider level's, at last unreachable alone; "
+        "after any other failure the upstream may have acted on the hook, and another one acts on it again. timeout "
+        "also stands for a connection that broke after the hook was sent, and for one that was not free in time; a 403 "
+        "is a verdict, and never asked of another.",
+    )
+    failover_reserve: Annotated[float | None, FAILOVER_RESERVE] = Field(
+        default=None,
+        description="Part of the budget kept free for failover, where failover_on has timeout. Default: the next wider "
+        "level's, at last 40%; an upstream that regularly needs longer than the rest is cut off, and counts as timed "
+        "out for its breaker too.",
     )
     retry: Annotated[Retry | None, ReadAs(RetrySection, Retry)] = Field(
         default=None,
@@ -237,6 +271,10 @@ class Settings(NamedTuple):
     """Of the app, its own before those of defaults; a static app has none that names an upstream."""
     shadow: ShadowSettings | None = None
     """Of a method with a shadow of its own, ``methods`` is that one; else it is to be asked whether it names one."""
+    failover_on: frozenset[Cause] = FAILOVER_ON_DEFAULT
+    """After which failures *failover* is asked."""
+    failover_reserve: float = FAILOVER_RESERVE_DEFAULT
+    """Part of the budget kept free for *failover*, where it is asked after a timeout."""
 
 
 def settings_of(app: App, method: str | None, defaults: Defaults) -> Settings:
@@ -264,6 +302,7 @@ def settings_of(app: App, method: str | None, defaults: Defaults) -> Settings:
     upstream = chosen[0].name if isinstance(chosen, tuple) else chosen
     failover = defaults.failover if app.failover is None else app.failover
     rate_limit = app.rate_limit or defaults.rate_limit
+    failover_on = nearest.failover_on or app.failover_on or defaults.failover_on
     return Settings(
         upstream,
         None,
@@ -281,6 +320,8 @@ def settings_of(app: App, method: str | None, defaults: Defaults) -> Settings:
         None if isinstance(rate_limit, str) else rate_limit,
         rules,
         _shadow(special, app, method),
+        FAILOVER_ON_DEFAULT if failover_on is None else frozenset(failover_on),
+        _failover_reserve(nearest, app, defaults) if failover_on else FAILOVER_RESERVE_DEFAULT,
     )
 
 
@@ -290,6 +331,13 @@ def _dedupe(nearest: Method, app: App, defaults: Defaults, method: str | None) -
         if seconds is not None or "dedupe" in level.model_fields_set:  # None is a value here: off
             return seconds
     return DEDUPE_DEFAULT if method in DEDUPED else None
+
+
+def _failover_reserve(nearest: Method, app: App, defaults: Defaults) -> float:
+    for level in (nearest, app, defaults):
+        if level.failover_reserve is not None:
+            return level.failover_reserve
+    return FAILOVER_RESERVE_DEFAULT
 
 
 def _others(

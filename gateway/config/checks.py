@@ -14,6 +14,7 @@ from gateway.hooks import CATALOGUE, MethodType, method_type
 from gateway.retry import Retry, RetryOn
 
 from .addresses import Address, UnixAddress, overlap, parse_address, parse_listen_address
+from .answerchecks import AnswerChecks
 from .appchecks import AppChecks
 from .backends import MAX_TARGETS, Health
 from .document import Document, Scalar, Unresolved, is_brought_in
@@ -35,7 +36,7 @@ _RETRY: Final = Retry()
 _STATIC: Final = "has no effect: the app is static, so no backend is asked"
 _ASKS: Final = (
     *("timeout", "fallback", "retry", "dedupe", "max_in_flight", "methods"),
-    *("failover", "rate_limit", "response_check", "shadow"),
+    *("failover", "failover_on", "failover_reserve", "rate_limit", "response_check", "shadow"),
 )
 """An app's settings that only matter where a backend is asked."""
 _PORTS: Final = {"http": 80, "https": 443}
@@ -66,6 +67,7 @@ class CrossChecks:
             self._methods,
             self._upstreams if isinstance(data.get("upstreams", {}), dict) else None,
         )
+        self._answers = AnswerChecks(self._problem, self._warn, self._defaults, self._methods)
         self._limit = self._budget_limit()
         self._addresses()
         self._files(("server", "tls"), self._server.get("tls"))
@@ -237,6 +239,7 @@ class CrossChecks:
         else:
             self._budget(("defaults",), format_duration(_DEFAULTS.defaults.timeout))
         self._each_app.level(("defaults",), self._defaults)
+        self._answers.defaults()
         self._retry(("defaults",), self._defaults)
 
     def _app(self, name: str, app: dict[str, Any]) -> None:
@@ -246,6 +249,7 @@ class CrossChecks:
         elif "upstream" not in app and not self._has_default_upstream:
             self._problem(path, "has no upstream: name one here or in defaults, or write static: allow or reject")
         self._each_app.app(path, app)
+        self._answers.app(path, app)
         if "timeout" in app:
             self._budget(path, app["timeout"])
         self._who_may_ask(path, app)

@@ -7,13 +7,11 @@ from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
 import httpx
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from gateway.verdicts import Cause, Fallback
-
 from .addresses import parse_authority
-from .values import SAYS, Checked, DurationIn, Secret, SecretRule, Text, WholeNumber, says, wanting, wants
+from .values import Checked, DurationIn, Secret, SecretRule, Text, WholeNumber, says
 
 
 class Section(BaseModel):
@@ -122,54 +120,6 @@ def _username(text: str) -> str:
     return text
 
 
-class _FallbackRule:
-    """``reject``, ``allow``, or a mapping of causes, read into a Fallback."""
-
-    form: Final = "must be reject, allow, or a mapping such as {timeout: allow, unreachable: allow}"
-    _ALLOW: Final = dict.fromkeys((Cause.TIMEOUT, Cause.UNREACHABLE, Cause.OVERLOAD), "allow")
-    _CAUSES: Final = [cause.value for cause in Cause]
-    _VERDICTS: Final = ["allow", "reject"]
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        cause = core_schema.custom_error_schema(
-            core_schema.literal_schema(self._CAUSES),
-            custom_error_type=SAYS,
-            custom_error_message="{text}",
-            custom_error_context={"text": f"unknown cause; there are {', '.join(self._CAUSES)}"},
-        )
-        verdict = wanting(core_schema.literal_schema(self._VERDICTS), "must be allow or reject")
-        mapping = core_schema.no_info_before_validator_function(
-            self._as_mapping, core_schema.dict_schema(cause, verdict)
-        )
-        return core_schema.no_info_after_validator_function(
-            self._fallback,
-            mapping,
-            serialization=core_schema.plain_serializer_function_ser_schema(self._written),
-        )
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        verdict = {"enum": self._VERDICTS}
-        causes = dict.fromkeys(self._CAUSES, verdict)
-        return {"anyOf": [verdict, {"type": "object", "properties": causes, "additionalProperties": False}]}
-
-    def _as_mapping(self, value: object) -> object:
-        if value == "reject":
-            return {}
-        if value == "allow":
-            return self._ALLOW
-        if not isinstance(value, dict):
-            raise wants(self.form)
-        return value
-
-    @staticmethod
-    def _fallback(verdicts: dict[str, str]) -> Fallback:
-        return Fallback(frozenset(Cause(cause) for cause, verdict in verdicts.items() if verdict == "allow"))
-
-    @staticmethod
-    def _written(fallback: Fallback | None) -> dict[str, str] | None:
-        return None if fallback is None else {cause.value: fallback.verdict(cause).value for cause in Cause}
-
-
 class _HeadersRule:
     """Header names differ in more than their case."""
 
@@ -211,7 +161,6 @@ HealthPath = Annotated[
 
 # These annotate X as well as X | None, where None then means *left out*.
 TARGET_URL = Checked(_target_url, r"https?://[^\s?#@\\]+", "http://192.168.1.101/rest/my_api")
-VERDICTS_BY_CAUSE = _FallbackRule()
 BUDGET = DurationIn("1ms", "10m")
 REPEATS = DurationIn("1ms", "10m", off=True)
 IN_FLIGHT = WholeNumber(1, 1_000_000, "hooks")

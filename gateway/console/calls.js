@@ -13,7 +13,7 @@ const LATEST = 200; // failures kept for the first view
 const KINDS = 6;
 const FIELDS = ["q", "app", "verdict", "reason", "source", "failures"]; // of the form
 const NARROWED = { call_id: "call", session_id: "session", request_id: "request", method: "method", upstream: "upstream", target: "target", rule: "rule", shadow: "candidate", ineffective: "refusals that stop nothing", repaired: "repaired answers", since: "since", until: "until" }; // by links only
-const HAS = { ineffective: (call) => Boolean(call.ineffective), repaired: (call) => Boolean(call.repaired) };
+const HAS = { ineffective: (call) => Boolean(call.ineffective || call.ignored_fields), repaired: (call) => Boolean(call.repaired) };
 const SEARCHED = ["call_id", "session_id", "request_id", "caller", "callee", "error"];
 const NUMBER = /^\S{6,}$/; // may be a whole phone number, by which the gateway finds calls that show it masked
 const REFRESH_AFTER = 2000; // ms between two questions where the stream left decisions out

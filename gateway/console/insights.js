@@ -65,8 +65,9 @@ export function insightTroubles(insights) {
   const found = [];
   for (const app of insights?.apps ?? []) {
     if (app.ineffective.per_second) found.push({ name: app.app, text: `${rate(app.ineffective.per_second)} refusals/s stop nothing: the media server ignores them`, link: listOf({ app: app.app, ineffective: "1" }) });
+    if (app.ineffective_changes.per_second) found.push({ name: app.app, text: `${rate(app.ineffective_changes.per_second)} changed answers/s are ignored: the media server does not take the fields`, link: listOf({ app: app.app, ineffective: "1" }) });
     for (const failover of app.failovers) {
-      if (failover.per_second) found.push({ name: app.app, text: `${failover.upstream} cannot be reached as a whole: ${rate(failover.per_second)} hooks/s go to another upstream`, link: listOf({ app: app.app }) });
+      if (failover.per_second) found.push({ name: app.app, text: `${failover.upstream} gives no verdict (${counted(failover.causes)}): ${rate(failover.per_second)} hooks/s go to another upstream`, link: listOf({ app: app.app }) });
     }
   }
   if (insights?.recorded.dropped.per_second) found.push({ text: `The recording drops ${rate(insights.recorded.dropped.per_second)} hooks/s`, link: "#/gateway" });
@@ -85,6 +86,8 @@ function remedyOf({ ineffective, client_config: { mode, methods, outcomes } }) {
   return "Sessions that connected before rest_client_config: enforce was in force keep what they have until they connect again.";
 }
 
+const OVERWRITE = "The session’s answer to connect must set restPolicy=OVERWRITE and list the fields in restOverwrite for the method; rest_client_config: enforce adds that where its methods name it.";
+
 function refusals(app) {
   const lines = [];
   const { total } = app.ineffective;
@@ -97,6 +100,10 @@ function refusals(app) {
   } else if (lacking) {
     lines.push({ what: "Answers to connect:", level: "warn", text: `${counted(outcomes)}: refusals in the sessions that lack it will stop nothing.`, hint: remedy, link: listOf({ app: app.app, method: "connect" }) });
   }
+  const changes = app.ineffective_changes;
+  if (changes.total) lines.push({ what: "Changed answers that are ignored:", level: changes.per_second ? "bad" : "warn", text: `${lately(changes)}, ${since(changes)} (${counted(changes.methods)}): the media server does not take the fields that the fallback changed.`, hint: OVERWRITE, link: listOf({ app: app.app, ineffective: "1" }) });
+  const excluded = app.excluded.fields;
+  if (Object.keys(excluded).length) lines.push({ what: "Fields left out of hooks:", level: "warn", text: `answers to connect whose restExclude leaves out what the gateway needs: ${counted(excluded)}.`, hint: "Rules that read the field are never met, and a hook without sessionId or nodeId is nobody’s: take the field out of restExclude.", link: listOf({ app: app.app, method: "connect" }) });
   if (outcomes.enforced) lines.push({ what: "Answers to connect amended:", text: `${grouped(outcomes.enforced)} since the start, so that refusals count.`, link: listOf({ app: app.app, method: "connect" }) });
   return lines;
 }
@@ -141,7 +148,7 @@ function shares(app) {
 }
 
 const failovers = (app) =>
-  app.failovers.map((failover) => ({ key: failover.upstream, what: `${failover.upstream} not reached as a whole:`, level: failover.per_second ? "warn" : "", text: `${lately(failover)}, ${since(failover)} put to another upstream.`, link: listOf({ app: app.app }) }));
+  app.failovers.map((failover) => ({ key: failover.upstream, what: `${failover.upstream} gave no verdict:`, level: failover.per_second ? "warn" : "", text: `${lately(failover)}, ${since(failover)} put to another upstream (${counted(failover.causes)}).`, link: listOf({ app: app.app }) }));
 
 const limits = (app) =>
   app.rate_limited.total ? [{ what: "Past the rate limit:", level: app.rate_limited.per_second ? "warn" : "", text: `${lately(app.rate_limited)}, ${since(app.rate_limited)}, with the verdict for overload.`, link: listOf({ app: app.app, reason: "overload" }) }] : [];
@@ -231,6 +238,8 @@ export function ignored(call) {
 export function remarks(call) {
   const parts = [];
   if (call.client_config) parts.push(h("h3", {}, "The session’s settings"), h("p", {}, CLIENT_CONFIG[call.client_config] ?? call.client_config));
+  if (call.excluded) parts.push(h("h3", {}, "Fields left out of hooks"), h("p", { class: "cause" }, `Its restExclude leaves out what the gateway needs: ${call.excluded}.`));
+  if (call.changed_fields) parts.push(h("h3", {}, "What the fallback changed"), h("p", { class: call.ignored_fields ? "cause" : "" }, `${call.changed_fields}.${call.ignored_fields ? ` The media server does not take ${call.ignored_fields}. ${OVERWRITE}` : ""}`));
   if (call.repaired) parts.push(h("h3", {}, "What the backend sent besides"), h("p", {}, `The gateway cut away ${kindsInWords(call.repaired)}:`), h("pre", { class: "cut" }, shownText(call.cut)));
   if (call.shadow) parts.push(h("h3", {}, "What the candidate said"), ...candidate(call.shadow));
   return parts;
@@ -253,7 +262,8 @@ function candidate(shadow) {
 export function remarkOf(call) {
   if (call.ineffective) return "the media server ignores this refusal";
   if (call.repaired) return `repaired: ${kindsInWords(call.repaired)}`;
-  if (call.failed_over_from) return `${call.failed_over_from} was not reached as a whole`;
+  if (call.ignored_fields) return `the media server does not take ${call.ignored_fields}`;
+  if (call.failed_over_from) return `${call.failed_over_from} gave no verdict`;
   if (call.shadow && DIFFERING.includes(call.shadow.outcome)) return `${call.shadow.upstream} ${OUTCOMES[call.shadow.outcome]}`;
   return "";
 }

@@ -67,7 +67,7 @@ function paint(call) {
 function happened(call, attempts) {
   const before = [];
   if (call.rule) before.push(h("p", {}, call.source === "rule" ? `Rule ${call.rule} decided; no backend was asked.` : `Rule ${call.rule} met, and chose the upstream.`));
-  if (call.failed_over_from) before.push(h("p", { class: "cause" }, `Upstream ${call.failed_over_from} could not be reached as a whole, so ${call.upstream ?? "another"} was asked in its place.`));
+  if (call.failed_over_from) before.push(h("p", { class: "cause" }, `Upstream ${call.failed_over_from} gave no verdict (${call.failover_cause}), so ${call.upstream ?? "another"} was asked in its place.`));
   return [...before, ...(call.source === "rule" ? [] : asked(call, attempts))];
 }
 

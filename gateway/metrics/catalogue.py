@@ -206,12 +206,28 @@ class Metrics:
             "app",
             "method",
         )
+        self.ineffective_changes = counter(
+            "gateway_ineffective_changes_total",
+            "Fallback answers with a changed field that the media server does not take: restOverwrite lacks it.",
+            "app",
+            "method",
+        )
         self.client_config_answers = counter(
             "gateway_client_config_answers_total",
             "Answers to connect, by whether they had the restClientConfig wanted: ok, missing, enforced, unreadable.",
             "app",
             "outcome",
         )
+        self.excluded_fields = counter(
+            "gateway_excluded_fields_total",
+            "Answers to connect whose restExclude leaves out a field that the gateway needs.",
+            "app",
+            "field",
+        )
+        self.unkept_settings = counter(
+            "gateway_session_settings_unkept_total",
+            "Answers to connect whose settings found no room: what they set, restOnError apart, is not known.",
+        ).labelled()
         self.repaired_answers = counter(
             "gateway_repaired_answers_total",
             "Backends' answers cut down to their JSON object, by what was cut away: bom, before, after.",
@@ -234,9 +250,10 @@ class Metrics:
         )
         self.failovers = counter(
             "gateway_failovers_total",
-            "Hooks put to another upstream because this one could not be reached as a whole.",
+            "Hooks put to another upstream, by the cause of this one's failure.",
             "app",
             "upstream",
+            "cause",
         )
         self.rate_limited = counter("gateway_rate_limited_total", "Hooks past their app's rate limit.", "app")
         self.rule_hits = counter(
@@ -410,6 +427,7 @@ class Metrics:
         if ruling.source is Source.DUPLICATE:
             return  # it was counted when it was decided
         remarks = ruling.remarks or _NO_REMARKS
+        fields = frozenset(name.rpartition(".")[2] for name in remarks.excluded) if remarks.excluded else None
         key = (
             decision.app,
             decision.method,
@@ -420,6 +438,9 @@ class Metrics:
             remarks.client_config,
             remarks.ineffective,
             remarks.failed_over_from,
+            remarks.failover_cause,
+            remarks.ignored_fields is not None,
+            fields,
         )
         series = self._remarked.get(key)
         if series is None:
@@ -438,9 +459,13 @@ class Metrics:
             yield self.client_config_answers.labelled(app, remarks.client_config)
         if remarks.ineffective:
             yield self.ineffective_rejects.labelled(app, decision.method)
+        if remarks.ignored_fields is not None:
+            yield self.ineffective_changes.labelled(app, decision.method)
+        for field in {name.rpartition(".")[2] for name in remarks.excluded}:
+            yield self.excluded_fields.labelled(app, field)
         # As with apps, a rule or an upstream that a reload has removed does not come back.
         if remarks.failed_over_from is not None and remarks.failed_over_from in self.scope.upstreams:
-            yield self.failovers.labelled(app, remarks.failed_over_from)
+            yield self.failovers.labelled(app, remarks.failed_over_from, remarks.failover_cause or "")
         if decision.split and decision.upstream is not None and decision.upstream in self.scope.upstreams:
             yield self.split_hooks.labelled(app, decision.upstream, verdict)
 

@@ -29,6 +29,10 @@ class Noted(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     client_config: str | None = None
     ineffective: bool = False
     failed_over_from: str | None = None
+    failover_cause: str | None = None
+    changed_fields: str | None = None
+    ignored_fields: str | None = None
+    excluded: tuple[str, ...] = ()
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -133,7 +137,7 @@ def _answer(answer: bytes, hook: bytes, mask: Mask, known: set[str]) -> msgspec.
 def _noted(remarks: Remarks | None) -> Noted | None:
     if remarks is None:
         return None
-    return Noted(remarks.rule, remarks.repaired, remarks.client_config, remarks.ineffective, remarks.failed_over_from)
+    return Noted(**{name: getattr(remarks, name) for name in Noted.__struct_fields__})
 
 
 def read(line: bytes) -> Record:

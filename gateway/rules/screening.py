@@ -83,6 +83,17 @@ class Rules:
             return self.find(None, None, method, now)
         return self.find(text_of(hook.caller, sys.maxsize), text_of(hook.callee, sys.maxsize), method, now)
 
+    def reads(self, field: str, method: str) -> bool:
+        """Whether a rule for this method looks at the field, ``caller`` or ``callee``; looks at every rule."""
+        if not self.reads_texts:
+            return False
+        method = fold(method)
+        return any(
+            (rule.caller if field == "caller" else rule.callee)
+            and (not rule.methods or any(compile_glob(fold(glob)).fullmatch(method) for glob in rule.methods))
+            for rule in (compiled.rule for compiled in self._compiled)
+        ) or (self._more is not None and self._more.reads(field, method))
+
     def find(self, caller: str | None, callee: str | None, method: str, now: float) -> Rule | None:
         """The same for the texts themselves; None = the hook does not carry it."""
         if self.reads_texts:

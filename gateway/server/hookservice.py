@@ -70,6 +70,8 @@ class HookService:
         self.runtime = Runtime(config, metrics, copies, shared)
         journal = Journal()
         told = (metrics.record, self._access.record, journal.record, *listeners)
+        sessions = Sessions() if sessions is None else sessions
+        sessions.on_unkept = metrics.unkept_settings.inc
         endpoint = HookEndpoint(self.runtime, told, sessions)
         self.runtime.shadows.note = journal.note_shadow
         self._tracing = Tracing(metrics, endpoint.trace_with)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Container
 from typing import Final
 
 import msgspec
@@ -36,20 +37,35 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     story: tuple[AttemptRecord, ...] = ()
     """Every attempt, where there is more to tell than one that brought a verdict without waiting in a queue."""
 
-    @property
-    def nobody_there(self) -> bool:
-        """Whether the upstream as a whole could not be reached, and none of its targets can have seen the hook."""
-        return not self.seen and isinstance(self.result, Failure) and self.result.cause is Cause.UNREACHABLE
+    def goes_over(self, causes: Container[Cause]) -> bool:
+        """Whether another upstream is to be asked, where one is after these failures.
+
+        ``unreachable`` is what no target can have seen. A connection that broke after the hook was sent leaves open
+        whether it was acted on, as a timeout does, and counts as one; so does a hook that waited in vain for a free
+        connection, since it waited for less time than it had without the others.
+        """
+        result = self.result
+        if not isinstance(result, Failure):
+            return False
+        late = result.cause is Cause.OVERLOAD or (self.seen and result.cause is Cause.UNREACHABLE)
+        return (Cause.TIMEOUT if late else result.cause) in causes
 
     def followed_by(self, other: Outcome, upstream: str) -> Outcome:
-        """Both as one: what became of the hook at another upstream, of this name, which was asked after this one."""
+        """Both as one: what became of the hook at another upstream, of this name, which was asked after this one.
+
+        Where only this one can have seen the hook, its failure stays the hook's: a backend that fails on what a caller
+        sent must not become one that cannot be reached, which may have another fallback.
+        """
+        result = other.result
+        if self.seen and not other.seen and isinstance(result, Failure) and isinstance(self.result, Failure):
+            result = self.result._replace(detail=f"{self.result.detail}; then {upstream}: {result.detail}")
         later = other.began - self.began
         story = other.story
         if not story and isinstance(other.result, Ruling) and other.target is not None:
             outcome = "denied" if other.result is DENIED else "ok"
             story = (AttemptRecord(upstream, other.target, 0.0, other.duration, 0.0, outcome, ""),)
         return Outcome(
-            other.result,
+            result,
             other.target,
             self.attempts + other.attempts,
             self.duration + other.duration,

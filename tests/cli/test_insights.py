@@ -26,7 +26,9 @@ from gateway.verdicts import Decision, Ruling, allowed_by_backend, denied_by_bac
 
 ESCAPE: Final = "\x1b[2J"
 NOTICE: Final = b"<br />\n<b>Notice</b>:  Undefined index: sip in <b>/srv/old.php</b> on line <b>7</b><br />\n"
-NAMES: Final = {"ineffective": 1, "client_config": 1, "repaired": 1, "shadow": 2, "split": 2, "failovers": 1} | {
+NAMES: Final = {"ineffective": 1, "client_config": 1, "repaired": 1, "shadow": 2, "split": 2, "failovers": 2} | {
+    "ineffective_changes": 1,
+    "excluded": 1,
     "rate_limited": 0,
     "rules": 2,
 }
@@ -105,7 +107,7 @@ def test_a_story_tells_what_was_cut_away_and_which_rule_met(running: RunningGate
         r"^repaired +before; what was cut away:\n.*Notice.*/srv/old\.php", story("polluted"), re.MULTILINE | re.DOTALL
     )
     assert re.search(r"^rule +spam decided, no backend was asked$", story("spammed"), re.MULTILINE)
-    assert re.search(r"^instead of +gone, which could not be reached as a whole$", story("elsewhere"), re.MULTILINE)
+    assert re.search(r"^instead of +gone, which failed: unreachable$", story("elsewhere"), re.MULTILINE)
     assert re.search(
         r"^ignored +the media server ignores this refusal; set rest_client_", story("ignored"), re.MULTILINE
     )
@@ -118,7 +120,7 @@ def test_status_has_a_line_for_all_that_is_noteworthy(running: RunningGateway) -
         r"old-php: answers repaired: .*, 1 since the start \(before 1\); gateway calls --app old-php --repaired",
         r"ruled: rule spam: met .*, 1 since the start \(reject 1\)",
         r"canary: shares: .* 100\.0 % \(weight [13]\)",
-        r"away: gone not reached as a whole: .* put elsewhere",
+        r"away: gone gave no verdict: .* put elsewhere \(unreachable 1\)",
         r"slow: past the rate limit: .*, 1 since the start",
     ):
         assert re.search(f"^{line}", out, re.MULTILINE), out

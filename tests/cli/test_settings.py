@@ -20,6 +20,8 @@ apps:
   split:
     upstream: [{name: php, weight: 95}, {name: new, weight: 5}]
     failover: [new, other]
+    failover_on: [unreachable, timeout]
+    fallback: {unreachable: {allow: {callee: "1000"}}}
     rest_client_config: enforce
     response_check: repair
     rate_limit: 50/s burst 100
@@ -27,7 +29,9 @@ apps:
       - {name: spam, caller: "+4930123*", verdict: reject}
       - {methods: OnCallEvent, time: "Mon-Fri 22:00-06:00 Europe/Berlin", upstream: other}
     shadow: {upstream: other, sample: 25%, compare: body, ignore: [ts]}
-    methods: {connect: {shadow: off}, OnMessageEvent: {response_check: off}}
+    methods:
+      connect: {shadow: off}
+      OnMessageEvent: {response_check: off, failover_on: error_status}
   plain: {upstream: php, rest_client_config: off}
   usual: {upstream: php}
   half: {upstream: php, rest_client_config: {mode: enforce, methods: {call: {restOnError: FAIL}}}}
@@ -81,13 +85,46 @@ def test_what_an_app_sets_is_told_below_the_table_and_what_it_inherits_once(conf
         "rules[1]: method OnCallEvent, time Mon-Fri 22:00-06:00 Europe/Berlin: upstream other",
         "split         php 95%, new 5%; a session stays with its upstream",
         "failover      new then other",
+        "asked after timeout, unreachable; 40% of the budget is kept free for failover",
         "rate limit    50/s burst 100; past it, overload",
         "answers       repair: a byte-order mark and PHP's notices around the object are cut away",
         "shadow        other gets copies of OnCallEvent, OnMessageEvent, OnTransferEvent in 25% of the sessions; "
         "verdicts and bodies compared but for ts",
         "connect:      shadow: off",
+        "OnMessageEvent: failover: asked after error_status",
         "OnMessageEvent: answers: off: a 200 counts, whatever its body is",
     ]
+
+
+def test_it_says_where_the_media_server_takes_what_a_fallback_changes(config: Path) -> None:
+    (told,) = [lines for head, lines in checked(config).items() if "a field that a fallback changes" in head]
+    suggested = "OnCallEvent: {restOnError: FAIL, restPolicy: OVERWRITE, restOverwrite: callee}"
+    assert told[1:] == [
+        f"split: callee: left to the backend; rest_client_config: {{mode: enforce, methods: {{{suggested}}}}} adds it"
+    ]
+    enforced = CONFIG.replace(
+        "rest_client_config: enforce", f"rest_client_config: {{mode: enforce, methods: {{{suggested}}}}}"
+    )
+    config.write_text(enforced)
+    (told,) = [lines for head, lines in checked(config).items() if "a field that a fallback changes" in head]
+    assert told[1:] == ["split: callee: the gateway adds that to connect answers"]
+    assert explained(config, "split")["changed"].endswith("; rest_client_config: enforce sees to that")
+
+
+def test_explain_shows_the_answer_the_failures_and_the_time_that_is_kept(config: Path) -> None:
+    told = explained(config, "split", "call", sessionId="a")
+    first = told["upstream"].split(" ")[0]
+    assert told["failover"].endswith(
+        f"where {first} cannot be reached at all or gives no answer in time; it may act on a hook that the first one "
+        "acted on"
+    )
+    assert told["reserve"] == f"40% of the budget is kept free for failover: {first} has 1.8s"
+    assert "restOverwrite=callee" in told["changed"]
+    hook = json.dumps({"appKey": "split"}).encode()
+    assert 'unreachable: allow with callee="1000"' in gateway("explain", "-", "-c", config, stdin=hook)
+    assert "reserve" not in explained(config, "split", "OnMessageEvent")
+    assert "it may act" not in explained(config, "plain").get("failover", "")
+    assert "no field from the answer to an event" in explained(config, "split", "CallStatusEvent")["changed"]
 
 
 def test_the_table_has_every_share(config: Path) -> None:
@@ -192,7 +229,7 @@ def test_a_session_is_told_its_share_and_the_others_of_the_app(config: Path) -> 
             "weights do"
         )
         others = "other" if name == "new" else "new then other"
-        assert told["failover"] == f"{others}, where {name} cannot be reached at all"
+        assert told["failover"].startswith(f"{others}, where {name} cannot be reached at all")
 
 
 def test_a_hook_without_a_session_goes_to_any_share(config: Path) -> None:

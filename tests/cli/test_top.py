@@ -62,14 +62,17 @@ calls = st.fixed_dictionaries(
         "time": st.just("2026-01-01T00:00:00.000Z"), "app": words, "method": words, "error": words, "reason": words,
         "verdict": st.sampled_from(["allow", "reject", "error"]), "rule": st.none() | words,
         "repaired": st.none() | words, "client_config": st.none() | words, "failed_over_from": st.none() | words,
-        "ineffective": st.booleans(), "shadow": st.none(),
+        "ineffective": st.booleans(), "shadow": st.none(), "changed_fields": st.none() | words,
+        "ignored_fields": st.none() | words, "excluded": st.none() | words,
     }
 )  # fmt: skip
 figures = st.fixed_dictionaries({"per_second": rates})
 insights = st.fixed_dictionaries(
     {
         "total": st.fixed_dictionaries(
-            dict.fromkeys(("ineffective", "repaired", "failovers", "rate_limited", "differing"), figures)
+            dict.fromkeys(
+                ("ineffective", "ineffective_changes", "repaired", "failovers", "rate_limited", "differing"), figures
+            )
         ),
         "recorded": st.fixed_dictionaries({"dropped": figures}),
     }

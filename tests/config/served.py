@@ -42,8 +42,8 @@ class _NoNetwork(asyncio.SelectorEventLoop):
     """Every name has an address, at which nobody is; whatever is asked for must be sound."""
 
     async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> list[Any]:
-        socket.inet_aton("127.0.0.1")
-        assert host.encode("idna") == host.encode("ascii"), f"{host!r} is looked up as another name than it is written"
+        assert host.isascii(), f"{host!r} would be looked up by the rules of IDNA 2003"
+        host.encode("idna")
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
 
     async def create_connection(  # type: ignore[override]
@@ -110,9 +110,9 @@ async def _serve(config: Config, before: Config, writer: Writer) -> None:
     async with asyncio.timeout(_TIME_LIMIT):
         service = HookService(config, [], metrics, writer)
         await service.take(config)
-        for app in list(config.apps)[:_MOST_APPS]:
-            for method in ("OnCallEvent", "connect", *list(config.apps[app].methods)[:1]):
-                await _decide(service, app.replace("*", "").replace("?", "x"), method)
+        for app, method in zip(list(config.apps)[:_MOST_APPS], itertools.cycle(("OnCallEvent", "connect"))):
+            for name in dict.fromkeys((method, *list(config.apps[app].methods)[:1])):
+                await _decide(service, app.replace("*", "").replace("?", "x"), name)
         await asyncio.sleep(0)
         sample_certificates(metrics, config)
         metrics.sample()

@@ -51,7 +51,7 @@ REJECTED = [
     (UPSTREAMS + "defaults: {upstream: u, failover: u}\napps: {a: {}}\n", "2:25: defaults.failover: is the upstream that is asked anyway: name another one"),
     (UPSTREAMS + "defaults: {upstream: u}\napps: {a: {failover: [u]}}\n", "3:23: apps.a.failover[0]: is the upstream that is asked anyway: name another one"),
     (UPSTREAMS + "defaults: {failover: w}\n", "2:12: defaults.failover: no upstream has this name"),
-    (of_u("methods: {call: {failover: v}}"), "2:42: apps.a.methods.call.failover: unknown key"),
+    (of_u("methods: {call: {failover: v}}"), '2:42: apps.a.methods.call.failover: unknown key; did you mean "failover_on"?'),
     # --- refusals that count ---
     (of_u("rest_client_config: on"), '2:25: apps.a.rest_client_config: must be a mapping, off, warn, or enforce, not "on"'),
     (of_u("rest_client_config: "), "2:25: apps.a.rest_client_config: must be a mapping, off, warn, or enforce, not empty"),
@@ -191,6 +191,13 @@ WARNED = [
     (of_u("rules: [{methods: [OnCallEvent, 'Zebra*'], verdict: allow}]"), "2:57: apps.a.rules[0].methods[1]: matches no method of the catalogue and of hook_types"),
     (of_u("shadow: {upstream: v, methods: [OnCal]}"), "2:57: apps.a.shadow.methods[0]: neither in the catalogue of methods nor in hook_types"),
     (of_u("shadow: {upstream: v, methods: ['x?']}"), "2:57: apps.a.shadow.methods[0]: matches no method of the catalogue and of hook_types"),
+    (of_u("methods: {CallStatusEvent: {fallback: {timeout: {allow: {a: b}}}}}"), "2:74: apps.a.methods.CallStatusEvent.fallback.timeout.allow: changes nothing: the media server takes no field from the answer to an event"),
+    (of_u("failover_on: timeout"), "2:25: apps.a.failover_on: has no effect: no failover names an upstream"),
+    (of_u("failover: [], failover_reserve: 10%"), "2:39: apps.a.failover_reserve: has no effect: no failover names an upstream"),
+    (of_u("failover: v, failover_reserve: 10%"), "2:38: apps.a.failover_reserve: has no effect: failover_on has no timeout"),
+    (of_u("failover: v, failover_on: timeout, methods: {call: {failover_on: [unreachable], failover_reserve: 0}}"), "2:105: apps.a.methods.call.failover_reserve: has no effect: failover_on has no timeout"),
+    (of_u("rest_client_config: {methods: {OnCallEvent: {restExclude: 'x, caller'}}}, rules: [{caller: y, verdict: reject}]"), "2:70: apps.a.rest_client_config.methods.OnCallEvent.restExclude: rules read caller: those of this method would never be met"),
+    (of_u("rest_client_config: {methods: {OnCallEvent: {restExclude: sessionId}}}"), "2:70: apps.a.rest_client_config.methods.OnCallEvent.restExclude: the gateway needs sessionId: without it, it cannot tell whose the hook is"),
     (UPSTREAMS + "apps: {a: {static: allow, failover: v}}\n", "2:27: apps.a.failover: has no effect: the app is static, so no backend is asked"),
     (UPSTREAMS + "apps: {a: {static: allow, rate_limit: 5/s}}\n", "2:27: apps.a.rate_limit: has no effect: the app is static, so no backend is asked"),
     (UPSTREAMS + "apps: {a: {static: allow, response_check: off}}\n", "2:27: apps.a.response_check: has no effect: the app is static, so no backend is asked"),
@@ -209,6 +216,16 @@ def test_what_looks_mistaken_is_a_warning(text: str, message: str) -> None:
         of_u("rules: [{methods: oncallevent, verdict: allow}]"),
         of_u("rules: [{methods: 'On*', upstream: u}]"),
         of_u("shadow: {upstream: v, methods: '*'}"),
+        of_u(
+            "fallback: {timeout: {allow: {callee: '1'}}}, methods: {call: {fallback: {overload: {allow: {callee: '2'}}}}}"
+        ),
+        of_u("failover: v, failover_reserve: 10%, methods: {call: {failover_on: timeout}}"),
+        of_u("failover: v, methods: {call: {failover_on: [timeout, unreachable], failover_reserve: 0.5}}"),
+        UPSTREAMS + "defaults: {failover_on: timeout, failover_reserve: 5%}\napps: {a: {upstream: u}}\n",
+        of_u(
+            "rest_client_config: {methods: {call: {restExclude: caller}}}, rules: [{caller: y, methods: On*, verdict: reject}]"
+        ),
+        of_u("rest_client_config: {methods: {call: {restExclude: callee}}}, rules: [{caller: y, verdict: reject}]"),
         of_u("methods: {call: {shadow: {upstream: v}, response_check: off}}"),
         of_u("rest_client_config: {methods: {connect: {restPolicy: OVERWRITE, restOverwrite: 'a, b'}}}"),
         UPSTREAMS + "apps: {a: {upstream: [{name: u, weight: 0}, {name: v, weight: 1}], failover: [v, u]}}\n",

@@ -88,7 +88,8 @@ FULL: dict[str, Any] = {
     "media_server": {"request_timeout": "15s", "margin": "1s"},
     "defaults": {
         "upstream": "u", "timeout": "3s", "fallback": {"timeout": "allow"}, "max_in_flight": 1, "dedupe": "off",
-        "failover": ["v"], "rate_limit": "5/s", "response_check": "off", "rest_client_config": "warn",
+        "failover": ["v"], "failover_on": ["unreachable", "timeout"], "failover_reserve": "40%",
+        "rate_limit": "5/s", "response_check": "off", "rest_client_config": "warn",
         "rules": [{"callee": "112", "verdict": "allow"}, {"name": "n", "time": "Sat,Sun UTC", "upstream": "v"}],
     },
     "upstreams": {
@@ -118,6 +119,7 @@ FULL: dict[str, Any] = {
         "a": {
             "upstream": "u", "timeout": "1s", "fallback": "allow", "max_in_flight": 1,
             "methods": {"call": {"timeout": "1s", "fallback": "reject", "retry": {"on": ["reset"]}, "dedupe": "1s"}},
+            "failover_on": "bad_answer", "failover_reserve": 0.5,
         },
         "d": {
             "upstream": [{"name": "u", "weight": 95}, {"name": "v", "weight": 5}], "failover": "w",
@@ -126,6 +128,7 @@ FULL: dict[str, Any] = {
             "rest_client_config": {"mode": "enforce", "methods": {"X": {"restOnError": "FAIL"}}},
             "shadow": {"upstream": "w", "sample": "5%", "methods": "On*", "compare": "body", "ignore": ["a.b"]},
             "methods": {"call": {"shadow": {"upstream": "v", "sample": 0.5}, "response_check": "strict"}},
+            "fallback": {"overload": {"allow": {"callee": "1000", "n": 1, "b": True, "f": 1.5}}},
         },
         "b": {"static": "allow", "credentials": {"username": "u", "password": "p"}},
         "c": {"upstream": "v", "signature": {"keys": ["k", "l"], "mode": "verify", "upstream_key": "k"}},

@@ -58,6 +58,7 @@ WAVE: Final = {
     "narrow": 6,
     "nobody": 1,
     "unheeded": 4,
+    "diverted": 1,
     "polluted": 3,
     "doubted": 3,
     "canary": 3,
@@ -88,6 +89,7 @@ PROVOKED: Final = {
     "WcsTlsHandshakesFail",
     "WcsWorkerDied",
     "WcsRefusalsIgnored",
+    "WcsChangesIgnored",
     "WcsFailoverActive",
     "WcsRepairsRise",
     "WcsShadowDisagrees",
@@ -229,6 +231,12 @@ def configuration(backend: FaultyBackend, recording: Path) -> str:
     apps["hang"]["timeout"] = "300ms"
     apps["close_without_a_byte"]["fallback"] = {"unreachable": "allow"}
     apps["unheeded"] = {"upstream": "denied", "rules": [{"methods": "connect", "upstream": "ok"}]}
+    upstreams["silent"] = {"url": backend.url_of("close_without_a_byte"), "breaker": "off"}
+    apps["diverted"] = {
+        "upstream": "silent",
+        "rules": [{"methods": "connect", "verdict": "allow"}],
+        "fallback": {"unreachable": {"allow": {"callee": "1000"}}},
+    }
     apps["polluted"] = {"upstream": "polluted", "response_check": "repair"}
     apps["doubted"] = {"upstream": "ok", "shadow": {"upstream": "denied"}}
     apps["canary"] = {"upstream": [{"name": "ok", "weight": 1}, {"name": "close_after_idle", "weight": 1}]}
@@ -297,10 +305,13 @@ def wave(gateway: RunningGateway, secured: RunningGateway) -> None:
     """Every app meets its fault, and some requests are no hooks."""
 
     def send(app: str) -> int:
-        session = "that has connected" if app == "unheeded" else uuid.uuid4().hex
+        session = "that has connected" if app in {"unheeded", "diverted"} else uuid.uuid4().hex
         return gateway.hook(appKey=app, n=uuid.uuid4().hex, sessionId=session, callee="100").status_code
 
-    assert gateway.hook("connect", appKey="unheeded", sessionId="that has connected").status_code == 200
+    settings = {"call": {"restExclude": "sessionId"}}
+    for name in ("unheeded", "diverted"):
+        fields: dict[str, Any] = {"appKey": name, "sessionId": "that has connected", "restClientConfig": settings}
+        assert gateway.hook("connect", **fields).status_code == 200
     with ThreadPoolExecutor(10) as pool:
         statuses = list(pool.map(send, [app for app, count in WAVE.items() for _ in range(count)]))
     assert set(statuses) == {200, 403}
@@ -394,4 +405,4 @@ def test_calls_are_told_from_what_else_fails(watched: Watched) -> None:
     passed = watched.prometheus.ask("query", query="job_app_reason:gateway_hooks_allowed_by_fallback:increase5m > 0")[
         "result"
     ]
-    assert {series["metric"]["app"] for series in passed} == {"close_without_a_byte"}
+    assert {series["metric"]["app"] for series in passed} == {"close_without_a_byte", "diverted"}

@@ -133,7 +133,10 @@ async def test_adversarial_remarks_do_not_make_a_line_too_long_for_a_pipe(sink: 
     long = "\x00" * 5000
     ruling = by_fallback(TIMED_OUT._replace(detail=long), Fallback(), b"")
     hook = {"appKey": "a", "callId": long, "sessionId": long, "caller": long, "callee": long, "nodeId": long}
-    (line,) = await record(sink, decision(ruling.remarked(rule=long, failed_over_from=long, cut=long), hook))
+    names = ",".join(f"field{number:03d}" for number in range(32))
+    remarks = {"changed_fields": names, "ignored_fields": names, "excluded": tuple(names.split(","))}
+    ruling = ruling.remarked(rule=long, failed_over_from=long, failover_cause="error_status", cut=long, **remarks)
+    (line,) = await record(sink, decision(ruling, hook))
     assert len(line) < PIPE_ATOMIC
     json.loads(line)
 
