@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from gateway.hooks import MethodType
+from gateway.hooks import PLAY_HLS, MethodType
 from gateway.jsonedit import BRACE, Edit, Members, edited, encode, string_at
 
 
@@ -163,13 +163,13 @@ def ignored_fields(kind: MethodType, settings: MethodSettings | None, changed: I
     return tuple(field for field in changed if not settings.overwrites(field))
 
 
-def ineffective(kind: MethodType, stops: bool | None) -> bool:
+def ineffective(kind: MethodType, stops: bool | None, method: str = "") -> bool:
     """Whether a refusal is known to stop nothing that it is meant to stop.
 
     *stops* is whether the session's connect answer set FAIL for the method; None = not known. A refused connect is
-    always declined, and an event was never to be stopped.
+    always declined, as playHLS is, which comes without one; and an event was never to be stopped.
     """
-    return stops is False and kind in _STOPPABLE
+    return stops is False and kind in _STOPPABLE and method != PLAY_HLS
 
 
 _READ: Final = frozenset({"caller", "callee"})

@@ -23,6 +23,10 @@ from gateway.verdicts import Decision
 DEMO_CONFIG: Final = """\
 server: {listen: 127.0.0.1:8080, admin: 127.0.0.1:9180}
 log: {format: console}
+defaults:
+  methods:
+    StreamKeepAliveEvent:
+      fallback: {timeout: allow, unreachable: allow, overload: allow, bad_answer: allow, error_status: allow}
 upstreams:
   legacy-php: {url: http://127.0.0.1:8081/rest/my_api}
 apps:

@@ -38,7 +38,8 @@ _CAUSES: Final[Mapping[Cause, str]] = {
     Cause.OVERLOAD: "was not asked: `max_in_flight` or `rate_limit` was reached, or `max_connections` and the queue is "
     "too long",
     Cause.BAD_ANSWER: "answered `200` with anything but one JSON object (a PHP notice before it, a byte-order mark, "
-    "HTML, nothing), which `response_check: repair` could not mend; an answer cut short, malformed or too large",
+    "HTML, nothing), which `response_check: repair` could not mend; an answer cut short, malformed or too large; "
+    "to an event: any `2xx` with PHP's report of a fatal error",
     Cause.ERROR_STATUS: "answered with any other status: redirects, `204`, `500` …",
 }
 _REASONS: Final[Mapping[Reason, str]] = {
@@ -55,6 +56,7 @@ def verdict_table() -> str:
     """What a backend did, and what the media server gets: worked out by the functions that decide it."""
     rows = [
         ("`200` with one JSON object", *_told(allowed_by_backend(b"{}")), "–"),
+        ("any `2xx` to an event, whatever its body (`event_answers: any`)", *_told(allowed_by_backend(b"{}")), "–"),
         ("`403`: final, never retried, no failure", *_told(denied_by_backend()), "–"),
     ]
     allow_alone = loads("defaults: {fallback: allow}\n").config.defaults.fallback

@@ -30,35 +30,42 @@ class MethodType(StrEnum):
 _DIRECT = (
     "call answer hold unhold transfer hangup sendDTMF sendDtmf sendMessage sendIMDN subscribe sendXcapRequest "
     "publishStream unPublishStream playStream pauseStream stopStream playHLS playRTSP snapshot OnDataEvent "
-    "sendBugReport submitBugReport pushLogs sessionDebug"
+    "sendBugReport submitBugReport pushLogs sessionDebug availableStream"
 ).split()
+KEEP_ALIVE: Final = "StreamKeepAliveEvent"
+"""Asks whether a running stream may go on, whatever its name says; a 403 can stop it."""
+PLAY_HLS: Final = "playHLS"
+"""Comes without a connect, for all viewers of a stream in one session; a 403 always refuses."""
 _EVENTS = (
     "ConnectionStatusEvent RegistrationStatusEvent CallStatusEvent TransferStatusEvent MessageStatusEvent "
-    "SubscriptionStatusEvent XcapStatusEvent StreamStatusEvent StreamKeepAliveEvent DataStatusEvent "
-    "BugReportStatusEvent SessionDebugStatusEvent ErrorEvent"
+    "SubscriptionStatusEvent XcapStatusEvent StreamStatusEvent DataStatusEvent BugReportStatusEvent "
+    "SessionDebugStatusEvent ErrorEvent ErrorStatusEvent RecordingStatusEvent StreamsStatEvent "
+    "StreamTranscodingGroupEvent"
 ).split()
 _INCOMING = ("OnCallEvent", "OnMessageEvent", "OnTransferEvent")
 
 CATALOGUE: Final[Mapping[str, MethodType]] = {
     "connect": MethodType.CONNECT,
-    **dict.fromkeys(_DIRECT, MethodType.DIRECT),
+    **dict.fromkeys((*_DIRECT, KEEP_ALIVE), MethodType.DIRECT),
     **dict.fromkeys(_EVENTS, MethodType.EVENT),
     **dict.fromkeys(_INCOMING, MethodType.INCOMING),
 }
 """The method names that the documentation lists, with their types."""
+_asks: Final = re.compile(r"On(?![a-z])").match
 
 
 def method_type(method: str, extra: Mapping[str, MethodType] | None = None) -> MethodType:
     """The type of a method; *extra* is the configuration's ``hook_types``, which wins.
 
-    A name in neither list is an event if it ends in ``StatusEvent``, else a direct invocation.
+    A name in neither list is an event if it ends in ``Event`` (``XEvent``), else a direct invocation; so is
+    ``OnXEvent``, with ``On`` as a word of its own.
     """
     if extra is not None and method in extra:
         return extra[method]
     known = CATALOGUE.get(method)
     if known is not None:
         return known
-    return MethodType.EVENT if method.endswith("StatusEvent") else MethodType.DIRECT
+    return MethodType.EVENT if method.endswith("Event") and not _asks(method) else MethodType.DIRECT
 
 
 class AppKey(str):
@@ -76,6 +83,17 @@ class Hook(msgspec.Struct, frozen=True, gc=False):
     call_id: msgspec.Raw = msgspec.field(name="callId", default=msgspec.Raw())
     caller: msgspec.Raw = msgspec.Raw()
     callee: msgspec.Raw = msgspec.Raw()
+
+
+def own_session(hook: Hook, method: str) -> msgspec.Raw:
+    """The JSON of the session's id; empty for hooks of HLS, where all viewers of a stream share one."""
+    raw = hook.session_id
+    return _NO_SESSION if method == PLAY_HLS or bytes(raw).endswith(_SHARED) else raw
+
+
+_NO_SESSION: Final = msgspec.Raw()
+_SHARED: Final = b'-HLS"'
+"""How a session's id ends that all viewers of a stream share; any other is made of two addresses."""
 
 
 class _AnyObject(msgspec.Struct):

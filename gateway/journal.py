@@ -95,6 +95,8 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     excluded: str | None = None
     """Of an answer to connect: what its restExclude leaves out though the gateway needs it."""
     shadow: Shadow | None = None
+    substituted: str | None = None
+    """What the backend answered to an event, where the hook's own body went out in its place."""
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -189,7 +191,12 @@ class Teller:
             _ms(decision.upstream_duration),
             tuple(_attempts(decision)),
             self._worker,
-            meaning.of_answer(ruling.status, self._kind(decision.method), False if remarks.ineffective else None)
+            meaning.of_answer(
+                ruling.status,
+                self._kind(decision.method),
+                False if remarks.ineffective else None,
+                decision.method,
+            )
             + meaning.of_changes(remarks.changed_fields, remarks.ignored_fields),
             remarks.rule,
             remarks.repaired,
@@ -202,6 +209,7 @@ class Teller:
             remarks.ignored_fields,
             bounded(",".join(remarks.excluded)) if remarks.excluded else None,
             shadow,
+            remarks.substituted,
         )
 
     def matches(self, decision: Decision, wanted: Wanted, shadow: Shadow | None = None) -> bool:

@@ -164,6 +164,7 @@ class _RemarkedLine(_AccessLine, omit_defaults=True):
     changed_fields: str | None = None
     ignored_fields: str | None = None
     excluded: str | None = None
+    substituted: str | None = None
 
 
 class AccessLog:
@@ -302,6 +303,7 @@ def _remarked(line: _AccessLine, remarks: Remarks, longest: int) -> _RemarkedLin
         remarked.ignored_fields = bounded(remarks.ignored_fields, longest)
     if remarks.excluded:
         remarked.excluded = bounded(",".join(remarks.excluded), longest)
+    remarked.substituted = remarks.substituted
     return remarked
 
 
@@ -348,6 +350,7 @@ def _more(line: _RemarkedLine) -> str:
         "changed_fields": line.changed_fields,
         "ignored_fields": line.ignored_fields,
         "excluded": line.excluded,
+        "substituted": line.substituted,
     }
     words = "".join(f" {name}={value}" for name, value in named.items() if value is not None)
     return words + (" ineffective" if line.ineffective else "")

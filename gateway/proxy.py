@@ -274,14 +274,14 @@ class HookEndpoint:
         route, hook = life.route, life.hook
         if route is None or hook is None or route.client_config is None:
             return ruling
-        session = session_of(hook)
+        session = session_of(hook, life.method_name)
         if route.connects:
             if ruling.status != ALLOW_STATUS:
                 return ruling
             answer = examined(ruling.body, route.client_config)
             settings = session_settings(answer.body)
             self._sessions.remember(session, answer.failing, settings)
-            excluded = excluded_fields(settings, _reader(route), life.snapshot.table.method_label)
+            excluded = excluded_fields(settings, _reader(life), life.snapshot.table.method_label)
             return ruling.with_body(answer.body).remarked(client_config=answer.outcome, excluded=excluded)
         kind = method_type(life.method_name, life.snapshot.config.hook_types)
         if ruling.status == ALLOW_STATUS:
@@ -290,7 +290,7 @@ class HookEndpoint:
                 return ruling
             ignored = ignored_fields(kind, self._sessions.settings(session, life.method_name), changed.split(","))
             return ruling.remarked(ignored_fields=",".join(ignored)) if ignored else ruling
-        if not ineffective(kind, self._sessions.stops(session, life.method_name)):
+        if not ineffective(kind, self._sessions.stops(session, life.method_name), life.method_name):
             return ruling
         return ruling.remarked(ineffective=True)
 
@@ -321,17 +321,20 @@ def _screened(life: Life, route: Route, hook: Hook) -> Ruling | None:
         life.upstream = rule.upstream
     elif route.split is not None:
         # Without a session each hook goes its own way.
-        life.upstream = route.split.choose(session_of(hook) or life.request_id)
+        life.upstream = route.split.choose(session_of(hook, life.method_name) or life.request_id)
     return by_static(route.static or Verdict.REJECT, life.body) if life.upstream is None else None
 
 
-def _reader(route: Route) -> Callable[[str, str], bool]:
-    """Tells which fields the app's rules read, by field and method."""
-    return _reads_nothing if route.rules is None else route.rules.reads
+def _reader(life: Life) -> Callable[[str, str], bool]:
+    """Tells which fields the app's rules read, by field and method: each method has the rules of its own route."""
+    table, app_key = life.snapshot.table, life.hook.app_key if life.hook is not None else ""
 
+    def reads(field: str, method: str) -> bool:
+        found = table.find(app_key, method)
+        rules = None if found is None else found[1].rules
+        return rules is not None and rules.reads(field, method)
 
-def _reads_nothing(field: str, method: str) -> bool:
-    return False
+    return reads
 
 
 def _first_budget(life: Life, route: Route) -> float:

@@ -145,12 +145,14 @@ class Reloader:
 
         None is expected by whoever asks for the file as it is.
         """
-        began = time.monotonic()
+        began, least = time.monotonic(), 0.0
         self._try_again_at = None
         try:
             report = await self._attempt(expected)
         except Exception as exc:
             report = _not_applied(self.loaded, exc)
+            if isinstance(exc, MemoryError | SystemError):
+                least = _TRY_AGAIN_AFTER[-1]  # where memory is short, each attempt is a risk
             if report != self.last_report and not isinstance(exc, NO_DEFECTS):
                 logger.error("a configuration could not be put in force", exc_info=exc)
         if report is None or report.successful:
@@ -158,7 +160,7 @@ class Reloader:
         elif report.reason is not FailureReason.MASS_REMOVAL and self.tried is not None:
             now = time.monotonic()
             wait = _TRY_AGAIN_AFTER[min(self._failures, len(_TRY_AGAIN_AFTER) - 1)]
-            self._try_again_at = now + max(wait, (now - began) * _REST)
+            self._try_again_at = now + max(wait, least, (now - began) * _REST)
             self._failures += 1
         return report
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Container, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
+from functools import partial
+from itertools import chain
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from gateway.access import BasicCredentials, Signature
 from gateway.clientconfig import ClientConfig, Mode
 from gateway.config import DEDUPED, Config, Settings
-from gateway.hooks import CATALOGUE, MethodType, method_type
+from gateway.delivery import EventAnswers, EventCheck
+from gateway.hooks import MethodType, method_type
+from gateway.methodkeys import MethodKeys, is_name, known_methods
 from gateway.ratelimit import Rate
 from gateway.repair import ResponseCheck
 from gateway.retry import Retry
-from gateway.rules.globs import compile_glob, is_glob
-from gateway.rules.screening import Rule, Rules
-from gateway.shadow import Shadow, shadow_of
+from gateway.rules.globs import compile_glob, fold, is_glob
+from gateway.rules.screening import Rule, Rules, scope
+from gateway.shadow import Shadow, ShadowSettings, shadow_of
 from gateway.split import Split
 from gateway.tenants import Tenant
 from gateway.verdicts import Cause, Fallback, Verdict
@@ -31,8 +35,6 @@ Guard = BasicCredentials | Signature
 class Route(msgspec.Struct, frozen=True, gc=False):
     """What awaits a hook of one method; apps that are configured alike share it."""
 
-    method: str | None
-    """The configured method whose settings these are; None = the app's own."""
     upstream: str | None
     """None where *static* decides; the first of them where several share the sessions."""
     static: Verdict | None
@@ -62,11 +64,94 @@ class Route(msgspec.Struct, frozen=True, gc=False):
     """What answers to connect are to set; None = they are not looked at."""
     connects: bool
     """Whether a session begins with this hook, and its answer is to be looked at."""
-    response_check: ResponseCheck
+    response_check: ResponseCheck | EventCheck
     shadow: Shadow | None
     failover_on: frozenset[Cause]
     first_budget: float | None
     """Seconds that the upstream has before *failover* gets its time; None = the whole budget."""
+
+
+_MAX_OTHERS: Final = 1024
+"""Names of unknown methods whose class is remembered, for each set of keys: they come from outside."""
+_MAX_CLASSES: Final = 256
+"""Classes of methods for which routes are kept."""
+
+
+class MethodClass(NamedTuple):
+    """Methods to which the same settings apply, in every app with these keys."""
+
+    example: str | None
+    """One of them; None = any of which nothing is said."""
+    kind: MethodType
+    """Their type, as far as it matters."""
+    is_named: bool
+    """Whether a key under ``methods`` stands for them."""
+
+
+class Classes(dict[str, int]):
+    """From a method's name to the place of its class; the first class is that of methods of which nothing is said.
+
+    Known methods are in it; the place of any other is worked out when its first hook comes. Apps whose keys under
+    ``methods`` are the same share it.
+    """
+
+    def __init__(self, own: Collection[str], common: Collection[str], kinds: _Kinds) -> None:
+        self._own, self._common, self._kinds = MethodKeys(own), MethodKeys(common), kinds
+        nothing_said = ((((), (), ()), ((), (), ())), False, MethodType.DIRECT)
+        self._places: dict[object, int] = {nothing_said: 0}
+        self.all: list[MethodClass] = [MethodClass(None, MethodType.DIRECT, is_named=False)]
+        """Those that have been met so far."""
+        for method in (*known_methods(kinds.hook_types), *filter(is_name, (*own, *common))):
+            self[method] = self._place(method)
+        self._most = len(self) + _MAX_OTHERS
+
+    def __missing__(self, method: str) -> int:
+        place = self._place(method)
+        if len(self) < self._most:
+            self[method] = place
+        return place
+
+    def _place(self, method: str) -> int:
+        kind = method_type(method, self._kinds.hook_types)
+        matters = self._kinds.mattering(kind)
+        ranks = self._own.ranks(method, kind), self._common.ranks(method, kind)
+        place = self._places.setdefault((ranks, method in DEDUPED, matters), len(self.all))
+        if place == len(self.all):
+            self.all.append(MethodClass(method, matters, is_named=any(map(any, ranks))))
+        return place
+
+
+class _Kinds:
+    """The types of methods, as far as routes have to tell them apart."""
+
+    def __init__(self, config: Config) -> None:
+        self.hook_types = config.hook_types
+        rules = chain(config.defaults.rules, *(app.rules for app in config.apps.values()))
+        named = {fold(method) for rule in rules for method in rule.methods}
+        for app in config.apps.values():
+            named.update(key for key, own in app.methods.items() if own.shadow is not None)
+            if isinstance(app.shadow, ShadowSettings):
+                named.update(map(fold, app.shadow.methods))
+        self._all = bool(named & {MethodType.DIRECT, MethodType.INCOMING})
+
+    def mattering(self, kind: MethodType) -> MethodType:
+        """The type, or ``direct`` where it makes no difference."""
+        return kind if self._all or kind in (MethodType.CONNECT, MethodType.EVENT) else MethodType.DIRECT
+
+
+class _OfApp(dict[int, Route]):
+    """The routes of an app by the places of their classes; what is not there yet is made."""
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[[int], Route]) -> None:
+        self._make = make
+
+    def __missing__(self, place: int) -> Route:
+        route = self._make(place)
+        if len(self) < _MAX_CLASSES:
+            self[place] = route
+        return route
 
 
 class App(msgspec.Struct, gc=False):
@@ -74,10 +159,19 @@ class App(msgspec.Struct, gc=False):
 
     name: str
     """The configured name or glob."""
-    default: Route
-    methods: Mapping[str, Route]
+    classes: Classes
+    routes: Mapping[int, Route]
     tenant: Tenant
     """What lives; whoever takes the table into service puts that of before in its place."""
+
+    @property
+    def default(self) -> Route:
+        """The route of methods of which nothing is said."""
+        return self.routes[0]
+
+    def route(self, method: str) -> Route:
+        """The route of a method."""
+        return self.routes[self.classes[method]]
 
 
 class Match(NamedTuple):
@@ -106,10 +200,9 @@ class Table:
     """All routes of one configuration. Look-ups cost the same for ten apps and for ten thousand."""
 
     def __init__(self, config: Config) -> None:
-        connects = {name for name, kind in config.hook_types.items() if kind is MethodType.CONNECT}
-        special = DEDUPED | connects
         routes = _Routes(config)
-        self._apps = {name: routes.app(name, special.union(app.methods)) for name, app in config.apps.items()}
+        self._apps = {name: routes.app(name) for name in config.apps}
+        routes.forget()
         self._exact: dict[str, App] = {}
         prefixes: dict[int, dict[str, App]] = {}
         globs: list[tuple[str, re.Pattern[str], App]] = []
@@ -127,8 +220,8 @@ class Table:
         self.sharing = self._sharing()
         """The upstreams that several apps use."""
         self.rules = RuleNames(config)
-        configured = {method for app in config.apps.values() for method in app.methods}
-        self._labels = {method: method for method in (*CATALOGUE, *config.hook_types, *configured)}
+        configured = set(config.defaults.methods).union(*(app.methods for app in config.apps.values()))
+        self._labels = {name: name for name in (*known_methods(config.hook_types), *filter(is_name, configured))}
 
     @property
     def apps(self) -> Iterable[App]:
@@ -138,7 +231,7 @@ class Table:
     def find(self, app_key: str, method: str) -> tuple[Tenant, Route] | None:
         """Whose a hook is, and its route; None where no app of the configuration serves it."""
         app = self._exact.get(app_key) or self._by_glob(app_key) or self._other
-        return None if app is None else (app.tenant, app.methods.get(method, app.default))
+        return None if app is None else (app.tenant, app.routes[app.classes[method]])
 
     def explain(self, app_key: str, method: str) -> Match | None:
         """The route of a hook, with the reason in words."""
@@ -155,9 +248,9 @@ class Table:
         return Match(tenant.name, route, why)
 
     def route_of(self, app: str, method: str | None) -> Route:
-        """The route that a configured app has for one of its configured methods, or for all others (None)."""
+        """The route that a configured app has for a method, or for those of which nothing is said (None)."""
         compiled = self._apps[app]
-        return compiled.default if method is None else compiled.methods[method]
+        return compiled.default if method is None else compiled.route(method)
 
     def method_label(self, method: str) -> str:
         """The method's name as a metric label: bounded by catalogue and configuration."""
@@ -166,7 +259,7 @@ class Table:
     def _sharing(self) -> set[str]:
         users: dict[str, int] = {}
         for name, app in self._apps.items():
-            for upstream in upstreams_of(app.default):
+            for upstream in set[str]().union(*map(upstreams_of, app.routes.values())):
                 users[upstream] = users.get(upstream, 0) + (2 if is_glob(name) else 1)
         return {upstream for upstream, apps in users.items() if apps > 1}
 
@@ -202,55 +295,88 @@ class _Routes:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        common = config.defaults.rules
-        verdicts = tuple(rule for rule in common if rule.upstream is None)
-        all_of_them = Rules(common) if common else None
-        of_verdicts = all_of_them if verdicts == common else Rules(verdicts) if verdicts else None
-        self._common = {False: all_of_them, True: of_verdicts}
-        """The rules of defaults, by whether an app is static: then it has none that names an upstream."""
-        self._rules: dict[tuple[tuple[Rule, ...], bool], Rules] = {}
+        self._kinds = _Kinds(config)
+        self._classes: dict[tuple[str, ...], Classes] = {}
+        self._rules: dict[tuple[object, ...], Rules | None] = {}
         self._routes: dict[tuple[object, ...], Route] = {}
-        self._methods: dict[tuple[object, ...], Mapping[str, Route]] = {}
+        self._shared: dict[tuple[int, ...], _OfApp] = {}
         self._settings: list[Settings] = []
         """Of each route: while they live, nothing else has the identity of a part of theirs."""
 
-    def app(self, name: str, methods: Collection[str]) -> App:
-        """An app with routes of its own for these methods."""
-        settings = self._config.settings(name, None)
-        # They are the app's, whatever the method.
-        rules = self._compiled(self._config.apps[name].rules, static=settings.static is not None)
-        own = {method: self._route(method, self._config.settings(name, method), rules) for method in methods}
-        shared = self._methods.setdefault(tuple((method, id(route)) for method, route in own.items()), own)
-        return App(name, self._route(None, settings, rules), shared, Tenant(name))
+    def forget(self) -> None:
+        """Let go of what was only kept while routes were made for all apps: a few may come later."""
+        self._routes.clear()
+        self._shared.clear()
+        self._settings.clear()
 
-    def _route(self, method: str | None, settings: Settings, rules: Rules | None) -> Route:
+    def app(self, name: str) -> App:
+        """An app with its routes: of every class that is known by now."""
+        app = self._config.apps[name]
+        keys = tuple(app.methods)
+        classes = self._classes.get(keys)
+        if classes is None:
+            classes = self._classes[keys] = Classes(keys, tuple(self._config.defaults.methods), self._kinds)
+        every = self._config.settings(name, None)
+        own = _OfApp(partial(self._of_class, name, classes, None))
+        for place in range(len(classes.all)):
+            own[place] = self._of_class(name, classes, every, place)
+        if not any(map(is_glob, (*keys, *self._config.defaults.methods))):
+            # No class will come to these: apps that are alike so far are alike for ever.
+            own = self._shared.setdefault((id(classes), *map(id, own.values())), own)
+        return App(name, classes, own, Tenant(name))
+
+    def _of_class(self, name: str, classes: Classes, every: Settings | None, place: int) -> Route:
+        method, kind, is_named = classes.all[place]
+        if is_named or every is None:
+            settings = self._config.settings(name, method)
+        else:
+            settings = self._config.settings_of_plain(name, method, every)
+        rules = self._compiled(self._config.apps[name].rules, kind, static=settings.static is not None)
+        return self._route(kind, settings, rules)
+
+    def _route(self, kind: MethodType, settings: Settings, rules: Rules | None) -> Route:
         key = (
-            method, settings.upstream, settings.static, settings.timeout, settings.fallback, settings.retry,
+            kind is MethodType.CONNECT, _check_of(settings, kind), settings.upstream, settings.static,
+            settings.timeout, settings.fallback, settings.retry,
             settings.max_in_flight, settings.dedupe, id(settings.credentials), id(settings.signature), settings.split,
-            settings.failover, id(settings.client_config), settings.response_check, settings.rate_limit, id(rules),
-            settings.shadow, settings.failover_on, settings.failover_reserve,
+            settings.failover, id(settings.client_config), settings.rate_limit, id(rules),
+            settings.shadow, settings.shadow and kind, settings.failover_on, settings.failover_reserve,
         )  # fmt: skip
         route = self._routes.get(key)
         if route is None:
-            route = self._routes[key] = _route(self._config, method, settings, rules)
+            route = self._routes[key] = _route(self._config, kind, settings, rules)
             self._settings.append(settings)
         return route
 
-    def _compiled(self, own: tuple[Rule, ...], *, static: bool) -> Rules | None:
-        common = self._common[static]
-        if not own:
-            return common
-        compiled = self._rules.get((own, static))
+    def _compiled(self, own: tuple[Rule, ...], kind: MethodType, *, static: bool) -> Rules | None:
+        """The rules that a method of this type can meet; None where there are none. A static app asks no upstream."""
+        more = None
+        if common := self._config.defaults.rules:
+            more = self._of_rules(tuple(it for it in common if it.upstream is None) if static else common, kind, None)
+        return self._of_rules(own, kind, more) if own else more
+
+    def _of_rules(self, rules: tuple[Rule, ...], kind: MethodType, more: Rules | None) -> Rules | None:
+        scopes = tuple(scope(rule, kind) for rule in rules)
+        if not any(methods is not None for methods in scopes):
+            return more
+        key = (rules, scopes, id(more))
+        compiled = self._rules.get(key)
         if compiled is None:
-            compiled = self._rules[own, static] = Rules(own, common)
+            compiled = self._rules[key] = Rules(rules, more, kind)
         return compiled
 
 
-def _route(config: Config, method: str | None, settings: Settings, rules: Rules | None) -> Route:
+def _check_of(settings: Settings, kind: MethodType) -> ResponseCheck | EventCheck:
+    """What an answer must be to count as a verdict."""
+    check = settings.response_check
+    if kind is not MethodType.EVENT or settings.event_answers is EventAnswers.STRICT:
+        return check
+    return EventCheck.REPAIR if check is ResponseCheck.REPAIR else EventCheck.ANY
+
+
+def _route(config: Config, kind: MethodType, settings: Settings, rules: Rules | None) -> Route:
     client_config = settings.client_config if settings.client_config.mode is not Mode.OFF else None
-    connects = method is not None and method_type(method, config.hook_types) is MethodType.CONNECT
     return Route(
-        method,
         settings.upstream,
         settings.static,
         settings.timeout,
@@ -267,9 +393,9 @@ def _route(config: Config, method: str | None, settings: Settings, rules: Rules 
         settings.failover,
         settings.rate_limit,
         client_config,
-        connects and client_config is not None,
-        settings.response_check,
-        shadow_of(settings.shadow, method),
+        kind is MethodType.CONNECT and client_config is not None,
+        _check_of(settings, kind),
+        shadow_of(settings.shadow, None, kind),
         settings.failover_on,
         _first_budget(settings),
     )

@@ -58,8 +58,8 @@ class Runtime:
         self.snapshot = Snapshot(nothing, Table(nothing), {}, 1)
         shadows = candidates(config)
         contexts = self.targets.contexts({**config.upstreams, **shadows})
-        self._first = self._prepared(config, Table(config), shadows, contexts)
-        self._first.commit()
+        self._unsettled: Change | None = self._prepared(config, Table(config), shadows, contexts)
+        self._unsettled.commit()
 
     async def prepare(self, config: Config) -> Change:
         """Have a new configuration ready to be put in force; hooks in flight will keep what they began with.
@@ -80,7 +80,9 @@ class Runtime:
 
     async def start(self) -> None:
         """Begin what runs beside the hooks: health checks."""
-        await self._first.settle()
+        if self._unsettled is not None:
+            await self._unsettled.settle()
+        self._unsettled = None  # it holds the first configuration
 
     async def aclose(self) -> None:
         """Close every connection to backends."""

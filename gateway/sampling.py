@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 from zlib import crc32
 
-from gateway.hooks import Hook
+from gateway.hooks import Hook, own_session
 
 _ALL: Final = 1 << 32
 _SCATTER: Final = 0x9E3779B1
@@ -14,9 +14,9 @@ _NONE: Final = frozenset((b"", b"null", b'""'))
 """How a hook says that it has no such id: else all that have none would be in the sample together, or none of them."""
 
 
-def session_or_call(hook: Hook) -> bytes:
+def session_or_call(hook: Hook, method: str = "") -> bytes:
     """The JSON of the session's id, else of the call's; empty where the hook has neither."""
-    for name in (bytes(hook.session_id), bytes(hook.call_id)):
+    for name in (bytes(own_session(hook, method)), bytes(hook.call_id)):
         if name not in _NONE:
             return name
     return b""
@@ -30,9 +30,9 @@ class Sample:
     def __init__(self, part: float) -> None:
         self._bound = max(1, round(part * _ALL))
 
-    def takes(self, hook: Hook, request_id: str) -> bool:
+    def takes(self, hook: Hook, request_id: str, method: str = "") -> bool:
         """Whether the hook is in it: by its session, else by its call, else by itself."""
         if self._bound >= _ALL:
             return True
-        key = session_or_call(hook) or request_id.encode()
+        key = session_or_call(hook, method) or request_id.encode()
         return crc32(key, crc32(bytes(hook.node_id))) * _SCATTER % _ALL < self._bound

@@ -23,7 +23,7 @@ from zlib import crc32
 import msgspec
 
 from gateway.clientconfig import MethodSettings, SessionSettings, packed, unpacked
-from gateway.hooks import CATALOGUE, Hook, MethodType, text_of
+from gateway.hooks import CATALOGUE, Hook, MethodType, own_session, text_of
 from gateway.settingstore import CAPACITY as MOST_SETTINGS
 from gateway.settingstore import WORDS as STORE_WORDS
 from gateway.settingstore import TextStore, Write
@@ -187,12 +187,12 @@ def shared_memory() -> int:
     return fd
 
 
-def session_of(hook: Hook) -> str | None:
-    """What tells a hook's session from all others; None where the hook names none, or the empty one.
+def session_of(hook: Hook, method: str = "") -> str | None:
+    """What tells a hook's session from all others; None where the hook names none, the empty one, or one of HLS.
 
     A session's id is made of addresses, which two media servers in two private networks can have in common.
     """
-    session = text_of(hook.session_id)
+    session = text_of(own_session(hook, method))
     return f"{text_of(hook.node_id)} {session}" if session else None
 
 

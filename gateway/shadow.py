@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from gateway.comparison import Compare, Difference
-from gateway.hooks import Hook
+from gateway.hooks import Hook, MethodType
 from gateway.rules.globs import compile_glob, fold, is_glob
 from gateway.sampling import Sample
 
@@ -34,7 +34,7 @@ class ShadowSettings(NamedTuple):
     sample: float = 1.0
     """Share of the sessions whose hooks are copied: above 0, up to 1."""
     methods: tuple[str, ...] = DEFAULT_METHODS
-    """Names or globs, in upper or lower case; ``*`` is all of them."""
+    """Names, globs or types, in upper or lower case; ``*`` is all of them."""
     compare: Compare = Compare.VERDICT
     ignore: frozenset[str] = frozenset()
     """Fields, or dotted paths of fields, that may differ."""
@@ -57,13 +57,15 @@ class ShadowResult(msgspec.Struct, frozen=True, gc=False):
 class Shadow:
     """The same, ready for use: whether a hook is copied costs less than a microsecond."""
 
-    __slots__ = ("_names", "_patterns", "_sample", "candidate", "settings", "upstream")
+    __slots__ = ("_all", "_names", "_patterns", "_sample", "candidate", "settings", "upstream")
 
-    def __init__(self, settings: ShadowSettings) -> None:
+    def __init__(self, settings: ShadowSettings, kind: MethodType | None = None) -> None:
+        """*kind*: the type of the methods that it is asked about, where they have one in common."""
         self.settings = settings
         self.upstream = settings.upstream
         self.candidate = candidate_name(settings.upstream)
         methods = [fold(method) for method in settings.methods]
+        self._all = kind is not None and kind.value in methods
         self._names = frozenset((*settings.methods, *(method for method in methods if not is_glob(method))))
         self._patterns = [compile_glob(method).fullmatch for method in methods if is_glob(method)]
         self._sample = Sample(settings.sample)
@@ -73,22 +75,27 @@ class Shadow:
 
     def covers(self, method: str) -> bool:
         """Whether hooks of this method are copied."""
-        if method in self._names:
+        if self._all or method in self._names:
             return True
         method = fold(method)
         return method in self._names or any(matches(method) for matches in self._patterns)
 
-    def takes(self, hook: Hook, request_id: str) -> bool:
+    def takes(self, hook: Hook, request_id: str, method: str = "") -> bool:
         """Whether the hook is in the sample."""
-        return self._sample.takes(hook, request_id)
+        return self._sample.takes(hook, request_id, method)
 
 
 @lru_cache(1024)
-def shadow_of(settings: ShadowSettings | None, method: str | None = None) -> Shadow | None:
-    """A route's shadow, one object for all that are alike; None where there is none for this method."""
+def shadow_of(
+    settings: ShadowSettings | None, method: str | None = None, kind: MethodType | None = None
+) -> Shadow | None:
+    """A route's shadow, one object for all that are alike; None where there is none for this method.
+
+    *kind*: the type of the route's methods.
+    """
     if settings is None:
         return None
-    shadow = Shadow(settings)
+    shadow = Shadow(settings, kind)
     return None if method is not None and not shadow.covers(method) else shadow
 
 

@@ -173,7 +173,7 @@ class Shadows:
             or decision.upstream == shadow.upstream
             or not shadow.covers(decision.method_name)
             or (hook := decision.hook) is None
-            or not shadow.takes(hook, decision.request_id)
+            or not shadow.takes(hook, decision.request_id, decision.method_name)
             or (lane := self._lanes.get(shadow.candidate)) is None
         ):
             return

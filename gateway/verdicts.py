@@ -134,6 +134,8 @@ class Remarks(msgspec.Struct, frozen=True, gc=False):
     """Those of them that the media server does not take: the session's answer to connect does not let it."""
     excluded: tuple[str, ...] = ()
     """Of an answer to connect: what its restExclude leaves out though the gateway needs it, as ``METHOD.FIELD``."""
+    substituted: str | None = None
+    """What the backend answered to an event, where the hook's own body went out in its place."""
 
 
 _NO_REMARKS: Final = Remarks()

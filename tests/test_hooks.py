@@ -14,7 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.hooks import CATALOGUE, BadHookError, MethodType, is_json_object, method_type, parse_hook, text_of
+from gateway.hooks import (
+    CATALOGUE,
+    KEEP_ALIVE,
+    BadHookError,
+    MethodType,
+    is_json_object,
+    method_type,
+    parse_hook,
+    text_of,
+)
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
 WCS = SHARED / "WCS.md"
@@ -33,6 +42,9 @@ app_keys = st.text(min_size=1)
 # --- the catalogue ---
 
 
+KEEP_ALIVE_NOTE = f"(`{KEEP_ALIVE}` is listed with the events by the vendor, and is a question: see above.)"
+
+
 def documented_types() -> dict[str, MethodType]:
     """The methods as the chapter on the four types lists them."""
     types: dict[str, MethodType] = {}
@@ -42,7 +54,9 @@ def documented_types() -> dict[str, MethodType]:
         words = {"connect": "connect", "direct": "direct", "event": "event", "incoming": "incoming"}
         kind = words.get(heading.split()[0].strip("`"))
         if kind is not None:
+            listed = listed.replace(KEEP_ALIVE_NOTE, "")
             types |= dict.fromkeys(re.findall(r"`(\w+)`", listed), MethodType(kind))
+    types[KEEP_ALIVE] = MethodType.DIRECT
     return types
 
 
@@ -61,9 +75,33 @@ def test_a_method_of_the_catalogue_has_its_type(method: str, kind: MethodType) -
 @CHECKED
 @given(st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,30}", fullmatch=True).filter(lambda name: name not in CATALOGUE))
 def test_a_method_that_nobody_lists_is_an_event_if_it_says_so_and_else_a_direct_invocation(name: str) -> None:
-    assert method_type(f"{name}StatusEvent") is MethodType.EVENT
-    if not name.endswith("StatusEvent"):
+    asks = name[:2] == "On" and not name[2:3].islower()
+    assert method_type(f"{name}Event") is (MethodType.DIRECT if asks else MethodType.EVENT)
+    if not name.endswith("Event"):
         assert method_type(name) is MethodType.DIRECT
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        ("OnNewEvent", MethodType.DIRECT),
+        ("OnStatusEvent", MethodType.DIRECT),
+        ("On2ndEvent", MethodType.DIRECT),
+        ("OnEvent", MethodType.DIRECT),
+        ("NewEvent", MethodType.EVENT),
+        ("OngoingEvent", MethodType.EVENT),
+        ("onNewEvent", MethodType.EVENT),
+        ("Event", MethodType.EVENT),
+        ("EventOfNew", MethodType.DIRECT),
+        ("newevent", MethodType.DIRECT),
+    ],
+)
+def test_on_asks_only_as_a_word_of_its_own(method: str, kind: MethodType) -> None:
+    assert method_type(method) is kind
+
+
+def test_the_question_whether_a_stream_may_go_on_is_no_event() -> None:
+    assert method_type(KEEP_ALIVE) is MethodType.DIRECT
 
 
 @pytest.mark.parametrize("method", ["OnCallEvent", "NewStatusEvent", "newInvocation"])

@@ -41,7 +41,7 @@ CONTRACT_FIELDS: Final = (
     "request_id time app method node_id session_id call_id caller callee verdict source reason status error upstream "
     "target budget_ms duration_ms upstream_ms attempts worker means "
     "rule repaired cut ineffective client_config failed_over_from failover_cause changed_fields ignored_fields "
-    "excluded shadow"
+    "excluded shadow substituted"
 ).split()
 NOW: Final = 1_700_000_000.0
 TELLER: Final = Teller(77)

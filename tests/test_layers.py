@@ -21,6 +21,8 @@ LAYERS: Final = {
     "console": 0,
     "headernames": 0,
     "hooks": 0,
+    "methodkeys": 0,
+    "delivery": 0,
     "repair": 0,
     "clientconfig": 0,
     "jsonedit": 0,
@@ -81,6 +83,8 @@ LAYERS: Final = {
 NEIGHBOURS: Final = {
     ("config", "recording"),
     ("rules", "hooks"),
+    ("methodkeys", "hooks"),
+    ("methodkeys", "rules"),
     ("rules", "verdicts"),
     ("verdicts", "hooks"),
     ("verdicts", "tracecontext"),

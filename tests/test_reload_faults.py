@@ -323,6 +323,24 @@ async def test_a_certificate_that_is_spoilt_after_the_check_changes_nothing_and_
     assert set(staged.service.runtime.snapshot.config.apps) == {"kept", "new"}
 
 
+async def test_a_reload_that_comes_amid_the_start_waits_for_its_end(
+    tmp_path: Path, ours: Certificates, logging_kept: None
+) -> None:
+    stage = Staged(tmp_path, ours.ca)
+    stage.write(AFTER)
+    reloading = asyncio.create_task(stage.reloader.reload("SIGHUP"))
+    await asyncio.sleep(0.2)
+    await stage.service.start()
+    try:
+        report = await reloading
+        assert report.successful, report.problems
+        targets = stage.service.runtime.targets
+        assert {key.upstream for key in targets._live} == {"kept", "new", "shadow:kept"}
+        assert not any(target.retired for target in targets._live.values())
+    finally:
+        await stage.aclose()
+
+
 async def test_a_target_that_is_ejected_while_it_is_prepared_begins_its_life_ejected(staged: Staged) -> None:
     after = loads(staged.texts[AFTER], str(staged.path)).config
     await staged.service.prepare(with_workers(after, 1))

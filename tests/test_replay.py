@@ -196,6 +196,23 @@ def test_a_planted_disagreement_is_found_among_many_and_told_with_its_line(path:
     assert "It does NOT decide as was recorded." in run.out
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "agrees"),
+    [
+        (200, b"", True), (204, b"", True), (201, b"stored", True), (200, b"[]", True), (403, b"", False),
+        (500, b"", False), (302, b"", False),
+        (200, b"<br />\n<b>Fatal error</b>:  no in <b>/a.php</b> on line <b>3</b><br />\n{}", False),
+    ],
+)  # fmt: skip
+def test_an_event_is_delivered_by_any_2xx_as_through_the_gateway(
+    path: Path, status: int, body: bytes, agrees: bool
+) -> None:
+    write(path, record(method="CallStatusEvent"))
+    with Backend(lambda method, hook: (status, body)) as backend:
+        run = Run(path, "--to", backend.url, "--all-methods", "--compare", "body")
+    assert (run.status == 0) is agrees, run
+
+
 def test_a_refusal_of_then_that_is_allowed_now_is_a_disagreement(path: Path, same: Backend) -> None:
     write(path, record(**REFUSED))
     report = as_json(path, "--to", same.url)

@@ -51,3 +51,12 @@ def test_a_larger_one_has_all_sessions_of_the_smaller(number: int, less: float, 
     hook = hook_of(sessionId=str(number))
     smaller, larger = (Sample(part).takes(hook, "r") for part in (less, more))
     assert larger >= smaller
+
+
+def test_viewers_of_hls_share_a_session_and_are_in_it_one_by_one() -> None:
+    sample = Sample(0.5)
+    shared, own = hook_of(sessionId="test-HLS"), hook_of(sessionId="/192.0.2.1:1/192.0.2.2:2")
+    asked = ((shared, "playHLS"), (shared, "StreamStatusEvent"), (own, "playHLS"), (own, "playStream"))
+    taken = [{sample.takes(hook, f"r{number}", method) for number in range(100)} for hook, method in asked]
+    assert taken[:3] == [{True, False}] * 3
+    assert len(taken[3]) == 1

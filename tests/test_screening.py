@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.hooks import BadHookError, parse_hook
+from gateway.hooks import CATALOGUE, BadHookError, MethodType, method_type, parse_hook
 from gateway.rules import screening
 from gateway.rules.screening import Rule, Rules, Windows, parse_windows
 from gateway.verdicts import Verdict
@@ -348,3 +348,42 @@ def test_what_rules_read_is_what_a_rule_for_the_method_has_a_condition_on(
     ]
     assert compiled.reads("caller", method) == any(each.caller for each in of_method)
     assert compiled.reads("callee", method) == any(each.callee for each in of_method)
+
+
+# --- by the type of the method ---
+
+RULES = st.lists(
+    st.builds(
+        lambda number, caller, methods, asks: Rule(
+            str(number), caller, (), methods, None, None if asks else REJECT, "u" if asks else None
+        ),
+        st.integers(0, 9),
+        st.sampled_from([(), ("1",), ("1*",)]),
+        st.lists(
+            st.sampled_from(["event", "Incoming", "direct", "connect", "On*", "*Event", "call", "ErrorEvent"]),
+            max_size=2,
+        ).map(tuple),
+        st.booleans(),
+    ),
+    max_size=5,
+)
+
+
+def meets_one(rule: Rule, kind: MethodType, method: str, caller: str | None) -> bool:
+    """Whether a hook meets a rule, as the documents say it."""
+    if rule.caller and (caller is None or not any(fnmatchcase(caller, glob) for glob in rule.caller)):
+        return False
+    if not rule.methods:
+        return rule.upstream is not None or kind is not MethodType.EVENT
+    names = [glob.lower() for glob in rule.methods]
+    return kind.value in names or any(fnmatchcase(method.lower(), glob) for glob in names)
+
+
+@CHECKED
+@given(RULES, RULES, st.sampled_from(sorted(CATALOGUE)), st.sampled_from(["1", "12", "2", None]))
+def test_a_rule_with_a_verdict_meets_events_only_where_methods_says_so(
+    rules: list[Rule], more: list[Rule], method: str, caller: str | None
+) -> None:
+    kind = method_type(method)
+    found = Rules(rules, Rules(more, None, kind), kind).find(caller, None, method, NOW)
+    assert found is next((rule for rule in (*rules, *more) if meets_one(rule, kind, method, caller)), None)

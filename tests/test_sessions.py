@@ -253,3 +253,11 @@ def test_a_session_is_told_by_its_id_and_its_media_server() -> None:
     assert of(sessionId="s", nodeId="n") != of(sessionId="s", nodeId="m") != of(sessionId="s")
     escaped = parse_hook(b'{"appKey":"a","sessionId":"\\/8.8.8.8:1\\/9.9.9.9:2"}')
     assert session_of(escaped) == of(sessionId="/8.8.8.8:1/9.9.9.9:2")
+
+
+def test_the_one_session_of_all_viewers_of_hls_is_nobody_s() -> None:
+    def of(session: str, method: str) -> str | None:
+        return session_of(parse_hook(json.dumps({"appKey": "a", "sessionId": session}).encode()), method)
+
+    assert of("test-HLS", "playHLS") is of("/192.0.2.1:1/192.0.2.2:2", "playHLS") is of("test-HLS", "call") is None
+    assert of("/192.0.2.1:1/192.0.2.2:2", "playStream") is not None

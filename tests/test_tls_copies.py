@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from secured import config
 
 from gateway.config import loads
 from gateway.server.spares import Spares
-from gateway.tls.certificates import MadeOfFiles, Renewal, ServerTLS, server_context
+from gateway.tls.certificates import MadeOfFiles, Renewal, ServerTLS, days_to_expiry, server_context
 from gateway.tls.copies import Files, copied, in_memory
 
 
@@ -108,3 +109,25 @@ def test_files_that_are_of_no_use_from_the_beginning_have_no_copies(ours: Certif
     spares = Spares()
     spares.look(loaded)
     assert spares.copies == {}
+
+
+@pytest.mark.parametrize("what", ["a pipe", "a directory", "a device"])
+def test_what_could_keep_its_reader_waiting_for_ever_is_an_error_at_once(
+    ours: Certificates, tmp_path: Path, what: str
+) -> None:
+    odd = tmp_path / "odd.pem"
+    match what:
+        case "a pipe":
+            os.mkfifo(odd)
+        case "a directory":
+            odd.mkdir()
+        case _:
+            odd.symlink_to("/dev/zero")
+    _, key = map(str, ours.valid)
+    for attempt in (
+        lambda: ServerTLS((str(odd), key, None), "1.2"),
+        lambda: copied((str(odd), key, None), lambda files: server_context(files, "1.2")),
+        lambda: days_to_expiry(odd),
+    ):
+        with pytest.raises(OSError, match=r"regular|directory"):
+            attempt()

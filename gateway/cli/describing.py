@@ -8,6 +8,7 @@ from typing import Final
 from gateway.clientconfig import ClientConfig, Mode
 from gateway.comparison import Compare
 from gateway.config import App, Config, Defaults, Settings
+from gateway.delivery import EventAnswers
 from gateway.repair import ResponseCheck
 from gateway.rules.screening import Rule
 from gateway.shadow import ShadowSettings
@@ -21,6 +22,10 @@ _CHECKS: Final = {
     ResponseCheck.STRICT: "a 200 must be one JSON object, and nothing beside it",
     ResponseCheck.REPAIR: "repair: a byte-order mark and PHP's notices around the object are cut away",
     ResponseCheck.OFF: "off: a 200 counts, whatever its body is",
+}
+_EVENTS: Final = {
+    EventAnswers.ANY: "any: every 2xx is a delivery, unless PHP reports a fatal error in it",
+    EventAnswers.STRICT: "strict: an answer is judged as that of any other method",
 }
 _MODES: Final = {
     Mode.ENFORCE: "the gateway adds that to their answers",
@@ -110,6 +115,11 @@ def reserve_in_words(settings: Settings) -> str:
     return f"{100 * settings.failover_reserve:.3g}% of the budget is kept free for failover"
 
 
+def events_in_words(answers: EventAnswers) -> str:
+    """Which answers to an event mean that it was delivered."""
+    return _EVENTS[answers]
+
+
 def conditions(rule: Rule) -> str:
     """What a hook must be to meet a rule."""
     parts = [
@@ -157,9 +167,10 @@ def wisdom(config: Config) -> Iterator[str]:
 
 def _block(name: str, level: App | Defaults, settings: Settings, config: Config) -> Iterator[str]:
     lines = list(_own(level, settings))
-    if isinstance(level, App) and level.static is None:
+    if isinstance(level, Defaults) or level.static is None:
         for method, own in level.methods.items():
-            lines += _of_method(method, own.model_fields_set, config.settings(name, method))
+            of_key = config.inherited(method) if isinstance(level, Defaults) else config.settings(name, method)
+            lines += _of_method(method, own.model_fields_set, of_key)
     if lines:
         yield from ("", name, *(f"  {what:13} {words}" for what, words in lines))
 
@@ -181,6 +192,8 @@ def _own(level: App | Defaults, settings: Settings) -> Iterator[tuple[str, str]]
         yield "rate limit", "off" if rate is None else f"{rate}; past it, overload"
     if "response_check" in written:
         yield "answers", check_in_words(settings.response_check)
+    if "event_answers" in written:
+        yield "events", events_in_words(settings.event_answers)
     if "shadow" in written:
         yield "shadow", "off" if settings.shadow is None else shadow_in_words(settings.shadow)
 
@@ -197,6 +210,8 @@ def _of_method(method: str, written: set[str], settings: Settings) -> Iterator[t
         yield f"{method}:", f"failover: {_asked_after(settings)}"
     if "response_check" in written:
         yield f"{method}:", f"answers: {check_in_words(settings.response_check)}"
+    if "event_answers" in written:
+        yield f"{method}:", f"events: {events_in_words(settings.event_answers)}"
     if "shadow" in written:
         shadow = settings.shadow
         yield f"{method}:", "shadow: " + ("off" if shadow is None else shadow_in_words(shadow))
@@ -207,6 +222,8 @@ def _rules_in_words(rules: Sequence[Rule]) -> Iterator[tuple[str, str]]:
         yield "" if index else "rules", f"{rule.name}: {conditions(rule)}: {outcome(rule)}"
     if len(rules) > _MANY:
         yield "", f"and {len(rules) - _MANY:,} more"
+    if any(rule.verdict is not None and not rule.methods for rule in rules):
+        yield "", "events meet no rule with a verdict that does not name them: they go to the backend"
 
 
 def _refusals(config: Config) -> Iterator[str]:

@@ -45,13 +45,14 @@ from gateway.cli.describing import (
     wisdom,
 )
 from gateway.clientconfig import Mode
-from gateway.config import Config, Settings, json_schema
-from gateway.hooks import BadHookError, Hook, MethodType, method_type, parse_hook
+from gateway.config import Config, Settings, json_schema, path_text
+from gateway.delivery import EventAnswers
+from gateway.hooks import PLAY_HLS, BadHookError, Hook, MethodType, method_type, parse_hook
 from gateway.recording import RecordSettings
 from gateway.requests import is_method_name
 from gateway.retry import Retry
-from gateway.routing import Match, Route, Table
-from gateway.rules.screening import Rule
+from gateway.routing import Match, Table
+from gateway.rules.screening import Rule, scope
 from gateway.sampling import Sample, session_or_call
 from gateway.sessions import session_of
 from gateway.shadow import Shadow
@@ -119,11 +120,12 @@ def version() -> None:
 
 def _routes(config: Config) -> RichTable:
     table = RichTable("app", "method", "upstream", "budget", *Cause, box=None, pad_edge=False)
-    lookup = Table(config)
     for app, settings in config.apps.items():
-        for method in (None, *settings.methods):
-            route = lookup.route_of(app, method)
-            table.add_row(Text(app), method or "(any)", *_row(route, config.settings(app, method)))
+        # A key of the defaults that no app sets too is told with each, for it comes before what the app says of all.
+        for method in (None, *dict.fromkeys((*settings.methods, *config.defaults.methods))):
+            row = _row(config.settings(app, method))
+            if method is None or settings.static is None:
+                table.add_row(Text(app), method or "(any)", *row)
     if config.unknown_app == "reject":
         table.add_row("(any other)", "(any)", "none: 403")
     else:
@@ -131,11 +133,12 @@ def _routes(config: Config) -> RichTable:
     return table
 
 
-def _row(route: Route, settings: Settings) -> Iterable[str | Text]:
-    if route.upstream is None:
-        return (f"none: always {route.static or Verdict.REJECT}",)
-    names = shares_in_words(settings.split) if settings.split else route.upstream
-    return (Text(names), seconds(route.budget), *(Text(fallback_in_words(route.fallback, cause)) for cause in Cause))
+def _row(settings: Settings) -> Iterable[str | Text]:
+    if settings.upstream is None:
+        return (f"none: always {settings.static or Verdict.REJECT}",)
+    names = shares_in_words(settings.split) if settings.split else settings.upstream
+    fallbacks = (Text(fallback_in_words(settings.fallback, cause)) for cause in Cause)
+    return (Text(names), seconds(settings.timeout), *fallbacks)
 
 
 class _Explained:
@@ -177,7 +180,9 @@ class _Explained:
         count = len(self._settings.rules)
         when = datetime.fromtimestamp(self._when, UTC).strftime("%Y-%m-%d %H:%M UTC")
         if rule is None:
-            return f"none of {count} meets it at {when}" if count > 1 else f"the only one does not meet it at {when}"
+            told = f"none of {count} meets it at {when}" if count > 1 else f"the only one does not meet it at {when}"
+            passed = sum(scope(rule, self._kind) is None and not rule.methods for rule in self._settings.rules)
+            return told + (f"; {passed} with a verdict and without methods: events pass by these" if passed else "")
         place = self._settings.rules.index(rule) + 1
         return f"{rule.name} ({conditions(rule)}): {outcome(rule)}; number {place} of {count}, met at {when}"
 
@@ -187,7 +192,7 @@ class _Explained:
         if rule is not None:
             why = f", by rule {rule.name}"
         elif route.split is not None:
-            session = session_of(self._hook)
+            session = session_of(self._hook, self._method)
             name = route.split.choose(session or "")
             part = f"{share_of(settings.split, name)} of the sessions ({shares_in_words(settings.split)})"
             why = f", which has {part}; this session stays there while the weights do"
@@ -197,26 +202,37 @@ class _Explained:
             yield f"upstream  {name} ({', '.join(self._targets(name))}){why}"
         else:
             yield f"upstream  {name}{why}"
-        if others := [other for other in settings.failover if other != name]:
-            yield f"failover  {' then '.join(others)}, {failures_in_words(settings.failover_on, name)}"
-            if route.first_budget is not None:
-                yield f"reserve   {reserve_in_words(settings)}: {name} has {seconds(route.first_budget)}"
-        by = f"apps.{self._match.app}" + (f".methods.{route.method}" if self._is_configured(route) else "")
-        yield f"budget    {seconds(route.budget)}, by {by} or what it inherits"
-        yield f"retry     {_retry_in_words(self._retry_of(name))}"
-        yield f"repeats   {_repeats_in_words(route.dedupe)}"
-        if settings.max_in_flight is not None:
-            yield f"limit     {settings.max_in_flight} hooks of the app at once"
-        if settings.rate_limit is not None:
-            yield f"rate      {settings.rate_limit}, of the app; past it, the verdict for overload"
-        yield f"answers   {check_in_words(settings.response_check)}"
-        if settings.shadow is not None:
-            yield f"shadow    {shadow_in_words(settings.shadow)}; {self._shadowed(name)}"
+        yield from self._bounds(name)
         for cause in Cause:
             verdict = fallback_in_words(route.fallback, cause)
             yield f"{'fallback' if cause is Cause.TIMEOUT else '':9} {cause}: {verdict}"
+        yield f"{'':9} set by {self._from('fallback')}"
         if route.fallback.fields:
             yield f"changed   {self._changed(route.fallback)}"
+
+    def _bounds(self, name: str) -> Iterable[str]:
+        """What the asking of an upstream may take, and what stands beside it."""
+        route, settings = self._match.route, self._settings
+        if others := [other for other in settings.failover if other != name]:
+            others_in_words = failures_in_words(settings.failover_on, name)
+            yield f"failover  {' then '.join(others)}, {others_in_words} ({self._from('failover_on')})"
+            if route.first_budget is not None:
+                yield f"reserve   {reserve_in_words(settings)}: {name} has {seconds(route.first_budget)}"
+        yield f"budget    {seconds(route.budget)} ({self._from('timeout')})"
+        yield f"retry     {_retry_in_words(self._retry_of(name))} ({self._retry_from(name)})"
+        yield f"repeats   {_repeats_in_words(route.dedupe)} ({self._from('dedupe')})"
+        if settings.max_in_flight is not None:
+            yield f"limit     {settings.max_in_flight} hooks of the app at once ({self._from('max_in_flight')})"
+        if settings.rate_limit is not None:
+            rate = f"{settings.rate_limit}, of the app; past it, the verdict for overload"
+            yield f"rate      {rate} ({self._from('rate_limit')})"
+        if self._kind is MethodType.EVENT and settings.event_answers is EventAnswers.ANY:
+            answers = "any 2xx: it is delivered, unless PHP reports a fatal error"
+            yield f"answers   {answers} ({self._from('event_answers')})"
+        else:
+            yield f"answers   {check_in_words(settings.response_check)} ({self._from('response_check')})"
+        if settings.shadow is not None:
+            yield f"shadow    {shadow_in_words(settings.shadow)}; {self._shadowed(name)}"
 
     def _changed(self, fallback: Fallback) -> str:
         """What the media server makes of the fields that the fallback changes."""
@@ -231,8 +247,14 @@ class _Explained:
             return f"{told}; rest_client_config: enforce sees to that"
         return f"{told}; {enforcing(wanted, self._method, fields)} adds that"
 
-    def _is_configured(self, route: Route) -> bool:
-        return route.method in self._config.apps[self._match.app].methods
+    def _from(self, key: str) -> str:
+        return self._config.origin(self._match.app, self._method, key) or "the default"
+
+    def _retry_from(self, name: str) -> str:
+        if self._settings.retry is not None or name not in self._config.upstreams:
+            return self._from("retry")
+        own = "retry" in self._config.upstreams[name].model_fields_set
+        return path_text(("upstreams", name, "retry")) if own else "the default"
 
     def _targets(self, name: str) -> Iterable[str]:
         return (it.url + (" (backup)" if it.backup else "") for it in self._config.upstreams[name].targets)
@@ -243,14 +265,14 @@ class _Explained:
 
     def _shadowed(self, upstream: str) -> str:
         shadow = self._settings.shadow
-        if shadow is None or not Shadow(shadow).covers(self._method):
+        if shadow is None or not Shadow(shadow, self._kind).covers(self._method):
             return "of this method none"
         if upstream == shadow.upstream:
             return "of this one none: it decides this one itself"
-        if shadow.sample >= 1 or session_of(self._hook) is not None:
+        if shadow.sample >= 1 or session_of(self._hook, self._method) is not None:
             return (
                 "of this one too"
-                if Shadow(shadow).takes(self._hook, "")
+                if Shadow(shadow).takes(self._hook, "", self._method)
                 else "of this one none: its session is not among them"
             )
         return "of this one if it happens to be among them: it names no session"
@@ -259,9 +281,9 @@ class _Explained:
         hook = self._hook
         if record.sample >= 1:
             what = ""
-        elif not session_or_call(hook):
+        elif not session_or_call(hook, self._method):
             what = f" if it happens to be among {100 * record.sample:.3g}%: it names no session"
-        elif Sample(record.sample).takes(hook, ""):
+        elif Sample(record.sample).takes(hook, "", self._method):
             what = f": its session is among {100 * record.sample:.3g}%"
         else:
             return f"no: its session is not among {100 * record.sample:.3g}%"
@@ -271,8 +293,8 @@ class _Explained:
     def _refusal(self) -> str:
         wanted = self._settings.client_config
         counts = wanted.stops(self._method)
-        told = meaning.of_refusal(self._kind, counts)
-        if self._kind not in (MethodType.DIRECT, MethodType.INCOMING):
+        told = meaning.of_refusal(self._kind, counts, self._method)
+        if self._kind not in (MethodType.DIRECT, MethodType.INCOMING) or self._method == PLAY_HLS:
             return told
         if counts:
             return f"{told}; rest_client_config: enforce sees to that"

@@ -23,8 +23,16 @@ def remarks(call: Json) -> Text:
     """What few calls have, for the end of their line."""
     parts = [
         Text(f"{name}={plain(call[name])}")
-        for name in ("rule", "repaired", "client_config", "failed_over_from", "changed_fields", "excluded")
-        if call[name] is not None and (name, call[name]) != ("client_config", "ok")
+        for name in (
+            "rule",
+            "repaired",
+            "client_config",
+            "failed_over_from",
+            "changed_fields",
+            "excluded",
+            "substituted",
+        )
+        if call.get(name) is not None and (name, call[name]) != ("client_config", "ok")
     ]
     if call["ineffective"]:
         parts.append(Text("the media server ignores this refusal", style="bold red"))
@@ -57,6 +65,8 @@ def story(call: Json) -> Iterator[tuple[str, str]]:
         yield "repaired", f"{plain(call['repaired'])}; what was cut away:"
         for line in call["cut"].splitlines()[:_MOST_CUT]:
             yield "", plain(line)
+    if call.get("substituted") is not None:
+        yield "answered", f"{plain(call['substituted'])}: an event is delivered so too; the hook's own body went out"
     if call["shadow"] is not None:
         yield from _candidate(call["shadow"])
 

@@ -5,13 +5,14 @@ As in ``checks``, it is the file's plain data that is looked at, and whatever ha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from gateway.clientconfig import FIXED
-from gateway.hooks import MethodType, method_type
+from gateway.hooks import MethodType
 from gateway.rules.globs import compile_glob, fold
 
+from .methodchecks import MethodChecks
 from .problems import Path
 from .screens import MAX_METHOD
 
@@ -32,25 +33,22 @@ class AnswerChecks:
         problem: Callable[[Path, str], None],
         warn: Callable[[Path, str], None],
         defaults: dict[str, Any],
-        hook_types: Mapping[str, Any],
+        methods: MethodChecks,
     ) -> None:
         self._problem = problem
         self._warn = warn
         self._defaults = defaults
-        self._hook_types = hook_types
+        self._methods = methods
 
     def defaults(self) -> None:
         """The defaults; what they say of failover may be for apps that have one."""
-        self._fallback(("defaults",), self._defaults)
+        for place, level in _levels(("defaults",), self._defaults):
+            self._fallback(place, level)
         self._excluded(("defaults",), self._defaults, _items(self._defaults.get("rules")))
 
     def app(self, path: Path, app: dict[str, Any]) -> None:
         """An app, with its methods."""
-        methods = app.get("methods")
-        levels: list[tuple[Path, dict[str, Any]]] = [(path, app)]
-        for method, settings in methods.items() if isinstance(methods, dict) else ():
-            if isinstance(settings, dict):
-                levels.append(((*path, "methods", method), settings))
+        levels = _levels(path, app)
         for place, level in levels:
             self._fallback(place, level)
         if "static" not in app:
@@ -70,8 +68,18 @@ class AnswerChecks:
             if path[-2:-1] == ("methods",) and self._is_event(str(path[-1])):
                 self._warn(place, _RECEIPT)
 
-    def _is_event(self, method: str) -> bool:
-        return (self._hook_types.get(method) or method_type(method)) == MethodType.EVENT
+    def _is_event(self, key: str) -> bool:
+        """Whether a key stands for events alone."""
+        return self._methods.kinds(key) == {MethodType.EVENT}
+
+    def _meets(self, rule: dict[str, Any], key: str) -> bool:
+        """Whether a hook of a method that the key stands for can meet the rule."""
+        kinds = self._methods.kinds(key)
+        if not (names := _names(rule.get("methods", []))):
+            return "verdict" not in rule or kinds != {MethodType.EVENT}
+        globs = [fold(name) for name in names if len(name) <= MAX_METHOD]
+        types = {kind.value for kind in kinds}
+        return any(glob in types or compile_glob(glob).fullmatch(fold(key)) is not None for glob in globs)
 
     def _failover(self, levels: list[tuple[Path, dict[str, Any]]]) -> None:
         """*levels*: the app and its methods."""
@@ -96,15 +104,15 @@ class AnswerChecks:
             for name in [it.strip() for it in names.split(",")] if isinstance(names, str) else ():
                 if name in FIXED:
                     self._warn(place, _NEEDED.format(name))
-                elif name in _NUMBERS and any(name in rule and _meets(rule, method) for rule in rules):
+                elif name in _NUMBERS and any(name in rule and self._meets(rule, str(method)) for rule in rules):
                     self._warn(place, _READ.format(name))
 
 
-def _meets(rule: dict[str, Any], method: str) -> bool:
-    globs = _names(rule.get("methods", "*"))
-    return any(
-        compile_glob(fold(glob)).fullmatch(fold(method)) is not None for glob in globs if len(glob) <= MAX_METHOD
-    )
+def _levels(path: Path, level: dict[str, Any]) -> list[tuple[Path, dict[str, Any]]]:
+    """A level and those of its methods."""
+    methods = level.get("methods")
+    inner = methods.items() if isinstance(methods, dict) else ()
+    return [(path, level), *(((*path, "methods", key), it) for key, it in inner if isinstance(it, dict))]
 
 
 def _names(value: object) -> list[str]:

@@ -9,21 +9,21 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final, TypeGuard
 
-from gateway.hooks import MethodType, method_type
-from gateway.rules.globs import compile_glob, fold, is_glob
+from gateway.hooks import PLAY_HLS, MethodType
 from gateway.shadow import PREFIX
 
 from .clientconfigs import KNOWN_FIELDS
+from .methodchecks import MethodChecks
 from .problems import Path, Speller
-from .screens import MAX_METHOD, MAX_METHODS, MAX_RULES
+from .screens import MAX_METHODS, MAX_RULES
 from .shares import MAX_FAILOVERS, MAX_SHARES
 
 _COUNT: Final = "restOnError"
-_NO_METHOD: Final = "neither in the catalogue of methods nor in hook_types"
 _NEEDLESS: Final = {
     MethodType.CONNECT: "does nothing here: a refused connect is declined in any case",
     MethodType.EVENT: "does nothing here: an event has happened already and cannot be refused",
 }
+_HLS: Final = "does nothing here: playHLS comes without a connect, and a refused one is refused in any case"
 
 
 class AppChecks:
@@ -35,7 +35,7 @@ class AppChecks:
         warn: Callable[[Path, str], None],
         speller: Speller,
         defaults: dict[str, Any],
-        methods: Mapping[str, Any],
+        methods: MethodChecks,
         upstreams: Mapping[str, Any] | None,
     ) -> None:
         """*upstreams* is None where they cannot be told."""
@@ -44,9 +44,6 @@ class AppChecks:
         self._speller = speller
         self._defaults = defaults
         self._methods = methods
-        self._folded = frozenset(map(fold, methods))
-        self._globs: dict[str, bool] = {}
-        """Whether a glob stands for any method."""
         self._upstreams = upstreams
 
     def level(self, path: Path, level: dict[str, Any]) -> None:
@@ -138,21 +135,14 @@ class AppChecks:
                 self._exists((*path, index, "upstream"), rule["upstream"])
                 if static:
                     self._problem((*path, index, "upstream"), "cannot be asked: the app is static, it has no backend")
-            self._known((*path, index, "methods"), rule.get("methods"))
+            self._known((*path, index, "methods"), rule.get("methods"), verdict="verdict" in rule)
 
-    def _known(self, path: Path, methods: object) -> None:
+    def _known(self, path: Path, methods: object, *, verdict: bool = False) -> None:
         """Names and globs that stand for no method are probably mistyped."""
         for place, name in islice(_names(path, methods), MAX_METHODS):
-            if not is_glob(name):
-                if fold(name) not in self._folded:
-                    self._warn(place, f"{_NO_METHOD}{self._speller.hint(name, self._methods)}")
-            elif len(name) <= MAX_METHOD and not self._matches_one(name):
-                self._warn(place, "matches no method of the catalogue and of hook_types")
-
-    def _matches_one(self, glob: str) -> bool:
-        if glob not in self._globs:
-            self._globs[glob] = any(map(compile_glob(fold(glob)).fullmatch, self._folded))
-        return self._globs[glob]
+            self._methods.item(place, name)
+            if verdict:
+                self._methods.swallowed(place, name)
 
     # --- shadows ---
 
@@ -170,15 +160,20 @@ class AppChecks:
     def _client_config(self, path: Path, methods: object) -> None:
         for method, fields in methods.items() if isinstance(methods, dict) else ():
             place = (*path, method)
-            if method not in self._methods:
-                self._warn(place, f"{_NO_METHOD}{self._speller.hint(method, self._methods)}")
+            self._methods.key(place, method)
             for field in fields if isinstance(fields, dict) else ():
                 if field not in KNOWN_FIELDS:
                     hint = self._speller.hint(field, KNOWN_FIELDS)
                     self._warn((*place, field), f"no field of a method that the media server is known to read{hint}")
-            kind = self._methods.get(method) or method_type(method)
-            if isinstance(fields, dict) and _COUNT in fields and isinstance(kind, str) and kind in _NEEDLESS:
-                self._warn((*place, _COUNT), _NEEDLESS[MethodType(kind)])
+            if isinstance(fields, dict) and _COUNT in fields and (why := self._needless(method)):
+                self._warn((*place, _COUNT), why)
+
+    def _needless(self, method: str) -> str:
+        """Why restOnError does nothing for a key; empty where it does something."""
+        if method == PLAY_HLS:
+            return _HLS
+        kinds = self._methods.kinds(method)
+        return next(iter(map(_NEEDLESS.__getitem__, kinds)), "") if kinds <= _NEEDLESS.keys() else ""
 
 
 def _is(value: object) -> TypeGuard[dict[str, Any]]:

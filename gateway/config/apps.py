@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field
 
 from gateway.clientconfig import ClientConfig
+from gateway.delivery import EventAnswers
+from gateway.hooks import MethodType, method_type
+from gateway.methodkeys import TYPES, MethodKeys
 from gateway.ratelimit import Rate
 from gateway.repair import ResponseCheck
 from gateway.retry import Retry
@@ -20,11 +25,15 @@ from .backends import RetrySection
 from .clientconfigs import CLIENT_CONFIG, RESPONSE_CHECK, ClientConfigPart, merged
 from .fallbacks import FAILOVER_RESERVE, VERDICTS_BY_CAUSE, FailoverOn
 from .rates import RateLimit
-from .rules import BUDGET, IN_FLIGHT, REPEATS, MethodName, Section
+from .rules import BUDGET, IN_FLIGHT, REPEATS, MethodKey, Section
 from .screens import DefaultRules, OwnRules
 from .shadows import METHOD_SHADOW, SHADOW
 from .shares import Failover, UpstreamChoice
 from .values import NotNull, OneOf, ReadAs
+
+NO_TYPES: Final[Mapping[str, MethodType]] = {}
+"""Where ``hook_types`` says nothing."""
+EVENT_ANSWERS: Final = OneOf(tuple(EventAnswers))
 
 DEDUPED: Final = frozenset({"connect", "OnCallEvent"})
 """The methods whose repeats are recognised unless the configuration says otherwise."""
@@ -84,7 +93,8 @@ class Defaults(Section):
         default=None,
         description="How long a repeat of the very same hook (app, method and body) gets the first one's verdict "
         "without asking the backend; off: never. Default 10s for connect and OnCallEvent, off for all other methods; "
-        "set here, it holds for every method. A hook that is repeated on purpose within that time is not asked again.",
+        "set here, it holds for every method. A hook that is repeated on purpose within that time, as "
+        "StreamKeepAliveEvent is, is not asked again.",
     )
     max_in_flight: Annotated[int | None, IN_FLIGHT] = Field(
         default=None,
@@ -116,10 +126,25 @@ class Defaults(Section):
         "before or after the object, are cut away); off (any body is taken). Default strict; with off, an error page "
         "with status 200 is an allow.",
     )
+    event_answers: Annotated[EventAnswers | None, EVENT_ANSWERS] = Field(
+        default=None,
+        description="For methods of type event, which answers mean that it was delivered: any (every 2xx; what is not "
+        "a 200 with one JSON object is answered with the hook's own body) or strict (as for other methods, by "
+        "response_check). Default any, but for a text in which PHP reports a fatal error, which is a bad_answer; with "
+        "strict, an answer such as 204 or OK counts as a failure.",
+    )
+    methods: dict[MethodKey, CommonMethod] = Field(
+        default={},
+        description='Settings by method, for all apps: keys are exact names, globs such as "*StatusEvent", or the '
+        "types connect, direct, event and incoming. An exact name counts before the longest glob, that before the "
+        "type; of two that are alike, the app's before this one; and each of them before what apps and defaults say "
+        "for all methods. Default: none. Without {StreamKeepAliveEvent: {fallback: {timeout: allow, unreachable: "
+        "allow, overload: allow, bad_answer: allow, error_status: allow}}}, a backend that fails can end live streams.",
+    )
 
 
-class Method(Section):
-    """Settings of one method of an app; what is left out is the app's."""
+class CommonMethod(Section):
+    """Settings of the methods that a key stands for, of all apps; what is left out is the app's, or the defaults'."""
 
     timeout: Annotated[float | None, BUDGET] = Field(
         default=None,
@@ -163,6 +188,16 @@ class Method(Section):
         description="How exactly a 200 must be one JSON object: strict, repair or off. Default: the next wider "
         "level's; with off, an error page with status 200 is an allow.",
     )
+    event_answers: Annotated[EventAnswers | None, EVENT_ANSWERS] = Field(
+        default=None,
+        description="For methods of type event, which answers mean that it was delivered: any or strict. Default: the "
+        "next wider level's; with strict, an answer such as 204 or OK counts as a failure.",
+    )
+
+
+class Method(CommonMethod):
+    """Settings of the methods that a key stands for, of one app; what is left out is the next wider level's."""
+
     shadow: Annotated[ShadowSettings | Literal["off"] | None, METHOD_SHADOW] = Field(
         default=None,
         description="A candidate that gets copies of this method's hooks, whatever the app's shadow names; or off. "
@@ -188,8 +223,8 @@ class App(Method):
     )
     static: Annotated[Verdict | None, OneOf((Verdict.ALLOW, Verdict.REJECT))] = Field(
         default=None,
-        description="The verdict for every hook of this app that no rule decides: allow or reject. No default; no "
-        "backend is asked, so allow lets every call through.",
+        description="The verdict for every hook of this app that no rule decides, events included: allow or reject. No "
+        "default; no backend is asked or told, so allow lets every call through, and nobody records it.",
     )
     max_in_flight: Annotated[int | None, IN_FLIGHT] = Field(
         default=None,
@@ -232,10 +267,12 @@ class App(Method):
         description="The media server's signature of each hook (its rest_hook_send_hash). Default: none is asked for, "
         "and the header goes on as it came.",
     )
-    methods: dict[MethodName, Method] = Field(
+    methods: dict[MethodKey, Method] = Field(
         default={},
-        description="Settings of single methods, such as OnCallEvent. Default: none, the app's hold for all; check "
-        "warns of a name that it does not know, which may be mistyped.",
+        description='Settings by method: keys are exact names such as OnCallEvent, globs such as "*StatusEvent", or '
+        "the types connect, direct, event and incoming. An exact name counts before the longest glob, that before the "
+        "type, for each setting by itself; of two that are alike, this one before that of defaults.methods. Default: "
+        "none, the app's hold for all but what defaults.methods names; check warns of a name that it does not know.",
     )
 
 
@@ -265,6 +302,8 @@ class Settings(NamedTuple):
     client_config: ClientConfig = ClientConfig()
     """Of the app: what its answers to connect are to set."""
     response_check: ResponseCheck = ResponseCheck.STRICT
+    event_answers: EventAnswers = EventAnswers.ANY
+    """Of methods of type event: for all others it says nothing."""
     rate_limit: Rate | None = None
     """Of the app, whatever the method; None = no limit."""
     rules: tuple[Rule, ...] = ()
@@ -277,21 +316,67 @@ class Settings(NamedTuple):
     """Part of the budget kept free for *failover*, where it is asked after a timeout."""
 
 
-def settings_of(app: App, method: str | None, defaults: Defaults) -> Settings:
-    """What comes of the three levels; *method* is None for whichever has no name in the app.
+def levels_of(
+    app: App, method: str | None, defaults: Defaults, hook_types: Mapping[str, MethodType] = NO_TYPES
+) -> Iterator[tuple[tuple[str, ...], CommonMethod | Defaults]]:
+    """The places that may set something for hooks of a method: of each setting, the first that has it counts.
 
-    A configuration of 10,000 apps asks thirty thousand times, so this is written for speed: every setting is read at
+    Each with its path: below the app, or from the top of the file where it begins with ``defaults``. *method* may be a
+    glob or a type, for what a key itself comes to; None = no key counts.
+    """
+    for is_own, key in _keys(app, method, defaults, hook_types):
+        if is_own:
+            yield ("methods", key), app.methods[key]
+        else:
+            yield ("defaults", "methods", key), defaults.methods[key]
+    yield (), app
+    yield ("defaults",), defaults
+
+
+def _keys(
+    app: App, method: str | None, defaults: Defaults, hook_types: Mapping[str, MethodType]
+) -> tuple[tuple[bool, str], ...]:
+    """The keys under ``methods`` that a method meets, the most specific one first; whether each is the app's own."""
+    if method is None or not (app.methods or defaults.methods):
+        return ()
+    kind = MethodType(method) if method in TYPES else method_type(method, hook_types)
+    return _ranked(tuple(app.methods), tuple(defaults.methods), method, kind)
+
+
+@lru_cache(4096)
+def _ranked(
+    own: tuple[str, ...], common: tuple[str, ...], method: str, kind: MethodType
+) -> tuple[tuple[bool, str], ...]:
+    """An exact name, then globs, the longest first, then the type; of each, the app's before that of defaults."""
+    found: list[tuple[bool, str]] = []
+    for mine, wider in zip(*(keys_of(keys).ranks(method, kind) for keys in (own, common)), strict=True):
+        found += [(True, key) for key in mine]
+        found += [(False, key) for key in wider]
+    return tuple(found)
+
+
+keys_of: Final = lru_cache(1024)(MethodKeys)
+"""The keys of a mapping, compiled: most apps have the same ones."""
+
+
+def settings_of(
+    app: App, method: str | None, defaults: Defaults, hook_types: Mapping[str, MethodType] = NO_TYPES
+) -> Settings:
+    """What comes of all levels; *method* is None for what the app says for all methods.
+
+    A configuration of 10,000 apps asks fifty thousand times, so this is written for speed: every setting is read at
     most once a level, and one that most apps lack costs a look.
     """
-    special = None if method is None else app.methods.get(method)
-    nearest = app if special is None else special
+    keys = _keys(app, method, defaults, hook_types)
+    levels: list[CommonMethod | Defaults] = [app.methods[key] if own else defaults.methods[key] for own, key in keys]
+    levels += [app, defaults]
     rules = app.rules or defaults.rules
     if rules and app.rules:
         rules += defaults.rules
-    client_config = merged(app.rest_client_config, defaults.rest_client_config)
+    client_config = merged(app.rest_client_config, defaults.rest_client_config, hook_types)
     max_in_flight = app.max_in_flight or defaults.max_in_flight
-    timeout = nearest.timeout or app.timeout or defaults.timeout
-    fallback = nearest.fallback or app.fallback or defaults.fallback
+    timeout = _first(levels, "timeout")
+    fallback = _first(levels, "fallback")
     if app.static is not None:
         return Settings(
             None, app.static, timeout, fallback, None, max_in_flight, None, app.credentials, app.signature,
@@ -302,42 +387,52 @@ def settings_of(app: App, method: str | None, defaults: Defaults) -> Settings:
     upstream = chosen[0].name if isinstance(chosen, tuple) else chosen
     failover = defaults.failover if app.failover is None else app.failover
     rate_limit = app.rate_limit or defaults.rate_limit
-    failover_on = nearest.failover_on or app.failover_on or defaults.failover_on
+    failover_on = _first(levels, "failover_on")
+    reserve = _first(levels, "failover_reserve") if failover_on else None
     return Settings(
         upstream,
         None,
         timeout,
         fallback,
-        nearest.retry or app.retry or defaults.retry,
+        _first(levels, "retry"),
         max_in_flight,
-        _dedupe(nearest, app, defaults, method),
+        _dedupe(levels, method),
         app.credentials,
         app.signature,
         split,
         _others(failover, upstream, split, rules) if failover else (),
         client_config,
-        nearest.response_check or app.response_check or defaults.response_check or ResponseCheck.STRICT,
+        _first(levels, "response_check") or ResponseCheck.STRICT,
+        _first(levels, "event_answers") or EventAnswers.ANY,
         None if isinstance(rate_limit, str) else rate_limit,
         rules,
-        _shadow(special, app, method),
+        _shadow(app, keys),
         FAILOVER_ON_DEFAULT if failover_on is None else frozenset(failover_on),
-        _failover_reserve(nearest, app, defaults) if failover_on else FAILOVER_RESERVE_DEFAULT,
+        FAILOVER_RESERVE_DEFAULT if reserve is None else reserve,
     )
 
 
-def _dedupe(nearest: Method, app: App, defaults: Defaults, method: str | None) -> float | None:
-    for level in (nearest, app, defaults):
+def settings_of_plain(every: Settings, app: App, method: str | None, defaults: Defaults) -> Settings:
+    """The same for a method that no key under ``methods`` stands for: nearly what the app has for *every* method."""
+    dedupe = None if every.static is not None else _dedupe((app, defaults), method)
+    return every if dedupe == every.dedupe else every._replace(dedupe=dedupe)
+
+
+def _first(levels: Sequence[CommonMethod | Defaults], name: str) -> Any:
+    """A setting of the first level that has it."""
+    for level in levels:
+        value = getattr(level, name)
+        if value is not None:
+            return value
+    return None
+
+
+def _dedupe(levels: Sequence[CommonMethod | Defaults], method: str | None) -> float | None:
+    for level in levels:
         seconds = level.dedupe
         if seconds is not None or "dedupe" in level.model_fields_set:  # None is a value here: off
             return seconds
     return DEDUPE_DEFAULT if method in DEDUPED else None
-
-
-def _failover_reserve(nearest: Method, app: App, defaults: Defaults) -> float:
-    for level in (nearest, app, defaults):
-        if level.failover_reserve is not None:
-            return level.failover_reserve
-    return FAILOVER_RESERVE_DEFAULT
 
 
 def _others(
@@ -349,7 +444,11 @@ def _others(
     return tuple(name for name in failover if name != upstream)
 
 
-def _shadow(special: Method | None, app: App, method: str | None) -> ShadowSettings | None:
-    if special is not None and special.shadow is not None and method is not None:
-        return None if isinstance(special.shadow, str) else special.shadow._replace(methods=(method,))
+def _shadow(app: App, keys: Sequence[tuple[bool, str]]) -> ShadowSettings | None:
+    for own, key in keys:
+        if own and (shadow := app.methods[key].shadow) is not None:
+            return None if isinstance(shadow, str) else shadow._replace(methods=(key,))
     return None if isinstance(app.shadow, str) else app.shadow
+
+
+Defaults.model_rebuild()  # it names a section that comes after it

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
-from gateway.hooks import CATALOGUE, MethodType, method_type
+from gateway.hooks import CATALOGUE, MethodType
 from gateway.retry import Retry, RetryOn
 
 from .addresses import Address, UnixAddress, overlap, parse_address, parse_listen_address
@@ -18,6 +18,7 @@ from .answerchecks import AnswerChecks
 from .appchecks import AppChecks
 from .backends import MAX_TARGETS, Health
 from .document import Document, Scalar, Unresolved, is_brought_in
+from .methodchecks import MethodChecks
 from .model import Config
 from .problems import Path, Problem, Speller, path_text, quote
 from .record import path_problem
@@ -36,7 +37,7 @@ _RETRY: Final = Retry()
 _STATIC: Final = "has no effect: the app is static, so no backend is asked"
 _ASKS: Final = (
     *("timeout", "fallback", "retry", "dedupe", "max_in_flight", "methods"),
-    *("failover", "failover_on", "failover_reserve", "rate_limit", "response_check", "shadow"),
+    *("failover", "failover_on", "failover_reserve", "rate_limit", "response_check", "event_answers", "shadow"),
 )
 """An app's settings that only matter where a backend is asked."""
 _PORTS: Final = {"http": 80, "https": 443}
@@ -57,7 +58,8 @@ class CrossChecks:
         self._defaults = self._section("defaults")
         self._upstreams = self._section("upstreams")
         self._apps = self._section("apps")
-        self._methods = {**CATALOGUE, **self._section("hook_types")}
+        methods = {**CATALOGUE, **self._section("hook_types")}
+        self._methods = MethodChecks(self._problem, self._warn, speller, methods)
         self._has_default_upstream = "upstream" in self._defaults or not isinstance(data.get("defaults", {}), dict)
         self._each_app = AppChecks(
             self._problem,
@@ -82,6 +84,8 @@ class CrossChecks:
         for name, app in self._apps.items():
             if isinstance(app, dict):
                 self._app(name, app)
+        self._methods.types(self._section("hook_types"))
+        self._methods.keep_alive(self._defaults, self._apps)
         self._unknown_app()
 
     def _section(self, name: str) -> dict[str, Any]:
@@ -241,6 +245,7 @@ class CrossChecks:
         self._each_app.level(("defaults",), self._defaults)
         self._answers.defaults()
         self._retry(("defaults",), self._defaults)
+        self._each_method(("defaults", "methods"), self._defaults.get("methods"))
 
     def _app(self, name: str, app: dict[str, Any]) -> None:
         path = ("apps", name)
@@ -255,12 +260,22 @@ class CrossChecks:
         self._who_may_ask(path, app)
         if "static" not in app:
             self._retry(path, app)
-        methods = app.get("methods")
-        if isinstance(methods, dict):
-            for method, settings in methods.items():
-                self._method((*path, "methods", method), method, settings)
-                if isinstance(settings, dict) and "static" not in app and self._acts(method):
-                    self._retry((*path, "methods", method), settings)
+        self._each_method((*path, "methods"), app.get("methods"), static="static" in app)
+
+    def _each_method(self, path: Path, methods: object, *, static: bool = False) -> None:
+        for method, settings in methods.items() if isinstance(methods, dict) else ():
+            if not isinstance(method, str):
+                continue
+            place = (*path, method)
+            self._methods.key(place, method, "; if the media server has it, give its type there")
+            if not isinstance(settings, dict):
+                continue
+            if "timeout" in settings:
+                self._budget(place, settings["timeout"])
+            if "event_answers" in settings:
+                self._methods.event_answers((*place, "event_answers"), method)
+            if not static and not self._methods.kinds(method).isdisjoint(_ONCE_ONLY):
+                self._retry(place, settings)
 
     def _who_may_ask(self, path: Path, app: dict[str, Any]) -> None:
         credentials, signature = app.get("credentials"), app.get("signature")
@@ -299,18 +314,6 @@ class CrossChecks:
                 self._warn((*path, key), _STATIC)
         if isinstance(signature := app.get("signature"), dict) and "upstream_key" in signature:
             self._warn((*path, "signature", "upstream_key"), _STATIC)
-
-    def _method(self, path: Path, method: str, settings: object) -> None:
-        if isinstance(settings, dict) and "timeout" in settings:
-            self._budget(path, settings["timeout"])
-        if method not in self._methods:
-            hint = self._speller.hint(method, self._methods)
-            hint = hint or "; if the media server has it, give its type there"
-            self._warn(path, f"neither in the catalogue of methods nor in hook_types{hint}")
-
-    def _acts(self, method: str) -> bool:
-        kind = self._methods.get(method)
-        return (method_type(method) if kind is None else kind) in _ONCE_ONLY
 
     def _unknown_app(self) -> None:
         name = self._data.get("unknown_app")

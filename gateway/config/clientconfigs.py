@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, NamedTuple
+from functools import lru_cache
+from typing import Annotated, Any, Final, NamedTuple, TypeVar
 
 from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from gateway.clientconfig import ClientConfig, Mode
+from gateway.hooks import PLAY_HLS, MethodType, method_type
+from gateway.methodkeys import MethodKeys, is_name, known_methods
 from gateway.repair import ResponseCheck
 
-from .rules import MethodName, Section
+from .rules import MethodKey, Section
 from .values import NotNull, OneOf, ReadAs, Text, says
 
 KNOWN_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -69,11 +72,13 @@ class ClientConfigSection(Section):
         "Default: the next wider level's, at last warn; with enforce, refusals that never had an effect begin to stop "
         "calls.",
     )
-    methods: Annotated[dict[MethodName, Wanted] | None, NotNull()] = Field(
+    methods: Annotated[dict[MethodKey, Wanted] | None, NotNull()] = Field(
         default=None,
-        description="The fields wanted, by method: restOnError: FAIL makes a refusal of it count. Default: the next "
-        "wider level's, at last {OnCallEvent: {restOnError: FAIL}}; a mapping here replaces that as a whole. An event "
-        "cannot be refused, and a refused connect is always declined: for them it does nothing.",
+        description="The fields wanted, by method: restOnError: FAIL makes a refusal of it count. Keys are names, "
+        "globs or types of methods, the most specific one first for each field; a glob or a type stands for the "
+        "methods of the catalogue and of hook_types, and as for restOnError only for those that can be refused. "
+        "Default: the next wider level's, at last {OnCallEvent: {restOnError: FAIL}}; a mapping here replaces that as "
+        "a whole. An event cannot be refused, and a refused connect or playHLS always is: for them it does nothing.",
     )
 
 
@@ -82,14 +87,47 @@ CLIENT_CONFIG: Final = ReadAs(
 )
 RESPONSE_CHECK: Final = OneOf(tuple(ResponseCheck))
 _NOTHING: Final = ClientConfigPart()
+_REFUSABLE: Final = frozenset({MethodType.DIRECT, MethodType.INCOMING})
+_Item = TypeVar("_Item")
+_Items = tuple[tuple[str, _Item], ...]
 _DEFAULT: Final = ClientConfig()
 
 
-def merged(own: ClientConfigPart | None, wider: ClientConfigPart | None) -> ClientConfig:
-    """What both levels come to, mode and methods each for itself."""
+def merged(
+    own: ClientConfigPart | None, wider: ClientConfigPart | None, hook_types: Mapping[str, MethodType] | None = None
+) -> ClientConfig:
+    """What both levels come to, mode and methods each for itself, globs and types written out."""
     if own is wider is None:
         return _DEFAULT
     own, wider = own or _NOTHING, wider or _NOTHING
     mode = own.mode or wider.mode or _DEFAULT.mode
     methods = wider.methods if own.methods is None else own.methods
-    return ClientConfig(mode, _DEFAULT.methods if methods is None else methods)
+    if methods is None:
+        return ClientConfig(mode, _DEFAULT.methods)
+    return ClientConfig(mode, methods if all(map(is_name, methods)) else _written_out(methods, hook_types or {}))
+
+
+def _written_out(
+    methods: Mapping[str, Mapping[str, str]], hook_types: Mapping[str, MethodType]
+) -> Mapping[str, Mapping[str, str]]:
+    return _expanded(tuple((key, tuple(fields.items())) for key, fields in methods.items()), tuple(hook_types.items()))
+
+
+@lru_cache(256)
+def _expanded(methods: _Items[_Items[str]], hook_types: _Items[MethodType]) -> Mapping[str, Mapping[str, str]]:
+    """The fields of each known method, of every key that it meets: of one field, the most specific key's value.
+
+    Names that are neither in the catalogue nor in ``hook_types`` stay as they are.
+    """
+    by_key = {key: dict(fields) for key, fields in methods}
+    keys = MethodKeys(by_key)
+    names = {name: method_type(name, dict(hook_types)) for name in filter(is_name, by_key)}
+    found: dict[str, dict[str, str]] = {}
+    for method, kind in {**names, **known_methods(dict(hook_types))}.items():
+        fields: dict[str, str] = {}
+        for key in reversed(keys.matching(method, kind)):
+            may_fail = key == method or (kind in _REFUSABLE and method != PLAY_HLS)
+            fields |= by_key[key] if may_fail else {k: v for k, v in by_key[key].items() if k != "restOnError"}
+        if fields:
+            found[method] = fields
+    return found

@@ -10,8 +10,9 @@ from gateway.hooks import MethodType
 from gateway.recording import RecordSettings
 
 from .addresses import Address, ListenAddresses, Networks
-from .apps import App, Defaults, Settings, settings_of
+from .apps import App, Defaults, Settings, levels_of, settings_of, settings_of_plain
 from .backends import Upstream
+from .problems import path_text
 from .record import RECORD
 from .rules import IN_FLIGHT, UNKNOWN_APP, AppName, MethodName, Section, Token, UpstreamName
 from .tls import ServerTls
@@ -204,18 +205,34 @@ class Config(Section):
     )
     hook_types: dict[MethodName, MethodType] = Field(
         default={},
-        description="Types of methods that the catalogue lacks: connect, direct, event or incoming. Default none; the "
-        "type changes what a refusal is said to mean, not the verdict.",
+        description="Types of methods that the catalogue lacks, or has otherwise: connect, direct, event or incoming. "
+        "Default none; a name in neither is an event if it ends in Event and does not begin with On, else direct. The "
+        "type says which keys under methods and which rules a hook meets, whether any 2xx is a delivery, and what a "
+        "refusal means.",
     )
 
-    def inherited(self) -> Settings:
-        """What applies to an app that sets nothing of its own."""
-        return settings_of(App(), None, self.defaults)
+    def inherited(self, method: str | None = None) -> Settings:
+        """What applies to an app that sets nothing of its own; *method* as for ``settings``."""
+        return settings_of(App(), method, self.defaults, self.hook_types)
 
     def settings(self, app: str, method: str | None) -> Settings:
-        """What applies to a hook of the app at key *app*: its method's settings over its own over the defaults.
+        """What applies to a hook of the app at key *app*, of all levels that say something of its method.
 
-        *method* may be any name, configured or not; None stands for whichever method has no name here.
+        *method* may be any name, configured or not; or a glob or a type, for what such a key comes to; None stands for
+        what is said of all methods. Raises KeyError where ``apps`` has no such key.
+        """
+        return settings_of(self.apps[app], method, self.defaults, self.hook_types)
+
+    def settings_of_plain(self, app: str, method: str | None, every: Settings) -> Settings:
+        """The same where no key under ``methods`` stands for the method, out of what holds for *every* one: quicker."""
+        return settings_of_plain(every, self.apps[app], method, self.defaults)
+
+    def origin(self, app: str, method: str | None, key: str) -> str:
+        """Which part of the file sets *key* for these hooks, as a path; empty where none does.
+
         Raises KeyError where ``apps`` has no such key.
         """
-        return settings_of(self.apps[app], method, self.defaults)
+        for path, section in levels_of(self.apps[app], method, self.defaults, self.hook_types):
+            if key in section.model_fields_set:
+                return path_text((*path, key) if path[:1] == ("defaults",) else ("apps", app, *path, key))
+        return ""

@@ -144,6 +144,13 @@ MethodName = Annotated[
         "must be a method's name: a letter, then at most 63 letters, digits or _", 64,
     ),
 ]  # fmt: skip
+MethodKey = Annotated[
+    str,
+    Text(
+        r"^[A-Za-z*?][A-Za-z0-9_*?]{0,63}$",
+        "must be a method's name, such a name with * and ? for what varies, or connect, direct, event or incoming", 64,
+    ),
+]  # fmt: skip
 HostHeader = Annotated[str, Checked(_host_header, r"target|preserve|[A-Za-z0-9._~:\[\]-]+", "target")]
 HeaderName = Annotated[str, Checked(_header_name, _HEADER_NAME[1:-1], "X-Api-Key")]
 HeaderValue = Annotated[Secret, SecretRule(_header_value)]

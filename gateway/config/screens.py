@@ -101,8 +101,9 @@ class RuleSection(Section):
     )
     methods: Annotated[tuple[MethodGlob, ...] | None, METHODS] = Field(
         default=None,
-        description="Methods, or globs of methods. Default: every method; a rule that rejects without naming any "
-        "refuses also what only tells of a call, which changes nothing.",
+        description="Methods, globs of methods, or types: connect, direct, event, incoming. Default: with upstream "
+        "every method, with verdict every method that asks, StreamKeepAliveEvent among them, but no event; a rule that "
+        "answers events here keeps them from the backend, and calls then lack in its records.",
     )
     time: Annotated[Windows | None, _WindowsRule()] = Field(
         default=None,

@@ -56,9 +56,9 @@ class Shadow(MethodShadow):
 
     methods: Annotated[tuple[MethodGlob, ...], METHODS] = Field(
         default=DEFAULT_METHODS,
-        description="Methods whose hooks are copied, or globs of them. Default OnCallEvent, OnMessageEvent and "
-        "OnTransferEvent; an event, connect or a direct invocation makes a backend act, and the candidate acts on it "
-        "too.",
+        description="Methods whose hooks are copied: names, globs, or types (connect, direct, event, incoming). "
+        "Default OnCallEvent, OnMessageEvent and OnTransferEvent; an event, connect or a direct invocation makes a "
+        "backend act, and the candidate acts on it too.",
     )
 
 

@@ -105,6 +105,7 @@ function answered(call) {
   const status = `HTTP ${call.status}`;
   if (call.verdict === "allow" && call.repaired) return `${status} with the backend’s JSON object, without what stood around it`;
   if (call.verdict === "allow" && call.client_config === "enforced") return `${status} with the backend’s answer, and the settings added that make refusals count`;
+  if (call.verdict === "allow" && call.substituted) return `${status} with the hook’s own body: the backend answered ${call.substituted}, and an event is delivered so too`;
   if (call.verdict === "allow") return call.source === "backend" ? `${status} with the backend’s answer, byte for byte` : call.source === "duplicate" ? `${status} with the answer that the first one got` : `${status} with the hook’s own body: nothing is overwritten`;
   if (call.verdict === "reject") return `${status} with an empty body`;
   return `${status} with a description of what was wrong (application/problem+json)`;

@@ -73,18 +73,21 @@ class Recorder:
 
     def configure(self, settings: RecordSettings | None) -> None:
         """Go on as these say; None: record nothing. Never waits, never raises."""
+        if settings == self._settings:
+            return
         try:
-            change = self.prepare(settings)
+            change = self._changed(settings)
         except Exception as exc:
             logger.error("hooks are not recorded: %s", exc)
-            change = self.prepare(None)
+            change = RecorderChange(self, self.in_force, (None, None))
         change.commit()
         change.finish()
 
-    def prepare(self, settings: RecordSettings | None) -> RecorderChange:
+    def prepare(self, settings: RecordSettings | None) -> Change:
         """Have it ready to go on as these say. Raises CannotPrepare where the system denies a thread, and others."""
-        if settings == self._settings:
-            return RecorderChange(self, self.in_force, self.in_force)
+        return Change() if settings == self._settings else self._changed(settings)
+
+    def _changed(self, settings: RecordSettings | None) -> RecorderChange:
         if settings is None:
             return RecorderChange(self, self.in_force, (None, None))
         for outcome in ("written", "dropped"):
@@ -122,7 +125,7 @@ class Recorder:
             return
         if self._failures_only and (not ruling.error or ruling.source in _MEANT):
             return
-        if not self._sample.takes(hook, decision.request_id):
+        if not self._sample.takes(hook, decision.request_id, decision.method_name):
             return
         if decision.size > MAX_HOOK or not scribe.put(decision):
             self._count("dropped", 1)
@@ -155,13 +158,11 @@ class RecorderChange(Change):
 
     def commit(self) -> None:
         """Hooks go to the new one."""
-        if self._after != self._before:
-            self._recorder.put(*self._after)
+        self._recorder.put(*self._after)
 
     def revert(self) -> None:
         """They go to the old one again."""
-        if self._after != self._before:
-            self._recorder.put(*self._before)
+        self._recorder.put(*self._before)
 
     def finish(self) -> None:
         """Have the old one write what it has; nobody waits for it."""

@@ -15,7 +15,8 @@ import httpx
 import msgspec
 
 from gateway.comparison import Answered, Compare, compare
-from gateway.hooks import is_json_object
+from gateway.delivery import reports_fatal
+from gateway.hooks import MethodType, is_json_object, method_type
 from gateway.log import printable
 from gateway.recording import Record
 from gateway.recording.masking import Mask
@@ -167,6 +168,8 @@ class Player:
         verdict, cause, error = None, made.cause, made.error
         if cause is None:
             verdict, cause, error = _verdict(made.status, made.body)
+            if method_type(played.record.method) is MethodType.EVENT and 200 <= made.status < 300:
+                made, verdict, cause, error = _told(made, bytes(played.record.hook))
         return _Answer(Answered(verdict, made.status, made.body, error), cause, milliseconds)
 
     async def _exchange(self, client: httpx.AsyncClient, record: Record) -> _Exchange:
@@ -225,6 +228,15 @@ class Player:
         mask = frozenset((*_MASKED_EVER, *record.masked))
         comparison = compare(ours, theirs, how, ignore, mask)
         tally.comparison(played, ours, theirs, comparison, answer.milliseconds)
+
+
+def _told(made: _Exchange, hook: bytes) -> tuple[_Exchange, Verdict | None, Cause | None, str]:
+    """What the gateway makes of a 2xx to an event under ``event_answers: any``, with the body that it gives it."""
+    if made.status == ALLOW_STATUS and is_json_object(made.body):
+        return made, Verdict.ALLOW, None, ""
+    if reports_fatal(made.body):
+        return made, None, Cause.BAD_ANSWER, f"a {made.status} with PHP's report of a fatal error"
+    return made._replace(body=hook), Verdict.ALLOW, None, ""
 
 
 def _verdict(status: int, body: bytes) -> tuple[Verdict | None, Cause | None, str]:

@@ -136,7 +136,7 @@ class Recording:
                 hook = parse_hook(bytes(record.hook))
             except (OSError, RecordError, BadHookError) as exc:
                 raise UnreadableError(f"{where}: it has changed since it was looked through: {exc}") from exc
-            yield Played(record, where, session_or_call(hook))
+            yield Played(record, where, session_or_call(hook, record.method))
 
     def close(self) -> None:
         """Let the files go."""

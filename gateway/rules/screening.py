@@ -20,7 +20,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from gateway.hooks import Hook, text_of
+from gateway.hooks import Hook, MethodType, text_of
 from gateway.rules.globs import compile_glob, fold, is_glob, is_prefix
 from gateway.rules.windows import Windows, parse_windows
 from gateway.verdicts import Verdict
@@ -42,14 +42,35 @@ class Rule(NamedTuple):
     upstream: str | None = None
 
 
+def scope(rule: Rule, kind: MethodType | None) -> tuple[str, ...] | None:
+    """The globs of methods that a hook of a method of this type must still meet; None = it meets the rule never.
+
+    Of a rule's methods, the word for a type stands for all of that type. Without any, a rule with a verdict meets only
+    methods that ask: an event that is answered here would be missing in the backend's records. *kind*: None = not told.
+    """
+    if kind is None:
+        return rule.methods
+    if not rule.methods:
+        return None if kind is MethodType.EVENT and rule.verdict is not None else ()
+    folded = tuple(map(fold, rule.methods))
+    if kind.value in folded:
+        return ()
+    return tuple(method for method in folded if method not in _OTHER_TYPES) or None
+
+
+_OTHER_TYPES: Final = frozenset({MethodType.DIRECT.value, MethodType.EVENT.value, MethodType.INCOMING.value})
+"""The words for types that are no method's name."""
+
+
 class Rules:
-    """All rules of one app, compiled. It is for one thread."""
+    """All rules of one app, compiled, for methods of one type. It is for one thread."""
 
     __slots__ = (
         "_by_callee",
         "_by_caller",
         "_by_method",
         "_compiled",
+        "_kind",
         "_more",
         "_unfiled",
         "reads_methods",
@@ -57,22 +78,28 @@ class Rules:
         "upstreams",
     )
 
-    def __init__(self, rules: Sequence[Rule], more: Rules | None = None) -> None:
-        """*more* are those that come after these: many apps share them, and a copy of each would be too much."""
+    def __init__(self, rules: Sequence[Rule], more: Rules | None = None, kind: MethodType | None = None) -> None:
+        """*more* are those that come after these: many apps share them, and a copy of each would be too much.
+
+        *kind*: the type of the methods; what no hook of theirs meets is left out. None = rules go by names alone.
+        """
+        scopes = [(rule, methods) for rule in rules if (methods := scope(rule, kind)) is not None]
+        rules = [rule for rule, _ in scopes]
         timings: dict[Windows, _Timing] = {}
         self._by_caller, self._by_callee, self._by_method = _Index(), _Index(), _Index()
         self._unfiled: list[int] = []
         """The rules that can only be tried: by globs with a ``*`` or ``?`` within, or by time alone."""
         self._more = more
+        self._kind = kind
         self.upstreams: set[str] = {rule.upstream for rule in rules if rule.upstream is not None}
         """Those that a rule may choose."""
         self.reads_texts: bool = any(rule.caller or rule.callee for rule in rules)
-        self.reads_methods: bool = any(rule.methods for rule in rules)
+        self.reads_methods: bool = any(methods for _, methods in scopes)
         if more is not None:
             self.upstreams |= more.upstreams
             self.reads_texts |= more.reads_texts
             self.reads_methods |= more.reads_methods
-        self._compiled = [self._file(place, rule, timings) for place, rule in enumerate(rules)]
+        self._compiled = [self._file(place, rule, methods, timings) for place, (rule, methods) in enumerate(scopes)]
 
     def __len__(self) -> int:
         return len(self._compiled) + (0 if self._more is None else len(self._more))
@@ -90,7 +117,7 @@ class Rules:
         method = fold(method)
         return any(
             (rule.caller if field == "caller" else rule.callee)
-            and (not rule.methods or any(compile_glob(fold(glob)).fullmatch(method) for glob in rule.methods))
+            and any(compile_glob(fold(glob)).fullmatch(method) for glob in scope(rule, self._kind) or ("*",))
             for rule in (compiled.rule for compiled in self._compiled)
         ) or (self._more is not None and self._more.reads(field, method))
 
@@ -122,9 +149,9 @@ class Rules:
             return compiled[found].rule
         return None if self._more is None else self._more.first(caller, callee, method, now)
 
-    def _file(self, place: int, rule: Rule, timings: dict[Windows, _Timing]) -> _Compiled:
+    def _file(self, place: int, rule: Rule, methods: tuple[str, ...], timings: dict[Windows, _Timing]) -> _Compiled:
         """Put a rule where it will be found; what is left of its conditions is to be tried then."""
-        caller, callee, methods = (tuple(map(fold, globs)) for globs in (rule.caller, rule.callee, rule.methods))
+        caller, callee, methods = (tuple(map(fold, globs)) for globs in (rule.caller, rule.callee, methods))
         timing = None if rule.time is None else timings.setdefault(rule.time, _Timing(rule.time))
         if max(telling := (_telling(caller), _telling(callee))) > _NOTHING:
             if telling[0] >= telling[1]:

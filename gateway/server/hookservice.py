@@ -105,6 +105,7 @@ class HookService:
         """Held while a configuration is prepared or settled, or renewed certificates are put in force."""
         self._prepared: tuple[Config, Change] | None = None
         """A configuration that is ready, and waits for the word whether it is to be in force."""
+        self._started = asyncio.Event()
         self._keep_renewing = KeepGoing("the look for renewed certificates")
         self._serving: asyncio.Task[None] | None = None
         self._fresh: asyncio.Task[None] | None = None
@@ -121,6 +122,7 @@ class HookService:
         _give_large_memory_back()
         self._fresh = asyncio.create_task(self._keep_tls_fresh())
         self._hold_ups.start()
+        self._started.set()
 
     async def take(self, config: Config) -> None:
         """Put a new configuration in force. Whatever it raises, the old one is in force as before."""
@@ -137,8 +139,9 @@ class HookService:
 
         ``commit`` or ``discard`` is to follow.
         """
+        await self._started.wait()
         await self.discard()
-        async with self._changing, asyncio.timeout(_TIME_TO_PREPARE):
+        async with asyncio.timeout(_TIME_TO_PREPARE), self._changing:
             change = await prepare(
                 partial(self._prepare_front, config),
                 partial(self.runtime.prepare, config),

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import html
 import re
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote
 
+import msgspec
+
+from gateway.delivery import EventCheck, plain, reports_fatal
 from gateway.hooks import BadHookError, is_json_object, parse_hook, text_of
 from gateway.log import masked
 from gateway.repair import Doubt, ResponseCheck, printable, repair
@@ -17,6 +21,7 @@ from gateway.verdicts import (
     Cause,
     Failure,
     ProxyError,
+    Remarks,
     Ruling,
     allowed_by_backend,
     denied_by_backend,
@@ -62,10 +67,14 @@ class _LastYes:
 _last_yes: Final = _LastYes()
 
 
-def judge(answer: Answer, sent: bytes = b"", check: ResponseCheck = ResponseCheck.STRICT) -> Ruling | Failure:
+Check = ResponseCheck | EventCheck
+"""What an answer must be; the second kind is for events that count as delivered whatever the answer says."""
+
+
+def judge(answer: Answer, sent: bytes = b"", check: Check = ResponseCheck.STRICT) -> Ruling | Failure:
     """Turn a whole answer to the hook *sent* into a verdict or the cause why it is none.
 
-    *check* says what a 200 must be; it is asked only where that is not one JSON object.
+    *check* says what a 2xx must be; it is asked only where that is not a 200 with one JSON object.
     """
     status = answer.status
     if status == ALLOW_STATUS:
@@ -78,29 +87,55 @@ def judge(answer: Answer, sent: bytes = b"", check: ResponseCheck = ResponseChec
         return _not_an_object(answer) if check is ResponseCheck.STRICT else _leniently(answer, sent, check)
     if status == REJECT_STATUS:
         return DENIED
+    if 200 < status < 300 and isinstance(check, EventCheck):
+        return _delivered(answer, sent)
     return Failure(Cause.ERROR_STATUS, ProxyError.HTTP_PROTOCOL_ERROR, f"status {status}", status)
 
 
-def judge_failure(failure: Failure) -> Ruling | Failure:
+def judge_failure(failure: Failure, check: Check = ResponseCheck.STRICT) -> Ruling | Failure:
     """An answer that broke off after its head: where the status is no 200, it has said enough.
 
-    Above all a 403 is the backend's refusal, and stays one though its page was cut short.
+    Above all a 403 is the backend's refusal, and stays one though its page was cut short. Where any 2xx would do, one
+    that is cut short does not: what is missing may be the message that the script died with.
     """
-    if failure.received_status in (None, ALLOW_STATUS):
+    status = failure.received_status
+    if status is None or status == ALLOW_STATUS or (status < 300 and isinstance(check, EventCheck)):
         return failure
-    return judge(Answer(failure.received_status, (), b""))
+    return judge(Answer(status, (), b""))
 
 
-def _leniently(answer: Answer, sent: bytes, check: ResponseCheck) -> Ruling | Failure:
+def _leniently(answer: Answer, sent: bytes, check: Check) -> Ruling | Failure:
     """Judge a 200 that is not one JSON object where that may be well all the same."""
     if check is ResponseCheck.OFF:
         return _coded_body() if _is_coded(answer) else allowed_by_backend(answer.body)
+    if check is EventCheck.ANY:
+        return _delivered(answer, sent)
     mended = repair(answer.body, sent)
     if isinstance(mended, Doubt):
+        if check is EventCheck.REPAIR:
+            return _delivered(answer, sent)
         failure = _not_an_object(answer)
         return failure._replace(detail=f"{failure.detail}; not repaired: {mended}")
     ruling = allowed_by_backend(mended.body)
     return ruling.remarked(repaired="+".join(mended.kinds), cut=_for_people(mended.cut, sent))
+
+
+def _delivered(answer: Answer, sent: bytes) -> Ruling | Failure:
+    """A 2xx to an event: it was delivered, unless PHP says there that its script died. The hook's own body goes out."""
+    status, body = answer.status, answer.body
+    coding = next((value for name, value in answer.headers if name.lower() == b"content-encoding"), b"")
+    if reports_fatal(plain(body, coding) if coding else body):
+        what = f"status {status} with PHP's report of a fatal error: the event may not have been recorded"
+        return Failure(Cause.BAD_ANSWER, ProxyError.HTTP_PROTOCOL_ERROR, what, status)
+    ruling = allowed_by_backend(sent)
+    return msgspec.structs.replace(ruling, remarks=_substituted(status, empty=not body.strip()))
+
+
+@lru_cache(256)
+def _substituted(status: int, *, empty: bool) -> Remarks:
+    if status != ALLOW_STATUS:
+        return Remarks(substituted=f"status {status}")
+    return Remarks(substituted="an empty body" if empty else "a body that is not one JSON object")
 
 
 def _for_people(cut: str, sent: bytes) -> str:

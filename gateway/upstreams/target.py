@@ -13,6 +13,7 @@ import httpx
 import msgspec
 
 from gateway.breaker import BreakerSettings
+from gateway.delivery import EventCheck
 from gateway.latency import LastMinute, Usual
 from gateway.metrics.catalogue import Metrics
 from gateway.metrics.cells import Value
@@ -48,8 +49,8 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """Where it is traced: its head names the span of the request that brings it."""
     sent: int = 0
     """Requests that have brought it to backends before."""
-    check: ResponseCheck = ResponseCheck.STRICT
-    """What a 200 must be to count as a verdict."""
+    check: ResponseCheck | EventCheck = ResponseCheck.STRICT
+    """What an answer must be to count as a verdict."""
 
     def resent(self, sent: int) -> Outgoing:
         """The same hook for the request that comes after *sent* others."""

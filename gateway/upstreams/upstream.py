@@ -229,7 +229,7 @@ class Upstream:
                 try:
                     attempt = _answered(await target.exchange(outgoing, until, fresh=fresh), outgoing, requests)
                 except ExchangeError as exc:
-                    attempt = _failed(exc, requests)
+                    attempt = _failed(exc, outgoing, requests)
                 if fresh or not attempt.stale:
                     break
                 # The backend closed the idle connection just then and saw nothing: once more, on a new one.
@@ -336,8 +336,8 @@ def _answered(answer: Answer, outgoing: Outgoing, requests: int) -> _Attempt:
     return _Attempt(result, kind, seen=True, stale=False, requests=requests, queued=answer.queued)
 
 
-def _failed(fault: ExchangeError, requests: int) -> _Attempt:
-    result = judge_failure(fault.failure)
+def _failed(fault: ExchangeError, outgoing: Outgoing, requests: int) -> _Attempt:
+    result = judge_failure(fault.failure, outgoing.check)
     kind = kind_of(result, harmless=fault.harmless) if isinstance(result, Failure) else None
     stale = fault.harmless and isinstance(fault, ConnectionLost)
     return _Attempt(

@@ -47,7 +47,7 @@ MODES: Final = {
     "drip_late": _to(TIMEOUT),
     "endless": _to(BAD_ANSWER, TIMEOUT),
 }
-"""DELIVERED is added where the hook is an event."""
+"""An event that one of those meets which deliver comes to DELIVERED instead."""
 
 REFUSE: Final = "refuse"
 """No mode of a hook: nobody listens."""
@@ -58,4 +58,4 @@ MIX: Final = "mix"
 def outcomes(mode: str, event: bool) -> frozenset[str]:
     """What a hook of this kind can come to."""
     known = MODES[mode]
-    return known.outcomes | {DELIVERED} if event and known.delivers else known.outcomes
+    return frozenset({DELIVERED}) if event and known.delivers else known.outcomes

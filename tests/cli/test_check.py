@@ -139,7 +139,9 @@ def table_of(out: str) -> list[list[str]]:
 
 def test_a_valid_file_is_answered_with_upstream_budget_and_verdicts_per_app_and_method(config: Path) -> None:
     run = gateway("check", "-c", config)
-    assert (run.status, run.err) == (0, "")
+    assert run.status == 0
+    assert "StreamKeepAliveEvent" in run.err
+    assert run.err.count("(warning)") == 1
     assert run.out.splitlines()[0] == f"{config}: valid"
     assert [[cell for cell in row if cell] for row in table_of(run.out)] == [
         ["app", "method", "upstream", "budget", *Cause],
@@ -186,7 +188,9 @@ def test_an_exact_app_is_explained_with_upstream_budget_and_policy(config: Path,
     assert told["appKey"] == "'defaultApp'"
     assert told["app"] == "defaultApp (an app of exactly this name is configured)"
     assert told["upstream"] == "legacy-php (http://127.0.0.1:8081/rest/my_api)"
-    assert told["budget"].startswith("2s")
+    assert told["budget"] == "2s (apps.defaultApp.timeout)"
+    assert told["retry"].endswith("(the default)")
+    assert "set by apps.defaultApp.fallback\n" in run.out
     assert re.findall(r"(\w+): (allow|reject)$", run.out, re.MULTILINE) == [
         ("timeout", "allow"),
         ("unreachable", "allow"),
@@ -206,6 +210,40 @@ def test_without_a_method_an_incoming_call_is_explained_with_the_method_s_own_se
     assert "apps.defaultApp.methods.OnCallEvent" in told["budget"]
     assert "allow" not in run.out
     assert "restOnError=FAIL" in run.out
+
+
+BY_METHOD = """
+upstreams: {u: {url: http://h}}
+defaults:
+  rules: [{callee: "110", verdict: allow}]
+  methods: {StreamKeepAliveEvent: {fallback: {timeout: allow}}, event: {timeout: 1s}}
+apps: {defaultApp: {upstream: u, fallback: reject, methods: {"*StatusEvent": {dedupe: 5s}}}}
+"""
+
+
+def test_each_value_is_explained_with_where_it_comes_from(tmp_path: Path) -> None:
+    config = tmp_path / "gateway.yaml"
+    config.write_text(BY_METHOD)
+
+    def run(method: str) -> str:
+        hook = b'{"appKey": "defaultApp", "callee": "110"}'
+        return gateway("explain", "-", "-m", method, "-c", config, stdin=hook).out
+
+    event = run("CallStatusEvent")
+    assert "rule      the only one does not meet it at " in event
+    assert "; 1 with a verdict and without methods: events pass by these\n" in event
+    assert "budget    1s (defaults.methods.event.timeout)\n" in event
+    assert '(apps.defaultApp.methods."*StatusEvent".dedupe)\n' in event
+    assert "answers   any 2xx: it is delivered, unless PHP reports a fatal error (the default)\n" in event
+    assert "set by apps.defaultApp.fallback\n" in event
+    assert "verdict   allow: by that rule" in run("OnCallEvent")
+    config.write_text(BY_METHOD.replace('callee: "110"', "callee: other"))
+    stream = run("StreamKeepAliveEvent")
+    assert "method    StreamKeepAliveEvent (direct)\n" in stream
+    assert "set by defaults.methods.StreamKeepAliveEvent.fallback\n" in stream
+    assert "a 403     the stream is stopped only if the session's connect answer set restOnError=FAIL for it" in stream
+    viewer = run("playHLS")
+    assert "a 403     the viewer gets no stream, whatever restOnError says: playHLS comes without a connect\n" in viewer
 
 
 def test_an_event_is_explained_as_one_that_cannot_be_refused(config: Path, hook_file: Path) -> None:

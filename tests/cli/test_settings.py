@@ -76,13 +76,17 @@ def explained(config: Path, app_key: str, method: str = "OnCallEvent", *args: st
 # --- check ---
 
 
+EVENTS = "events meet no rule with a verdict that does not name them: they go to the backend"
+
+
 def test_what_an_app_sets_is_told_below_the_table_and_what_it_inherits_once(config: Path) -> None:
     blocks = checked(config)
     assert list(blocks)[:3] == ["defaults", "split", "guarded"]
-    assert blocks["defaults"] == ["rules         defaults.rules[0]: callee 112: allow"]
+    assert blocks["defaults"] == ["rules         defaults.rules[0]: callee 112: allow", EVENTS]
     assert blocks["split"] == [
         "rules         spam: caller +4930123*: reject",
         "rules[1]: method OnCallEvent, time Mon-Fri 22:00-06:00 Europe/Berlin: upstream other",
+        EVENTS,
         "split         php 95%, new 5%; a session stays with its upstream",
         "failover      new then other",
         "asked after timeout, unreachable; 40% of the budget is kept free for failover",
@@ -240,8 +244,10 @@ def test_a_hook_without_a_session_goes_to_any_share(config: Path) -> None:
 def test_rate_answers_and_shadow_are_told(config: Path) -> None:
     noon = ("--at", "2026-11-23T12:00")
     told = explained(config, "split", "OnMessageEvent")
-    assert told["rate"] == "50/s burst 100, of the app; past it, the verdict for overload"
-    assert told["answers"] == "off: a 200 counts, whatever its body is"
+    rate = "50/s burst 100, of the app; past it, the verdict for overload"
+    assert told["rate"] == f"{rate} (apps.split.rate_limit)"
+    checked_by = "apps.split.methods.OnMessageEvent.response_check"
+    assert told["answers"] == f"off: a 200 counts, whatever its body is ({checked_by})"
     shadow = "other gets copies of OnCallEvent, OnMessageEvent, OnTransferEvent in 25% of the sessions; "
     assert told["shadow"].startswith(shadow)
     assert explained(config, "split", "call")["shadow"].endswith("; of this method none")

@@ -30,7 +30,12 @@ def test_every_section_of_the_model_is_a_chapter_with_an_example() -> None:
 
 def test_it_says_that_there_is_a_section_wherever_it_may_stand() -> None:
     retry = SECTIONS["upstreams.UPSTREAM.retry"]
-    assert retry.places[1:] == ("defaults.retry", "apps.APP.retry", "apps.APP.methods.METHOD.retry")
+    assert retry.places[1:] == (
+        "defaults.retry",
+        "defaults.methods.METHOD.retry",
+        "apps.APP.retry",
+        "apps.APP.methods.METHOD.retry",
+    )
     assert SECTIONS["apps.APP.rules[]"].places[1:] == ("defaults.rules[]",)
 
 

@@ -6,10 +6,17 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from gateway.config import ConfigError, loads
+from gateway.config import ConfigError, Loaded, Problem, loads
+from gateway.hooks import KEEP_ALIVE
 
 UPSTREAM = "upstreams: {u: {url: http://backend/api}}\n"
 APP = "apps: {a: {upstream: u}}\n"
+
+
+def warnings_of(loaded: Loaded) -> list[Problem]:
+    """All but the one that every app has which says nothing of StreamKeepAliveEvent (see test_method_checks)."""
+    return [it for it in loaded.warnings if KEEP_ALIVE not in it.message]
+
 
 REJECTED = [
     # --- the file as a whole ---
@@ -243,7 +250,7 @@ REJECTED = [
     ("upstreams: {legacy: {url: http://h}}\napps: {a: {upstream: legcay}}\n", '2:12: apps.a.upstream: no upstream has this name; did you mean "legacy"?'),
     ("defaults: {upstream: nowhere}\n", "1:12: defaults.upstream: no upstream has this name"),
     (UPSTREAM + "apps: {a: {upstream: u, timeout: }}\n", "2:25: apps.a.timeout: must be a duration such as 3s or 250ms, not empty"),
-    (UPSTREAM + "apps: {a: {upstream: u, methods: {a-b: {}}}}\n", "2:35: apps.a.methods.a-b: must be a method's name: a letter, then at most 63 letters, digits or _"),
+    (UPSTREAM + "apps: {a: {upstream: u, methods: {a-b: {}}}}\n", "2:35: apps.a.methods.a-b: must be a method's name, such a name with * and ? for what varies, or connect, direct, event or incoming"),
     (UPSTREAM + APP + "unknown_app: b\n", "3:1: unknown_app: no app has this name"),
     (UPSTREAM + "apps: {defaultApp: {upstream: u}}\nunknown_app: defaultapp\n", '3:1: unknown_app: no app has this name; did you mean "defaultApp"?'),
     ("hook_types: {MyEvent: events}\n", '1:14: hook_types.MyEvent: must be connect, direct, event or incoming, not "events"'),
@@ -291,7 +298,7 @@ WARNED = [
 
 @pytest.mark.parametrize(("text", "message"), WARNED)
 def test_what_looks_mistaken_is_a_warning(text: str, message: str) -> None:
-    assert [str(warning) for warning in loads(text).warnings] == [f"gateway.yaml:{message}"]
+    assert [str(warning) for warning in warnings_of(loads(text))] == [f"gateway.yaml:{message}"]
 
 
 @pytest.mark.parametrize(
@@ -315,12 +322,12 @@ def test_what_looks_mistaken_is_a_warning(text: str, message: str) -> None:
     ],
 )
 def test_what_does_no_harm_is_no_cause_for_a_warning(text: str) -> None:
-    assert loads(text).warnings == ()
+    assert warnings_of(loads(text)) == []
 
 
 def test_a_method_named_in_hook_types_is_no_cause_for_a_warning() -> None:
     loaded = loads(UPSTREAM + "apps: {a: {upstream: u, methods: {Zebra: {}}}}\nhook_types: {Zebra: event}\n")
-    assert loaded.warnings == ()
+    assert warnings_of(loaded) == []
 
 
 def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:

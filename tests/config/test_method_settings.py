@@ -1,0 +1,289 @@
+"""Settings by method: exact name, glob and type, in apps and in defaults; and where each value comes from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.config import Config, loads
+from gateway.delivery import EventAnswers
+from gateway.hooks import CATALOGUE, MethodType, method_type
+from gateway.methodkeys import MethodKeys
+from gateway.repair import ResponseCheck
+from gateway.retry import Retry
+from gateway.routing import Table
+from gateway.verdicts import Cause, Fallback
+
+ALL: Final = Fallback(frozenset(Cause))
+
+
+def config_of(
+    app: Mapping[str, Any], defaults: Mapping[str, Any] | None = None, hook_types: Mapping[str, str] | None = None
+) -> Config:
+    document = {
+        "upstreams": {"u": {"url": "http://h"}, "v": {"url": "http://i"}},
+        "defaults": defaults or {},
+        "apps": {"a": {"upstream": "u", **app}, "plain": {"upstream": "u"}},
+        "hook_types": hook_types or {},
+    }
+    return loads(json.dumps(document)).config
+
+
+LAYERED: Final = config_of(
+    {
+        "timeout": "10s",
+        "methods": {
+            "CallStatusEvent": {"timeout": "1s"},
+            "Call*": {"timeout": "2s", "response_check": "off"},
+            "*StatusEvent": {"timeout": "3s", "response_check": "repair"},
+            "event": {"timeout": "4s", "retry": {"attempts": 3}},
+        },
+    },
+    {
+        "timeout": "9s",
+        "fallback": "allow",
+        "methods": {
+            "CallStatusEvent": {"timeout": "5s", "event_answers": "strict"},
+            "Stream*": {"timeout": "6s"},
+            "*": {"timeout": "7s", "dedupe": "2s"},
+            "direct": {"timeout": "8s", "retry": {"attempts": 4}},
+        },
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("app", "method", "timeout", "origin"),
+    [
+        ("a", "CallStatusEvent", 1.0, "apps.a.methods.CallStatusEvent.timeout"),
+        ("plain", "CallStatusEvent", 5.0, "defaults.methods.CallStatusEvent.timeout"),
+        ("a", "CallFooEvent", 2.0, 'apps.a.methods."Call*".timeout'),
+        ("a", "MessageStatusEvent", 3.0, 'apps.a.methods."*StatusEvent".timeout'),
+        ("a", "StreamStatusEvent", 3.0, 'apps.a.methods."*StatusEvent".timeout'),
+        ("a", "StreamsStatEvent", 6.0, 'defaults.methods."Stream*".timeout'),
+        ("plain", "StreamStatusEvent", 6.0, 'defaults.methods."Stream*".timeout'),
+        ("a", "ErrorEvent", 7.0, 'defaults.methods."*".timeout'),
+        ("a", "call", 7.0, 'defaults.methods."*".timeout'),
+        ("a", None, 10.0, "apps.a.timeout"),
+        ("plain", None, 9.0, "defaults.timeout"),
+        ("a", "event", 7.0, 'defaults.methods."*".timeout'),
+        ("plain", "direct", 7.0, 'defaults.methods."*".timeout'),
+        ("a", "*StatusEvent", 3.0, 'apps.a.methods."*StatusEvent".timeout'),
+    ],
+)
+def test_the_most_specific_place_counts_and_at_each_the_app_s_before_that_of_defaults(
+    app: str, method: str | None, timeout: float, origin: str
+) -> None:
+    assert LAYERED.settings(app, method).timeout == timeout
+    assert LAYERED.origin(app, method, "timeout") == origin
+
+
+def test_each_setting_is_looked_for_by_itself() -> None:
+    settings = LAYERED.settings("a", "CallStatusEvent")
+    assert (settings.timeout, settings.response_check) == (1.0, ResponseCheck.REPAIR)  # the longer of two globs
+    assert (settings.retry, settings.dedupe, settings.event_answers) == (Retry(attempts=3), 2.0, EventAnswers.STRICT)
+    keys = ("response_check", "retry", "dedupe", "event_answers", "fallback", "shadow")
+    assert [LAYERED.origin("a", "CallStatusEvent", key) for key in keys] == [
+        'apps.a.methods."*StatusEvent".response_check',
+        "apps.a.methods.event.retry",
+        'defaults.methods."*".dedupe',
+        "defaults.methods.CallStatusEvent.event_answers",
+        "defaults.fallback",
+        "",
+    ]
+
+
+def test_what_defaults_say_of_one_method_outlives_what_an_app_says_of_all() -> None:
+    """The shipped exception for live streams must not end where an app has a fallback of its own."""
+    every = dict.fromkeys(Cause, "allow")
+    common = {"methods": {"StreamKeepAliveEvent": {"fallback": every}}}
+    for app in (
+        {"fallback": "reject"},
+        {"methods": {"direct": {"fallback": "reject"}}},
+        {"methods": {"*": {"fallback": "reject"}}},
+    ):
+        config = config_of(app, common)
+        assert config.settings("a", "StreamKeepAliveEvent").fallback == ALL
+        assert config.settings("a", "call").fallback == Fallback()
+    named = config_of({"methods": {"StreamKeepAliveEvent": {"fallback": "reject"}}}, common)
+    assert named.settings("a", "StreamKeepAliveEvent").fallback == Fallback()
+
+
+def test_hook_types_say_which_type_counts() -> None:
+    config = config_of(
+        {"methods": {"event": {"timeout": "1s"}, "incoming": {"timeout": "2s"}, "connect": {"timeout": "4s"}}},
+        hook_types={"CallStatusEvent": "incoming", "newMethod": "event", "reconnect": "connect"},
+    )
+    found = {
+        name: config.settings("a", name).timeout for name in ("CallStatusEvent", "newMethod", "OnCallEvent", "call")
+    }
+    assert found == {"CallStatusEvent": 2.0, "newMethod": 1.0, "OnCallEvent": 2.0, "call": 3.0}
+    assert [config.settings("a", name).timeout for name in ("connect", "reconnect")] == [4.0, 4.0]
+
+
+def test_events_are_delivered_by_any_2xx_unless_somebody_says_strict() -> None:
+    assert config_of({}).settings("a", "CallStatusEvent").event_answers is EventAnswers.ANY
+    config = config_of({"methods": {"ErrorEvent": {"event_answers": "any"}}}, {"event_answers": "strict"})
+    found = [
+        config.settings(*of).event_answers for of in (("a", "ErrorEvent"), ("a", "XEvent"), ("plain", "ErrorEvent"))
+    ]
+    assert found == [EventAnswers.ANY, EventAnswers.STRICT, EventAnswers.STRICT]
+
+
+def test_a_shadow_of_a_key_is_that_of_all_its_methods() -> None:
+    config = config_of(
+        {"methods": {"*StatusEvent": {"shadow": {"upstream": "v"}}, "incoming": {"shadow": {"upstream": "v"}}}}
+    )
+    table = Table(config)
+    found = {
+        method
+        for method in [*CATALOGUE, "NewStatusEvent", "NewEvent"]
+        if (hit := table.find("a", method)) is not None
+        and (shadow := hit[1].shadow) is not None
+        and shadow.covers(method)
+    }
+    wanted = {name for name, kind in CATALOGUE.items() if name.endswith("StatusEvent") or kind is MethodType.INCOMING}
+    assert found == {*wanted, "NewStatusEvent"}
+
+
+def test_a_shadow_may_name_types() -> None:
+    table = Table(config_of({"shadow": {"upstream": "v", "methods": ["event", "call"]}}))
+    for method in (*CATALOGUE, "NewEvent", "newMethod"):
+        found = table.find("a", method)
+        assert found is not None
+        assert found[1].shadow is not None
+        assert found[1].shadow.covers(method) is (method == "call" or method_type(method) is MethodType.EVENT)
+
+
+# --- what connect's answers are to set ---
+
+
+def wanted(methods: Mapping[str, Any], **more: Any) -> Mapping[str, Mapping[str, str]]:
+    return (
+        config_of({"rest_client_config": {"mode": "enforce", "methods": methods}}, **more)
+        .settings("a", None)
+        .client_config.methods
+    )
+
+
+def test_types_and_globs_are_written_out_for_connect_s_answer() -> None:
+    fail = {"restOnError": "FAIL"}
+    incoming = [name for name, kind in CATALOGUE.items() if kind is MethodType.INCOMING]
+    assert wanted({"incoming": fail}) == dict.fromkeys(incoming, fail)
+    direct = {name for name, kind in CATALOGUE.items() if kind is MethodType.DIRECT}
+    assert wanted({"direct": fail}).keys() == direct - {"playHLS"}
+    assert wanted({"*": fail}).keys() == {*incoming, *direct} - {"playHLS"}
+    assert wanted({"incoming": fail}, hook_types={"newCall": "incoming"}).keys() == {*incoming, "newCall"}
+    assert wanted({"Zebra": fail}) == {"Zebra": fail}
+
+
+def test_of_each_field_the_most_specific_key_s_value_is_wanted() -> None:
+    found = wanted(
+        {
+            "incoming": {"restOnError": "FAIL", "restPolicy": "NOTIFY"},
+            "On*": {"restPolicy": "OVERWRITE", "restOverwrite": "a"},
+            "OnCallEvent": {"restOverwrite": "callee"},
+            "event": {"restPolicy": "OVERWRITE"},
+            "Zebra": {"restExclude": "sdp"},
+        }
+    )
+    assert found["OnCallEvent"] == {"restOnError": "FAIL", "restPolicy": "OVERWRITE", "restOverwrite": "callee"}
+    assert found["OnMessageEvent"] == {"restOnError": "FAIL", "restPolicy": "OVERWRITE", "restOverwrite": "a"}
+    assert found["OnDataEvent"] == {"restPolicy": "OVERWRITE", "restOverwrite": "a"}
+    assert found["CallStatusEvent"] == {"restPolicy": "OVERWRITE"}
+    assert found["Zebra"] == {"restExclude": "sdp"}
+    assert "call" not in found
+
+
+def test_what_names_methods_only_stays_as_it_is_written() -> None:
+    fields = {"connect": {"restOnError": "FAIL"}, "CallStatusEvent": {"restOnError": "FAIL"}}
+    assert wanted({"CallStatusEvent": fields["CallStatusEvent"]}) == {"CallStatusEvent": fields["CallStatusEvent"]}
+
+
+# --- routes ---
+
+KEYS = st.sampled_from(
+    [
+        "OnCallEvent",
+        "connect",
+        "CallStatusEvent",
+        "*",
+        "On*",
+        "*Event",
+        "*StatusEvent",
+        "x*",
+        "event",
+        "direct",
+        "incoming",
+        "Own",
+    ]
+)
+LEVEL = st.dictionaries(
+    KEYS,
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "timeout": st.sampled_from(["1s", "2s", "4s"]),
+            "dedupe": st.sampled_from(["off", "5s"]),
+            "event_answers": st.sampled_from(["any", "strict"]),
+        },
+    ),
+    max_size=5,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    LEVEL,
+    LEVEL,
+    st.dictionaries(
+        st.sampled_from(["Own", "xOther", "CallStatusEvent", "again"]), st.sampled_from(list(MethodType)), max_size=2
+    ),
+)
+def test_a_hook_s_route_is_made_of_its_settings_whatever_its_method(
+    own: dict[str, Any], common: dict[str, Any], hook_types: dict[str, MethodType]
+) -> None:
+    config = config_of({"methods": own}, {"methods": common}, {name: kind.value for name, kind in hook_types.items()})
+    table = Table(config)
+    for method in (*CATALOGUE, "Own", "xOther", "again", "xNewStatusEvent", "NewEvent", "OnNewEvent", "zzz", "event"):
+        for app in ("a", "plain"):
+            found = table.find(app, method)
+            assert found is not None
+            route = found[1]
+            kind = method_type(method, config.hook_types)
+            keys = MethodKeys(own if app == "a" else ()).ranks(method, kind), MethodKeys(common).ranks(method, kind)
+            sections = [
+                level[key]
+                for rank in range(3)
+                for level, found_keys in zip(((own if app == "a" else {}), common), keys, strict=True)
+                for key in found_keys[rank]
+            ]
+            timeout = next((section["timeout"] for section in sections if "timeout" in section), "3s")
+            assert f"{route.budget:g}s" == timeout
+            assert route.connects is (kind is MethodType.CONNECT)
+            assert table.find(app, method) == found
+            if method not in ("event", "direct"):
+                settings_ = config.settings(app, method)
+                assert (route.budget, route.dedupe) == (settings_.timeout, settings_.dedupe)
+                any_2xx = kind is MethodType.EVENT and settings_.event_answers is EventAnswers.ANY
+                assert (route.response_check not in tuple(ResponseCheck)) is any_2xx
+
+
+def test_a_flood_of_unknown_methods_is_remembered_only_so_far() -> None:
+    config = config_of(
+        {"methods": {f"x{digit}*": {"timeout": "1s"} for digit in range(10)} | {f"*{digit}": {} for digit in range(10)}}
+    )
+    table = Table(config)
+    for number in range(5000):
+        found = table.find("a", f"x{number}")
+        assert found is not None
+        assert found[1].budget == 1.0
+    app = next(app for app in table.apps if app.name == "a")
+    assert len(app.classes) < 1200
+    assert len(app.routes) <= 256
+    assert table.method_label("x1") == table.method_label("x0*") == table.method_label("event") == "_other"
