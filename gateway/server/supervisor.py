@@ -104,7 +104,7 @@ class Worker:
         process: asyncio.subprocess.Process,
         channel: Channel,
         cells: ForeignCells,
-        may_begin: Callable[[], bool],
+        may_begin: Callable[[], bool] = lambda: True,
     ) -> None:
         self.slot = slot
         self.process = process
