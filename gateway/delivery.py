@@ -31,7 +31,7 @@ class EventCheck(StrEnum):
     """What an answer to an event must be under ``any``, by what ``response_check`` says; no word is one of its own."""
 
     ANY = "event"
-    """A 200 with one JSON object goes on as it is; for any other 2xx the hook's own body stands in."""
+    """One JSON object goes on as it is, whatever 2xx it came with; for anything else the hook's own body stands in."""
     REPAIR = "event, repair"
     """The same, but of a 200 that PHP's notices polluted the object goes on."""
 

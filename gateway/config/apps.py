@@ -129,7 +129,7 @@ class Defaults(Section):
     event_answers: Annotated[EventAnswers | None, EVENT_ANSWERS] = Field(
         default=None,
         description="For methods of type event, which answers mean that it was delivered: any (every 2xx; what is not "
-        "a 200 with one JSON object is answered with the hook's own body) or strict (as for other methods, by "
+        "one JSON object is answered with the hook's own body) or strict (as for other methods, by "
         "response_check). Default any, but for a text in which PHP reports a fatal error, which is a bad_answer; with "
         "strict, an answer such as 204 or OK counts as a failure.",
     )

@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from gateway import __version__
@@ -39,8 +39,6 @@ from gateway.server.board import Board
 from gateway.server.board import shared_memory as board_memory
 from gateway.server.channel import (
     Ask,
-    Begin,
-    Built,
     Channel,
     Commit,
     Discard,
@@ -98,21 +96,10 @@ _QUESTIONS: Final = 16
 class Worker:
     """One child process."""
 
-    def __init__(
-        self,
-        slot: int,
-        process: asyncio.subprocess.Process,
-        channel: Channel,
-        cells: ForeignCells,
-        may_begin: Callable[[], bool] = lambda: True,
-    ) -> None:
+    def __init__(self, slot: int, process: asyncio.subprocess.Process, channel: Channel, cells: ForeignCells) -> None:
         self.slot = slot
         self.process = process
         self.cells = cells
-        self.takes_part = False
-        """Whether it has built what serves: from then on reloads ask it."""
-        self._may_begin = may_begin
-        self._has_begun = False
         self.ready = asyncio.Event()
         self._channel = channel
         self._loop = asyncio.get_running_loop()
@@ -130,12 +117,6 @@ class Worker:
     def send(self, message: object) -> None:
         """Tell it something."""
         self._channel.send(message)
-
-    def begin(self) -> None:
-        """Have it serve, once it can and no reload is under way: it begins with that reload's outcome."""
-        if self.takes_part and not self._has_begun and self._may_begin():
-            self._has_begun = True
-            self.send(Begin())
 
     async def ask(self, question: Question[Any]) -> bytes | None:
         """What it tells within PATIENCE, encoded; None = nothing."""
@@ -191,9 +172,6 @@ class Worker:
         match message:
             case None:
                 return False
-            case Built():
-                self.takes_part = True
-                self.begin()
             case Ready():
                 self.ready.set()
             case Prepared() | Took():
@@ -253,7 +231,6 @@ class Supervisor:
         self._workers: dict[int, Worker] = {}
         self._config: Config = loaded.config
         self._serial = self._last_serial = 0
-        self._reloading = False
         """Of the configuration in force, and of the one that was tried last."""
         self._keep_going = KeepGoing("what follows a reload, or a worker's end,")
         self._orders = Orders()
@@ -336,7 +313,7 @@ class Supervisor:
             channel = await Channel.over(ours)
             undo.pop_all()
         theirs.close()
-        worker = Worker(slot, process, channel, cells, lambda: not self._reloading)
+        worker = Worker(slot, process, channel, cells)
         self._workers[slot] = worker
         worker.send(Take(self._serial, self._config, self._orders.standing(), self._spares.copies))
         return worker
@@ -436,20 +413,11 @@ class Supervisor:
 
     async def _take(self, loaded: Loaded) -> None:
         """Have all workers take a configuration, or none; raises why not."""
-        self._reloading = True
-        try:
-            await self._agree(loaded)
-        finally:
-            self._reloading = False
-            for worker in list(self._workers.values()):
-                worker.begin()
-
-    async def _agree(self, loaded: Loaded) -> None:
         config = with_workers(loaded.config, self._loaded.config.server.workers)
         self._last_serial += 1
         serial = self._last_serial
         message = Prepare(serial, await asyncio.to_thread(pickle.dumps, config))
-        asked = [worker for worker in self._workers.values() if worker.takes_part]
+        asked = [worker for worker in self._workers.values() if worker.ready.is_set()]
         try:
             for worker in asked:
                 worker.send(message)

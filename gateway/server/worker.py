@@ -29,8 +29,6 @@ from gateway.metrics.cells import Cells
 from gateway.server.board import Board
 from gateway.server.channel import (
     Ask,
-    Begin,
-    Built,
     Channel,
     Commit,
     Discard,
@@ -83,14 +81,10 @@ async def serve(arguments: argparse.Namespace, writer: Writer) -> None:
     loop.add_signal_handler(signal.SIGTERM, service.stop)
     for order in first.orders:
         await service.respondent.answer(order)
-    gate = _Gate()
-    listening = asyncio.create_task(_listen(channel, service, gate))
-    channel.send(Built())
-    await gate.opened.wait()
     await service.start()
-    gate.passed.set()
     channel.send(Ready())
     sampling = asyncio.create_task(_sample(metrics))
+    listening = asyncio.create_task(_listen(channel, service))
     await service.stopped()
     for task in (sampling, listening):
         task.cancel()
@@ -98,21 +92,11 @@ async def serve(arguments: argparse.Namespace, writer: Writer) -> None:
     channel.close()
 
 
-class _Gate:
-    """Between what is built and what serves: a worker that begins while a reload is made begins with its outcome."""
-
-    def __init__(self) -> None:
-        self.opened = asyncio.Event()
-        """Every reload so far is in force, or the end has come: it may serve."""
-        self.passed = asyncio.Event()
-        """It serves: further reloads may follow."""
-
-
-async def _listen(channel: Channel, service: HookService, gate: _Gate) -> None:
+async def _listen(channel: Channel, service: HookService) -> None:
     """Do what the supervisor says until it is gone; whatever fails, a sign of life is given and the next word heard."""
     answering: set[asyncio.Task[None]] = set()
     reloads: asyncio.Queue[_Reload] = asyncio.Queue()
-    reloading = asyncio.create_task(_reload(channel, service, reloads, gate))
+    reloading = asyncio.create_task(_reload(channel, service, reloads))
     keep_going = KeepGoing("hearing the supervisor")
     there_is_more = True
     try:
@@ -122,7 +106,7 @@ async def _listen(channel: Channel, service: HookService, gate: _Gate) -> None:
                 match message:
                     case None:
                         there_is_more = False
-                    case Begin() | Prepare() | Commit() | Discard():
+                    case Prepare() | Commit() | Discard():
                         reloads.put_nowait(message)
                     case Ask():
                         task = asyncio.create_task(_answer(channel, service, message))
@@ -132,17 +116,15 @@ async def _listen(channel: Channel, service: HookService, gate: _Gate) -> None:
                         channel.send(Pong())
                     case Stop():
                         service.stop(at_once=message.at_once)
-                        gate.opened.set()
     finally:
         reloading.cancel()
     service.stop()
-    gate.opened.set()
 
 
-_Reload = Begin | Prepare | Commit | Discard
+_Reload = Prepare | Commit | Discard
 
 
-async def _reload(channel: Channel, service: HookService, messages: asyncio.Queue[_Reload], gate: _Gate) -> None:
+async def _reload(channel: Channel, service: HookService, messages: asyncio.Queue[_Reload]) -> None:
     """Follow what is said of new configurations, in turn and beside everything else: some of it takes a while."""
     keep_going = KeepGoing("a reload's step")
     error: str | None = None
@@ -150,9 +132,6 @@ async def _reload(channel: Channel, service: HookService, messages: asyncio.Queu
         message = await messages.get()
         with keep_going:
             match message:
-                case Begin():
-                    gate.opened.set()
-                    await gate.passed.wait()
                 case Prepare():
                     error = await _prepared(service, message)
                     channel.send(Prepared(message.serial, error))

@@ -121,8 +121,13 @@ def _leniently(answer: Answer, sent: bytes, check: Check) -> Ruling | Failure:
 
 
 def _delivered(answer: Answer, sent: bytes) -> Ruling | Failure:
-    """A 2xx to an event: it was delivered, unless PHP says there that its script died. The hook's own body goes out."""
+    """A 2xx to an event: it was delivered, unless PHP says there that its script died.
+
+    One JSON object goes out as it came, whatever the status; in place of anything else the hook's own body does.
+    """
     status, body = answer.status, answer.body
+    if is_json_object(body):
+        return allowed_by_backend(body)
     coding = next((value for name, value in answer.headers if name.lower() == b"content-encoding"), b"")
     if reports_fatal(plain(body, coding) if coding else body):
         what = f"status {status} with PHP's report of a fatal error: the event may not have been recorded"
