@@ -16,6 +16,7 @@ from gateway import __version__
 from gateway.config import Key, Section, loads, sections
 from gateway.metrics import Metrics
 from gateway.requests import REFUSALS
+from gateway.signals import FAULTS, HARMLESS, MEANINGS, WORKER_MEANINGS, Meaning, name_of
 from gateway.verdicts import (
     Cause,
     Failure,
@@ -49,6 +50,13 @@ _REASONS: Final[Mapping[Reason, str]] = {
     Reason.BAD_REQUEST: "the request is no hook, or not one that may be sent on",
     Reason.UNAUTHORIZED: "it comes from an address that may not ask, or does not prove whose it is",
     Reason.INTERNAL: "a defect of the gateway; its log has the traceback",
+}
+
+_SIGNALS: Final[Mapping[Meaning, str]] = {
+    Meaning.DRAIN: "answers the hooks in flight, for at most `server.drain_timeout`, and ends with status 0; a second "
+    "one ends at once",
+    Meaning.END: "ends at once: hooks in flight get their `fallback`",
+    Meaning.RELOAD: "reads the configuration again",
 }
 
 
@@ -103,6 +111,29 @@ def metric_table() -> str:
     return _markdown(("metric", "kind", "labels", "meaning"), rows)
 
 
+def signal_table() -> str:
+    """What each signal means to the gateway's process and to a worker."""
+    rows = [
+        *(
+            (_signals(MEANINGS, it), _SIGNALS[it], _signals(WORKER_MEANINGS, it))
+            for it in Meaning
+            if it is not Meaning.IGNORE
+        ),
+        (_named(FAULTS), "a defect, or systemd's watchdog (`SIGABRT`): the process ends where it is", _named(FAULTS)),
+        (_named(HARMLESS), "nothing", _named(HARMLESS)),
+        ("all others, real-time signals too", "nothing; a line in the log names it", "all others"),
+    ]
+    return _markdown(("signal", "`gateway run`", "a worker does the same for"), rows)
+
+
+def _signals(meanings: Mapping[int, Meaning], meaning: Meaning) -> str:
+    return _named(number for number, its in meanings.items() if its is meaning)
+
+
+def _named(numbers: Iterable[int]) -> str:
+    return ", ".join(f"`{name_of(number)}`" for number in sorted(numbers)) or "–"
+
+
 def keys_at(place: str) -> str:
     """The keys of the configuration's section that stands there. Raises KeyError."""
     everything = sections()
@@ -144,6 +175,7 @@ SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
     "cures": cure_table,
     "reasons": reason_table,
     "metrics": metric_table,
+    "signals": signal_table,
 }
 
 

@@ -94,7 +94,7 @@ class Insights:
             "app_count": len(by_app),
             "recorded": {
                 "written": self._figure("recorded", lambda labels: labels[0] == "written"),
-                "dropped": self._figure("recorded", lambda labels: labels[0] != "written"),
+                "dropped": self._figure("recorded", lambda labels: labels[0] == "dropped"),
             },
         }
 

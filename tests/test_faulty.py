@@ -132,6 +132,7 @@ class Reading:
         status = self.parser.get_status_code()
         self.broken |= self.parser.get_http_version() not in ("1.0", "1.1") or len(self.fields) > 100
         self.broken |= not self.seen.data.startswith(b"HTTP/")  # llhttp takes RTSP too
+        self.broken |= not 100 <= status <= 599  # RFC 9110, section 15
         if status == 101 or not 100 <= status < 200:
             self.status = status
 

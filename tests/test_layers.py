@@ -16,6 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS: Final = {
     "alarm": 0,
+    "signals": 0,
     "changes": 0,
     "loops": 0,
     "console": 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import multiprocessing
@@ -518,13 +519,58 @@ def test_files_are_private_whatever_the_umask_and_their_mode_was(tmp_path: Path)
 def test_no_file_grows_past_its_size_and_the_oldest_goes(tmp_path: Path) -> None:
     path = tmp_path / "hooks.jsonl"
     files = RecordFiles(str(path), 1001, 3, RUN)
+    deleted = 0
     for number in range(0, 100, 4):
-        assert files.append([line(n) for n in range(number, number + 4)]) == (4, None)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["hooks.jsonl", "hooks.jsonl.1", "hooks.jsonl.2"]
+        written, error, gone = files.append([line(n) for n in range(number, number + 4)])
+        assert (written, error) == (4, None)
+        deleted += gone
+    newest = path.with_suffix(f".jsonl.{last_number(tmp_path)}")
+    assert len(list(tmp_path.iterdir())) == 3
     assert all(file.stat().st_size <= 1001 for file in tmp_path.iterdir())
-    kept = numbers_in(tmp_path / "hooks.jsonl.2", tmp_path / "hooks.jsonl.1", path)
+    kept = numbers_in(path.with_suffix(f".jsonl.{last_number(tmp_path) - 1}"), newest, path)
     assert kept == list(range(100 - len(kept), 100))
     assert len(kept) >= 20
+    assert deleted == 100 - len(kept)
+
+
+def last_number(directory: Path) -> int:
+    return max(int(file.suffix[1:]) for file in directory.iterdir() if file.suffix != ".jsonl")
+
+
+def test_each_file_is_renamed_once_however_many_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where each made room for the next, two workers with hundreds of files lost a third of the hooks under load."""
+    renamed: list[str] = []
+
+    def rename(old: str, new: str, rename: Any = os.rename) -> None:
+        renamed.append(new)
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", rename)
+    files = RecordFiles(str(tmp_path / "hooks.jsonl"), 501, 1000, RUN)
+    for number in range(0, 400, 4):
+        files.append([line(n) for n in range(number, number + 4)])
+    assert len(renamed) == len(set(renamed)) == len(list(tmp_path.iterdir())) - 1
+    assert sorted(numbers_in(*tmp_path.iterdir())) == list(range(400))
+
+
+def test_the_numbers_of_files_begin_again_once_there_is_none_left(tmp_path: Path) -> None:
+    path = tmp_path / "hooks.jsonl"
+    path.with_suffix(".jsonl.9999998").write_bytes(line(1))
+    path.with_suffix(".jsonl.20261130").write_bytes(line(0))  # another's: a date
+    RecordFiles(str(path), 501, 30, RUN).append([line(number) for number in range(2, 14)])
+    assert sorted(numbers_in(*tmp_path.iterdir())) == list(range(14))
+    assert sorted(file.name for file in tmp_path.iterdir() if file != path) == [
+        f"hooks.jsonl.{number}" for number in (1, 2, 20261130, 3)
+    ]
+    RecordFiles(str(path), 501, 2, RUN).append([line(number) for number in range(14, 18)])
+    assert sorted(file.name for file in tmp_path.iterdir() if file != path) == ["hooks.jsonl.20261130", "hooks.jsonl.4"]
+
+
+def test_lines_of_a_huge_file_that_goes_are_counted_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files_module, "_COUNTED", 1000)
+    monkeypatch.setattr(files_module, "_PIECE", 500)
+    files = RecordFiles(str(tmp_path / "hooks.jsonl"), 10_001, 1, RUN)
+    assert files.append([line(number) for number in range(101)]).deleted == 100
 
 
 def test_with_one_file_the_recording_begins_anew_when_it_is_full(tmp_path: Path) -> None:
@@ -624,19 +670,22 @@ def test_adversarial_a_file_that_is_no_recording_is_left_as_it_is(tmp_path: Path
 def test_a_file_of_which_only_a_beginning_was_written_is_a_recording(tmp_path: Path) -> None:
     path = tmp_path / "hooks.jsonl"
     path.write_bytes(b'{"v')
-    assert RecordFiles(str(path), 1000, 3, RUN).append([line(1)]) == (1, None)
+    assert RecordFiles(str(path), 1000, 3, RUN).append([line(1)]) == (1, None, 0)
 
 
-def test_a_file_that_cannot_be_put_aside_is_told_as_such(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_put_aside_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def rename(old: str, new: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
     path = tmp_path / "hooks.jsonl"
     files = RecordFiles(str(path), 1000, 2, RUN)
     files.append([line(n) for n in range(9)])
-    path.with_name("hooks.jsonl.1").mkdir()  # what stands in the way even for root
-    full = files.append([line(9)])
+    with monkeypatch.context() as denied:
+        denied.setattr(os, "rename", rename)
+        full = files.append([line(9)])
     assert full.written == 0
     assert "cannot be put aside" in str(full.error)
-    path.with_name("hooks.jsonl.1").rmdir()
-    assert files.append([line(10)]) == (1, None)
+    assert files.append([line(10)]) == (1, None, 0)
 
 
 def test_a_symbolic_link_is_refused_in_words(tmp_path: Path) -> None:
@@ -654,7 +703,7 @@ def test_adversarial_a_file_that_another_process_keeps_locked_is_given_up_in_tim
         fcntl.flock(held, fcntl.LOCK_EX)
         files = RecordFiles(str(path), 1000, 3, RUN)
         assert files.append([line(1)]).error is not None
-    assert files.append([line(2)]) == (1, None)
+    assert files.append([line(2)]) == (1, None, 0)
     assert numbers_in(path) == [2]
 
 
@@ -662,7 +711,7 @@ def _write_many(path: str, first: int, count: int, begin: Any) -> None:
     files = RecordFiles(path, 20_000, 200, RUN)
     begin.wait(GIVEN_UP)
     for number in range(first, first + count, 5):
-        assert files.append([line(n, 100 + n % 400) for n in range(number, number + 5)]) == (5, None)
+        assert files.append([line(n, 100 + n % 400) for n in range(number, number + 5)]) == (5, None, 0)
 
 
 def test_several_processes_share_the_files_without_a_line_torn_or_lost(tmp_path: Path) -> None:
@@ -690,7 +739,7 @@ def _write_on_a_full_disk(path: str) -> None:
     for number in range(12):
         files.append([line(number)])
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    assert files.append([line(99)]) == (1, None)
+    assert files.append([line(99)]) == (1, None, 0)
 
 
 def test_a_full_disk_leaves_whole_lines_and_is_written_again_when_there_is_room(tmp_path: Path) -> None:
@@ -903,9 +952,9 @@ def test_a_directory_that_is_missing_is_told_once_and_recording_goes_on_when_it_
     recorder.record(decision())
     recorder.close(GIVEN_UP)
     assert counts.of == {"dropped": 3, "written": 1}
-    assert [(r.levelname, r.getMessage().partition(" /")[0]) for r in caplog.records] == [
-        ("WARNING", "record: hooks are not recorded:"),
-        ("INFO", "record:"),
+    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
+        ("WARNING", "record: hooks are not recorded: No such file or directory"),
+        ("INFO", "record: hooks are recorded again"),
     ]
     assert len(lines_of(path)) == 1
 

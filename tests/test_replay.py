@@ -302,8 +302,10 @@ def test_where_nothing_could_be_compared_nothing_agreed(path: Path, same: Backen
     [
         ("ok", None), ("ok_http10", None), ("denied", None), ("hang", "timeout"), ("trickle_body", "timeout"),
         ("reset_before_answer", "unreachable"), ("close_without_a_byte", "unreachable"),
-        ("status_500", "error_status"), ("redirect_302", "error_status"), ("status_204", "error_status"),
+        ("status_500", "error_status"), ("status_600", "bad_answer"), ("status_999", "bad_answer"),
+        ("redirect_302", "error_status"), ("status_204", "error_status"),
         ("half_body_close", "bad_answer"), ("length_zero", "bad_answer"), ("endless_head", "bad_answer"),
+        ("denied_half_close", None), ("denied_half_silence", None), ("status_500_half_close", "error_status"),
     ],
 )  # fmt: skip
 def test_a_faulty_backend_fails_with_the_causes_of_the_gateway(path: Path, case: str, cause: str | None) -> None:

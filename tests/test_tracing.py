@@ -553,7 +553,11 @@ def test_spans_are_given_up_and_counted_when_patience_ends_and_a_collector_that_
         assert wait_until(lambda: value(metrics, DELIVERED) == 3)
         exporter.close(5)
         assert len(collector.exports) == 4
-    told = [record.getMessage().partition("/v1/traces ")[2] for record in caplog.records if "tracing" in record.name]
+    told = [
+        record.getMessage().removeprefix("tracing: the collector ")
+        for record in caplog.records
+        if "tracing" in record.name
+    ]
     assert told == ["does not take spans: it answers 503", "takes spans again"]
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from gateway.admin.inquiry import FindCalls, HoldTarget, Inquiry, ReportTargets
-from gateway.config import Config, Loaded, Settings
+from gateway.config import Config, Loaded, Settings, fit_to_show, written_urls
 from gateway.insights import Insights
 from gateway.journal import Call, Wanted
 from gateway.latency import quantile
@@ -74,7 +73,7 @@ class Overview:
             apps = apps_of.get(name, [])
             urls = [target.url for target in upstream.targets]
             names = _names(name, urls, reports)
-            written = _written_urls(loaded.shown, name, len(urls))
+            written = written_urls(loaded.shown, name, len(urls))
             shown.append(
                 {
                     "name": name,
@@ -98,7 +97,8 @@ class Overview:
 
     def insights(self, counted: Insights, most: int) -> dict[str, Any]:
         """What no general proxy tells, *most* apps of it, with what the configuration in force says of these apps."""
-        config = self._loaded().config
+        loaded = self._loaded()
+        config = loaded.config
         shown = counted.as_json(most)
         for app in shown["apps"]:
             known = app["app"] in config.apps
@@ -108,7 +108,9 @@ class Overview:
             app["client_config"]["mode"] = None if wanted is None else wanted.mode
             app["client_config"]["methods"] = [] if wanted is None else sorted(wanted.failing)
             app["split"] = [{**share, "weight": weights.get(share["upstream"])} for share in app["split"]]
-        shown["recorded"]["path"] = None if config.record is None else config.record.path
+        shown["recorded"]["path"] = (
+            None if config.record is None else fit_to_show(config.record.path, loaded.shown, "record", "path")
+        )
         return shown
 
     async def find_target(self, upstream: str, name: str) -> Known | None:
@@ -204,13 +206,3 @@ def _shown(report: TargetReport | None) -> Mapping[str, Any]:
 
 def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 3)
-
-
-def _written_urls(shown: Mapping[str, Any], upstream: str, count: int) -> Sequence[str]:
-    """The targets' URLs as the file has them: one that stands in an environment variable stays there."""
-    try:
-        section = shown["upstreams"][upstream]
-        urls = [target["url"] for target in section["targets"]] if "targets" in section else [section["url"]]
-    except (KeyError, TypeError):
-        urls = []
-    return [str(url) for url in islice(urls, count)] if len(urls) == count else ["…"] * count

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 import httpx
 import typer
 
-from gateway.cli.common import BAD_USAGE, DEFAULT_CONFIG, fail
+from gateway.cli.common import BAD_USAGE, DEFAULT_CONFIG, fail, is_usable
 from gateway.config import Address, ConfigError, load, parse_address
 from gateway.config.document import MAX_BYTES, parse
 from gateway.config.files import ReadError, read_text
@@ -82,6 +82,9 @@ class Gateway:
     def get(self, path: str, **parameters: str | int | None) -> Any:
         """The JSON that it answers there. Raises NoAnswer and Refusal."""
         asked = {name: value for name, value in parameters.items() if value is not None}
+        for value in asked.values():
+            if any("\ud800" <= character <= "\udfff" for character in str(value)):
+                fail(f"{printable(str(value))}: is not UTF-8", BAD_USAGE)
         try:
             answer = self._client.get(path, params=asked)
         except httpx.TimeoutException as exc:
@@ -135,8 +138,7 @@ def gateway_at(admin: str | None, token_file: Path | None, config: Path | None) 
 def _checked(admin: str) -> str:
     text = admin if "://" in admin else f"http://{admin}"
     try:
-        url = httpx.URL(text)
-        usable = url.scheme in ("http", "https") and bool(url.host) and 0 < (url.port or 80) < 65536
+        usable = is_usable(httpx.URL(text))
     except (httpx.InvalidURL, ValueError) as exc:
         fail(f"--admin {printable(admin)}: {exc}", BAD_USAGE)
     if not usable:

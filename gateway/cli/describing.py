@@ -7,7 +7,7 @@ from typing import Final
 
 from gateway.clientconfig import ClientConfig, Mode
 from gateway.comparison import Compare
-from gateway.config import App, Config, Defaults, Settings
+from gateway.config import App, Config, Defaults, Loaded, Settings, fit_to_show
 from gateway.delivery import EventAnswers
 from gateway.repair import ResponseCheck
 from gateway.rules.screening import Rule
@@ -152,15 +152,17 @@ def some(names: Sequence[str], most: int = _MANY) -> str:
 # --- all of them ---
 
 
-def wisdom(config: Config) -> Iterator[str]:
+def wisdom(loaded: Loaded) -> Iterator[str]:
     """What the defaults and each app say of their own, a block for each, and last what a refusal comes to."""
+    config = loaded.config
     yield from _block("defaults", config.defaults, config.inherited(), config)
     for name, app in config.apps.items():
         yield from _block(name, app, config.settings(name, None), config)
     if config.record is not None:
         part = "" if config.record.sample >= 1 else f"{100 * config.record.sample:.3g}% of the sessions' "
         which = "hooks that failed" if config.record.failures_only else "hooks"
-        yield from ("", f"{part}{which} recorded in {config.record.path}")
+        where = fit_to_show(config.record.path, loaded.shown, "record", "path")
+        yield from ("", f"{part}{which} recorded in {where}")
     yield from _refusals(config)
     yield from _changes(config)
 

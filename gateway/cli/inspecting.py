@@ -45,7 +45,7 @@ from gateway.cli.describing import (
     wisdom,
 )
 from gateway.clientconfig import Mode
-from gateway.config import Config, Settings, json_schema, path_text
+from gateway.config import Config, Loaded, Settings, fit_to_show, json_schema, path_text, written_urls
 from gateway.delivery import EventAnswers
 from gateway.hooks import PLAY_HLS, BadHookError, Hook, MethodType, method_type, parse_hook
 from gateway.recording import RecordSettings
@@ -78,7 +78,7 @@ def check(config: ConfigOption = DEFAULT_CONFIG) -> None:
     print(f"{config}: valid")
     width = None if sys.stdout is not None and sys.stdout.isatty() else _WIDE
     Console(width=width, markup=False, emoji=False, highlight=False).print(_routes(loaded.config))
-    for line in wisdom(loaded.config):
+    for line in wisdom(loaded):
         print(line)
 
 
@@ -101,7 +101,7 @@ def explain(
     if match is None:
         print("app       none is configured for it: 403, reason unknown_app")
         return
-    for line in _Explained(loaded.config, match, hook, method, when).lines():
+    for line in _Explained(loaded, match, hook, method, when).lines():
         print(line)
 
 
@@ -144,8 +144,9 @@ def _row(settings: Settings) -> Iterable[str | Text]:
 class _Explained:
     """One hook, told line by line."""
 
-    def __init__(self, config: Config, match: Match, hook: Hook, method: str, when: float) -> None:
-        self._config = config
+    def __init__(self, loaded: Loaded, match: Match, hook: Hook, method: str, when: float) -> None:
+        self._config = config = loaded.config
+        self._shown = loaded.shown
         self._match = match
         self._hook = hook
         self._method = method
@@ -257,7 +258,9 @@ class _Explained:
         return path_text(("upstreams", name, "retry")) if own else "the default"
 
     def _targets(self, name: str) -> Iterable[str]:
-        return (it.url + (" (backup)" if it.backup else "") for it in self._config.upstreams[name].targets)
+        targets = self._config.upstreams[name].targets
+        urls = written_urls(self._shown, name, len(targets))
+        return (url + (" (backup)" if it.backup else "") for it, url in zip(targets, urls, strict=True))
 
     def _retry_of(self, name: str) -> Retry:
         upstream = self._config.upstreams.get(name)
@@ -288,7 +291,7 @@ class _Explained:
         else:
             return f"no: its session is not among {100 * record.sample:.3g}%"
         only = ", only if no backend, rule or static app decides it" if record.failures_only else ""
-        return f"in {record.path}{what}{only}"
+        return f"in {fit_to_show(record.path, self._shown, 'record', 'path')}{what}{only}"
 
     def _refusal(self) -> str:
         wanted = self._settings.client_config

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import glob
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
@@ -23,7 +23,18 @@ from gateway.cli.sending import check_url, shown_url
 from gateway.cli.showing import milliseconds, plain
 from gateway.comparison import Compare, Difference
 from gateway.log import printable
-from gateway.replay import BODIES_DIFFER, Example, Options, Player, Recording, Report, Tally, UnreadableError, Wanted
+from gateway.replay import (
+    BODIES_DIFFER,
+    MAX_HOOKS,
+    Example,
+    Options,
+    Player,
+    Recording,
+    Report,
+    Tally,
+    UnreadableError,
+    Wanted,
+)
 
 _INTERRUPTED: Final = 130
 _WIDE: Final = 2000
@@ -31,6 +42,7 @@ _WIDE: Final = 2000
 _MAX_TIMEOUT: Final = 3600.0
 _MAX_RATE: Final = 100_000.0
 _MAX_CONCURRENCY: Final = 256
+_WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC
 _SHOWN: Final = 8
 """Names in a row, and differences of one hook."""
 _is_rate = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)(?:/s)?", re.ASCII).fullmatch
@@ -63,7 +75,9 @@ def replay(
         typer.Option("--all-methods", help="Also connect, events and direct invocations: they may have side effects."),
     ] = False,
     timeout: Annotated[float, typer.Option(help="Seconds for an answer; the media server waits 15.")] = 15.0,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first N hooks only.", metavar="N")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, max=MAX_HOOKS, help="The first N hooks only.", metavar="N")
+    ] = None,
     json: Annotated[
         str | None, typer.Option("--json", metavar="FILE|-", help="Write the report there as JSON; - prints it.")
     ] = None,
@@ -116,7 +130,7 @@ def _expanded(names: Iterable[str]) -> list[str]:
     """The files that are meant: a name that is one is no glob."""
     found: list[str] = []
     for name in names:
-        is_plain = not glob.has_magic(name) or Path(name).exists()
+        is_plain = not glob.has_magic(name) or os.path.exists(name)
         found += [name] if is_plain else sorted(glob.glob(name)) or [name]
     return found
 
@@ -185,7 +199,10 @@ def _tell(report: Report, json: str | None) -> None:
             sys.stdout.buffer.write(data)  # UTF-8 (RFC 8259), whatever the terminal takes
             return
         try:
-            Path(json).write_bytes(data)
+            # Without waiting for somebody who reads, should it be a named pipe.
+            with open(os.open(json, _WRITE, 0o666), "wb") as file:
+                os.set_blocking(file.fileno(), True)
+                file.write(data)
         except (OSError, ValueError) as exc:
             print(f"gateway: {printable(json)}: {getattr(exc, 'strerror', None) or exc}", file=sys.stderr)
             _print(report)

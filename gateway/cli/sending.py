@@ -10,7 +10,7 @@ from urllib.parse import quote
 import httpx
 import typer
 
-from gateway.cli.common import BAD_USAGE, HookFile, MethodOption, fail, read_hook_file
+from gateway.cli.common import BAD_USAGE, HookFile, MethodOption, fail, is_usable, read_hook_file
 from gateway.log import printable
 from gateway.verdicts import ALLOW_STATUS, REJECT_STATUS
 
@@ -59,8 +59,7 @@ def send(
 def check_url(url: str) -> None:
     """End with exit status 2 if the URL is none that a hook can be sent to."""
     try:
-        parsed = httpx.URL(url)
-        usable = parsed.scheme in ("http", "https") and bool(parsed.host) and 0 < (parsed.port or 80) < 65536
+        usable = is_usable(httpx.URL(url))
     except (httpx.InvalidURL, ValueError) as exc:
         fail(f"{printable(url)}: {exc}", BAD_USAGE)
     if not usable:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Coroutine
 from typing import Any
 
@@ -15,8 +14,11 @@ from gateway.server import descriptors
 from gateway.server.listening import StartError
 from gateway.server.single import Gateway
 from gateway.server.supervisor import Supervisor
+from gateway.signals import PROCESS
 
 _STDOUT = 1
+_LAST_LINES = 0.5
+"""Seconds that the log has for its last lines where a signal ends what has ended already but for that."""
 
 
 def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
@@ -37,13 +39,12 @@ def serve(loaded: Loaded, main: Any) -> None:
     descriptors.raise_limit()
     log = loaded.config.log
     writer = Writer(_STDOUT, chunk=PIPE_ATOMIC)
+    PROCESS.start(lambda: writer.close(_LAST_LINES))
     configure_logging(writer, level=log.level, console=log.format == "console")
     work: Coroutine[Any, Any, None] = main(loaded, writer)
     try:
         uvloop.run(work)
     except StartError as exc:
         fail(str(exc))
-    except KeyboardInterrupt:
-        sys.exit(130)
     finally:
         writer.close()

@@ -13,6 +13,7 @@ from .schema import json_schema
 from .tls import ServerTls, UpstreamTls
 from .tracing import Tracing
 from .values import Secret, format_duration, parse_duration, parse_size
+from .written import fit_to_show, written_urls
 
 __all__ = [
     "DEDUPED",
@@ -44,6 +45,7 @@ __all__ = [
     "UpstreamTls",
     "digest_at",
     "digest_of",
+    "fit_to_show",
     "format_duration",
     "in_words",
     "json_schema",
@@ -55,4 +57,5 @@ __all__ = [
     "parse_size",
     "path_text",
     "sections",
+    "written_urls",
 ]

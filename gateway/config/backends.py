@@ -98,7 +98,7 @@ class Health(Section):
         validate_default=True,
         description="How long a check may take, connecting included. Default 1s; not longer than interval.",
     )
-    expect: Annotated[int, WholeNumber(100, 599, "HTTP status")] = Field(
+    expect: Annotated[int, WholeNumber(200, 599, "HTTP status")] = Field(
         default=200,
         description="Status that says the target is well; any other says it is not. Default 200; where the "
         "path answers with a redirect or a login, all targets are ejected.",

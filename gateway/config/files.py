@@ -25,6 +25,8 @@ def read_bytes(path: str | os.PathLike[str], limit: int, size_text: str) -> byte
     """A regular file's bytes, at most *limit*; the size is looked at before the content. Raises ReadError."""
     with _opened(path, limit, size_text) as descriptor, open(descriptor, "rb", closefd=False) as file:
         data = file.read(limit + 1)
+    if data is None:  # some files of /proc and /sys are regular ones, and wait as a pipe does
+        raise ReadError("nothing can be read from it now")
     if len(data) > limit:
         raise ReadError(f"it is larger than {size_text}")
     return data

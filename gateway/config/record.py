@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from gateway.recording import FILES, MASKED, RecordSettings
-from gateway.recording.files import BEGINS, MOST_FILES, is_recording
+from gateway.recording.files import BEGINS, DIGITS, is_recording
 
 from .rules import Section
 from .tls import FilePath, absolute_path
@@ -26,9 +26,9 @@ class Record(Section):
     """Hooks with their decisions, as JSON lines in files, for gateway replay."""
 
     path: FilePath = Field(
-        description="The file that is written; older ones are PATH.1, PATH.2 … beside it. Required; its directory must "
-        "be there, and only those who may know who called whom should be able to read it. Relative paths start where "
-        "this file is."
+        description="The file that is written; older ones are PATH.1, PATH.2 … beside it, the highest number is the "
+        "newest. Required; its directory must be there, and only those who may know who called whom should be able to "
+        "read it. Relative paths start where this file is."
     )
     sample: Annotated[float, Fraction()] = Field(
         default="100%",
@@ -73,7 +73,7 @@ def path_problem(value: object, directory: str) -> tuple[str | None, str | None]
         if not stat.S_ISDIR(os.stat(above).st_mode):
             return "stands in what is no directory", None
         file = _status_of(path)
-        _status_of(f"{path}.{MOST_FILES}")  # older files' names are longer: the system says whether it takes them
+        _status_of(f"{path}.{10**DIGITS - 1}")  # older files' names are longer: the system says whether it takes them
     except (OSError, ValueError) as exc:
         reason = (exc.strerror if isinstance(exc, OSError) else None) or "it has no valid name"
         return f"its directory cannot be used: {reason.lower()}", None

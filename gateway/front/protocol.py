@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from typing import Any, Final, cast
 
 from starlette.types import Message, Scope
@@ -177,6 +178,17 @@ class FrontProtocol(asyncio.Protocol):
             self._stop_waiting()
             self._idle = True
             self._wait(max(0.0, self._last_use + self._state.linger - self._loop.time()))
+
+    def idle_since(self) -> float:
+        """When it was last of use, on the loop's clock; infinite while it is."""
+        return self._last_use if self._is_at_rest() else math.inf
+
+    def keep_shorter(self) -> None:
+        """Have an idle connection go by the time for which they are kept now."""
+        if self._idle and self._is_at_rest() and not self._leaving:
+            self._alarm.clear()
+            kept = max(self._state.limits.keepalive_timeout, self._state.linger)
+            self._wait(max(0.0, self._last_use + kept - self._loop.time()))
 
     def recheck(self) -> None:
         """The list of addresses that may send hooks has changed: who is not on it any more gives its place up."""

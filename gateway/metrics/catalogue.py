@@ -260,9 +260,11 @@ class Metrics:
             "gateway_rule_hits_total", "Hooks that met a rule of their app, by verdict.", "app", "rule", "verdict"
         )
         self.recorded_hooks = counter(
-            "gateway_recorded_hooks_total", "Hooks for the recording: written, or dropped.", "outcome"
+            "gateway_recorded_hooks_total",
+            "Hooks for the recording: written, dropped, or deleted later with the oldest file.",
+            "outcome",
         )
-        for outcome in ("written", "dropped"):
+        for outcome in ("written", "dropped", "deleted"):
             self.recorded_hooks.labelled(outcome)
 
     def _add(self, family: _F) -> _F:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
+import re
 import stat
 import time
 from collections.abc import Sequence
@@ -17,7 +19,12 @@ MOST_FILES: Final = 2000
 """However small they are that restarts have left behind."""
 _PATIENCE: Final = 2.0
 """Seconds for which another process may have the file to itself."""
-_LOOK_AGAIN: Final = 0.005
+_LOOK_AGAIN: Final = 0.001
+_COUNTED: Final = 16 * 2**20
+"""Bytes of a file that goes whose lines are counted; those of the rest are taken to be as long."""
+_PIECE: Final = 256 * 1024
+DIGITS: Final = 7
+"""Of a file's number, at most: one of eight is a date, by which others have put a file aside."""
 _TRIES: Final = 100
 """Times that the file may be replaced by another process while it is opened."""
 
@@ -28,12 +35,15 @@ class Appended(NamedTuple):
     written: int
     error: OSError | None
     """Why the others were not, if the system said so; else they are larger than a file may be."""
+    deleted: int = 0
+    """Lines that went with the oldest files, to make room; about."""
 
 
 class RecordFiles:
-    """Appends lines to ``path``, which becomes ``path.1`` when it is full, that ``path.2``, and so on.
+    """Appends lines to ``path``, which becomes ``path.1`` when it is full, the next one ``path.2``, and so on.
 
-    They take ``files * max_size`` bytes at most: the oldest go. A file that an earlier *run* of the gateway began is
+    None is renamed twice: with hundreds of files that took longer than to fill one. All take ``files * max_size``
+    bytes at most: the oldest go, which have the lowest numbers. A file that an earlier *run* of the gateway began is
     put aside, for its pseudonyms are others; one that holds something else is left alone. Each piece is one write at
     the file's end under a lock (flock) that all writers take; whoever finds that the file has been put aside meanwhile
     takes the new one. For one thread.
@@ -46,6 +56,12 @@ class RecordFiles:
         self._begins = b'{"v":1,"run":"%b",' % run.encode()
         self._fd: int | None = None
         self._is_own = False
+        self._taken = 0
+        """The highest number that a file has."""
+        self._sizes: dict[int, int] = {}
+        """Of the files put aside, by number: they change no more."""
+        self._going: list[tuple[int, int]] = []
+        """Descriptors and sizes of files that have just been deleted."""
 
     def append(self, lines: Sequence[bytes]) -> Appended:
         """Write whole lines; what is left of one that the disk cut short is taken back."""
@@ -72,8 +88,8 @@ class RecordFiles:
                     self._unlock()
         except OSError as exc:
             self.close()
-            return Appended(written, exc)
-        return Appended(written, None)
+            return Appended(written, exc, self._count_deleted())
+        return Appended(written, None, self._count_deleted())
 
     def close(self) -> None:
         """Let the file go."""
@@ -111,29 +127,58 @@ class RecordFiles:
             raise OSError(exc.errno, f"it cannot be put aside to begin the next: {exc.strerror}") from exc
 
     def _turn_over(self) -> None:
-        """Each file becomes the next older one; the current one is locked, and goes last."""
-        older: list[int] = []  # their sizes; the first is path.1
-        while len(older) < MOST_FILES:
-            try:
-                older.append(os.lstat(f"{self._path}.{len(older) + 1}").st_size)
-            except FileNotFoundError:
-                break
-        room = (self._files - 1) * self._max_size - os.lstat(self._path).st_size
+        """Delete what there is no room for, then put the current file aside, which is locked."""
+        self._look()
+        numbers, room = sorted(self._sizes), (self._files - 1) * self._max_size - os.lstat(self._path).st_size
         kept = 0
-        for size in older[: MOST_FILES - 2]:
-            room -= size
+        for number in reversed(numbers[-(MOST_FILES - 2) :]):
+            room -= self._sizes[number]
             if room < 0:
                 break
             kept += 1
-        for number in range(len(older), kept, -1):
-            os.unlink(f"{self._path}.{number}")
-        for number in range(kept, 0, -1):
-            os.rename(f"{self._path}.{number}", f"{self._path}.{number + 1}")
-        if self._files > 1:
-            os.rename(self._path, f"{self._path}.1")
+        for number in numbers[: len(numbers) - kept]:
+            self._delete(f"{self._path}.{number}", self._sizes.pop(number))
+        if self._files == 1:
+            self._delete(self._path, os.lstat(self._path).st_size)
         else:
-            os.unlink(self._path)
+            os.rename(self._path, f"{self._path}.{self._next()}")
         self.close()
+
+    def _look(self) -> None:
+        """Learn which files have been put aside, and the sizes of those that are new."""
+        directory, name = os.path.split(self._path)
+        is_older = re.compile(re.escape(name) + rf"\.([1-9][0-9]{{0,{DIGITS - 1}}})").fullmatch
+        there = {int(found[1]) for found in map(is_older, os.listdir(directory or ".")) if found is not None}
+        self._taken = max(there, default=0)
+        self._sizes = {number: size for number, size in self._sizes.items() if number in there}
+        for number in there - self._sizes.keys():
+            with contextlib.suppress(FileNotFoundError):
+                status = os.lstat(f"{self._path}.{number}")
+                if stat.S_ISREG(status.st_mode):
+                    self._sizes[number] = status.st_size
+
+    def _next(self) -> int:
+        """The number of the next file; once there is none left, they begin at 1 again."""
+        if self._taken >= 10**DIGITS - 1:
+            for new, number in enumerate(sorted(self._sizes), 1):
+                os.rename(f"{self._path}.{number}", f"{self._path}.{new}")
+            self._look()
+        return self._taken + 1
+
+    def _delete(self, path: str, size: int) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._going.append((fd, size))
+            os.unlink(path)
+
+    def _count_deleted(self) -> int:
+        """The lines of what has been deleted, counted while nobody waits for the file."""
+        lines = 0
+        while self._going:
+            fd, size = self._going.pop()
+            lines += _lines_in(fd, size)
+            os.close(fd)
+        return lines
 
 
 def is_recording(beginning: bytes) -> bool:
@@ -181,6 +226,17 @@ def _lock(fd: int) -> None:
             if time.monotonic() >= until:
                 raise OSError(errno.EBUSY, "another process does not let it go") from exc
         time.sleep(_LOOK_AGAIN)
+
+
+def _lines_in(fd: int, size: int) -> int:
+    lines = done = 0
+    try:
+        while done < min(size, _COUNTED) and (piece := os.pread(fd, _PIECE, done)):
+            lines += piece.count(b"\n")
+            done += len(piece)
+    except OSError:
+        return 0
+    return lines if done >= size or not done else lines * size // done
 
 
 def _fitting(lines: Sequence[bytes], start: int, room: int) -> int:

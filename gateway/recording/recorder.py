@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -43,7 +44,8 @@ _MEANT: Final = frozenset((Source.BACKEND, Source.RULE, Source.STATIC))
 """Who decides as it was meant, whatever there is to explain."""
 
 Count = Callable[[str, int], None]
-"""Told what became of how many hooks: ``written`` or ``dropped``; not by two threads at once."""
+"""Told what became of how many hooks: ``written``, ``dropped``, or ``deleted`` to make room for others; not by two
+threads at once."""
 Listener = Callable[[Decision], None]
 
 
@@ -69,7 +71,7 @@ class Recorder:
         self._failures_only = False
 
     def __repr__(self) -> str:
-        return f"<Recorder to {self._settings.path}>" if self._settings is not None else "<Recorder off>"
+        return "<Recorder off>" if self._settings is None else "<Recorder on>"
 
     def configure(self, settings: RecordSettings | None) -> None:
         """Go on as these say; None: record nothing. Never waits, never raises."""
@@ -90,7 +92,7 @@ class Recorder:
     def _changed(self, settings: RecordSettings | None) -> RecorderChange:
         if settings is None:
             return RecorderChange(self, self.in_force, (None, None))
-        for outcome in ("written", "dropped"):
+        for outcome in ("written", "dropped", "deleted"):
             self._count(outcome, 0)  # what they are counted by is made here, before another thread adds to it
         scribe = _Scribe(settings, self._count)
         scribe.start()
@@ -136,6 +138,8 @@ class Recorder:
         until = time.monotonic() + timeout
         for scribe in self._ending:
             scribe.join(max(0.0, until - time.monotonic()))
+            if left := scribe.give_up():
+                self._count("dropped", left)
         self._ending.clear()
 
     def _count(self, outcome: str, hooks: int) -> None:
@@ -226,6 +230,15 @@ class _Scribe:
         """Wait for the end."""
         self._thread.join(timeout)
 
+    def give_up(self) -> int:
+        """Write no more; how many hooks were still queued."""
+        left = 0
+        with contextlib.suppress(IndexError):  # the thread takes them too
+            while True:
+                self._queue.popleft()
+                left += 1
+        return left
+
     def _run(self) -> None:
         run, mask, files = self._settings.key.run, self._mask, self._files
         try:
@@ -261,6 +274,8 @@ class _Scribe:
             self._count("written", done.written)
         if done.written < hooks:
             self._count("dropped", hooks - done.written)
+        if done.deleted:
+            self._count("deleted", done.deleted)
         self._note(done.error)
 
     def _line(self, decision: Decision, mask: Mask, run: str) -> bytes | None:
@@ -277,8 +292,9 @@ class _Scribe:
         now = time.monotonic()
         if error is None:
             if self._warned is not None:
-                logger.info("record: %s is written again", self._settings.path)
+                logger.info("record: hooks are recorded again")
             self._warned = None
         elif self._warned is None or now - self._warned >= _WARN_AGAIN:
-            logger.warning("record: hooks are not recorded: %s: %s", self._settings.path, error.strerror or error)
+            # Without the path: what stands for it in the configuration may be a reference.
+            logger.warning("record: hooks are not recorded: %s", error.strerror or error)
             self._warned = now

@@ -20,7 +20,7 @@ class RecordSettings(NamedTuple):
     """What is written down, and where."""
 
     path: str
-    """The current file; older ones are ``path.1``, ``path.2`` … beside it."""
+    """The current file; older ones are ``path.1``, ``path.2`` … beside it, the highest number is the newest."""
     sample: float = 1.0
     """The share of sessions, above 0 and at most 1: of a session, all hooks are written or none."""
     failures_only: bool = False

@@ -28,6 +28,9 @@ from .tally import Tally
 
 MAX_ANSWER: Final = 4 * 2**20
 """Bytes of an answer."""
+_LOWEST_FINAL: Final = 200
+_HIGHEST: Final = 599
+"""RFC 9110, section 15: what is outside of these is no status of an answer."""
 _HEADERS: Final = {
     "Accept": "application/json",
     "Accept-Encoding": "identity",
@@ -166,7 +169,8 @@ class Player:
             made = await self._exchange(client, played.record)
         milliseconds = (time.perf_counter() - began) * 1000
         verdict, cause, error = None, made.cause, made.error
-        if cause is None:
+        # The gateway too goes by the status of an answer that broke off, unless only the body could say yes.
+        if cause is None or made.status not in (0, ALLOW_STATUS):
             verdict, cause, error = _verdict(made.status, made.body)
             if method_type(played.record.method) is MethodType.EVENT and 200 <= made.status < 300:
                 made, verdict, cause, error = _told(made, bytes(played.record.hook))
@@ -243,6 +247,8 @@ def _verdict(status: int, body: bytes) -> tuple[Verdict | None, Cause | None, st
     """What the gateway makes of an answer under ``response_check: strict``."""
     if status == REJECT_STATUS:
         return Verdict.REJECT, None, ""
+    if not _LOWEST_FINAL <= status <= _HIGHEST:
+        return None, Cause.BAD_ANSWER, f"status {status} does not exist"
     if status != ALLOW_STATUS:
         return None, Cause.ERROR_STATUS, f"it answers {status}"
     if not is_json_object(body):

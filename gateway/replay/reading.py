@@ -7,7 +7,6 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
 from gateway.hooks import BadHookError, MethodType, method_type, parse_hook
@@ -19,6 +18,8 @@ from gateway.sampling import session_or_call
 
 MAX_LINE: Final = 16 * 2**20
 """Bytes of a line: more than any hook with its answer takes."""
+_HOPELESS: Final = 16 * MAX_LINE
+"""Bytes of a line after which nobody looks for its end."""
 MAX_FILES: Final = 1024
 MAX_HOOKS: Final = 5_000_000
 """Hooks in one replay; each takes some seventy bytes of memory."""
@@ -146,9 +147,10 @@ class Recording:
     def _look_through(self, path: str, wanted: Wanted) -> None:
         name = printable(path)
         try:
-            if not Path(path).is_file():  # a named pipe would be waited for, and cannot be read twice
+            if not os.path.isfile(path):  # a named pipe would be waited for, and cannot be read twice
                 raise UnreadableError(f"{name}: {_no_file(path)}")
-            stream = open(path, "rb")  # noqa: SIM115 - it is read again when it is played
+            # Without waiting: some files of /proc are regular ones, and wait as a pipe does.
+            stream = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # noqa: SIM115 - read again
             number = len(self._files)
             self._files.append(stream)
             self._names.append(name)
@@ -156,7 +158,7 @@ class Recording:
             if (status.st_dev, status.st_ino) in self._known:
                 return
             self._known.add((status.st_dev, status.st_ino))
-            beginning = stream.read(8)
+            beginning = stream.read(8) or b""  # None: it waits as a pipe does
             stream.seek(0)
             for begins, program in _COMPRESSED.items():
                 if beginning.startswith(begins):
@@ -170,6 +172,8 @@ class Recording:
                         size += len(rest)
                         if rest.endswith(b"\n"):
                             break
+                        if size > _HOPELESS:
+                            raise UnreadableError(f"{name}: it is no recording: line {line} has more than {size} bytes")
                     self._note_broken(f"{name}:{line}", f"it is longer than {MAX_LINE} bytes")
                 else:
                     self._look_at(data, (number, line, offset), wanted)
@@ -208,4 +212,4 @@ class Recording:
 def _no_file(path: str) -> str:
     if path == "-":
         return "standard input cannot be played, for a recording is read twice: write it to a file"
-    return "it is no regular file" if Path(path).exists() else "it is not there"
+    return "it is no regular file" if os.path.exists(path) else "it is not there"

@@ -16,7 +16,7 @@ from gateway.admin.inquiry import Respondent
 from gateway.app import hook_app
 from gateway.changes import Change, Changes, Swap, prepare
 from gateway.config import Config
-from gateway.front import LINGER, FrontLimits, FrontState
+from gateway.front import LINGER, FrontLimits, FrontState, hold_to_limits
 from gateway.journal import Journal
 from gateway.log import AccessLog, Writer, prepare_logging
 from gateway.loops import KeepGoing
@@ -164,6 +164,7 @@ class HookService:
             return
         (_, change), self._prepared = self._prepared, None
         async with self._changing:
+            hold_to_limits(self._front)
             self._listener.recheck()
             await change.settle()
             await self._renew_tls()

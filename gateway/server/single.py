@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from gateway import __version__, notify
 from gateway.activity import Reading, Sampler, read
@@ -17,7 +17,7 @@ from gateway.admin.events import Events
 from gateway.admin.inquiry import Inquiry
 from gateway.admin.overview import Overview
 from gateway.app import admin_app
-from gateway.config import Config, Loaded
+from gateway.config import Config, Loaded, ServerTls, UpstreamTls, fit_to_show
 from gateway.front import FrontLimits, FrontState
 from gateway.lifecycle import Lifecycle, Phase
 from gateway.log import Writer
@@ -26,10 +26,12 @@ from gateway.metrics import Metrics
 from gateway.proxy import Listener as DecisionListener
 from gateway.reloading import Reloader, with_workers
 from gateway.server import descriptors
+from gateway.server.children import reap_orphans
 from gateway.server.hookservice import HookService
 from gateway.server.listening import Listener, StartError, address_of, all_started, bind, close, unlink
 from gateway.server.threads import start_threads
 from gateway.server.watch import keep_up
+from gateway.signals import PROCESS, Receiver
 from gateway.tls.certificates import days_to_expiry
 
 logger = logging.getLogger(__name__)
@@ -62,7 +64,7 @@ class Gateway:
         self._metrics = Metrics(__version__)
         self._service = HookService(loaded.config, self._hook_sockets, self._metrics, writer, listeners)
         self._reloader = Reloader(loaded, self._metrics, self._take)
-        self._metrics.on_scrape(lambda: sample_certificates(self._metrics, self._reloader.loaded.config))
+        self._metrics.on_scrape(sampling_certificates(self._metrics, self._reloader))
         self.lifecycle = Lifecycle()
         self._metrics.on_scrape(lambda: self._metrics.ready.set(self.lifecycle.phase is Phase.READY))
         self._keep_going = KeepGoing("what follows a reload")
@@ -116,17 +118,27 @@ class Gateway:
             warn_of_shortage(config)
 
 
-def sample_certificates(metrics: Metrics, config: Config) -> None:
+def sampling_certificates(metrics: Metrics, reloader: Reloader) -> Callable[[], None]:
+    """What samples those of the configuration in force."""
+    return lambda: sample_certificates(metrics, reloader.loaded.config, reloader.loaded.shown)
+
+
+def sample_certificates(metrics: Metrics, config: Config, shown: Mapping[str, Any]) -> None:
     """Set the days that each configured certificate has left; one that cannot be read has none."""
-    sections = (config.server.tls, *(upstream.tls for upstream in config.upstreams.values()))
-    files = {tls.certificate for tls in sections if tls is not None and tls.certificate is not None}
+    sections: list[tuple[tuple[str, ...], ServerTls | UpstreamTls | None]] = [(("server",), config.server.tls)]
+    sections += [(("upstreams", name), upstream.tls) for name, upstream in config.upstreams.items()]
+    files = {
+        fit_to_show(tls.certificate, shown, *place, "tls", "certificate"): tls.certificate
+        for place, tls in sections
+        if tls is not None and tls.certificate is not None
+    }
     metrics.certificate_days.keep(("certificate",), files)
-    for file in files:
+    for label, file in files.items():
         try:
             days = days_to_expiry(Path(file))
         except (OSError, ValueError):
             days = 0.0
-        metrics.certificate_days.labelled(file).set(days)
+        metrics.certificate_days.labelled(label).set(days)
 
 
 def events_of(reading: Callable[[], Reading], inquiry: Inquiry, reloader: Reloader, lifecycle: Lifecycle) -> Events:
@@ -149,14 +161,20 @@ async def serving_admin(
     reloads: set[asyncio.Task[object]] = set()
 
     def on_hangup() -> None:
-        if len(reloads) > 1:
+        if len(reloads) > 1 or stop.is_set():
             return  # one runs, and the one that waits for it will see whatever has changed by then
         task: asyncio.Task[object] = asyncio.create_task(reloader.reload("SIGHUP"))
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
+    def at_once() -> None:
+        on_stop_signal()
+        on_stop_signal()
+
     await start_threads()
-    with _signals({signal.SIGTERM: on_stop_signal, signal.SIGINT: on_stop_signal, signal.SIGHUP: on_hangup}):
+    reaping = asyncio.create_task(reap_orphans())
+    signals = Receiver(drain=on_stop_signal, end=at_once, reload=on_hangup, ignore=_note_ignored)
+    with PROCESS.passed_to(signals, asyncio.get_running_loop()):
         serving = asyncio.create_task(admin.run_until_stopped())
         watching = asyncio.create_task(keep_up(reloader, stop))
         try:
@@ -166,9 +184,17 @@ async def serving_admin(
         finally:
             stop.set()
             admin.stop()
+            reaping.cancel()
             for task in (watching, *reloads):
                 task.cancel()
-            await asyncio.gather(serving, watching, *reloads, return_exceptions=True)
+            await asyncio.gather(serving, watching, reaping, *reloads, return_exceptions=True)
+
+
+def _note_ignored(name: str) -> None:
+    logger.info(
+        "signal %s ignored; SIGHUP reloads the configuration, SIGTERM stops the gateway", name,
+        extra={"fields": {"event": "signal_ignored", "signal": name}},
+    )  # fmt: skip
 
 
 def announce_ready(loaded: Loaded, hooks: list[str], admin: str) -> None:
@@ -201,15 +227,3 @@ def announce_stopping(loaded: Loaded) -> None:
     limit = loaded.config.server.drain_timeout
     notify.stopping(limit)
     logger.info("stopping: no new connections; hooks in flight have %g s", limit)
-
-
-@contextlib.contextmanager
-def _signals(handlers: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    for number, handler in handlers.items():
-        loop.add_signal_handler(number, handler)
-    try:
-        yield
-    finally:
-        for number in handlers:
-            loop.remove_signal_handler(number)

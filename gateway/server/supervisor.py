@@ -13,7 +13,6 @@ import itertools
 import logging
 import os
 import pickle
-import signal
 import socket
 import sys
 import threading
@@ -52,6 +51,7 @@ from gateway.server.channel import (
     Told,
     Took,
 )
+from gateway.server.children import Child, in_words
 from gateway.server.doors import Doors
 from gateway.server.hookservice import LOOK_AT_CERTIFICATES_EVERY
 from gateway.server.listening import StartError, address_of, bind, close, unlink
@@ -60,7 +60,7 @@ from gateway.server.single import (
     announce_ready,
     announce_stopping,
     events_of,
-    sample_certificates,
+    sampling_certificates,
     serving_admin,
     warn_of_shortage,
 )
@@ -96,7 +96,7 @@ _QUESTIONS: Final = 16
 class Worker:
     """One child process."""
 
-    def __init__(self, slot: int, process: asyncio.subprocess.Process, channel: Channel, cells: ForeignCells) -> None:
+    def __init__(self, slot: int, process: Child, channel: Channel, cells: ForeignCells) -> None:
         self.slot = slot
         self.process = process
         self.cells = cells
@@ -225,7 +225,7 @@ class Supervisor:
         self._metrics = Metrics(__version__)
         writer.on_drop = self._metrics.log_dropped.inc
         self._reloader = Reloader(loaded, self._metrics, self._take)
-        self._metrics.on_scrape(lambda: sample_certificates(self._metrics, self._reloader.loaded.config))
+        self._metrics.on_scrape(sampling_certificates(self._metrics, self._reloader))
         self.lifecycle = Lifecycle()
         self._metrics.on_scrape(lambda: self._metrics.ready.set(self.lifecycle.phase is Phase.READY))
         self._workers: dict[int, Worker] = {}
@@ -266,8 +266,9 @@ class Supervisor:
                 await self._start_all()
                 keeping = [asyncio.create_task(self._keep(worker)) for worker in self._workers.values()]
                 pinging = asyncio.create_task(self._ping())
-                self.lifecycle.ready()
-                announce_ready(self._loaded, hooks, address)
+                if not self._stop.is_set():
+                    self.lifecycle.ready()
+                    announce_ready(self._loaded, hooks, address)
                 await self._stop.wait()
                 self.lifecycle.drain()
                 announce_stopping(self._loaded)
@@ -282,9 +283,10 @@ class Supervisor:
     # --- workers ---
 
     async def _start_all(self) -> None:
+        """Return when all serve, or once the end has begun. Raises StartError where one does not come up."""
         workers = [await self._spawn(slot) for slot in range(self._loaded.config.server.workers)]
         for worker in workers:
-            if not await _comes_up(worker):
+            if not await _comes_up(worker, self._stop) and not self._stop.is_set():
                 raise StartError(f"worker {worker.slot} did not come up; the log says why")
         self._count_workers()
 
@@ -293,17 +295,18 @@ class Supervisor:
             ours, theirs = map(undo.enter_context, socket.socketpair())
             cells = undo.enter_context(contextlib.closing(ForeignCells()))
             listen = self._doors.descriptors
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "gateway.server.worker",
-                "--channel", str(theirs.fileno()),
-                "--values", str(cells.values_fd),
-                "--names", str(cells.names_fd),
-                "--sessions", str(self._sessions),
-                "--shared", str(self._shared.fd),
-                "--board", str(self._connections),
-                "--slot", str(slot),
-                "--listen", *map(str, listen),
-                stdin=asyncio.subprocess.DEVNULL,
+            process = Child(
+                (
+                    sys.executable, "-m", "gateway.server.worker",
+                    "--channel", str(theirs.fileno()),
+                    "--values", str(cells.values_fd),
+                    "--names", str(cells.names_fd),
+                    "--sessions", str(self._sessions),
+                    "--shared", str(self._shared.fd),
+                    "--board", str(self._connections),
+                    "--slot", str(slot),
+                    "--listen", *map(str, listen),
+                ),
                 pass_fds=(
                     theirs.fileno(), cells.values_fd, cells.names_fd, self._sessions, self._shared.fd,
                     self._connections, *listen,
@@ -340,7 +343,7 @@ class Supervisor:
             wait = _BACKOFF[min(early, len(_BACKOFF) - 1)]
             logger.error(
                 "worker %d (pid %d) ended with %s; it is replaced%s",
-                worker.slot, worker.process.pid, _in_words(status), f" in {wait:g} s" if wait else " now",
+                worker.slot, worker.process.pid, in_words(status), f" in {wait:g} s" if wait else " now",
                 extra={"fields": {"event": "worker_died", "pid": worker.process.pid}},
             )  # fmt: skip
             await asyncio.sleep(wait)
@@ -348,7 +351,7 @@ class Supervisor:
             if successor is None:
                 return
             worker = successor
-            if await _comes_up(worker):
+            if await _comes_up(worker, self._stop):
                 self._doors.open()
                 self._count_workers()
                 logger.info("worker %d (pid %d) serves", worker.slot, worker.process.pid)
@@ -472,14 +475,14 @@ class Supervisor:
         return [worker.process.pid for worker in self._workers.values()]
 
 
-async def _comes_up(worker: Worker) -> bool:
-    ready = asyncio.create_task(worker.ready.wait())
-    ended = asyncio.create_task(worker.process.wait())
-    await asyncio.wait((ready, ended), timeout=_START_LIMIT, return_when=asyncio.FIRST_COMPLETED)
+async def _comes_up(worker: Worker, stop: asyncio.Event) -> bool:
+    """Whether it does within its time; one that does not is killed, unless *stop* is set: then it is told to end."""
+    waiting = [asyncio.create_task(what()) for what in (worker.ready.wait, worker.process.wait, stop.wait)]
+    await asyncio.wait(waiting, timeout=_START_LIMIT, return_when=asyncio.FIRST_COMPLETED)
     came = worker.ready.is_set()
-    ready.cancel()
-    ended.cancel()
-    if not came:
+    for task in waiting:
+        task.cancel()
+    if not came and not stop.is_set():
         worker.kill()
     return came
 
@@ -492,7 +495,3 @@ def _keep_series(metrics: Metrics, config: Config) -> None:
         for label in target_names([target.url for target in upstream.targets]).values()
     }
     metrics.configure(config.apps, targets, config.metrics.app_label, RuleNames(config))
-
-
-def _in_words(status: int) -> str:
-    return f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import logging
 import pickle
-import signal
 import socket
 import sys
 
@@ -45,16 +44,18 @@ from gateway.server.hookservice import HookService
 from gateway.server.threads import start_threads
 from gateway.sessions import Sessions
 from gateway.sharing import Memory, Shared
+from gateway.signals import PROCESS, WORKER_MEANINGS, Receiver
 
 logger = logging.getLogger(__name__)
 
 _SAMPLE_EVERY = 1.0
 """Seconds between two looks at the gauges that only a scrape needs."""
+_LAST_LINES = 0.5
+"""Seconds that the log has for its last lines where a signal ends what has ended already but for that."""
 
 
 async def serve(arguments: argparse.Namespace, writer: Writer) -> None:
     """Run until the supervisor says stop, or is gone."""
-    loop = asyncio.get_running_loop()
     await start_threads()
     channel = await Channel.over(socket.socket(fileno=arguments.channel))
     first = await channel.receive()
@@ -76,9 +77,11 @@ async def serve(arguments: argparse.Namespace, writer: Writer) -> None:
     except OSError as exc:  # certificates that were broken on the disk before the supervisor had copies of them
         logger.error("this worker cannot serve until its files are mended: %s", exc)
         return
-    for number in (signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(number, lambda: None)  # meant for the supervisor, sent to the whole group
-    loop.add_signal_handler(signal.SIGTERM, service.stop)
+    with PROCESS.passed_to(Receiver(drain=service.stop), asyncio.get_running_loop()):
+        await _run(service, channel, first, metrics)
+
+
+async def _run(service: HookService, channel: Channel, first: Take, metrics: Metrics) -> None:
     for order in first.orders:
         await service.respondent.answer(order)
     await service.start()
@@ -188,6 +191,7 @@ async def _sample(metrics: Metrics) -> None:
 
 def main() -> None:
     """Entry of the child process; its arguments are descriptors that the supervisor has left open."""
+    PROCESS.hold(WORKER_MEANINGS)  # until here the parent had them blocked
     parser = argparse.ArgumentParser(prog="gateway worker")
     parser.add_argument("--channel", type=int, required=True)
     parser.add_argument("--values", type=int, required=True)
@@ -199,10 +203,12 @@ def main() -> None:
     parser.add_argument("--listen", type=int, nargs="+", required=True)
     arguments = parser.parse_args()
     writer = Writer(sys.stdout.fileno(), chunk=PIPE_ATOMIC)
-    try:
-        uvloop.run(serve(arguments, writer))
-    finally:
-        writer.close()
+    PROCESS.start(lambda: writer.close(_LAST_LINES))
+    with PROCESS.to_the_last():
+        try:
+            uvloop.run(serve(arguments, writer))
+        finally:
+            writer.close()
 
 
 if __name__ == "__main__":

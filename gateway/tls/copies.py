@@ -26,15 +26,21 @@ _LARGEST: Final = 16 * 1024 * 1024
 
 
 def read_regular(file: str | os.PathLike[str]) -> bytes:
-    """What a regular file holds. Raises OSError: for a pipe or a device too, which could keep us waiting for ever."""
-    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    """What a regular file holds. Raises OSError: for a pipe or a device too, which could keep us waiting for ever.
+
+    It does not name the file: what stands for it in the configuration may be a reference.
+    """
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as exc:
+        raise OSError(exc.errno, exc.strerror) from exc
     with open(descriptor, "rb") as opened:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(file))
+            raise OSError(errno.EINVAL, "it is not a regular file")
         if status.st_size > _LARGEST:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), os.fspath(file))
-        return opened.read(_LARGEST)
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        return opened.read(_LARGEST) or b""  # None: it waits as a pipe does
 
 
 def contents_of(files: Files) -> Contents:

@@ -167,7 +167,7 @@ class Exporter:
     def _note(self, failed: _Failed | None) -> None:
         """Tell the log when the collector begins to fail, and when it is back; not of every batch."""
         if failed is not None and not self._is_failing:
-            logger.warning("tracing: %s does not take spans: %s", self._url, failed.why)
+            logger.warning("tracing: the collector does not take spans: %s", failed.why)
         elif failed is None and self._is_failing:
-            logger.info("tracing: %s takes spans again", self._url)
+            logger.info("tracing: the collector takes spans again")
         self._is_failing = failed is not None

@@ -106,7 +106,7 @@ class Transport(httpx.AsyncBaseTransport):
         """Change the limits under way; connections already open stay."""
         self.settings = settings
         for pool in self._pools.values():
-            pool.limits = settings.limits
+            pool.take_limits(settings.limits)
             pool.call_waiting()
             if pool.tls is not None:
                 pool.secure(self._tls_for_pools(), settings.server_name)

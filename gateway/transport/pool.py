@@ -124,6 +124,16 @@ class Pool:
         """Requests waiting for a connection."""
         return self._queue.waiting
 
+    def take_limits(self, limits: PoolLimits) -> None:
+        """Put other limits in force: idle connections beyond them are closed now, busy ones when they are done."""
+        self.limits = limits
+        until = self._loop.time() + (limits.keepalive or 0.0)
+        for connection in list(self._idle):
+            connection.expires = min(connection.expires, until)
+            if limits.keepalive is None or self.open_connections > limits.max_connections:
+                self._forget(connection, abort=True)
+        self._reap()
+
     def secure(self, tls: ssl.SSLContext, server_name: str | None) -> None:
         """Make connections over TLS from now on; those made on other terms are closed, busy ones when they are done."""
         if (tls, server_name) != (self.tls, self._server_name):
@@ -348,7 +358,7 @@ class Pool:
             address,
             self.origin.port,
             ssl=self.tls,
-            server_hostname=(self._server_name or self.origin.host) if self.tls is not None else None,
+            server_hostname=(self._server_name or self.origin.host.removesuffix(".")) if self.tls is not None else None,
         )
         connection.terms = terms
         connection.peer = address
@@ -380,7 +390,8 @@ class Pool:
         self._leave_place(tenant)
 
     def _keep_idle(self, connection: Connection) -> None:
-        if self._closed or connection.terms is not self._terms or not self._may_idle():
+        is_beyond = len(self._connections) > self.limits.max_connections  # the limit was higher
+        if self._closed or connection.terms is not self._terms or is_beyond or not self._may_idle():
             self._forget(connection, abort=True)
             return
         now, keepalive = self._loop.time(), self.limits.keepalive or 0.0

@@ -120,7 +120,7 @@ def test_explain_shows_the_answer_the_failures_and_the_time_that_is_kept(config:
     first = told["upstream"].split(" ")[0]
     assert told["failover"].endswith(
         f"where {first} cannot be reached at all or gives no answer in time; it may act on a hook that the first one "
-        "acted on"
+        "acted on (apps.split.failover_on)"
     )
     assert told["reserve"] == f"40% of the budget is kept free for failover: {first} has 1.8s"
     assert "restOverwrite=callee" in told["changed"]

@@ -114,7 +114,7 @@ async def _serve(config: Config, before: Config, writer: Writer) -> None:
             for name in dict.fromkeys((method, *list(config.apps[app].methods)[:1])):
                 await _decide(service, app.replace("*", "").replace("?", "x"), name)
         await asyncio.sleep(0)
-        sample_certificates(metrics, config)
+        sample_certificates(metrics, config, {})
         metrics.sample()
         metrics.render()
         repr(service.runtime.targets)

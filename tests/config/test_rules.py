@@ -201,8 +201,8 @@ REJECTED = [
     ("upstreams: {u: {url: http://h, health: {path: /a b}}}\n", '1:41: upstreams.u.health.path: must be a path such as /health: one / first, plain ASCII, no spaces, no #, not "/a b"'),
     ('upstreams: {u: {url: http://h, health: {path: "/a\\n"}}}\n', '1:41: upstreams.u.health.path: must be a path such as /health: one / first, plain ASCII, no spaces, no #, not "/a\\n"'),
     ("upstreams: {u: {url: http://h, health: {path: //h/}}}\n", '1:41: upstreams.u.health.path: must be a path such as /health: one / first, plain ASCII, no spaces, no #, not "//h/"'),
-    ("upstreams: {u: {url: http://h, health: {expect: 600}}}\n", "1:41: upstreams.u.health.expect: must be a whole number from 100 to 599, not 600"),
-    ("upstreams: {u: {url: http://h, health: {expect: 99}}}\n", "1:41: upstreams.u.health.expect: must be a whole number from 100 to 599, not 99"),
+    ("upstreams: {u: {url: http://h, health: {expect: 600}}}\n", "1:41: upstreams.u.health.expect: must be a whole number from 200 to 599, not 600"),
+    ("upstreams: {u: {url: http://h, health: {expect: 99}}}\n", "1:41: upstreams.u.health.expect: must be a whole number from 200 to 599, not 99"),
     ("upstreams: {u: {url: http://h, health: {interval: 2s, timeout: 2100ms}}}\n", "1:55: upstreams.u.health.timeout: 2.1s is longer than interval, which is 2s"),
     ("upstreams: {u: {url: http://h, health: {interval: 500ms}}}\n", "1:32: upstreams.u.health.timeout: 1s is longer than interval, which is 500ms"),
     # --- limits and duplicates ---
