@@ -76,7 +76,7 @@ async def kill_all(stage: Stage, dice: random.Random) -> None:
     for pid in stage.workers():
         _kill(stage, pid)
     deadline = time.monotonic() + BACK_WITHIN
-    while not await asyncio.to_thread(stage.answers) and time.monotonic() < deadline:
+    while await stage.call() is None and time.monotonic() < deadline:
         await asyncio.sleep(0.02)
     window[1] = time.monotonic()
     await stage.both_serve()

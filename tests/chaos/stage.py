@@ -289,28 +289,32 @@ class Stage:
         wanted = ssl.PEM_cert_to_DER_cert(certificate.read_text())
         deadline = time.monotonic() + TAKEN_WITHIN
         while time.monotonic() < deadline:
-            if await asyncio.to_thread(self._shown) == wanted:
+            answer = await self.call()
+            if answer is not None and answer[1] == wanted:
                 return True
             await asyncio.sleep(0.1)
         return False
 
-    def _shown(self) -> bytes | None:
-        with contextlib.suppress(OSError), self._connected() as sock:
-            assert isinstance(sock, ssl.SSLSocket)
-            return sock.getpeercert(binary_form=True)
-        return None
-
-    @contextlib.contextmanager
-    def _connected(self) -> Iterator[socket.socket]:
-        """A connection to the hook port, as the media server makes it."""
-        with socket.create_connection(("127.0.0.1", self.hooks), 2.0, (CALLER, 0)) as plain:
-            if self.certificates is None:
-                yield plain
-                return
+    async def call(self) -> tuple[bytes, bytes | None] | None:
+        """What the hook port says to a media server's GET, and the certificate it shows; None where it says nothing."""
+        context = None
+        if self.certificates is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-            with context.wrap_socket(plain) as secured:
-                yield secured
+        with contextlib.suppress(OSError, TimeoutError, EOFError):
+            async with asyncio.timeout(2.0):
+                reader, writer = await asyncio.open_connection(
+                    "127.0.0.1", self.hooks, ssl=context, local_addr=(CALLER, 0)
+                )
+                try:
+                    writer.write(b"GET / HTTP/1.1\r\nHost: gw\r\nConnection: close\r\n\r\n")
+                    secured = writer.get_extra_info("ssl_object")
+                    shown = None if secured is None else secured.getpeercert(binary_form=True)
+                    said = await reader.read(100)
+                    return (said, shown) if said else None
+                finally:
+                    writer.transport.abort()
+        return None
 
     # --- the configuration ---
 
@@ -343,13 +347,6 @@ class Stage:
                 return False
             await asyncio.sleep(0.1)
         self.wrong("not_taken", f"{rules.revision}, a good configuration, is not in force after {TAKEN_WITHIN:g} s")
-        return False
-
-    def answers(self) -> bool:
-        """Whether some worker answers on the hook port."""
-        with contextlib.suppress(OSError), self._connected() as sock:
-            sock.sendall(b"GET / HTTP/1.1\r\nHost: gw\r\nConnection: close\r\n\r\n")
-            return bool(sock.recv(100))
         return False
 
     async def both_serve(self) -> bool:
