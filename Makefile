@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 LOCK   := $(VENV)/lock/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
           --custom-compile-command 'make lock'
 
-.PHONY: install run test lint format bench bench-record soak rehearsal fuzz lock audit docs clean
+.PHONY: install run test lint format bench bench-record soak chaos rehearsal fuzz lock audit docs clean
 
 install: $(VENV)/.installed
 
@@ -42,6 +42,11 @@ bench-record: $(VENV)/.test-tools
 # Twenty minutes of load with faults in it; SOAK="--minutes 6" for less.
 soak: $(VENV)/.test-tools
 	@$(BIN)/python tests/soak/soak.py $(SOAK)
+
+# Ten minutes of faults of all classes at once, judged hook by hook; CHAOS="--minutes 2 --seed 7" repeats a schedule.
+chaos: $(VENV)/.test-tools
+	@tests/tools/install
+	@PYTHONPATH=tests $(BIN)/python -m chaos $(CHAOS)
 
 # A backend is replaced, with real PHP; two minutes, prints a table; REHEARSAL="--hooks 500" for less.
 rehearsal: $(VENV)/.test-tools

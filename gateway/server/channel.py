@@ -18,7 +18,7 @@ _PIECE: Final = 15 * 1024
 
 
 class Take(NamedTuple):
-    """To a worker, once, first: begin with this configuration, and say ``Ready``."""
+    """To a worker, once, first: build what serves with this configuration, and say ``Built``."""
 
     serial: int
     config: Config
@@ -26,6 +26,10 @@ class Take(NamedTuple):
     """What operators had ordered before the worker began."""
     copies: Copies = NO_COPIES
     """Of PEM files, for a worker that cannot use those on the disk."""
+
+
+class Begin(NamedTuple):
+    """To a worker, once: serve, by the last configuration that it was told to put in force, and say ``Ready``."""
 
 
 class Prepare(NamedTuple):
@@ -71,6 +75,10 @@ class Told(NamedTuple):
     number: int
     piece: bytes | None
     last: bool
+
+
+class Built(NamedTuple):
+    """From a worker: it can serve, and takes part in reloads from now on."""
 
 
 class Ready(NamedTuple):

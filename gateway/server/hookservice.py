@@ -126,6 +126,7 @@ class HookService:
 
     async def take(self, config: Config) -> None:
         """Put a new configuration in force. Whatever it raises, the old one is in force as before."""
+        await self._started.wait()
         await self.prepare(config)
         try:
             self.commit()
@@ -137,9 +138,8 @@ class HookService:
     async def prepare(self, config: Config) -> None:
         """Build all that a new configuration needs: whatever is raised is raised here, and nothing has changed then.
 
-        ``commit`` or ``discard`` is to follow.
+        ``commit`` or ``discard`` is to follow. Never amid ``start``: before it, or after it.
         """
-        await self._started.wait()
         await self.discard()
         async with asyncio.timeout(_TIME_TO_PREPARE), self._changing:
             change = await prepare(

@@ -38,11 +38,12 @@ from gateway.server.board import Board
 from gateway.server.board import shared_memory as board_memory
 from gateway.server.channel import (
     Ask,
+    Begin,
+    Built,
     Channel,
     Commit,
     Discard,
     Ping,
-    Pong,
     Prepare,
     Prepared,
     Ready,
@@ -100,6 +101,7 @@ class Worker:
         self.slot = slot
         self.process = process
         self.cells = cells
+        self.is_built = False
         self.ready = asyncio.Event()
         self._channel = channel
         self._loop = asyncio.get_running_loop()
@@ -172,14 +174,15 @@ class Worker:
         match message:
             case None:
                 return False
+            case Built():
+                self.is_built = True
+                self.send(Begin())
             case Ready():
                 self.ready.set()
             case Prepared() | Took():
                 self._words.add(message)
             case Told():
                 self._hear(message)
-            case Pong():
-                pass
         return True
 
     def _hear(self, told: Told) -> None:
@@ -420,7 +423,7 @@ class Supervisor:
         self._last_serial += 1
         serial = self._last_serial
         message = Prepare(serial, await asyncio.to_thread(pickle.dumps, config))
-        asked = [worker for worker in self._workers.values() if worker.ready.is_set()]
+        asked = [worker for worker in self._workers.values() if worker.is_built]
         try:
             for worker in asked:
                 worker.send(message)

@@ -14,6 +14,7 @@ import logging
 import pickle
 import socket
 import sys
+from typing import NamedTuple
 
 import uvloop
 
@@ -28,6 +29,8 @@ from gateway.metrics.cells import Cells
 from gateway.server.board import Board
 from gateway.server.channel import (
     Ask,
+    Begin,
+    Built,
     Channel,
     Commit,
     Discard,
@@ -84,10 +87,14 @@ async def serve(arguments: argparse.Namespace, writer: Writer) -> None:
 async def _run(service: HookService, channel: Channel, first: Take, metrics: Metrics) -> None:
     for order in first.orders:
         await service.respondent.answer(order)
+    gate = _Gate(asyncio.Event(), asyncio.Event())
+    listening = asyncio.create_task(_listen(channel, service, gate))
+    channel.send(Built())
+    await gate.opened.wait()
     await service.start()
+    gate.passed.set()
     channel.send(Ready())
     sampling = asyncio.create_task(_sample(metrics))
-    listening = asyncio.create_task(_listen(channel, service))
     await service.stopped()
     for task in (sampling, listening):
         task.cancel()
@@ -95,11 +102,20 @@ async def _run(service: HookService, channel: Channel, first: Take, metrics: Met
     channel.close()
 
 
-async def _listen(channel: Channel, service: HookService) -> None:
+class _Gate(NamedTuple):
+    """Between what is built and what serves: a worker that begins after a reload, however shortly, begins with it."""
+
+    opened: asyncio.Event
+    """What was told of reloads so far is done, or the end has come."""
+    passed: asyncio.Event
+    """It serves: reloads go on."""
+
+
+async def _listen(channel: Channel, service: HookService, gate: _Gate) -> None:
     """Do what the supervisor says until it is gone; whatever fails, a sign of life is given and the next word heard."""
     answering: set[asyncio.Task[None]] = set()
     reloads: asyncio.Queue[_Reload] = asyncio.Queue()
-    reloading = asyncio.create_task(_reload(channel, service, reloads))
+    reloading = asyncio.create_task(_reload(channel, service, reloads, gate))
     keep_going = KeepGoing("hearing the supervisor")
     there_is_more = True
     try:
@@ -109,7 +125,7 @@ async def _listen(channel: Channel, service: HookService) -> None:
                 match message:
                     case None:
                         there_is_more = False
-                    case Prepare() | Commit() | Discard():
+                    case Begin() | Prepare() | Commit() | Discard():
                         reloads.put_nowait(message)
                     case Ask():
                         task = asyncio.create_task(_answer(channel, service, message))
@@ -119,15 +135,17 @@ async def _listen(channel: Channel, service: HookService) -> None:
                         channel.send(Pong())
                     case Stop():
                         service.stop(at_once=message.at_once)
+                        gate.opened.set()
     finally:
         reloading.cancel()
     service.stop()
+    gate.opened.set()
 
 
-_Reload = Prepare | Commit | Discard
+_Reload = Begin | Prepare | Commit | Discard
 
 
-async def _reload(channel: Channel, service: HookService, messages: asyncio.Queue[_Reload]) -> None:
+async def _reload(channel: Channel, service: HookService, messages: asyncio.Queue[_Reload], gate: _Gate) -> None:
     """Follow what is said of new configurations, in turn and beside everything else: some of it takes a while."""
     keep_going = KeepGoing("a reload's step")
     error: str | None = None
@@ -135,6 +153,9 @@ async def _reload(channel: Channel, service: HookService, messages: asyncio.Queu
         message = await messages.get()
         with keep_going:
             match message:
+                case Begin():
+                    gate.opened.set()
+                    await gate.passed.wait()
                 case Prepare():
                     error = await _prepared(service, message)
                     channel.send(Prepared(message.serial, error))
