@@ -111,6 +111,7 @@ async def _serve(config: Config, before: Config, writer: Writer) -> None:
     metrics = Metrics(__version__)
     async with asyncio.timeout(_TIME_LIMIT):
         service = HookService(config, [], metrics, writer)
+        await service.start()
         await service.take(config)
         for app, method in zip(list(config.apps)[:_MOST_APPS], itertools.cycle(("OnCallEvent", "connect"))):
             for name in dict.fromkeys((method, *list(config.apps[app].methods)[:1])):
