@@ -20,6 +20,7 @@ from gateway.server import hookservice, supervisor, worker
 from gateway.server.holdups import HoldUps
 from gateway.server.hookservice import HookService
 from gateway.server.supervisor import Supervisor
+from gateway.transport import Resolver
 from gateway.upstreams.health import HealthCheck
 
 PACKAGE: Final = Path(__file__).parent.parent / "gateway"
@@ -121,7 +122,8 @@ async def test_a_health_check(failing: Failing, monkeypatch: pytest.MonkeyPatch)
     wanted = config.upstreams["u"].health
     assert wanted is not None
     monkeypatch.setattr(HealthCheck, "_ask", failing.awaited)
-    target: Any = SimpleNamespace(name="t", url=httpx.URL("http://127.0.0.1:9"))
+    transport = SimpleNamespace(resolver=Resolver())
+    target: Any = SimpleNamespace(name="t", url=httpx.URL("http://127.0.0.1:9"), transport=transport)
     check = HealthCheck(target, wanted.model_copy(update={"interval": 0.001}))
     check.start()
     assert check._task is not None
