@@ -443,18 +443,28 @@ def test_a_worker_that_begins_later_hears_of_every_order(two_workers: RunningGat
     assert states(two_workers, "first-gone") == ["up", "up"]
 
 
+@contextlib.contextmanager
+def hanging(gateway: RunningGateway, pid: int) -> Iterator[None]:
+    """For one question: a worker that is silent for two seconds is replaced."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert wait_until(lambda: gateway.get("/api/calls").json()["incomplete"] == [])
+
+
 def test_a_worker_that_hangs_is_named_and_the_others_answer_meanwhile(two_workers: RunningGateway) -> None:
     victim, other = pids(two_workers)
-    os.kill(victim, signal.SIGSTOP)
-    try:
+    name = targets(two_workers, "first-gone")[0]["target"]
+    with hanging(two_workers, victim):
         answer = two_workers.get("/api/calls").json()
-        assert answer["incomplete"] == [victim]
+    assert answer["incomplete"] == [victim]
+    with hanging(two_workers, victim):
         assert targets(two_workers, "ok")[0]["workers"] == 1
-        name = targets(two_workers, "first-gone")[0]["target"]
+    with hanging(two_workers, victim):
         done = two_workers.post(f"/api/upstreams/first-gone/{name}/eject").json()
-        assert (done["result"], done["incomplete"]) == ("ejected", [victim])
-    finally:
-        os.kill(victim, signal.SIGCONT)
+    assert (done["result"], done["incomplete"]) == ("ejected", [victim])
     assert wait_until(lambda: targets(two_workers, "first-gone")[0]["workers_ejected"] == 2)
     assert sorted(pids(two_workers)) == sorted((victim, other))
 
