@@ -41,6 +41,10 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     """Seconds that its request had to wait for a connection of the pool's to be free."""
 
 
+_CROSSING: Final = 0.25
+"""Seconds within which the end of an idle connection and a request cross on the way."""
+
+
 class Connection(asyncio.Protocol):
     """A connection that carries one exchange at a time.
 
@@ -64,6 +68,7 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[Answer] | None = None
         self._alarm = Alarm(loop, self._on_deadline)
         self.exchanges = 0
+        self._began = 0.0
         self.reusable = False
         """Whether the last exchange left the connection fit for another."""
         self.server_keepalive: float | None = None
@@ -109,6 +114,7 @@ class Connection(asyncio.Protocol):
             self._begin_to_parse()
         self.reusable = False
         self.exchanges += 1
+        self._began = self._loop.time()
         waiter = self._waiter = self._loop.create_future()
         if transport is None or transport.is_closing():
             self._fail(self._lost("closed without an answer"))
@@ -340,8 +346,9 @@ class Connection(asyncio.Protocol):
         return self._bad(f"answer's body is larger than {self.max_answer} bytes", ProxyError.HTTP_RESPONSE_BODY_SIZE)
 
     def _lost(self, how: str) -> ConnectionLost:
-        # A backend that closes an idle connection just as the next request sets out has not acted on that request.
-        stale = self.exchanges > 1 and not self._received
+        # A backend that closes an idle connection just as the next request sets out has not acted on that request; one
+        # that takes its time before it closes may have worked on it meanwhile.
+        stale = self.exchanges > 1 and not self._received and self._loop.time() - self._began < _CROSSING
         failure = self._failure(Cause.UNREACHABLE, ProxyError.CONNECTION_TERMINATED, how)
         return ConnectionLost(failure, harmless=stale)
 

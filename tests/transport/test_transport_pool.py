@@ -426,6 +426,23 @@ async def test_a_kept_connection_that_ends_without_a_byte_is_a_harmless_loss(how
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
+async def test_a_kept_connection_that_ends_after_a_while_may_have_worked_on_the_request(how: str) -> None:
+    async def play(peer: Peer) -> None:
+        await peer.request()
+        await peer.answer()
+        await peer.request()
+        await asyncio.sleep(0.4)
+        if how == "reset":
+            peer.reset()
+
+    async with backend(play) as there, transport_of() as transport:
+        await exchange(transport, there.url)
+        with pytest.raises(ConnectionLost) as caught:
+            await exchange(transport, there.url)
+        assert (caught.value.failure.cause, caught.value.harmless) == (Cause.UNREACHABLE, False)
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
 async def test_a_new_connection_that_ends_without_a_byte_is_no_harmless_loss(how: str) -> None:
     async def play(peer: Peer) -> None:
         await peer.request()
