@@ -106,7 +106,8 @@ class Process:
         """Give every signal its meaning, here and now; for the main thread."""
         self._meanings = meanings
         for number in meanings:
-            signal.signal(number, self._on_signal)
+            with contextlib.suppress(OSError):  # one that a tool such as valgrind keeps for itself
+                signal.signal(number, self._on_signal)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # one inherited as ignored would hide how workers ended
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
 
