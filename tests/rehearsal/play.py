@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from gateways import wait_until
 
+from gateway.hooks import MethodType, method_type
 from rehearsal.day import CLIENT_CONFIG, NUISANCE, UNLISTED, Hook, day
 from rehearsal.sending import Sending, Sent
 from rehearsal.stage import PHP_WORKERS, SETTLE_LIMIT, Expected, Row, Stage, comes_true, gateway_command
@@ -315,7 +316,8 @@ class Rehearsal:
         self._stop_php()
 
         def blocked(hook: Hook) -> bool:
-            return hook.method != "connect" and hook.fields["caller"] == NUISANCE
+            asks = method_type(hook.method) in (MethodType.DIRECT, MethodType.INCOMING)  # rules leave events alone
+            return asks and hook.fields["caller"] == NUISANCE
 
         # Nobody is there to set a session's restClientConfig, and a fallback's yes is the hook's own body.
         expected = Expected(refused=blocked, client_configs=(None,))
