@@ -7,17 +7,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from gateway.front.protocol import FrontProtocol
 
 
-def reclaim(connections: Iterable[Any]) -> bool:
-    """End the connection whose end matters least, of the address that holds the most; whether there was one."""
+_GRACE: Final = 0.5
+"""Seconds for which a new connection, whose request may be on its way, gives way only after all others."""
+
+
+def reclaim(connections: Iterable[Any], now: float) -> bool:
+    """End the connection whose end matters least, of the address that holds the most; whether there was one.
+
+    *now* is loop time, in seconds.
+    """
     everyone: list[FrontProtocol] = list(connections)
     held = Counter(connection.place.site for connection in everyone)
     spare = [
-        ((rank, -held[connection.place.site], connection.last_use), connection)
+        ((rank, now - connection.last_use < _GRACE, -held[connection.place.site], connection.last_use), connection)
         for connection in everyone
         if connection.place.standing is not None and (rank := connection.gives_way) is not None
     ]

@@ -231,7 +231,7 @@ class Listener(uvicorn.Server):
         try:
             for _ in range(_TRIES):
                 place = self._front.admit(client)
-                if place is None and reclaim(self._front.connections):
+                if place is None and reclaim(self._front.connections, asyncio.get_running_loop().time()):
                     place = self._front.admit(client)
                 if place is not None:
                     self._welcome(sock, address, client, place)
