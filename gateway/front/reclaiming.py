@@ -11,7 +11,6 @@ from typing import Any, Final
 
 from gateway.front.protocol import FrontProtocol
 
-
 _GRACE: Final = 0.5
 """Seconds for which a new connection, whose request may be on its way, gives way only after all others."""
 
