@@ -99,6 +99,7 @@ class Process:
         self._kept: list[tuple[int, Meaning]] = []
         """What came before the event loop stood."""
         self._is_to_end_in_order = False
+        self._is_leaving = False
         self._leave: Callable[[], object] = lambda: None
         self._status = 0
 
@@ -154,9 +155,14 @@ class Process:
             return
         ends = meaning in (Meaning.DRAIN, Meaning.END)
         count = self._kept.count((number, meaning))
+        if self._is_leaving:
+            return  # signals that come again and again would else begin the end again and again, each inside the last
         if ends and (not self._is_to_end_in_order or count == _MOST_KEPT):
-            self._leave()
-            os._exit(self._status)
+            self._is_leaving = True
+            try:
+                self._leave()
+            finally:
+                os._exit(self._status)
         if count < _MOST_KEPT:
             self._kept.append((number, meaning))
 
