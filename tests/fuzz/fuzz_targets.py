@@ -186,6 +186,9 @@ class _Loop:
     def call_at(self, when: float, callback: Callable[..., object], *arguments: object) -> _Handle:
         return _Handle()
 
+    def time(self) -> float:
+        return 0.0
+
 
 class _Socket:
     """Its descriptor is a pipe's: the poll object wants a real one."""
