@@ -335,7 +335,11 @@ def promtool_check(text: str) -> list[str]:
 
 def missing(program: str, package: str) -> NoReturn:
     """Skip, saying so; with ``CI=true`` fail."""
-    reason = f"{program} is not installed (Debian package {package})"
+    impossible(f"{program} is not installed (Debian package {package})")
+
+
+def impossible(reason: str) -> NoReturn:
+    """Skip what this machine does not allow, saying why; with ``CI=true`` fail."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)

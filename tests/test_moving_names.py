@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import pytest
 from gateways import RunningGateway, running_gateway, wait_until
-from programs import require
+from programs import impossible, require
 from transport.loopback import full_backlog
 
 pytestmark = pytest.mark.real
@@ -37,7 +37,7 @@ def program_with(file: Path, place: str) -> list[str]:
     program = [unshare, "-m", "sh", "-c", script, str(file), place]
     tried = subprocess.run([*program, "true"], capture_output=True, text=True, timeout=10)
     if tried.returncode != 0:
-        pytest.skip(f"no mount namespaces here: {tried.stderr.strip()}")
+        impossible(f"no mount namespaces here: {tried.stderr.strip()}")
     return program
 
 
@@ -157,7 +157,7 @@ def test_a_name_server_that_is_silent_holds_up_neither_hooks_nor_scrapes_nor_the
         try:
             name_server.bind((address, 53))
         except OSError as exc:
-            pytest.skip(f"no name server here: {exc}")
+            impossible(f"no name server here: {exc}")
         conf = tmp_path / "resolv.conf"
         conf.write_text(f"nameserver {address}\noptions timeout:5 attempts:2\n")
         program = [*program_with(conf, "/etc/resolv.conf"), sys.executable, "-m", "gateway"]
