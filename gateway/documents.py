@@ -64,7 +64,7 @@ def verdict_table() -> str:
     """What a backend did, and what the media server gets: worked out by the functions that decide it."""
     rows = [
         ("`200` with one JSON object", *_told(allowed_by_backend(b"{}")), "–"),
-        ("any `2xx` to an event, whatever its body (`event_answers: any`)", *_told(allowed_by_backend(b"{}")), "–"),
+        ("any `2xx` to an event, with any body (`event_answers: any`)", *_told(allowed_by_backend(b"{}")), "–"),
         ("`403`: final, never retried, no failure", *_told(denied_by_backend()), "–"),
     ]
     allow_alone = loads("defaults: {fallback: allow}\n").config.defaults.fallback
