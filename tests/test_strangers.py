@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,9 @@ import pytest
 from faulty import Certificates
 from gateways import Answer, RunningGateway, read_answer, running_gateway, wait_until
 from secured import client
+
+from gateway.config import loads
+from gateway.server import descriptors
 
 MEDIA_SERVER = "127.0.0.9"
 BODY = b'{"appKey":"defaultApp"}'
@@ -140,6 +145,34 @@ def test_one_address_has_a_quarter_of_the_handshakes_where_no_address_is_listed(
         secured.sendall(HOOK)
         with secured.makefile("rb") as stream:
             assert read_answer(stream).status == 200
+
+
+@pytest.mark.parametrize("limit", [128, 512])
+def test_strangers_take_no_descriptor_that_a_media_server_needs(tmp_path: Path, limit: int) -> None:
+    few = ("sh", "-c", f'ulimit -n {limit} && exec "$0" "$@"', sys.executable, "-m", "gateway")
+    text = configuration(max_connections=1000)
+    with running_gateway(text, tmp_path, program=few) as gateway, contextlib.ExitStack() as stack:
+        words = gateway.wait_for_line(lambda line: line.get("event") == "few_descriptors")["message"]
+        granted = int(words.split("only ")[1].split(" ")[0])
+        for stranger in range(10, 20):
+            stack.enter_context(connections(gateway.hooks, f"127.0.0.{stranger}", 20))
+        for sock in stack.enter_context(connections(gateway.hooks, MEDIA_SERVER, granted, HOOK)):
+            with sock.makefile("rb") as stream:
+                assert read_answer(stream).status == 200
+        assert "no connection can be accepted" not in gateway.log.read_text()
+
+
+@pytest.mark.parametrize("limit", [512, 1024, 4096, 20_000])
+@pytest.mark.parametrize("listed", [[], [MEDIA_SERVER]], ids=["anyone", "listed"])
+def test_what_is_granted_to_every_kind_of_client_together_is_there(
+    limit: int, listed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (limit, limit))
+    granted = descriptors.grant(loads(configuration(allow_from=listed, max_connections=100_000)).config)
+    strangers = granted.strangers if listed else 0
+    together = granted.connections + granted.refused + strangers + descriptors.OWN + descriptors.ADMIN
+    assert together <= limit
+    assert granted.connections >= limit // 2 - 1
 
 
 # --- the admin port ---

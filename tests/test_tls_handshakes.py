@@ -260,6 +260,16 @@ def test_handshakes_under_way_are_bounded_and_their_places_come_back(ours: Certi
         assert failures(gateway, reason="too_many") == too_many
 
 
+def test_a_lowered_read_timeout_holds_for_the_handshakes_to_come(ours: Certificates, tmp_path: Path) -> None:
+    section = Files(tmp_path, ours.valid).section
+    with running_gateway(config(section, read_timeout="60s"), tmp_path) as gateway:
+        gateway.reload(config(section, read_timeout="0.5s"))
+        with gateway.connect() as sock:
+            sock.settimeout(20)
+            assert sock.recv(1) == b""
+        assert wait_until(lambda: failures(gateway, reason="timeout") == 1)
+
+
 def test_one_connection_over_tls_more_than_max_connections_is_told_so(ours: Certificates, tmp_path: Path) -> None:
     text = config(Files(tmp_path, ours.valid).section, max_connections=3, read_timeout="60s")
     with running_gateway(text, tmp_path) as gateway, contextlib.ExitStack() as stack:

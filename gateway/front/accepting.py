@@ -15,7 +15,7 @@ import logging
 import socket
 import struct
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,8 @@ AT_A_TIME: Final = 64
 """Connections accepted before others have their turn."""
 _PAUSE: Final = 1.0
 """Seconds without accepting when the system denies us a connection."""
+_CLOSED_PAUSE: Final = 0.05
+"""Seconds until a socket that does not listen just now is looked at again."""
 _BEHIND: Final = 0.001
 """Seconds that a worker which has more connections than another leaves the other to accept."""
 _LEFT_OVER: Final = 4
@@ -39,23 +41,35 @@ _DROP_SYN: Final = (
 """A classic socket filter (Linux's Documentation/networking/filter.rst)."""
 
 
-class Acceptor:
-    """Accepts on one listening socket, as an ``asyncio.Server`` to whoever closes it. Build it inside a running loop.
+class Turns(Protocol):
+    """Of several processes that accept on the same sockets: whose turn it is."""
 
-    *is_ahead* tells whether this worker has more connections than another that could accept instead; *at_a_time* is how
-    many connections are accepted before others have their turn.
+    def note(self, connections: int) -> None:
+        """This process has so many connections, and accepts."""
+
+    def retire(self) -> None:
+        """This process accepts no more."""
+
+    def is_ahead(self) -> bool:
+        """Whether another that accepts has clearly fewer connections than this one."""
+
+
+class Acceptor:
+    """Accepts on one listening socket, as an ``asyncio.Server`` for uvicorn to close. Build it inside a running loop.
+
+    *turns*: of a socket that several processes share; *at_a_time*: connections accepted before others have their turn.
     """
 
     def __init__(
         self,
         sock: socket.socket,
         on_connection: Callable[[socket.socket, object], None],
-        is_ahead: Callable[[], bool] | None = None,
+        turns: Turns | None = None,
         at_a_time: int = AT_A_TIME,
     ) -> None:
         self._sock = sock
         self._on_connection = on_connection
-        self._is_ahead = is_ahead
+        self._turns = turns
         self._at_a_time = at_a_time
         self._loop = asyncio.get_running_loop()
         self._pause: asyncio.TimerHandle | None = None
@@ -68,13 +82,14 @@ class Acceptor:
         return f"<Acceptor {self._sock.fileno()}>"
 
     def close(self) -> None:
-        """Take every connection that waits, then close the socket: closing it first would reset them."""
+        """Take the connections that wait, then close the socket: closing it first would reset them."""
         if self._closed:
             return
         self._closed = True
         self._stop_looking()
-        while self._accept_one():
-            pass
+        for _ in range(BACKLOG):  # more than can wait, and an end to those that come meanwhile
+            if not self._accept_one():
+                break
         self._sock.close()
 
     async def wait_closed(self) -> None:
@@ -88,7 +103,7 @@ class Acceptor:
 
     def _accept(self) -> None:
         for _ in range(self._at_a_time):
-            if self._is_ahead is not None and self._is_ahead():
+            if self._turns is not None and self._turns.is_ahead():
                 self._wait(_BEHIND, self._accept_left_over)
                 return
             if not self._accept_one():
@@ -111,18 +126,24 @@ class Acceptor:
             return False
         except ConnectionAbortedError:
             return True
-        except OSError as exc:
-            self._denied(exc)
+        except (OSError, MemoryError) as exc:
+            self._retry_later(exc)
             return False
-        self._on_connection(sock, address)
+        try:
+            self._on_connection(sock, address)
+        except Exception:
+            logger.exception("an accepted connection could not be taken; it is closed")
+            sock.close()
         return True
 
-    def _denied(self, exc: OSError) -> None:
-        """No descriptors or no memory: those who wait are not lost meanwhile, and others may accept them."""
+    def _retry_later(self, exc: Exception) -> None:
+        """No descriptors or no memory: those that wait are not lost meanwhile, and other workers may accept them."""
         if self._closed:
             return
-        if exc.errno != errno.EINVAL:  # that is a socket which the supervisor has closed to all for the moment
-            logger.error("no connection can be accepted: %s; trying again in %g s", exc, _PAUSE)
+        if isinstance(exc, OSError) and exc.errno == errno.EINVAL:  # the supervisor has closed it to all for the moment
+            self._wait(_CLOSED_PAUSE, self._resume)
+            return
+        logger.error("no connection can be accepted: %s; trying again in %g s", str(exc) or "out of memory", _PAUSE)
         self._wait(_PAUSE, self._resume)
 
     def _wait(self, seconds: float, then: Callable[[], None]) -> None:

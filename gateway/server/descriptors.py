@@ -20,6 +20,8 @@ ADMIN: Final = 64
 """For connections to the admin port."""
 REFUSED: Final = 64
 """For connections that are being told that they are too many."""
+STRANGERS: Final = 64
+"""For connections from addresses that ``server.allow_from`` does not list."""
 _ALWAYS_TO_BE_HAD: Final = 65_536
 """Asked for where all that the hard limit names cannot be had: on some systems it is no real number."""
 
@@ -30,6 +32,8 @@ class Grant(NamedTuple):
     connections: int
     refused: int
     """Connections beyond those that are given time to read why they are refused."""
+    strangers: int
+    """Connections from addresses that may not send hooks."""
     wanted: int
     """This process's share of ``server.max_connections``."""
     limit: int
@@ -55,11 +59,21 @@ def grant(config: Config) -> Grant:
     limit = sys.maxsize if soft == resource.RLIM_INFINITY else soft
     wanted = max(1, config.server.max_connections // config.server.workers)
     refused = min(REFUSED, limit // 8)
-    left = limit - min(OWN + ADMIN + refused, limit // 2)
+    may_be_strange = bool(config.server.allow_from)
+    strangers = min(STRANGERS, limit // 8)
+    reserved = OWN + ADMIN + refused + may_be_strange * strangers
+    left = limit - min(reserved, limit // 2)
     # Each backend's connection in use serves a client's: half of what there is always suffices for those.
     most = left - min(_to_backends(config), left // 2)
-    needed = wanted + _to_backends(config) + OWN + ADMIN + REFUSED
-    return Grant(max(1, min(wanted, most)), refused, wanted, limit, needed)
+    needed = wanted + _to_backends(config) + OWN + ADMIN + REFUSED + may_be_strange * STRANGERS
+    return Grant(
+        connections=max(1, min(wanted, most)),
+        refused=refused,
+        strangers=strangers,
+        wanted=wanted,
+        limit=limit,
+        needed=needed,
+    )
 
 
 def shortage(config: Config) -> str | None:

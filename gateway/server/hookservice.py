@@ -7,7 +7,7 @@ import ctypes
 import gc
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -59,10 +59,9 @@ class HookService:
         listeners: tuple[DecisionListener, ...] = (),
         sessions: Sessions | None = None,
         copies: Copies = NO_COPIES,
-        board: tuple[Callable[[int], None], Callable[[], bool]] | None = None,
         shared: Shared | None = None,
     ) -> None:
-        """*board*: of several workers, where this one notes its connections, and asks whether it has the most."""
+        """*shared*: what several workers have in common; None where this process is the only one."""
         self._writer = writer
         self._access = AccessLog(writer)
         self._prepare_log(config).commit()
@@ -83,10 +82,6 @@ class HookService:
         self._front = FrontState(_limits(config), LINGER, endpoint.refuse)
         self._front.addresses = AllowedAddresses(config.server.allow_from)
         self._front.dropped = metrics.dropped_connections.inc
-        is_ahead = None
-        if board is not None:
-            self._front.places.on_change, is_ahead = board
-            self._front.places.on_change(0)
         self._tls = _server_tls(config, copies)
         self._listener = Listener(
             hook_app(endpoint),
@@ -94,9 +89,8 @@ class HookService:
             self._front,
             grace=config.server.drain_timeout,
             tls=None if self._tls is None else self._tls.context,
-            handshake_timeout=config.server.read_timeout,
             on_failed_handshake=self._note_failed_handshake,
-            is_ahead=is_ahead,
+            turns=None if shared is None else shared.turns,
         )
         self.respondent = Respondent(journal, self.runtime, self._listener.drain)
         """Tells operators what goes on here."""
@@ -249,7 +243,12 @@ def _limits(config: Config) -> FrontLimits:
     server = config.server
     granted = descriptors.grant(config)
     return FrontLimits(
-        server.max_body, server.read_timeout, server.keepalive_timeout, granted.connections, granted.refused
+        max_body=server.max_body,
+        read_timeout=server.read_timeout,
+        keepalive_timeout=server.keepalive_timeout,
+        max_connections=granted.connections,
+        max_refused=granted.refused,
+        max_strangers=granted.strangers,
     )
 
 

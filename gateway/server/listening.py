@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 
 from gateway.config import Address, UnixAddress
 from gateway.front import FrontProtocol, FrontState
-from gateway.front.accepting import AT_A_TIME, BACKLOG, Acceptor, turn_away_new
+from gateway.front.accepting import AT_A_TIME, BACKLOG, Acceptor, Turns, turn_away_new
 from gateway.front.places import Client, Place
 from gateway.front.reclaiming import reclaim
 from gateway.loops import KeepGoing
@@ -129,7 +129,7 @@ def address_of(sock: socket.socket) -> str:
 class Listener(uvicorn.Server):
     """uvicorn without its own signal handlers: the process has one place for signals.
 
-    *is_ahead*: of a process that accepts on the same sockets as others: whether it has more connections than another.
+    *turns*: where other processes accept on the same sockets, whose turn it is.
     """
 
     def __init__(
@@ -140,9 +140,8 @@ class Listener(uvicorn.Server):
         *,
         grace: float,
         tls: ssl.SSLContext | None = None,
-        handshake_timeout: float = 60.0,
         on_failed_handshake: Callable[[FailedHandshake], None] = lambda failed: None,
-        is_ahead: Callable[[], bool] | None = None,
+        turns: Turns | None = None,
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -163,12 +162,14 @@ class Listener(uvicorn.Server):
         self.server_state = state
         self._sockets = list(sockets)
         self._front = state
-        self._is_ahead = is_ahead
+        self._turns = turns
+        if turns is not None:
+            state.places.on_change = turns.note
         self._connecting: set[asyncio.Task[None]] = set()
         self._keep_going = KeepGoing("the listener's look at the clock")
         self._handshakes: Handshakes | None = None
         if tls is not None:
-            self._handshakes = Handshakes(tls, handshake_timeout, on_failed_handshake, state.tasks)
+            self._handshakes = Handshakes(tls, lambda: state.limits.read_timeout, on_failed_handshake, state.tasks)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -178,7 +179,9 @@ class Listener(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept on the sockets."""
         at_a_time = _FEW if self._front.limits.reclaims else AT_A_TIME
-        acceptors = [Acceptor(sock, self._arrived, self._is_ahead, at_a_time) for sock in sockets or ()]
+        acceptors = [Acceptor(sock, self._admit, self._turns, at_a_time) for sock in sockets or ()]
+        if self._turns is not None:
+            self._turns.note(self._front.places.held)
         self.servers = cast(list[asyncio.Server], acceptors)
         self.started = True
 
@@ -188,9 +191,11 @@ class Listener(uvicorn.Server):
         for connection in list(self._front.connections):
             connection.shutdown()
         if not self.force_exit:
-            if self._is_ahead is None:  # else the sockets are others' too, and whoever owns them says when
+            if self._turns is None:  # else the sockets are others' too, and the supervisor closes them to new ones
                 close_to_new(self._sockets)
             await asyncio.sleep(_LAST_CALL)
+        if self._turns is not None:
+            self._turns.retire()
         for server in self.servers:
             server.close()
         if self._handshakes is not None:
@@ -203,21 +208,25 @@ class Listener(uvicorn.Server):
             return await super().on_tick(counter)
         return self.should_exit
 
-    def _arrived(self, sock: socket.socket, address: object) -> None:
+    def _admit(self, sock: socket.socket, address: object) -> None:
         """Give an accepted connection its place, if there is one."""
         client: Client = (str(address[0]), int(address[1])) if isinstance(address, tuple) else None
         place = self._front.admit(client)
         if place is not None:
             self._welcome(sock, address, client, place)
         elif self._front.limits.reclaims and len(self._connecting) < self._front.limits.max_connections:
-            self._beside(self._wait_for_place(sock, address, client))
+            self._run(self._wait_for_place(sock, address, client))
         else:
             self._turn_away(sock, address, client)
 
     def _welcome(self, sock: socket.socket, address: object, client: Client, place: Place) -> None:
-        protocol = FrontProtocol(self.config, self.server_state, {}, place)
+        try:
+            protocol = FrontProtocol(self.config, self.server_state, {}, place)
+        except BaseException:
+            place.leave()
+            raise
         if self._handshakes is None:
-            self._beside(_connect(sock, protocol, is_tcp=client is not None))
+            self._run(_connect(sock, protocol, is_tcp=client is not None))
         elif self._front.begin_handshake(place, client):
             self._handshakes.begin(sock, address, protocol, functools.partial(_handshake_done, protocol))
         else:
@@ -254,7 +263,7 @@ class Listener(uvicorn.Server):
             sock.recv(64 * 1024)  # what is left unread would reset the connection, and the answer with it
         sock.close()
 
-    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
@@ -295,8 +304,15 @@ async def _connect(sock: socket.socket, protocol: FrontProtocol, *, is_tcp: bool
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, sock)
     except OSError:  # the client has left already
-        protocol.place.leave()
-        sock.close()
+        _forget(sock, protocol)
+    except BaseException:
+        _forget(sock, protocol)
+        raise
+
+
+def _forget(sock: socket.socket, protocol: FrontProtocol) -> None:
+    protocol.place.leave()
+    sock.close()
 
 
 def _handshake_done(protocol: FrontProtocol, succeeded: bool) -> None:

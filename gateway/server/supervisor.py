@@ -34,8 +34,6 @@ from gateway.reloading import Reloader, with_workers
 from gateway.routing import RuleNames
 from gateway.runtime import rehearse
 from gateway.server.agreement import Word, Words, all_prepared, those_without
-from gateway.server.board import Board
-from gateway.server.board import shared_memory as board_memory
 from gateway.server.channel import (
     Ask,
     Begin,
@@ -212,9 +210,6 @@ class Supervisor:
         self._loaded = loaded
         self._sessions = shared_memory()
         """What all workers remember of the clients' sessions; it outlives each of them."""
-        self._connections = board_memory(server.workers)
-        self._board = Board(self._connections, server.workers)
-        """What each worker has of them; so that new ones are shared out evenly."""
         self._shared = SharedMemory(server.workers)
         """Their duplicates, limits and breakers; it outlives them, too."""
         sockets = bind(server.listen, "server.listen")
@@ -306,13 +301,11 @@ class Supervisor:
                     "--names", str(cells.names_fd),
                     "--sessions", str(self._sessions),
                     "--shared", str(self._shared.fd),
-                    "--board", str(self._connections),
                     "--slot", str(slot),
                     "--listen", *map(str, listen),
                 ),
                 pass_fds=(
-                    theirs.fileno(), cells.values_fd, cells.names_fd, self._sessions, self._shared.fd,
-                    self._connections, *listen,
+                    theirs.fileno(), cells.values_fd, cells.names_fd, self._sessions, self._shared.fd, *listen,
                 ),
                 env={**os.environ, **self._shared.environment, "WCS_GATEWAY_INSTANCE": self._instance},
             )  # fmt: skip
@@ -335,7 +328,6 @@ class Supervisor:
                     self._metrics.inherit(worker.cells)
                     worker.cells.close()
                 del self._workers[worker.slot]
-            self._board.forget(worker.slot)
             self._count_workers()
             if self._stop.is_set():
                 return

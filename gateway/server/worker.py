@@ -26,7 +26,6 @@ from gateway.log import PIPE_ATOMIC, Writer
 from gateway.loops import KeepGoing
 from gateway.metrics import Metrics
 from gateway.metrics.cells import Cells
-from gateway.server.board import Board
 from gateway.server.channel import (
     Ask,
     Begin,
@@ -74,7 +73,6 @@ async def serve(arguments: argparse.Namespace, writer: Writer) -> None:
             writer,
             sessions=Sessions(arguments.sessions),
             copies=first.copies,
-            board=Board(arguments.board, first.config.server.workers).of(arguments.slot),
             shared=Shared(Memory(arguments.shared, first.config.server.workers, arguments.slot)),
         )
     except OSError as exc:  # certificates that were broken on the disk before the supervisor had copies of them
@@ -218,7 +216,6 @@ def main() -> None:
     parser.add_argument("--values", type=int, required=True)
     parser.add_argument("--names", type=int, required=True)
     parser.add_argument("--sessions", type=int, required=True)
-    parser.add_argument("--board", type=int, required=True)
     parser.add_argument("--shared", type=int, required=True)
     parser.add_argument("--slot", type=int, required=True)
     parser.add_argument("--listen", type=int, nargs="+", required=True)

@@ -143,6 +143,7 @@ class Memory:
         member, region = self._member(slot), self.region(slot)
         self.words[member] += 1
         self.words[member + 1] = 0
+        self.words[self.clients(slot)] = 0
         self.bytes[8 * region : 8 * (region + _OWN_ARENA)] = bytes(8 * _OWN_ARENA)
 
     def _owner(self, slot: int) -> int:
@@ -193,6 +194,10 @@ class Memory:
     def own(self, words: slice) -> int:
         """This worker's own of such words."""
         return int(words.start) + self.slot * _REGION_WORDS
+
+    def clients(self, slot: int) -> int:
+        """The word in which the worker of this slot says how many client connections it has; 0 = it accepts nothing."""
+        return self._member(slot) + 3
 
     def head_of_arena(self, slot: int) -> int:
         """The word that counts the bytes ever written into the worker's arena; it outlives the process."""

@@ -9,6 +9,7 @@ from gateway.sharing.breakers import SharedBreaker
 from gateway.sharing.claims import Claims
 from gateway.sharing.limits import AppLimits
 from gateway.sharing.memory import BEAT_EVERY, Memory
+from gateway.sharing.turns import Turns
 
 
 class Shared:
@@ -18,6 +19,7 @@ class Shared:
         self._memory = memory
         self._loop = asyncio.get_running_loop()
         self.claims = Claims(memory)
+        self.turns = Turns(memory)
         self.all_hooks = AppLimits(memory, "server").places
         """Hooks that all workers have inside."""
         self.on_beat: Callable[[], None] | None = None

@@ -83,7 +83,7 @@ class Handshakes:
     def __init__(
         self,
         context: ssl.SSLContext,
-        limit: float,
+        limit: Callable[[], float],
         on_failure: Callable[[FailedHandshake], None],
         tasks: set[asyncio.Task[None]],
     ) -> None:
@@ -143,7 +143,7 @@ class Handshakes:
                 lambda: cast(asyncio.Protocol, protocol),
                 sock,
                 ssl=self._context,
-                ssl_handshake_timeout=self._limit,
+                ssl_handshake_timeout=self._limit(),
                 ssl_shutdown_timeout=_GOODBYE,
             )
         except OSError as exc:
@@ -166,7 +166,7 @@ class Handshakes:
             otherwise = HandshakeFault.REFUSED_BY_CLIENT if "_ALERT_" in reason else HandshakeFault.OTHER
             return FailedHandshake(_BY_REASON.get(reason, otherwise), peer, reason.replace("_", " ").lower())
         if isinstance(exc, ConnectionAbortedError):
-            return FailedHandshake(HandshakeFault.TIMEOUT, peer, f"it was not done within {self._limit:g} s")
+            return FailedHandshake(HandshakeFault.TIMEOUT, peer, f"it was not done within {self._limit():g} s")
         return FailedHandshake(HandshakeFault.CLOSED, peer, "the client left before it was done")
 
 
