@@ -1,7 +1,7 @@
 """How many client connections each worker has, so that workers accept new ones in turn.
 
-All workers accept on the same sockets, and the system wakes them all: the first one awake would take every connection,
-and keep it. Each worker writes a word of its own and reads the others'; one that is lost has nothing to say.
+All workers accept on the same sockets, and the system wakes them all: the first one awake would take more than its
+part, and keep it. Each worker writes a word of its own and reads the others'; one that is lost has nothing to say.
 """
 
 from __future__ import annotations
