@@ -1,8 +1,8 @@
 """Accepts connections on a listening socket that several processes may share.
 
 An event loop that accepts by itself takes all that wait at once, so that of several workers one gets far more
-connections than another (41 of 64 with two, measured), and keeps them; it closes the socket while connections wait in its queue, which resets them; and it drops a TLS
-handshake that fails without a word. So connections are accepted here.
+connections than another (41 of 64 with two, measured), and keeps them; it closes the socket while connections wait in
+its queue, which resets them; and it drops a TLS handshake that fails without a word. So connections are accepted here.
 """
 
 from __future__ import annotations
