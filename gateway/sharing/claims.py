@@ -18,7 +18,7 @@ from zlib import crc32
 import msgspec
 
 from gateway.sharing.memory import ARENA, LOCK_OF_CLAIMS, ROW, ROWS, Memory
-from gateway.verdicts import Ruling, Verdict, allowed_by_backend, denied_by_backend
+from gateway.verdicts import Ruling, Verdict, allowed_by_backend, as_duplicate, denied_by_backend
 
 MAX_ANSWER: Final = ARENA // 8
 """Bytes of a verdict that is written down."""
@@ -206,7 +206,8 @@ class Claims:
     def _write(self, key: int, body: bytes, ruling: Ruling) -> tuple[int, int, int]:
         """How the verdict is told: its kind, and where in the ring it lies."""
         echoes = ruling.verdict is Verdict.ALLOW and ruling.body == body
-        plain = msgspec.structs.replace(ruling, body=b"" if echoes else ruling.body, remarks=None)
+        kept = as_duplicate(ruling).remarks  # what is told of a repeat, too
+        plain = msgspec.structs.replace(ruling, body=b"" if echoes else ruling.body, remarks=kept)
         if echoes and plain == _USUAL:
             return _ECHO, 0, 0
         if plain == _REFUSED:
