@@ -369,13 +369,15 @@ class Pool:
 
     async def _follow_name(self) -> None:
         """While there are connections, look where the name leads; those to an address that it lost end after use."""
-        while self._connections:
-            addresses = await self._resolver.next_answer(self.origin.host)
-            for connection in [each for each in self._connections if each.peer not in addresses]:
-                connection.terms = None
-                if connection in self._idle:
-                    self._forget(connection, abort=True)
-        self._follower = None
+        try:
+            while self._connections:
+                addresses = await self._resolver.next_answer(self.origin.host)
+                for connection in [each for each in self._connections if each.peer not in addresses]:
+                    connection.terms = None
+                    if connection in self._idle:
+                        self._forget(connection, abort=True)
+        finally:
+            self._follower = None  # whatever ended it, the next connection begins it again
 
     def _new_connection(self) -> Connection:
         return Connection(self._loop, str(self.origin), self.limits.max_answer, self._forget)
@@ -425,6 +427,7 @@ class Pool:
         self._connections.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
+            self._note()  # nobody may ask here for long: what is not held must not count at the other workers
 
     def _reap(self) -> None:
         """Close connections that have been idle for too long."""

@@ -125,3 +125,21 @@ async def test_a_worker_that_is_lost_while_its_hooks_wait_holds_nobody_up(monkey
         await until(lambda: echo.held == 4)
         echo.go_on.set()
         await asyncio.gather(*tasks)
+
+
+async def test_connections_that_the_backend_closes_while_idle_are_free_for_the_other_worker() -> None:
+    echo = Echo()
+    async with backend(echo.play) as there, pools_to(there, 8) as (one, other):
+        await asyncio.gather(*(ask(one, b"1") for _ in range(8)))
+        assert one.open_connections == 7
+        for connection in list(one._idle):  # its promise of Keep-Alive is over
+            assert connection.transport is not None
+            connection.transport.abort()
+        await until(lambda: one.open_connections == 0)
+        assert other._quota is not None
+        assert other._quota.others() == 0, "nobody asks at the first worker any more"
+        echo.go_on.clear()
+        waiting = [ask(other, b"2") for _ in range(8)]
+        await until(lambda: echo.held == 8)
+        echo.go_on.set()
+        await asyncio.gather(*waiting)
