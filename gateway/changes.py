@@ -1,6 +1,6 @@
 """Changes that are made whole or not at all: prepare everything that can fail, then commit it in one step.
 
-A part of the gateway that takes a new configuration prepares a ``Change``: whatever has to be read, built or started
+A part of the gateway that takes a new configuration prepares a ``Change``: all that has to be read, built or started
 for it exists by then, and nothing in force has been touched. ``Changes`` commits several of them between two events of
 the loop. ``commit`` only puts what is ready in the place of what was there; should it fail all the same, what was
 committed is reverted. What is left of the old is cleaned up afterwards, and cannot undo the success.
@@ -75,7 +75,7 @@ class Changes(Change):
         self._changes = tuple(changes)
 
     def commit(self) -> None:
-        """Commit all of them, in order; whatever one raises, all are reverted, and it is raised again."""
+        """Commit all of them, in order; if one raises, all are reverted, and the exception is raised again."""
         begun: list[Change] = []
         try:
             for change in self._changes:
@@ -101,7 +101,7 @@ class Changes(Change):
 
 
 async def prepare(*preparations: Callable[[], Awaitable[Change]]) -> Changes:
-    """Have all of these prepared, in order. Whatever one raises, those before it are discarded first."""
+    """Have all of these prepared, in order. If one raises, those before it are discarded first."""
     ready: list[Change] = []
     try:
         for preparation in preparations:

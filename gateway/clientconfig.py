@@ -125,7 +125,7 @@ def session_settings(body: bytes) -> SessionSettings:
 
 
 def packed(settings: SessionSettings) -> bytes:
-    """The settings as text that is the same for the same settings, whatever the answers looked like."""
+    """The settings as text: the same for the same settings, however the answers spelt them."""
     return encode({method: settings[method] for method in sorted(settings)})
 
 

@@ -6,8 +6,8 @@ finds its original still in flight joins it; one that comes later gets the verdi
 A hook is known by the hash of its method and its whole body, which holds the appKey: SipHash with a key that every
 process draws anew (PEP 456), or that the workers of one gateway have in common, 64 bits of it. Among the most that are
 kept, that two hooks are taken for one comes to once in 10^15 hooks, and no caller can bring it about. So no body is
-kept: an answer that repeats the hook, which is the usual yes, is kept as such. Whoever finds nothing begins a flight,
-in the same step of the event loop::
+kept: an answer that repeats the hook, which is the usual yes, is kept as such. A caller that finds nothing begins a
+flight, in the same step of the event loop::
 
     key = key_of(method, body)
     found = duplicates.find(key, body, now)
@@ -188,7 +188,7 @@ class Flight:
                 async with asyncio.timeout_at(until):
                     found = await claims.follow(found, self.body)
                 if found is None:
-                    continue  # it is lost: whoever comes first has it now
+                    continue  # it is lost: the first to come has it now
             if isinstance(found, Claim):
                 self._claim = found
             elif found is not None:

@@ -33,7 +33,7 @@ _DIRECT = (
     "sendBugReport submitBugReport pushLogs sessionDebug availableStream"
 ).split()
 KEEP_ALIVE: Final = "StreamKeepAliveEvent"
-"""Asks whether a running stream may go on, whatever its name says; a 403 can stop it."""
+"""Asks whether a running stream may go on, though its name says that it is an event; a 403 can stop it."""
 PLAY_HLS: Final = "playHLS"
 """Comes without a connect, for all viewers of a stream in one session; a 403 always refuses."""
 _EVENTS = (

@@ -89,7 +89,7 @@ class Writer:
                     return
                 data = self._taken()
             written = 0
-            with contextlib.suppress(Exception):  # whatever it is: without this thread nothing would be logged again
+            with contextlib.suppress(Exception):  # any: without this thread nothing would be logged again
                 written = self._write_all(data)
             with self._wake:
                 self._waiting -= len(data)

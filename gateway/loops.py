@@ -1,4 +1,4 @@
-"""What keeps a task alive that works for as long as the process does: whatever one turn raises, the next one comes."""
+"""What keeps a task alive that works for as long as the process does: if one turn raises, the next one still comes."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _STREAM_LOGGED: Final = (
     "the stream runs on, with a line in the media server's log: the session's connect answer does not set "
     "restOnError=FAIL"
 )
-_NO_HLS: Final = "the viewer gets no stream, whatever restOnError says: playHLS comes without a connect"
+_NO_HLS: Final = "the viewer gets no stream, with any restOnError: playHLS comes without a connect"
 _EVENT: Final = "nothing: it has happened already and cannot be refused"
 _REFUSED: Final = {
     MethodType.CONNECT: _CONNECT,
@@ -70,7 +70,7 @@ _STREAM_LOGGED_IN_FULL: Final = (
     "did not set restOnError=FAIL for this method."
 )
 _STREAM_RUNS: Final = "The media server lets the stream run on."
-_HLS_REFUSED: Final = "The media server refuses the viewer, whatever restOnError says: playHLS comes without a connect."
+_HLS_REFUSED: Final = "The media server refuses the viewer, with any restOnError: playHLS comes without a connect."
 _HLS_PLAYS: Final = "The media server plays the stream to the viewer."
 _UNKNOWN_METHOD_REFUSED: Final = (
     "The media server logs it; it stops at most what is no event, and that only if the session's connect answer set "

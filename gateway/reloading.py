@@ -28,7 +28,7 @@ _MANY: Final = 10
 _TRY_AGAIN_AFTER: Final = (5.0, 10.0, 20.0, 40.0, 60.0)
 """Seconds after the first, second … failure in a row: what was wrong may lie outside the file's text."""
 _REST: Final = 50.0
-"""Times as long as an attempt took, none is made again: the hooks shall not feel it."""
+"""Times as long as an attempt took, none is made again: the hooks must not feel it."""
 
 
 class FailureReason(StrEnum):
@@ -100,7 +100,7 @@ class Reloader:
     async def reload(self, trigger: str) -> ReloadReport:
         """Load the file and put it in force whole, or change nothing. *trigger* says who asked, for the log.
 
-        Raises nothing: whatever went wrong is in the report.
+        Raises nothing: what went wrong is in the report.
         """
         async with self._lock:
             with notify.reloading() as told:
@@ -143,7 +143,7 @@ class Reloader:
     async def _load(self, expected: str | None) -> ReloadReport | None:
         """Load the file and apply it. None where its text is not the *expected* one (any more), and nothing was done.
 
-        None is expected by whoever asks for the file as it is.
+        A caller that asks for the file as it is expects None.
         """
         began, least = time.monotonic(), 0.0
         self._try_again_at = None

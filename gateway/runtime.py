@@ -64,7 +64,7 @@ class Runtime:
     async def prepare(self, config: Config) -> Change:
         """Have a new configuration ready to be put in force; hooks in flight will keep what they began with.
 
-        Raises whatever keeps it from being ready, and nothing has changed then.
+        Raises what keeps it from being ready, and nothing has changed then.
         """
         table, shadows = await asyncio.to_thread(lambda: (Table(config), candidates(config)))
         contexts = await asyncio.to_thread(self.targets.contexts, {**config.upstreams, **shadows})

@@ -72,7 +72,7 @@ def fallback_in_words(fallback: Fallback, cause: Cause) -> str:
 
 
 def changed_fields(fallback: Fallback) -> tuple[str, ...]:
-    """All fields that it changes, whatever the cause."""
+    """All fields that it changes, for any cause."""
     return tuple(dict.fromkeys(name for changes in fallback.fields.values() for name in changes.names))
 
 

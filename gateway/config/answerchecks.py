@@ -1,6 +1,6 @@
 """What the file sets for answers without effect, or to the gateway's own harm: fallback, failover, restExclude.
 
-As in ``checks``, it is the file's plain data that is looked at, and whatever has the wrong type is passed over.
+As in ``checks``, it is the file's plain data that is looked at, and values of the wrong type are passed over.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the settings of one app must not say together: its upstreams, rules, shadows, and what makes refusals count.
 
-As in ``checks``, it is the file's plain data that is looked at, and whatever has the wrong type is passed over.
+As in ``checks``, it is the file's plain data that is looked at, and values of the wrong type are passed over.
 """
 
 from __future__ import annotations

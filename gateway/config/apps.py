@@ -305,7 +305,7 @@ class Settings(NamedTuple):
     event_answers: EventAnswers = EventAnswers.ANY
     """Of methods of type event: for all others it says nothing."""
     rate_limit: Rate | None = None
-    """Of the app, whatever the method; None = no limit."""
+    """Of the app, for all methods; None = no limit."""
     rules: tuple[Rule, ...] = ()
     """Of the app, its own before those of defaults; a static app has none that names an upstream."""
     shadow: ShadowSettings | None = None

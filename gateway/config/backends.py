@@ -179,7 +179,7 @@ class Upstream(Section):
         validate_default=True,
         description="How old a connection may get before it is closed after its answer, up to a fifth earlier so that "
         "not all end at once. Default 5m; off: a busy connection never moves to another machine behind the same "
-        "address. Connections to an address that the name has lost end within seconds, whatever stands here.",
+        "address. Connections to an address that the name has lost always end within seconds.",
     )
     max_connections: Annotated[int, WholeNumber(1, 65535, "connections")] = Field(
         default=64,

@@ -1,6 +1,6 @@
 """What keys and lists of methods must not say: names that are mistyped, globs for nothing, streams that a fault ends.
 
-As in ``checks``, it is the file's plain data that is looked at, and whatever has the wrong type is passed over.
+As in ``checks``, it is the file's plain data that is looked at, and values of the wrong type are passed over.
 """
 
 from __future__ import annotations

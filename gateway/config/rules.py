@@ -58,7 +58,7 @@ def _target_url(text: str) -> str:
         raise ValueError("must end with its path: a query (?) or fragment (#) is not allowed")
     if port == 0 or parts.netloc.endswith(":"):
         raise ValueError(_HOST_AND_PORT)
-    url = f"{parts.scheme}{text[len(parts.scheme) :]}".rstrip("/")  # in lower case, as whoever compares it expects
+    url = f"{parts.scheme}{text[len(parts.scheme) :]}".rstrip("/")  # in lower case, as those that compare it expect
     try:
         parse_authority(parts.netloc)
         httpx.URL(url)  # what every request is made of

@@ -26,8 +26,8 @@ class Watch(Section):
         default="2s",
         validate_default=True,
         description="How long the file must have been unchanged; one that was renamed into place, and was last written "
-        "longer ago than that, is reloaded at once. Default 2s; shorter than the pauses of whatever writes the file, "
-        "and half of it is reloaded.",
+        "longer ago than that, is reloaded at once. Default 2s. Note: if the program that writes the file pauses for "
+        "longer, half a file may be reloaded.",
     )
     allow_mass_removal: Annotated[bool, TrueOrFalse()] = Field(
         default=False,

@@ -1,6 +1,6 @@
 """Makes room for a new connection where all places are held: whose connection sends no request gives way.
 
-The admin port needs it: balancers, Kubernetes and Prometheus must always get in, whoever else holds connections open.
+The admin port needs it: balancers, Kubernetes and Prometheus must always get in, however many connections others hold.
 """
 
 from __future__ import annotations

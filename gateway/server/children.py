@@ -87,5 +87,5 @@ def reap_those_that_ended() -> None:
     with contextlib.suppress(ChildProcessError):  # there are none
         while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
             if ended.si_pid in Child.living:
-                return  # whoever started it takes it first
+                return  # the caller that started it takes it first
             os.waitpid(ended.si_pid, os.WNOHANG)

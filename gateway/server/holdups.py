@@ -40,7 +40,7 @@ class HoldUps:
 
     def _look(self) -> None:
         late = self._loop.time() - self._due
-        self.start()  # first: whatever the rest raises, there is a next look
+        self.start()  # first: also if the rest raises, there is a next look
         if late > HELD_UP:
             self._count(late)
             logger.warning(

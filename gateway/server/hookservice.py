@@ -119,7 +119,7 @@ class HookService:
         self._started.set()
 
     async def take(self, config: Config) -> None:
-        """Put a new configuration in force. Whatever it raises, the old one is in force as before."""
+        """Put a new configuration in force. If it raises, the old one is in force as before."""
         await self._started.wait()
         await self.prepare(config)
         try:
@@ -130,7 +130,7 @@ class HookService:
         await self.settle()
 
     async def prepare(self, config: Config) -> None:
-        """Build all that a new configuration needs: whatever is raised is raised here, and nothing has changed then.
+        """Build all that a new configuration needs: what can fail fails here, and nothing has changed then.
 
         ``commit`` or ``discard`` is to follow. Never amid ``start``: before it, or after it.
         """

@@ -203,7 +203,7 @@ class Listener(uvicorn.Server):
         await super().shutdown()
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: whether the end has come. Whatever a turn raises, there is a next one."""
+        """Ten times a second: whether the end has come. If a turn raises, there is a next one."""
         with self._keep_going:
             return await super().on_tick(counter)
         return self.should_exit

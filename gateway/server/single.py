@@ -61,11 +61,11 @@ class Gateway:
             unlink(server.listen)
             close(self._hook_sockets)
             raise
+        self.lifecycle = Lifecycle()  # first: it notes when the process began
         self._metrics = Metrics(__version__)
         self._service = HookService(loaded.config, self._hook_sockets, self._metrics, writer, listeners)
         self._reloader = Reloader(loaded, self._metrics, self._take)
         self._metrics.on_scrape(sampling_certificates(self._metrics, self._reloader))
-        self.lifecycle = Lifecycle()
         self._metrics.on_scrape(lambda: self._metrics.ready.set(self.lifecycle.phase is Phase.READY))
         self._keep_going = KeepGoing("what follows a reload")
         self._stop = asyncio.Event()

@@ -1,6 +1,6 @@
 """Several workers on one port: starts them, replaces those that die, reloads and stops them all, speaks for all.
 
-All workers accept on the same listening sockets, which the supervisor keeps open: whatever becomes of one worker, a
+All workers accept on the same listening sockets, which the supervisor keeps open: if one worker dies or hangs, a
 connection that waits is taken by another, and where none lives it is refused at once. The supervisor itself decides no
 hooks; it owns the configuration, so that a worker which is replaced never depends on what the disk says by then.
 """
@@ -220,11 +220,11 @@ class Supervisor:
             close(sockets)
             raise
         self._doors = Doors(sockets)
+        self.lifecycle = Lifecycle()  # first: it notes when the process began
         self._metrics = Metrics(__version__)
         writer.on_drop = self._metrics.log_dropped.inc
         self._reloader = Reloader(loaded, self._metrics, self._take)
         self._metrics.on_scrape(sampling_certificates(self._metrics, self._reloader))
-        self.lifecycle = Lifecycle()
         self._metrics.on_scrape(lambda: self._metrics.ready.set(self.lifecycle.phase is Phase.READY))
         self._workers: dict[int, Worker] = {}
         self._config: Config = loaded.config
@@ -363,7 +363,7 @@ class Supervisor:
         while not self._stop.is_set():
             try:
                 return await self._spawn(slot)
-            except Exception as exc:  # no descriptors, no memory: whatever it is, the others go on meanwhile
+            except Exception as exc:  # no descriptors, no memory, or anything else: the others go on meanwhile
                 logger.error("worker %d is not replaced yet (%s); trying again", slot, exc)
                 await asyncio.sleep(_RESPAWN_AFTER)
         return None
@@ -420,7 +420,7 @@ class Supervisor:
             for worker in asked:
                 worker.send(message)
             if not await all_prepared(asked, serial):
-                await rehearse(config, self._spares.copies)  # no worker shall begin with what cannot be built
+                await rehearse(config, self._spares.copies)  # no worker may begin with what cannot be built
         except BaseException:
             for worker in asked:
                 worker.send(Discard(serial))

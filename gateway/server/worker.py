@@ -110,7 +110,7 @@ class _Gate(NamedTuple):
 
 
 async def _listen(channel: Channel, service: HookService, gate: _Gate) -> None:
-    """Do what the supervisor says until it is gone; whatever fails, a sign of life is given and the next word heard."""
+    """Do what the supervisor says until it is gone; after a failure it gives a sign of life and goes on."""
     answering: set[asyncio.Task[None]] = set()
     reloads: asyncio.Queue[_Reload] = asyncio.Queue()
     reloading = asyncio.create_task(_reload(channel, service, reloads, gate))

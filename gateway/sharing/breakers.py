@@ -85,22 +85,22 @@ class SharedBreaker(Breaker):
         """An app has a breaker that the other workers are to look for."""
         self._memory.words[self._at + _APPS] = time.monotonic_ns()
 
-    def of_app(self, app: str, *, anew: bool) -> SharedBreaker | None:
-        """An app's own breaker for this target; unless *anew*, only if some worker has given it one."""
+    def of_app(self, app: str, *, create: bool) -> SharedBreaker | None:
+        """An app's own breaker for this target; unless *create*, only if some worker has given it one."""
         name = f"{self._name} app {app}"
-        if self._left or not (anew or is_known(self._memory, BREAKER_NAMES, name)):
+        if self._left or not (create or is_known(self._memory, BREAKER_NAMES, name)):
             return None
         breaker = SharedBreaker.of(self._memory, name)
-        if anew and breaker is not None:
+        if create and breaker is not None:
             self.note_app()
         return breaker
 
     def forget(self, now: float) -> None:
         """Closed, without a failure, for all; this worker needs it no more."""
-        self._change(now, self._begin_anew, now)
+        self._change(now, self._begin_again, now)
         self.leave()
 
-    def _begin_anew(self, now: float) -> None:
+    def _begin_again(self, now: float) -> None:
         super().restore(now)
         self._clear_counts()
 
@@ -211,7 +211,7 @@ class SharedBreaker(Breaker):
         return not self._probing or not self._is_probed()
 
     def _is_probed(self) -> bool:
-        """Whether whoever has the probe is there to tell of it."""
+        """Whether the worker that has the probe is there to tell of it."""
         return self._left or self._prober == self._memory.owner or self._memory.is_alive(self._prober)
 
     def _renew(self) -> None:

@@ -1,10 +1,11 @@
 """Hooks in flight and verdicts of late, as all workers know them: a hook that comes to two of them is decided once.
 
-Whoever asks a backend has claimed the hook before, under the lock of its row: of several who come at once, one has it.
-The others look again every few milliseconds, each within its own budget, until the verdict is there, or its owner is
-lost: then one of them claims it anew. Verdicts stay for as long as ``dedupe`` says. The usual ones are a word; others
-lie in a ring of bytes of the worker that had them, and what has been overwritten there since, or was too large for it,
-counts as not known. Rows are short, and in each the oldest makes room: that costs a repeat, never a wrong verdict.
+A worker that asks a backend has claimed the hook before, under the lock of its row: of several that come at once, one
+has it. The others look again every few milliseconds, each within its own budget, until the verdict is there, or its
+owner is lost: then one of them claims it again. Verdicts stay for as long as ``dedupe`` says. The usual ones are a
+word; others lie in a ring of bytes of the worker that had them, and what has been overwritten there since, or was too
+large for it, counts as not known. Rows are short, and in each the oldest makes room: that costs a repeat, never a
+wrong verdict.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ MAX_ANSWER: Final = ARENA // 8
 HANDED_ON: Final = 2.0
 """Seconds for which a verdict that is not kept is there for those who wait for it."""
 _SLACK: Final = 1.0
-"""Seconds beyond its budget after which a hook in flight counts as lost, whatever its owner does."""
+"""Seconds beyond its budget after which a hook in flight counts as lost, also if its owner lives."""
 _SOONEST: Final = 0.002
 _LATEST: Final = 0.02
 _EACH: Final = 0.00005
@@ -117,7 +118,7 @@ class Claims:
             self._memory.unlock(LOCK_OF_CLAIMS + row)
 
     def finish(self, claim: Claim, body: bytes, ruling: Ruling, now: float, keep: float | None) -> None:
-        """Tell all who wait elsewhere the verdict, and whoever comes within *keep* seconds; None keeps nothing."""
+        """Tell all who wait elsewhere the verdict, and those that come within *keep* seconds; None keeps nothing."""
         state, place, size = self._write(claim.key, body, ruling)
         if keep is not None and keep > 0:
             state |= _KEPT
@@ -140,7 +141,7 @@ class Claims:
             self._memory.unlock(LOCK_OF_CLAIMS + claim.row)
 
     def drop(self, claim: Claim) -> None:
-        """The hook has come to no verdict: whoever waits for it may ask."""
+        """The hook has come to no verdict: those that wait for it may ask."""
         if not self._memory.lock(LOCK_OF_CLAIMS + claim.row):
             return
         try:
@@ -221,7 +222,7 @@ class Claims:
         place = self._words[head]
         if place % ARENA + size > ARENA:
             place += ARENA - place % ARENA  # in one piece
-        self._words[head] = place + size  # whoever reads what is overwritten now sees that it is gone
+        self._words[head] = place + size  # readers of what is overwritten now see that it is gone
         start = memory.arena(memory.slot) + place % ARENA
         memory.bytes[start : start + size] = data
         return _WRITTEN, place, size << 32 | crc32(data)

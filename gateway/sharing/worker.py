@@ -45,7 +45,7 @@ class Shared:
             self._beating.cancel()
 
     def _beat(self) -> None:
-        self._beating = self._loop.call_later(BEAT_EVERY, self._beat)  # first: whatever is raised, there is a next one
+        self._beating = self._loop.call_later(BEAT_EVERY, self._beat)  # first: there is always a next one
         self._memory.beat()
         if self.on_beat is not None:
             self.on_beat()

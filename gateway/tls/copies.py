@@ -68,7 +68,7 @@ def in_memory(contents: Contents) -> Iterator[Files]:
 
 @contextlib.contextmanager
 def held_still(files: Files) -> Iterator[Files]:
-    """Paths at which OpenSSL finds what the files hold now, whatever becomes of them meanwhile.
+    """Paths at which OpenSSL finds what the files hold now, also if they change meanwhile.
 
     OpenSSL itself would wait for ever where a file has become a pipe that nobody writes to. Raises OSError.
     """

@@ -33,7 +33,7 @@ _LONGEST_WAIT: Final = 10.0
 """Seconds, whatever the collector's Retry-After says."""
 _TIMEOUT: Final = httpx.Timeout(10.0, connect=3.0)
 CONNECTION_AGE = 300.0
-"""Seconds after which the connection is made anew: the collector's name may lead elsewhere by then."""
+"""Seconds after which a new connection is made: the collector's name may lead elsewhere by then."""
 _LIMITS: Final = httpx.Limits(max_connections=1, keepalive_expiry=60.0)
 """A connection is kept over quiet seconds: where the first of two addresses is dead, each new one waits for it."""
 _RETRYABLE: Final = frozenset((429, 502, 503, 504))

@@ -1,7 +1,7 @@
 """Threads that ask the system's resolver for addresses: their own, so that a slow name server holds up nothing else.
 
 asyncio's would wait in the few threads that read the configuration and answer scrapes, and the process would wait for
-them at its end. These are daemons: whoever stops need not wait for a name server.
+them at its end. These are daemons: a process that stops need not wait for a name server.
 """
 
 from __future__ import annotations

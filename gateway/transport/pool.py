@@ -377,7 +377,7 @@ class Pool:
                     if connection in self._idle:
                         self._forget(connection, abort=True)
         finally:
-            self._follower = None  # whatever ended it, the next connection begins it again
+            self._follower = None  # also after a failure, the next connection begins it again
 
     def _new_connection(self) -> Connection:
         return Connection(self._loop, str(self.origin), self.limits.max_answer, self._forget)

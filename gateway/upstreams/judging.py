@@ -68,7 +68,7 @@ _last_yes: Final = _LastYes()
 
 
 Check = ResponseCheck | EventCheck
-"""What an answer must be; the second kind is for events that count as delivered whatever the answer says."""
+"""What an answer must be; the second kind is for events that count as delivered with any answer."""
 
 
 def judge(answer: Answer, sent: bytes = b"", check: Check = ResponseCheck.STRICT) -> Ruling | Failure:
@@ -123,7 +123,7 @@ def _leniently(answer: Answer, sent: bytes, check: Check) -> Ruling | Failure:
 def _delivered(answer: Answer, sent: bytes) -> Ruling | Failure:
     """A 2xx to an event: it was delivered, unless PHP says there that its script died.
 
-    One JSON object goes out as it came, whatever the status; in place of anything else the hook's own body does.
+    One JSON object goes out as it came, with any status; in place of anything else the hook's own body does.
     """
     status, body = answer.status, answer.body
     if is_json_object(body):

@@ -64,7 +64,7 @@ class Targets:
         return f"<Targets {list(self._live.values())}>"
 
     def contexts(self, configs: Mapping[str, UpstreamConfig]) -> Contexts:
-        """The TLS contexts of a configuration: those in force wherever a ``tls`` section stays. Blocking.
+        """The TLS contexts of a configuration: those in force where a ``tls`` section stays. Blocking.
 
         Raises OSError where the files of a new one cannot be used.
         """
