@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from gateway.clientconfig import FIXED
+from gateway.config.methodchecks import MethodChecks
+from gateway.config.problems import Path
+from gateway.config.screens import MAX_METHOD
 from gateway.hooks import MethodType
 from gateway.rules.globs import compile_glob, fold
-
-from .methodchecks import MethodChecks
-from .problems import Path
-from .screens import MAX_METHOD
 
 _NUMBERS: Final = ("caller", "callee")
 _NOT_A_NUMBER: Final = "must be text, in quotes: a number loses its + and its leading zeros"

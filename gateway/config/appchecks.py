@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final, TypeGuard
 
+from gateway.config.clientconfigs import KNOWN_FIELDS
+from gateway.config.methodchecks import MethodChecks
+from gateway.config.problems import Path, Speller
+from gateway.config.screens import MAX_METHODS, MAX_RULES
+from gateway.config.shares import MAX_FAILOVERS, MAX_SHARES
 from gateway.hooks import PLAY_HLS, MethodType
 from gateway.shadow import PREFIX
-
-from .clientconfigs import KNOWN_FIELDS
-from .methodchecks import MethodChecks
-from .problems import Path, Speller
-from .screens import MAX_METHODS, MAX_RULES
-from .shares import MAX_FAILOVERS, MAX_SHARES
 
 _COUNT: Final = "restOnError"
 _NEEDLESS: Final = {

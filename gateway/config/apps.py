@@ -9,6 +9,16 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 from pydantic import ConfigDict, Field
 
 from gateway.clientconfig import ClientConfig
+from gateway.config.authorization import Credentials, Signature
+from gateway.config.backends import RetrySection
+from gateway.config.clientconfigs import CLIENT_CONFIG, RESPONSE_CHECK, ClientConfigPart, merged
+from gateway.config.fallbacks import FAILOVER_RESERVE, VERDICTS_BY_CAUSE, FailoverOn
+from gateway.config.rates import RateLimit
+from gateway.config.rules import BUDGET, IN_FLIGHT, REPEATS, MethodKey, Section
+from gateway.config.screens import DefaultRules, OwnRules
+from gateway.config.shadows import METHOD_SHADOW, SHADOW
+from gateway.config.shares import Failover, UpstreamChoice
+from gateway.config.values import NotNull, OneOf, ReadAs
 from gateway.delivery import EventAnswers
 from gateway.hooks import MethodType, method_type
 from gateway.methodkeys import TYPES, MethodKeys
@@ -19,17 +29,6 @@ from gateway.rules.screening import Rule
 from gateway.shadow import ShadowSettings
 from gateway.split import Share
 from gateway.verdicts import Cause, Fallback, Verdict
-
-from .authorization import Credentials, Signature
-from .backends import RetrySection
-from .clientconfigs import CLIENT_CONFIG, RESPONSE_CHECK, ClientConfigPart, merged
-from .fallbacks import FAILOVER_RESERVE, VERDICTS_BY_CAUSE, FailoverOn
-from .rates import RateLimit
-from .rules import BUDGET, IN_FLIGHT, REPEATS, MethodKey, Section
-from .screens import DefaultRules, OwnRules
-from .shadows import METHOD_SHADOW, SHADOW
-from .shares import Failover, UpstreamChoice
-from .values import NotNull, OneOf, ReadAs
 
 NO_TYPES: Final[Mapping[str, MethodType]] = {}
 """Where ``hook_types`` says nothing."""

@@ -8,12 +8,11 @@ from pydantic import ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandl
 from pydantic_core import CoreSchema, core_schema
 
 from gateway.breaker import BreakerSettings
+from gateway.config.authorization import Credentials
+from gateway.config.rules import TARGET_URL, Headers, HealthPath, HostHeader, Section
+from gateway.config.tls import UpstreamTls
+from gateway.config.values import DurationIn, NotNull, ReadAs, SizeIn, TrueOrFalse, WholeNumber, format_duration, says
 from gateway.retry import Retry, RetryOn
-
-from .authorization import Credentials
-from .rules import TARGET_URL, Headers, HealthPath, HostHeader, Section
-from .tls import UpstreamTls
-from .values import DurationIn, NotNull, ReadAs, SizeIn, TrueOrFalse, WholeNumber, format_duration, says
 
 MAX_TARGETS: Final = 256
 _RETRY: Final = Retry()

@@ -10,21 +10,20 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
+from gateway.config.addresses import Address, UnixAddress, overlap, parse_address, parse_listen_address
+from gateway.config.answerchecks import AnswerChecks
+from gateway.config.appchecks import AppChecks
+from gateway.config.backends import MAX_TARGETS, Health
+from gateway.config.document import Document, Scalar, Unresolved, is_brought_in
+from gateway.config.methodchecks import MethodChecks
+from gateway.config.model import Config
+from gateway.config.problems import Path, Problem, Speller, path_text, quote
+from gateway.config.record import path_problem
+from gateway.config.tls import TlsFiles
+from gateway.config.tracing import is_installed
+from gateway.config.values import format_duration, parse_duration
 from gateway.hooks import CATALOGUE, MethodType
 from gateway.retry import Retry, RetryOn
-
-from .addresses import Address, UnixAddress, overlap, parse_address, parse_listen_address
-from .answerchecks import AnswerChecks
-from .appchecks import AppChecks
-from .backends import MAX_TARGETS, Health
-from .document import Document, Scalar, Unresolved, is_brought_in
-from .methodchecks import MethodChecks
-from .model import Config
-from .problems import Path, Problem, Speller, path_text, quote
-from .record import path_problem
-from .tls import TlsFiles
-from .tracing import is_installed
-from .values import format_duration, parse_duration
 
 _JAVA_KEEPALIVE: Final = 5.0
 """Seconds after which Java's HTTP client drops an idle connection of its own accord."""

@@ -9,10 +9,9 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from gateway.clientconfig import FIXED
+from gateway.config.values import SAYS, OneOf, OneOrMany, says, text_schema, wants
 from gateway.jsonedit import Fields
 from gateway.verdicts import Cause, Fallback
-
-from .values import SAYS, OneOf, OneOrMany, says, text_schema, wants
 
 FIELD: Final = r"^[A-Za-z][A-Za-z0-9_]{0,63}$"
 """The name of a hook's field."""

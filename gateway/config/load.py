@@ -12,15 +12,15 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from .checks import CrossChecks
-from .document import MAX_BYTES, Document, parse
-from .explain import explain
-from .files import ReadError, read_bytes, read_text
-from .model import Config
-from .problems import MAX_PROBLEMS, ConfigError, Problem, Speller, in_words
-from .problems import Path as KeyPath
-from .shape import shown
-from .tls import context_of
+from gateway.config.checks import CrossChecks
+from gateway.config.document import MAX_BYTES, Document, parse
+from gateway.config.explain import explain
+from gateway.config.files import ReadError, read_bytes, read_text
+from gateway.config.model import Config
+from gateway.config.problems import MAX_PROBLEMS, ConfigError, Problem, Speller, in_words
+from gateway.config.problems import Path as KeyPath
+from gateway.config.shape import shown
+from gateway.config.tls import context_of
 
 _SIZE_TEXT: Final = "16 MiB"
 _LASTING: Final = frozenset((errno.EACCES, errno.ELOOP))

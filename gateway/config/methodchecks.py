@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from gateway.config.apps import keys_of
+from gateway.config.problems import Path, Speller, path_text
+from gateway.config.screens import MAX_METHOD
 from gateway.hooks import KEEP_ALIVE, MethodType, method_type
 from gateway.methodkeys import TYPES, is_name
 from gateway.rules.globs import compile_glob, fold, is_glob
 from gateway.verdicts import Cause
-
-from .apps import keys_of
-from .problems import Path, Speller, path_text
-from .screens import MAX_METHOD
 
 NO_METHOD: Final = "neither in the catalogue of methods nor in hook_types"
 _NO_MATCH: Final = "matches no method of the catalogue and of hook_types"

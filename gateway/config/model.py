@@ -6,19 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from gateway.config.addresses import Address, ListenAddresses, Networks
+from gateway.config.apps import App, Defaults, Settings, levels_of, settings_of, settings_of_plain
+from gateway.config.backends import Upstream
+from gateway.config.problems import path_text
+from gateway.config.record import RECORD
+from gateway.config.rules import IN_FLIGHT, UNKNOWN_APP, AppName, MethodName, Section, Token, UpstreamName
+from gateway.config.tls import ServerTls
+from gateway.config.tracing import Tracing
+from gateway.config.values import DurationIn, NotNull, Processes, SizeIn, WholeNumber
+from gateway.config.watch import WATCH, WatchSettings
 from gateway.hooks import MethodType
 from gateway.recording import RecordSettings
-
-from .addresses import Address, ListenAddresses, Networks
-from .apps import App, Defaults, Settings, levels_of, settings_of, settings_of_plain
-from .backends import Upstream
-from .problems import path_text
-from .record import RECORD
-from .rules import IN_FLIGHT, UNKNOWN_APP, AppName, MethodName, Section, Token, UpstreamName
-from .tls import ServerTls
-from .tracing import Tracing
-from .values import DurationIn, NotNull, Processes, SizeIn, WholeNumber
-from .watch import WATCH, WatchSettings
 
 
 class Server(Section):

@@ -8,12 +8,11 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
+from gateway.config.rules import Section
+from gateway.config.tls import FilePath, absolute_path
+from gateway.config.values import Fraction, HowMany, ReadAs, SizeIn, Text, TrueOrFalse, WholeNumber
 from gateway.recording import FILES, MASKED, RecordSettings
 from gateway.recording.files import BEGINS, DIGITS, is_recording
-
-from .rules import Section
-from .tls import FilePath, absolute_path
-from .values import Fraction, HowMany, ReadAs, SizeIn, Text, TrueOrFalse, WholeNumber
 
 MAX_MASKED: Final = 64
 

@@ -7,11 +7,10 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from gateway.comparison import Compare
+from gateway.config.rules import UPSTREAM_REFERENCE, Section
+from gateway.config.screens import METHODS, MethodGlob
+from gateway.config.values import Fraction, HowMany, ReadAs, Text
 from gateway.shadow import DEFAULT_METHODS, ShadowSettings
-
-from .rules import UPSTREAM_REFERENCE, Section
-from .screens import METHODS, MethodGlob
-from .values import Fraction, HowMany, ReadAs, Text
 
 MAX_IGNORED: Final = 64
 OFF: Final = "off"

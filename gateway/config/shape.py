@@ -7,11 +7,11 @@ from typing import Any, Final, get_args, get_origin
 
 from pydantic import BaseModel
 
-from .document import Document, Node, Scalar, Sequence
-from .expand import REFERENCE
-from .model import Config
-from .problems import Path
-from .values import ReadAs, Secret
+from gateway.config.document import Document, Node, Scalar, Sequence
+from gateway.config.expand import REFERENCE
+from gateway.config.model import Config
+from gateway.config.problems import Path
+from gateway.config.values import ReadAs, Secret
 
 _ANY: Final = "*"
 _MASK: Final = "***"

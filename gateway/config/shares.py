@@ -7,10 +7,9 @@ from typing import Annotated, Any, Final
 from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from gateway.config.rules import UPSTREAM_REFERENCE, Section, is_upstream_reference
+from gateway.config.values import HowMany, OneOrMany, ReadAs, WholeNumber, wants
 from gateway.split import Share
-
-from .rules import UPSTREAM_REFERENCE, Section, is_upstream_reference
-from .values import HowMany, OneOrMany, ReadAs, WholeNumber, wants
 
 MAX_SHARES: Final = 16
 MAX_FAILOVERS: Final = 8

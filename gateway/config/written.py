@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
-from .expand import REFERENCE
+from gateway.config.expand import REFERENCE
 
 _UNKNOWN: Final = "…"
 

@@ -8,9 +8,8 @@ from typing import Final
 import msgspec
 
 from gateway.hooks import is_json_object
+from gateway.recording.masking import Mask
 from gateway.verdicts import Decision, Remarks, Verdict
-
-from .masking import Mask
 
 VERSION: Final = 1
 """Of the format: raised when what a field means has changed, not when one is added."""

@@ -11,14 +11,13 @@ from collections.abc import Callable
 from typing import Final
 
 from gateway.changes import CannotPrepare, Change
+from gateway.recording.files import RecordFiles
+from gateway.recording.lines import written
+from gateway.recording.masking import Mask
+from gateway.recording.pseudonyms import Pseudonyms
+from gateway.recording.settings import RecordSettings
 from gateway.sampling import Sample
 from gateway.verdicts import Decision, Reason, Source, Verdict
-
-from .files import RecordFiles
-from .lines import written
-from .masking import Mask
-from .pseudonyms import Pseudonyms
-from .settings import RecordSettings
 
 logger = logging.getLogger(__name__)
 

@@ -21,10 +21,9 @@ from gateway.log import printable
 from gateway.recording import Record
 from gateway.recording.masking import Mask
 from gateway.recording.pseudonyms import Key, Pseudonyms
+from gateway.replay.reading import Played, Recording
+from gateway.replay.tally import Tally
 from gateway.verdicts import ALLOW_STATUS, REJECT_STATUS, Cause, Source, Verdict
-
-from .reading import Played, Recording
-from .tally import Tally
 
 MAX_ANSWER: Final = 4 * 2**20
 """Bytes of an answer."""

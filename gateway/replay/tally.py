@@ -12,9 +12,8 @@ import msgspec
 
 from gateway.comparison import Answered, Comparison, Difference, Finding
 from gateway.recording.masking import STARS
+from gateway.replay.reading import Played
 from gateway.verdicts import Cause
-
-from .reading import Played
 
 EXAMPLES: Final = 5
 """Of each kind, the first."""

@@ -1,5 +1,5 @@
 """Tracing: spans of the hooks for an OpenTelemetry collector, made after the answer is out, sent by a thread."""
 
-from .control import Tracing
+from gateway.tracing.control import Tracing
 
 __all__ = ["Tracing"]

@@ -16,11 +16,10 @@ from gateway.config import Config
 from gateway.config import Tracing as TracingConfig
 from gateway.metrics import Metrics
 from gateway.tracecontext import Sampling
+from gateway.tracing.exporter import Encoder, Exporter
+from gateway.tracing.records import record_of
 from gateway.upstreams.registry import target_names
 from gateway.verdicts import Decision
-
-from .exporter import Encoder, Exporter
-from .records import record_of
 
 logger = logging.getLogger(__name__)
 

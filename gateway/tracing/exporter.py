@@ -16,8 +16,7 @@ from gateway import __version__
 from gateway.config import Tracing as TracingConfig
 from gateway.loops import KeepGoing
 from gateway.metrics import Metrics
-
-from .records import HookRecord
+from gateway.tracing.records import HookRecord
 
 logger = logging.getLogger(__name__)
 
