@@ -18,10 +18,11 @@ from typing import Any, Final, NamedTuple
 
 from gateway import insights
 from gateway.insights import Insights, Special
-from gateway.log import timestamp
 from gateway.metrics import Metrics
-from gateway.metrics.catalogue import DURATION_BUCKETS, UNKNOWN_APP
+from gateway.metrics.catalogue import DURATION_BUCKETS
 from gateway.metrics.foreign import ForeignCells
+from gateway.model.decision import UNKNOWN_APP
+from gateway.model.text import timestamp
 from gateway.verdicts import Reason, Source, Verdict
 
 logger = logging.getLogger(__name__)

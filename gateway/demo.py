@@ -16,9 +16,9 @@ from rich.table import Table
 
 from gateway.config import Loaded
 from gateway.log import Writer
+from gateway.model.decision import Decision
 from gateway.server.listening import StartError
 from gateway.server.single import Gateway
-from gateway.verdicts import Decision
 
 DEMO_CONFIG: Final = """\
 server: {listen: 127.0.0.1:8080, admin: 127.0.0.1:9180}

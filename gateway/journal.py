@@ -17,9 +17,11 @@ import msgspec
 
 from gateway import meaning
 from gateway.hooks import AppKey, Hook, MethodType, method_type, text_of
-from gateway.log import bounded, is_failure, masked, timestamp
+from gateway.log import is_failure
+from gateway.model.decision import AttemptRecord, Decision
+from gateway.model.text import bounded, masked, timestamp
 from gateway.shadownotes import DIFFERING, Shadow, ShadowNotes, ShadowResult, is_outcome
-from gateway.verdicts import AttemptRecord, Decision, Remarks, Source, Verdict
+from gateway.verdicts import Remarks, Source, Verdict
 
 MAX_BYTES: Final = 8 * 1024 * 1024
 """Bytes that a journal keeps alive, its own share of each decision included."""

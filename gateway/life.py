@@ -9,14 +9,14 @@ from starlette.types import Scope
 from gateway.access import UnauthorizedError, signed
 from gateway.forwarding import Identity, LoopError, forwarded, own_lines, read
 from gateway.hooks import Hook
-from gateway.metrics.catalogue import UNKNOWN_APP
+from gateway.model.decision import OTHER_METHOD, UNKNOWN_APP, Decision
 from gateway.requests import Refused, problem, unauthorized
-from gateway.routing import OTHER_METHOD, Route
+from gateway.routing import Route
 from gateway.runtime import Snapshot
 from gateway.tenants import Tenant
 from gateway.tracecontext import Sampling, Trace
 from gateway.upstreams import Outcome, Outgoing, Upstream
-from gateway.verdicts import Decision, ProxyError, Ruling
+from gateway.verdicts import ProxyError, Ruling
 
 
 class Life:

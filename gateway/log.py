@@ -14,15 +14,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
 
 from gateway.changes import Change, Swap
 from gateway.hooks import text_of
-from gateway.verdicts import Decision, Remarks, Verdict
+from gateway.model.decision import Decision
+from gateway.model.text import bounded, masked, printable, timestamp
+from gateway.verdicts import Remarks, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +39,6 @@ REPEATS: Final = 20
 REPEATS_PER: Final = 10.0
 _MAX_KINDS: Final = 1000
 _MAX_TRACE: Final = 8000
-MAX_TEXT: Final = 512
-"""Characters of any one text in a line."""
-_MILLISECONDS: Final = [f".{number:03d}Z" for number in range(1000)]
 _NUMBER: Final = 64
 """Characters of a phone number in a line."""
 _FIELD: Final = 256
@@ -307,27 +304,6 @@ def _remarked(line: _AccessLine, remarks: Remarks, longest: int) -> _RemarkedLin
     return remarked
 
 
-def masked(number: str) -> str:
-    """A phone number with all but its last two characters hidden; a short one is hidden whole."""
-    return "*" * (len(number) - 2) + number[-2:] if len(number) > 4 else "*" * len(number)
-
-
-def timestamp(seconds: float) -> str:
-    """Unix time as RFC 3339 in UTC with milliseconds."""
-    second, milliseconds = divmod(int(seconds * 1000), 1000)
-    return _second(second) + _MILLISECONDS[milliseconds]
-
-
-@lru_cache(4)
-def _second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00")
-
-
-def bounded(text: str, limit: int = MAX_TEXT) -> str:
-    """The text, cut where it is too long for a log line."""
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
 def _console_line(line: _AccessLine) -> bytes:
     call = f" call={line.call_id}" if line.call_id else ""
     where = f" → {line.target or line.upstream}" if line.upstream else ""
@@ -354,15 +330,6 @@ def _more(line: _RemarkedLine) -> str:
     }
     words = "".join(f" {name}={value}" for name, value in named.items() if value is not None)
     return words + (" ineffective" if line.ineffective else "")
-
-
-def printable(text: str) -> str:
-    """The text with every character that could move a terminal's cursor or forge a line escaped."""
-    return (
-        text
-        if text.isprintable()
-        else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    )
 
 
 class _Brake(logging.Filter):

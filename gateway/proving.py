@@ -17,6 +17,7 @@ from gateway.access import AllowedAddresses
 from gateway.balance import balancer
 from gateway.breaker import Breaker
 from gateway.config import Config, KeyPath, Loaded, Upstream, in_words
+from gateway.config.backends import target_names
 from gateway.forwarding import CompiledPolicy
 from gateway.recording import RecordSettings
 from gateway.recording.masking import Mask
@@ -27,7 +28,6 @@ from gateway.shadowing import candidates
 from gateway.tls.certificates import client_context, server_context
 from gateway.transport.client import origin_of
 from gateway.upstreams.health import address_of_check
-from gateway.upstreams.registry import target_names
 from gateway.upstreams.upstream import policy_of
 
 _Part = tuple[KeyPath, Callable[[], object]]

@@ -22,6 +22,7 @@ from gateway.front.head import BadRequest
 from gateway.front.state import Answer
 from gateway.hooks import BadHookError, Hook, method_type, parse_hook
 from gateway.life import Life, TracedLife
+from gateway.model.decision import Decision
 from gateway.requests import Refused, body_of, method_of, problem, refused_at_the_door, unknown_app
 from gateway.retry import MIN_LEFT
 from gateway.routing import Route
@@ -34,7 +35,6 @@ from gateway.verdicts import (
     ALLOW_STATUS,
     REJECT_STATUS,
     Cause,
-    Decision,
     Failure,
     ProxyError,
     Reason,

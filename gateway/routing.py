@@ -16,6 +16,7 @@ from gateway.config import DEDUPED, Config, Settings
 from gateway.delivery import EventAnswers, EventCheck
 from gateway.hooks import MethodType, method_type
 from gateway.methodkeys import MethodKeys, is_name, known_methods
+from gateway.model.decision import OTHER_METHOD
 from gateway.ratelimit import Rate
 from gateway.repair import ResponseCheck
 from gateway.retry import Retry
@@ -25,9 +26,6 @@ from gateway.shadow import Shadow, ShadowSettings, shadow_of
 from gateway.split import Split
 from gateway.tenants import Tenant
 from gateway.verdicts import Cause, Fallback, Verdict
-
-OTHER_METHOD = "_other"
-
 
 Guard = BasicCredentials | Signature
 

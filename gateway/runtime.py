@@ -15,7 +15,7 @@ from gateway.config import Config
 from gateway.config import Upstream as UpstreamConfig
 from gateway.dedupe import Duplicates
 from gateway.metrics import Metrics
-from gateway.metrics.catalogue import UNKNOWN_APP
+from gateway.model.decision import UNKNOWN_APP
 from gateway.routing import Table
 from gateway.shadowing import Shadows, candidates
 from gateway.sharing import Shared

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 import msgspec
 
 from gateway.comparison import Difference, Finding
-from gateway.log import bounded
+from gateway.model.text import bounded
 
 MAX_NOTES: Final = 2000
 """Shadows' results that are remembered."""

@@ -7,9 +7,9 @@ more than the piece itself.
 from __future__ import annotations
 
 from gateway.metrics.cells import Value
+from gateway.model.decision import Place
 from gateway.ratelimit import Limiter, Rate
 from gateway.sharing import AppLimits, Bucket, Places
-from gateway.verdicts import Place
 
 
 class Tenant(Place):

@@ -13,9 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from gateway.hooks import Hook
 from gateway.jsonedit import Fields
-from gateway.tracecontext import Trace
 
 
 class Verdict(StrEnum):
@@ -166,70 +164,6 @@ class Ruling(msgspec.Struct, frozen=True, gc=False):
     def with_body(self, body: bytes) -> Ruling:
         """The same ruling with another body."""
         return msgspec.structs.replace(self, body=body)
-
-
-class AttemptRecord(msgspec.Struct, frozen=True, gc=False):
-    """One request to a backend, as the hook's story tells it. Times in seconds."""
-
-    upstream: str
-    target: str
-    began: float
-    """Counted from when the upstream was first asked for this hook."""
-    duration: float
-    queued: float
-    """The part of it in which a connection was waited for."""
-    outcome: str
-    """``ok``, ``denied`` or a cause, as the metrics count attempts."""
-    error: str
-
-
-class Place:
-    """Where a listener may keep what it would else look up for each hook of an app."""
-
-    __slots__ = ("kept",)
-
-    def __init__(self) -> None:
-        self.kept: Any = None
-
-
-class Decision(msgspec.Struct, frozen=True, gc=False):
-    """One hook's fate: the frozen record that metrics, log and whoever else listens consume."""
-
-    ruling: Ruling
-    time: float
-    """Unix time at which the hook began, in seconds."""
-    request_id: str
-    app: str
-    """The configured app's name, or ``_unknown``: safe as a metric label."""
-    method: str
-    """A method of the catalogue or the configuration, or ``_other``: safe as a metric label."""
-    budget: float | None
-    """Seconds; None where no backend was to be asked."""
-    duration: float
-    """Seconds from the hook's head to its answer."""
-    upstream: str | None = None
-    target: str | None = None
-    attempts: int = 0
-    upstream_duration: float = 0.0
-    """Seconds spent on backends, all attempts together."""
-    hook: Hook | None = None
-    """What was read of the hook, for the log: the call's identifiers. None where it could not be read."""
-    asked_after: float = 0.0
-    """Seconds from the hook's head to the beginning of its first attempt."""
-    story: tuple[AttemptRecord, ...] = ()
-    """Every attempt, where there is more to tell than one that brought a verdict without waiting in a queue."""
-    size: int = 0
-    """Bytes of the hook's and the answer's bodies, which whoever keeps this keeps too."""
-    trace: Trace | None = None
-    """Its place in a trace, where it is traced."""
-    body: bytes = b""
-    """The hook's own, as long as it is not too large to be kept."""
-    method_name: str = ""
-    """The method as the media server named it: no label."""
-    split: bool = False
-    """Whether its upstream was chosen by weight."""
-    place: Place | None = None
-    """Its app's."""
 
 
 class Fallback:

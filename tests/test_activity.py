@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from gateway import activity
 from gateway.activity import Activity, Reading, Sampler, Step, quantile, read, step
 from gateway.metrics import Metrics
-from gateway.metrics.catalogue import DURATION_BUCKETS, UNKNOWN_APP
+from gateway.metrics.catalogue import DURATION_BUCKETS
 from gateway.metrics.cells import Cells
 from gateway.metrics.foreign import ForeignCells
-from gateway.verdicts import Decision, Reason, Ruling, Source, Verdict
+from gateway.model.decision import UNKNOWN_APP, Decision
+from gateway.verdicts import Reason, Ruling, Source, Verdict
 
 APPS = ["a", "b", "c"]
 FATES = [

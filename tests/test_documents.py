@@ -20,9 +20,10 @@ from gateway.documents import SECTIONS, cure_table, reason_table, refusal_table,
 from gateway.hooks import parse_hook
 from gateway.log import AccessLog, Writer
 from gateway.metrics import Metrics
+from gateway.model.decision import Decision
 from gateway.requests import REFUSALS
 from gateway.tls.handshakes import HandshakeFault
-from gateway.verdicts import Cause, Decision, Reason, Remarks, denied_by_backend
+from gateway.verdicts import Cause, Reason, Remarks, denied_by_backend
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from gateway.admin.queries import wanted
 from gateway.hooks import MethodType, parse_hook
 from gateway.journal import MAX_LIMIT, Call, Journal, Teller, Wanted
-from gateway.log import is_failure, timestamp
+from gateway.log import is_failure
 from gateway.meaning import of_answer, of_refusal
+from gateway.model.decision import AttemptRecord, Decision
+from gateway.model.text import timestamp
 from gateway.verdicts import (
-    AttemptRecord,
     Cause,
-    Decision,
     Failure,
     Fallback,
     ProxyError,

@@ -11,17 +11,9 @@ from hypothesis import strategies as st
 from samples import CHECKED, Samples, apps_of, assert_histograms_hold, decision, observations, samples_of, values
 
 from gateway.metrics import Metrics
-from gateway.metrics.catalogue import APP_LABEL_LIMIT, UNKNOWN_APP
-from gateway.verdicts import (
-    Cause,
-    Decision,
-    Failure,
-    Fallback,
-    ProxyError,
-    allowed_by_backend,
-    by_fallback,
-    denied_by_backend,
-)
+from gateway.metrics.catalogue import APP_LABEL_LIMIT
+from gateway.model.decision import UNKNOWN_APP, Decision
+from gateway.verdicts import Cause, Failure, Fallback, ProxyError, allowed_by_backend, by_fallback, denied_by_backend
 
 RULINGS = [
     allowed_by_backend(b"{}"),

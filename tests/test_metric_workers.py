@@ -28,9 +28,9 @@ from samples import (
 )
 
 from gateway.metrics import Metrics
-from gateway.metrics.catalogue import UNKNOWN_APP
 from gateway.metrics.cells import Cells, Counter
 from gateway.metrics.foreign import ForeignCells
+from gateway.model.decision import UNKNOWN_APP
 
 
 def worker_of(foreign: ForeignCells) -> Metrics:

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from gateway.config import loads
 from gateway.hooks import parse_hook
+from gateway.model.decision import Decision
 from gateway.recording import Record, Recorder, RecordError, RecordSettings
 from gateway.recording import files as files_module
 from gateway.recording import masking as masking_module
@@ -35,7 +36,6 @@ from gateway.recording.masking import Mask, is_secret
 from gateway.recording.pseudonyms import Key, Pseudonyms
 from gateway.verdicts import (
     Cause,
-    Decision,
     Failure,
     Fallback,
     ProxyError,

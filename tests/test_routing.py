@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from gateway.config import Config, loads
 from gateway.hooks import CATALOGUE
+from gateway.model.decision import OTHER_METHOD
 from gateway.retry import Retry, RetryOn
-from gateway.routing import OTHER_METHOD, Route, Table, upstreams_of
+from gateway.routing import Route, Table, upstreams_of
 from gateway.rules.globs import is_glob
 from gateway.rules.screening import Rule, Rules
 from gateway.verdicts import Cause, Fallback, Verdict

@@ -17,13 +17,13 @@ from gateway.comparison import Compare, Difference
 from gateway.config import Config, loads
 from gateway.hooks import parse_hook
 from gateway.metrics import Metrics
+from gateway.model.decision import Decision
 from gateway.shadow import DEFAULT_METHODS, Shadow, ShadowResult, ShadowSettings, shadow_of
 from gateway.shadowing import MAX_BYTES, MAX_QUEUED, MAX_TASKS, Shadows, candidates
 from gateway.tracecontext import Trace
 from gateway.upstreams import Outcome, Outgoing, Targets, Upstream
 from gateway.verdicts import (
     Cause,
-    Decision,
     Failure,
     Fallback,
     ProxyError,

@@ -17,7 +17,7 @@ from gateway.admin.events import APPS_WANTED, DEFAULT_APPS, number_of_apps
 from gateway.admin.inquiry import Drain
 from gateway.admin.overview import Overview
 from gateway.admin.queries import wanted
-from gateway.log import timestamp
+from gateway.model.text import timestamp
 
 logger = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from gateway.front.head import BadRequest
 from gateway.front.state import Answer
 from gateway.journal import Wanted
 from gateway.lifecycle import Lifecycle, Phase
-from gateway.log import timestamp
 from gateway.metrics.exposition import CONTENT_TYPE
+from gateway.model.text import timestamp
 from gateway.reloading import FailureReason, Reloader
 
 _SECURITY_HEADERS = [

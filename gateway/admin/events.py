@@ -23,7 +23,7 @@ from gateway import __version__
 from gateway.activity import MOST_APPS, Activity, Reading, Sampler
 from gateway.admin.inquiry import FollowCalls, Inquiry, Nobody
 from gateway.journal import Call, Cursor
-from gateway.log import timestamp
+from gateway.model.text import timestamp
 from gateway.verdicts import Verdict
 
 logger = logging.getLogger(__name__)

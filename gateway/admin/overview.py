@@ -7,11 +7,11 @@ from typing import Any, Final, NamedTuple
 
 from gateway.admin.inquiry import FindCalls, HoldTarget, Inquiry, ReportTargets
 from gateway.config import Config, Loaded, Settings, fit_to_show, written_urls
+from gateway.config.backends import target_names
 from gateway.insights import Insights
 from gateway.journal import Call, Wanted
 from gateway.latency import quantile
-from gateway.log import bounded, timestamp
-from gateway.upstreams.registry import target_names
+from gateway.model.text import bounded, timestamp
 from gateway.upstreams.report import TargetReport, together
 
 MAX_APPS: Final = 20

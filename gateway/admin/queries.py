@@ -10,7 +10,7 @@ from typing import Final
 
 from gateway.comparison import Finding
 from gateway.journal import MAX_LIMIT, Wanted
-from gateway.log import bounded
+from gateway.model.text import bounded
 from gateway.shadownotes import DIFFERS
 from gateway.verdicts import Reason, Source, Verdict
 

@@ -15,7 +15,7 @@ from gateway.cli.common import BAD_USAGE, DEFAULT_CONFIG, fail, is_usable
 from gateway.config import Address, ConfigError, load, parse_address
 from gateway.config.document import MAX_BYTES, parse
 from gateway.config.files import ReadError, read_text
-from gateway.log import bounded, printable
+from gateway.model.text import bounded, printable
 
 TOKEN_VARIABLE: Final = "GATEWAY_ADMIN_TOKEN"  # noqa: S105
 """Environment variable with the admin token, where neither an option nor the configuration tells it."""

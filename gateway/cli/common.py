@@ -14,7 +14,7 @@ import typer
 
 from gateway.config import ConfigError, Loaded
 from gateway.config.addresses import is_host
-from gateway.log import printable
+from gateway.model.text import printable
 from gateway.proving import load
 
 FAILED: Final = 1

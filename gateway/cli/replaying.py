@@ -22,7 +22,7 @@ from gateway.cli.common import BAD_USAGE, FAILED, fail
 from gateway.cli.sending import check_url, shown_url
 from gateway.cli.showing import milliseconds, plain
 from gateway.comparison import Compare, Difference
-from gateway.log import printable
+from gateway.model.text import printable
 from gateway.replay import (
     BODIES_DIFFER,
     MAX_HOOKS,

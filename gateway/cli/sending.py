@@ -11,7 +11,7 @@ import httpx
 import typer
 
 from gateway.cli.common import BAD_USAGE, HookFile, MethodOption, fail, is_usable, read_hook_file
-from gateway.log import printable
+from gateway.model.text import printable
 from gateway.verdicts import ALLOW_STATUS, REJECT_STATUS
 
 HOOK_HEADERS = {

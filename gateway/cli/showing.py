@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from rich.text import Text
 
-from gateway.log import printable
+from gateway.model.text import printable
 
 Json = Mapping[str, Any]
 

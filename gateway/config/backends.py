@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any, Final, Literal
 
+import httpx
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
@@ -227,3 +229,10 @@ class Upstream(Section):
         description="TLS to https targets. Default: the system's authorities, no certificate of our own, TLS 1.2 or "
         "newer.",
     )
+
+
+def target_names(urls: list[str]) -> dict[str, str]:
+    """A short name for each URL, unique among them: host and port, with the path where two share those."""
+    netlocs = {url: httpx.URL(url).netloc.decode("ascii") for url in urls}
+    count = Counter(netlocs.values())
+    return {url: netloc if count[netloc] == 1 else netloc + httpx.URL(url).path for url, netloc in netlocs.items()}

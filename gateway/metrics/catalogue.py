@@ -11,7 +11,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 from gateway.metrics.cells import Cells, Counter, Distribution, Family, Gauge, Histogram, Series, Value
 from gateway.metrics.exposition import render
 from gateway.metrics.foreign import ForeignCells
-from gateway.verdicts import Decision, Remarks, Source
+from gateway.model.decision import UNKNOWN_APP, Decision
+from gateway.verdicts import Remarks, Source
 
 DURATION_BUCKETS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 15.0,
@@ -22,7 +23,6 @@ BUDGET_BUCKETS: Final = (0.1, 0.25, 0.5, 0.8, 0.95, 1.0)
 APP_LABEL_LIMIT: Final = 500
 """Configured apps beyond which histograms lose their app label, so that a scrape stays bounded."""
 
-UNKNOWN_APP: Final = "_unknown"
 _NO_REMARKS: Final = Remarks()
 
 

@@ -8,8 +8,9 @@ from typing import Final
 import msgspec
 
 from gateway.hooks import is_json_object
+from gateway.model.decision import Decision
 from gateway.recording.masking import Mask
-from gateway.verdicts import Decision, Remarks, Verdict
+from gateway.verdicts import Remarks, Verdict
 
 VERSION: Final = 1
 """Of the format: raised when what a field means has changed, not when one is added."""

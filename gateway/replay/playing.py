@@ -17,7 +17,7 @@ import msgspec
 from gateway.comparison import Answered, Compare, compare
 from gateway.delivery import reports_fatal
 from gateway.hooks import MethodType, is_json_object, method_type
-from gateway.log import printable
+from gateway.model.text import printable
 from gateway.recording import Record
 from gateway.recording.masking import Mask
 from gateway.recording.pseudonyms import Key, Pseudonyms

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Final, NamedTuple
 
 from gateway.hooks import BadHookError, MethodType, method_type, parse_hook
-from gateway.log import printable
+from gateway.model.text import printable
 from gateway.recording import Record, RecordError
 from gateway.recording.lines import read
 from gateway.rules.globs import compile_glob

@@ -25,6 +25,7 @@ from gateway.admin.endpoints import AdminState
 from gateway.admin.inquiry import PATIENCE, Orders, Question, T, decoded
 from gateway.admin.inquiry import Told as Said
 from gateway.config import Config, Loaded
+from gateway.config.backends import target_names
 from gateway.lifecycle import Lifecycle, Phase
 from gateway.log import Writer
 from gateway.loops import KeepGoing
@@ -67,7 +68,6 @@ from gateway.server.spares import Spares
 from gateway.sessions import shared_memory
 from gateway.shadowing import candidates
 from gateway.sharing import SharedMemory
-from gateway.upstreams.registry import target_names
 
 logger = logging.getLogger(__name__)
 

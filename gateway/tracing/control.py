@@ -14,12 +14,12 @@ from gateway import __version__
 from gateway.changes import CannotPrepare, Change
 from gateway.config import Config
 from gateway.config import Tracing as TracingConfig
+from gateway.config.backends import target_names
 from gateway.metrics import Metrics
+from gateway.model.decision import Decision
 from gateway.tracecontext import Sampling
 from gateway.tracing.exporter import Encoder, Exporter
 from gateway.tracing.records import record_of
-from gateway.upstreams.registry import target_names
-from gateway.verdicts import Decision
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
 from gateway import __version__
-from gateway.routing import OTHER_METHOD
+from gateway.model.decision import OTHER_METHOD
 from gateway.tracing.records import HookRecord, Kind
 
 _STATUS_OF: Final = {"ok": 200, "denied": 403}

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import msgspec
 
 from gateway.hooks import text_of
+from gateway.model.decision import AttemptRecord, Decision
 from gateway.tracecontext import Trace
-from gateway.verdicts import AttemptRecord, Decision, Reason, Source
+from gateway.verdicts import Reason, Source
 
 
 class Kind(NamedTuple):

@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.delivery import EventCheck, plain, reports_fatal
 from gateway.hooks import BadHookError, is_json_object, parse_hook, text_of
-from gateway.log import masked
+from gateway.model.text import masked
 from gateway.repair import Doubt, ResponseCheck, printable, repair
 from gateway.transport import Answer
 from gateway.verdicts import (

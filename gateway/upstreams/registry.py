@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections import Counter
 from collections.abc import Collection, Container, Mapping
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-import httpx
-
 from gateway.changes import Change
 from gateway.config import Upstream as UpstreamConfig
 from gateway.config import UpstreamTls
+from gateway.config.backends import target_names
 from gateway.metrics.catalogue import Metrics
 from gateway.sharing import Shared
 from gateway.tls.certificates import MadeOfFiles, client_context
@@ -307,10 +305,3 @@ class TargetsChange(Change):
         for key, target in self.targets.items():
             if self._before.targets.get(key) is not target:
                 await target.retire()
-
-
-def target_names(urls: list[str]) -> dict[str, str]:
-    """A short name for each URL, unique among them: host and port, with the path where two share those."""
-    netlocs = {url: httpx.URL(url).netloc.decode("ascii") for url in urls}
-    count = Counter(netlocs.values())
-    return {url: netloc if count[netloc] == 1 else netloc + httpx.URL(url).path for url, netloc in netlocs.items()}

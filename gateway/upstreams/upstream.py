@@ -14,12 +14,13 @@ from gateway.balance import balancer
 from gateway.config import Upstream as UpstreamConfig
 from gateway.forwarding import CompiledPolicy, Policy, encoded
 from gateway.metrics.catalogue import Metrics
+from gateway.model.decision import AttemptRecord
 from gateway.retry import Retry, RetryOn, attempt_budget, kind_of, may_retry
 from gateway.transport import Answer, ConnectionLost, ExchangeError
 from gateway.upstreams.admission import Ticket
 from gateway.upstreams.judging import DENIED, judge, judge_failure
 from gateway.upstreams.target import Outgoing, Target
-from gateway.verdicts import AttemptRecord, Cause, Failure, ProxyError, Ruling
+from gateway.verdicts import Cause, Failure, ProxyError, Ruling
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):

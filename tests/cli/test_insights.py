@@ -21,8 +21,9 @@ from gateway.cli.watching import line_of
 from gateway.comparison import Difference
 from gateway.insights import Insights
 from gateway.journal import Journal, Teller
+from gateway.model.decision import Decision
 from gateway.shadownotes import Shadow
-from gateway.verdicts import Decision, Ruling, allowed_by_backend, denied_by_backend
+from gateway.verdicts import Ruling, allowed_by_backend, denied_by_backend
 
 ESCAPE: Final = "\x1b[2J"
 NOTICE: Final = b"<br />\n<b>Notice</b>:  Undefined index: sip in <b>/srv/old.php</b> on line <b>7</b><br />\n"

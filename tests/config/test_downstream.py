@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from gateway.config import Config, ConfigError, KeyPath, Upstream, load, loads
 from gateway.config.addresses import is_host, parse_authority
+from gateway.config.backends import target_names
 from gateway.config.problems import DEFECT
 from gateway.proving import prove
 from gateway.transport import Resolver
 from gateway.transport.client import origin_of
-from gateway.upstreams.registry import target_names
 
 PEM: Final = Path(__file__).parent / "pem"
 HOST: Final = "must be a URL whose host is an IP address such as 192.168.1.101, or a host name"

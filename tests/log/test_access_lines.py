@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.log import MAX_TEXT, PIPE_ATOMIC, AccessLog, bounded, is_failure, masked, printable, timestamp
+from gateway.log import PIPE_ATOMIC, AccessLog, is_failure
+from gateway.model.decision import Decision
+from gateway.model.text import MAX_TEXT, bounded, masked, printable, timestamp
 from gateway.requests import problem, unknown_app
 from gateway.verdicts import (
     Cause,
-    Decision,
     Fallback,
     Reason,
     Ruling,
