@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import activity
-from gateway.activity import Activity, Reading, Sampler, Step, quantile, read, step
+from gateway.admin import activity
+from gateway.admin.activity import Activity, Reading, Sampler, Step, quantile, read, step
 from gateway.metrics import Metrics
 from gateway.metrics.catalogue import DURATION_BUCKETS
 from gateway.metrics.cells import Cells

@@ -13,11 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway import console
 from gateway.admin.endpoints import AdminState
+from gateway.admin.lifecycle import Lifecycle
+from gateway.admin.reload import Reloader
 from gateway.app import admin_app
 from gateway.config import Loaded, loads
-from gateway.lifecycle import Lifecycle
 from gateway.metrics import Metrics
-from gateway.reloading import Reloader
 
 TOKEN: Final = "token-of-the-admin"
 PASSWORD: Final = "password-of-the-backend"

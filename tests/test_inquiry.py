@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.admin.inquiry import (
+from gateway.admin.rpc import (
     Drain,
     FindCalls,
     FollowCalls,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.activity import Activity, read, step
-from gateway.insights import Insights, Special, moved, noteworthy
+from gateway.admin.activity import Activity, read, step
+from gateway.admin.insights import Insights, Special, moved, noteworthy
 from gateway.metrics import Metrics
 from gateway.metrics.cells import Cells
 from gateway.metrics.foreign import ForeignCells

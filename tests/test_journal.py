@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.admin.queries import wanted
+from gateway.admin.decision_filter import wanted
 from gateway.hooks import MethodType, parse_hook
 from gateway.journal import MAX_LIMIT, Call, Journal, Teller, Wanted
 from gateway.log import is_failure

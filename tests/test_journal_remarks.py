@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.admin.inquiry import FindCalls, decoded, encoded
+from gateway.admin.rpc import FindCalls, decoded, encoded
 from gateway.comparison import Difference, Finding
 from gateway.hooks import parse_hook
 from gateway.journal import Call, Journal, Teller, Wanted

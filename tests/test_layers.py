@@ -33,13 +33,7 @@ STRANGERS: Final = {("recording", "http")}
 """Rooms side by side: the first does not import the second either."""
 
 PENDING: Final = {
-    "activity": "admin",
-    "insights": "admin",
-    "lifecycle": "admin",
-    "reloading": "admin",
-    "notify": "admin",
     "console": "admin",
-    "proving": "admin",
     "demo": "cli",
     "documents": "cli",
     "__main__": "cli",

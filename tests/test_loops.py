@@ -12,7 +12,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from gateway import notify
+from gateway.admin import systemd
 from gateway.config import loads
 from gateway.loops import KeepGoing
 from gateway.metrics import Metrics
@@ -131,8 +131,8 @@ async def test_a_health_check(failing: Failing, monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_the_signs_of_life_for_systemd(failing: Failing, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notify, "_tell", failing)
-    await outlives(notify._turn(0.001), failing)
+    monkeypatch.setattr(systemd, "_tell", failing)
+    await outlives(systemd._turn(0.001), failing)
 
 
 async def test_a_look_at_the_loop_s_own_pauses(failing: Failing) -> None:

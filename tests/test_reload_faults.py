@@ -20,11 +20,11 @@ import pytest
 from faulty import Certificates
 
 from gateway import runtime, shadowing
+from gateway.admin.reload import FailureReason, Reloader, with_workers
 from gateway.config import Config, loads
 from gateway.log import AccessLog, Writer
 from gateway.metrics import Metrics
 from gateway.recording import Recorder
-from gateway.reloading import FailureReason, Reloader, with_workers
 from gateway.routing import Table
 from gateway.server import hookservice
 from gateway.server.hookservice import HookService

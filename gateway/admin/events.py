@@ -20,8 +20,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from gateway import __version__
-from gateway.activity import MOST_APPS, Activity, Reading, Sampler
-from gateway.admin.inquiry import FollowCalls, Inquiry, Nobody
+from gateway.admin.activity import MOST_APPS, Activity, Reading, Sampler
+from gateway.admin.rpc import FollowCalls, Inquiry, Nobody
 from gateway.journal import Call, Cursor
 from gateway.model.text import timestamp
 from gateway.verdicts import Verdict

@@ -8,7 +8,7 @@ import socket
 import struct
 from typing import Any, Final, NamedTuple
 
-from gateway.admin.inquiry import Question
+from gateway.admin.rpc import Question
 from gateway.config import Config
 from gateway.tls.copies import NO_COPIES, Copies
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Final
 
 from gateway.access import AllowedAddresses
-from gateway.admin.inquiry import Respondent
+from gateway.admin.rpc import Respondent
 from gateway.app import hook_app
 from gateway.changes import Change, Changes, Swap, prepare
 from gateway.config import Config

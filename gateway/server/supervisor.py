@@ -20,18 +20,18 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from gateway import __version__
-from gateway.activity import Reading, read
+from gateway.admin.activity import Reading, read
 from gateway.admin.endpoints import AdminState
-from gateway.admin.inquiry import PATIENCE, Orders, Question, T, decoded
-from gateway.admin.inquiry import Told as Said
+from gateway.admin.lifecycle import Lifecycle, Phase
+from gateway.admin.reload import Reloader, with_workers
+from gateway.admin.rpc import PATIENCE, Orders, Question, T, decoded
+from gateway.admin.rpc import Told as Said
 from gateway.config import Config, Loaded
 from gateway.config.backends import target_names
-from gateway.lifecycle import Lifecycle, Phase
 from gateway.log import Writer
 from gateway.loops import KeepGoing
 from gateway.metrics import Metrics
 from gateway.metrics.foreign import ForeignCells
-from gateway.reloading import Reloader, with_workers
 from gateway.routing import RuleNames
 from gateway.runtime import rehearse
 from gateway.server.agreement import Word, Words, all_prepared, those_without

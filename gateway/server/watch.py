@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from gateway.admin.reload import Reloader
 from gateway.config import digest_at
 from gateway.loops import KeepGoing
-from gateway.reloading import Reloader
 
 LOOK_EVERY: Final = 0.25
 """Seconds from one look at the file to the next."""

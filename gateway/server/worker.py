@@ -19,7 +19,7 @@ from typing import NamedTuple
 import uvloop
 
 from gateway import __version__
-from gateway.admin.inquiry import encoded
+from gateway.admin.rpc import encoded
 from gateway.changes import NO_DEFECTS, reason_of
 from gateway.config import Config
 from gateway.log import PIPE_ATOMIC, Writer

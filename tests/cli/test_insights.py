@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from matters import sections
 
 from cli.commands import Run, gateway
+from gateway.admin.insights import Insights
 from gateway.cli import noting
 from gateway.cli.watching import line_of
 from gateway.comparison import Difference
-from gateway.insights import Insights
 from gateway.journal import Journal, Teller
 from gateway.model.decision import Decision
 from gateway.shadownotes import Shadow

@@ -20,11 +20,11 @@ import httpx
 import pytest
 
 from gateway import __version__
+from gateway.admin.reload import differences
 from gateway.cli.inspecting import check, explain
 from gateway.config import Config, Loaded
 from gateway.log import Writer
 from gateway.metrics import Metrics
-from gateway.reloading import differences
 from gateway.server import descriptors
 from gateway.server.channel import Take
 from gateway.server.hookservice import HookService

@@ -14,11 +14,11 @@ from gateways import running_gateway, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.admin.dry_run import prove
 from gateway.config import Config, ConfigError, KeyPath, Upstream, load, loads
 from gateway.config.addresses import is_host, parse_authority
 from gateway.config.backends import target_names
 from gateway.config.problems import DEFECT
-from gateway.proving import prove
 from gateway.transport import Resolver
 from gateway.transport.client import origin_of
 

@@ -16,8 +16,8 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from gateway import insights
-from gateway.insights import Insights, Special
+from gateway.admin import insights
+from gateway.admin.insights import Insights, Special
 from gateway.metrics import Metrics
 from gateway.metrics.catalogue import DURATION_BUCKETS
 from gateway.metrics.foreign import ForeignCells

@@ -12,11 +12,11 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel
 
-from gateway import notify
+from gateway.admin import systemd
+from gateway.admin.dry_run import load
 from gateway.changes import NO_DEFECTS, reason_of
 from gateway.config import Config, ConfigError, Loaded, Problem, digest_at
 from gateway.metrics import Metrics
-from gateway.proving import load
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class Reloader:
         Raises nothing: what went wrong is in the report.
         """
         async with self._lock:
-            with notify.reloading() as told:
+            with systemd.reloading() as told:
                 report = await self._load(None)
                 assert report is not None  # no particular text was expected
                 self._asked_for = self.tried
@@ -116,7 +116,7 @@ class Reloader:
         async with self._lock:
             if digest == self.tried:
                 return  # a command was quicker
-            with notify.reloading() as told:
+            with systemd.reloading() as told:
                 report = await self._load(digest)
                 if report is not None:
                     self._note(report, "file changed")
@@ -136,7 +136,7 @@ class Reloader:
             if report is None or report == self.last_report:
                 return
             self._note(report, "tried again")
-            notify.ready(self._status(report))
+            systemd.ready(self._status(report))
 
     # --- one attempt ---
 
