@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway import console
+from gateway.admin import console
 from gateway.admin.api import Api
 from gateway.admin.endpoints import Admin, AdminState, Guard
 from gateway.admin.overview import Overview

@@ -11,7 +11,7 @@ import pytest
 from gateways import LISTEN, RunningGateway, running_gateway
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway import console
+from gateway.admin import console
 from gateway.admin.endpoints import AdminState
 from gateway.admin.lifecycle import Lifecycle
 from gateway.admin.reload import Reloader

@@ -33,7 +33,6 @@ STRANGERS: Final = {("recording", "http")}
 """Rooms side by side: the first does not import the second either."""
 
 PENDING: Final = {
-    "console": "admin",
     "demo": "cli",
     "documents": "cli",
     "__main__": "cli",

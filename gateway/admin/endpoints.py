@@ -17,7 +17,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway import __version__, console
+from gateway import __version__
+from gateway.admin import console
 from gateway.admin.events import APPS_WANTED, DEFAULT_APPS, Events, number_of_apps, silence
 from gateway.admin.lifecycle import Lifecycle, Phase
 from gateway.admin.reload import FailureReason, Reloader
