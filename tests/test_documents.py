@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from gateway.cli.main import app
+from gateway.cli.reference_docs import SECTIONS, cure_table, reason_table, refusal_table, written
 from gateway.config import json_schema, loads
-from gateway.documents import SECTIONS, cure_table, reason_table, refusal_table, written
 from gateway.hooks import parse_hook
 from gateway.log import AccessLog, Writer
 from gateway.metrics import Metrics

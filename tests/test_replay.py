@@ -796,7 +796,7 @@ def test_a_large_recording_is_played_in_bounded_memory(path: Path, same: Backend
 
     write(path, *(record({"sessionId": f"s{n % 7}"}) for n in range(600)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gateway.cli.replaying.Recording", Counting)
+        patch.setattr("gateway.cli.commands.replay.Recording", Counting)
         assert Run(path, "--to", same.url, "--concurrency", "4").status == 0
     assert count["read"] == 600
     assert count["ahead"] <= 64 + 4 * 4 + 1

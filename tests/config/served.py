@@ -21,7 +21,7 @@ import pytest
 
 from gateway import __version__
 from gateway.admin.reload import differences
-from gateway.cli.inspecting import check, explain
+from gateway.cli.commands.inspect import check, explain
 from gateway.config import Config, Loaded
 from gateway.log import Writer
 from gateway.metrics import Metrics
@@ -151,7 +151,7 @@ def told_by_commands(file: Path, loaded: Loaded) -> str:
         out = stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         errors = stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
         patched = stack.enter_context(pytest.MonkeyPatch.context())
-        patched.setattr("gateway.cli.inspecting.load_or_fail", lambda path: loaded)  # it has just been loaded
+        patched.setattr("gateway.cli.commands.inspect.load_or_fail", lambda path: loaded)  # it has just been loaded
         check(file)
         for app, method in zip(loaded.config.apps, itertools.cycle(("OnCallEvent", "connect", "X"))):
             hook.write_text(json.dumps({"appKey": app, "callee": "112"}), "utf-8")

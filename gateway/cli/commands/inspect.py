@@ -28,7 +28,7 @@ from gateway.cli.common import (
     load_or_fail,
     read_hook_file,
 )
-from gateway.cli.describing import (
+from gateway.cli.describe import (
     changed_fields,
     check_in_words,
     conditions,

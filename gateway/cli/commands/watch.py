@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gateway.cli import noting, showing
-from gateway.cli.asking import (
+from gateway.cli import render, render_insights
+from gateway.cli.client import (
     AdminOption,
     Gateway,
     JsonOption,
@@ -25,7 +25,7 @@ from gateway.cli.asking import (
     WatchedConfig,
     gateway_at,
 )
-from gateway.cli.showing import Json, clock, milliseconds, plain, rate
+from gateway.cli.render import Json, clock, milliseconds, plain, rate
 
 _WIDE: Final = 2000
 """Columns where the output is no terminal: nothing is cut or wrapped."""
@@ -62,8 +62,8 @@ def status(
 
 
 def _status(activity: Json, status: Json, upstreams: Json, insights: Json) -> Iterable[Text | Table]:
-    yield showing.headline(status)
-    yield showing.hooks(status)
+    yield render.headline(status)
+    yield render.hooks(status)
     yield _line("hooks on", ", ".join(map(plain, status["listen"])))
     yield _line("admin on", plain(status["admin"]))
     config = status["config"]
@@ -71,11 +71,11 @@ def _status(activity: Json, status: Json, upstreams: Json, insights: Json) -> It
     yield _line(
         "config", f"{plain(config['path'])}: {config['apps']} apps, {config['upstreams']} upstreams, of {loaded}"
     )
-    for trouble in showing.troubles(status):
+    for trouble in render.troubles(status):
         yield Text(trouble, style="bold red")
     for warning in status["warnings"]:
         yield Text(f"warning: {plain(warning)}", style="yellow")
-    if notes := noting.notes(insights):
+    if notes := render_insights.notes(insights):
         yield Text()
         yield from notes
     yield Text()
@@ -83,10 +83,10 @@ def _status(activity: Json, status: Json, upstreams: Json, insights: Json) -> It
     if (more := activity["app_count"] - len(activity["apps"])) > 0:
         yield Text(f"and {more} more apps", style="dim")
     yield Text()
-    targets = showing.targets(upstreams)
+    targets = render.targets(upstreams)
     yield targets_table(targets)
     for upstream, target in targets:
-        if why := showing.why(target):
+        if why := render.why(target):
             style = "dim" if target["state"] == "up" else "red"
             yield Text(f"{upstream} {plain(target['target'])}: {why}", style=style)
 
@@ -107,7 +107,7 @@ def apps_table(apps: Iterable[Json]) -> Table:
             Text(plain(app["app"])),
             *(rate(app[key]) for key in ("per_second", "allow", "reject", "error")),
             *(milliseconds(app[key]) for key in ("p50_ms", "p99_ms")),
-            Text(showing.reasons(app), style="red"),
+            Text(render.reasons(app), style="red"),
         )
     return table
 
@@ -123,7 +123,7 @@ def targets_table(targets: Iterable[tuple[str, Json]]) -> Table:
         table.add_row(
             Text(upstream),
             Text(plain(target["target"]) + (" (backup)" if target["backup"] else "")),
-            showing.state(target),
+            render.state(target),
             clock(target["since"]),
             plain(target["in_flight"]),
             milliseconds(target["p50_ms"]),
@@ -229,14 +229,14 @@ def line_of(call: Json) -> Text:
     where = plain(call["target"] or call["upstream"] or "")
     line = Text.assemble(
         (clock(call["time"], fraction=True), "dim"), "  ",
-        showing.verdict(call), " " * (8 - len(call["verdict"])),
-        f"{showing.reason(call):20} {plain(call['app']):16} {plain(call['method']):16} "
+        render.verdict(call), " " * (8 - len(call["verdict"])),
+        f"{render.reason(call):20} {plain(call['app']):16} {plain(call['method']):16} "
         f"{milliseconds(call['duration_ms']):>8}  {where:21}",
     )  # fmt: skip
     for name, value in (("call", call["call_id"]), ("id", call["request_id"])):
         if value:
             line.append(f"  {name}={plain(value)}")
-    if remarks := noting.remarks(call):
+    if remarks := render_insights.remarks(call):
         line.append("  ").append_text(remarks)
     if call["error"]:
         line.append(f"  {plain(call['error'])}", style="red")
@@ -287,10 +287,10 @@ def _story(call: Json) -> Iterable[Text]:
     yield _fact("took", took)
     for number, attempt in enumerate(call["attempts"], 1):
         yield _fact("attempts" if number == 1 else "", _attempt(number, attempt))
-    yield Text.assemble((f"{'verdict':11} ", "dim"), showing.verdict(call), f" ({call['source']}, {call['reason']})")
+    yield Text.assemble((f"{'verdict':11} ", "dim"), render.verdict(call), f" ({call['source']}, {call['reason']})")
     if call["error"]:
         yield _fact("because", plain(call["error"]))
-    for name, words in noting.story(call):
+    for name, words in render_insights.story(call):
         yield _fact(name, words)
     yield _fact("answer", f"{call['status']}: {plain(call['means'])}")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from gateway.cli import serving
+from gateway.cli.commands import serve
 from gateway.cli.common import new_app
 
 app = new_app()
 app.callback()(lambda: None)  # else the one command would be the program itself
-app.command("run")(serving.run)
+app.command("run")(serve.run)

@@ -18,9 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from gateway.cli.commands.send import check_url, shown_url
 from gateway.cli.common import BAD_USAGE, FAILED, fail
-from gateway.cli.sending import check_url, shown_url
-from gateway.cli.showing import milliseconds, plain
+from gateway.cli.render import milliseconds, plain
 from gateway.comparison import Compare, Difference
 from gateway.model.text import printable
 from gateway.replay import (

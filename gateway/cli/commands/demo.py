@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
+from gateway.cli.commands.serve import serve
 from gateway.cli.common import load_or_fail
-from gateway.cli.serving import serve
+from gateway.cli.demo import DEMO_CONFIG, run_demo
 from gateway.config import loads
-from gateway.demo import DEMO_CONFIG, run_demo
 
 
 def demo(
