@@ -12,14 +12,14 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from gateway.config.checks import CrossChecks
+from gateway.config.checks.cross import CrossChecks
+from gateway.config.checks.explain import explain
+from gateway.config.checks.shape import shown
 from gateway.config.document import MAX_BYTES, Document, parse
-from gateway.config.explain import explain
 from gateway.config.files import ReadError, read_bytes, read_text
 from gateway.config.model import Config
 from gateway.config.problems import MAX_PROBLEMS, ConfigError, Problem, Speller, in_words
 from gateway.config.problems import Path as KeyPath
-from gateway.config.shape import shown
 from gateway.config.tls import context_of
 
 _SIZE_TEXT: Final = "16 MiB"

@@ -220,7 +220,7 @@ def test_a_validator_that_fails_is_a_problem_of_its_section(monkeypatch: pytest.
 
 
 def test_a_check_that_fails_is_a_problem_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.config.checks.CrossChecks.__init__", _fail)
+    monkeypatch.setattr("gateway.config.checks.cross.CrossChecks.__init__", _fail)
     problems = said("log: {level: info}\n")
     assert len(problems) == 1
     assert problems[0].startswith("1:1: cannot be used (ZeroDivisionError in test_downstream.py:")

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final, TypeGuard
 
+from gateway.config.checks.methods import MethodChecks
 from gateway.config.clientconfigs import KNOWN_FIELDS
-from gateway.config.methodchecks import MethodChecks
 from gateway.config.problems import Path, Speller
 from gateway.config.screens import MAX_METHODS, MAX_RULES
 from gateway.config.shares import MAX_FAILOVERS, MAX_SHARES

@@ -11,11 +11,11 @@ from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from gateway.config.addresses import Address, UnixAddress, overlap, parse_address, parse_listen_address
-from gateway.config.answerchecks import AnswerChecks
-from gateway.config.appchecks import AppChecks
 from gateway.config.backends import MAX_TARGETS, Health
+from gateway.config.checks.answers import AnswerChecks
+from gateway.config.checks.apps import AppChecks
+from gateway.config.checks.methods import MethodChecks
 from gateway.config.document import Document, Scalar, Unresolved, is_brought_in
-from gateway.config.methodchecks import MethodChecks
 from gateway.config.model import Config
 from gateway.config.problems import Path, Problem, Speller, path_text, quote
 from gateway.config.record import path_problem

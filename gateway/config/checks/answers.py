@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from gateway.clientconfig import FIXED
-from gateway.config.methodchecks import MethodChecks
+from gateway.config.checks.methods import MethodChecks
 from gateway.config.problems import Path
 from gateway.config.screens import MAX_METHOD
 from gateway.hooks import MethodType

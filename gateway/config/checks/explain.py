@@ -6,9 +6,9 @@ from typing import Final
 
 from pydantic_core import ErrorDetails
 
+from gateway.config.checks.shape import keys_at, may_hold_secret
 from gateway.config.document import Document, Mapping, Node, Scalar, Unresolved, is_brought_in
 from gateway.config.problems import MAX_QUOTED, Path, Problem, Speller, quote
-from gateway.config.shape import keys_at, may_hold_secret
 from gateway.config.values import SAYS, WANTS
 
 _KEY_MARK: Final = "[key]"
