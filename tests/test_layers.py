@@ -128,7 +128,7 @@ def edges() -> dict[str, set[str]]:
 def test_the_reader_sees_absolute_and_relative_imports_and_submodules() -> None:
     found = edges()
     assert "gateway.verdicts" in found["gateway.proxy"]
-    assert "gateway.config.model" in found["gateway.config.load"]
+    assert "gateway.config.sections.root" in found["gateway.config.load"]
     assert "gateway.cli.commands.serve" in found["gateway.cli.main"]
 
 

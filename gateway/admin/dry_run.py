@@ -17,7 +17,7 @@ from gateway.access import AllowedAddresses
 from gateway.balance import balancer
 from gateway.breaker import Breaker
 from gateway.config import Config, KeyPath, Loaded, Upstream, in_words
-from gateway.config.backends import target_names
+from gateway.config.sections.upstreams import target_names
 from gateway.forwarding import CompiledPolicy
 from gateway.recording import RecordSettings
 from gateway.recording.masking import Mask

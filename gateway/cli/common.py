@@ -14,7 +14,7 @@ import typer
 
 from gateway.admin.dry_run import load
 from gateway.config import ConfigError, Loaded
-from gateway.config.addresses import is_host
+from gateway.config.sections.addresses import is_host
 from gateway.model.text import printable
 
 FAILED: Final = 1

@@ -1,18 +1,18 @@
 """The configuration: the typed model, YAML with line numbers, secrets, durations; one load function for all."""
 
-from gateway.config.addresses import Address, UnixAddress, parse_address, parse_listen_address
-from gateway.config.apps import DEDUPED, App, Defaults, Method, Settings
-from gateway.config.authorization import Credentials, Signature
-from gateway.config.backends import Health, Target, Upstream
 from gateway.config.load import Loaded, digest_at, digest_of, load, loads
-from gateway.config.model import Admin, Config, Log, MediaServer, Server
 from gateway.config.problems import ConfigError, Problem, in_words, path_text
 from gateway.config.problems import Path as KeyPath
 from gateway.config.reference import Key, Section, sections
 from gateway.config.schema import json_schema
-from gateway.config.tls import ServerTls, UpstreamTls
-from gateway.config.tracing import Tracing
-from gateway.config.values import Secret, format_duration, parse_duration, parse_size
+from gateway.config.sections.addresses import Address, UnixAddress, parse_address, parse_listen_address
+from gateway.config.sections.apps import DEDUPED, App, Defaults, Method, Settings
+from gateway.config.sections.authorization import Credentials, Signature
+from gateway.config.sections.root import Admin, Config, Log, MediaServer, Server
+from gateway.config.sections.tls import ServerTls, UpstreamTls
+from gateway.config.sections.tracing import Tracing
+from gateway.config.sections.types import Secret, format_duration, parse_duration, parse_size
+from gateway.config.sections.upstreams import Health, Target, Upstream
 from gateway.config.written import fit_to_show, written_urls
 
 __all__ = [

@@ -27,7 +27,7 @@ from gateway.admin.reload import Reloader, with_workers
 from gateway.admin.rpc import PATIENCE, Orders, Question, T, decoded
 from gateway.admin.rpc import Told as Said
 from gateway.config import Config, Loaded
-from gateway.config.backends import target_names
+from gateway.config.sections.upstreams import target_names
 from gateway.log import Writer
 from gateway.loops import KeepGoing
 from gateway.metrics import Metrics

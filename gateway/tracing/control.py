@@ -14,7 +14,7 @@ from gateway import __version__
 from gateway.changes import CannotPrepare, Change
 from gateway.config import Config
 from gateway.config import Tracing as TracingConfig
-from gateway.config.backends import target_names
+from gateway.config.sections.upstreams import target_names
 from gateway.metrics import Metrics
 from gateway.model.decision import Decision
 from gateway.tracecontext import Sampling

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from gateway.changes import Change
 from gateway.config import Upstream as UpstreamConfig
 from gateway.config import UpstreamTls
-from gateway.config.backends import target_names
+from gateway.config.sections.upstreams import target_names
 from gateway.metrics.catalogue import Metrics
 from gateway.sharing import Shared
 from gateway.tls.certificates import MadeOfFiles, client_context

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from gateway.admin.dry_run import prove
 from gateway.config import Config, ConfigError, KeyPath, Upstream, load, loads
-from gateway.config.addresses import is_host, parse_authority
-from gateway.config.backends import target_names
 from gateway.config.problems import DEFECT
+from gateway.config.sections.addresses import is_host, parse_authority
+from gateway.config.sections.upstreams import target_names
 from gateway.transport import Resolver
 from gateway.transport.client import origin_of
 
@@ -212,7 +212,7 @@ def test_what_the_checks_overlook_is_reported_at_its_place_and_without_its_words
 
 
 def test_a_validator_that_fails_is_a_problem_of_its_section(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.config.addresses.parse_network", _fail)
+    monkeypatch.setattr("gateway.config.sections.addresses.parse_network", _fail)
     problems = said("log: {level: info}\nserver: {allow_from: [10.0.0.1]}\n")
     assert len(problems) == 1
     assert problems[0].startswith("2:10: server.allow_from: cannot be used (ZeroDivisionError in test_downstream.py:")

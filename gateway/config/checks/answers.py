@@ -11,7 +11,7 @@ from typing import Any, Final
 from gateway.clientconfig import FIXED
 from gateway.config.checks.methods import MethodChecks
 from gateway.config.problems import Path
-from gateway.config.screens import MAX_METHOD
+from gateway.config.sections.rules import MAX_METHOD
 from gateway.hooks import MethodType
 from gateway.rules.globs import compile_glob, fold
 

@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 from gateway.config.checks.shape import keys_at, may_hold_secret
 from gateway.config.document import Document, Mapping, Node, Scalar, Unresolved, is_brought_in
 from gateway.config.problems import MAX_QUOTED, Path, Problem, Speller, quote
-from gateway.config.values import SAYS, WANTS
+from gateway.config.sections.types import SAYS, WANTS
 
 _KEY_MARK: Final = "[key]"
 _FORMS: Final = {

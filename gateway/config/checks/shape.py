@@ -9,9 +9,9 @@ from pydantic import BaseModel
 
 from gateway.config.document import Document, Node, Scalar, Sequence
 from gateway.config.expand import REFERENCE
-from gateway.config.model import Config
 from gateway.config.problems import Path
-from gateway.config.values import ReadAs, Secret
+from gateway.config.sections.root import Config
+from gateway.config.sections.types import ReadAs, Secret
 
 _ANY: Final = "*"
 _MASK: Final = "***"

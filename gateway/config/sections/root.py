@@ -6,16 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gateway.config.addresses import Address, ListenAddresses, Networks
-from gateway.config.apps import App, Defaults, Settings, levels_of, settings_of, settings_of_plain
-from gateway.config.backends import Upstream
 from gateway.config.problems import path_text
-from gateway.config.record import RECORD
-from gateway.config.rules import IN_FLIGHT, UNKNOWN_APP, AppName, MethodName, Section, Token, UpstreamName
-from gateway.config.tls import ServerTls
-from gateway.config.tracing import Tracing
-from gateway.config.values import DurationIn, NotNull, Processes, SizeIn, WholeNumber
-from gateway.config.watch import WATCH, WatchSettings
+from gateway.config.sections.addresses import Address, ListenAddresses, Networks
+from gateway.config.sections.apps import App, Defaults, Settings, levels_of, settings_of, settings_of_plain
+from gateway.config.sections.fields import IN_FLIGHT, UNKNOWN_APP, AppName, MethodName, Section, Token, UpstreamName
+from gateway.config.sections.recording import RECORD
+from gateway.config.sections.tls import ServerTls
+from gateway.config.sections.tracing import Tracing
+from gateway.config.sections.types import DurationIn, NotNull, Processes, SizeIn, WholeNumber
+from gateway.config.sections.upstreams import Upstream
+from gateway.config.sections.watch import WATCH, WatchSettings
 from gateway.hooks import MethodType
 from gateway.recording import RecordSettings
 

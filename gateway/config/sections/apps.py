@@ -9,16 +9,16 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 from pydantic import ConfigDict, Field
 
 from gateway.clientconfig import ClientConfig
-from gateway.config.authorization import Credentials, Signature
-from gateway.config.backends import RetrySection
-from gateway.config.clientconfigs import CLIENT_CONFIG, RESPONSE_CHECK, ClientConfigPart, merged
-from gateway.config.fallbacks import FAILOVER_RESERVE, VERDICTS_BY_CAUSE, FailoverOn
-from gateway.config.rates import RateLimit
-from gateway.config.rules import BUDGET, IN_FLIGHT, REPEATS, MethodKey, Section
-from gateway.config.screens import DefaultRules, OwnRules
-from gateway.config.shadows import METHOD_SHADOW, SHADOW
-from gateway.config.shares import Failover, UpstreamChoice
-from gateway.config.values import NotNull, OneOf, ReadAs
+from gateway.config.sections.authorization import Credentials, Signature
+from gateway.config.sections.fallback import FAILOVER_RESERVE, VERDICTS_BY_CAUSE, FailoverOn
+from gateway.config.sections.fields import BUDGET, IN_FLIGHT, REPEATS, MethodKey, Section
+from gateway.config.sections.rate_limit import RateLimit
+from gateway.config.sections.rest_client_config import CLIENT_CONFIG, RESPONSE_CHECK, ClientConfigPart, merged
+from gateway.config.sections.rules import DefaultRules, OwnRules
+from gateway.config.sections.shadow import METHOD_SHADOW, SHADOW
+from gateway.config.sections.split import Failover, UpstreamChoice
+from gateway.config.sections.types import NotNull, OneOf, ReadAs
+from gateway.config.sections.upstreams import RetrySection
 from gateway.delivery import EventAnswers
 from gateway.hooks import MethodType, method_type
 from gateway.methodkeys import TYPES, MethodKeys

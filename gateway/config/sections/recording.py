@@ -8,9 +8,9 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from gateway.config.rules import Section
-from gateway.config.tls import FilePath, absolute_path
-from gateway.config.values import Fraction, HowMany, ReadAs, SizeIn, Text, TrueOrFalse, WholeNumber
+from gateway.config.sections.fields import Section
+from gateway.config.sections.tls import FilePath, absolute_path
+from gateway.config.sections.types import Fraction, HowMany, ReadAs, SizeIn, Text, TrueOrFalse, WholeNumber
 from gateway.recording import FILES, MASKED, RecordSettings
 from gateway.recording.files import BEGINS, DIGITS, is_recording
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from gateway.config.values import text_schema, wants
+from gateway.config.sections.types import text_schema, wants
 from gateway.ratelimit import FORM, PATTERN, Rate, parse_rate
 
 UNLIMITED: Final = "off"

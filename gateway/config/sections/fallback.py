@@ -9,7 +9,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from gateway.clientconfig import FIXED
-from gateway.config.values import SAYS, OneOf, OneOrMany, says, text_schema, wants
+from gateway.config.sections.types import SAYS, OneOf, OneOrMany, says, text_schema, wants
 from gateway.jsonedit import Fields
 from gateway.verdicts import Cause, Fallback
 

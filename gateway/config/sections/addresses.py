@@ -12,7 +12,7 @@ import httpx
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from gateway.config.values import HowMany, says, text_schema, wants
+from gateway.config.sections.types import HowMany, says, text_schema, wants
 
 _ADDRESS: Final = r"(?:\[[0-9A-Fa-f:.%A-Za-z]+\]|[A-Za-z0-9._-]*):[0-9]{1,5}"
 _ADDRESS_FORM: Final = "must be an address such as 127.0.0.1:8080, [::1]:8080 or :8080"

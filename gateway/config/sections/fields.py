@@ -10,8 +10,8 @@ import httpx
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from gateway.config.addresses import parse_authority
-from gateway.config.values import Checked, DurationIn, Secret, SecretRule, Text, WholeNumber, says
+from gateway.config.sections.addresses import parse_authority
+from gateway.config.sections.types import Checked, DurationIn, Secret, SecretRule, Text, WholeNumber, says
 
 
 class Section(BaseModel):

@@ -7,8 +7,8 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from gateway.config.rules import TARGET_URL, Headers, Section
-from gateway.config.values import Checked, NumberIn, Text
+from gateway.config.sections.fields import TARGET_URL, Headers, Section
+from gateway.config.sections.types import Checked, NumberIn, Text
 
 _NEEDED: Final = "opentelemetry.proto.collector.trace.v1.trace_service_pb2"
 

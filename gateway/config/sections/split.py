@@ -7,8 +7,8 @@ from typing import Annotated, Any, Final
 from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from gateway.config.rules import UPSTREAM_REFERENCE, Section, is_upstream_reference
-from gateway.config.values import HowMany, OneOrMany, ReadAs, WholeNumber, wants
+from gateway.config.sections.fields import UPSTREAM_REFERENCE, Section, is_upstream_reference
+from gateway.config.sections.types import HowMany, OneOrMany, ReadAs, WholeNumber, wants
 from gateway.split import Share
 
 MAX_SHARES: Final = 16

@@ -6,8 +6,8 @@ from typing import Annotated, Final, NamedTuple
 
 from pydantic import Field
 
-from gateway.config.rules import Section
-from gateway.config.values import DurationIn, ReadAs, TrueOrFalse
+from gateway.config.sections.fields import Section
+from gateway.config.sections.types import DurationIn, ReadAs, TrueOrFalse
 
 
 class WatchSettings(NamedTuple):

@@ -6,8 +6,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field
 
-from gateway.config.rules import Password, Section, SigningKey, Username
-from gateway.config.values import HowMany, NotNull
+from gateway.config.sections.fields import Password, Section, SigningKey, Username
+from gateway.config.sections.types import HowMany, NotNull
 
 MAX_KEYS: Final = 8
 

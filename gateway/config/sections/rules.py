@@ -8,8 +8,8 @@ from typing import Annotated, Any, Final
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from gateway.config.rules import UPSTREAM_REFERENCE, Section
-from gateway.config.values import HowMany, OneOf, OneOrMany, ReadAs, Text, says, wants
+from gateway.config.sections.fields import UPSTREAM_REFERENCE, Section
+from gateway.config.sections.types import HowMany, OneOf, OneOrMany, ReadAs, Text, says, wants
 from gateway.rules.globs import is_glob, is_prefix
 from gateway.rules.screening import Rule, Windows, parse_windows
 from gateway.verdicts import Verdict

@@ -10,8 +10,8 @@ from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from gateway.clientconfig import ClientConfig, Mode
-from gateway.config.rules import MethodKey, Section
-from gateway.config.values import NotNull, OneOf, ReadAs, Text, says
+from gateway.config.sections.fields import MethodKey, Section
+from gateway.config.sections.types import NotNull, OneOf, ReadAs, Text, says
 from gateway.hooks import PLAY_HLS, MethodType, method_type
 from gateway.methodkeys import MethodKeys, is_name, known_methods
 from gateway.repair import ResponseCheck

@@ -10,10 +10,19 @@ from pydantic import ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandl
 from pydantic_core import CoreSchema, core_schema
 
 from gateway.breaker import BreakerSettings
-from gateway.config.authorization import Credentials
-from gateway.config.rules import TARGET_URL, Headers, HealthPath, HostHeader, Section
-from gateway.config.tls import UpstreamTls
-from gateway.config.values import DurationIn, NotNull, ReadAs, SizeIn, TrueOrFalse, WholeNumber, format_duration, says
+from gateway.config.sections.authorization import Credentials
+from gateway.config.sections.fields import TARGET_URL, Headers, HealthPath, HostHeader, Section
+from gateway.config.sections.tls import UpstreamTls
+from gateway.config.sections.types import (
+    DurationIn,
+    NotNull,
+    ReadAs,
+    SizeIn,
+    TrueOrFalse,
+    WholeNumber,
+    format_duration,
+    says,
+)
 from gateway.retry import Retry, RetryOn
 
 MAX_TARGETS: Final = 256
