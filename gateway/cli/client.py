@@ -13,8 +13,8 @@ import typer
 
 from gateway.cli.common import BAD_USAGE, DEFAULT_CONFIG, fail, is_usable
 from gateway.config import Address, ConfigError, load, parse_address
-from gateway.config.document import MAX_BYTES, parse
-from gateway.config.files import ReadError, read_text
+from gateway.config.source.document import MAX_BYTES, parse
+from gateway.config.source.files import ReadError, read_text
 from gateway.model.text import bounded, printable
 
 TOKEN_VARIABLE: Final = "GATEWAY_ADMIN_TOKEN"  # noqa: S105

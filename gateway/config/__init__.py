@@ -1,8 +1,6 @@
 """The configuration: the typed model, YAML with line numbers, secrets, durations; one load function for all."""
 
 from gateway.config.load import Loaded, digest_at, digest_of, load, loads
-from gateway.config.problems import ConfigError, Problem, in_words, path_text
-from gateway.config.problems import Path as KeyPath
 from gateway.config.reference import Key, Section, sections
 from gateway.config.schema import json_schema
 from gateway.config.sections.addresses import Address, UnixAddress, parse_address, parse_listen_address
@@ -13,7 +11,9 @@ from gateway.config.sections.tls import ServerTls, UpstreamTls
 from gateway.config.sections.tracing import Tracing
 from gateway.config.sections.types import Secret, format_duration, parse_duration, parse_size
 from gateway.config.sections.upstreams import Health, Target, Upstream
-from gateway.config.written import fit_to_show, written_urls
+from gateway.config.source.problems import ConfigError, Problem, in_words, path_text
+from gateway.config.source.problems import Path as KeyPath
+from gateway.config.source.written import fit_to_show, written_urls
 
 __all__ = [
     "DEDUPED",

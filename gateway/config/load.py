@@ -15,12 +15,12 @@ from pydantic import ValidationError
 from gateway.config.checks.cross import CrossChecks
 from gateway.config.checks.explain import explain
 from gateway.config.checks.shape import shown
-from gateway.config.document import MAX_BYTES, Document, parse
-from gateway.config.files import ReadError, read_bytes, read_text
-from gateway.config.problems import MAX_PROBLEMS, ConfigError, Problem, Speller, in_words
-from gateway.config.problems import Path as KeyPath
 from gateway.config.sections.root import Config
 from gateway.config.sections.tls import context_of
+from gateway.config.source.document import MAX_BYTES, Document, parse
+from gateway.config.source.files import ReadError, read_bytes, read_text
+from gateway.config.source.problems import MAX_PROBLEMS, ConfigError, Problem, Speller, in_words
+from gateway.config.source.problems import Path as KeyPath
 
 _SIZE_TEXT: Final = "16 MiB"
 _LASTING: Final = frozenset((errno.EACCES, errno.ELOOP))

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from gateway.admin.dry_run import prove
 from gateway.config import Config, ConfigError, KeyPath, Upstream, load, loads
-from gateway.config.problems import DEFECT
 from gateway.config.sections.addresses import is_host, parse_authority
 from gateway.config.sections.upstreams import target_names
+from gateway.config.source.problems import DEFECT
 from gateway.transport import Resolver
 from gateway.transport.client import origin_of
 

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from gateway.clientconfig import FIXED
 from gateway.config.checks.methods import MethodChecks
-from gateway.config.problems import Path
 from gateway.config.sections.rules import MAX_METHOD
+from gateway.config.source.problems import Path
 from gateway.hooks import MethodType
 from gateway.rules.globs import compile_glob, fold
 

@@ -13,8 +13,6 @@ from urllib.parse import urlsplit
 from gateway.config.checks.answers import AnswerChecks
 from gateway.config.checks.apps import AppChecks
 from gateway.config.checks.methods import MethodChecks
-from gateway.config.document import Document, Scalar, Unresolved, is_brought_in
-from gateway.config.problems import Path, Problem, Speller, path_text, quote
 from gateway.config.sections.addresses import Address, UnixAddress, overlap, parse_address, parse_listen_address
 from gateway.config.sections.recording import path_problem
 from gateway.config.sections.root import Config
@@ -22,6 +20,8 @@ from gateway.config.sections.tls import TlsFiles
 from gateway.config.sections.tracing import is_installed
 from gateway.config.sections.types import format_duration, parse_duration
 from gateway.config.sections.upstreams import MAX_TARGETS, Health
+from gateway.config.source.document import Document, Scalar, Unresolved, is_brought_in
+from gateway.config.source.problems import Path, Problem, Speller, path_text, quote
 from gateway.hooks import CATALOGUE, MethodType
 from gateway.retry import Retry, RetryOn
 

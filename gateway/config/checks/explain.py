@@ -7,9 +7,9 @@ from typing import Final
 from pydantic_core import ErrorDetails
 
 from gateway.config.checks.shape import keys_at, may_hold_secret
-from gateway.config.document import Document, Mapping, Node, Scalar, Unresolved, is_brought_in
-from gateway.config.problems import MAX_QUOTED, Path, Problem, Speller, quote
 from gateway.config.sections.types import SAYS, WANTS
+from gateway.config.source.document import Document, Mapping, Node, Scalar, Unresolved, is_brought_in
+from gateway.config.source.problems import MAX_QUOTED, Path, Problem, Speller, quote
 
 _KEY_MARK: Final = "[key]"
 _FORMS: Final = {

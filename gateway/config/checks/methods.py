@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from gateway.config.problems import Path, Speller, path_text
 from gateway.config.sections.apps import keys_of
 from gateway.config.sections.rules import MAX_METHOD
+from gateway.config.source.problems import Path, Speller, path_text
 from gateway.hooks import KEEP_ALIVE, MethodType, method_type
 from gateway.methodkeys import TYPES, is_name
 from gateway.rules.globs import compile_glob, fold, is_glob

@@ -7,11 +7,11 @@ from typing import Any, Final, get_args, get_origin
 
 from pydantic import BaseModel
 
-from gateway.config.document import Document, Node, Scalar, Sequence
-from gateway.config.expand import REFERENCE
-from gateway.config.problems import Path
 from gateway.config.sections.root import Config
 from gateway.config.sections.types import ReadAs, Secret
+from gateway.config.source.document import Document, Node, Scalar, Sequence
+from gateway.config.source.problems import Path
+from gateway.config.source.references import REFERENCE
 
 _ANY: Final = "*"
 _MASK: Final = "***"

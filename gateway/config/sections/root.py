@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gateway.config.problems import path_text
 from gateway.config.sections.addresses import Address, ListenAddresses, Networks
 from gateway.config.sections.apps import App, Defaults, Settings, levels_of, settings_of, settings_of_plain
 from gateway.config.sections.fields import IN_FLIGHT, UNKNOWN_APP, AppName, MethodName, Section, Token, UpstreamName
@@ -16,6 +15,7 @@ from gateway.config.sections.tracing import Tracing
 from gateway.config.sections.types import DurationIn, NotNull, Processes, SizeIn, WholeNumber
 from gateway.config.sections.upstreams import Upstream
 from gateway.config.sections.watch import WATCH, WatchSettings
+from gateway.config.source.problems import path_text
 from gateway.hooks import MethodType
 from gateway.recording import RecordSettings
 

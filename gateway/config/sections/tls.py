@@ -11,11 +11,11 @@ from typing import Annotated, Any, Final, Literal, NoReturn
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from gateway.config.files import ReadError, refuse_unreadable
-from gateway.config.problems import quote
 from gateway.config.sections.addresses import find_unfit_for_path, is_host
 from gateway.config.sections.fields import Section
 from gateway.config.sections.types import Checked, NotNull, says, text_schema, wants
+from gateway.config.source.files import ReadError, refuse_unreadable
+from gateway.config.source.problems import quote
 from gateway.tls.copies import held_still
 
 MAX_FILE: Final = 4 * 1024 * 1024

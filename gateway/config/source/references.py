@@ -6,8 +6,8 @@ import os
 import re
 from typing import Final
 
-from gateway.config.files import ReadError, read_text
-from gateway.config.problems import quote
+from gateway.config.source.files import ReadError, read_text
+from gateway.config.source.problems import quote
 
 MAX_SECRET_FILE: Final = 64 * 1024
 """Bytes of one ``${file:…}``."""

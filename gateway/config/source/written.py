@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
-from gateway.config.expand import REFERENCE
+from gateway.config.source.references import REFERENCE
 
 _UNKNOWN: Final = "…"
 

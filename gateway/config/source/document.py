@@ -12,8 +12,8 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 import yaml
 
-from gateway.config.expand import BadReferenceError, Expander
-from gateway.config.problems import MAX_PROBLEMS, ConfigError, Path, Problem, path_text, quote
+from gateway.config.source.problems import MAX_PROBLEMS, ConfigError, Path, Problem, path_text, quote
+from gateway.config.source.references import BadReferenceError, Expander
 
 MAX_BYTES: Final = 16 * 1024 * 1024
 MAX_DEPTH: Final = 64
