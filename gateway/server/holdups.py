@@ -1,6 +1,6 @@
 """Notices that this process itself did not run when it should have: paused, starved, or busy beyond its CPU.
 
-Whoever sees calls refused then must not look for the cause at a backend (see also ``gateway.alarm``).
+Whoever sees calls refused then must not look for the cause at a backend (see also ``gateway.http.timer``).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from gateway.alarm import HELD_UP
+from gateway.http.timer import HELD_UP
 
 logger = logging.getLogger(__name__)
 

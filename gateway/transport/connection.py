@@ -15,7 +15,7 @@ from typing import Final, cast
 import httptools
 import msgspec
 
-from gateway.alarm import Alarm
+from gateway.http.timer import Alarm
 from gateway.transport.faults import AnswerTimedOut, BadAnswer, ConnectionLost, ExchangeError, too_late
 from gateway.transport.plain import plain_answer
 from gateway.verdicts import Cause, Failure, ProxyError

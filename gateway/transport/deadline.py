@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from types import TracebackType
 
-from gateway.alarm import HELD_UP, Alarm
+from gateway.http.timer import HELD_UP, Alarm
 
 
 class Deadline:
