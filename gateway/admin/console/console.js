@@ -1,15 +1,15 @@
 // The page's wiring: routes, the stream, the state of the connection, the theme.
 
 import { get, keepToken } from "./api.js";
-import { add, filterBy, knownCall, listHash, paintCalls, paintFailures, refresh, refreshFailures, setUpCalls, skip, suggestApps, tickCalls } from "./calls.js";
+import { add, filterBy, knownCall, listHash, paintCalls, paintFailures, refresh, refreshFailures, setUpCalls, skip, suggestApps, tickCalls } from "./decisions.js";
 import { Diagnosis } from "./diagnosis.js";
 import { byId, say } from "./dom.js";
 import { History, failing } from "./history.js";
 import { fetchInsights, paintInsights, showAllInsights } from "./insights.js";
 import { paintNow, searchApps } from "./now.js";
-import { onDone, order, setUpOrders } from "./orders.js";
+import { onDone, order, setUpOrders } from "./actions.js";
 import { paintStatus, refreshConfig, setUpSettings } from "./settings.js";
-import { closeStory, openStory } from "./story.js";
+import { closeStory, openStory } from "./decision.js";
 import { listen } from "./stream.js";
 import { paintUpstreams } from "./upstreams.js";
 import { clock } from "./words.js";

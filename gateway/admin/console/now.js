@@ -1,7 +1,7 @@
 // What is being decided now: the state in a sentence, tiles, the chart, the apps.
 
 import { get } from "./api.js";
-import { latestFailures } from "./calls.js";
+import { latestFailures } from "./decisions.js";
 import { bar, sparkline, stacked } from "./charts.js";
 import { sinceOf } from "./diagnosis.js";
 import { byId, h, keyed, say } from "./dom.js";

@@ -2,7 +2,7 @@
 
 import { get, token } from "./api.js";
 import { byId, h, say } from "./dom.js";
-import { order, tokenIsConfigured } from "./orders.js";
+import { order, tokenIsConfigured } from "./actions.js";
 import { ago, dateAndClock, grouped, plural, roughly } from "./words.js";
 
 const AT_START = 1000; // ms: what is loaded with the start is no reload

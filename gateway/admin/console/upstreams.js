@@ -2,7 +2,7 @@
 
 import { byId, h, keyed, say } from "./dom.js";
 import { STATES } from "./now.js";
-import { order } from "./orders.js";
+import { order } from "./actions.js";
 import { ago, grouped, ms, plural, when, without } from "./words.js";
 
 const SHOWN = 30;
