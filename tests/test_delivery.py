@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from gateway.delivery import EventCheck, plain, reports_fatal
 from gateway.hooks import is_json_object
+from gateway.http.client import Answer
 from gateway.repair import ResponseCheck
-from gateway.transport import Answer
 from gateway.upstreams.judging import judge, judge_failure
 from gateway.verdicts import Cause, Failure, ProxyError, Reason, Ruling, Source, Verdict
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.hooks import is_json_object
+from gateway.http.client import Answer
 from gateway.repair import ResponseCheck
-from gateway.transport import Answer
 from gateway.upstreams.judging import DENIED, judge
 from gateway.verdicts import Cause, Failure, ProxyError, Ruling, Verdict
 

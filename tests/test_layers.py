@@ -34,7 +34,6 @@ STRANGERS: Final = {("recording", "http")}
 
 PENDING: Final = {
     "__main__": "cli",
-    "transport": "http",
     "front": "http",
     "tls": "http",
     "hooks": "model",

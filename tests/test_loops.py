@@ -14,13 +14,13 @@ import pytest
 
 from gateway.admin import systemd
 from gateway.config import loads
+from gateway.http.client import Resolver
 from gateway.loops import KeepGoing
 from gateway.metrics import Metrics
 from gateway.server import hookservice, supervisor, worker
 from gateway.server.holdups import HoldUps
 from gateway.server.hookservice import HookService
 from gateway.server.supervisor import Supervisor
-from gateway.transport import Resolver
 from gateway.upstreams.health import HealthCheck
 
 PACKAGE: Final = Path(__file__).parent.parent / "gateway"

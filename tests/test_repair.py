@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.hooks import is_json_object
+from gateway.http.client import Answer
 from gateway.repair import MAX_CUT, Doubt, Repaired, ResponseCheck, printable, repair
-from gateway.transport import Answer
 from gateway.upstreams import judge
 from gateway.upstreams.judging import DENIED
 from gateway.verdicts import Cause, Failure, Remarks, Ruling, Verdict

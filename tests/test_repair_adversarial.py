@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.hooks import is_json_object
+from gateway.http.client import Answer
 from gateway.repair import Doubt, Repaired, ResponseCheck, repair
-from gateway.transport import Answer
 from gateway.upstreams import judge
 from gateway.verdicts import Cause, Failure
 

@@ -12,9 +12,9 @@ import msgspec
 
 from gateway.delivery import EventCheck, plain, reports_fatal
 from gateway.hooks import BadHookError, is_json_object, parse_hook, text_of
+from gateway.http.client import Answer
 from gateway.model.text import masked
 from gateway.repair import Doubt, ResponseCheck, printable, repair
-from gateway.transport import Answer
 from gateway.verdicts import (
     ALLOW_STATUS,
     REJECT_STATUS,

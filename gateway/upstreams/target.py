@@ -14,13 +14,13 @@ import msgspec
 
 from gateway.breaker import BreakerSettings
 from gateway.delivery import EventCheck
+from gateway.http.client import Answer, Pool, Resolver, Terms, Transport, TransportSettings
 from gateway.latency import LastMinute, Usual
 from gateway.metrics.catalogue import Metrics
 from gateway.metrics.cells import Value
 from gateway.repair import ResponseCheck
 from gateway.sharing import SharedBreaker
 from gateway.tracecontext import Trace
-from gateway.transport import Answer, Pool, Resolver, Terms, Transport, TransportSettings
 from gateway.upstreams.admission import Admission, Shut, Ticket
 
 logger = logging.getLogger(__name__)

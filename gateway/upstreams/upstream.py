@@ -13,10 +13,10 @@ import msgspec
 from gateway.balance import balancer
 from gateway.config import Upstream as UpstreamConfig
 from gateway.forwarding import CompiledPolicy, Policy, encoded
+from gateway.http.client import Answer, ConnectionLost, ExchangeError
 from gateway.metrics.catalogue import Metrics
 from gateway.model.decision import AttemptRecord
 from gateway.retry import Retry, RetryOn, attempt_budget, kind_of, may_retry
-from gateway.transport import Answer, ConnectionLost, ExchangeError
 from gateway.upstreams.admission import Ticket
 from gateway.upstreams.judging import DENIED, judge, judge_failure
 from gateway.upstreams.target import Outgoing, Target

@@ -23,6 +23,7 @@ from gateway import __version__
 from gateway.admin.reload import differences
 from gateway.cli.commands.inspect import check, explain
 from gateway.config import Config, Loaded
+from gateway.http.client.lookups import LookupThreads
 from gateway.log import Writer
 from gateway.metrics import Metrics
 from gateway.server import descriptors
@@ -30,7 +31,6 @@ from gateway.server.channel import Take
 from gateway.server.hookservice import HookService
 from gateway.server.single import sample_certificates
 from gateway.server.spares import Spares
-from gateway.transport.lookups import LookupThreads
 
 _ANSWERS: Final = frozenset((200, 401, 403))
 _MOST_APPS: Final = 6

@@ -19,8 +19,8 @@ from gateway.config import Config, ConfigError, KeyPath, Upstream, load, loads
 from gateway.config.sections.addresses import is_host, parse_authority
 from gateway.config.sections.upstreams import target_names
 from gateway.config.source.problems import DEFECT
-from gateway.transport import Resolver
-from gateway.transport.client import origin_of
+from gateway.http.client import Resolver
+from gateway.http.client.transport import origin_of
 
 PEM: Final = Path(__file__).parent / "pem"
 HOST: Final = "must be a URL whose host is an IP address such as 192.168.1.101, or a host name"

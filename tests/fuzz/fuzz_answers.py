@@ -14,9 +14,9 @@ from urllib.parse import unquote
 
 from gateway.clientconfig import ClientConfig, Mode, examined
 from gateway.hooks import is_json_object
+from gateway.http.client import Answer
 from gateway.repair import MAX_CUT, Doubt, Repaired, ResponseCheck
 from gateway.repair import repair as mend
-from gateway.transport import Answer
 from gateway.upstreams import judge
 from gateway.verdicts import Failure
 

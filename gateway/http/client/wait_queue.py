@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from gateway.transport.connection import Connection
+from gateway.http.client.connection import Connection
 
 
 class Turn:

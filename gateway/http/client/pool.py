@@ -17,13 +17,13 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from gateway.http.client.connection import Answer, Connection
+from gateway.http.client.deadline import Deadline
+from gateway.http.client.dial import dial_first
+from gateway.http.client.errors import ConnectTimedOut, ExchangeError, QueueTimedOut, connect_failed, too_late
+from gateway.http.client.resolver import Resolver, is_address
+from gateway.http.client.wait_queue import Turn, Turns
 from gateway.sharing import POLL_EVERY, Quota
-from gateway.transport.connection import Answer, Connection
-from gateway.transport.deadline import Deadline
-from gateway.transport.dialing import dial_first
-from gateway.transport.faults import ConnectTimedOut, ExchangeError, QueueTimedOut, connect_failed, too_late
-from gateway.transport.resolver import Resolver, is_address
-from gateway.transport.turns import Turn, Turns
 from gateway.verdicts import Cause, Failure, ProxyError
 
 _KEEPALIVE_MARGIN: Final = 0.5

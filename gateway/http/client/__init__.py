@@ -1,8 +1,7 @@
 """HTTP/1.1 to the backends: pooled connections, one deadline, strict framing, behind httpx's interface."""
 
-from gateway.transport.client import Transport, TransportSettings
-from gateway.transport.connection import Answer
-from gateway.transport.faults import (
+from gateway.http.client.connection import Answer
+from gateway.http.client.errors import (
     AnswerTimedOut,
     BadAnswer,
     ConnectFailed,
@@ -11,8 +10,9 @@ from gateway.transport.faults import (
     ExchangeError,
     QueueTimedOut,
 )
-from gateway.transport.pool import Pool, Terms
-from gateway.transport.resolver import Resolver
+from gateway.http.client.pool import Pool, Terms
+from gateway.http.client.resolver import Resolver
+from gateway.http.client.transport import Transport, TransportSettings
 
 __all__ = [
     "Answer",

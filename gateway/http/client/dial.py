@@ -11,8 +11,8 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
-from gateway.transport.connection import Connection
-from gateway.transport.faults import is_own_limit
+from gateway.http.client.connection import Connection
+from gateway.http.client.errors import is_own_limit
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from typing import Final, cast
 import httptools
 import msgspec
 
+from gateway.http.client.errors import AnswerTimedOut, BadAnswer, ConnectionLost, ExchangeError, too_late
+from gateway.http.client.fast_path import plain_answer
 from gateway.http.timer import Alarm
-from gateway.transport.faults import AnswerTimedOut, BadAnswer, ConnectionLost, ExchangeError, too_late
-from gateway.transport.plain import plain_answer
 from gateway.verdicts import Cause, Failure, ProxyError
 
 MAX_HEAD: Final = 64 * 1024

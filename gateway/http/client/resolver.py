@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from itertools import chain, zip_longest
 from typing import Final
 
-from gateway.transport.dialing import FailedAddresses
-from gateway.transport.lookups import LookupThreads
+from gateway.http.client.dial import FailedAddresses
+from gateway.http.client.lookups import LookupThreads
 
 logger = logging.getLogger(__name__)
 
