@@ -17,10 +17,10 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.clientconfig import examined, excluded_fields, ignored_fields, ineffective, session_settings
 from gateway.dedupe import MIN_WAITING, Flight, OwnerLost, TooManyRepeats, Waiting, key_of
-from gateway.front.exchange import EXCHANGE, Exchange
-from gateway.front.head import BadRequest
-from gateway.front.state import Answer
 from gateway.hooks import BadHookError, Hook, method_type, parse_hook
+from gateway.http.server.exchange import EXCHANGE, Exchange
+from gateway.http.server.head import BadRequest
+from gateway.http.server.state import Answer
 from gateway.life import Life, TracedLife
 from gateway.model.decision import Decision
 from gateway.requests import Refused, body_of, method_of, problem, refused_at_the_door, unknown_app

@@ -13,8 +13,8 @@ import msgspec
 from starlette.types import Receive, Scope
 
 from gateway.access import UnauthorizedError
-from gateway.front.head import BadRequest, NotAllowed, TooManyConnections
-from gateway.front.protocol import CLIENT_LEFT
+from gateway.http.server.head import BadRequest, NotAllowed, TooManyConnections
+from gateway.http.server.protocol import CLIENT_LEFT
 from gateway.verdicts import PROBLEM_TYPE, ProxyError, Reason, Ruling, Source, Verdict, proxy_status
 
 _REMEMBERED: Final = 256

@@ -34,7 +34,6 @@ STRANGERS: Final = {("recording", "http")}
 
 PENDING: Final = {
     "__main__": "cli",
-    "front": "http",
     "tls": "http",
     "hooks": "model",
     "verdicts": "model",

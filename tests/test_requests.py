@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope
 
-from gateway.front.protocol import CLIENT_LEFT
 from gateway.hooks import CATALOGUE
+from gateway.http.server.protocol import CLIENT_LEFT
 from gateway.requests import Refused, body_of, method_of, problem, unknown_app
 from gateway.verdicts import Reason, Ruling, Source, Verdict
 

@@ -23,8 +23,8 @@ from gateway.admin.events import APPS_WANTED, DEFAULT_APPS, Events, number_of_ap
 from gateway.admin.lifecycle import Lifecycle, Phase
 from gateway.admin.reload import FailureReason, Reloader
 from gateway.admin.rpc import FindCalls, Inquiry, Nobody
-from gateway.front.head import BadRequest
-from gateway.front.state import Answer
+from gateway.http.server.head import BadRequest
+from gateway.http.server.state import Answer
 from gateway.journal import Wanted
 from gateway.metrics.exposition import CONTENT_TYPE
 from gateway.model.text import timestamp

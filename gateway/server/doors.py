@@ -13,7 +13,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-from gateway.front.accepting import BACKLOG
+from gateway.http.server.acceptor import BACKLOG
 from gateway.server.listening import address_of, close, close_to_new
 
 _RESET: Final = struct.pack("ii", 1, 0)

@@ -16,7 +16,7 @@ from gateway.admin.rpc import Respondent
 from gateway.app import hook_app
 from gateway.changes import Change, Changes, Swap, prepare
 from gateway.config import Config
-from gateway.front import LINGER, FrontLimits, FrontState, hold_to_limits
+from gateway.http.server import LINGER, FrontLimits, FrontState, hold_to_limits
 from gateway.journal import Journal
 from gateway.log import AccessLog, Writer, prepare_logging
 from gateway.loops import KeepGoing

@@ -17,10 +17,10 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from gateway.config import Address, UnixAddress
-from gateway.front import FrontProtocol, FrontState
-from gateway.front.accepting import AT_A_TIME, BACKLOG, Acceptor, Turns, turn_away_new
-from gateway.front.places import Client, Place
-from gateway.front.reclaiming import reclaim
+from gateway.http.server import FrontProtocol, FrontState
+from gateway.http.server.acceptor import AT_A_TIME, BACKLOG, Acceptor, Turns, turn_away_new
+from gateway.http.server.eviction import reclaim
+from gateway.http.server.places import Client, Place
 from gateway.loops import KeepGoing
 from gateway.tls.handshakes import FailedHandshake, Handshakes
 

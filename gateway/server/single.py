@@ -21,7 +21,7 @@ from gateway.admin.reload import Reloader, with_workers
 from gateway.admin.rpc import Inquiry
 from gateway.app import admin_app
 from gateway.config import Config, Loaded, ServerTls, UpstreamTls, fit_to_show
-from gateway.front import FrontLimits, FrontState
+from gateway.http.server import FrontLimits, FrontState
 from gateway.log import Writer
 from gateway.loops import KeepGoing
 from gateway.metrics import Metrics

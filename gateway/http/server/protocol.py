@@ -17,12 +17,12 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gateway.access import AllowedAddresses
-from gateway.front.chunked import ChunkedBody
-from gateway.front.exchange import EXCHANGE, Exchange
-from gateway.front.head import MAX_HEAD, BadRequest, Head, NotAllowed, TooManyConnections, read_head
-from gateway.front.places import Place, Standing
-from gateway.front.response import ResponseWriter, whole_answer
-from gateway.front.state import TOO_MANY, Answer, FrontState
+from gateway.http.server.chunked import ChunkedBody
+from gateway.http.server.exchange import EXCHANGE, Exchange
+from gateway.http.server.head import MAX_HEAD, BadRequest, Head, NotAllowed, TooManyConnections, read_head
+from gateway.http.server.places import Place, Standing
+from gateway.http.server.response import ResponseWriter, whole_answer
+from gateway.http.server.state import TOO_MANY, Answer, FrontState
 from gateway.http.timer import Alarm
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from gateway.front.head import BadRequest
+from gateway.http.server.head import BadRequest
 
 _MAX_LINE: Final = 256
 """Bytes of a chunk's size line with its extensions, or of one trailer."""

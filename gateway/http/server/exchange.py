@@ -7,8 +7,8 @@ from typing import Final, Protocol
 
 from starlette.types import Message
 
-from gateway.front.head import Head
-from gateway.front.response import ResponseWriter
+from gateway.http.server.head import Head
+from gateway.http.server.response import ResponseWriter
 
 EXCHANGE: Final = "gateway.exchange"
 """The name under which an Exchange stands among the extensions of its scope (ASGI, "Extensions")."""

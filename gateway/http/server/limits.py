@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import cast
 
-from gateway.front.protocol import FrontProtocol
-from gateway.front.state import FrontState
+from gateway.http.server.protocol import FrontProtocol
+from gateway.http.server.state import FrontState
 
 
 def hold_to_limits(state: FrontState) -> None:

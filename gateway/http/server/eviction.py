@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Final
 
-from gateway.front.protocol import FrontProtocol
+from gateway.http.server.protocol import FrontProtocol
 
 _GRACE: Final = 0.5
 """Seconds for which a new connection, whose request may be on its way, gives way only after all others."""
