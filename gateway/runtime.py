@@ -14,13 +14,13 @@ from gateway.changes import Change, Changes
 from gateway.config import Config
 from gateway.config import Upstream as UpstreamConfig
 from gateway.dedupe import Duplicates
+from gateway.http.tls.pem_files import NO_COPIES, Copies
 from gateway.metrics import Metrics
 from gateway.model.decision import UNKNOWN_APP
 from gateway.routing import Table
 from gateway.shadowing import Shadows, candidates
 from gateway.sharing import Shared
 from gateway.tenants import Tenant
-from gateway.tls.copies import NO_COPIES, Copies
 from gateway.upstreams import Contexts, Targets, Upstream
 
 

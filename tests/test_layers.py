@@ -34,7 +34,6 @@ STRANGERS: Final = {("recording", "http")}
 
 PENDING: Final = {
     "__main__": "cli",
-    "tls": "http",
     "hooks": "model",
     "verdicts": "model",
     "tracecontext": "model",

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from gateway.admin.rpc import Question
 from gateway.config import Config
-from gateway.tls.copies import NO_COPIES, Copies
+from gateway.http.tls.pem_files import NO_COPIES, Copies
 
 _LENGTH: Final = struct.Struct("!I")
 _LARGE: Final = 16 * 1024

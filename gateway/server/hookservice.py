@@ -17,6 +17,9 @@ from gateway.app import hook_app
 from gateway.changes import Change, Changes, Swap, prepare
 from gateway.config import Config
 from gateway.http.server import LINGER, FrontLimits, FrontState, hold_to_limits
+from gateway.http.tls.certificates import Renewal, ServerTLS
+from gateway.http.tls.handshakes import FailedHandshake, HandshakeFault
+from gateway.http.tls.pem_files import NO_COPIES, Copies
 from gateway.journal import Journal
 from gateway.log import AccessLog, Writer, prepare_logging
 from gateway.loops import KeepGoing
@@ -30,9 +33,6 @@ from gateway.server.holdups import HoldUps
 from gateway.server.listening import Listener, all_started
 from gateway.sessions import Sessions
 from gateway.sharing import Shared
-from gateway.tls.certificates import Renewal, ServerTLS
-from gateway.tls.copies import NO_COPIES, Copies
-from gateway.tls.handshakes import FailedHandshake, HandshakeFault
 from gateway.tracing import Tracing
 
 logger = logging.getLogger(__name__)

@@ -21,8 +21,8 @@ from gateway.http.server import FrontProtocol, FrontState
 from gateway.http.server.acceptor import AT_A_TIME, BACKLOG, Acceptor, Turns, turn_away_new
 from gateway.http.server.eviction import reclaim
 from gateway.http.server.places import Client, Place
+from gateway.http.tls.handshakes import FailedHandshake, Handshakes
 from gateway.loops import KeepGoing
-from gateway.tls.handshakes import FailedHandshake, Handshakes
 
 _LAST_CALL: Final = 0.1
 """Seconds for connections that the kernel has begun to be made, before the socket is closed."""

@@ -22,6 +22,7 @@ from gateway.admin.rpc import Inquiry
 from gateway.app import admin_app
 from gateway.config import Config, Loaded, ServerTls, UpstreamTls, fit_to_show
 from gateway.http.server import FrontLimits, FrontState
+from gateway.http.tls.certificates import days_to_expiry
 from gateway.log import Writer
 from gateway.loops import KeepGoing
 from gateway.metrics import Metrics
@@ -33,7 +34,6 @@ from gateway.server.listening import Listener, StartError, address_of, all_start
 from gateway.server.threads import start_threads
 from gateway.server.watch import keep_up
 from gateway.signals import PROCESS, Receiver
-from gateway.tls.certificates import days_to_expiry
 
 logger = logging.getLogger(__name__)
 

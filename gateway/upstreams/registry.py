@@ -14,10 +14,10 @@ from gateway.config import Upstream as UpstreamConfig
 from gateway.config import UpstreamTls
 from gateway.config.sections.upstreams import target_names
 from gateway.http.client import Resolver, TransportSettings
+from gateway.http.tls.certificates import MadeOfFiles, client_context
+from gateway.http.tls.pem_files import NO_COPIES, Copies
 from gateway.metrics.catalogue import Metrics
 from gateway.sharing import Shared
-from gateway.tls.certificates import MadeOfFiles, client_context
-from gateway.tls.copies import NO_COPIES, Copies
 from gateway.upstreams.health import HealthCheck
 from gateway.upstreams.report import TargetReport, report_of
 from gateway.upstreams.target import Target, TargetTerms

@@ -16,7 +16,7 @@ from gateway.config.sections.fields import Section
 from gateway.config.sections.types import Checked, NotNull, says, text_schema, wants
 from gateway.config.source.files import ReadError, refuse_unreadable
 from gateway.config.source.problems import quote
-from gateway.tls.copies import held_still
+from gateway.http.tls.pem_files import held_still
 
 MAX_FILE: Final = 4 * 1024 * 1024
 """Bytes; a whole system's authorities take a quarter of a megabyte."""

@@ -12,7 +12,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Final, Generic, NamedTuple, Self, TypeVar
 
-from gateway.tls.copies import NO_COPIES, Copies, Files, held_still, in_memory, read_regular
+from gateway.http.tls.pem_files import NO_COPIES, Copies, Files, held_still, in_memory, read_regular
 
 _VERSIONS: Final = {
     "1.0": ssl.TLSVersion.TLSv1,
