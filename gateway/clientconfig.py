@@ -16,8 +16,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from gateway.hooks import PLAY_HLS, MethodType
-from gateway.jsonedit import BRACE, Edit, Members, edited, encode, string_at
+from gateway.model.hooks import PLAY_HLS, MethodType
+from gateway.model.json_edit import BRACE, Edit, Members, edited, encode, string_at
 
 
 class Mode(StrEnum):

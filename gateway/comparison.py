@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 import msgspec
 
-from gateway.verdicts import Verdict
+from gateway.model.verdicts import Verdict
 
 MAX_DIFFERENCES: Final = 20
 MAX_SHOWN: Final = 200

@@ -40,8 +40,8 @@ from typing import Final
 
 import msgspec
 
+from gateway.model.verdicts import Ruling, Source, Verdict, allowed_by_backend
 from gateway.sharing import Claim, Claims
-from gateway.verdicts import Ruling, Source, Verdict, allowed_by_backend
 
 MAX_ENTRIES: Final = 10_000
 MAX_BYTES: Final = 32 * 1024 * 1024

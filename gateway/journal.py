@@ -15,13 +15,13 @@ from typing import Final
 
 import msgspec
 
-from gateway import meaning
-from gateway.hooks import AppKey, Hook, MethodType, method_type, text_of
 from gateway.log import is_failure
+from gateway.model import effects
 from gateway.model.decision import AttemptRecord, Decision
+from gateway.model.hooks import AppKey, Hook, MethodType, method_type, text_of
 from gateway.model.text import bounded, masked, timestamp
+from gateway.model.verdicts import Remarks, Source, Verdict
 from gateway.shadownotes import DIFFERING, Shadow, ShadowNotes, ShadowResult, is_outcome
-from gateway.verdicts import Remarks, Source, Verdict
 
 MAX_BYTES: Final = 8 * 1024 * 1024
 """Bytes that a journal keeps alive, its own share of each decision included."""
@@ -193,13 +193,13 @@ class Teller:
             _ms(decision.upstream_duration),
             tuple(_attempts(decision)),
             self._worker,
-            meaning.of_answer(
+            effects.of_answer(
                 ruling.status,
                 self._kind(decision.method),
                 False if remarks.ineffective else None,
                 decision.method,
             )
-            + meaning.of_changes(remarks.changed_fields, remarks.ignored_fields),
+            + effects.of_changes(remarks.changed_fields, remarks.ignored_fields),
             remarks.rule,
             remarks.repaired,
             remarks.cut,

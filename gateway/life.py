@@ -8,15 +8,15 @@ from starlette.types import Scope
 
 from gateway.access import UnauthorizedError, signed
 from gateway.forwarding import Identity, LoopError, forwarded, own_lines, read
-from gateway.hooks import Hook
 from gateway.model.decision import OTHER_METHOD, UNKNOWN_APP, Decision
+from gateway.model.hooks import Hook
+from gateway.model.trace_context import Sampling, Trace
+from gateway.model.verdicts import ProxyError, Ruling
 from gateway.requests import Refused, problem, unauthorized
 from gateway.routing import Route
 from gateway.runtime import Snapshot
 from gateway.tenants import Tenant
-from gateway.tracecontext import Sampling, Trace
 from gateway.upstreams import Outcome, Outgoing, Upstream
-from gateway.verdicts import ProxyError, Ruling
 
 
 class Life:

@@ -18,11 +18,11 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.changes import Change, Swap
-from gateway.hooks import text_of
+from gateway.model.change import Change, Swap
 from gateway.model.decision import Decision
+from gateway.model.hooks import text_of
 from gateway.model.text import bounded, masked, printable, timestamp
-from gateway.verdicts import Remarks, Verdict
+from gateway.model.verdicts import Remarks, Verdict
 
 logger = logging.getLogger(__name__)
 

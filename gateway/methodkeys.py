@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from gateway.hooks import CATALOGUE, MethodType
+from gateway.model.hooks import CATALOGUE, MethodType
 from gateway.rules.globs import compile_glob, is_glob
 
 TYPES: Final = frozenset(kind.value for kind in MethodType)

@@ -17,21 +17,14 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.clientconfig import examined, excluded_fields, ignored_fields, ineffective, session_settings
 from gateway.dedupe import MIN_WAITING, Flight, OwnerLost, TooManyRepeats, Waiting, key_of
-from gateway.hooks import BadHookError, Hook, method_type, parse_hook
 from gateway.http.server.exchange import EXCHANGE, Exchange
 from gateway.http.server.head import BadRequest
 from gateway.http.server.state import Answer
 from gateway.life import Life, TracedLife
 from gateway.model.decision import Decision
-from gateway.requests import Refused, body_of, method_of, problem, refused_at_the_door, unknown_app
-from gateway.retry import MIN_LEFT
-from gateway.routing import Route
-from gateway.runtime import Runtime, Snapshot
-from gateway.sessions import Sessions, session_of
-from gateway.tenants import Tenant
-from gateway.tracecontext import Sampling
-from gateway.upstreams import Outcome, Outgoing, Upstream
-from gateway.verdicts import (
+from gateway.model.hooks import BadHookError, Hook, method_type, parse_hook
+from gateway.model.trace_context import Sampling
+from gateway.model.verdicts import (
     ALLOW_STATUS,
     REJECT_STATUS,
     Cause,
@@ -47,6 +40,13 @@ from gateway.verdicts import (
     by_static,
     proxy_status,
 )
+from gateway.requests import Refused, body_of, method_of, problem, refused_at_the_door, unknown_app
+from gateway.retry import MIN_LEFT
+from gateway.routing import Route
+from gateway.runtime import Runtime, Snapshot
+from gateway.sessions import Sessions, session_of
+from gateway.tenants import Tenant
+from gateway.upstreams import Outcome, Outgoing, Upstream
 
 logger = logging.getLogger(__name__)
 

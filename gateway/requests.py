@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope
 from gateway.access import UnauthorizedError
 from gateway.http.server.head import BadRequest, NotAllowed, TooManyConnections
 from gateway.http.server.protocol import CLIENT_LEFT
-from gateway.verdicts import PROBLEM_TYPE, ProxyError, Reason, Ruling, Source, Verdict, proxy_status
+from gateway.model.verdicts import PROBLEM_TYPE, ProxyError, Reason, Ruling, Source, Verdict, proxy_status
 
 _REMEMBERED: Final = 256
 is_method_name = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}").fullmatch

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from gateway.verdicts import Cause, Failure
+from gateway.model.verdicts import Cause, Failure
 
 MIN_LEFT: Final = 0.010
 """Seconds of budget below which no further attempt is worth its while."""

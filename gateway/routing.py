@@ -14,9 +14,10 @@ from gateway.access import BasicCredentials, Signature
 from gateway.clientconfig import ClientConfig, Mode
 from gateway.config import DEDUPED, Config, Settings
 from gateway.delivery import EventAnswers, EventCheck
-from gateway.hooks import MethodType, method_type
 from gateway.methodkeys import MethodKeys, is_name, known_methods
 from gateway.model.decision import OTHER_METHOD
+from gateway.model.hooks import MethodType, method_type
+from gateway.model.verdicts import Cause, Fallback, Verdict
 from gateway.ratelimit import Rate
 from gateway.repair import ResponseCheck
 from gateway.retry import Retry
@@ -25,7 +26,6 @@ from gateway.rules.screening import Rule, Rules, scope
 from gateway.shadow import Shadow, ShadowSettings, shadow_of
 from gateway.split import Split
 from gateway.tenants import Tenant
-from gateway.verdicts import Cause, Fallback, Verdict
 
 Guard = BasicCredentials | Signature
 

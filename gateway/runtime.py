@@ -10,12 +10,12 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gateway.changes import Change, Changes
 from gateway.config import Config
 from gateway.config import Upstream as UpstreamConfig
 from gateway.dedupe import Duplicates
 from gateway.http.tls.pem_files import NO_COPIES, Copies
 from gateway.metrics import Metrics
+from gateway.model.change import Change, Changes
 from gateway.model.decision import UNKNOWN_APP
 from gateway.routing import Table
 from gateway.shadowing import Shadows, candidates

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 from zlib import crc32
 
-from gateway.hooks import Hook, own_session
+from gateway.model.hooks import Hook, own_session
 
 _ALL: Final = 1 << 32
 _SCATTER: Final = 0x9E3779B1

@@ -23,7 +23,7 @@ from zlib import crc32
 import msgspec
 
 from gateway.clientconfig import MethodSettings, SessionSettings, packed, unpacked
-from gateway.hooks import CATALOGUE, Hook, MethodType, own_session, text_of
+from gateway.model.hooks import CATALOGUE, Hook, MethodType, own_session, text_of
 from gateway.settingstore import CAPACITY as MOST_SETTINGS
 from gateway.settingstore import WORDS as STORE_WORDS
 from gateway.settingstore import TextStore, Write

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from gateway.comparison import Compare, Difference
-from gateway.hooks import Hook, MethodType
+from gateway.model.hooks import Hook, MethodType
 from gateway.rules.globs import compile_glob, fold, is_glob
 from gateway.sampling import Sample
 

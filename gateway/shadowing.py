@@ -19,16 +19,16 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from gateway.changes import Change
 from gateway.comparison import Answered, Compare, Comparison, compare
 from gateway.config import Config
 from gateway.config import Upstream as UpstreamConfig
 from gateway.metrics.catalogue import Metrics
+from gateway.model.change import Change
 from gateway.model.decision import UNKNOWN_APP, Decision
+from gateway.model.verdicts import Cause, Failure, Ruling, Source
 from gateway.retry import Retry
 from gateway.shadow import DROPPED, MARK, Shadow, ShadowResult, ShadowSettings, candidate_name
 from gateway.upstreams import Outcome, Outgoing, Upstream
-from gateway.verdicts import Cause, Failure, Ruling, Source
 
 logger = logging.getLogger(__name__)
 

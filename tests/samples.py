@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.config import parse_duration
 from gateway.metrics.catalogue import DURATION_BUCKETS
 from gateway.model.decision import Decision
-from gateway.verdicts import Ruling, denied_by_backend
+from gateway.model.verdicts import Ruling, denied_by_backend
 
 CHECKED = settings(deadline=None, max_examples=50)
 LONGEST_HOOK = parse_duration("10m")

@@ -19,7 +19,7 @@ from gateway.metrics.catalogue import DURATION_BUCKETS
 from gateway.metrics.cells import Cells
 from gateway.metrics.foreign import ForeignCells
 from gateway.model.decision import UNKNOWN_APP, Decision
-from gateway.verdicts import Reason, Ruling, Source, Verdict
+from gateway.model.verdicts import Reason, Ruling, Source, Verdict
 
 APPS = ["a", "b", "c"]
 FATES = [

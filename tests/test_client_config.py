@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.clientconfig import OUTCOMES, ClientConfig, Examined, Mode, examined, ineffective
-from gateway.hooks import MethodType, is_json_object
-from gateway.meaning import of_answer, of_refusal
+from gateway.model.effects import of_answer, of_refusal
+from gateway.model.hooks import MethodType, is_json_object
 
 ENFORCE = ClientConfig(Mode.ENFORCE)
 WARN = ClientConfig()

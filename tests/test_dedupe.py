@@ -25,7 +25,7 @@ from gateway.dedupe import (
     Waiting,
     key_of,
 )
-from gateway.verdicts import (
+from gateway.model.verdicts import (
     Cause,
     Failure,
     Fallback,

@@ -28,10 +28,10 @@ from gateway.config import Address, Loaded, loads
 from gateway.journal import Call, Journal, Teller
 from gateway.metrics import Metrics
 from gateway.model.decision import Decision
+from gateway.model.verdicts import Reason, Ruling, Source, Verdict
 from gateway.server.listening import address_of, bind
 from gateway.server.single import admin_listener
 from gateway.server.threads import start_threads
-from gateway.verdicts import Reason, Ruling, Source, Verdict
 
 PATIENCE: Final = 20.0
 CONFIG: Final = (

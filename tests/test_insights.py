@@ -14,7 +14,7 @@ from gateway.metrics import Metrics
 from gateway.metrics.cells import Cells
 from gateway.metrics.foreign import ForeignCells
 from gateway.model.decision import Decision
-from gateway.verdicts import Ruling, allowed_by_backend, denied_by_backend
+from gateway.model.verdicts import Ruling, allowed_by_backend, denied_by_backend
 
 CHECKED: Final = settings(deadline=None, max_examples=80)
 APPS: Final = ("a", "b")

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.admin.decision_filter import wanted
-from gateway.hooks import MethodType, parse_hook
 from gateway.journal import MAX_LIMIT, Call, Journal, Teller, Wanted
 from gateway.log import is_failure
-from gateway.meaning import of_answer, of_refusal
 from gateway.model.decision import AttemptRecord, Decision
+from gateway.model.effects import of_answer, of_refusal
+from gateway.model.hooks import MethodType, parse_hook
 from gateway.model.text import timestamp
-from gateway.verdicts import (
+from gateway.model.verdicts import (
     Cause,
     Failure,
     Fallback,

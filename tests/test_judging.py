@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.hooks import is_json_object
 from gateway.http.client import Answer
+from gateway.model.hooks import is_json_object
+from gateway.model.verdicts import Cause, Failure, ProxyError, Ruling, Verdict
 from gateway.repair import ResponseCheck
 from gateway.upstreams.judging import DENIED, judge
-from gateway.verdicts import Cause, Failure, ProxyError, Ruling, Verdict
 
 HOOK = b'{"appKey":"defaultApp","callId":"1"}'
 BODIES = st.sampled_from(

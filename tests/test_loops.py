@@ -15,8 +15,8 @@ import pytest
 from gateway.admin import systemd
 from gateway.config import loads
 from gateway.http.client import Resolver
-from gateway.loops import KeepGoing
 from gateway.metrics import Metrics
+from gateway.model.keep_going import KeepGoing
 from gateway.server import hookservice, supervisor, worker
 from gateway.server.holdups import HoldUps
 from gateway.server.hookservice import HookService

@@ -13,7 +13,15 @@ from samples import CHECKED, Samples, apps_of, assert_histograms_hold, decision,
 from gateway.metrics import Metrics
 from gateway.metrics.catalogue import APP_LABEL_LIMIT
 from gateway.model.decision import UNKNOWN_APP, Decision
-from gateway.verdicts import Cause, Failure, Fallback, ProxyError, allowed_by_backend, by_fallback, denied_by_backend
+from gateway.model.verdicts import (
+    Cause,
+    Failure,
+    Fallback,
+    ProxyError,
+    allowed_by_backend,
+    by_fallback,
+    denied_by_backend,
+)
 
 RULINGS = [
     allowed_by_backend(b"{}"),

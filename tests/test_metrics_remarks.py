@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.metrics import Metrics
 from gateway.model.decision import UNKNOWN_APP, Decision
-from gateway.verdicts import Ruling, allowed_by_backend, as_duplicate, denied_by_backend
+from gateway.model.verdicts import Ruling, allowed_by_backend, as_duplicate, denied_by_backend
 
 CHECKED: Final = settings(deadline=None, max_examples=80)
 FAMILIES: Final = {

@@ -13,7 +13,7 @@ import pytest
 from gateways import RunningGateway, running_gateway, wait_until
 from programs import Backend, apache_php, require
 
-from gateway.hooks import is_json_object
+from gateway.model.hooks import is_json_object
 from gateway.repair import Doubt, Repaired, repair
 
 pytestmark = pytest.mark.real

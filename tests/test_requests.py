@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope
 
-from gateway.hooks import CATALOGUE
 from gateway.http.server.protocol import CLIENT_LEFT
+from gateway.model.hooks import CATALOGUE
+from gateway.model.verdicts import Reason, Ruling, Source, Verdict
 from gateway.requests import Refused, body_of, method_of, problem, unknown_app
-from gateway.verdicts import Reason, Ruling, Source, Verdict
 
 
 def scope_of(path: bytes = b"/rest/my_api/OnCallEvent", method: str = "POST", *headers: tuple[bytes, bytes]) -> Scope:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.hooks import Hook, parse_hook
+from gateway.model.hooks import Hook, parse_hook
 from gateway.sampling import Sample
 
 

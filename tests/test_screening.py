@@ -10,10 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.hooks import CATALOGUE, BadHookError, MethodType, method_type, parse_hook
+from gateway.model.hooks import CATALOGUE, BadHookError, MethodType, method_type, parse_hook
+from gateway.model.verdicts import Verdict
 from gateway.rules import screening
 from gateway.rules.screening import Rule, Rules, Windows, parse_windows
-from gateway.verdicts import Verdict
 
 CHECKED = settings(deadline=None)
 NOW = datetime(2026, 1, 5, 12, 30, tzinfo=UTC).timestamp()

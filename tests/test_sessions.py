@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from gateway.hooks import CATALOGUE, MethodType, parse_hook
+from gateway.model.hooks import CATALOGUE, MethodType, parse_hook
 from gateway.sessions import CAPACITY, KEEP, MEMORY, Sessions, session_of, shared_memory
 
 ROOT = Path(__file__).parent.parent

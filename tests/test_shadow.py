@@ -12,17 +12,14 @@ import pytest
 from faulty import FaultyBackend, Turn, added_case, gated_case, refused_port, reply, right_answer
 
 from gateway import shadowing
-from gateway.changes import Changes
 from gateway.comparison import Compare, Difference
 from gateway.config import Config, loads
-from gateway.hooks import parse_hook
 from gateway.metrics import Metrics
+from gateway.model.change import Changes
 from gateway.model.decision import Decision
-from gateway.shadow import DEFAULT_METHODS, Shadow, ShadowResult, ShadowSettings, shadow_of
-from gateway.shadowing import MAX_BYTES, MAX_QUEUED, MAX_TASKS, Shadows, candidates
-from gateway.tracecontext import Trace
-from gateway.upstreams import Outcome, Outgoing, Targets, Upstream
-from gateway.verdicts import (
+from gateway.model.hooks import parse_hook
+from gateway.model.trace_context import Trace
+from gateway.model.verdicts import (
     Cause,
     Failure,
     Fallback,
@@ -36,6 +33,9 @@ from gateway.verdicts import (
     by_static,
     denied_by_backend,
 )
+from gateway.shadow import DEFAULT_METHODS, Shadow, ShadowResult, ShadowSettings, shadow_of
+from gateway.shadowing import MAX_BYTES, MAX_QUEUED, MAX_TASKS, Shadows, candidates
+from gateway.upstreams import Outcome, Outgoing, Targets, Upstream
 
 TRACE_ID = b"0123456789abcdef0123456789abcdef"
 

@@ -18,16 +18,16 @@ from gateways import LISTEN, ROOT, RunningGateway, running_gateway, wait_until
 from opentelemetry.semconv import attributes as semantic_conventions
 
 from gateway.config import Config, loads
-from gateway.hooks import parse_hook
 from gateway.metrics import Metrics
 from gateway.model.decision import AttemptRecord, Decision
-from gateway.tracecontext import Sampling, Trace
+from gateway.model.hooks import parse_hook
+from gateway.model.trace_context import Sampling, Trace
+from gateway.model.verdicts import Verdict, allowed_by_backend, by_static
 from gateway.tracing import Tracing
 from gateway.tracing import exporter as exporter_module
 from gateway.tracing.exporter import QUEUE, Exporter
 from gateway.tracing.otlp import Encoder
 from gateway.tracing.records import record_of
-from gateway.verdicts import Verdict, allowed_by_backend, by_static
 
 TRACE: Final = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT: Final = "00f067aa0ba902b7"

@@ -23,7 +23,7 @@ from gateway.metrics.catalogue import DURATION_BUCKETS
 from gateway.metrics.foreign import ForeignCells
 from gateway.model.decision import UNKNOWN_APP
 from gateway.model.text import timestamp
-from gateway.verdicts import Reason, Source, Verdict
+from gateway.model.verdicts import Reason, Source, Verdict
 
 logger = logging.getLogger(__name__)
 

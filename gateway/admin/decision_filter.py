@@ -11,8 +11,8 @@ from typing import Final
 from gateway.comparison import Finding
 from gateway.journal import MAX_LIMIT, Wanted
 from gateway.model.text import bounded
+from gateway.model.verdicts import Reason, Source, Verdict
 from gateway.shadownotes import DIFFERS
-from gateway.verdicts import Reason, Source, Verdict
 
 _TEXTS: Final = (
     "app", "method", "verdict", "source", "reason", "call_id", "session_id", "request_id", "upstream", "target", "q",

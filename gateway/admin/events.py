@@ -24,7 +24,7 @@ from gateway.admin.activity import MOST_APPS, Activity, Reading, Sampler
 from gateway.admin.rpc import FollowCalls, Inquiry, Nobody
 from gateway.journal import Call, Cursor
 from gateway.model.text import timestamp
-from gateway.verdicts import Verdict
+from gateway.model.verdicts import Verdict
 
 logger = logging.getLogger(__name__)
 

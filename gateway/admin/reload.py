@@ -14,9 +14,9 @@ from pydantic import BaseModel
 
 from gateway.admin import systemd
 from gateway.admin.dry_run import load
-from gateway.changes import NO_DEFECTS, reason_of
 from gateway.config import Config, ConfigError, Loaded, Problem, digest_at
 from gateway.metrics import Metrics
+from gateway.model.change import NO_DEFECTS, reason_of
 
 logger = logging.getLogger(__name__)
 

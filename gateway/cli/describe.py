@@ -9,11 +9,11 @@ from gateway.clientconfig import ClientConfig, Mode
 from gateway.comparison import Compare
 from gateway.config import App, Config, Defaults, Loaded, Settings, fit_to_show
 from gateway.delivery import EventAnswers
+from gateway.model.verdicts import Cause, Fallback, Verdict
 from gateway.repair import ResponseCheck
 from gateway.rules.screening import Rule
 from gateway.shadow import ShadowSettings
 from gateway.split import Share
-from gateway.verdicts import Cause, Fallback, Verdict
 
 _MANY: Final = 8
 """How many names or rules are told one by one."""

@@ -15,9 +15,7 @@ from typing import Final
 from gateway import __version__
 from gateway.config import Key, Section, loads, sections
 from gateway.metrics import Metrics
-from gateway.requests import REFUSALS
-from gateway.signals import FAULTS, HARMLESS, MEANINGS, WORKER_MEANINGS, Meaning, name_of
-from gateway.verdicts import (
+from gateway.model.verdicts import (
     Cause,
     Failure,
     Fallback,
@@ -29,6 +27,8 @@ from gateway.verdicts import (
     by_fallback,
     denied_by_backend,
 )
+from gateway.requests import REFUSALS
+from gateway.signals import FAULTS, HARMLESS, MEANINGS, WORKER_MEANINGS, Meaning, name_of
 
 _section = re.compile(r"(<!-- begin: ([a-z-]+)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.hooks import Hook
-from gateway.tracecontext import Trace
-from gateway.verdicts import Ruling
+from gateway.model.hooks import Hook
+from gateway.model.trace_context import Trace
+from gateway.model.verdicts import Ruling
 
 OTHER_METHOD: Final = "_other"
 """The label of methods that neither the catalogue nor the configuration has."""

@@ -7,10 +7,10 @@ from typing import Final
 
 import msgspec
 
-from gateway.hooks import is_json_object
 from gateway.model.decision import Decision
+from gateway.model.hooks import is_json_object
+from gateway.model.verdicts import Remarks, Verdict
 from gateway.recording.masking import Mask
-from gateway.verdicts import Remarks, Verdict
 
 VERSION: Final = 1
 """Of the format: raised when what a field means has changed, not when one is added."""

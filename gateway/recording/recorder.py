@@ -10,15 +10,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from gateway.changes import CannotPrepare, Change
+from gateway.model.change import CannotPrepare, Change
 from gateway.model.decision import Decision
+from gateway.model.verdicts import Reason, Source, Verdict
 from gateway.recording.files import RecordFiles
 from gateway.recording.lines import written
 from gateway.recording.masking import Mask
 from gateway.recording.pseudonyms import Pseudonyms
 from gateway.recording.settings import RecordSettings
 from gateway.sampling import Sample
-from gateway.verdicts import Reason, Source, Verdict
 
 logger = logging.getLogger(__name__)
 

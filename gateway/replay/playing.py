@@ -16,14 +16,14 @@ import msgspec
 
 from gateway.comparison import Answered, Compare, compare
 from gateway.delivery import reports_fatal
-from gateway.hooks import MethodType, is_json_object, method_type
+from gateway.model.hooks import MethodType, is_json_object, method_type
 from gateway.model.text import printable
+from gateway.model.verdicts import ALLOW_STATUS, REJECT_STATUS, Cause, Source, Verdict
 from gateway.recording import Record
 from gateway.recording.masking import Mask
 from gateway.recording.pseudonyms import Key, Pseudonyms
 from gateway.replay.reading import Played, Recording
 from gateway.replay.tally import Tally
-from gateway.verdicts import ALLOW_STATUS, REJECT_STATUS, Cause, Source, Verdict
 
 MAX_ANSWER: Final = 4 * 2**20
 """Bytes of an answer."""

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Final, NamedTuple
 
-from gateway.hooks import BadHookError, MethodType, method_type, parse_hook
+from gateway.model.hooks import BadHookError, MethodType, method_type, parse_hook
 from gateway.model.text import printable
 from gateway.recording import Record, RecordError
 from gateway.recording.lines import read

@@ -11,9 +11,9 @@ from typing import Final
 import msgspec
 
 from gateway.comparison import Answered, Comparison, Difference, Finding
+from gateway.model.verdicts import Cause
 from gateway.recording.masking import STARS
 from gateway.replay.reading import Played
-from gateway.verdicts import Cause
 
 EXAMPLES: Final = 5
 """Of each kind, the first."""

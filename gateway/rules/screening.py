@@ -20,10 +20,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from gateway.hooks import Hook, MethodType, text_of
+from gateway.model.hooks import Hook, MethodType, text_of
+from gateway.model.verdicts import Verdict
 from gateway.rules.globs import compile_glob, fold, is_glob, is_prefix
 from gateway.rules.windows import Windows, parse_windows
-from gateway.verdicts import Verdict
 
 __all__ = ["Rule", "Rules", "Windows", "parse_windows"]
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import Final, Protocol, TypeVar
 
-from gateway.changes import CannotPrepare
+from gateway.model.change import CannotPrepare
 from gateway.server.channel import Prepared, Took
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,6 @@ from typing import Final
 from gateway.access import AllowedAddresses
 from gateway.admin.rpc import Respondent
 from gateway.app import hook_app
-from gateway.changes import Change, Changes, Swap, prepare
 from gateway.config import Config
 from gateway.http.server import LINGER, FrontLimits, FrontState, hold_to_limits
 from gateway.http.tls.certificates import Renewal, ServerTLS
@@ -22,8 +21,9 @@ from gateway.http.tls.handshakes import FailedHandshake, HandshakeFault
 from gateway.http.tls.pem_files import NO_COPIES, Copies
 from gateway.journal import Journal
 from gateway.log import AccessLog, Writer, prepare_logging
-from gateway.loops import KeepGoing
 from gateway.metrics import Metrics
+from gateway.model.change import Change, Changes, Swap, prepare
+from gateway.model.keep_going import KeepGoing
 from gateway.proxy import HookEndpoint
 from gateway.proxy import Listener as DecisionListener
 from gateway.recording import Recorder

@@ -22,7 +22,7 @@ from gateway.http.server.acceptor import AT_A_TIME, BACKLOG, Acceptor, Turns, tu
 from gateway.http.server.eviction import reclaim
 from gateway.http.server.places import Client, Place
 from gateway.http.tls.handshakes import FailedHandshake, Handshakes
-from gateway.loops import KeepGoing
+from gateway.model.keep_going import KeepGoing
 
 _LAST_CALL: Final = 0.1
 """Seconds for connections that the kernel has begun to be made, before the socket is closed."""

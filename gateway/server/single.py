@@ -24,8 +24,8 @@ from gateway.config import Config, Loaded, ServerTls, UpstreamTls, fit_to_show
 from gateway.http.server import FrontLimits, FrontState
 from gateway.http.tls.certificates import days_to_expiry
 from gateway.log import Writer
-from gateway.loops import KeepGoing
 from gateway.metrics import Metrics
+from gateway.model.keep_going import KeepGoing
 from gateway.proxy import Listener as DecisionListener
 from gateway.server import descriptors
 from gateway.server.children import reap_orphans

@@ -29,9 +29,9 @@ from gateway.admin.rpc import Told as Said
 from gateway.config import Config, Loaded
 from gateway.config.sections.upstreams import target_names
 from gateway.log import Writer
-from gateway.loops import KeepGoing
 from gateway.metrics import Metrics
 from gateway.metrics.foreign import ForeignCells
+from gateway.model.keep_going import KeepGoing
 from gateway.routing import RuleNames
 from gateway.runtime import rehearse
 from gateway.server.agreement import Word, Words, all_prepared, those_without

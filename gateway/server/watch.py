@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from gateway.admin.reload import Reloader
 from gateway.config import digest_at
-from gateway.loops import KeepGoing
+from gateway.model.keep_going import KeepGoing
 
 LOOK_EVERY: Final = 0.25
 """Seconds from one look at the file to the next."""

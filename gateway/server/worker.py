@@ -20,12 +20,12 @@ import uvloop
 
 from gateway import __version__
 from gateway.admin.rpc import encoded
-from gateway.changes import NO_DEFECTS, reason_of
 from gateway.config import Config
 from gateway.log import PIPE_ATOMIC, Writer
-from gateway.loops import KeepGoing
 from gateway.metrics import Metrics
 from gateway.metrics.cells import Cells
+from gateway.model.change import NO_DEFECTS, reason_of
+from gateway.model.keep_going import KeepGoing
 from gateway.server.channel import (
     Ask,
     Begin,

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from gateway.hooks import text_of
 from gateway.model.decision import AttemptRecord, Decision
-from gateway.tracecontext import Trace
-from gateway.verdicts import Reason, Source
+from gateway.model.hooks import text_of
+from gateway.model.trace_context import Trace
+from gateway.model.verdicts import Reason, Source
 
 
 class Kind(NamedTuple):

@@ -16,7 +16,7 @@ import httpx
 from gateway.config import Health
 from gateway.http.client import TransportSettings
 from gateway.http.client.transport import Transport
-from gateway.loops import KeepGoing
+from gateway.model.keep_going import KeepGoing
 from gateway.upstreams.admission import Shut
 from gateway.upstreams.target import Target
 

@@ -11,11 +11,10 @@ from urllib.parse import quote
 import msgspec
 
 from gateway.delivery import EventCheck, plain, reports_fatal
-from gateway.hooks import BadHookError, is_json_object, parse_hook, text_of
 from gateway.http.client import Answer
+from gateway.model.hooks import BadHookError, is_json_object, parse_hook, text_of
 from gateway.model.text import masked
-from gateway.repair import Doubt, ResponseCheck, printable, repair
-from gateway.verdicts import (
+from gateway.model.verdicts import (
     ALLOW_STATUS,
     REJECT_STATUS,
     Cause,
@@ -26,6 +25,7 @@ from gateway.verdicts import (
     allowed_by_backend,
     denied_by_backend,
 )
+from gateway.repair import Doubt, ResponseCheck, printable, repair
 
 DENIED: Final = denied_by_backend()
 

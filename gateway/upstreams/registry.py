@@ -9,7 +9,6 @@ from collections.abc import Collection, Container, Mapping
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from gateway.changes import Change
 from gateway.config import Upstream as UpstreamConfig
 from gateway.config import UpstreamTls
 from gateway.config.sections.upstreams import target_names
@@ -17,6 +16,7 @@ from gateway.http.client import Resolver, TransportSettings
 from gateway.http.tls.certificates import MadeOfFiles, client_context
 from gateway.http.tls.pem_files import NO_COPIES, Copies
 from gateway.metrics.catalogue import Metrics
+from gateway.model.change import Change
 from gateway.sharing import Shared
 from gateway.upstreams.health import HealthCheck
 from gateway.upstreams.report import TargetReport, report_of

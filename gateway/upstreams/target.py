@@ -18,9 +18,9 @@ from gateway.http.client import Answer, Pool, Resolver, Terms, Transport, Transp
 from gateway.latency import LastMinute, Usual
 from gateway.metrics.catalogue import Metrics
 from gateway.metrics.cells import Value
+from gateway.model.trace_context import Trace
 from gateway.repair import ResponseCheck
 from gateway.sharing import SharedBreaker
-from gateway.tracecontext import Trace
 from gateway.upstreams.admission import Admission, Shut, Ticket
 
 logger = logging.getLogger(__name__)

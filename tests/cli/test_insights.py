@@ -22,8 +22,8 @@ from gateway.cli.commands.watch import line_of
 from gateway.comparison import Difference
 from gateway.journal import Journal, Teller
 from gateway.model.decision import Decision
+from gateway.model.verdicts import Ruling, allowed_by_backend, denied_by_backend
 from gateway.shadownotes import Shadow
-from gateway.verdicts import Ruling, allowed_by_backend, denied_by_backend
 
 ESCAPE: Final = "\x1b[2J"
 NOTICE: Final = b"<br />\n<b>Notice</b>:  Undefined index: sip in <b>/srv/old.php</b> on line <b>7</b><br />\n"

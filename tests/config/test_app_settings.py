@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gateway.clientconfig import ClientConfig, Mode
 from gateway.comparison import Compare
 from gateway.config import Settings, loads
+from gateway.model.verdicts import Verdict
 from gateway.ratelimit import Rate
 from gateway.recording import RecordSettings
 from gateway.repair import ResponseCheck
@@ -19,7 +20,6 @@ from gateway.routing import Table
 from gateway.rules.screening import Rule
 from gateway.shadow import DEFAULT_METHODS, ShadowSettings
 from gateway.split import Share
-from gateway.verdicts import Verdict
 
 UPSTREAMS = "upstreams: {u: {url: http://h}, v: {url: http://i}, w: {url: http://j}}\n"
 WANTED = {"OnCallEvent": {"restOnError": "FAIL"}}

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from gateway.config import Config, loads
 from gateway.delivery import EventAnswers
-from gateway.hooks import CATALOGUE, MethodType, method_type
 from gateway.methodkeys import MethodKeys
+from gateway.model.hooks import CATALOGUE, MethodType, method_type
+from gateway.model.verdicts import Cause, Fallback
 from gateway.repair import ResponseCheck
 from gateway.retry import Retry
 from gateway.routing import Table
-from gateway.verdicts import Cause, Fallback
 
 ALL: Final = Fallback(frozenset(Cause))
 

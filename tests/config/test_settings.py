@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from gateway.breaker import BreakerSettings
 from gateway.config import Address, Config, Health, Secret, Settings, Target, UnixAddress, load, loads
-from gateway.hooks import MethodType
+from gateway.model.hooks import MethodType
+from gateway.model.verdicts import Cause, Fallback, Verdict
 from gateway.retry import Retry, RetryOn
-from gateway.verdicts import Cause, Fallback, Verdict
 
 EXAMPLE = Path(__file__).parents[2] / "gateway.yaml"
 PEM = Path(__file__).parent / "pem"

@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 from gateway.log import PIPE_ATOMIC, AccessLog, is_failure
 from gateway.model.decision import Decision
 from gateway.model.text import MAX_TEXT, bounded, masked, printable, timestamp
-from gateway.requests import problem, unknown_app
-from gateway.verdicts import (
+from gateway.model.verdicts import (
     Cause,
     Fallback,
     Reason,
@@ -31,6 +30,7 @@ from gateway.verdicts import (
     by_static,
     denied_by_backend,
 )
+from gateway.requests import problem, unknown_app
 from log.lines import CHECKED, HOSTILE, NAUGHTY, NUMBER_FIELDS, TEXT_FIELDS, TIMED_OUT, Sink, decision, naughty_strings
 
 CONTRACT_FIELDS = (

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from gateway.dedupe import Duplicates, OwnerLost
+from gateway.model.verdicts import Ruling, allowed_by_backend
 from gateway.sharing import Claims
 from gateway.sharing.memory import Memory
-from gateway.verdicts import Ruling, allowed_by_backend
 from sharing.workers import Workers, workers
 
 BODY = b'{"appKey":"a","callId":"1"}'

@@ -24,7 +24,7 @@ from gateway.http.client import (
     TransportSettings,
 )
 from gateway.http.client.connection import Connection
-from gateway.verdicts import Cause, Failure, ProxyError
+from gateway.model.verdicts import Cause, Failure, ProxyError
 from transport.loopback import (
     Peer,
     answer,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gateway.http.client import BadAnswer, ExchangeError
 from gateway.http.client.connection import MAX_HEAD, Answer, Connection
-from gateway.verdicts import Cause
+from gateway.model.verdicts import Cause
 
 LIMIT: Final = 4096
 

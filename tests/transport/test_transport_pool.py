@@ -15,7 +15,7 @@ import pytest
 
 from gateway.http.client import AnswerTimedOut, ConnectionLost, QueueTimedOut, Transport, TransportSettings
 from gateway.http.client.pool import Pool
-from gateway.verdicts import Cause
+from gateway.model.verdicts import Cause
 from transport.loopback import Peer, answer, backend, echo, established_to, exchange, hook, silence, transport_of, until
 
 

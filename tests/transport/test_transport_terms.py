@@ -21,7 +21,7 @@ from gateway.http.client import (
     TransportSettings,
 )
 from gateway.http.client.pool import Origin, PoolLimits
-from gateway.verdicts import Cause
+from gateway.model.verdicts import Cause
 from transport.loopback import PATIENCE, Backend, Peer, backend, transport_of, until
 
 HEAD = b"POST /hook HTTP/1.1\r\nhost: backend\r\ncontent-length: %d\r\n"

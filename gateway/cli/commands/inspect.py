@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from gateway import __version__, meaning
+from gateway import __version__
 from gateway.access import BasicCredentials
 from gateway.cli.common import (
     BAD_USAGE,
@@ -47,7 +47,9 @@ from gateway.cli.describe import (
 from gateway.clientconfig import Mode
 from gateway.config import Config, Loaded, Settings, fit_to_show, json_schema, path_text, written_urls
 from gateway.delivery import EventAnswers
-from gateway.hooks import PLAY_HLS, BadHookError, Hook, MethodType, method_type, parse_hook
+from gateway.model import effects
+from gateway.model.hooks import PLAY_HLS, BadHookError, Hook, MethodType, method_type, parse_hook
+from gateway.model.verdicts import Cause, Fallback, Verdict
 from gateway.recording import RecordSettings
 from gateway.requests import is_method_name
 from gateway.retry import Retry
@@ -56,7 +58,6 @@ from gateway.rules.screening import Rule, scope
 from gateway.sampling import Sample, session_or_call
 from gateway.sessions import session_of
 from gateway.shadow import Shadow
-from gateway.verdicts import Cause, Fallback, Verdict
 
 _WIDE = 2000
 """Columns where the output is no terminal: nothing is cut or wrapped."""
@@ -296,7 +297,7 @@ class _Explained:
     def _refusal(self) -> str:
         wanted = self._settings.client_config
         counts = wanted.stops(self._method)
-        told = meaning.of_refusal(self._kind, counts, self._method)
+        told = effects.of_refusal(self._kind, counts, self._method)
         if self._kind not in (MethodType.DIRECT, MethodType.INCOMING) or self._method == PLAY_HLS:
             return told
         if counts:

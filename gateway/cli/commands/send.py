@@ -12,7 +12,7 @@ import typer
 
 from gateway.cli.common import BAD_USAGE, HookFile, MethodOption, fail, is_usable, read_hook_file
 from gateway.model.text import printable
-from gateway.verdicts import ALLOW_STATUS, REJECT_STATUS
+from gateway.model.verdicts import ALLOW_STATUS, REJECT_STATUS
 
 HOOK_HEADERS = {
     "Accept": "application/json",

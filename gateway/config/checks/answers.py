@@ -12,7 +12,7 @@ from gateway.clientconfig import FIXED
 from gateway.config.checks.methods import MethodChecks
 from gateway.config.sections.rules import MAX_METHOD
 from gateway.config.source.problems import Path
-from gateway.hooks import MethodType
+from gateway.model.hooks import MethodType
 from gateway.rules.globs import compile_glob, fold
 
 _NUMBERS: Final = ("caller", "callee")

@@ -14,7 +14,7 @@ from gateway.config.sections.rest_client_config import KNOWN_FIELDS
 from gateway.config.sections.rules import MAX_METHODS, MAX_RULES
 from gateway.config.sections.split import MAX_FAILOVERS, MAX_SHARES
 from gateway.config.source.problems import Path, Speller
-from gateway.hooks import PLAY_HLS, MethodType
+from gateway.model.hooks import PLAY_HLS, MethodType
 from gateway.shadow import PREFIX
 
 _COUNT: Final = "restOnError"

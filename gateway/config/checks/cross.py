@@ -22,7 +22,7 @@ from gateway.config.sections.types import format_duration, parse_duration
 from gateway.config.sections.upstreams import MAX_TARGETS, Health
 from gateway.config.source.document import Document, Scalar, Unresolved, is_brought_in
 from gateway.config.source.problems import Path, Problem, Speller, path_text, quote
-from gateway.hooks import CATALOGUE, MethodType
+from gateway.model.hooks import CATALOGUE, MethodType
 from gateway.retry import Retry, RetryOn
 
 _JAVA_KEEPALIVE: Final = 5.0

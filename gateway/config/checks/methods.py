@@ -11,10 +11,10 @@ from typing import Any, Final
 from gateway.config.sections.apps import keys_of
 from gateway.config.sections.rules import MAX_METHOD
 from gateway.config.source.problems import Path, Speller, path_text
-from gateway.hooks import KEEP_ALIVE, MethodType, method_type
 from gateway.methodkeys import TYPES, is_name
+from gateway.model.hooks import KEEP_ALIVE, MethodType, method_type
+from gateway.model.verdicts import Cause
 from gateway.rules.globs import compile_glob, fold, is_glob
-from gateway.verdicts import Cause
 
 NO_METHOD: Final = "neither in the catalogue of methods nor in hook_types"
 _NO_MATCH: Final = "matches no method of the catalogue and of hook_types"

@@ -20,15 +20,15 @@ from gateway.config.sections.split import Failover, UpstreamChoice
 from gateway.config.sections.types import NotNull, OneOf, ReadAs
 from gateway.config.sections.upstreams import RetrySection
 from gateway.delivery import EventAnswers
-from gateway.hooks import MethodType, method_type
 from gateway.methodkeys import TYPES, MethodKeys
+from gateway.model.hooks import MethodType, method_type
+from gateway.model.verdicts import Cause, Fallback, Verdict
 from gateway.ratelimit import Rate
 from gateway.repair import ResponseCheck
 from gateway.retry import Retry
 from gateway.rules.screening import Rule
 from gateway.shadow import ShadowSettings
 from gateway.split import Share
-from gateway.verdicts import Cause, Fallback, Verdict
 
 NO_TYPES: Final[Mapping[str, MethodType]] = {}
 """Where ``hook_types`` says nothing."""

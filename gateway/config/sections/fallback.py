@@ -10,8 +10,8 @@ from pydantic_core import CoreSchema, core_schema
 
 from gateway.clientconfig import FIXED
 from gateway.config.sections.types import SAYS, OneOf, OneOrMany, says, text_schema, wants
-from gateway.jsonedit import Fields
-from gateway.verdicts import Cause, Fallback
+from gateway.model.json_edit import Fields
+from gateway.model.verdicts import Cause, Fallback
 
 FIELD: Final = r"^[A-Za-z][A-Za-z0-9_]{0,63}$"
 """The name of a hook's field."""

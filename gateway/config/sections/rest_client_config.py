@@ -12,8 +12,8 @@ from pydantic_core import CoreSchema, core_schema
 from gateway.clientconfig import ClientConfig, Mode
 from gateway.config.sections.fields import MethodKey, Section
 from gateway.config.sections.types import NotNull, OneOf, ReadAs, Text, says
-from gateway.hooks import PLAY_HLS, MethodType, method_type
 from gateway.methodkeys import MethodKeys, is_name, known_methods
+from gateway.model.hooks import PLAY_HLS, MethodType, method_type
 from gateway.repair import ResponseCheck
 
 KNOWN_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {

@@ -16,7 +16,7 @@ from gateway.config.sections.types import DurationIn, NotNull, Processes, SizeIn
 from gateway.config.sections.upstreams import Upstream
 from gateway.config.sections.watch import WATCH, WatchSettings
 from gateway.config.source.problems import path_text
-from gateway.hooks import MethodType
+from gateway.model.hooks import MethodType
 from gateway.recording import RecordSettings
 
 

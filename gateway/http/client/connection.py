@@ -18,7 +18,7 @@ import msgspec
 from gateway.http.client.errors import AnswerTimedOut, BadAnswer, ConnectionLost, ExchangeError, too_late
 from gateway.http.client.fast_path import plain_answer
 from gateway.http.timer import Alarm
-from gateway.verdicts import Cause, Failure, ProxyError
+from gateway.model.verdicts import Cause, Failure, ProxyError
 
 MAX_HEAD: Final = 64 * 1024
 """Bytes of status line and header lines, interim answers included."""

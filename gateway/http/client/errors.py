@@ -18,7 +18,7 @@ import ssl
 
 import httpx
 
-from gateway.verdicts import Cause, Failure, ProxyError
+from gateway.model.verdicts import Cause, Failure, ProxyError
 
 
 class ExchangeError(httpx.TransportError):

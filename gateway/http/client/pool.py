@@ -23,8 +23,8 @@ from gateway.http.client.dial import dial_first
 from gateway.http.client.errors import ConnectTimedOut, ExchangeError, QueueTimedOut, connect_failed, too_late
 from gateway.http.client.resolver import Resolver, is_address
 from gateway.http.client.wait_queue import Turn, Turns
+from gateway.model.verdicts import Cause, Failure, ProxyError
 from gateway.sharing import POLL_EVERY, Quota
-from gateway.verdicts import Cause, Failure, ProxyError
 
 _KEEPALIVE_MARGIN: Final = 0.5
 """Seconds by which an idle connection is given up before the backend's own promise ends."""

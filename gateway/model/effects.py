@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.hooks import KEEP_ALIVE, PLAY_HLS, MethodType
+from gateway.model.hooks import KEEP_ALIVE, PLAY_HLS, MethodType
 
 _CONNECT: Final = "the client's session is declined"
 _UNLESS: Final = "stopped only if the session's connect answer set restOnError=FAIL for it; else it goes on"

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from gateway.jsonedit import Fields
+from gateway.model.json_edit import Fields
 
 
 class Verdict(StrEnum):
