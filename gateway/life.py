@@ -6,12 +6,12 @@ import time
 
 from starlette.types import Scope
 
-from gateway.access import UnauthorizedError, signed
 from gateway.forwarding import Identity, LoopError, forwarded, own_lines, read
 from gateway.model.decision import OTHER_METHOD, UNKNOWN_APP, Decision
 from gateway.model.hooks import Hook
 from gateway.model.trace_context import Sampling, Trace
 from gateway.model.verdicts import ProxyError, Ruling
+from gateway.policy.access import UnauthorizedError, signed
 from gateway.requests import Refused, problem, unauthorized
 from gateway.routing import Route
 from gateway.runtime import Snapshot

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from starlette.types import Receive, Scope, Send
 
-from gateway.clientconfig import examined, excluded_fields, ignored_fields, ineffective, session_settings
 from gateway.dedupe import MIN_WAITING, Flight, OwnerLost, TooManyRepeats, Waiting, key_of
 from gateway.http.server.exchange import EXCHANGE, Exchange
 from gateway.http.server.head import BadRequest
@@ -40,8 +39,9 @@ from gateway.model.verdicts import (
     by_static,
     proxy_status,
 )
+from gateway.policy.rest_client_config import examined, excluded_fields, ignored_fields, ineffective, session_settings
+from gateway.policy.retry import MIN_LEFT
 from gateway.requests import Refused, body_of, method_of, problem, refused_at_the_door, unknown_app
-from gateway.retry import MIN_LEFT
 from gateway.routing import Route
 from gateway.runtime import Runtime, Snapshot
 from gateway.sessions import Sessions, session_of

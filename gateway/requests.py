@@ -12,10 +12,10 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 from starlette.types import Receive, Scope
 
-from gateway.access import UnauthorizedError
 from gateway.http.server.head import BadRequest, NotAllowed, TooManyConnections
 from gateway.http.server.protocol import CLIENT_LEFT
 from gateway.model.verdicts import PROBLEM_TYPE, ProxyError, Reason, Ruling, Source, Verdict, proxy_status
+from gateway.policy.access import UnauthorizedError
 
 _REMEMBERED: Final = 256
 is_method_name = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}").fullmatch

@@ -10,21 +10,21 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from gateway.access import BasicCredentials, Signature
-from gateway.clientconfig import ClientConfig, Mode
 from gateway.config import DEDUPED, Config, Settings
-from gateway.delivery import EventAnswers, EventCheck
-from gateway.methodkeys import MethodKeys, is_name, known_methods
 from gateway.model.decision import OTHER_METHOD
 from gateway.model.hooks import MethodType, method_type
 from gateway.model.verdicts import Cause, Fallback, Verdict
-from gateway.ratelimit import Rate
-from gateway.repair import ResponseCheck
-from gateway.retry import Retry
+from gateway.policy.access import BasicCredentials, Signature
+from gateway.policy.event_answers import EventAnswers, EventCheck
+from gateway.policy.method_keys import MethodKeys, is_name, known_methods
+from gateway.policy.rate_limit import Rate
+from gateway.policy.repair import ResponseCheck
+from gateway.policy.rest_client_config import ClientConfig, Mode
+from gateway.policy.retry import Retry
+from gateway.policy.shadow import Shadow, ShadowSettings, shadow_of
+from gateway.policy.split import Split
 from gateway.rules.globs import compile_glob, fold, is_glob
 from gateway.rules.screening import Rule, Rules, scope
-from gateway.shadow import Shadow, ShadowSettings, shadow_of
-from gateway.split import Split
 from gateway.tenants import Tenant
 
 Guard = BasicCredentials | Signature

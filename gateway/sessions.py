@@ -22,11 +22,11 @@ from zlib import crc32
 
 import msgspec
 
-from gateway.clientconfig import MethodSettings, SessionSettings, packed, unpacked
 from gateway.model.hooks import CATALOGUE, Hook, MethodType, own_session, text_of
-from gateway.settingstore import CAPACITY as MOST_SETTINGS
-from gateway.settingstore import WORDS as STORE_WORDS
-from gateway.settingstore import TextStore, Write
+from gateway.policy.rest_client_config import MethodSettings, SessionSettings, packed, unpacked
+from gateway.policy.settings_store import CAPACITY as MOST_SETTINGS
+from gateway.policy.settings_store import WORDS as STORE_WORDS
+from gateway.policy.settings_store import TextStore, Write
 
 KEEP: Final = 24 * 3600.0
 """Seconds for which a session is remembered; a new connect begins them anew. Nothing need be forgotten sooner: a

@@ -19,15 +19,15 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from gateway.comparison import Answered, Compare, Comparison, compare
 from gateway.config import Config
 from gateway.config import Upstream as UpstreamConfig
 from gateway.metrics.catalogue import Metrics
 from gateway.model.change import Change
 from gateway.model.decision import UNKNOWN_APP, Decision
 from gateway.model.verdicts import Cause, Failure, Ruling, Source
-from gateway.retry import Retry
-from gateway.shadow import DROPPED, MARK, Shadow, ShadowResult, ShadowSettings, candidate_name
+from gateway.policy.comparison import Answered, Compare, Comparison, compare
+from gateway.policy.retry import Retry
+from gateway.policy.shadow import DROPPED, MARK, Shadow, ShadowResult, ShadowSettings, candidate_name
 from gateway.upstreams import Outcome, Outgoing, Upstream
 
 logger = logging.getLogger(__name__)

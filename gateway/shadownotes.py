@@ -8,8 +8,8 @@ from typing import Final, Protocol
 
 import msgspec
 
-from gateway.comparison import Difference, Finding
 from gateway.model.text import bounded
+from gateway.policy.comparison import Difference, Finding
 
 MAX_NOTES: Final = 2000
 """Shadows' results that are remembered."""

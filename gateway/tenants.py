@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from gateway.metrics.cells import Value
 from gateway.model.decision import Place
-from gateway.ratelimit import Limiter, Rate
+from gateway.policy.rate_limit import Limiter, Rate
 from gateway.sharing import AppLimits, Bucket, Places
 
 

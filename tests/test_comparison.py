@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.comparison import (
+from gateway.model.verdicts import Verdict
+from gateway.policy.comparison import (
     MAX_BODY,
     MAX_DIFFERENCES,
     MAX_PATH,
@@ -26,7 +27,6 @@ from gateway.comparison import (
     Finding,
     compare,
 )
-from gateway.model.verdicts import Verdict
 
 REJECTED = Answered(Verdict.REJECT, 403, b"", "")
 FAILED = Answered(None, 0, b"", "no connection")

@@ -15,7 +15,7 @@ from gateways import RunningGateway, running_gateway, wait_until
 from matters import sections
 from playwright.sync_api import Browser, Page, Route, expect
 
-from gateway.comparison import Difference
+from gateway.policy.comparison import Difference
 from gateway.shadownotes import Shadow
 
 pytestmark = pytest.mark.real

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.delivery import EventCheck, plain, reports_fatal
 from gateway.http.client import Answer
 from gateway.model.hooks import is_json_object
 from gateway.model.verdicts import Cause, Failure, ProxyError, Reason, Ruling, Source, Verdict
-from gateway.repair import ResponseCheck
+from gateway.policy.event_answers import EventCheck, plain, reports_fatal
+from gateway.policy.repair import ResponseCheck
 from gateway.upstreams.judging import judge, judge_failure
 
 HOOK: Final = b'{"appKey":"a","sessionId":"/1.2.3.4:5/6.7.8.9:10","status":"FINISH"}'

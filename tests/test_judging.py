@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.http.client import Answer
 from gateway.model.hooks import is_json_object
 from gateway.model.verdicts import Cause, Failure, ProxyError, Ruling, Verdict
-from gateway.repair import ResponseCheck
+from gateway.policy.repair import ResponseCheck
 from gateway.upstreams.judging import DENIED, judge
 
 HOOK = b'{"appKey":"defaultApp","callId":"1"}'

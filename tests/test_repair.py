@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.http.client import Answer
 from gateway.model.hooks import is_json_object
 from gateway.model.verdicts import Cause, Failure, Remarks, Ruling, Verdict
-from gateway.repair import MAX_CUT, Doubt, Repaired, ResponseCheck, printable, repair
+from gateway.policy.repair import MAX_CUT, Doubt, Repaired, ResponseCheck, printable, repair
 from gateway.upstreams import judge
 from gateway.upstreams.judging import DENIED
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from gateway.http.client import Answer
 from gateway.model.hooks import is_json_object
 from gateway.model.verdicts import Cause, Failure
-from gateway.repair import Doubt, Repaired, ResponseCheck, repair
+from gateway.policy.repair import Doubt, Repaired, ResponseCheck, repair
 from gateway.upstreams import judge
 
 BOM: Final = b"\xef\xbb\xbf"

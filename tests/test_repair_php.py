@@ -14,7 +14,7 @@ from gateways import RunningGateway, running_gateway, wait_until
 from programs import Backend, apache_php, require
 
 from gateway.model.hooks import is_json_object
-from gateway.repair import Doubt, Repaired, repair
+from gateway.policy.repair import Doubt, Repaired, repair
 
 pytestmark = pytest.mark.real
 

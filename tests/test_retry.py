@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.model.verdicts import Cause, Failure, ProxyError
-from gateway.retry import MIN_LEFT, Retry, RetryOn, attempt_budget, kind_of, may_retry
+from gateway.policy.retry import MIN_LEFT, Retry, RetryOn, attempt_budget, kind_of, may_retry
 
 ALL = frozenset(RetryOn)
 CHECKED = settings(deadline=None)

@@ -17,7 +17,7 @@ from gateway.config import Config, loads
 from gateway.model.decision import OTHER_METHOD
 from gateway.model.hooks import CATALOGUE
 from gateway.model.verdicts import Cause, Fallback, Verdict
-from gateway.retry import Retry, RetryOn
+from gateway.policy.retry import Retry, RetryOn
 from gateway.routing import Route, Table, upstreams_of
 from gateway.rules.globs import is_glob
 from gateway.rules.screening import Rule, Rules

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.model.hooks import Hook, parse_hook
-from gateway.sampling import Sample
+from gateway.policy.sampling import Sample
 
 
 def hook_of(**fields: Any) -> Hook:

@@ -12,7 +12,6 @@ import pytest
 from faulty import FaultyBackend, Turn, added_case, gated_case, refused_port, reply, right_answer
 
 from gateway import shadowing
-from gateway.comparison import Compare, Difference
 from gateway.config import Config, loads
 from gateway.metrics import Metrics
 from gateway.model.change import Changes
@@ -33,7 +32,8 @@ from gateway.model.verdicts import (
     by_static,
     denied_by_backend,
 )
-from gateway.shadow import DEFAULT_METHODS, Shadow, ShadowResult, ShadowSettings, shadow_of
+from gateway.policy.comparison import Compare, Difference
+from gateway.policy.shadow import DEFAULT_METHODS, Shadow, ShadowResult, ShadowSettings, shadow_of
 from gateway.shadowing import MAX_BYTES, MAX_QUEUED, MAX_TASKS, Shadows, candidates
 from gateway.upstreams import Outcome, Outgoing, Targets, Upstream
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 
-from gateway.comparison import Finding
 from gateway.journal import MAX_LIMIT, Wanted
 from gateway.model.text import bounded
 from gateway.model.verdicts import Reason, Source, Verdict
+from gateway.policy.comparison import Finding
 from gateway.shadownotes import DIFFERS
 
 _TEXTS: Final = (

@@ -13,19 +13,19 @@ from pathlib import Path
 import httpx
 
 from gateway import config as configuration
-from gateway.access import AllowedAddresses
 from gateway.balance import balancer
-from gateway.breaker import Breaker
 from gateway.config import Config, KeyPath, Loaded, Upstream, in_words
 from gateway.config.sections.upstreams import target_names
 from gateway.forwarding import CompiledPolicy
 from gateway.http.client.transport import origin_of
 from gateway.http.tls.certificates import client_context, server_context
+from gateway.policy.access import AllowedAddresses
+from gateway.policy.breaker import Breaker
+from gateway.policy.sampling import Sample
 from gateway.recording import RecordSettings
 from gateway.recording.masking import Mask
 from gateway.recording.pseudonyms import Pseudonyms
 from gateway.routing import Table
-from gateway.sampling import Sample
 from gateway.shadowing import candidates
 from gateway.upstreams.health import address_of_check
 from gateway.upstreams.upstream import policy_of

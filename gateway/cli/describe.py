@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from gateway.clientconfig import ClientConfig, Mode
-from gateway.comparison import Compare
 from gateway.config import App, Config, Defaults, Loaded, Settings, fit_to_show
-from gateway.delivery import EventAnswers
 from gateway.model.verdicts import Cause, Fallback, Verdict
-from gateway.repair import ResponseCheck
+from gateway.policy.comparison import Compare
+from gateway.policy.event_answers import EventAnswers
+from gateway.policy.repair import ResponseCheck
+from gateway.policy.rest_client_config import ClientConfig, Mode
+from gateway.policy.shadow import ShadowSettings
+from gateway.policy.split import Share
 from gateway.rules.screening import Rule
-from gateway.shadow import ShadowSettings
-from gateway.split import Share
 
 _MANY: Final = 8
 """How many names or rules are told one by one."""

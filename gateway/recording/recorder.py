@@ -13,12 +13,12 @@ from typing import Final
 from gateway.model.change import CannotPrepare, Change
 from gateway.model.decision import Decision
 from gateway.model.verdicts import Reason, Source, Verdict
+from gateway.policy.sampling import Sample
 from gateway.recording.files import RecordFiles
 from gateway.recording.lines import written
 from gateway.recording.masking import Mask
 from gateway.recording.pseudonyms import Pseudonyms
 from gateway.recording.settings import RecordSettings
-from gateway.sampling import Sample
 
 logger = logging.getLogger(__name__)
 

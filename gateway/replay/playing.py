@@ -14,11 +14,11 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from gateway.comparison import Answered, Compare, compare
-from gateway.delivery import reports_fatal
 from gateway.model.hooks import MethodType, is_json_object, method_type
 from gateway.model.text import printable
 from gateway.model.verdicts import ALLOW_STATUS, REJECT_STATUS, Cause, Source, Verdict
+from gateway.policy.comparison import Answered, Compare, compare
+from gateway.policy.event_answers import reports_fatal
 from gateway.recording import Record
 from gateway.recording.masking import Mask
 from gateway.recording.pseudonyms import Key, Pseudonyms

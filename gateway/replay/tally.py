@@ -10,8 +10,8 @@ from typing import Final
 
 import msgspec
 
-from gateway.comparison import Answered, Comparison, Difference, Finding
 from gateway.model.verdicts import Cause
+from gateway.policy.comparison import Answered, Comparison, Difference, Finding
 from gateway.recording.masking import STARS
 from gateway.replay.reading import Played
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from gateway.access import AllowedAddresses
 from gateway.admin.rpc import Respondent
 from gateway.app import hook_app
 from gateway.config import Config
@@ -24,6 +23,7 @@ from gateway.log import AccessLog, Writer, prepare_logging
 from gateway.metrics import Metrics
 from gateway.model.change import Change, Changes, Swap, prepare
 from gateway.model.keep_going import KeepGoing
+from gateway.policy.access import AllowedAddresses
 from gateway.proxy import HookEndpoint
 from gateway.proxy import Listener as DecisionListener
 from gateway.recording import Recorder

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Final, ParamSpec, TypeVar
 
-from gateway.breaker import SLOTS, Breaker, BreakerSettings, State
+from gateway.policy.breaker import SLOTS, Breaker, BreakerSettings, State
 from gateway.sharing.memory import BREAKER_NAMES, BREAKER_WORDS, LOCK_OF_BREAKERS, Memory
 from gateway.sharing.names import is_known, leave_entry, take_entry
 from gateway.sharing.quotas import Quota

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from gateway.ratelimit import ENOUGH, Limiter, Rate
+from gateway.policy.rate_limit import ENOUGH, Limiter, Rate
 from gateway.sharing.memory import LIMIT_NAMES, LIMIT_WORDS, LOCK_OF_LIMITS, Memory
 from gateway.sharing.names import leave_entry, take_entry
 

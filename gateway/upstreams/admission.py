@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.breaker import Breaker, BreakerSettings, State
+from gateway.policy.breaker import Breaker, BreakerSettings, State
 from gateway.sharing import SharedBreaker
 
 _MAX_TENANTS: Final = 10_000

@@ -10,7 +10,6 @@ from urllib.parse import quote
 
 import msgspec
 
-from gateway.delivery import EventCheck, plain, reports_fatal
 from gateway.http.client import Answer
 from gateway.model.hooks import BadHookError, is_json_object, parse_hook, text_of
 from gateway.model.text import masked
@@ -25,7 +24,8 @@ from gateway.model.verdicts import (
     allowed_by_backend,
     denied_by_backend,
 )
-from gateway.repair import Doubt, ResponseCheck, printable, repair
+from gateway.policy.event_answers import EventCheck, plain, reports_fatal
+from gateway.policy.repair import Doubt, ResponseCheck, printable, repair
 
 DENIED: Final = denied_by_backend()
 

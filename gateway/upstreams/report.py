@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.breaker import State
+from gateway.policy.breaker import State
 from gateway.upstreams.target import Target
 
 MAX_APPS: Final = 20

@@ -12,14 +12,14 @@ from typing import Any, Final, NamedTuple
 import httpx
 import msgspec
 
-from gateway.breaker import BreakerSettings
-from gateway.delivery import EventCheck
 from gateway.http.client import Answer, Pool, Resolver, Terms, Transport, TransportSettings
 from gateway.latency import LastMinute, Usual
 from gateway.metrics.catalogue import Metrics
 from gateway.metrics.cells import Value
 from gateway.model.trace_context import Trace
-from gateway.repair import ResponseCheck
+from gateway.policy.breaker import BreakerSettings
+from gateway.policy.event_answers import EventCheck
+from gateway.policy.repair import ResponseCheck
 from gateway.sharing import SharedBreaker
 from gateway.upstreams.admission import Admission, Shut, Ticket
 

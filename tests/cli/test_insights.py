@@ -19,10 +19,10 @@ from cli.commands import Run, gateway
 from gateway.admin.insights import Insights
 from gateway.cli import render_insights
 from gateway.cli.commands.watch import line_of
-from gateway.comparison import Difference
 from gateway.journal import Journal, Teller
 from gateway.model.decision import Decision
 from gateway.model.verdicts import Ruling, allowed_by_backend, denied_by_backend
+from gateway.policy.comparison import Difference
 from gateway.shadownotes import Shadow
 
 ESCAPE: Final = "\x1b[2J"

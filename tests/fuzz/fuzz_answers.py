@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
 from urllib.parse import unquote
 
-from gateway.clientconfig import ClientConfig, Mode, examined
 from gateway.http.client import Answer
 from gateway.model.hooks import is_json_object
 from gateway.model.verdicts import Failure
-from gateway.repair import MAX_CUT, Doubt, Repaired, ResponseCheck
-from gateway.repair import repair as mend
+from gateway.policy.repair import MAX_CUT, Doubt, Repaired, ResponseCheck
+from gateway.policy.repair import repair as mend
+from gateway.policy.rest_client_config import ClientConfig, Mode, examined
 from gateway.upstreams import judge
 
 _FIRST_WORD: Final = 0x80

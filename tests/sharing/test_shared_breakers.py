@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.breaker import Breaker, BreakerSettings, State
+from gateway.policy.breaker import Breaker, BreakerSettings, State
 from gateway.sharing import SharedBreaker, breakers
 from sharing.workers import Workers, workers
 

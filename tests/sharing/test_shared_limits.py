@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.ratelimit import Limiter, Rate
+from gateway.policy.rate_limit import Limiter, Rate
 from gateway.sharing import AppLimits, Bucket, Memory
 from gateway.sharing import limits as sharing_limits
 from sharing.workers import workers

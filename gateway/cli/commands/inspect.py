@@ -17,7 +17,6 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from gateway import __version__
-from gateway.access import BasicCredentials
 from gateway.cli.common import (
     BAD_USAGE,
     DEFAULT_CONFIG,
@@ -44,20 +43,21 @@ from gateway.cli.describe import (
     shares_in_words,
     wisdom,
 )
-from gateway.clientconfig import Mode
 from gateway.config import Config, Loaded, Settings, fit_to_show, json_schema, path_text, written_urls
-from gateway.delivery import EventAnswers
 from gateway.model import effects
 from gateway.model.hooks import PLAY_HLS, BadHookError, Hook, MethodType, method_type, parse_hook
 from gateway.model.verdicts import Cause, Fallback, Verdict
+from gateway.policy.access import BasicCredentials
+from gateway.policy.event_answers import EventAnswers
+from gateway.policy.rest_client_config import Mode
+from gateway.policy.retry import Retry
+from gateway.policy.sampling import Sample, session_or_call
+from gateway.policy.shadow import Shadow
 from gateway.recording import RecordSettings
 from gateway.requests import is_method_name
-from gateway.retry import Retry
 from gateway.routing import Match, Table
 from gateway.rules.screening import Rule, scope
-from gateway.sampling import Sample, session_or_call
 from gateway.sessions import session_of
-from gateway.shadow import Shadow
 
 _WIDE = 2000
 """Columns where the output is no terminal: nothing is cut or wrapped."""

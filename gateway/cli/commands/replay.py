@@ -21,8 +21,8 @@ from rich.text import Text
 from gateway.cli.commands.send import check_url, shown_url
 from gateway.cli.common import BAD_USAGE, FAILED, fail
 from gateway.cli.render import milliseconds, plain
-from gateway.comparison import Compare, Difference
 from gateway.model.text import printable
+from gateway.policy.comparison import Compare, Difference
 from gateway.replay import (
     BODIES_DIFFER,
     MAX_HOOKS,

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from gateway.clientconfig import FIXED
 from gateway.config.checks.methods import MethodChecks
 from gateway.config.sections.rules import MAX_METHOD
 from gateway.config.source.problems import Path
 from gateway.model.hooks import MethodType
+from gateway.policy.rest_client_config import FIXED
 from gateway.rules.globs import compile_glob, fold
 
 _NUMBERS: Final = ("caller", "callee")

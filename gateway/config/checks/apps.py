@@ -15,7 +15,7 @@ from gateway.config.sections.rules import MAX_METHODS, MAX_RULES
 from gateway.config.sections.split import MAX_FAILOVERS, MAX_SHARES
 from gateway.config.source.problems import Path, Speller
 from gateway.model.hooks import PLAY_HLS, MethodType
-from gateway.shadow import PREFIX
+from gateway.policy.shadow import PREFIX
 
 _COUNT: Final = "restOnError"
 _NEEDLESS: Final = {

@@ -23,7 +23,7 @@ from gateway.config.sections.upstreams import MAX_TARGETS, Health
 from gateway.config.source.document import Document, Scalar, Unresolved, is_brought_in
 from gateway.config.source.problems import Path, Problem, Speller, path_text, quote
 from gateway.model.hooks import CATALOGUE, MethodType
-from gateway.retry import Retry, RetryOn
+from gateway.policy.retry import Retry, RetryOn
 
 _JAVA_KEEPALIVE: Final = 5.0
 """Seconds after which Java's HTTP client drops an idle connection of its own accord."""

@@ -11,9 +11,9 @@ from typing import Any, Final
 from gateway.config.sections.apps import keys_of
 from gateway.config.sections.rules import MAX_METHOD
 from gateway.config.source.problems import Path, Speller, path_text
-from gateway.methodkeys import TYPES, is_name
 from gateway.model.hooks import KEEP_ALIVE, MethodType, method_type
 from gateway.model.verdicts import Cause
+from gateway.policy.method_keys import TYPES, is_name
 from gateway.rules.globs import compile_glob, fold, is_glob
 
 NO_METHOD: Final = "neither in the catalogue of methods nor in hook_types"

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field
 
-from gateway.clientconfig import ClientConfig
 from gateway.config.sections.authorization import Credentials, Signature
 from gateway.config.sections.fallback import FAILOVER_RESERVE, VERDICTS_BY_CAUSE, FailoverOn
 from gateway.config.sections.fields import BUDGET, IN_FLIGHT, REPEATS, MethodKey, Section
@@ -19,16 +18,17 @@ from gateway.config.sections.shadow import METHOD_SHADOW, SHADOW
 from gateway.config.sections.split import Failover, UpstreamChoice
 from gateway.config.sections.types import NotNull, OneOf, ReadAs
 from gateway.config.sections.upstreams import RetrySection
-from gateway.delivery import EventAnswers
-from gateway.methodkeys import TYPES, MethodKeys
 from gateway.model.hooks import MethodType, method_type
 from gateway.model.verdicts import Cause, Fallback, Verdict
-from gateway.ratelimit import Rate
-from gateway.repair import ResponseCheck
-from gateway.retry import Retry
+from gateway.policy.event_answers import EventAnswers
+from gateway.policy.method_keys import TYPES, MethodKeys
+from gateway.policy.rate_limit import Rate
+from gateway.policy.repair import ResponseCheck
+from gateway.policy.rest_client_config import ClientConfig
+from gateway.policy.retry import Retry
+from gateway.policy.shadow import ShadowSettings
+from gateway.policy.split import Share
 from gateway.rules.screening import Rule
-from gateway.shadow import ShadowSettings
-from gateway.split import Share
 
 NO_TYPES: Final[Mapping[str, MethodType]] = {}
 """Where ``hook_types`` says nothing."""

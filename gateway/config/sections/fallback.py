@@ -8,10 +8,10 @@ from typing import Annotated, Any, Final
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from gateway.clientconfig import FIXED
 from gateway.config.sections.types import SAYS, OneOf, OneOrMany, says, text_schema, wants
 from gateway.model.json_edit import Fields
 from gateway.model.verdicts import Cause, Fallback
+from gateway.policy.rest_client_config import FIXED
 
 FIELD: Final = r"^[A-Za-z][A-Za-z0-9_]{0,63}$"
 """The name of a hook's field."""

@@ -8,7 +8,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from gateway.config.sections.types import text_schema, wants
-from gateway.ratelimit import FORM, PATTERN, Rate, parse_rate
+from gateway.policy.rate_limit import FORM, PATTERN, Rate, parse_rate
 
 UNLIMITED: Final = "off"
 

@@ -9,12 +9,12 @@ from typing import Annotated, Any, Final, NamedTuple, TypeVar
 from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from gateway.clientconfig import ClientConfig, Mode
 from gateway.config.sections.fields import MethodKey, Section
 from gateway.config.sections.types import NotNull, OneOf, ReadAs, Text, says
-from gateway.methodkeys import MethodKeys, is_name, known_methods
 from gateway.model.hooks import PLAY_HLS, MethodType, method_type
-from gateway.repair import ResponseCheck
+from gateway.policy.method_keys import MethodKeys, is_name, known_methods
+from gateway.policy.repair import ResponseCheck
+from gateway.policy.rest_client_config import ClientConfig, Mode
 
 KNOWN_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "restOnError": ("FAIL",),

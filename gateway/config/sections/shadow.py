@@ -6,11 +6,11 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from gateway.comparison import Compare
 from gateway.config.sections.fields import UPSTREAM_REFERENCE, Section
 from gateway.config.sections.rules import METHODS, MethodGlob
 from gateway.config.sections.types import Fraction, HowMany, ReadAs, Text
-from gateway.shadow import DEFAULT_METHODS, ShadowSettings
+from gateway.policy.comparison import Compare
+from gateway.policy.shadow import DEFAULT_METHODS, ShadowSettings
 
 MAX_IGNORED: Final = 64
 OFF: Final = "off"

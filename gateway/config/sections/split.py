@@ -9,7 +9,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from gateway.config.sections.fields import UPSTREAM_REFERENCE, Section, is_upstream_reference
 from gateway.config.sections.types import HowMany, OneOrMany, ReadAs, WholeNumber, wants
-from gateway.split import Share
+from gateway.policy.split import Share
 
 MAX_SHARES: Final = 16
 MAX_FAILOVERS: Final = 8

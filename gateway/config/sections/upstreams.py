@@ -9,7 +9,6 @@ import httpx
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from gateway.breaker import BreakerSettings
 from gateway.config.sections.authorization import Credentials
 from gateway.config.sections.fields import TARGET_URL, Headers, HealthPath, HostHeader, Section
 from gateway.config.sections.tls import UpstreamTls
@@ -23,7 +22,8 @@ from gateway.config.sections.types import (
     format_duration,
     says,
 )
-from gateway.retry import Retry, RetryOn
+from gateway.policy.breaker import BreakerSettings
+from gateway.policy.retry import Retry, RetryOn
 
 MAX_TARGETS: Final = 256
 _RETRY: Final = Retry()

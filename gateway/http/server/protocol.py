@@ -16,7 +16,6 @@ from starlette.types import Message, Scope
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from gateway.access import AllowedAddresses
 from gateway.http.server.chunked import ChunkedBody
 from gateway.http.server.exchange import EXCHANGE, Exchange
 from gateway.http.server.head import MAX_HEAD, BadRequest, Head, NotAllowed, TooManyConnections, read_head
@@ -24,6 +23,7 @@ from gateway.http.server.places import Place, Standing
 from gateway.http.server.response import ResponseWriter, whole_answer
 from gateway.http.server.state import TOO_MANY, Answer, FrontState
 from gateway.http.timer import Alarm
+from gateway.policy.access import AllowedAddresses
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from typing import Final, NamedTuple
 
 from uvicorn.server import ServerState
 
-from gateway.access import AllowedAddresses
 from gateway.http.server.head import BadRequest, TooManyConnections
 from gateway.http.server.places import Client, Place, Places, PoolSizes
 from gateway.http.server.response import whole_answer
+from gateway.policy.access import AllowedAddresses
 
 TOO_MANY: Final = "as many connections are open as server.max_connections allows"
 _NOT_ALLOWED: Final = (

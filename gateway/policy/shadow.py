@@ -12,10 +12,10 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from gateway.comparison import Compare, Difference
 from gateway.model.hooks import Hook, MethodType
+from gateway.policy.comparison import Compare, Difference
+from gateway.policy.sampling import Sample
 from gateway.rules.globs import compile_glob, fold, is_glob
-from gateway.sampling import Sample
 
 DEFAULT_METHODS: Final = ("OnCallEvent", "OnMessageEvent", "OnTransferEvent")
 """The incoming methods: questions without side effects. An event writes CDRs, ``connect`` begins a session."""
