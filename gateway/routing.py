@@ -21,10 +21,10 @@ from gateway.policy.rate_limit import Rate
 from gateway.policy.repair import ResponseCheck
 from gateway.policy.rest_client_config import ClientConfig, Mode
 from gateway.policy.retry import Retry
+from gateway.policy.rules.globs import compile_glob, fold, is_glob
+from gateway.policy.rules.matcher import Rule, Rules, scope
 from gateway.policy.shadow import Shadow, ShadowSettings, shadow_of
 from gateway.policy.split import Split
-from gateway.rules.globs import compile_glob, fold, is_glob
-from gateway.rules.screening import Rule, Rules, scope
 from gateway.tenants import Tenant
 
 Guard = BasicCredentials | Signature

@@ -18,9 +18,9 @@ from gateway.model.decision import OTHER_METHOD
 from gateway.model.hooks import CATALOGUE
 from gateway.model.verdicts import Cause, Fallback, Verdict
 from gateway.policy.retry import Retry, RetryOn
+from gateway.policy.rules.globs import is_glob
+from gateway.policy.rules.matcher import Rule, Rules
 from gateway.routing import Route, Table, upstreams_of
-from gateway.rules.globs import is_glob
-from gateway.rules.screening import Rule, Rules
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 15.0

@@ -11,9 +11,9 @@ from gateway.policy.comparison import Compare
 from gateway.policy.event_answers import EventAnswers
 from gateway.policy.repair import ResponseCheck
 from gateway.policy.rest_client_config import ClientConfig, Mode
+from gateway.policy.rules.matcher import Rule
 from gateway.policy.shadow import ShadowSettings
 from gateway.policy.split import Share
-from gateway.rules.screening import Rule
 
 _MANY: Final = 8
 """How many names or rules are told one by one."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from gateway.model.hooks import CATALOGUE, MethodType
-from gateway.rules.globs import compile_glob, is_glob
+from gateway.policy.rules.globs import compile_glob, is_glob
 
 TYPES: Final = frozenset(kind.value for kind in MethodType)
 """The words that stand for all methods of a type; ``connect`` is a method's name too."""

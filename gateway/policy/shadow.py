@@ -14,8 +14,8 @@ import msgspec
 
 from gateway.model.hooks import Hook, MethodType
 from gateway.policy.comparison import Compare, Difference
+from gateway.policy.rules.globs import compile_glob, fold, is_glob
 from gateway.policy.sampling import Sample
-from gateway.rules.globs import compile_glob, fold, is_glob
 
 DEFAULT_METHODS: Final = ("OnCallEvent", "OnMessageEvent", "OnTransferEvent")
 """The incoming methods: questions without side effects. An event writes CDRs, ``connect`` begins a session."""

@@ -11,10 +11,10 @@ from typing import BinaryIO, Final, NamedTuple
 
 from gateway.model.hooks import BadHookError, MethodType, method_type, parse_hook
 from gateway.model.text import printable
+from gateway.policy.rules.globs import compile_glob
 from gateway.policy.sampling import session_or_call
 from gateway.recording import Record, RecordError
 from gateway.recording.lines import read
-from gateway.rules.globs import compile_glob
 
 MAX_LINE: Final = 16 * 2**20
 """Bytes of a line: more than any hook with its answer takes."""

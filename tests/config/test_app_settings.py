@@ -15,11 +15,11 @@ from gateway.policy.comparison import Compare
 from gateway.policy.rate_limit import Rate
 from gateway.policy.repair import ResponseCheck
 from gateway.policy.rest_client_config import ClientConfig, Mode
+from gateway.policy.rules.matcher import Rule
 from gateway.policy.shadow import DEFAULT_METHODS, ShadowSettings
 from gateway.policy.split import Share
 from gateway.recording import RecordSettings
 from gateway.routing import Table
-from gateway.rules.screening import Rule
 
 UPSTREAMS = "upstreams: {u: {url: http://h}, v: {url: http://i}, w: {url: http://j}}\n"
 WANTED = {"OnCallEvent": {"restOnError": "FAIL"}}

@@ -51,12 +51,12 @@ from gateway.policy.access import BasicCredentials
 from gateway.policy.event_answers import EventAnswers
 from gateway.policy.rest_client_config import Mode
 from gateway.policy.retry import Retry
+from gateway.policy.rules.matcher import Rule, scope
 from gateway.policy.sampling import Sample, session_or_call
 from gateway.policy.shadow import Shadow
 from gateway.recording import RecordSettings
 from gateway.requests import is_method_name
 from gateway.routing import Match, Table
-from gateway.rules.screening import Rule, scope
 from gateway.sessions import session_of
 
 _WIDE = 2000

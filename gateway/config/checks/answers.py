@@ -13,7 +13,7 @@ from gateway.config.sections.rules import MAX_METHOD
 from gateway.config.source.problems import Path
 from gateway.model.hooks import MethodType
 from gateway.policy.rest_client_config import FIXED
-from gateway.rules.globs import compile_glob, fold
+from gateway.policy.rules.globs import compile_glob, fold
 
 _NUMBERS: Final = ("caller", "callee")
 _NOT_A_NUMBER: Final = "must be text, in quotes: a number loses its + and its leading zeros"

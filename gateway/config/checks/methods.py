@@ -14,7 +14,7 @@ from gateway.config.source.problems import Path, Speller, path_text
 from gateway.model.hooks import KEEP_ALIVE, MethodType, method_type
 from gateway.model.verdicts import Cause
 from gateway.policy.method_keys import TYPES, is_name
-from gateway.rules.globs import compile_glob, fold, is_glob
+from gateway.policy.rules.globs import compile_glob, fold, is_glob
 
 NO_METHOD: Final = "neither in the catalogue of methods nor in hook_types"
 _NO_MATCH: Final = "matches no method of the catalogue and of hook_types"

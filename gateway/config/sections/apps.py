@@ -26,9 +26,9 @@ from gateway.policy.rate_limit import Rate
 from gateway.policy.repair import ResponseCheck
 from gateway.policy.rest_client_config import ClientConfig
 from gateway.policy.retry import Retry
+from gateway.policy.rules.matcher import Rule
 from gateway.policy.shadow import ShadowSettings
 from gateway.policy.split import Share
-from gateway.rules.screening import Rule
 
 NO_TYPES: Final[Mapping[str, MethodType]] = {}
 """Where ``hook_types`` says nothing."""

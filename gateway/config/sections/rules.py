@@ -11,8 +11,8 @@ from pydantic_core import CoreSchema, core_schema
 from gateway.config.sections.fields import UPSTREAM_REFERENCE, Section
 from gateway.config.sections.types import HowMany, OneOf, OneOrMany, ReadAs, Text, says, wants
 from gateway.model.verdicts import Verdict
-from gateway.rules.globs import is_glob, is_prefix
-from gateway.rules.screening import Rule, Windows, parse_windows
+from gateway.policy.rules.globs import is_glob, is_prefix
+from gateway.policy.rules.matcher import Rule, Windows, parse_windows
 
 MAX_RULES: Final = 256
 MAX_GLOBS: Final = 1024

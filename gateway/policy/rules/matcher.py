@@ -22,8 +22,8 @@ from typing import Final, NamedTuple
 
 from gateway.model.hooks import Hook, MethodType, text_of
 from gateway.model.verdicts import Verdict
-from gateway.rules.globs import compile_glob, fold, is_glob, is_prefix
-from gateway.rules.windows import Windows, parse_windows
+from gateway.policy.rules.globs import compile_glob, fold, is_glob, is_prefix
+from gateway.policy.rules.time_windows import Windows, parse_windows
 
 __all__ = ["Rule", "Rules", "Windows", "parse_windows"]
 
