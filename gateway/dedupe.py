@@ -41,7 +41,7 @@ from typing import Final
 import msgspec
 
 from gateway.model.verdicts import Ruling, Source, Verdict, allowed_by_backend
-from gateway.sharing import Claim, Claims
+from gateway.policy.shared import Claim, Claims
 
 MAX_ENTRIES: Final = 10_000
 MAX_BYTES: Final = 32 * 1024 * 1024

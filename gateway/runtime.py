@@ -17,9 +17,9 @@ from gateway.http.tls.pem_files import NO_COPIES, Copies
 from gateway.metrics import Metrics
 from gateway.model.change import Change, Changes
 from gateway.model.decision import UNKNOWN_APP
+from gateway.policy.shared import Shared
 from gateway.routing import Table
 from gateway.shadowing import Shadows, candidates
-from gateway.sharing import Shared
 from gateway.tenants import Tenant
 from gateway.upstreams import Contexts, Targets, Upstream
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from gateway.metrics.cells import Value
 from gateway.model.decision import Place
 from gateway.policy.rate_limit import Limiter, Rate
-from gateway.sharing import AppLimits, Bucket, Places
+from gateway.policy.shared import AppLimits, Bucket, Places
 
 
 class Tenant(Place):

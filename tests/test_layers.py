@@ -34,7 +34,6 @@ STRANGERS: Final = {("recording", "http")}
 
 PENDING: Final = {
     "__main__": "cli",
-    "sharing": "policy",
     "life": "proxy",
     "requests": "proxy",
     "routing": "proxy",

@@ -24,6 +24,7 @@ from gateway.metrics import Metrics
 from gateway.model.change import Change, Changes, Swap, prepare
 from gateway.model.keep_going import KeepGoing
 from gateway.policy.access import AllowedAddresses
+from gateway.policy.shared import Shared
 from gateway.proxy import HookEndpoint
 from gateway.proxy import Listener as DecisionListener
 from gateway.recording import Recorder
@@ -32,7 +33,6 @@ from gateway.server import descriptors
 from gateway.server.holdups import HoldUps
 from gateway.server.listening import Listener, all_started
 from gateway.sessions import Sessions
-from gateway.sharing import Shared
 from gateway.tracing import Tracing
 
 logger = logging.getLogger(__name__)

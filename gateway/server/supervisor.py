@@ -32,6 +32,7 @@ from gateway.log import Writer
 from gateway.metrics import Metrics
 from gateway.metrics.foreign import ForeignCells
 from gateway.model.keep_going import KeepGoing
+from gateway.policy.shared import SharedMemory
 from gateway.routing import RuleNames
 from gateway.runtime import rehearse
 from gateway.server.agreement import Word, Words, all_prepared, those_without
@@ -67,7 +68,6 @@ from gateway.server.single import (
 from gateway.server.spares import Spares
 from gateway.sessions import shared_memory
 from gateway.shadowing import candidates
-from gateway.sharing import SharedMemory
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from gateway.http.tls.certificates import MadeOfFiles, client_context
 from gateway.http.tls.pem_files import NO_COPIES, Copies
 from gateway.metrics.catalogue import Metrics
 from gateway.model.change import Change
-from gateway.sharing import Shared
+from gateway.policy.shared import Shared
 from gateway.upstreams.health import HealthCheck
 from gateway.upstreams.report import TargetReport, report_of
 from gateway.upstreams.target import Target, TargetTerms

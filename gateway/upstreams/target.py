@@ -20,7 +20,7 @@ from gateway.model.trace_context import Trace
 from gateway.policy.breaker import BreakerSettings
 from gateway.policy.event_answers import EventCheck
 from gateway.policy.repair import ResponseCheck
-from gateway.sharing import SharedBreaker
+from gateway.policy.shared import SharedBreaker
 from gateway.upstreams.admission import Admission, Shut, Ticket
 
 logger = logging.getLogger(__name__)

@@ -22,9 +22,9 @@ from gateway.model.verdicts import (
     by_fallback,
     denied_by_backend,
 )
-from gateway.sharing import Claim, Claims
-from gateway.sharing.claims import HANDED_ON, MAX_ANSWER, Known
-from gateway.sharing.memory import ARENA, ROWS, SILENCE_LIMIT, shared_memory
+from gateway.policy.shared import Claim, Claims
+from gateway.policy.shared.claims import HANDED_ON, MAX_ANSWER, Known
+from gateway.policy.shared.memory import ARENA, ROWS, SILENCE_LIMIT, shared_memory
 from sharing.workers import Workers, workers
 
 BODY = b'{"appKey":"a"}'
@@ -251,7 +251,7 @@ TestMachine = Machine.TestCase
 
 _CLAIMER = """
 import sys
-from gateway.sharing import Claim, Claims, Memory
+from gateway.policy.shared import Claim, Claims, Memory
 fd, slot, hooks = map(int, sys.argv[1:])
 memory = Memory(fd, 3, slot)
 claims = Claims(memory)

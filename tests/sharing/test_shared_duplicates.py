@@ -8,8 +8,8 @@ import pytest
 
 from gateway.dedupe import Duplicates, OwnerLost
 from gateway.model.verdicts import Ruling, allowed_by_backend
-from gateway.sharing import Claims
-from gateway.sharing.memory import Memory
+from gateway.policy.shared import Claims
+from gateway.policy.shared.memory import Memory
 from sharing.workers import Workers, workers
 
 BODY = b'{"appKey":"a","callId":"1"}'

@@ -24,7 +24,7 @@ from gateway.http.client.errors import ConnectTimedOut, ExchangeError, QueueTime
 from gateway.http.client.resolver import Resolver, is_address
 from gateway.http.client.wait_queue import Turn, Turns
 from gateway.model.verdicts import Cause, Failure, ProxyError
-from gateway.sharing import POLL_EVERY, Quota
+from gateway.policy.shared import POLL_EVERY, Quota
 
 _KEEPALIVE_MARGIN: Final = 0.5
 """Seconds by which an idle connection is given up before the backend's own promise ends."""

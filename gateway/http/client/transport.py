@@ -22,7 +22,7 @@ import httpx
 
 from gateway.http.client.pool import Origin, Pool, PoolLimits, Terms
 from gateway.http.client.resolver import Resolver
-from gateway.sharing import Quota
+from gateway.policy.shared import Quota
 
 _DEFAULT_PORTS: Final = {b"http": 80, b"https": 443}
 _OWN_FRAMING: Final = frozenset((b"content-length", b"transfer-encoding"))

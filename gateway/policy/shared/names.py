@@ -9,7 +9,7 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import Final
 
-from gateway.sharing.memory import Memory, Names
+from gateway.policy.shared.memory import Memory, Names
 
 _PLACES: Final = 64
 """Entries among which a name's place is."""

@@ -5,13 +5,13 @@ change is changed under a lock of the kernel's that nobody waits for, and that i
 counted on every hook has a word of each worker's own, and only the sum is read. One worker alone has nothing of this.
 """
 
-from gateway.sharing.breakers import SharedBreaker
-from gateway.sharing.claims import Claim, Claims
-from gateway.sharing.limits import AppLimits, Bucket, Places
-from gateway.sharing.memory import Memory
-from gateway.sharing.quotas import POLL_EVERY, Quota
-from gateway.sharing.supervisor import SharedMemory
-from gateway.sharing.worker import Shared
+from gateway.policy.shared.breakers import SharedBreaker
+from gateway.policy.shared.claims import Claim, Claims
+from gateway.policy.shared.limits import AppLimits, Bucket, Places
+from gateway.policy.shared.memory import Memory
+from gateway.policy.shared.quotas import POLL_EVERY, Quota
+from gateway.policy.shared.supervisor import SharedMemory
+from gateway.policy.shared.worker import Shared
 
 __all__ = [
     "POLL_EVERY",

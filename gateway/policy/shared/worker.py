@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from gateway.sharing.breakers import SharedBreaker
-from gateway.sharing.claims import Claims
-from gateway.sharing.limits import AppLimits
-from gateway.sharing.memory import BEAT_EVERY, Memory
-from gateway.sharing.turns import Turns
+from gateway.policy.shared.accept_order import Turns
+from gateway.policy.shared.breakers import SharedBreaker
+from gateway.policy.shared.claims import Claims
+from gateway.policy.shared.limits import AppLimits
+from gateway.policy.shared.memory import BEAT_EVERY, Memory
 
 
 class Shared:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.sharing.memory import Memory
+from gateway.policy.shared.memory import Memory
 
 POLL_EVERY: Final = 0.003
 """Seconds between two looks of a worker with hooks that wait: a place may have been left at another one."""

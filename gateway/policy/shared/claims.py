@@ -19,7 +19,7 @@ from zlib import crc32
 import msgspec
 
 from gateway.model.verdicts import Ruling, Verdict, allowed_by_backend, as_duplicate, denied_by_backend
-from gateway.sharing.memory import ARENA, LOCK_OF_CLAIMS, ROW, ROWS, Memory
+from gateway.policy.shared.memory import ARENA, LOCK_OF_CLAIMS, ROW, ROWS, Memory
 
 MAX_ANSWER: Final = ARENA // 8
 """Bytes of a verdict that is written down."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.sharing.memory import Memory
+from gateway.policy.shared.memory import Memory
 
 _SLACK: Final = 2
 """Connections by which one worker may have more than another and still accept."""

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from typing import Final, ParamSpec, TypeVar
 
 from gateway.policy.breaker import SLOTS, Breaker, BreakerSettings, State
-from gateway.sharing.memory import BREAKER_NAMES, BREAKER_WORDS, LOCK_OF_BREAKERS, Memory
-from gateway.sharing.names import is_known, leave_entry, take_entry
-from gateway.sharing.quotas import Quota
+from gateway.policy.shared.memory import BREAKER_NAMES, BREAKER_WORDS, LOCK_OF_BREAKERS, Memory
+from gateway.policy.shared.names import is_known, leave_entry, take_entry
+from gateway.policy.shared.quotas import Quota
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from gateway.policy.rate_limit import ENOUGH, Limiter, Rate
-from gateway.sharing.memory import LIMIT_NAMES, LIMIT_WORDS, LOCK_OF_LIMITS, Memory
-from gateway.sharing.names import leave_entry, take_entry
+from gateway.policy.shared.memory import LIMIT_NAMES, LIMIT_WORDS, LOCK_OF_LIMITS, Memory
+from gateway.policy.shared.names import leave_entry, take_entry
 
 _TAKEN: Final = 1
 _FILLED_AT: Final = 2

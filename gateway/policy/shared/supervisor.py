@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 
-from gateway.sharing.memory import Memory, shared_memory
+from gateway.policy.shared.memory import Memory, shared_memory
 
 
 class SharedMemory:
