@@ -13,7 +13,7 @@ from gateway.admin import console
 from gateway.admin.api import Api
 from gateway.admin.endpoints import Admin, AdminState, Guard
 from gateway.admin.overview import Overview
-from gateway.proxy import HookEndpoint
+from gateway.proxy.endpoint import HookEndpoint
 
 
 class _HookApp(Starlette):

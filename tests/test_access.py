@@ -24,7 +24,7 @@ from gateway.policy.access import (
     signature_of,
     signed,
 )
-from gateway.routing import Guard
+from gateway.proxy.routes import Guard
 
 BODY: Final = b'{"appKey":"defaultApp","nodeId":"n"}'
 KEY: Final = "key-of-the-media-server"

@@ -14,17 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway.dedupe import (
-    MAX_BYTES,
-    MAX_ENTRIES,
-    MAX_JOINED,
-    Duplicates,
-    Flight,
-    OwnerLost,
-    TooManyRepeats,
-    Waiting,
-    key_of,
-)
 from gateway.model.verdicts import (
     Cause,
     Failure,
@@ -34,6 +23,17 @@ from gateway.model.verdicts import (
     allowed_by_backend,
     by_fallback,
     denied_by_backend,
+)
+from gateway.proxy.dedupe import (
+    MAX_BYTES,
+    MAX_ENTRIES,
+    MAX_JOINED,
+    Duplicates,
+    Flight,
+    OwnerLost,
+    TooManyRepeats,
+    Waiting,
+    key_of,
 )
 
 METHOD = "OnCallEvent"

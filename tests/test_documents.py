@@ -23,7 +23,7 @@ from gateway.metrics import Metrics
 from gateway.model.decision import Decision
 from gateway.model.hooks import parse_hook
 from gateway.model.verdicts import Cause, Reason, Remarks, denied_by_backend
-from gateway.requests import REFUSALS
+from gateway.proxy.refusals import REFUSALS
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

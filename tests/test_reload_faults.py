@@ -19,17 +19,18 @@ from typing import Any, Final
 import pytest
 from faulty import Certificates
 
-from gateway import runtime, shadowing
+from gateway import shadowing
 from gateway.admin.reload import FailureReason, Reloader, with_workers
 from gateway.config import Config, loads
 from gateway.log import AccessLog, Writer
 from gateway.metrics import Metrics
+from gateway.proxy import runtime
+from gateway.proxy.routes import Table
+from gateway.proxy.tenants import Tenant
 from gateway.recording import Recorder
-from gateway.routing import Table
 from gateway.server import hookservice
 from gateway.server.hookservice import HookService
 from gateway.server.listening import bind
-from gateway.tenants import Tenant
 from gateway.upstreams import Targets
 from gateway.upstreams.health import HealthCheck
 from gateway.upstreams.target import Target

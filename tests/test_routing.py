@@ -20,7 +20,7 @@ from gateway.model.verdicts import Cause, Fallback, Verdict
 from gateway.policy.retry import Retry, RetryOn
 from gateway.policy.rules.globs import is_glob
 from gateway.policy.rules.matcher import Rule, Rules
-from gateway.routing import Route, Table, upstreams_of
+from gateway.proxy.routes import Route, Table, upstreams_of
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 15.0

@@ -22,10 +22,10 @@ from gateway.http.tls.certificates import client_context, server_context
 from gateway.policy.access import AllowedAddresses
 from gateway.policy.breaker import Breaker
 from gateway.policy.sampling import Sample
+from gateway.proxy.routes import Table
 from gateway.recording import RecordSettings
 from gateway.recording.masking import Mask
 from gateway.recording.pseudonyms import Pseudonyms
-from gateway.routing import Table
 from gateway.shadowing import candidates
 from gateway.upstreams.health import address_of_check
 from gateway.upstreams.upstream import policy_of

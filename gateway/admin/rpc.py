@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import msgspec
 
 from gateway.journal import Cursor, Found, Journal, News, Teller, Wanted
-from gateway.runtime import Runtime
+from gateway.proxy.runtime import Runtime
 from gateway.upstreams.report import TargetReport
 
 PATIENCE: Final = 1.0

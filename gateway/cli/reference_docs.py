@@ -27,7 +27,7 @@ from gateway.model.verdicts import (
     by_fallback,
     denied_by_backend,
 )
-from gateway.requests import REFUSALS
+from gateway.proxy.refusals import REFUSALS
 from gateway.signals import FAULTS, HARMLESS, MEANINGS, WORKER_MEANINGS, Meaning, name_of
 
 _section = re.compile(r"(<!-- begin: ([a-z-]+)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)

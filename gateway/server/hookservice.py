@@ -25,14 +25,14 @@ from gateway.model.change import Change, Changes, Swap, prepare
 from gateway.model.keep_going import KeepGoing
 from gateway.policy.access import AllowedAddresses
 from gateway.policy.shared import Shared
-from gateway.proxy import HookEndpoint
-from gateway.proxy import Listener as DecisionListener
+from gateway.proxy.endpoint import HookEndpoint
+from gateway.proxy.endpoint import Listener as DecisionListener
+from gateway.proxy.runtime import Runtime
+from gateway.proxy.sessions import Sessions
 from gateway.recording import Recorder
-from gateway.runtime import Runtime
 from gateway.server import descriptors
 from gateway.server.holdups import HoldUps
 from gateway.server.listening import Listener, all_started
-from gateway.sessions import Sessions
 from gateway.tracing import Tracing
 
 logger = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from gateway.http.tls.certificates import days_to_expiry
 from gateway.log import Writer
 from gateway.metrics import Metrics
 from gateway.model.keep_going import KeepGoing
-from gateway.proxy import Listener as DecisionListener
+from gateway.proxy.endpoint import Listener as DecisionListener
 from gateway.server import descriptors
 from gateway.server.children import reap_orphans
 from gateway.server.hookservice import HookService

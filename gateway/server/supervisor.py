@@ -33,8 +33,9 @@ from gateway.metrics import Metrics
 from gateway.metrics.foreign import ForeignCells
 from gateway.model.keep_going import KeepGoing
 from gateway.policy.shared import SharedMemory
-from gateway.routing import RuleNames
-from gateway.runtime import rehearse
+from gateway.proxy.routes import RuleNames
+from gateway.proxy.runtime import rehearse
+from gateway.proxy.sessions import shared_memory
 from gateway.server.agreement import Word, Words, all_prepared, those_without
 from gateway.server.channel import (
     Ask,
@@ -66,7 +67,6 @@ from gateway.server.single import (
     warn_of_shortage,
 )
 from gateway.server.spares import Spares
-from gateway.sessions import shared_memory
 from gateway.shadowing import candidates
 
 logger = logging.getLogger(__name__)

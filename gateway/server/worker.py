@@ -27,6 +27,7 @@ from gateway.metrics.cells import Cells
 from gateway.model.change import NO_DEFECTS, reason_of
 from gateway.model.keep_going import KeepGoing
 from gateway.policy.shared import Memory, Shared
+from gateway.proxy.sessions import Sessions
 from gateway.server.channel import (
     Ask,
     Begin,
@@ -45,7 +46,6 @@ from gateway.server.channel import (
 )
 from gateway.server.hookservice import HookService
 from gateway.server.threads import start_threads
-from gateway.sessions import Sessions
 from gateway.signals import PROCESS, WORKER_MEANINGS, Receiver
 
 logger = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from gateway.policy.rest_client_config import ClientConfig, Mode
 from gateway.policy.rules.matcher import Rule
 from gateway.policy.shadow import DEFAULT_METHODS, ShadowSettings
 from gateway.policy.split import Share
+from gateway.proxy.routes import Table
 from gateway.recording import RecordSettings
-from gateway.routing import Table
 
 UPSTREAMS = "upstreams: {u: {url: http://h}, v: {url: http://i}, w: {url: http://j}}\n"
 WANTED = {"OnCallEvent": {"restOnError": "FAIL"}}

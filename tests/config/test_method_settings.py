@@ -17,7 +17,7 @@ from gateway.policy.event_answers import EventAnswers
 from gateway.policy.method_keys import MethodKeys
 from gateway.policy.repair import ResponseCheck
 from gateway.policy.retry import Retry
-from gateway.routing import Table
+from gateway.proxy.routes import Table
 
 ALL: Final = Fallback(frozenset(Cause))
 

@@ -30,7 +30,7 @@ from gateway.model.verdicts import (
     by_static,
     denied_by_backend,
 )
-from gateway.requests import problem, unknown_app
+from gateway.proxy.refusals import problem, unknown_app
 from log.lines import CHECKED, HOSTILE, NAUGHTY, NUMBER_FIELDS, TEXT_FIELDS, TIMED_OUT, Sink, decision, naughty_strings
 
 CONTRACT_FIELDS = (

@@ -54,10 +54,10 @@ from gateway.policy.retry import Retry
 from gateway.policy.rules.matcher import Rule, scope
 from gateway.policy.sampling import Sample, session_or_call
 from gateway.policy.shadow import Shadow
+from gateway.proxy.refusals import is_method_name
+from gateway.proxy.routes import Match, Table
+from gateway.proxy.sessions import session_of
 from gateway.recording import RecordSettings
-from gateway.requests import is_method_name
-from gateway.routing import Match, Table
-from gateway.sessions import session_of
 
 _WIDE = 2000
 """Columns where the output is no terminal: nothing is cut or wrapped."""

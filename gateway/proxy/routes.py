@@ -25,7 +25,7 @@ from gateway.policy.rules.globs import compile_glob, fold, is_glob
 from gateway.policy.rules.matcher import Rule, Rules, scope
 from gateway.policy.shadow import Shadow, ShadowSettings, shadow_of
 from gateway.policy.split import Split
-from gateway.tenants import Tenant
+from gateway.proxy.tenants import Tenant
 
 Guard = BasicCredentials | Signature
 

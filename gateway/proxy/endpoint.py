@@ -15,11 +15,9 @@ from typing import Any, Final
 
 from starlette.types import Receive, Scope, Send
 
-from gateway.dedupe import MIN_WAITING, Flight, OwnerLost, TooManyRepeats, Waiting, key_of
 from gateway.http.server.exchange import EXCHANGE, Exchange
 from gateway.http.server.head import BadRequest
 from gateway.http.server.state import Answer
-from gateway.life import Life, TracedLife
 from gateway.model.decision import Decision
 from gateway.model.hooks import BadHookError, Hook, method_type, parse_hook
 from gateway.model.trace_context import Sampling
@@ -41,11 +39,13 @@ from gateway.model.verdicts import (
 )
 from gateway.policy.rest_client_config import examined, excluded_fields, ignored_fields, ineffective, session_settings
 from gateway.policy.retry import MIN_LEFT
-from gateway.requests import Refused, body_of, method_of, problem, refused_at_the_door, unknown_app
-from gateway.routing import Route
-from gateway.runtime import Runtime, Snapshot
-from gateway.sessions import Sessions, session_of
-from gateway.tenants import Tenant
+from gateway.proxy.context import Life, TracedLife
+from gateway.proxy.dedupe import MIN_WAITING, Flight, OwnerLost, TooManyRepeats, Waiting, key_of
+from gateway.proxy.refusals import Refused, body_of, method_of, problem, refused_at_the_door, unknown_app
+from gateway.proxy.routes import Route
+from gateway.proxy.runtime import Runtime, Snapshot
+from gateway.proxy.sessions import Sessions, session_of
+from gateway.proxy.tenants import Tenant
 from gateway.upstreams import Outcome, Outgoing, Upstream
 
 logger = logging.getLogger(__name__)

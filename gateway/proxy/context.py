@@ -12,10 +12,10 @@ from gateway.model.hooks import Hook
 from gateway.model.trace_context import Sampling, Trace
 from gateway.model.verdicts import ProxyError, Ruling
 from gateway.policy.access import UnauthorizedError, signed
-from gateway.requests import Refused, problem, unauthorized
-from gateway.routing import Route
-from gateway.runtime import Snapshot
-from gateway.tenants import Tenant
+from gateway.proxy.refusals import Refused, problem, unauthorized
+from gateway.proxy.routes import Route
+from gateway.proxy.runtime import Snapshot
+from gateway.proxy.tenants import Tenant
 from gateway.upstreams import Outcome, Outgoing, Upstream
 
 
