@@ -47,7 +47,7 @@ from gateway.recording import files as files_module
 from gateway.recording import masking as masking_module
 from gateway.recording import recorder as recorder_module
 from gateway.recording.files import RecordFiles
-from gateway.recording.lines import read, written
+from gateway.recording.format import read, written
 from gateway.recording.masking import Mask, is_secret
 from gateway.recording.pseudonyms import Key, Pseudonyms
 

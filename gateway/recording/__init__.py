@@ -1,6 +1,6 @@
 """Hooks written down with their decisions, as JSON lines, for a replay against another backend."""
 
-from gateway.recording.lines import Record, RecordError
+from gateway.recording.format import Record, RecordError
 from gateway.recording.recorder import Recorder
 from gateway.recording.settings import FILES, MASKED, MAX_SIZE, RecordSettings
 

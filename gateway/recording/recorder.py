@@ -15,7 +15,7 @@ from gateway.model.decision import Decision
 from gateway.model.verdicts import Reason, Source, Verdict
 from gateway.policy.sampling import Sample
 from gateway.recording.files import RecordFiles
-from gateway.recording.lines import written
+from gateway.recording.format import written
 from gateway.recording.masking import Mask
 from gateway.recording.pseudonyms import Pseudonyms
 from gateway.recording.settings import RecordSettings

@@ -14,7 +14,7 @@ from gateway.model.text import printable
 from gateway.policy.rules.globs import compile_glob
 from gateway.policy.sampling import session_or_call
 from gateway.recording import Record, RecordError
-from gateway.recording.lines import read
+from gateway.recording.format import read
 
 MAX_LINE: Final = 16 * 2**20
 """Bytes of a line: more than any hook with its answer takes."""
