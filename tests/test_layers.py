@@ -34,7 +34,6 @@ STRANGERS: Final = {("recording", "http")}
 
 PENDING: Final = {
     "__main__": "cli",
-    "replay": "recording",
     "app": "server",
     "signals": "server",
     "log": "telemetry",

@@ -23,7 +23,7 @@ from gateway.cli.common import BAD_USAGE, FAILED, fail
 from gateway.cli.render import milliseconds, plain
 from gateway.model.text import printable
 from gateway.policy.comparison import Compare, Difference
-from gateway.replay import (
+from gateway.recording.replay import (
     BODIES_DIFFER,
     MAX_HOOKS,
     Example,

@@ -22,8 +22,8 @@ from gateway.policy.event_answers import reports_fatal
 from gateway.recording import Record
 from gateway.recording.masking import Mask
 from gateway.recording.pseudonyms import Key, Pseudonyms
-from gateway.replay.reading import Played, Recording
-from gateway.replay.tally import Tally
+from gateway.recording.replay.reader import Played, Recording
+from gateway.recording.replay.report import Tally
 
 MAX_ANSWER: Final = 4 * 2**20
 """Bytes of an answer."""

@@ -13,7 +13,7 @@ import msgspec
 from gateway.model.verdicts import Cause
 from gateway.policy.comparison import Answered, Comparison, Difference, Finding
 from gateway.recording.masking import STARS
-from gateway.replay.reading import Played
+from gateway.recording.replay.reader import Played
 
 EXAMPLES: Final = 5
 """Of each kind, the first."""
