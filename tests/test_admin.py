@@ -15,9 +15,9 @@ from gateway.admin import console
 from gateway.admin.endpoints import AdminState
 from gateway.admin.lifecycle import Lifecycle
 from gateway.admin.reload import Reloader
-from gateway.app import admin_app
 from gateway.config import Loaded, loads
 from gateway.metrics import Metrics
+from gateway.server.app import admin_app
 
 TOKEN: Final = "token-of-the-admin"
 PASSWORD: Final = "password-of-the-backend"

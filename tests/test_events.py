@@ -29,9 +29,9 @@ from gateway.journal import Call, Journal, Teller
 from gateway.metrics import Metrics
 from gateway.model.decision import Decision
 from gateway.model.verdicts import Reason, Ruling, Source, Verdict
-from gateway.server.listening import address_of, bind
+from gateway.server.executor import start_threads
+from gateway.server.listener import address_of, bind
 from gateway.server.single import admin_listener
-from gateway.server.threads import start_threads
 
 PATIENCE: Final = 20.0
 CONFIG: Final = (

@@ -25,7 +25,7 @@ from gateway.admin.rpc import (
     encoded,
 )
 from gateway.journal import Attempt, Call, Found, News, Wanted
-from gateway.server.channel import Ask, Channel, Told
+from gateway.server.ipc import Ask, Channel, Told
 from gateway.upstreams.report import Standing, TargetReport, together
 
 CHECKED: Final = settings(deadline=None)

@@ -34,8 +34,6 @@ STRANGERS: Final = {("recording", "http")}
 
 PENDING: Final = {
     "__main__": "cli",
-    "app": "server",
-    "signals": "server",
     "log": "telemetry",
     "journal": "telemetry",
     "shadownotes": "telemetry",

@@ -17,9 +17,9 @@ from gateway.config import loads
 from gateway.http.client import Resolver
 from gateway.metrics import Metrics
 from gateway.model.keep_going import KeepGoing
-from gateway.server import hookservice, supervisor, worker
-from gateway.server.holdups import HoldUps
-from gateway.server.hookservice import HookService
+from gateway.server import hook_service, supervisor, worker
+from gateway.server.hook_service import HookService
+from gateway.server.loop_lag import HoldUps
 from gateway.server.supervisor import Supervisor
 from gateway.upstreams.health import HealthCheck
 
@@ -69,7 +69,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         (worker, "_SAMPLE_EVERY"),
         (supervisor, "_PING_EVERY"),
         (supervisor, "LOOK_AT_CERTIFICATES_EVERY"),
-        (hookservice, "LOOK_AT_CERTIFICATES_EVERY"),
+        (hook_service, "LOOK_AT_CERTIFICATES_EVERY"),
     ):
         monkeypatch.setattr(module, name, 0.001)
 

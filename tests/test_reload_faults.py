@@ -28,9 +28,9 @@ from gateway.proxy import runtime
 from gateway.proxy.routes import Table
 from gateway.proxy.tenants import Tenant
 from gateway.recording import Recorder
-from gateway.server import hookservice
-from gateway.server.hookservice import HookService
-from gateway.server.listening import bind
+from gateway.server import hook_service
+from gateway.server.hook_service import HookService
+from gateway.server.listener import bind
 from gateway.upstreams import Targets
 from gateway.upstreams.health import HealthCheck
 from gateway.upstreams.target import Target
@@ -186,9 +186,9 @@ def broken(patch: pytest.MonkeyPatch, owner: Any, name: str, error: Exception, n
 
 
 PREPARING: Final = [
-    (hookservice, "_limits", 1),
-    (hookservice, "AllowedAddresses", 1),
-    (hookservice, "prepare_logging", 1),
+    (hook_service, "_limits", 1),
+    (hook_service, "AllowedAddresses", 1),
+    (hook_service, "prepare_logging", 1),
     (AccessLog, "prepare", 1),
     (runtime, "Table", 1),
     (runtime, "candidates", 1),

@@ -14,7 +14,7 @@ from secured import config
 from gateway.config import loads
 from gateway.http.tls.certificates import MadeOfFiles, Renewal, ServerTLS, days_to_expiry, server_context
 from gateway.http.tls.pem_files import Files, copied, in_memory
-from gateway.server.spares import Spares
+from gateway.server.pem_cache import Spares
 
 
 def text_of(files: Files) -> str:

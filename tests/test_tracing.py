@@ -126,7 +126,7 @@ def test_a_hook_is_a_server_span_in_the_sender_s_trace_and_its_attempt_a_client_
         "http.route": "/OnCallEvent",
         "http.response.status_code": 200,
         "url.scheme": "http",
-        "gateway.app": "ok",
+        "gateway.server.app": "ok",
         "gateway.method": "OnCallEvent",
         "gateway.verdict": "allow",
         "gateway.source": "backend",
@@ -257,7 +257,7 @@ def test_a_hook_that_no_backend_is_asked_for_is_one_span(stage: Stage) -> None:
     (static,) = stage.spans(stage.hook("static"), 1)
     assert (static.attributes["gateway.source"], static.failed) == ("static", False)
     (unknown,) = stage.spans(stage.hook("nobody"), 1)
-    assert (unknown.attributes["gateway.app"], unknown.failed) == ("_unknown", False)
+    assert (unknown.attributes["gateway.server.app"], unknown.failed) == ("_unknown", False)
     stage.hook("twice", callId="the same")
     (repeat,) = stage.spans(stage.hook("twice", callId="the same"), 1)
     assert repeat.attributes["gateway.source"] == "duplicate"

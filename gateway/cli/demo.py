@@ -17,7 +17,7 @@ from rich.table import Table
 from gateway.config import Loaded
 from gateway.log import Writer
 from gateway.model.decision import Decision
-from gateway.server.listening import StartError
+from gateway.server.listener import StartError
 from gateway.server.single import Gateway
 
 DEMO_CONFIG: Final = """\

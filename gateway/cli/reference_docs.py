@@ -28,7 +28,7 @@ from gateway.model.verdicts import (
     denied_by_backend,
 )
 from gateway.proxy.refusals import REFUSALS
-from gateway.signals import FAULTS, HARMLESS, MEANINGS, WORKER_MEANINGS, Meaning, name_of
+from gateway.server.signals import FAULTS, HARMLESS, MEANINGS, WORKER_MEANINGS, Meaning, name_of
 
 _section = re.compile(r"(<!-- begin: ([a-z-]+)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 

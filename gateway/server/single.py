@@ -19,7 +19,6 @@ from gateway.admin.lifecycle import Lifecycle, Phase
 from gateway.admin.overview import Overview
 from gateway.admin.reload import Reloader, with_workers
 from gateway.admin.rpc import Inquiry
-from gateway.app import admin_app
 from gateway.config import Config, Loaded, ServerTls, UpstreamTls, fit_to_show
 from gateway.http.server import FrontLimits, FrontState
 from gateway.http.tls.certificates import days_to_expiry
@@ -27,13 +26,14 @@ from gateway.log import Writer
 from gateway.metrics import Metrics
 from gateway.model.keep_going import KeepGoing
 from gateway.proxy.endpoint import Listener as DecisionListener
-from gateway.server import descriptors
+from gateway.server import fd_limits
+from gateway.server.app import admin_app
 from gateway.server.children import reap_orphans
-from gateway.server.hookservice import HookService
-from gateway.server.listening import Listener, StartError, address_of, all_started, bind, close, unlink
-from gateway.server.threads import start_threads
-from gateway.server.watch import keep_up
-from gateway.signals import PROCESS, Receiver
+from gateway.server.executor import start_threads
+from gateway.server.file_watch import keep_up
+from gateway.server.hook_service import HookService
+from gateway.server.listener import Listener, StartError, address_of, all_started, bind, close, unlink
+from gateway.server.signals import PROCESS, Receiver
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ _ADMIN_LIMITS = FrontLimits(
     max_body=64 * 1024,
     read_timeout=5.0,
     keepalive_timeout=60.0,
-    max_connections=descriptors.ADMIN,
+    max_connections=fd_limits.ADMIN,
     max_refused=0,
     reclaims=True,
 )
@@ -219,7 +219,7 @@ def announce_ready(loaded: Loaded, hooks: list[str], admin: str) -> None:
 
 def warn_of_shortage(config: Config) -> None:
     """Say in the log where fewer connections can be granted than the configuration wants, and what to do."""
-    if (words := descriptors.shortage(config)) is not None:
+    if (words := fd_limits.shortage(config)) is not None:
         logger.warning("%s", words, extra={"fields": {"event": "few_descriptors"}})
 
 

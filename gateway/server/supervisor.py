@@ -37,7 +37,10 @@ from gateway.proxy.routes import RuleNames
 from gateway.proxy.runtime import rehearse
 from gateway.proxy.sessions import shared_memory
 from gateway.server.agreement import Word, Words, all_prepared, those_without
-from gateway.server.channel import (
+from gateway.server.children import Child, in_words
+from gateway.server.doors import Doors
+from gateway.server.hook_service import LOOK_AT_CERTIFICATES_EVERY
+from gateway.server.ipc import (
     Ask,
     Begin,
     Built,
@@ -53,10 +56,8 @@ from gateway.server.channel import (
     Told,
     Took,
 )
-from gateway.server.children import Child, in_words
-from gateway.server.doors import Doors
-from gateway.server.hookservice import LOOK_AT_CERTIFICATES_EVERY
-from gateway.server.listening import StartError, address_of, bind, close, unlink
+from gateway.server.listener import StartError, address_of, bind, close, unlink
+from gateway.server.pem_cache import Spares
 from gateway.server.single import (
     admin_listener,
     announce_ready,
@@ -66,7 +67,6 @@ from gateway.server.single import (
     serving_admin,
     warn_of_shortage,
 )
-from gateway.server.spares import Spares
 from gateway.shadowing import candidates
 
 logger = logging.getLogger(__name__)

@@ -28,7 +28,9 @@ from gateway.model.change import NO_DEFECTS, reason_of
 from gateway.model.keep_going import KeepGoing
 from gateway.policy.shared import Memory, Shared
 from gateway.proxy.sessions import Sessions
-from gateway.server.channel import (
+from gateway.server.executor import start_threads
+from gateway.server.hook_service import HookService
+from gateway.server.ipc import (
     Ask,
     Begin,
     Built,
@@ -44,9 +46,7 @@ from gateway.server.channel import (
     Take,
     Took,
 )
-from gateway.server.hookservice import HookService
-from gateway.server.threads import start_threads
-from gateway.signals import PROCESS, WORKER_MEANINGS, Receiver
+from gateway.server.signals import PROCESS, WORKER_MEANINGS, Receiver
 
 logger = logging.getLogger(__name__)
 

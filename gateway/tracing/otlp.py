@@ -125,7 +125,7 @@ class Encoder:
             "http.response.status_code": kind.status,
             "url.scheme": self._scheme,
             "error.type": kind.reason if kind.failed else None,
-            "gateway.app": kind.app,
+            "gateway.server.app": kind.app,
             "gateway.method": kind.method,
             "gateway.verdict": kind.verdict,
             "gateway.source": kind.source,

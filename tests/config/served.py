@@ -26,11 +26,11 @@ from gateway.config import Config, Loaded
 from gateway.http.client.lookups import LookupThreads
 from gateway.log import Writer
 from gateway.metrics import Metrics
-from gateway.server import descriptors
-from gateway.server.channel import Take
-from gateway.server.hookservice import HookService
+from gateway.server import fd_limits
+from gateway.server.hook_service import HookService
+from gateway.server.ipc import Take
+from gateway.server.pem_cache import Spares
 from gateway.server.single import sample_certificates
-from gateway.server.spares import Spares
 
 _ANSWERS: Final = frozenset((200, 401, 403))
 _MOST_APPS: Final = 6
@@ -92,7 +92,7 @@ def serve(loaded: Loaded, before: Config, directory: Path) -> str:
     differences(before, config)
     pickle.loads(pickle.dumps(Take(0, config)))
     Spares().look(config)
-    descriptors.shortage(config)
+    fd_limits.shortage(config)
     with open(log, "wb") as file, asyncio.Runner(loop_factory=_NoNetwork) as runner:
         writer = Writer(os.dup(file.fileno()))
         try:

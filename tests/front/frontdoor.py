@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.http.server import FrontLimits, FrontProtocol, FrontState
 from gateway.http.server.head import BadRequest
 from gateway.http.server.state import Answer
-from gateway.server.listening import Listener
+from gateway.server.listener import Listener
 
 LOOPS: Final[dict[str, Callable[[], asyncio.AbstractEventLoop]]] = {
     "asyncio": asyncio.SelectorEventLoop,

@@ -10,11 +10,11 @@ import uvloop
 from gateway.cli.common import DEFAULT_CONFIG, ConfigOption, fail, load_or_fail
 from gateway.config import Loaded
 from gateway.log import PIPE_ATOMIC, Writer, configure_logging
-from gateway.server import descriptors
-from gateway.server.listening import StartError
+from gateway.server import fd_limits
+from gateway.server.listener import StartError
+from gateway.server.signals import PROCESS
 from gateway.server.single import Gateway
 from gateway.server.supervisor import Supervisor
-from gateway.signals import PROCESS
 
 _STDOUT = 1
 _LAST_LINES = 0.5
@@ -36,7 +36,7 @@ async def _run(loaded: Loaded, writer: Writer) -> None:
 
 def serve(loaded: Loaded, main: Any) -> None:
     """Serve a configuration until *main*, which is given it and the log's writer, comes to its end."""
-    descriptors.raise_limit()
+    fd_limits.raise_limit()
     log = loaded.config.log
     writer = Writer(_STDOUT, chunk=PIPE_ATOMIC)
     PROCESS.start(lambda: writer.close(_LAST_LINES))

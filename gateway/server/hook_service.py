@@ -12,7 +12,6 @@ from functools import partial
 from typing import Final
 
 from gateway.admin.rpc import Respondent
-from gateway.app import hook_app
 from gateway.config import Config
 from gateway.http.server import LINGER, FrontLimits, FrontState, hold_to_limits
 from gateway.http.tls.certificates import Renewal, ServerTLS
@@ -30,9 +29,10 @@ from gateway.proxy.endpoint import Listener as DecisionListener
 from gateway.proxy.runtime import Runtime
 from gateway.proxy.sessions import Sessions
 from gateway.recording import Recorder
-from gateway.server import descriptors
-from gateway.server.holdups import HoldUps
-from gateway.server.listening import Listener, all_started
+from gateway.server import fd_limits
+from gateway.server.app import hook_app
+from gateway.server.listener import Listener, all_started
+from gateway.server.loop_lag import HoldUps
 from gateway.tracing import Tracing
 
 logger = logging.getLogger(__name__)
@@ -241,7 +241,7 @@ class HookService:
 
 def _limits(config: Config) -> FrontLimits:
     server = config.server
-    granted = descriptors.grant(config)
+    granted = fd_limits.grant(config)
     return FrontLimits(
         max_body=server.max_body,
         read_timeout=server.read_timeout,
