@@ -16,7 +16,7 @@ from matters import sections
 from playwright.sync_api import Browser, Page, Route, expect
 
 from gateway.policy.comparison import Difference
-from gateway.shadownotes import Shadow
+from gateway.telemetry.shadow_results import Shadow
 
 pytestmark = pytest.mark.real
 

@@ -24,8 +24,8 @@ from gateway.admin.rpc import (
     decoded,
     encoded,
 )
-from gateway.journal import Attempt, Call, Found, News, Wanted
 from gateway.server.ipc import Ask, Channel, Told
+from gateway.telemetry.journal import Attempt, Call, Found, News, Wanted
 from gateway.upstreams.report import Standing, TargetReport, together
 
 CHECKED: Final = settings(deadline=None)

@@ -15,8 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.admin.decision_filter import wanted
-from gateway.journal import MAX_LIMIT, Call, Journal, Teller, Wanted
-from gateway.log import is_failure
 from gateway.model.decision import AttemptRecord, Decision
 from gateway.model.effects import of_answer, of_refusal
 from gateway.model.hooks import MethodType, parse_hook
@@ -35,6 +33,8 @@ from gateway.model.verdicts import (
     by_static,
     denied_by_backend,
 )
+from gateway.telemetry.journal import MAX_LIMIT, Call, Journal, Teller, Wanted
+from gateway.telemetry.log import is_failure
 
 CHECKED: Final = settings(deadline=None, max_examples=150)
 CONTRACT_FIELDS: Final = (

@@ -34,9 +34,6 @@ STRANGERS: Final = {("recording", "http")}
 
 PENDING: Final = {
     "__main__": "cli",
-    "log": "telemetry",
-    "journal": "telemetry",
-    "shadownotes": "telemetry",
     "metrics": "telemetry",
     "tracing": "telemetry",
     "forwarding": "upstreams",

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 
-from gateway.journal import MAX_LIMIT, Wanted
 from gateway.model.text import bounded
 from gateway.model.verdicts import Reason, Source, Verdict
 from gateway.policy.comparison import Finding
-from gateway.shadownotes import DIFFERS
+from gateway.telemetry.journal import MAX_LIMIT, Wanted
+from gateway.telemetry.shadow_results import DIFFERS
 
 _TEXTS: Final = (
     "app", "method", "verdict", "source", "reason", "call_id", "session_id", "request_id", "upstream", "target", "q",

@@ -9,9 +9,9 @@ from gateway.admin.insights import Insights
 from gateway.admin.rpc import FindCalls, HoldTarget, Inquiry, ReportTargets
 from gateway.config import Config, Loaded, Settings, fit_to_show, written_urls
 from gateway.config.sections.upstreams import target_names
-from gateway.journal import Call, Wanted
 from gateway.latency import quantile
 from gateway.model.text import bounded, timestamp
+from gateway.telemetry.journal import Call, Wanted
 from gateway.upstreams.report import TargetReport, together
 
 MAX_APPS: Final = 20

@@ -14,8 +14,8 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
-from gateway.journal import Cursor, Found, Journal, News, Teller, Wanted
 from gateway.proxy.runtime import Runtime
+from gateway.telemetry.journal import Cursor, Found, Journal, News, Teller, Wanted
 from gateway.upstreams.report import TargetReport
 
 PATIENCE: Final = 1.0

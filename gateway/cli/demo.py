@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway.config import Loaded
-from gateway.log import Writer
 from gateway.model.decision import Decision
 from gateway.server.listener import StartError
 from gateway.server.single import Gateway
+from gateway.telemetry.log import Writer
 
 DEMO_CONFIG: Final = """\
 server: {listen: 127.0.0.1:8080, admin: 127.0.0.1:9180}

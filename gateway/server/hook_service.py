@@ -17,8 +17,6 @@ from gateway.http.server import LINGER, FrontLimits, FrontState, hold_to_limits
 from gateway.http.tls.certificates import Renewal, ServerTLS
 from gateway.http.tls.handshakes import FailedHandshake, HandshakeFault
 from gateway.http.tls.pem_files import NO_COPIES, Copies
-from gateway.journal import Journal
-from gateway.log import AccessLog, Writer, prepare_logging
 from gateway.metrics import Metrics
 from gateway.model.change import Change, Changes, Swap, prepare
 from gateway.model.keep_going import KeepGoing
@@ -33,6 +31,8 @@ from gateway.server import fd_limits
 from gateway.server.app import hook_app
 from gateway.server.listener import Listener, all_started
 from gateway.server.loop_lag import HoldUps
+from gateway.telemetry.journal import Journal
+from gateway.telemetry.log import AccessLog, Writer, prepare_logging
 from gateway.tracing import Tracing
 
 logger = logging.getLogger(__name__)

@@ -28,7 +28,6 @@ from gateway.admin.rpc import PATIENCE, Orders, Question, T, decoded
 from gateway.admin.rpc import Told as Said
 from gateway.config import Config, Loaded
 from gateway.config.sections.upstreams import target_names
-from gateway.log import Writer
 from gateway.metrics import Metrics
 from gateway.metrics.foreign import ForeignCells
 from gateway.model.keep_going import KeepGoing
@@ -68,6 +67,7 @@ from gateway.server.single import (
     warn_of_shortage,
 )
 from gateway.shadowing import candidates
+from gateway.telemetry.log import Writer
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,6 @@ import uvloop
 from gateway import __version__
 from gateway.admin.rpc import encoded
 from gateway.config import Config
-from gateway.log import PIPE_ATOMIC, Writer
 from gateway.metrics import Metrics
 from gateway.metrics.cells import Cells
 from gateway.model.change import NO_DEFECTS, reason_of
@@ -47,6 +46,7 @@ from gateway.server.ipc import (
     Took,
 )
 from gateway.server.signals import PROCESS, WORKER_MEANINGS, Receiver
+from gateway.telemetry.log import PIPE_ATOMIC, Writer
 
 logger = logging.getLogger(__name__)
 

@@ -19,11 +19,11 @@ from cli.commands import Run, gateway
 from gateway.admin.insights import Insights
 from gateway.cli import render_insights
 from gateway.cli.commands.watch import line_of
-from gateway.journal import Journal, Teller
 from gateway.model.decision import Decision
 from gateway.model.verdicts import Ruling, allowed_by_backend, denied_by_backend
 from gateway.policy.comparison import Difference
-from gateway.shadownotes import Shadow
+from gateway.telemetry.journal import Journal, Teller
+from gateway.telemetry.shadow_results import Shadow
 
 ESCAPE: Final = "\x1b[2J"
 NOTICE: Final = b"<br />\n<b>Notice</b>:  Undefined index: sip in <b>/srv/old.php</b> on line <b>7</b><br />\n"

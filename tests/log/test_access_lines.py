@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.log import PIPE_ATOMIC, AccessLog, is_failure
 from gateway.model.decision import Decision
 from gateway.model.text import MAX_TEXT, bounded, masked, printable, timestamp
 from gateway.model.verdicts import (
@@ -31,6 +30,7 @@ from gateway.model.verdicts import (
     denied_by_backend,
 )
 from gateway.proxy.refusals import problem, unknown_app
+from gateway.telemetry.log import PIPE_ATOMIC, AccessLog, is_failure
 from log.lines import CHECKED, HOSTILE, NAUGHTY, NUMBER_FIELDS, TEXT_FIELDS, TIMED_OUT, Sink, decision, naughty_strings
 
 CONTRACT_FIELDS = (

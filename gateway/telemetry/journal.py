@@ -15,13 +15,13 @@ from typing import Final
 
 import msgspec
 
-from gateway.log import is_failure
 from gateway.model import effects
 from gateway.model.decision import AttemptRecord, Decision
 from gateway.model.hooks import AppKey, Hook, MethodType, method_type, text_of
 from gateway.model.text import bounded, masked, timestamp
 from gateway.model.verdicts import Remarks, Source, Verdict
-from gateway.shadownotes import DIFFERING, Shadow, ShadowNotes, ShadowResult, is_outcome
+from gateway.telemetry.log import is_failure
+from gateway.telemetry.shadow_results import DIFFERING, Shadow, ShadowNotes, ShadowResult, is_outcome
 
 MAX_BYTES: Final = 8 * 1024 * 1024
 """Bytes that a journal keeps alive, its own share of each decision included."""
