@@ -21,13 +21,13 @@ import msgspec
 
 from gateway.config import Config
 from gateway.config import Upstream as UpstreamConfig
-from gateway.metrics.catalogue import Metrics
 from gateway.model.change import Change
 from gateway.model.decision import UNKNOWN_APP, Decision
 from gateway.model.verdicts import Cause, Failure, Ruling, Source
 from gateway.policy.comparison import Answered, Compare, Comparison, compare
 from gateway.policy.retry import Retry
 from gateway.policy.shadow import DROPPED, MARK, Shadow, ShadowResult, ShadowSettings, candidate_name
+from gateway.telemetry.metrics.catalogue import Metrics
 from gateway.upstreams import Outcome, Outgoing, Upstream
 
 logger = logging.getLogger(__name__)

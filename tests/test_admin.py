@@ -16,8 +16,8 @@ from gateway.admin.endpoints import AdminState
 from gateway.admin.lifecycle import Lifecycle
 from gateway.admin.reload import Reloader
 from gateway.config import Loaded, loads
-from gateway.metrics import Metrics
 from gateway.server.app import admin_app
+from gateway.telemetry.metrics import Metrics
 
 TOKEN: Final = "token-of-the-admin"
 PASSWORD: Final = "password-of-the-backend"

@@ -18,12 +18,12 @@ from gateway.cli.main import app
 from gateway.cli.reference_docs import SECTIONS, cure_table, reason_table, refusal_table, written
 from gateway.config import json_schema, loads
 from gateway.http.tls.handshakes import HandshakeFault
-from gateway.metrics import Metrics
 from gateway.model.decision import Decision
 from gateway.model.hooks import parse_hook
 from gateway.model.verdicts import Cause, Reason, Remarks, denied_by_backend
 from gateway.proxy.refusals import REFUSALS
 from gateway.telemetry.log import AccessLog, Writer
+from gateway.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

@@ -25,13 +25,13 @@ from gateway.admin.lifecycle import Lifecycle
 from gateway.admin.reload import Reloader
 from gateway.admin.rpc import FollowCalls, Nobody, Question, T, Told
 from gateway.config import Address, Loaded, loads
-from gateway.metrics import Metrics
 from gateway.model.decision import Decision
 from gateway.model.verdicts import Reason, Ruling, Source, Verdict
 from gateway.server.executor import start_threads
 from gateway.server.listener import address_of, bind
 from gateway.server.single import admin_listener
 from gateway.telemetry.journal import Call, Journal, Teller
+from gateway.telemetry.metrics import Metrics
 
 PATIENCE: Final = 20.0
 CONFIG: Final = (

@@ -34,7 +34,6 @@ STRANGERS: Final = {("recording", "http")}
 
 PENDING: Final = {
     "__main__": "cli",
-    "metrics": "telemetry",
     "tracing": "telemetry",
     "forwarding": "upstreams",
     "balance": "upstreams",

@@ -15,12 +15,12 @@ import pytest
 from gateway.admin import systemd
 from gateway.config import loads
 from gateway.http.client import Resolver
-from gateway.metrics import Metrics
 from gateway.model.keep_going import KeepGoing
 from gateway.server import hook_service, supervisor, worker
 from gateway.server.hook_service import HookService
 from gateway.server.loop_lag import HoldUps
 from gateway.server.supervisor import Supervisor
+from gateway.telemetry.metrics import Metrics
 from gateway.upstreams.health import HealthCheck
 
 PACKAGE: Final = Path(__file__).parent.parent / "gateway"

@@ -22,7 +22,6 @@ from faulty import Certificates
 from gateway import shadowing
 from gateway.admin.reload import FailureReason, Reloader, with_workers
 from gateway.config import Config, loads
-from gateway.metrics import Metrics
 from gateway.proxy import runtime
 from gateway.proxy.routes import Table
 from gateway.proxy.tenants import Tenant
@@ -31,6 +30,7 @@ from gateway.server import hook_service
 from gateway.server.hook_service import HookService
 from gateway.server.listener import bind
 from gateway.telemetry.log import AccessLog, Writer
+from gateway.telemetry.metrics import Metrics
 from gateway.upstreams import Targets
 from gateway.upstreams.health import HealthCheck
 from gateway.upstreams.target import Target

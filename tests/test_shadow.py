@@ -13,7 +13,6 @@ from faulty import FaultyBackend, Turn, added_case, gated_case, refused_port, re
 
 from gateway import shadowing
 from gateway.config import Config, loads
-from gateway.metrics import Metrics
 from gateway.model.change import Changes
 from gateway.model.decision import Decision
 from gateway.model.hooks import parse_hook
@@ -35,6 +34,7 @@ from gateway.model.verdicts import (
 from gateway.policy.comparison import Compare, Difference
 from gateway.policy.shadow import DEFAULT_METHODS, Shadow, ShadowResult, ShadowSettings, shadow_of
 from gateway.shadowing import MAX_BYTES, MAX_QUEUED, MAX_TASKS, Shadows, candidates
+from gateway.telemetry.metrics import Metrics
 from gateway.upstreams import Outcome, Outgoing, Targets, Upstream
 
 TRACE_ID = b"0123456789abcdef0123456789abcdef"

@@ -18,11 +18,11 @@ from gateways import LISTEN, ROOT, RunningGateway, running_gateway, wait_until
 from opentelemetry.semconv import attributes as semantic_conventions
 
 from gateway.config import Config, loads
-from gateway.metrics import Metrics
 from gateway.model.decision import AttemptRecord, Decision
 from gateway.model.hooks import parse_hook
 from gateway.model.trace_context import Sampling, Trace
 from gateway.model.verdicts import Verdict, allowed_by_backend, by_static
+from gateway.telemetry.metrics import Metrics
 from gateway.tracing import Tracing
 from gateway.tracing import exporter as exporter_module
 from gateway.tracing.exporter import QUEUE, Exporter

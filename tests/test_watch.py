@@ -16,9 +16,9 @@ from gateways import RunningGateway, running_gateway, wait_until
 
 from gateway.admin.reload import FailureReason, Reloader
 from gateway.config import Loaded, digest_at, loads
-from gateway.metrics import Metrics
 from gateway.server import file_watch
 from gateway.server.file_watch import Watched, keep_up
+from gateway.telemetry.metrics import Metrics
 
 SETTLE: Final = 2.0
 LISTEN: Final = {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"}

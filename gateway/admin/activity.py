@@ -18,12 +18,12 @@ from typing import Any, Final, NamedTuple
 
 from gateway.admin import insights
 from gateway.admin.insights import Insights, Special
-from gateway.metrics import Metrics
-from gateway.metrics.catalogue import DURATION_BUCKETS
-from gateway.metrics.foreign import ForeignCells
 from gateway.model.decision import UNKNOWN_APP
 from gateway.model.text import timestamp
 from gateway.model.verdicts import Reason, Source, Verdict
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.metrics.catalogue import DURATION_BUCKETS
+from gateway.telemetry.metrics.shared import ForeignCells
 
 logger = logging.getLogger(__name__)
 

@@ -25,9 +25,9 @@ from gateway.admin.reload import FailureReason, Reloader
 from gateway.admin.rpc import FindCalls, Inquiry, Nobody
 from gateway.http.server.head import BadRequest
 from gateway.http.server.state import Answer
-from gateway.metrics.exposition import CONTENT_TYPE
 from gateway.model.text import timestamp
 from gateway.telemetry.journal import Wanted
+from gateway.telemetry.metrics.exposition import CONTENT_TYPE
 
 _SECURITY_HEADERS = [
     (b"cache-control", b"no-store"),

@@ -11,9 +11,9 @@ from functools import cached_property
 from heapq import nsmallest
 from typing import Any, Final
 
-from gateway.metrics import Metrics
-from gateway.metrics.foreign import ForeignCells
 from gateway.policy.comparison import Finding
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.metrics.shared import ForeignCells
 
 Counts = Mapping[tuple[str, ...], float]
 """A counter's series by label values; the first one is the app, but for the recording's."""

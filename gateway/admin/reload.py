@@ -15,8 +15,8 @@ from pydantic import BaseModel
 from gateway.admin import systemd
 from gateway.admin.dry_run import load
 from gateway.config import Config, ConfigError, Loaded, Problem, digest_at
-from gateway.metrics import Metrics
 from gateway.model.change import NO_DEFECTS, reason_of
+from gateway.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 

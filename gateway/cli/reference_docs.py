@@ -14,7 +14,6 @@ from typing import Final
 
 from gateway import __version__
 from gateway.config import Key, Section, loads, sections
-from gateway.metrics import Metrics
 from gateway.model.verdicts import (
     Cause,
     Failure,
@@ -29,6 +28,7 @@ from gateway.model.verdicts import (
 )
 from gateway.proxy.refusals import REFUSALS
 from gateway.server.signals import FAULTS, HARMLESS, MEANINGS, WORKER_MEANINGS, Meaning, name_of
+from gateway.telemetry.metrics import Metrics
 
 _section = re.compile(r"(<!-- begin: ([a-z-]+)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from gateway.config import Config
 from gateway.config import Upstream as UpstreamConfig
 from gateway.http.tls.pem_files import NO_COPIES, Copies
-from gateway.metrics import Metrics
 from gateway.model.change import Change, Changes
 from gateway.model.decision import UNKNOWN_APP
 from gateway.policy.shared import Shared
@@ -21,6 +20,7 @@ from gateway.proxy.dedupe import Duplicates
 from gateway.proxy.routes import Table
 from gateway.proxy.tenants import Tenant
 from gateway.shadowing import Shadows, candidates
+from gateway.telemetry.metrics import Metrics
 from gateway.upstreams import Contexts, Targets, Upstream
 
 

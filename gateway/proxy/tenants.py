@@ -6,10 +6,10 @@ more than the piece itself.
 
 from __future__ import annotations
 
-from gateway.metrics.cells import Value
 from gateway.model.decision import Place
 from gateway.policy.rate_limit import Limiter, Rate
 from gateway.policy.shared import AppLimits, Bucket, Places
+from gateway.telemetry.metrics.cells import Value
 
 
 class Tenant(Place):

@@ -17,7 +17,6 @@ from gateway.http.server import LINGER, FrontLimits, FrontState, hold_to_limits
 from gateway.http.tls.certificates import Renewal, ServerTLS
 from gateway.http.tls.handshakes import FailedHandshake, HandshakeFault
 from gateway.http.tls.pem_files import NO_COPIES, Copies
-from gateway.metrics import Metrics
 from gateway.model.change import Change, Changes, Swap, prepare
 from gateway.model.keep_going import KeepGoing
 from gateway.policy.access import AllowedAddresses
@@ -33,6 +32,7 @@ from gateway.server.listener import Listener, all_started
 from gateway.server.loop_lag import HoldUps
 from gateway.telemetry.journal import Journal
 from gateway.telemetry.log import AccessLog, Writer, prepare_logging
+from gateway.telemetry.metrics import Metrics
 from gateway.tracing import Tracing
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,6 @@ from gateway.admin.rpc import Inquiry
 from gateway.config import Config, Loaded, ServerTls, UpstreamTls, fit_to_show
 from gateway.http.server import FrontLimits, FrontState
 from gateway.http.tls.certificates import days_to_expiry
-from gateway.metrics import Metrics
 from gateway.model.keep_going import KeepGoing
 from gateway.proxy.endpoint import Listener as DecisionListener
 from gateway.server import fd_limits
@@ -34,6 +33,7 @@ from gateway.server.hook_service import HookService
 from gateway.server.listener import Listener, StartError, address_of, all_started, bind, close, unlink
 from gateway.server.signals import PROCESS, Receiver
 from gateway.telemetry.log import Writer
+from gateway.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 

@@ -28,8 +28,6 @@ from gateway.admin.rpc import PATIENCE, Orders, Question, T, decoded
 from gateway.admin.rpc import Told as Said
 from gateway.config import Config, Loaded
 from gateway.config.sections.upstreams import target_names
-from gateway.metrics import Metrics
-from gateway.metrics.foreign import ForeignCells
 from gateway.model.keep_going import KeepGoing
 from gateway.policy.shared import SharedMemory
 from gateway.proxy.routes import RuleNames
@@ -68,6 +66,8 @@ from gateway.server.single import (
 )
 from gateway.shadowing import candidates
 from gateway.telemetry.log import Writer
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.metrics.shared import ForeignCells
 
 logger = logging.getLogger(__name__)
 

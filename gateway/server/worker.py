@@ -21,8 +21,6 @@ import uvloop
 from gateway import __version__
 from gateway.admin.rpc import encoded
 from gateway.config import Config
-from gateway.metrics import Metrics
-from gateway.metrics.cells import Cells
 from gateway.model.change import NO_DEFECTS, reason_of
 from gateway.model.keep_going import KeepGoing
 from gateway.policy.shared import Memory, Shared
@@ -47,6 +45,8 @@ from gateway.server.ipc import (
 )
 from gateway.server.signals import PROCESS, WORKER_MEANINGS, Receiver
 from gateway.telemetry.log import PIPE_ATOMIC, Writer
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.metrics.cells import Cells
 
 logger = logging.getLogger(__name__)
 

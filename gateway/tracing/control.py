@@ -14,10 +14,10 @@ from gateway import __version__
 from gateway.config import Config
 from gateway.config import Tracing as TracingConfig
 from gateway.config.sections.upstreams import target_names
-from gateway.metrics import Metrics
 from gateway.model.change import CannotPrepare, Change
 from gateway.model.decision import Decision
 from gateway.model.trace_context import Sampling
+from gateway.telemetry.metrics import Metrics
 from gateway.tracing.exporter import Encoder, Exporter
 from gateway.tracing.records import record_of
 

@@ -14,8 +14,8 @@ import httpx
 
 from gateway import __version__
 from gateway.config import Tracing as TracingConfig
-from gateway.metrics import Metrics
 from gateway.model.keep_going import KeepGoing
+from gateway.telemetry.metrics import Metrics
 from gateway.tracing.records import HookRecord
 
 logger = logging.getLogger(__name__)

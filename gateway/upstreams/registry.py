@@ -15,9 +15,9 @@ from gateway.config.sections.upstreams import target_names
 from gateway.http.client import Resolver, TransportSettings
 from gateway.http.tls.certificates import MadeOfFiles, client_context
 from gateway.http.tls.pem_files import NO_COPIES, Copies
-from gateway.metrics.catalogue import Metrics
 from gateway.model.change import Change
 from gateway.policy.shared import Shared
+from gateway.telemetry.metrics.catalogue import Metrics
 from gateway.upstreams.health import HealthCheck
 from gateway.upstreams.report import TargetReport, report_of
 from gateway.upstreams.target import Target, TargetTerms

@@ -14,13 +14,13 @@ import msgspec
 
 from gateway.http.client import Answer, Pool, Resolver, Terms, Transport, TransportSettings
 from gateway.latency import LastMinute, Usual
-from gateway.metrics.catalogue import Metrics
-from gateway.metrics.cells import Value
 from gateway.model.trace_context import Trace
 from gateway.policy.breaker import BreakerSettings
 from gateway.policy.event_answers import EventCheck
 from gateway.policy.repair import ResponseCheck
 from gateway.policy.shared import SharedBreaker
+from gateway.telemetry.metrics.catalogue import Metrics
+from gateway.telemetry.metrics.cells import Value
 from gateway.upstreams.admission import Admission, Shut, Ticket
 
 logger = logging.getLogger(__name__)

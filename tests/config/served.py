@@ -24,13 +24,13 @@ from gateway.admin.reload import differences
 from gateway.cli.commands.inspect import check, explain
 from gateway.config import Config, Loaded
 from gateway.http.client.lookups import LookupThreads
-from gateway.metrics import Metrics
 from gateway.server import fd_limits
 from gateway.server.hook_service import HookService
 from gateway.server.ipc import Take
 from gateway.server.pem_cache import Spares
 from gateway.server.single import sample_certificates
 from gateway.telemetry.log import Writer
+from gateway.telemetry.metrics import Metrics
 
 _ANSWERS: Final = frozenset((200, 401, 403))
 _MOST_APPS: Final = 6

@@ -36,7 +36,7 @@ from deploy.expressions import (
     shown,
 )
 from gateway.cli.main import app
-from gateway.metrics import Metrics
+from gateway.telemetry.metrics import Metrics
 
 RUNBOOKS: Final = ROOT / "deploy" / "docs" / "alerts.md"
 TESTS: Final = sorted((PROMETHEUS / "tests").glob("*.yml"))

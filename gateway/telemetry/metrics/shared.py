@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from gateway.metrics.cells import Counter, Family, Series, mapped
+from gateway.telemetry.metrics.cells import Counter, Family, Series, mapped
 
 _decode = msgspec.json.Decoder(tuple[str, str, tuple[str, ...], int]).decode
 

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from gateway.metrics.cells import Family, Histogram, Series
+from gateway.telemetry.metrics.cells import Family, Histogram, Series
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
-from gateway.metrics.cells import Cells, Counter, Distribution, Family, Gauge, Histogram, Series, Value
-from gateway.metrics.exposition import render
-from gateway.metrics.foreign import ForeignCells
 from gateway.model.decision import UNKNOWN_APP, Decision
 from gateway.model.verdicts import Remarks, Source
+from gateway.telemetry.metrics.cells import Cells, Counter, Distribution, Family, Gauge, Histogram, Series, Value
+from gateway.telemetry.metrics.exposition import render
+from gateway.telemetry.metrics.shared import ForeignCells
 
 DURATION_BUCKETS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 15.0,
