@@ -34,7 +34,6 @@ STRANGERS: Final = {("recording", "http")}
 
 PENDING: Final = {
     "__main__": "cli",
-    "tracing": "telemetry",
     "forwarding": "upstreams",
     "balance": "upstreams",
     "latency": "upstreams",

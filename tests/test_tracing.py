@@ -23,11 +23,11 @@ from gateway.model.hooks import parse_hook
 from gateway.model.trace_context import Sampling, Trace
 from gateway.model.verdicts import Verdict, allowed_by_backend, by_static
 from gateway.telemetry.metrics import Metrics
-from gateway.tracing import Tracing
-from gateway.tracing import exporter as exporter_module
-from gateway.tracing.exporter import QUEUE, Exporter
-from gateway.tracing.otlp import Encoder
-from gateway.tracing.records import record_of
+from gateway.telemetry.tracing import Tracing
+from gateway.telemetry.tracing import exporter as exporter_module
+from gateway.telemetry.tracing.exporter import QUEUE, Exporter
+from gateway.telemetry.tracing.otlp import Encoder
+from gateway.telemetry.tracing.records import record_of
 
 TRACE: Final = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT: Final = "00f067aa0ba902b7"

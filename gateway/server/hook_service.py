@@ -33,7 +33,7 @@ from gateway.server.loop_lag import HoldUps
 from gateway.telemetry.journal import Journal
 from gateway.telemetry.log import AccessLog, Writer, prepare_logging
 from gateway.telemetry.metrics import Metrics
-from gateway.tracing import Tracing
+from gateway.telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 

@@ -18,12 +18,12 @@ from gateway.model.change import CannotPrepare, Change
 from gateway.model.decision import Decision
 from gateway.model.trace_context import Sampling
 from gateway.telemetry.metrics import Metrics
-from gateway.tracing.exporter import Encoder, Exporter
-from gateway.tracing.records import record_of
+from gateway.telemetry.tracing.exporter import Encoder, Exporter
+from gateway.telemetry.tracing.records import record_of
 
 logger = logging.getLogger(__name__)
 
-_ENCODER: Final = "gateway.tracing.otlp:Encoder"
+_ENCODER: Final = "gateway.telemetry.tracing.otlp:Encoder"
 """Looked up by name, so that without tracing nothing of OpenTelemetry is loaded, and nothing of it is needed."""
 FLUSH: Final = 2.0
 """Seconds for the last spans when the process ends, or goes over to another collector."""

@@ -23,7 +23,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 
 from gateway import __version__
 from gateway.model.decision import OTHER_METHOD
-from gateway.tracing.records import HookRecord, Kind
+from gateway.telemetry.tracing.records import HookRecord, Kind
 
 _STATUS_OF: Final = {"ok": 200, "denied": 403}
 """What a backend answered, by the attempt's outcome; a failure's status is not known here."""

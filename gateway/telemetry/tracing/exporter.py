@@ -16,7 +16,7 @@ from gateway import __version__
 from gateway.config import Tracing as TracingConfig
 from gateway.model.keep_going import KeepGoing
 from gateway.telemetry.metrics import Metrics
-from gateway.tracing.records import HookRecord
+from gateway.telemetry.tracing.records import HookRecord
 
 logger = logging.getLogger(__name__)
 
