@@ -222,7 +222,7 @@ def test_every_message_that_is_explained_can_be_met() -> None:
 def test_every_failure_of_a_backend_that_the_code_can_tell_of_is_explained() -> None:
     source = code()
     found = re.findall(r'\b(?:_bad|_lost|_too_large)\(f?"([^"]+)"', source)
-    found += re.findall(r'\bwhat(?:, error)? = "([^"]+)"', (ROOT / "gateway/upstreams/judging.py").read_text("utf-8"))
+    found += re.findall(r'\bwhat(?:, error)? = "([^"]+)"', (ROOT / "gateway/upstreams/answers.py").read_text("utf-8"))
     found += re.findall(r'errno\.E\w+: "([^"]+)"', source)
     assert len(found) > 20
     text = TROUBLESHOOTING.read_text("utf-8")

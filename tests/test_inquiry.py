@@ -26,7 +26,7 @@ from gateway.admin.rpc import (
 )
 from gateway.server.ipc import Ask, Channel, Told
 from gateway.telemetry.journal import Attempt, Call, Found, News, Wanted
-from gateway.upstreams.report import Standing, TargetReport, together
+from gateway.upstreams.status import Standing, TargetReport, together
 
 CHECKED: Final = settings(deadline=None)
 CALL: Final = Call(

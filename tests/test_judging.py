@@ -12,7 +12,7 @@ from gateway.http.client import Answer
 from gateway.model.hooks import is_json_object
 from gateway.model.verdicts import Cause, Failure, ProxyError, Ruling, Verdict
 from gateway.policy.repair import ResponseCheck
-from gateway.upstreams.judging import DENIED, judge
+from gateway.upstreams.answers import DENIED, judge
 
 HOOK = b'{"appKey":"defaultApp","callId":"1"}'
 BODIES = st.sampled_from(

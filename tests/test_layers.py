@@ -34,11 +34,6 @@ STRANGERS: Final = {("recording", "http")}
 
 PENDING: Final = {
     "__main__": "cli",
-    "forwarding": "upstreams",
-    "balance": "upstreams",
-    "latency": "upstreams",
-    "shadowing": "upstreams",
-    "headernames": "upstreams",
 }
 """Where what is still outside its room will lie."""
 

@@ -19,7 +19,6 @@ from typing import Any, Final
 import pytest
 from faulty import Certificates
 
-from gateway import shadowing
 from gateway.admin.reload import FailureReason, Reloader, with_workers
 from gateway.config import Config, loads
 from gateway.proxy import runtime
@@ -31,7 +30,7 @@ from gateway.server.hook_service import HookService
 from gateway.server.listener import bind
 from gateway.telemetry.log import AccessLog, Writer
 from gateway.telemetry.metrics import Metrics
-from gateway.upstreams import Targets
+from gateway.upstreams import Targets, mirror
 from gateway.upstreams.health import HealthCheck
 from gateway.upstreams.target import Target
 from gateway.upstreams.upstream import Upstream
@@ -200,7 +199,7 @@ PREPARING: Final = [
     (Upstream, "__init__", 2),
     (HealthCheck, "__init__", 1),
     (HealthCheck, "__init__", 2),
-    (shadowing.Shadows, "prepare", 1),
+    (mirror.Shadows, "prepare", 1),
     (runtime.RuntimeChange, "_served", 1),
     (Metrics, "scope_of", 1),
     (runtime, "Snapshot", 1),
@@ -212,7 +211,7 @@ COMMITTING: Final = [
     (Target, "configure", 1),
     (Target, "configure", 2),
     (Targets, "put", 1),
-    (shadowing.Shadows, "put", 1),
+    (mirror.Shadows, "put", 1),
     (Tenant, "limit", 1),
     (Tenant, "limit", 2),
     (Metrics, "adopt", 1),
@@ -269,7 +268,7 @@ SETTLING: Final = [
     (Target, "retire"),
     (HealthCheck, "aclose"),
     (HealthCheck, "start"),
-    (shadowing.Shadows, "end"),
+    (mirror.Shadows, "end"),
     (Metrics, "prune"),
     (runtime.Runtime, "renew_tls"),
     (Recorder, "end"),

@@ -13,7 +13,7 @@ from gateway.model.hooks import is_json_object
 from gateway.model.verdicts import Cause, Failure, Remarks, Ruling, Verdict
 from gateway.policy.repair import MAX_CUT, Doubt, Repaired, ResponseCheck, printable, repair
 from gateway.upstreams import judge
-from gateway.upstreams.judging import DENIED
+from gateway.upstreams.answers import DENIED
 
 HOOK = json.dumps(
     {

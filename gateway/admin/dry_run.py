@@ -13,10 +13,8 @@ from pathlib import Path
 import httpx
 
 from gateway import config as configuration
-from gateway.balance import balancer
 from gateway.config import Config, KeyPath, Loaded, Upstream, in_words
 from gateway.config.sections.upstreams import target_names
-from gateway.forwarding import CompiledPolicy
 from gateway.http.client.transport import origin_of
 from gateway.http.tls.certificates import client_context, server_context
 from gateway.policy.access import AllowedAddresses
@@ -26,8 +24,10 @@ from gateway.proxy.routes import Table
 from gateway.recording import RecordSettings
 from gateway.recording.masking import Mask
 from gateway.recording.pseudonyms import Pseudonyms
-from gateway.shadowing import candidates
+from gateway.upstreams.balance import balancer
+from gateway.upstreams.headers import CompiledPolicy
 from gateway.upstreams.health import address_of_check
+from gateway.upstreams.mirror import candidates
 from gateway.upstreams.upstream import policy_of
 
 _Part = tuple[KeyPath, Callable[[], object]]

@@ -9,10 +9,10 @@ from gateway.admin.insights import Insights
 from gateway.admin.rpc import FindCalls, HoldTarget, Inquiry, ReportTargets
 from gateway.config import Config, Loaded, Settings, fit_to_show, written_urls
 from gateway.config.sections.upstreams import target_names
-from gateway.latency import quantile
 from gateway.model.text import bounded, timestamp
 from gateway.telemetry.journal import Call, Wanted
-from gateway.upstreams.report import TargetReport, together
+from gateway.upstreams.latency import quantile
+from gateway.upstreams.status import TargetReport, together
 
 MAX_APPS: Final = 20
 """Apps named per upstream; the rest is counted."""

@@ -16,7 +16,7 @@ import msgspec
 
 from gateway.proxy.runtime import Runtime
 from gateway.telemetry.journal import Cursor, Found, Journal, News, Teller, Wanted
-from gateway.upstreams.report import TargetReport
+from gateway.upstreams.status import TargetReport
 
 PATIENCE: Final = 1.0
 """Seconds that a process has for its answer."""

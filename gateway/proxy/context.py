@@ -6,7 +6,6 @@ import time
 
 from starlette.types import Scope
 
-from gateway.forwarding import Identity, LoopError, forwarded, own_lines, read
 from gateway.model.decision import OTHER_METHOD, UNKNOWN_APP, Decision
 from gateway.model.hooks import Hook
 from gateway.model.trace_context import Sampling, Trace
@@ -17,6 +16,7 @@ from gateway.proxy.routes import Route
 from gateway.proxy.runtime import Snapshot
 from gateway.proxy.tenants import Tenant
 from gateway.upstreams import Outcome, Outgoing, Upstream
+from gateway.upstreams.headers import Identity, LoopError, forwarded, own_lines, read
 
 
 class Life:

@@ -19,9 +19,9 @@ from gateway.policy.shared import Shared
 from gateway.proxy.dedupe import Duplicates
 from gateway.proxy.routes import Table
 from gateway.proxy.tenants import Tenant
-from gateway.shadowing import Shadows, candidates
 from gateway.telemetry.metrics import Metrics
 from gateway.upstreams import Contexts, Targets, Upstream
+from gateway.upstreams.mirror import Shadows, candidates
 
 
 @dataclass(frozen=True)

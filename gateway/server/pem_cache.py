@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from gateway.config import Config
 from gateway.http.tls.certificates import MadeOfFiles, client_context, server_context
 from gateway.http.tls.pem_files import Contents, Copies, Files, copied
-from gateway.shadowing import candidates
+from gateway.upstreams.mirror import candidates
 
 
 class Spares:

@@ -64,10 +64,10 @@ from gateway.server.single import (
     serving_admin,
     warn_of_shortage,
 )
-from gateway.shadowing import candidates
 from gateway.telemetry.log import Writer
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.metrics.shared import ForeignCells
+from gateway.upstreams.mirror import candidates
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from gateway.model.change import Change
 from gateway.policy.shared import Shared
 from gateway.telemetry.metrics.catalogue import Metrics
 from gateway.upstreams.health import HealthCheck
-from gateway.upstreams.report import TargetReport, report_of
+from gateway.upstreams.status import TargetReport, report_of
 from gateway.upstreams.target import Target, TargetTerms
 from gateway.upstreams.upstream import Member, Upstream
 

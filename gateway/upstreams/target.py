@@ -13,7 +13,6 @@ import httpx
 import msgspec
 
 from gateway.http.client import Answer, Pool, Resolver, Terms, Transport, TransportSettings
-from gateway.latency import LastMinute, Usual
 from gateway.model.trace_context import Trace
 from gateway.policy.breaker import BreakerSettings
 from gateway.policy.event_answers import EventCheck
@@ -22,6 +21,7 @@ from gateway.policy.shared import SharedBreaker
 from gateway.telemetry.metrics.catalogue import Metrics
 from gateway.telemetry.metrics.cells import Value
 from gateway.upstreams.admission import Admission, Shut, Ticket
+from gateway.upstreams.latency import LastMinute, Usual
 
 logger = logging.getLogger(__name__)
 

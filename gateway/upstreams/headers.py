@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from gateway.headernames import as_php_sees, may_pass
+from gateway.upstreams.header_names import as_php_sees, may_pass
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
