@@ -27,12 +27,13 @@ from gateway.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-GUIDES = sorted((ROOT / "deploy/docs").glob("*.md"))
+GUIDES = sorted((ROOT / "docs").glob("*.md"))
 PEM = ROOT / "tests/config/pem"
-OPERATIONS = ROOT / "deploy/docs/operations.md"
-TROUBLESHOOTING = ROOT / "deploy/docs/troubleshooting.md"
+OPERATIONS = ROOT / "docs/operations.md"
+TROUBLESHOOTING = ROOT / "docs/troubleshooting.md"
 DOCUMENTS: Final = [
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md")),
+    *GUIDES,
     *sorted((ROOT / "deploy").rglob("*.md")),
     *sorted((ROOT / "tests").rglob("*.md")),
 ]
@@ -191,7 +192,7 @@ def test_the_configuration_to_begin_with_of_the_operations_guide_is_a_valid_one(
 
 
 def test_every_section_of_the_configuration_stands_in_the_example_or_the_documents() -> None:
-    text = texts(README, ROOT / "gateway.yaml", ROOT / "deploy/docs/configuration.md")
+    text = texts(README, ROOT / "gateway.yaml", ROOT / "docs/configuration.md")
     assert [key for key in json_schema()["properties"] if f"{key}:" not in text and f"`{key}" not in text] == []
 
 
