@@ -28,12 +28,12 @@ class Standing(StrEnum):
     PROBING = "probing"
     """One hook may try whether it is well again."""
     EJECTED = "ejected"
-    HELD = "held"
+    EJECTED_BY_OPERATOR = "ejected_by_operator"
     """Ejected by an operator, until it is restored."""
 
 
 _RANK: Final = {standing: rank for rank, standing in enumerate(Standing)}
-_CLOSED: Final = frozenset((Standing.EJECTED, Standing.HELD, Standing.PROBING))
+_CLOSED: Final = frozenset((Standing.EJECTED, Standing.EJECTED_BY_OPERATOR, Standing.PROBING))
 
 
 class TargetReport(msgspec.Struct, frozen=True):
@@ -70,7 +70,7 @@ def report_of(upstream: str, url: str, target: Target, now: float) -> TargetRepo
     why: str | None = target.why
     retry_at = breaker.retry_at
     if target.held_since is not None:
-        standing, since, why = Standing.HELD, target.held_since, _HELD
+        standing, since, why = Standing.EJECTED_BY_OPERATOR, target.held_since, _HELD
     elif state is State.OPEN:
         standing = Standing.EJECTED
     elif state is State.HALF_OPEN:

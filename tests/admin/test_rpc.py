@@ -43,7 +43,10 @@ REPORT: Final = TargetReport(
     [
         (FindDecisions(Wanted(app="a", since=1.5)), Found([CALL], 1, 7, "2026-01-01T00:00:00.000Z")),
         (FollowDecisions({5: (3, 4)}, 20), News((5, 6), [CALL], 2)),
-        (ReportTargets(), [REPORT, msgspec.structs.replace(REPORT, state=Standing.HELD, last_error=(1.5, "no"))]),
+        (
+            ReportTargets(),
+            [REPORT, msgspec.structs.replace(REPORT, state=Standing.EJECTED_BY_OPERATOR, last_error=(1.5, "no"))],
+        ),
         (SetEjected("u", "http://t/", ejected=True), True),
         (Drain(on=False), False),
     ],
@@ -137,7 +140,7 @@ def test_one_report_is_what_it_was() -> None:
 @CHECKED
 @given(st.lists(st.sampled_from(Standing), min_size=1, max_size=5))
 def test_states_rank_from_up_to_held(states: list[Standing]) -> None:
-    ranking = [Standing.UP, Standing.PARTLY, Standing.PROBING, Standing.EJECTED, Standing.HELD]
+    ranking = [Standing.UP, Standing.PARTLY, Standing.PROBING, Standing.EJECTED, Standing.EJECTED_BY_OPERATOR]
     assert together([msgspec.structs.replace(REPORT, state=state) for state in states]).state == max(
         states, key=ranking.index
     )
