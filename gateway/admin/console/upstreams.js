@@ -80,7 +80,7 @@ function paintTarget(item, target, upstream) {
   const [head, reasonBox, figures, last] = item.children;
   const [badge, name, url, tags, button] = head.children;
   badge.dataset.state = target.state;
-  setText(badge, target.state ?? "unknown");
+  setText(badge, target.state === "ejected_by_operator" ? "ejected" : (target.state ?? "unknown")); // the line below says by whom
   setText(name, target.target);
   setText(url, target.url);
   url.title = target.url;
