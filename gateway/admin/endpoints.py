@@ -26,7 +26,7 @@ from gateway.admin.rpc import FindCalls, Inquiry, Nobody
 from gateway.http.server.head import BadRequest
 from gateway.http.server.state import Answer
 from gateway.model.text import timestamp
-from gateway.telemetry.journal import Wanted
+from gateway.telemetry.journal import DecisionFilter
 from gateway.telemetry.metrics.exposition import CONTENT_TYPE
 
 _SECURITY_HEADERS = [
@@ -207,7 +207,7 @@ class Admin:
         reloader = self._state.reloader
         loaded, report = reloader.loaded, reloader.last_report
         activity = await self._state.events.sampler.activity()
-        held = await self._state.inquiry.ask(FindCalls(Wanted(until=0.0)))
+        held = await self._state.inquiry.ask(FindCalls(DecisionFilter(until=0.0)))
         return JSONResponse(
             {
                 "version": __version__,

@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import msgspec
 
 from gateway.proxy.runtime import Runtime
-from gateway.telemetry.journal import Cursor, Found, Journal, News, Teller, Wanted
+from gateway.telemetry.journal import Cursor, DecisionFilter, DecisionFormatter, Journal, JournalUpdate, SearchResult
 from gateway.upstreams.status import TargetReport
 
 PATIENCE: Final = 1.0
@@ -29,14 +29,14 @@ class Question(Generic[T]):
 
 
 @dataclass(frozen=True)
-class FindCalls(Question[Found]):
+class FindCalls(Question[SearchResult]):
     """Which decisions are these?"""
 
-    wanted: Wanted
+    wanted: DecisionFilter
 
 
 @dataclass(frozen=True)
-class FollowCalls(Question[News]):
+class FollowCalls(Question[JournalUpdate]):
     """What was decided since? *cursors* by process; one that it lacks tells what began since the Unix time *since*."""
 
     cursors: Mapping[int, Cursor]
@@ -66,8 +66,8 @@ class Drain(Question[bool]):
 
 
 _TOLD: Final[Mapping[type[Question[Any]], Any]] = {
-    FindCalls: Found,
-    FollowCalls: News,
+    FindCalls: SearchResult,
+    FollowCalls: JournalUpdate,
     ReportTargets: list[TargetReport],
     HoldTarget: bool,
     Drain: bool,
@@ -145,9 +145,9 @@ class Respondent:
                 return self._drain(on)
         raise TypeError(f"nobody answers {question!r}")
 
-    def _teller(self) -> Teller:
+    def _teller(self) -> DecisionFormatter:
         config = self._runtime.snapshot.config
-        return Teller(self._pid, config.log.mask, config.hook_types)
+        return DecisionFormatter(self._pid, config.log.mask, config.hook_types)
 
 
 class Orders:

@@ -46,7 +46,7 @@ from gateway.server.ipc import (
 from gateway.server.signals import PROCESS, WORKER_MEANINGS, Receiver
 from gateway.telemetry.log import PIPE_ATOMIC, Writer
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.metrics.cells import Cells
+from gateway.telemetry.metrics.cells import MetricCells
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ async def serve(arguments: argparse.Namespace, writer: Writer) -> None:
     first = await channel.receive()
     if not isinstance(first, Take):
         return
-    metrics = Metrics(__version__, Cells(arguments.values, arguments.names))
+    metrics = Metrics(__version__, MetricCells(arguments.values, arguments.names))
     sockets = [socket.socket(fileno=fd) for fd in arguments.listen]
     try:
         service = HookService(

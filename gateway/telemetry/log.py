@@ -332,7 +332,7 @@ def _more(line: _RemarkedLine) -> str:
     return words + (" ineffective" if line.ineffective else "")
 
 
-class _Brake(logging.Filter):
+class RateLimitFilter(logging.Filter):
     """Lets the same message through a few times per period, then says how often it was held back.
 
     Running out of file descriptors, for one, makes an event loop log thousands of lines a second.
@@ -344,6 +344,7 @@ class _Brake(logging.Filter):
         self._seen: dict[tuple[str, int, str], list[float]] = {}  # period's end, count
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is logged; adds the number of suppressed repeats to the first one of a new period."""
         key = (record.name, record.levelno, str(record.msg).partition("\n")[0][:200])
         now = self._clock()
         entry = self._seen.get(key)
@@ -404,7 +405,7 @@ def configure_logging(writer: Writer, *, level: str, console: bool) -> None:
 def prepare_logging(writer: Writer, *, level: str, console: bool) -> Change:
     """The same, ready to be committed."""
     handler = _Handler(writer, console=console)
-    handler.addFilter(_Brake())
+    handler.addFilter(RateLimitFilter())
     root = logging.getLogger()
     before, level_before = list(root.handlers), root.level
     return Swap(
