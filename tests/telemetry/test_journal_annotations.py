@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.admin.rpc import FindCalls, decoded, encoded
+from gateway.admin.rpc import FindDecisions, decode_reply, encode_reply
 from gateway.model.decision import Decision
 from gateway.model.hooks import parse_hook
 from gateway.model.verdicts import Ruling, allowed_by_backend, denied_by_backend
@@ -201,4 +201,4 @@ def test_what_is_told_travels_between_processes_whole() -> None:
     journal.record(decision(ALLOWED.annotate(rule="r", repaired="bom", cut="<script>")))
     journal.note_shadow("id", result("body_differs", DIFFERENCE, Difference("$", None, '"x"')))
     told = asyncio.run(journal.find(Wanted(), TELLER))
-    assert decoded(FindCalls(Wanted()), encoded(told)) == told
+    assert decode_reply(FindDecisions(Wanted()), encode_reply(told)) == told
