@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from gateway.admin.rpc import Respondent
+from gateway.admin.rpc import RpcHandler
 from gateway.config import Config
 from gateway.http.server import LINGER, FrontLimits, FrontState, hold_to_limits
 from gateway.http.tls.certificates import Renewal, ServerTLS
@@ -92,7 +92,7 @@ class HookService:
             on_failed_handshake=self._note_failed_handshake,
             turns=None if shared is None else shared.turns,
         )
-        self.respondent = Respondent(journal, self.runtime, self._listener.drain)
+        self.rpc_handler = RpcHandler(journal, self.runtime, self._listener.drain)
         """Tells operators what goes on here."""
         self._failed_handshakes = {fault: metrics.failed_handshakes.labelled(fault) for fault in HandshakeFault}
         self._changing = asyncio.Lock()

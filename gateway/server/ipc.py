@@ -8,7 +8,7 @@ import socket
 import struct
 from typing import Any, Final, NamedTuple
 
-from gateway.admin.rpc import Question
+from gateway.admin.rpc import RpcRequest
 from gateway.config import Config
 from gateway.http.tls.pem_files import NO_COPIES, Copies
 
@@ -22,8 +22,8 @@ class Build(NamedTuple):
 
     serial: int
     config: Config
-    orders: tuple[Question[Any], ...] = ()
-    """What operators had ordered before the worker began."""
+    actions: tuple[RpcRequest[Any], ...] = ()
+    """The operator's actions in force when the worker started."""
     copies: Copies = NO_COPIES
     """Of PEM files, for a worker that cannot use those on the disk."""
 
@@ -66,7 +66,7 @@ class Ask(NamedTuple):
     """To a worker: answer the question with ``AnswerPart``s of this number."""
 
     number: int
-    question: Question[Any]
+    question: RpcRequest[Any]
 
 
 class AnswerPart(NamedTuple):

@@ -18,7 +18,7 @@ from gateway.admin.events import Events
 from gateway.admin.lifecycle import Lifecycle, Phase
 from gateway.admin.overview import Overview
 from gateway.admin.reload import Reloader, with_workers
-from gateway.admin.rpc import Inquiry
+from gateway.admin.rpc import WorkerRpc
 from gateway.config import Config, Loaded, ServerTls, UpstreamTls, fit_to_show
 from gateway.http.server import FrontLimits, FrontState
 from gateway.http.tls.certificates import days_to_expiry
@@ -90,12 +90,12 @@ class Gateway:
 
     async def serve(self) -> None:
         """Serve until told to stop; returns when everything in flight is answered or the drain's time is over."""
-        respondent = self._service.respondent
+        rpc_handler = self._service.rpc_handler
         listen = [display_address(sock) for sock in self._hook_sockets]
-        events = make_events(lambda: read(self._metrics), respondent, self._reloader, self.lifecycle)
+        events = make_events(lambda: read(self._metrics), rpc_handler, self._reloader, self.lifecycle)
         state = AdminState(
             self._reloader, self.lifecycle, self._metrics.render,
-            inquiry=respondent, events=events, listen=listen, admin=self.admin_address,
+            rpc=rpc_handler, events=events, listen=listen, admin=self.admin_address,
         )  # fmt: skip
         admin = admin_listener(state, self._admin_sockets)
         self._metrics.workers.set(1)
@@ -142,10 +142,10 @@ def sample_certificates(metrics: Metrics, config: Config, shown: Mapping[str, An
         metrics.certificate_days.labelled(label).set(days)
 
 
-def make_events(reading: Callable[[], Reading], inquiry: Inquiry, reloader: Reloader, lifecycle: Lifecycle) -> Events:
-    """What is told as it happens, of all processes that *inquiry* asks."""
-    overview = Overview(inquiry, lambda: reloader.loaded)
-    return Events(Sampler(reading), inquiry, lifecycle.started_at, overview.upstreams)
+def make_events(reading: Callable[[], Reading], rpc: WorkerRpc, reloader: Reloader, lifecycle: Lifecycle) -> Events:
+    """What is told as it happens, of all processes that *rpc* asks."""
+    overview = Overview(rpc, lambda: reloader.loaded)
+    return Events(Sampler(reading), rpc, lifecycle.started_at, overview.upstreams)
 
 
 def admin_listener(state: AdminState, sockets: Sequence[socket.socket]) -> Listener:

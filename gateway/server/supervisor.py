@@ -24,7 +24,7 @@ from gateway.admin.activity import Reading, read
 from gateway.admin.endpoints import AdminState
 from gateway.admin.lifecycle import Lifecycle, Phase
 from gateway.admin.reload import Reloader, with_workers
-from gateway.admin.rpc import PATIENCE, Orders, Question, T, Told, decoded
+from gateway.admin.rpc import RPC_TIMEOUT, ActiveActions, Replies, RpcRequest, T, decode_reply
 from gateway.config import Config, Loaded
 from gateway.config.sections.upstreams import target_names
 from gateway.model.keep_going import KeepGoing
@@ -117,15 +117,15 @@ class Worker:
         """Tell it something."""
         self._channel.send(message)
 
-    async def ask(self, question: Question[Any]) -> bytes | None:
-        """What it tells within PATIENCE, encoded; None = nothing."""
+    async def ask(self, question: RpcRequest[Any]) -> bytes | None:
+        """Its reply within RPC_TIMEOUT, encoded; None = none."""
         number = next(self._questions)
         asked = self._asked[number] = _Asked(self._loop.create_future(), [])
         try:
             self.send(Ask(number, question))
             if not self.ready.is_set() or self._listening.done():
                 return None  # it will hear of it, but has other things to do first
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(RPC_TIMEOUT):
                 return await asked.told
         except TimeoutError:
             return None
@@ -230,7 +230,7 @@ class Supervisor:
         self._serial = self._last_serial = 0
         """Of the configuration in force, and of the one that was tried last."""
         self._keep_going = KeepGoing("what follows a reload, or a worker's end,")
-        self._orders = Orders()
+        self._actions = ActiveActions()
         self._pem_cache = PemCache()
         self._look_at_files = asyncio.Event()
         self._asking = asyncio.Semaphore(_QUESTIONS)
@@ -313,7 +313,7 @@ class Supervisor:
         theirs.close()
         worker = Worker(slot, process, channel, cells)
         self._workers[slot] = worker
-        worker.send(Build(self._serial, self._config, self._orders.standing(), self._pem_cache.copies))
+        worker.send(Build(self._serial, self._config, self._actions.in_force(), self._pem_cache.copies))
         return worker
 
     async def _keep(self, worker: Worker) -> None:
@@ -443,19 +443,19 @@ class Supervisor:
             self._look_at_files.set()
             _keep_series(self._metrics, config)
 
-    async def ask(self, question: Question[T]) -> Told[T]:
-        """What each worker tells in time; what is an order is told to those that begin later, too."""
-        self._orders.note(question)
+    async def ask(self, request: RpcRequest[T]) -> Replies[T]:
+        """The replies of the workers in time. An action is carried out by workers that start later, too."""
+        self._actions.record(request)
         async with self._asking:
             workers = list(self._workers.values())
-            told = await asyncio.gather(*(worker.ask(question) for worker in workers))
-        by, incomplete = {}, []
-        for worker, data in zip(workers, told, strict=True):
+            replies = await asyncio.gather(*(worker.ask(request) for worker in workers))
+        by_pid, incomplete = {}, []
+        for worker, data in zip(workers, replies, strict=True):
             if data is None:
                 incomplete.append(worker.process.pid)
             else:
-                by[worker.process.pid] = decoded(question, data)
-        return Told(by, incomplete)
+                by_pid[worker.process.pid] = decode_reply(request, data)
+        return Replies(by_pid, incomplete)
 
     def _render(self) -> bytes:
         with self._reading:

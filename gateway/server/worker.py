@@ -19,7 +19,7 @@ from typing import NamedTuple
 import uvloop
 
 from gateway import __version__
-from gateway.admin.rpc import encoded
+from gateway.admin.rpc import encode_reply
 from gateway.config import Config
 from gateway.model.change import NO_DEFECTS, reason_of
 from gateway.model.keep_going import KeepGoing
@@ -83,8 +83,8 @@ async def serve(arguments: argparse.Namespace, writer: LogWriter) -> None:
 
 
 async def _run(service: HookService, channel: Channel, first: Build, metrics: Metrics) -> None:
-    for order in first.orders:
-        await service.respondent.answer(order)
+    for action in first.actions:
+        await service.rpc_handler.answer(action)
     gate = _Gate(asyncio.Event(), asyncio.Event())
     listening = asyncio.create_task(_listen(channel, service, gate))
     channel.send(Built())
@@ -193,7 +193,7 @@ def _told(exc: Exception) -> str:
 async def _answer(channel: Channel, service: HookService, message: Ask) -> None:
     told: bytes | None = None
     try:
-        told = encoded(await service.respondent.answer(message.question))
+        told = encode_reply(await service.rpc_handler.answer(message.question))
     except Exception:
         logger.exception("a question could not be answered")
     with contextlib.suppress(OSError):  # the supervisor is gone, and so will be this process
