@@ -27,7 +27,7 @@ from gateway.config import Address, Loaded, loads
 from gateway.model.decision import Decision
 from gateway.model.verdicts import Reason, Ruling, Source, Verdict
 from gateway.server.executor import start_threads
-from gateway.server.listener import address_of, bind
+from gateway.server.listener import bind, display_address
 from gateway.server.single import admin_listener
 from gateway.telemetry.journal import DecisionFormatter, DecisionView, Journal
 from gateway.telemetry.metrics import Metrics
@@ -215,7 +215,7 @@ async def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterat
     listener = admin_listener(AdminState(reloader, Lifecycle(), bytes, events=told), sockets)
     serving = asyncio.create_task(listener.run_until_stopped())
     try:
-        yield Served(told, address_of(sockets[0]), listener)
+        yield Served(told, display_address(sockets[0]), listener)
     finally:
         await told.aclose()
         listener.stop()

@@ -24,7 +24,7 @@ from gateway.admin.rpc import (
     decode_reply,
     encode_reply,
 )
-from gateway.server.ipc import Ask, Channel, Told
+from gateway.server.ipc import AnswerPart, Ask, Channel
 from gateway.telemetry.journal import Attempt, DecisionFilter, DecisionView, JournalUpdate, SearchResult
 from gateway.upstreams.status import TargetReport, TargetState, together
 
@@ -67,7 +67,7 @@ async def test_a_long_answer_travels_in_pieces_that_hold_up_nobody(size: int) ->
     async with asyncio.timeout(10):
         while True:
             told = await near.receive()
-            assert isinstance(told, Told)
+            assert isinstance(told, AnswerPart)
             assert told.number == 3
             assert told.piece is not None
             assert len(told.piece) <= 15 * 1024
