@@ -29,7 +29,7 @@ from gateway.model.verdicts import (
     by_static,
     denied_by_backend,
 )
-from gateway.proxy.refusals import problem, unknown_app
+from gateway.proxy.refusals import problem, unknown_app_answer
 from gateway.telemetry.log import PIPE_ATOMIC, AccessLog, is_failure
 from tests.telemetry.log.lines import (
     CHECKED,
@@ -252,7 +252,7 @@ def decisions_about(text: str) -> list[Decision]:
     """The text wherever a caller or backend can bring one into a line."""
     return [
         decision(body=hook_with(text)),
-        decision(unknown_app(text), {**hook_with(text), "appKey": text}),
+        decision(unknown_app_answer(text), {**hook_with(text), "appKey": text}),
         decision(by_fallback(TIMED_OUT._replace(detail=text), Fallback(), b""), hook_with(text)),
     ]
 
@@ -341,7 +341,7 @@ FAILURES = [
     allowed_by_backend(b"{}").annotate(repaired="bom"),
     by_fallback(TIMED_OUT, Fallback(), b"{}"),
     by_fallback(TIMED_OUT, Fallback(frozenset(Cause)), b"{}"),
-    unknown_app("x"),
+    unknown_app_answer("x"),
     problem(400, "no"),
     problem(413, "no"),
 ]
