@@ -22,7 +22,7 @@ from gateway.model.decision import Decision
 from gateway.model.hooks import parse_hook
 from gateway.model.verdicts import Annotations, Cause, Reason, backend_reject
 from gateway.proxy.refusals import REFUSALS
-from gateway.telemetry.log import AccessLog, Writer
+from gateway.telemetry.log import AccessLog, LogWriter
 from gateway.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent
@@ -120,7 +120,7 @@ async def test_the_readme_names_every_field_of_an_access_line_and_no_other(tmp_p
     decision = Decision(ruling, 0.0, "id", "a", "OnCallEvent", 1.5, 0.1, "u", "http://t/", 1, 0.1, hook)
     path = tmp_path / "log"
     with path.open("wb") as file:
-        writer = Writer(file.fileno())
+        writer = LogWriter(file.fileno())
         log = AccessLog(writer)
         log.configure(access="all", console=False, mask=())
         log.record(decision)

@@ -28,7 +28,7 @@ from gateway.upstreams.balance import balancer
 from gateway.upstreams.headers import CompiledPolicy
 from gateway.upstreams.health import address_of_check
 from gateway.upstreams.mirror import candidates
-from gateway.upstreams.upstream import policy_of
+from gateway.upstreams.upstream import header_policy
 
 _Part = tuple[KeyPath, Callable[[], object]]
 _ANY_METHOD = "/OnCallEvent"
@@ -87,7 +87,7 @@ def _routes(config: Config) -> None:
 
 
 def _upstream(config: Upstream) -> None:
-    CompiledPolicy(policy_of(config, keep_underscores=False))
+    CompiledPolicy(header_policy(config, keep_underscores=False))
     balancer(config.balance)
     if config.breaker is not None:
         Breaker().configure(config.breaker)

@@ -187,7 +187,7 @@ def shared_memory() -> int:
     return fd
 
 
-def session_of(hook: Hook, method: str = "") -> str | None:
+def session_key(hook: Hook, method: str = "") -> str | None:
     """What tells a hook's session from all others; None where the hook names none, the empty one, or one of HLS.
 
     A session's id is made of addresses, which two media servers in two private networks can have in common.

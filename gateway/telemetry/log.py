@@ -45,7 +45,7 @@ _FIELD: Final = 256
 """Characters of a hook's field in an access line; a quarter of it where the line would not fit a pipe's one piece."""
 
 
-class Writer:
+class LogWriter:
     """Writes lines to a file descriptor from a thread; never blocks whoever hands them in, never raises."""
 
     def __init__(self, fd: int, on_drop: Callable[[int], None] = lambda lines: None, *, chunk: int = 64 * 1024) -> None:
@@ -167,7 +167,7 @@ class _AnnotatedLine(_AccessLine, omit_defaults=True):
 class AccessLog:
     """Turns Decisions into access lines, gathered and handed on in batches."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: LogWriter) -> None:
         self._writer = writer
         self._encode = msgspec.json.Encoder().encode
         self._decisions: list[Decision] = []  # not yet lines
@@ -332,7 +332,7 @@ def _more(line: _AnnotatedLine) -> str:
     return words + (" ineffective" if line.ineffective else "")
 
 
-class _Brake(logging.Filter):
+class RateLimitFilter(logging.Filter):
     """Lets the same message through a few times per period, then says how often it was held back.
 
     Running out of file descriptors, for one, makes an event loop log thousands of lines a second.
@@ -344,6 +344,7 @@ class _Brake(logging.Filter):
         self._seen: dict[tuple[str, int, str], list[float]] = {}  # period's end, count
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is logged; adds the number of suppressed repeats to the first one of a new period."""
         key = (record.name, record.levelno, str(record.msg).partition("\n")[0][:200])
         now = self._clock()
         entry = self._seen.get(key)
@@ -363,7 +364,7 @@ class _Brake(logging.Filter):
 class _Handler(logging.Handler):
     """The standard library's records as lines of the same stream."""
 
-    def __init__(self, writer: Writer, *, console: bool) -> None:
+    def __init__(self, writer: LogWriter, *, console: bool) -> None:
         super().__init__()
         self._writer = writer
         self._console = console
@@ -396,15 +397,15 @@ class _Handler(logging.Handler):
         return msgspec.json.encode(line, enc_hook=str)
 
 
-def configure_logging(writer: Writer, *, level: str, console: bool) -> None:
+def configure_logging(writer: LogWriter, *, level: str, console: bool) -> None:
     """Send everything that is logged to the writer; uvicorn's own chatter stays at warnings."""
     prepare_logging(writer, level=level, console=console).commit()
 
 
-def prepare_logging(writer: Writer, *, level: str, console: bool) -> Change:
+def prepare_logging(writer: LogWriter, *, level: str, console: bool) -> Change:
     """The same, ready to be committed."""
     handler = _Handler(writer, console=console)
-    handler.addFilter(_Brake())
+    handler.addFilter(RateLimitFilter())
     root = logging.getLogger()
     before, level_before = list(root.handlers), root.level
     return Swap(

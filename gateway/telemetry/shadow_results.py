@@ -83,7 +83,7 @@ class _Notes:
             self.bytes -= noted[1]
 
 
-class ShadowNotes:
+class ShadowResults:
     """What came of the last copies, by request id; those that were answered otherwise outlast those answered alike."""
 
     def __init__(self) -> None:

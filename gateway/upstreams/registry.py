@@ -19,7 +19,7 @@ from gateway.model.change import Change
 from gateway.policy.shared import SharedState
 from gateway.telemetry.metrics.catalogue import Metrics
 from gateway.upstreams.health import HealthCheck
-from gateway.upstreams.status import TargetReport, report_of
+from gateway.upstreams.status import TargetReport, target_report
 from gateway.upstreams.target import Target, TargetTerms
 from gateway.upstreams.upstream import Member, Upstream
 
@@ -138,7 +138,7 @@ class Targets:
         reports: list[TargetReport] = []
         for number, (key, target) in enumerate(list(self._live.items()), 1):
             if not target.retired:
-                reports.append(report_of(key.upstream, key.url, target, self._loop.time()))
+                reports.append(target_report(key.upstream, key.url, target, self._loop.time()))
             if not number % _IN_ONE_GO:
                 await asyncio.sleep(0)
         return reports

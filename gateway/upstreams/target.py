@@ -20,8 +20,8 @@ from gateway.policy.repair import ResponseCheck
 from gateway.policy.shared import SharedBreaker
 from gateway.telemetry.metrics.catalogue import Metrics
 from gateway.telemetry.metrics.cells import Value
-from gateway.upstreams.admission import Admission, Shut, Ticket
-from gateway.upstreams.latency import LastMinute, Usual
+from gateway.upstreams.admission import Admission, EjectionScope, Ticket
+from gateway.upstreams.latency import LastMinute, LatencyEstimator
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Target:
         self._shared = shared
         self.admission = Admission(shared)
         self.breaker = self.admission.common
-        self.usual = Usual()
+        self.usual = LatencyEstimator()
         self.last_minute = LastMinute()
         self.in_flight = 0
         self.retired = False
@@ -218,12 +218,12 @@ class Target:
         if self._told_out:
             self._tell_back(now, (None, tenant))
 
-    def shut(self, whom: Shut, tenant: str, detail: str) -> None:
+    def shut(self, whom: EjectionScope, tenant: str, detail: str) -> None:
         """A breaker opened just now: count it, and tell whoever reads the log at night, though not of each probe."""
-        if self.retired or whom is Shut.NOBODY:
+        if self.retired or whom is EjectionScope.NONE:
             return
         self.why = detail
-        app = None if whom is Shut.ALL else tenant
+        app = None if whom is EjectionScope.ALL else tenant
         if app is None:
             self._ejections.inc()
         if app in self._told_out:

@@ -126,7 +126,7 @@ class Upstream:
     ) -> None:
         self.name = name
         self.retry = config.retry
-        self.policy = CompiledPolicy(policy_of(config, keep_underscores=keep_underscores))
+        self.policy = CompiledPolicy(header_policy(config, keep_underscores=keep_underscores))
         self._loop = asyncio.get_running_loop()
         self._groups = [group for group in _by_rank(members) if group]
         self._members = members
@@ -370,7 +370,7 @@ def _by_rank(members: list[Member]) -> tuple[list[Member], list[Member]]:
     return [member for member in members if not member.backup], [member for member in members if member.backup]
 
 
-def policy_of(config: UpstreamConfig, *, keep_underscores: bool) -> Policy:
+def header_policy(config: UpstreamConfig, *, keep_underscores: bool) -> Policy:
     """The header rules of an upstream's configuration."""
     headers = encoded({name: value.reveal() for name, value in config.headers.items()})
     credentials = None

@@ -13,8 +13,8 @@ from gateway.admin.insights import Insights, Special, moved, noteworthy
 from gateway.model.decision import Decision
 from gateway.model.verdicts import Ruling, backend_allow, backend_reject
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.metrics.cells import Cells
-from gateway.telemetry.metrics.shared import ForeignCells
+from gateway.telemetry.metrics.cells import MetricCells
+from gateway.telemetry.metrics.shared import WorkerMetrics
 
 CHECKED: Final = settings(deadline=None, max_examples=80)
 APPS: Final = ("a", "b")
@@ -22,7 +22,7 @@ TARGETS: Final = {("old", "o:1"), ("new", "n:1")}
 IGNORED: Final = backend_reject().annotate(ineffective=True)
 
 
-def counting(cells: Cells | None = None) -> Metrics:
+def counting(cells: MetricCells | None = None) -> Metrics:
     metrics = Metrics("0", cells)
     metrics.configure(APPS, TARGETS)
     return metrics
@@ -151,8 +151,8 @@ def test_without_a_window_there_are_totals_and_no_rates() -> None:
 
 
 def test_workers_counts_are_told_as_one() -> None:
-    foreign = ForeignCells()
-    theirs = counting(Cells(foreign.values_fd, foreign.names_fd))
+    foreign = WorkerMetrics()
+    theirs = counting(MetricCells(foreign.values_fd, foreign.names_fd))
     mine = counting()
     record(mine, IGNORED)
     record(theirs, IGNORED)

@@ -18,7 +18,7 @@ from gateway.cli.commands.watch import line_of
 from gateway.model.decision import Decision
 from gateway.model.verdicts import Ruling, backend_allow, backend_reject
 from gateway.policy.comparison import Difference
-from gateway.telemetry.journal import Journal, Teller
+from gateway.telemetry.journal import DecisionFormatter, Journal
 from gateway.telemetry.shadow_results import Shadow
 from tests.cli.commands import Run, gateway
 from tests.support.faulty import FaultyBackend, Turn, added_case, refused_port, reply
@@ -145,7 +145,7 @@ def told(ruling: Ruling, shadow: Shadow | None = None) -> dict[str, Any]:
     decision = Decision(ruling, 1.7e9, "id", "a", "OnCallEvent", 1.0, 0.01)
     journal = Journal()
     journal.record(decision)
-    call: dict[str, Any] = msgspec.to_builtins(Teller(1).call(decision, shadow))
+    call: dict[str, Any] = msgspec.to_builtins(DecisionFormatter(1).call(decision, shadow))
     return call
 
 

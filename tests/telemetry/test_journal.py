@@ -33,7 +33,7 @@ from gateway.model.verdicts import (
     fallback_ruling,
     static_ruling,
 )
-from gateway.telemetry.journal import MAX_LIMIT, Call, Journal, Teller, Wanted
+from gateway.telemetry.journal import MAX_LIMIT, DecisionFilter, DecisionFormatter, DecisionView, Journal
 from gateway.telemetry.log import is_failure
 
 CHECKED: Final = settings(deadline=None, max_examples=150)
@@ -44,7 +44,7 @@ CONTRACT_FIELDS: Final = (
     "excluded shadow substituted"
 ).split()
 NOW: Final = 1_700_000_000.0
-TELLER: Final = Teller(77)
+TELLER: Final = DecisionFormatter(77)
 TIMED_OUT: Final = Failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, "no answer within 1.5 s")
 REFUSED: Final = Failure(Cause.UNREACHABLE, ProxyError.CONNECTION_REFUSED, "h:1: connection refused")
 ALLOWED: Final = backend_allow(b'{"a":1}')
@@ -70,8 +70,8 @@ def decision(ruling: Ruling = ALLOWED, fields: dict[str, Any] | None = None, **c
     return msgspec.structs.replace(made, **changes)
 
 
-def found(journal: Journal, teller: Teller = TELLER, /, **query: Any) -> list[Call]:
-    return asyncio.run(journal.find(Wanted(**query), teller)).calls
+def found(journal: Journal, teller: DecisionFormatter = TELLER, /, **query: Any) -> list[DecisionView]:
+    return asyncio.run(journal.find(DecisionFilter(**query), teller)).calls
 
 
 def filled(decisions: Iterable[Decision], **limits: int) -> Journal:
@@ -81,7 +81,7 @@ def filled(decisions: Iterable[Decision], **limits: int) -> Journal:
     return journal
 
 
-def ids(calls: Iterable[Call]) -> list[str]:
+def ids(calls: Iterable[DecisionView]) -> list[str]:
     return [call.request_id for call in calls]
 
 
@@ -107,7 +107,7 @@ def test_what_began_later_is_newer_though_it_ended_first() -> None:
 
 
 def test_an_empty_journal_has_no_oldest_call() -> None:
-    nothing = asyncio.run(Journal().find(Wanted(), TELLER))
+    nothing = asyncio.run(Journal().find(DecisionFilter(), TELLER))
     assert (nothing.calls, nothing.matched, nothing.held, nothing.oldest) == ([], 0, 0, None)
 
 
@@ -204,7 +204,7 @@ def queries(draw: st.DrawFn) -> dict[str, Any]:
     return query | {"failures": draw(st.booleans()), "limit": draw(st.integers(1, 6))}
 
 
-def is_wanted(call: Call, each: Decision, query: dict[str, Any]) -> bool:
+def is_wanted(call: DecisionView, each: Decision, query: dict[str, Any]) -> bool:
     """The filters, said once more over what is shown."""
     if query["failures"] and not is_failure(each):
         return False
@@ -222,7 +222,7 @@ def is_wanted(call: Call, each: Decision, query: dict[str, Any]) -> bool:
 @CHECKED
 @given(decisions(), queries())
 def test_a_query_finds_what_a_look_at_each_call_finds(made: list[Decision], query: dict[str, Any]) -> None:
-    result = asyncio.run(filled(made).find(Wanted(**query), TELLER))
+    result = asyncio.run(filled(made).find(DecisionFilter(**query), TELLER))
     naive = [TELLER.call(each) for each in made if is_wanted(TELLER.call(each), each, query)]
     assert result.matched == len(naive)
     assert result.held == len(made)
@@ -233,7 +233,7 @@ def test_a_query_finds_what_a_look_at_each_call_finds(made: list[Decision], quer
 
 def test_a_masked_number_is_found_as_a_whole_and_by_what_is_shown_of_it_and_by_no_other_part() -> None:
     journal = filled([decision(fields={"caller": "0301234567", "callee": "12345"})])
-    teller = Teller(1, ("caller", "callee"))
+    teller = DecisionFormatter(1, ("caller", "callee"))
     (shown,) = found(journal, teller)
     assert (shown.caller, shown.callee) == ("********67", "***45")
     assert found(journal, teller, q="0301234567")
@@ -249,7 +249,7 @@ def test_a_search_lets_other_tasks_run() -> None:
 
     async def search() -> None:
         nonlocal turns
-        task = asyncio.create_task(journal.find(Wanted(), TELLER))
+        task = asyncio.create_task(journal.find(DecisionFilter(), TELLER))
         while not task.done():
             await asyncio.sleep(0)
             turns += 1
@@ -264,28 +264,28 @@ def test_a_search_lets_other_tasks_run() -> None:
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
-        ({}, Wanted()),
-        ({"app": "tenant-*", "q": "A b"}, Wanted(app="tenant-*", q="A b")),
-        ({"verdict": "reject", "source": "fallback"}, Wanted(verdict="reject", source="fallback")),
-        ({"since": "90s"}, Wanted(since=NOW - 90)),
-        ({"since": "1.5h"}, Wanted(since=NOW - 5400)),
-        ({"since": "1600000000.5"}, Wanted(since=1600000000.5)),
-        ({"since": "2023-11-14T22:13:20Z"}, Wanted(since=NOW)),
-        ({"since": "2023-11-14T22:13:20"}, Wanted(since=NOW)),
-        ({"since": "2023-11-14T23:13:20+01:00"}, Wanted(since=NOW)),
-        ({"since": "2023-11-14T23:13:20 01:00"}, Wanted(since=NOW)),
-        ({"failures": "1", "limit": "1000"}, Wanted(failures=True, limit=1000)),
-        ({"failures": "false"}, Wanted()),
+        ({}, DecisionFilter()),
+        ({"app": "tenant-*", "q": "A b"}, DecisionFilter(app="tenant-*", q="A b")),
+        ({"verdict": "reject", "source": "fallback"}, DecisionFilter(verdict="reject", source="fallback")),
+        ({"since": "90s"}, DecisionFilter(since=NOW - 90)),
+        ({"since": "1.5h"}, DecisionFilter(since=NOW - 5400)),
+        ({"since": "1600000000.5"}, DecisionFilter(since=1600000000.5)),
+        ({"since": "2023-11-14T22:13:20Z"}, DecisionFilter(since=NOW)),
+        ({"since": "2023-11-14T22:13:20"}, DecisionFilter(since=NOW)),
+        ({"since": "2023-11-14T23:13:20+01:00"}, DecisionFilter(since=NOW)),
+        ({"since": "2023-11-14T23:13:20 01:00"}, DecisionFilter(since=NOW)),
+        ({"failures": "1", "limit": "1000"}, DecisionFilter(failures=True, limit=1000)),
+        ({"failures": "false"}, DecisionFilter()),
         (
             {"rule": "rules[0]", "ineffective": "1", "repaired": "true"},
-            Wanted(rule="rules[0]", ineffective=True, repaired=True),
+            DecisionFilter(rule="rules[0]", ineffective=True, repaired=True),
         ),
-        ({"shadow": "differs"}, Wanted(shadow="differs")),
-        ({"shadow": "candidate_failed", "repaired": "0"}, Wanted(shadow="candidate_failed")),
-        (dict.fromkeys(("app", "verdict", "q", "since", "until", "failures", "limit"), ""), Wanted()),
+        ({"shadow": "differs"}, DecisionFilter(shadow="differs")),
+        ({"shadow": "candidate_failed", "repaired": "0"}, DecisionFilter(shadow="candidate_failed")),
+        (dict.fromkeys(("app", "verdict", "q", "since", "until", "failures", "limit"), ""), DecisionFilter()),
     ],
 )
-def test_a_query_is_read(query: dict[str, str], expected: Wanted) -> None:
+def test_a_query_is_read(query: dict[str, str], expected: DecisionFilter) -> None:
     assert wanted(query.items(), NOW) == expected
 
 
@@ -431,7 +431,7 @@ def test_whatever_a_caller_wrote_is_shown_bounded_and_as_json(text: str, ruling:
     body = json.dumps({"appKey": "a", **fields, "sdp": "sdp-of-the-body"}).encode()
     (call,) = found(filled([decision(ruling, hook=parse_hook(body), size=len(body))]))
     encoded = msgspec.json.encode(call)
-    assert msgspec.json.decode(encoded, type=Call) == call
+    assert msgspec.json.decode(encoded, type=DecisionView) == call
     assert b"sdp-of-the-body" not in encoded
     assert len(call.call_id or "") <= 256
     assert len(call.caller or "") <= 64
@@ -485,5 +485,5 @@ def test_only_what_connect_refuses_is_stopped_whatever_the_session_set() -> None
     ],
 )
 def test_a_call_s_meaning_goes_by_its_method(method: str, words: str) -> None:
-    teller = Teller(1, (), {"MyEvent": MethodType.EVENT})
+    teller = DecisionFormatter(1, (), {"MyEvent": MethodType.EVENT})
     assert words in teller.call(decision(backend_reject(), method=method)).means

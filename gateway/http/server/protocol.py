@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 from gateway.http.server.chunked import ChunkedBody
 from gateway.http.server.exchange import EXCHANGE, Exchange
 from gateway.http.server.head import MAX_HEAD, BadRequest, Head, NotAllowed, TooManyConnections, read_head
-from gateway.http.server.places import Place, Standing
+from gateway.http.server.places import Place, TargetState
 from gateway.http.server.response import ResponseWriter, whole_answer
 from gateway.http.server.state import TOO_MANY, Answer, FrontState
 from gateway.http.timer import ResettableTimer
@@ -97,7 +97,7 @@ class FrontProtocol(asyncio.Protocol):
             self._scheme = "https"
         self._last_use = self._loop.time()
         self._state.connections.add(self)  # type: ignore[arg-type]  # uvicorn types its own classes only
-        if self.place.standing is Standing.EXCESS:
+        if self.place.standing is TargetState.EXCESS:
             self._refuse(TooManyConnections(403, TOO_MANY))
         else:
             self._wait(self._state.limits.read_timeout)
@@ -193,10 +193,10 @@ class FrontProtocol(asyncio.Protocol):
     def recheck(self) -> None:
         """The list of addresses that may send hooks has changed: who is not on it any more gives its place up."""
         if self._is_allowed():
-            if self.place.standing is Standing.STRANGER and (place := self._state.admit(self._client)) is not None:
+            if self.place.standing is TargetState.STRANGER and (place := self._state.admit(self._client)) is not None:
                 self.place.leave()
                 self.place = place
-        elif self.place.standing is Standing.MEMBER:
+        elif self.place.standing is TargetState.MEMBER:
             self.let_go()
 
     @property
