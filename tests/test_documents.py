@@ -20,7 +20,7 @@ from gateway.config import json_schema, loads
 from gateway.http.tls.handshakes import HandshakeFault
 from gateway.model.decision import Decision
 from gateway.model.hooks import parse_hook
-from gateway.model.verdicts import Annotations, Cause, Reason, denied_by_backend
+from gateway.model.verdicts import Annotations, Cause, Reason, backend_reject
 from gateway.proxy.refusals import REFUSALS
 from gateway.telemetry.log import AccessLog, LogWriter
 from gateway.telemetry.metrics import Metrics
@@ -115,7 +115,7 @@ def test_every_alert_that_a_document_names_is_one() -> None:
 
 async def test_the_readme_names_every_field_of_an_access_line_and_no_other(tmp_path: Path) -> None:
     annotations: dict[str, Any] = {name: name == "ineffective" or "missing" for name in Annotations.__struct_fields__}
-    ruling = denied_by_backend().annotate(**annotations)
+    ruling = backend_reject().annotate(**annotations)
     hook = parse_hook(b'{"appKey":"a"}')
     decision = Decision(ruling, 0.0, "id", "a", "OnCallEvent", 1.5, 0.1, "u", "http://t/", 1, 0.1, hook)
     path = tmp_path / "log"

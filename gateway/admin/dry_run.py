@@ -15,7 +15,7 @@ import httpx
 from gateway import config as configuration
 from gateway.config import Config, KeyPath, Loaded, Upstream, describe_defect
 from gateway.config.sections.upstreams import target_names
-from gateway.http.client.transport import origin_of
+from gateway.http.client.transport import url_origin
 from gateway.http.tls.certificates import client_context, server_context
 from gateway.policy.access import AllowedAddresses
 from gateway.policy.breaker import Breaker
@@ -94,7 +94,7 @@ def _upstream(config: Upstream) -> None:
     target_names([target.url for target in config.targets])
     for target in config.targets:
         url = httpx.URL(target.url + _ANY_METHOD)
-        origin_of(url)
+        url_origin(url)
         if config.health is not None:
             address_of_check(url, config.health)
 

@@ -9,7 +9,7 @@ from gateway.admin.insights import Insights
 from gateway.admin.rpc import FindDecisions, ReportTargets, SetEjected, WorkerRpc
 from gateway.config import Config, Loaded, Settings, display_urls, display_value
 from gateway.config.sections.upstreams import target_names
-from gateway.model.text import bounded, timestamp
+from gateway.model.text import shorten, timestamp
 from gateway.telemetry.journal import DecisionFilter, DecisionView
 from gateway.upstreams.latency import quantile
 from gateway.upstreams.status import TargetReport, together
@@ -182,11 +182,11 @@ def _shown(report: TargetReport | None) -> Mapping[str, Any]:
         return _UNKNOWN
     last_error = None
     if report.last_error is not None:
-        last_error = {"time": timestamp(report.last_error[0]), "text": bounded(report.last_error[1])}
+        last_error = {"time": timestamp(report.last_error[0]), "text": shorten(report.last_error[1])}
     return {
         "state": report.state,
         "since": None if report.since is None else timestamp(report.since),
-        "why": bounded(report.why) if report.why else None,
+        "why": shorten(report.why) if report.why else None,
         "closed_to": list(report.closed_to),
         "retry_in_seconds": None if report.retry_in is None else round(report.retry_in, 3),
         "in_flight": report.in_flight,

@@ -23,9 +23,9 @@ from gateway.model.verdicts import (
     Reason,
     Ruling,
     Verdict,
-    allowed_by_backend,
-    by_fallback,
-    denied_by_backend,
+    backend_allow,
+    backend_reject,
+    fallback_ruling,
 )
 from gateway.proxy.refusals import REFUSALS
 from gateway.server.signals import FAULTS, IGNORED_BY_DEFAULT, MEANINGS, WORKER_MEANINGS, Meaning, signal_name
@@ -64,17 +64,13 @@ _SIGNALS: Final[Mapping[Meaning, str]] = {
 def verdict_table() -> str:
     """What a backend did, and what the media server gets: worked out by the functions that decide it."""
     rows = [
-        ("`200` with one JSON object", *_outcome(allowed_by_backend(b"{}")), "–"),
-        (
-            "any `2xx` to an event, with any body (`event_answers: any`)",
-            *_outcome(allowed_by_backend(b"{}")),
-            "–",
-        ),
-        ("`403`: final, never retried, no failure", *_outcome(denied_by_backend()), "–"),
+        ("`200` with one JSON object", *_outcome(backend_allow(b"{}")), "–"),
+        ("any `2xx` to an event, with any body (`event_answers: any`)", *_outcome(backend_allow(b"{}")), "–"),
+        ("`403`: final, never retried, no failure", *_outcome(backend_reject()), "–"),
     ]
     allow_alone = loads("defaults: {fallback: allow}\n").config.defaults.fallback
     for cause, words in _CAUSES.items():
-        ruling = by_fallback(Failure(cause, ProxyError.HTTP_PROTOCOL_ERROR, ""), Fallback(), b"{}")
+        ruling = fallback_ruling(Failure(cause, ProxyError.HTTP_PROTOCOL_ERROR, ""), Fallback(), b"{}")
         covered = "yes" if allow_alone.verdict(cause) is Verdict.ALLOW else "no: name it"
         rows.append((words, *_outcome(ruling), covered))
     return _markdown(("what the backend did", "`reason`", "answer", "let pass by `fallback: allow`"), rows)

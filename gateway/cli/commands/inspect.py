@@ -297,7 +297,7 @@ class _Explained:
     def _refusal(self) -> str:
         wanted = self._settings.client_config
         counts = wanted.stops(self._method)
-        told = effects.of_refusal(self._kind, counts, self._method)
+        told = effects.rejection_effect(self._kind, counts, self._method)
         if self._kind not in (MethodType.DIRECT, MethodType.INCOMING) or self._method == PLAY_HLS:
             return told
         if counts:
