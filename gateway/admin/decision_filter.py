@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 
-from gateway.model.text import bounded
+from gateway.model.text import shorten
 from gateway.model.verdicts import Reason, Source, Verdict
 from gateway.policy.comparison import Finding
 from gateway.telemetry.journal import MAX_LIMIT, DecisionFilter
@@ -91,4 +91,4 @@ def _limit(text: str) -> int:
 
 
 def _quoted(text: str) -> str:
-    return repr(bounded(text, 80))
+    return repr(shorten(text, 80))

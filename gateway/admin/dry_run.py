@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx
 
 from gateway import config as configuration
-from gateway.config import Config, KeyPath, Loaded, Upstream, in_words
+from gateway.config import Config, KeyPath, Loaded, Upstream, describe_defect
 from gateway.config.sections.upstreams import target_names
-from gateway.http.client.transport import origin_of
+from gateway.http.client.transport import url_origin
 from gateway.http.tls.certificates import client_context, server_context
 from gateway.policy.access import AllowedAddresses
 from gateway.policy.breaker import Breaker
@@ -47,7 +47,7 @@ def prove(config: Config) -> Iterator[tuple[KeyPath, str]]:
         except OSError as exc:  # files that were there when they were checked
             yield path, f"cannot be used: {(exc.strerror or type(exc).__name__).lower()}"
         except Exception as exc:
-            yield path, in_words(exc)
+            yield path, describe_defect(exc)
 
 
 def _parts(config: Config) -> Iterator[_Part]:
@@ -94,7 +94,7 @@ def _upstream(config: Upstream) -> None:
     target_names([target.url for target in config.targets])
     for target in config.targets:
         url = httpx.URL(target.url + _ANY_METHOD)
-        origin_of(url)
+        url_origin(url)
         if config.health is not None:
             check_url(url, config.health)
 

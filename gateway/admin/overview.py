@@ -7,9 +7,9 @@ from typing import Any, Final, NamedTuple
 
 from gateway.admin.insights import Insights
 from gateway.admin.rpc import FindDecisions, ReportTargets, SetEjected, WorkerRpc
-from gateway.config import Config, Loaded, Settings, fit_to_show, written_urls
+from gateway.config import Config, Loaded, Settings, display_urls, display_value
 from gateway.config.sections.upstreams import target_names
-from gateway.model.text import bounded, timestamp
+from gateway.model.text import shorten, timestamp
 from gateway.telemetry.journal import DecisionFilter, DecisionView
 from gateway.upstreams.latency import quantile
 from gateway.upstreams.status import TargetReport, merge_reports
@@ -73,7 +73,7 @@ class Overview:
             apps = apps_of.get(name, [])
             urls = [target.url for target in upstream.targets]
             names = _names(name, urls, reports)
-            written = written_urls(loaded.shown, name, len(urls))
+            written = display_urls(loaded.masked, name, len(urls))
             shown.append(
                 {
                     "name": name,
@@ -109,7 +109,7 @@ class Overview:
             app["client_config"]["methods"] = [] if wanted is None else sorted(wanted.failing)
             app["split"] = [{**share, "weight": weights.get(share["upstream"])} for share in app["split"]]
         shown["recorded"]["path"] = (
-            None if config.record is None else fit_to_show(config.record.path, loaded.shown, "record", "path")
+            None if config.record is None else display_value(config.record.path, loaded.masked, "record", "path")
         )
         return shown
 
@@ -182,11 +182,11 @@ def _shown(report: TargetReport | None) -> Mapping[str, Any]:
         return _UNKNOWN
     last_error = None
     if report.last_error is not None:
-        last_error = {"time": timestamp(report.last_error[0]), "text": bounded(report.last_error[1])}
+        last_error = {"time": timestamp(report.last_error[0]), "text": shorten(report.last_error[1])}
     return {
         "state": report.state,
         "since": None if report.since is None else timestamp(report.since),
-        "why": bounded(report.reason) if report.reason else None,
+        "why": shorten(report.reason) if report.reason else None,
         "closed_to": list(report.ejected_for),
         "retry_in_seconds": None if report.retry_in is None else round(report.retry_in, 3),
         "in_flight": report.in_flight,

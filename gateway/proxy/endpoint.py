@@ -31,13 +31,13 @@ from gateway.model.verdicts import (
     Ruling,
     Source,
     Verdict,
-    as_duplicate,
-    by_fallback,
-    by_rule,
-    by_static,
+    duplicate_ruling,
+    fallback_ruling,
     proxy_status,
+    rule_ruling,
+    static_ruling,
 )
-from gateway.policy.rest_client_config import examined, excluded_fields, ignored_fields, ineffective, session_settings
+from gateway.policy.rest_client_config import examine, excluded_fields, ignored_fields, ineffective, session_settings
 from gateway.policy.retry import MIN_LEFT
 from gateway.proxy.context import HookContext, TracedHookContext
 from gateway.proxy.dedupe import MIN_WAITING, Flight, OwnerLost, TooManyRepeats, WaitingRepeats, hook_key
@@ -118,7 +118,7 @@ class HookEndpoint:
             fallback = life.route.fallback if life.route is not None else None
             ruling = _DEFECT
             if fallback is not None:
-                ruling = self._weighed(life, by_fallback(_CUT_OFF, fallback, life.body))
+                ruling = self._weighed(life, fallback_ruling(_CUT_OFF, fallback, life.body))
         except Exception:
             logger.exception("a hook met a defect of the gateway", extra={"fields": {"request_id": life.request_id}})
             ruling = _DEFECT
@@ -182,23 +182,23 @@ class HookEndpoint:
         try:
             earlier = duplicates.find(key, body, self._loop.time())
         except TooManyRepeats:
-            return by_fallback(_TOO_MANY_REPEATS, route.fallback, body)
+            return fallback_ruling(_TOO_MANY_REPEATS, route.fallback, body)
         if earlier is None:
             flight = duplicates.begin(key, body)
             ask = self._ask if duplicates.claims is None else self._ask_once
             return ask(life, route, upstream, outgoing, flight)
-        return as_duplicate(earlier) if isinstance(earlier, Ruling) else self._joined(life, route, earlier)
+        return duplicate_ruling(earlier) if isinstance(earlier, Ruling) else self._joined(life, route, earlier)
 
     async def _joined(self, life: HookContext, route: Route, earlier: asyncio.Future[Ruling]) -> Ruling:
         """The verdict of the same hook, byte for byte, that is in flight; the repeat itself takes no place."""
         app = life.app
         if not self._waiting.enter(app, max(MIN_WAITING, life.snapshot.max_in_flight)):
             earlier.cancel()
-            return by_fallback(_TOO_MANY_REPEATS, route.fallback, life.body)
+            return fallback_ruling(_TOO_MANY_REPEATS, route.fallback, life.body)
         try:
-            return as_duplicate(await earlier)
+            return duplicate_ruling(await earlier)
         except OwnerLost:
-            return by_fallback(_CUT_OFF, route.fallback, life.body)
+            return fallback_ruling(_CUT_OFF, route.fallback, life.body)
         finally:
             self._waiting.leave(app)
 
@@ -209,13 +209,13 @@ class HookEndpoint:
         try:
             ruling = await flight.await_other_worker(life.started + route.budget)
         except TimeoutError:
-            flight.abandon(ruling := by_fallback(_NO_WORD, route.fallback, life.body))
+            flight.abandon(ruling := fallback_ruling(_NO_WORD, route.fallback, life.body))
             return ruling
         except BaseException:
             flight.leave()
             raise
         if ruling is not None:
-            return as_duplicate(ruling)
+            return duplicate_ruling(ruling)
         return await self._ask(life, route, upstream, outgoing, flight)
 
     async def _ask(
@@ -236,7 +236,7 @@ class HookEndpoint:
                 life.outcome, result = outcome, outcome.result
             else:
                 result = excess
-            ruling = by_fallback(result, route.fallback, life.body) if isinstance(result, Failure) else result
+            ruling = fallback_ruling(result, route.fallback, life.body) if isinstance(result, Failure) else result
             ruling = life.annotate(ruling)
             if flight is not None:
                 seen = life.outcome is not None and life.outcome.seen
@@ -285,7 +285,7 @@ class HookEndpoint:
         if route.connects:
             if ruling.status != ALLOW_STATUS:
                 return ruling
-            answer = examined(ruling.body, route.client_config)
+            answer = examine(ruling.body, route.client_config)
             settings = session_settings(answer.body)
             self._sessions.remember(session, answer.failing, settings)
             excluded = excluded_fields(settings, _reader(life), life.snapshot.table.method_label)
@@ -324,12 +324,12 @@ def _screened(life: HookContext, route: Route, hook: Hook) -> Ruling | None:
         life.rule = rule.name
         if rule.verdict is not None:
             life.upstream = None
-            return by_rule(rule.verdict, life.body, rule.name)
+            return rule_ruling(rule.verdict, life.body, rule.name)
         life.upstream = rule.upstream
     elif route.split is not None:
         # Without a session each hook goes its own way.
         life.upstream = route.split.choose(session_key(hook, life.method_name) or life.request_id)
-    return by_static(route.static or Verdict.REJECT, life.body) if life.upstream is None else None
+    return static_ruling(route.static or Verdict.REJECT, life.body) if life.upstream is None else None
 
 
 def _reader(life: HookContext) -> Callable[[str, str], bool]:

@@ -23,7 +23,7 @@ from gateway.policy.rest_client_config import ClientConfig, Mode
 from gateway.policy.retry import Retry
 from gateway.policy.rules.globs import compile_glob, fold, is_glob
 from gateway.policy.rules.matcher import Rule, Rules, scope
-from gateway.policy.shadow import Shadow, ShadowSettings, shadow_of
+from gateway.policy.shadow import Shadow, ShadowSettings, find_shadow
 from gateway.policy.split import Split
 from gateway.proxy.tenants import Tenant
 
@@ -328,7 +328,7 @@ class _RouteBuilder:
         if is_named or every is None:
             settings = self._config.settings(name, method)
         else:
-            settings = self._config.settings_of_plain(name, method, every)
+            settings = self._config.plain_settings(name, method, every)
         rules = self._compiled(self._config.apps[name].rules, kind, static=settings.static is not None)
         return self._route(kind, settings, rules)
 
@@ -393,7 +393,7 @@ def _route(config: Config, kind: MethodType, settings: Settings, rules: Rules | 
         client_config,
         kind is MethodType.CONNECT and client_config is not None,
         _check_of(settings, kind),
-        shadow_of(settings.shadow, None, kind),
+        find_shadow(settings.shadow, None, kind),
         settings.failover_on,
         _first_budget(settings),
     )

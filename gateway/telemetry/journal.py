@@ -17,8 +17,8 @@ import msgspec
 
 from gateway.model import effects
 from gateway.model.decision import AttemptRecord, Decision
-from gateway.model.hooks import AppKey, Hook, MethodType, method_type, text_of
-from gateway.model.text import bounded, masked, timestamp
+from gateway.model.hooks import AppKey, Hook, MethodType, field_text, method_type
+from gateway.model.text import mask_number, shorten, timestamp
 from gateway.model.verdicts import Annotations, Source, Verdict
 from gateway.telemetry.log import is_failure
 from gateway.telemetry.shadow_results import DIFFERING, Shadow, ShadowResult, ShadowResults, outcome_matches
@@ -176,16 +176,16 @@ class DecisionFormatter:
             timestamp(decision.time),
             decision.app,
             decision.method,
-            text_of(hook.node_id, _FIELD) if hook else None,
-            text_of(hook.session_id, _FIELD) if hook else None,
-            text_of(hook.call_id, _FIELD) if hook else None,
+            field_text(hook.node_id, _FIELD) if hook else None,
+            field_text(hook.session_id, _FIELD) if hook else None,
+            field_text(hook.call_id, _FIELD) if hook else None,
             self._caller(hook) if hook else None,
             self._callee(hook) if hook else None,
             ruling.verdict,
             ruling.source,
             ruling.reason,
             ruling.status,
-            bounded(ruling.error),
+            shorten(ruling.error),
             decision.upstream,
             decision.target,
             None if decision.budget is None else _ms(decision.budget),
@@ -193,13 +193,13 @@ class DecisionFormatter:
             _ms(decision.upstream_duration),
             tuple(_attempts(decision)),
             self._worker,
-            effects.of_answer(
+            effects.answer_effect(
                 ruling.status,
                 self._kind(decision.method),
                 False if annotations.ineffective else None,
                 decision.method,
             )
-            + effects.of_changes(annotations.changed_fields, annotations.ignored_fields),
+            + effects.changes_effect(annotations.changed_fields, annotations.ignored_fields),
             annotations.rule,
             annotations.repaired,
             annotations.cut,
@@ -209,7 +209,7 @@ class DecisionFormatter:
             annotations.failover_cause,
             annotations.changed_fields,
             annotations.ignored_fields,
-            bounded(",".join(annotations.excluded)) if annotations.excluded else None,
+            shorten(",".join(annotations.excluded)) if annotations.excluded else None,
             shadow,
             annotations.substituted,
         )
@@ -239,20 +239,20 @@ class DecisionFormatter:
         ):
             return False
         hook = decision.hook
-        if wanted.call_id is not None and (hook is None or text_of(hook.call_id, _FIELD) != wanted.call_id):
+        if wanted.call_id is not None and (hook is None or field_text(hook.call_id, _FIELD) != wanted.call_id):
             return False
-        if wanted.session_id is not None and (hook is None or text_of(hook.session_id, _FIELD) != wanted.session_id):
+        if wanted.session_id is not None and (hook is None or field_text(hook.session_id, _FIELD) != wanted.session_id):
             return False
         return wanted.q is None or self._mentions(decision, wanted.q)
 
     def _mentions(self, decision: Decision, word: str) -> bool:
         word = word.casefold()
         hook = decision.hook
-        texts = [decision.request_id, bounded(decision.ruling.error)]
+        texts = [decision.request_id, shorten(decision.ruling.error)]
         if hook is not None:
             texts += [
-                text_of(hook.call_id, _FIELD) or "",
-                text_of(hook.session_id, _FIELD) or "",
+                field_text(hook.call_id, _FIELD) or "",
+                field_text(hook.session_id, _FIELD) or "",
                 self._caller(hook) or "",
                 self._callee(hook) or "",
             ]
@@ -261,15 +261,15 @@ class DecisionFormatter:
         # Only the whole number finds what is masked: by parts of it, one could find out the rest.
         if hook is None or len(word) < _WHOLE_NUMBER:
             return False
-        return word in ((text_of(raw, _NUMBER) or "").casefold() for raw in (hook.caller, hook.callee))
+        return word in ((field_text(raw, _NUMBER) or "").casefold() for raw in (hook.caller, hook.callee))
 
     def _caller(self, hook: Hook) -> str | None:
-        text = text_of(hook.caller, _NUMBER)
-        return masked(text) if self._mask_caller and text is not None else text
+        text = field_text(hook.caller, _NUMBER)
+        return mask_number(text) if self._mask_caller and text is not None else text
 
     def _callee(self, hook: Hook) -> str | None:
-        text = text_of(hook.callee, _NUMBER)
-        return masked(text) if self._mask_callee and text is not None else text
+        text = field_text(hook.callee, _NUMBER)
+        return mask_number(text) if self._mask_callee and text is not None else text
 
     def _kind(self, method: str) -> MethodType | None:
         return None if method.startswith("_") else method_type(method, self._hook_types)
@@ -439,7 +439,7 @@ def _slim(decision: Decision) -> Decision:
 
 
 def _short(raw: msgspec.Raw, limit: int) -> msgspec.Raw:
-    text = text_of(raw, limit)
+    text = field_text(raw, limit)
     return msgspec.Raw() if text is None else msgspec.Raw(msgspec.json.encode(text))
 
 
@@ -467,7 +467,7 @@ def _attempts(decision: Decision) -> Iterable[Attempt]:
             _ms(record.duration),
             _ms(record.queued),
             record.outcome,
-            bounded(record.error),
+            shorten(record.error),
         )
         for record in story
     )

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from gateway.model.text import bounded
+from gateway.model.text import shorten
 from gateway.policy.comparison import Difference, Finding
 
 MAX_NOTES: Final = 2000
@@ -101,7 +101,7 @@ class ShadowResults:
             result.upstream,
             result.outcome,
             result.status,
-            bounded(result.error),
+            shorten(result.error),
             result.duration_ms,
             tuple(result.differences),
         )

@@ -149,7 +149,9 @@ class Admission:
         if own is None:
             if len(self._own) >= _MAX_TENANTS:
                 self.leave()
-            own = self._give(tenant, None if self._everybodys is None else self._everybodys.of_app(tenant, create=True))
+            own = self._give(
+                tenant, None if self._everybodys is None else self._everybodys.for_app(tenant, create=True)
+            )
         mine = ticket.own if ticket.own is not None else own.admit(now)
         opened = mine is not None and own.failed(mine, now, hard=hard)
         if opened and self._everybodys is not None:
@@ -174,7 +176,7 @@ class Admission:
         if len(self._looked) >= _MAX_TENANTS:
             self._looked.clear()
         self._looked[tenant] = changed
-        found = self._everybodys.of_app(tenant, create=False)
+        found = self._everybodys.for_app(tenant, create=False)
         return None if found is None else self._give(tenant, found)
 
     def _give(self, tenant: str, breaker: Breaker | None) -> Breaker:

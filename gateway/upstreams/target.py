@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import httpx
 import msgspec
 
-from gateway.http.client import Answer, Pool, Resolver, Terms, Transport, TransportSettings
+from gateway.http.client import Answer, Pool, RequestOptions, Resolver, Transport, TransportSettings
 from gateway.model.trace_context import Trace
 from gateway.policy.breaker import BreakerSettings
 from gateway.policy.event_answers import EventCheck
@@ -139,22 +139,21 @@ class Target:
         host = outgoing.host
         begin = self._beginning(outgoing.path) if host is None else self._begin(outgoing.path, host)
         connect = self._loop.time() + settings.connect_timeout
-        terms = Terms(
-            deadline,
-            connect,
-            deadline,
-            deadline,
-            self.latency.estimate(),
-            outgoing.tenant,
-            None,
-            b"x-request-timeout-ms",
+        options = RequestOptions(
+            queue=deadline,
+            connect=connect,
+            answer=deadline,
+            budget=deadline,
+            usual=self.latency.estimate(),
+            tenant=outgoing.tenant,
+            timeout_header=b"x-request-timeout-ms",
         )
         pool = self._pool
         if pool is None:  # not before it is needed: the system's certificate authorities take a while to load
             pool = self._pool = self.transport.pool(self.url)
         framing = _CLOSING if settings.keepalive is None else _FRAMING
         head = b"".join((begin, outgoing.head, framing % len(outgoing.body)))
-        return pool.exchange(head, outgoing.body, terms, fresh=fresh)
+        return pool.exchange(head, outgoing.body, options, fresh=fresh)
 
     def _beginning(self, path: str) -> bytes:
         """Request line and Host for a method, prepared wherever it is asked for again."""

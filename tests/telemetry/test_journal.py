@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from gateway.admin.decision_filter import wanted
 from gateway.model.decision import AttemptRecord, Decision
-from gateway.model.effects import of_answer, of_refusal
+from gateway.model.effects import answer_effect, rejection_effect
 from gateway.model.hooks import MethodType, parse_hook
 from gateway.model.text import timestamp
 from gateway.model.verdicts import (
@@ -28,10 +28,10 @@ from gateway.model.verdicts import (
     Ruling,
     Source,
     Verdict,
-    allowed_by_backend,
-    by_fallback,
-    by_static,
-    denied_by_backend,
+    backend_allow,
+    backend_reject,
+    fallback_ruling,
+    static_ruling,
 )
 from gateway.telemetry.journal import MAX_LIMIT, DecisionFilter, DecisionFormatter, DecisionView, Journal
 from gateway.telemetry.log import is_failure
@@ -47,15 +47,15 @@ NOW: Final = 1_700_000_000.0
 TELLER: Final = DecisionFormatter(77)
 TIMED_OUT: Final = Failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, "no answer within 1.5 s")
 REFUSED: Final = Failure(Cause.UNREACHABLE, ProxyError.CONNECTION_REFUSED, "h:1: connection refused")
-ALLOWED: Final = allowed_by_backend(b'{"a":1}')
+ALLOWED: Final = backend_allow(b'{"a":1}')
 RULINGS: Final = [
     ALLOWED,
-    denied_by_backend(),
-    by_fallback(TIMED_OUT, Fallback(), b""),
-    by_fallback(REFUSED, Fallback(frozenset({Cause.UNREACHABLE})), b"{}"),
-    by_static(Verdict.REJECT, b""),
+    backend_reject(),
+    fallback_ruling(TIMED_OUT, Fallback(), b""),
+    fallback_ruling(REFUSED, Fallback(frozenset({Cause.UNREACHABLE})), b"{}"),
+    static_ruling(Verdict.REJECT, b""),
     Ruling(Verdict.ERROR, Source.GATEWAY, Reason.BAD_REQUEST, 400, error="the body is empty"),
-    denied_by_backend().annotate(ineffective=True),
+    backend_reject().annotate(ineffective=True),
     ALLOWED.annotate(repaired="bom", cut="\ufeff" * 100),
     ALLOWED.annotate(rule="night"),
 ]
@@ -95,7 +95,7 @@ def test_the_last_are_kept_and_the_newest_come_first() -> None:
 
 
 def test_failures_outlast_any_number_of_successes() -> None:
-    failure = decision(by_fallback(TIMED_OUT, Fallback(), b""), request_id="failed")
+    failure = decision(fallback_ruling(TIMED_OUT, Fallback(), b""), request_id="failed")
     journal = filled([failure, *(decision(request_id=str(n), time=NOW + 1 + n) for n in range(50))], recent=5)
     assert "failed" in ids(found(journal))
     assert ids(found(journal, failures=True)) == ["failed"]
@@ -141,7 +141,7 @@ def test_successes_make_room_for_failures() -> None:
 def test_a_large_body_is_let_go_and_what_is_shown_of_its_hook_stays() -> None:
     body = json.dumps({"appKey": "a" * 9000, "callId": "c" * 90_000, "caller": "1234567", "sdp": "x" * 10**6}).encode()
     references = sys.getrefcount(body)
-    answer = allowed_by_backend(body)
+    answer = backend_allow(body)
     kept = decision(answer, hook=parse_hook(body), size=2 * len(body))
     before = TELLER.format(kept)
     journal = filled([kept])
@@ -398,7 +398,7 @@ def test_a_call_says_what_its_log_line_says() -> None:
 
 
 def test_the_one_attempt_that_brought_the_verdict_is_told_though_it_was_not_recorded() -> None:
-    (attempt,) = TELLER.format(decision(denied_by_backend(), upstream_duration=0.01)).attempts
+    (attempt,) = TELLER.format(decision(backend_reject(), upstream_duration=0.01)).attempts
     assert msgspec.structs.asdict(attempt) == {
         "upstream": "u", "target": "t:80", "began_ms": 0.1, "duration_ms": 10.0, "queued_ms": 0.0, "outcome": "denied",
         "error": "",
@@ -445,10 +445,10 @@ def test_whatever_a_caller_wrote_is_shown_bounded_and_as_json(text: str, ruling:
 def test_every_answer_has_a_meaning_for_every_type_of_method() -> None:
     for kind in (*MethodType, None):
         for status in (200, 400, 401, 403, 405, 408, 413, 431, 499):
-            words = of_answer(status, kind)
+            words = answer_effect(status, kind)
             assert words.endswith(".")
             assert "edia server" in words
-        assert of_answer(400, kind) == of_answer(403, kind), "anything but exactly 200 is an interaction error"
+        assert answer_effect(400, kind) == answer_effect(403, kind), "anything but exactly 200 is an interaction error"
 
 
 @pytest.mark.parametrize(
@@ -467,11 +467,11 @@ def test_every_answer_has_a_meaning_for_every_type_of_method() -> None:
 def test_an_answer_means_what_the_media_server_s_documentation_says(
     status: int, kind: MethodType | None, words: str
 ) -> None:
-    assert words in of_answer(status, kind)
+    assert words in answer_effect(status, kind)
 
 
 def test_only_what_connect_refuses_is_stopped_whatever_the_session_set() -> None:
-    assert [kind for kind in MethodType if "restOnError" not in of_refusal(kind)] == [
+    assert [kind for kind in MethodType if "restOnError" not in rejection_effect(kind)] == [
         MethodType.CONNECT, MethodType.EVENT,
     ]  # fmt: skip
 
@@ -488,4 +488,4 @@ def test_only_what_connect_refuses_is_stopped_whatever_the_session_set() -> None
 )
 def test_a_call_s_meaning_goes_by_its_method(method: str, words: str) -> None:
     teller = DecisionFormatter(1, (), {"MyEvent": MethodType.EVENT})
-    assert words in teller.format(decision(denied_by_backend(), method=method)).means
+    assert words in teller.format(decision(backend_reject(), method=method)).means

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gateway.admin.rpc import FindDecisions, decode_reply, encode_reply
 from gateway.model.decision import Decision
 from gateway.model.hooks import parse_hook
-from gateway.model.verdicts import Ruling, allowed_by_backend, denied_by_backend
+from gateway.model.verdicts import Ruling, backend_allow, backend_reject
 from gateway.policy.comparison import Difference, Finding
 from gateway.telemetry.journal import DecisionFilter, DecisionFormatter, DecisionView, Journal
 from gateway.telemetry.shadow_results import MAX_NOTED, MAX_NOTES, Shadow, ShadowResults
@@ -23,7 +23,7 @@ from gateway.telemetry.shadow_results import MAX_NOTED, MAX_NOTES, Shadow, Shado
 CHECKED: Final = settings(deadline=None, max_examples=60)
 NOW: Final = 1_700_000_000.0
 TELLER: Final = DecisionFormatter(77)
-ALLOWED: Final = allowed_by_backend(b'{"a":1}')
+ALLOWED: Final = backend_allow(b'{"a":1}')
 DIFFERENCE: Final = Difference("verdict", "allow", "reject")
 
 
@@ -60,16 +60,16 @@ def test_a_call_shows_its_annotations() -> None:
 
 
 def test_a_refusal_known_to_stop_nothing_says_so() -> None:
-    call = TELLER.format(decision(denied_by_backend().annotate(ineffective=True)))
+    call = TELLER.format(decision(backend_reject().annotate(ineffective=True)))
     assert call.ineffective
     assert "this refusal stopped nothing" in call.means
 
 
 def test_what_an_operator_has_to_look_at_outlasts_any_number_of_successes() -> None:
     journal = Journal(recent=5)
-    journal.record(decision(denied_by_backend().annotate(ineffective=True), "ignored"))
+    journal.record(decision(backend_reject().annotate(ineffective=True), "ignored"))
     journal.record(decision(ALLOWED.annotate(repaired="before", cut="Notice: x"), "repaired"))
-    journal.record(decision(denied_by_backend().annotate(rule="spam"), "by rule"))
+    journal.record(decision(backend_reject().annotate(rule="spam"), "by rule"))
     for number in range(20):
         journal.record(decision(request_id=str(number), time=NOW + 1 + number))
     assert ids(found(journal, failures=True)) == ["ignored", "repaired"]
@@ -91,7 +91,7 @@ def test_a_large_body_is_let_go_with_the_decision_s_own_reference_and_the_cut_st
     body = json.dumps({"appKey": "a", "sdp": "x" * 10**6}).encode()
     references = sys.getrefcount(body)
     journal = Journal()
-    journal.record(decision(allowed_by_backend(body).annotate(repaired="after", cut="trailing"), body=body))
+    journal.record(decision(backend_allow(body).annotate(repaired="after", cut="trailing"), body=body))
     assert sys.getrefcount(body) == references
     assert found(journal)[0].cut == "trailing"
 

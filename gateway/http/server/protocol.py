@@ -22,7 +22,7 @@ from gateway.http.server.head import MAX_HEAD, BadRequest, Head, NotAllowed, Too
 from gateway.http.server.places import Place, TargetState
 from gateway.http.server.response import ResponseWriter, whole_answer
 from gateway.http.server.state import TOO_MANY, Answer, FrontState
-from gateway.http.timer import Alarm
+from gateway.http.timer import ResettableTimer
 from gateway.policy.access import AllowedAddresses
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class FrontProtocol(asyncio.Protocol):
         self._chunked: ChunkedBody | None = None
         self._exchange: Exchange | None = None
         self._scope = _NO_SCOPE
-        self._alarm = Alarm(self._loop, self._expired)
+        self._timer = ResettableTimer(self._loop, self._expired)
         self._idle = True
         self._checked_by: AllowedAddresses | None = None
         self._allowed = False
@@ -143,7 +143,7 @@ class FrontProtocol(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
         self._state.connections.discard(self)
         self.place.leave()
-        self._alarm.close()
+        self._timer.close()
         self._stop_stalling()
         for future in (self._gone, self.writable, self._next):
             if future is not None and not future.done():
@@ -186,7 +186,7 @@ class FrontProtocol(asyncio.Protocol):
     def keep_shorter(self) -> None:
         """Have an idle connection go by the time for which they are kept now."""
         if self._idle and self._is_at_rest() and not self._leaving:
-            self._alarm.clear()
+            self._timer.clear()
             kept = max(self._state.limits.keepalive_timeout, self._state.linger)
             self._wait(max(0.0, self._last_use + kept - self._loop.time()))
 
@@ -447,7 +447,7 @@ class FrontProtocol(asyncio.Protocol):
         self._head = self._chunked = None
         self._buffer = b""
         self._discarding = True
-        self._alarm.set(self._loop.time() + _DISCARD_TIME)
+        self._timer.set(self._loop.time() + _DISCARD_TIME)
         if self._transport.can_write_eof() and not self._half_closed:
             self._transport.write_eof()
             self._transport.resume_reading()
@@ -458,12 +458,12 @@ class FrontProtocol(asyncio.Protocol):
 
     def _wait(self, seconds: float) -> None:
         """Begin the time that the client has, unless it runs already."""
-        if not self._alarm.is_set:
-            self._alarm.set(self._loop.time() + seconds)
+        if not self._timer.is_set:
+            self._timer.set(self._loop.time() + seconds)
 
     def _stop_waiting(self) -> None:
         self._idle = False
-        self._alarm.clear()
+        self._timer.clear()
 
     def _stop_stalling(self) -> None:
         if self._stalled is not None:
