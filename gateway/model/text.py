@@ -33,7 +33,7 @@ def shorten(text: str, limit: int = MAX_TEXT) -> str:
 
 
 def printable(text: str, keep: str = "") -> str:
-    """The text, its characters that could move a terminal's cursor or forge a line escaped; *keep*: those that are not."""
+    """The text, its characters that could move a terminal's cursor or forge a line escaped, but not those to *keep*."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
