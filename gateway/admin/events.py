@@ -22,8 +22,8 @@ from starlette.types import Receive, Scope, Send
 from gateway import __version__
 from gateway.admin.activity import MOST_APPS, Activity, Reading, Sampler
 from gateway.admin.rpc import FollowDecisions, NoWorkers, WorkerRpc
+from gateway.model.decision import counts_as_failure
 from gateway.model.text import timestamp
-from gateway.model.verdicts import Verdict
 from gateway.telemetry.journal import Cursor, DecisionView
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class Ration:
 
 def is_failure(call: DecisionView) -> bool:
     """Whether it is anything but a verdict as it was meant, as the log counts failures."""
-    return bool(call.error) or call.verdict == Verdict.ERROR or call.ineffective or call.repaired is not None
+    return counts_as_failure(call.verdict, call.error, call.ineffective, call.repaired)
 
 
 class _Listener:

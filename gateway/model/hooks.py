@@ -13,6 +13,8 @@ from typing import Final
 
 import msgspec
 
+from gateway.model.text import shorten
+
 
 class MethodType(StrEnum):
     """How the media server treats a method's answer."""
@@ -164,7 +166,7 @@ def field_text(raw: msgspec.Raw, limit: int = 256) -> str | None:
         text = bytes(raw).decode("utf-8", "replace")
         if text == "null":
             return None
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return text if len(text) <= limit else shorten(text, limit)
 
 
 def _explain(body: bytes, exc: Exception) -> str:

@@ -16,11 +16,10 @@ from typing import Final
 import msgspec
 
 from gateway.model import effects
-from gateway.model.decision import AttemptRecord, Decision
+from gateway.model.decision import AttemptRecord, Decision, is_failure
 from gateway.model.hooks import AppKey, Hook, MethodType, field_text, method_type
 from gateway.model.text import mask_number, shorten, timestamp
 from gateway.model.verdicts import Annotations, Source, Verdict
-from gateway.telemetry.log import is_failure
 from gateway.telemetry.shadow_results import DIFFERING, Shadow, ShadowResult, ShadowResults, outcome_matches
 
 MAX_BYTES: Final = 8 * 1024 * 1024

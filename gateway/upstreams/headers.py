@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from gateway.http.lines import breaks_lines
 from gateway.upstreams.header_names import may_pass, php_name
 
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -211,8 +212,7 @@ def hook_header_lines(identity: Identity) -> bytes:
 def _written(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
     lines = [b"%b: %b\r\n" % field for field in fields]
     written = b"".join(lines)
-    # One line break per line and no other: nothing that a value carries can begin another line.
-    if written.count(b"\n") != len(lines) or written.count(b"\r") != len(lines) or b"\0" in written:
+    if breaks_lines(written, len(lines)) or b"\0" in written:
         raise ValueError("a header field would break into two lines")
     return written
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.admin.decision_filter import wanted
-from gateway.model.decision import AttemptRecord, Decision
+from gateway.model.decision import AttemptRecord, Decision, is_failure
 from gateway.model.effects import answer_effect, rejection_effect
 from gateway.model.hooks import MethodType, parse_hook
 from gateway.model.text import timestamp
@@ -34,7 +34,6 @@ from gateway.model.verdicts import (
     static_ruling,
 )
 from gateway.telemetry.journal import MAX_LIMIT, DecisionFilter, DecisionFormatter, DecisionView, Journal
-from gateway.telemetry.log import is_failure
 
 CHECKED: Final = settings(deadline=None, max_examples=150)
 CONTRACT_FIELDS: Final = (

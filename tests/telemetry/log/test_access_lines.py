@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.model.decision import Decision
+from gateway.model.decision import Decision, is_failure
 from gateway.model.text import MAX_TEXT, mask_number, printable, shorten, timestamp
 from gateway.model.verdicts import (
     Cause,
@@ -30,7 +30,7 @@ from gateway.model.verdicts import (
     static_ruling,
 )
 from gateway.proxy.refusals import problem, unknown_app_answer
-from gateway.telemetry.log import PIPE_ATOMIC, AccessLog, is_failure
+from gateway.telemetry.log import PIPE_ATOMIC, AccessLog
 from tests.telemetry.log.lines import (
     CHECKED,
     HOSTILE,
