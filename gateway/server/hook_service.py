@@ -13,14 +13,14 @@ from typing import Final
 
 from gateway.admin.rpc import RpcHandler
 from gateway.config import Config
-from gateway.http.server import LINGER, FrontLimits, FrontState, hold_to_limits
+from gateway.http.server import LINGER, FrontLimits, FrontState, enforce_limits
 from gateway.http.tls.certificates import Renewal, ServerTLS
 from gateway.http.tls.handshakes import FailedHandshake, HandshakeFault
 from gateway.http.tls.pem_files import NO_COPIES, Copies
 from gateway.model.change import Change, Changes, Swap, prepare
 from gateway.model.keep_going import KeepGoing
 from gateway.policy.access import AllowedAddresses
-from gateway.policy.shared import Shared
+from gateway.policy.shared import SharedState
 from gateway.proxy.endpoint import HookEndpoint
 from gateway.proxy.endpoint import Listener as DecisionListener
 from gateway.proxy.runtime import Runtime
@@ -28,10 +28,10 @@ from gateway.proxy.sessions import Sessions
 from gateway.recording import Recorder
 from gateway.server import fd_limits
 from gateway.server.app import hook_app
-from gateway.server.listener import Listener, all_started
-from gateway.server.loop_lag import HoldUps
+from gateway.server.listener import Listener, wait_until_started
+from gateway.server.loop_lag import LoopLagMonitor
 from gateway.telemetry.journal import Journal
-from gateway.telemetry.log import AccessLog, Writer, prepare_logging
+from gateway.telemetry.log import AccessLog, LogWriter, prepare_logging
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.tracing import Tracing
 
@@ -55,11 +55,11 @@ class HookService:
         config: Config,
         sockets: Sequence[socket.socket],
         metrics: Metrics,
-        writer: Writer,
+        writer: LogWriter,
         listeners: tuple[DecisionListener, ...] = (),
         sessions: Sessions | None = None,
         copies: Copies = NO_COPIES,
-        shared: Shared | None = None,
+        shared: SharedState | None = None,
     ) -> None:
         """*shared*: what several workers have in common; None where this process is the only one."""
         self._writer = writer
@@ -70,14 +70,14 @@ class HookService:
         journal = Journal()
         told = (metrics.record, self._access.record, journal.record, *listeners)
         sessions = Sessions() if sessions is None else sessions
-        sessions.on_unkept = metrics.unkept_settings.inc
+        sessions.on_settings_dropped = metrics.unkept_settings.inc
         endpoint = HookEndpoint(self.runtime, told, sessions)
-        self.runtime.shadows.note = journal.note_shadow
+        self.runtime.shadows.on_result = journal.note_shadow
         self._tracing = Tracing(metrics, endpoint.trace_with)
         self._recorder = Recorder(
-            lambda outcome, hooks: metrics.recorded_hooks.labelled(outcome).inc(hooks), endpoint.record_with
+            lambda outcome, hooks: metrics.recorded_hooks.with_labels(outcome).inc(hooks), endpoint.record_with
         )
-        self._hold_ups = HoldUps(asyncio.get_running_loop(), metrics.held_up.inc)
+        self._lag_monitor = LoopLagMonitor(asyncio.get_running_loop(), metrics.held_up.inc)
         self._config = config
         self._front = FrontState(_limits(config), LINGER, endpoint.refuse)
         self._front.addresses = AllowedAddresses(config.server.allow_from)
@@ -90,11 +90,11 @@ class HookService:
             grace=config.server.drain_timeout,
             tls=None if self._tls is None else self._tls.context,
             on_failed_handshake=self._note_failed_handshake,
-            turns=None if shared is None else shared.turns,
+            accept_order=None if shared is None else shared.accept_order,
         )
         self.rpc_handler = RpcHandler(journal, self.runtime, self._listener.drain)
         """Tells operators what goes on here."""
-        self._failed_handshakes = {fault: metrics.failed_handshakes.labelled(fault) for fault in HandshakeFault}
+        self._failed_handshakes = {fault: metrics.failed_handshakes.with_labels(fault) for fault in HandshakeFault}
         self._changing = asyncio.Lock()
         """Held while a configuration is prepared or settled, or renewed certificates are put in force."""
         self._prepared: tuple[Config, Change] | None = None
@@ -111,11 +111,11 @@ class HookService:
         await self._tracing.begin(self._config)
         self._recorder.configure(self._config.record)
         self._serving = asyncio.create_task(self._listener.run_until_stopped())
-        await all_started([self._listener], [self._serving])
-        _calm_the_collector()
+        await wait_until_started([self._listener], [self._serving])
+        _tune_gc()
         _give_large_memory_back()
         self._fresh = asyncio.create_task(self._keep_tls_fresh())
-        self._hold_ups.start()
+        self._lag_monitor.start()
         self._started.set()
 
     async def take(self, config: Config) -> None:
@@ -158,7 +158,7 @@ class HookService:
             return
         (_, change), self._prepared = self._prepared, None
         async with self._changing:
-            hold_to_limits(self._front)
+            enforce_limits(self._front)
             self._listener.recheck()
             await change.settle()
             await self._renew_tls()
@@ -183,7 +183,7 @@ class HookService:
             async with self._changing:  # not amid a change, which would be left half done
                 self._fresh.cancel()
         await self.discard()
-        self._hold_ups.stop()
+        self._lag_monitor.stop()
         await self.runtime.aclose()
         await self._tracing.aclose()
         await asyncio.to_thread(self._recorder.close)
@@ -257,7 +257,7 @@ def _server_tls(config: Config, copies: Copies) -> ServerTLS | None:
     return None if tls is None else ServerTLS(tls.files, tls.minimum_version, copies)
 
 
-def _calm_the_collector() -> None:
+def _tune_gc() -> None:
     """Spare the cycle collector what stays for good; a hook makes no cycles, so it need not look often either."""
     gc.collect()
     gc.freeze()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from gateway.model.decision import AttemptRecord, Decision
-from gateway.model.hooks import text_of
+from gateway.model.hooks import field_text
 from gateway.model.trace_context import Trace
 from gateway.model.verdicts import Reason, Source
 
@@ -60,7 +60,7 @@ class HookRecord(msgspec.Struct, frozen=True, gc=False):
         return 1 + sum(2 if attempt.queued > 0.0 else 1 for attempt in self.attempts)
 
 
-def record_of(decision: Decision, trace: Trace) -> HookRecord:
+def make_record(decision: Decision, trace: Trace) -> HookRecord:
     """What is kept of a decision."""
     ruling, hook = decision.ruling, decision.hook
     return HookRecord(
@@ -79,9 +79,9 @@ def record_of(decision: Decision, trace: Trace) -> HookRecord:
         ),
         ruling.error,
         decision.request_id,
-        text_of(hook.node_id) if hook else None,
-        text_of(hook.session_id) if hook else None,
-        text_of(hook.call_id) if hook else None,
+        field_text(hook.node_id) if hook else None,
+        field_text(hook.session_id) if hook else None,
+        field_text(hook.call_id) if hook else None,
         decision.asked_after,
         decision.story or _only_attempt(decision),
     )
