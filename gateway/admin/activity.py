@@ -71,7 +71,7 @@ def read(metrics: Metrics, others: Collection[WorkerMetrics] = ()) -> Reading:
     return Reading(
         time.monotonic(),
         metrics.totals(metrics.hooks, others),
-        metrics.together(metrics.duration, others),
+        metrics.merged_values(metrics.duration, others),
         metrics.totals(metrics.in_flight, others),
         insights.read(metrics, others),
     )

@@ -67,7 +67,7 @@ class Follower:
         replies = await self._rpc.ask(FollowDecisions(self._cursors, self._most, self._since))
         late = {pid: self._cursors[pid] for pid in replies.incomplete if pid in self._cursors}
         self._cursors = late | {pid: news.cursor for pid, news in replies.by_pid.items()}
-        calls = [call for news in replies.by_pid.values() for call in news.calls]
+        calls = [call for news in replies.by_pid.values() for call in news.decisions]
         return sorted(calls, key=lambda call: call.time), sum(news.skipped for news in replies.by_pid.values())
 
 

@@ -12,7 +12,7 @@ from gateway.config.sections.upstreams import target_names
 from gateway.model.text import shorten, timestamp
 from gateway.telemetry.journal import DecisionFilter, DecisionView
 from gateway.upstreams.latency import quantile
-from gateway.upstreams.status import TargetReport, together
+from gateway.upstreams.status import TargetReport, merge_reports
 
 MAX_APPS: Final = 20
 """Apps named per upstream; the rest is counted."""
@@ -49,7 +49,7 @@ class Overview:
         """The calls that are wanted, newest first, and how much they were looked for in."""
         replies = await self._rpc.ask(FindDecisions(wanted))
         found = list(replies.by_pid.values())
-        calls = sorted((call for each in found for call in each.calls), key=_time_of, reverse=True)
+        calls = sorted((call for each in found for call in each.decisions), key=_time_of, reverse=True)
         return {
             "calls": calls[: wanted.limit],
             "matched": sum(each.matched for each in found),
@@ -138,7 +138,7 @@ class Overview:
         for reports in replies.by_pid.values():
             for report in reports:
                 by_target.setdefault((report.upstream, report.url), []).append(report)
-        return {key: together(reports) for key, reports in by_target.items()}
+        return {key: merge_reports(reports) for key, reports in by_target.items()}
 
     def _apps(self, config: Config) -> Mapping[str, list[str]]:
         """The apps of each upstream; looked up once per configuration."""
@@ -186,14 +186,14 @@ def _shown(report: TargetReport | None) -> Mapping[str, Any]:
     return {
         "state": report.state,
         "since": None if report.since is None else timestamp(report.since),
-        "why": shorten(report.why) if report.why else None,
-        "closed_to": list(report.closed_to),
+        "why": shorten(report.reason) if report.reason else None,
+        "closed_to": list(report.ejected_for),
         "retry_in_seconds": None if report.retry_in is None else round(report.retry_in, 3),
         "in_flight": report.in_flight,
         "queued": report.queued,
         "connections": report.connections,
         "max_connections": report.max_connections,
-        "usual_ms": _ms(report.usual or None),
+        "usual_ms": _ms(report.latency or None),
         "p50_ms": _ms(quantile(report.times, 0.5)),
         "p95_ms": _ms(quantile(report.times, 0.95)),
         "p99_ms": _ms(quantile(report.times, 0.99)),

@@ -53,7 +53,7 @@ def decided(request_id: str, *, failed: bool = False, at: float = 0.0) -> Decisi
 
 
 def call(number: int, *, failed: bool) -> DecisionView:
-    return DecisionFormatter(1).call(decided(str(number), failed=failed))
+    return DecisionFormatter(1).format(decided(str(number), failed=failed))
 
 
 # --- which calls are told ---
@@ -114,7 +114,7 @@ class Processes:
         for pid, journal in self.journals.items():
             if pid not in self.silent:
                 cursor = request.cursors.get(pid) or journal.cursor_at(request.since)
-                news[pid] = journal.news(cursor, request.most, DecisionFormatter(pid))
+                news[pid] = journal.updates(cursor, request.most, DecisionFormatter(pid))
         return cast(Replies[T], Replies(news, sorted(self.silent)))
 
 

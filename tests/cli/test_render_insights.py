@@ -145,7 +145,7 @@ def told(ruling: Ruling, shadow: Shadow | None = None) -> dict[str, Any]:
     decision = Decision(ruling, 1.7e9, "id", "a", "OnCallEvent", 1.0, 0.01)
     journal = Journal()
     journal.record(decision)
-    call: dict[str, Any] = msgspec.to_builtins(DecisionFormatter(1).call(decision, shadow))
+    call: dict[str, Any] = msgspec.to_builtins(DecisionFormatter(1).format(decision, shadow))
     return call
 
 
