@@ -16,10 +16,10 @@ from starlette.types import Message, Scope
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from gateway.http.server.chunked import ChunkedBody
 from gateway.http.server.exchange import EXCHANGE, Exchange
-from gateway.http.server.head import MAX_HEAD, BadRequest, Head, NotAllowed, TooManyConnections, read_head
+from gateway.http.server.head import BadRequest, Head, NotAllowed, TooManyConnections
 from gateway.http.server.places import Place, TargetState
+from gateway.http.server.request_reader import RequestReader, whole_request
 from gateway.http.server.response import ResponseWriter, whole_answer
 from gateway.http.server.state import TOO_MANY, Answer, FrontState
 from gateway.http.timer import ResettableTimer
@@ -62,9 +62,7 @@ class FrontProtocol(asyncio.Protocol):
         self._client: tuple[str, int] | None = None
         self._server: tuple[str, int] | None = None
         self._scheme = "http"
-        self._buffer: bytes | bytearray = b""
-        self._head: Head | None = None
-        self._chunked: ChunkedBody | None = None
+        self._reader = RequestReader()
         self._exchange: Exchange | None = None
         self._scope = _NO_SCOPE
         self._timer = ResettableTimer(self._loop, self._expired)
@@ -84,7 +82,7 @@ class FrontProtocol(asyncio.Protocol):
         self._next: asyncio.Future[None] | None = None  # the task waits for a request
 
     def __repr__(self) -> str:
-        state = "answering" if self._exchange else "reading" if self._buffer or self._head else "idle"
+        state = "answering" if self._exchange else "reading" if self._reader.has_begun else "idle"
         return f"<FrontProtocol {self._client} {state}>"
 
     # --- asyncio.Protocol ---
@@ -114,22 +112,20 @@ class FrontProtocol(asyncio.Protocol):
             self._out_of_memory()
 
     def _receive(self, data: bytes) -> None:
-        if not self._buffer:
-            if self._exchange is None and self._head is None and self._take_whole(data):
+        reader = self._reader
+        if self._exchange is None and not reader.buffer and reader.head is None and self._is_allowed():
+            request = whole_request(data, self._state.limits.max_body)
+            if request is not None:
+                self._begin(*request)
                 return
-            self._buffer = data
-        elif isinstance(self._buffer, bytearray):
-            self._buffer += data
-        else:
-            self._buffer = bytearray(self._buffer)  # it comes in pieces: from now on one copies no more than each
-            self._buffer += data
+        reader.add(data)
         if self._exchange is None:
             if self._idle:
                 self._stop_waiting()  # what follows has a request's time, not an idle connection's
             self._advance()
             if self._is_at_rest():  # an empty line, and no request yet
                 self._wait(self._state.limits.read_timeout)
-        elif len(self._buffer) > _READ_AHEAD:
+        elif len(reader.buffer) > _READ_AHEAD:
             self._transport.pause_reading()
 
     def eof_received(self) -> bool:  # noqa: D102
@@ -137,7 +133,7 @@ class FrontProtocol(asyncio.Protocol):
         if self._exchange is None or self._scheme == "https":
             return False
         self._half_closed = True
-        self._exchange.keep_alive = bool(self._buffer) and self._exchange.keep_alive
+        self._exchange.keep_alive = bool(self._reader.buffer) and self._exchange.keep_alive
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
@@ -148,7 +144,7 @@ class FrontProtocol(asyncio.Protocol):
         for future in (self._gone, self.writable, self._next):
             if future is not None and not future.done():
                 future.set_result(None)
-        if self._exchange is None and (self._head is not None or self._buffer) and not self._discarding:
+        if self._exchange is None and self._reader.has_begun and not self._discarding:
             self._tell_refused(BadRequest(CLIENT_LEFT, "the client left before its request was whole"))
 
     def pause_writing(self) -> None:  # noqa: D102
@@ -218,66 +214,24 @@ class FrontProtocol(asyncio.Protocol):
 
     # --- reading ---
 
-    def _take_whole(self, data: bytes) -> bool:
-        """Begin with a request that has come in one piece, as nearly every one does; False = it is none, or faulty."""
-        end = data.find(b"\r\n\r\n")
-        if not 0 <= end <= MAX_HEAD or not self._is_allowed():
-            return False
-        try:
-            head = read_head(data[:end])
-        except BadRequest:
-            return False
-        length = head.length
-        if length is None or length != len(data) - end - 4 or length > self._state.limits.max_body:
-            return False
-        self._begin(head, data[end + 4 :])
-        return True
-
     def _advance(self) -> None:
-        """Take the next request out of the buffer, as far as it is there."""
+        """Take the next request out of the reader, as far as it is there."""
+        reader = self._reader
         try:
-            head = self._head or self._read_head()
-            if head is None:
-                return
-            body = self._read_body(head)
+            if reader.head is None and not self._is_allowed():
+                raise NotAllowed(403, "hooks are not taken from this address")
+            request = reader.next_request(self._state.limits.max_body)
         except BadRequest as exc:
             self._refuse(exc)
             return
-        if body is not None:
-            self._begin(head, body)
-
-    def _read_head(self) -> Head | None:
-        buffer = self._buffer
-        if not self._is_allowed():
-            raise NotAllowed(403, "hooks are not taken from this address")
-        if buffer.startswith(b"\r\n"):
-            self._drop(2)  # one empty line before a request is passed over (RFC 9112, section 2.2)
-            buffer = self._buffer
-        if not buffer:
-            return None
-        if buffer == b"\r":
-            self._wait(self._state.limits.read_timeout)
-            return None
-        if not 0x41 <= buffer[0] <= 0x5A:
-            raise BadRequest(400, "this is not HTTP: a request begins with its method in capital letters")
-        end = buffer.find(b"\r\n\r\n")
-        if end > MAX_HEAD or (end < 0 and len(buffer) > MAX_HEAD):
-            raise BadRequest(431, f"the head is larger than {MAX_HEAD} bytes")
-        if end < 0:
-            if buffer.count(b"\n") != buffer.count(b"\r\n"):
-                raise BadRequest(400, "a line break that is not CR LF stands in the head")
-            self._wait(self._state.limits.read_timeout)
-            return None
-        head = self._head = read_head(bytes(buffer[:end]))
-        self._drop(end + 4)
-        max_body = self._state.limits.max_body
-        if head.length is None:
-            self._chunked = ChunkedBody(max_body)
-        elif head.length > max_body:
-            raise BadRequest(413, f"the body is larger than {max_body} bytes")
-        if head.expects_continue and not self._buffer and head.length != 0:
+        if request is not None:
+            self._begin(*request)
+            return
+        if reader.continue_due:
+            reader.continue_due = False
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        return head
+        if reader.has_begun:
+            self._wait(self._state.limits.read_timeout)
 
     def _is_allowed(self) -> bool:
         """Whether the peer may send hooks; looked up once per connection and configuration."""
@@ -287,39 +241,18 @@ class FrontProtocol(asyncio.Protocol):
             self._allowed = addresses.allows(self._client)
         return self._allowed
 
-    def _read_body(self, head: Head) -> bytes | None:
-        body = None
-        if self._chunked is not None:
-            if not isinstance(self._buffer, bytearray):
-                self._buffer = bytearray(self._buffer)
-            body = self._chunked.feed(self._buffer)
-        elif head.length is not None and len(self._buffer) >= head.length:
-            body = bytes(self._buffer[: head.length])
-            self._drop(head.length)
-        if body is None:
-            self._wait(self._state.limits.read_timeout)
-        return body
-
-    def _drop(self, size: int) -> None:
-        """Forget the first bytes of what has come."""
-        if isinstance(self._buffer, bytearray):
-            del self._buffer[:size]
-        else:
-            self._buffer = self._buffer[size:]
-
     # --- answering ---
 
     def _begin(self, head: Head, body: bytes) -> None:
         """The request is whole: it goes to the app."""
         self._stop_waiting()
-        self._head = self._chunked = None
         exchange = self._exchange = Exchange(
             self,
             head,
             body,
             keep_alive=head.keep_alive
             and not (self._leaving or self._state.draining)
-            and (bool(self._buffer) or not self._half_closed),
+            and (bool(self._reader.buffer) or not self._half_closed),
         )
         self._scope = {
             "type": "http",
@@ -397,7 +330,7 @@ class FrontProtocol(asyncio.Protocol):
         if not exchange.keep_alive or self._state.waiting:
             self._close_gently()
             return
-        if self._buffer:
+        if self._reader.buffer:
             self._transport.resume_reading()
             self._advance()
         if self._is_at_rest():
@@ -406,7 +339,7 @@ class FrontProtocol(asyncio.Protocol):
 
     def _is_at_rest(self) -> bool:
         """Whether nothing of a request is here."""
-        return self._exchange is None and self._head is None and not self._buffer and not self._discarding
+        return self._exchange is None and not self._reader.has_begun and not self._discarding
 
     async def gone(self) -> None:
         """Return when the connection has ended."""
@@ -427,8 +360,7 @@ class FrontProtocol(asyncio.Protocol):
 
     def _out_of_memory(self) -> None:
         """Refuse with what memory is left, once this connection's own is given back; else end it."""
-        self._buffer = b""
-        self._head = self._chunked = None
+        self._reader.clear()
         if self._exchange is not None:  # its answer is on its way, or the app says why not
             self._exchange.keep_alive = False
             return
@@ -438,14 +370,13 @@ class FrontProtocol(asyncio.Protocol):
             self._transport.abort()
 
     def _tell_refused(self, refusal: BadRequest) -> Answer:
-        refusal.head = self._head
+        refusal.head = self._reader.head
         return self._state.refuse(refusal)
 
     def _close_gently(self) -> None:
         """Close without resetting: what the client still sends is read for a moment and thrown away."""
         self._stop_waiting()
-        self._head = self._chunked = None
-        self._buffer = b""
+        self._reader.clear()
         self._discarding = True
         self._timer.set(self._loop.time() + _DISCARD_TIME)
         if self._transport.can_write_eof() and not self._half_closed:
@@ -473,7 +404,7 @@ class FrontProtocol(asyncio.Protocol):
     def _expired(self) -> None:
         if self._discarding:
             self._transport.abort()
-        elif self._head is not None or self._buffer:
+        elif self._reader.has_begun:
             seconds = self._state.limits.read_timeout
             self._refuse(BadRequest(408, f"the request did not arrive within {seconds:g} s"))
         elif self._transport.get_write_buffer_size():
