@@ -20,7 +20,7 @@ from gateway.config import Address, UnixAddress
 from gateway.http.server import FrontProtocol, FrontState
 from gateway.http.server.acceptor import AT_A_TIME, BACKLOG, Acceptor, AcceptOrder, drop_new_connections
 from gateway.http.server.eviction import reclaim
-from gateway.http.server.places import Client, Place
+from gateway.http.server.slots import Client, Slot
 from gateway.http.tls.handshakes import FailedHandshake, Handshakes
 from gateway.model.keep_going import KeepGoing
 
@@ -164,7 +164,7 @@ class Listener(uvicorn.Server):
         self._front = state
         self._accept_order = accept_order
         if accept_order is not None:
-            state.places.on_change = accept_order.note
+            state.slots.on_change = accept_order.note
         self._connecting: set[asyncio.Task[None]] = set()
         self._keep_going = KeepGoing("the listener's look at the clock")
         self._handshakes: Handshakes | None = None
@@ -181,7 +181,7 @@ class Listener(uvicorn.Server):
         at_a_time = _FEW if self._front.limits.reclaims else AT_A_TIME
         acceptors = [Acceptor(sock, self._admit, self._accept_order, at_a_time) for sock in sockets or ()]
         if self._accept_order is not None:
-            self._accept_order.note(self._front.places.held)
+            self._accept_order.note(self._front.slots.held)
         self.servers = cast(list[asyncio.Server], acceptors)
         self.started = True
 
@@ -211,27 +211,27 @@ class Listener(uvicorn.Server):
     def _admit(self, sock: socket.socket, address: object) -> None:
         """Give an accepted connection its place, if there is one."""
         client: Client = (str(address[0]), int(address[1])) if isinstance(address, tuple) else None
-        place = self._front.admit(client)
-        if place is not None:
-            self._welcome(sock, address, client, place)
+        slot = self._front.admit(client)
+        if slot is not None:
+            self._welcome(sock, address, client, slot)
         elif self._front.limits.reclaims and len(self._connecting) < self._front.limits.max_connections:
             self._run(self._wait_for_place(sock, address, client))
         else:
             self._turn_away(sock, address, client)
 
-    def _welcome(self, sock: socket.socket, address: object, client: Client, place: Place) -> None:
+    def _welcome(self, sock: socket.socket, address: object, client: Client, slot: Slot) -> None:
         try:
-            protocol = FrontProtocol(self.config, self.server_state, {}, place)
+            protocol = FrontProtocol(self.config, self.server_state, {}, slot)
         except BaseException:
-            place.leave()
+            slot.leave()
             raise
         if self._handshakes is None:
             self._run(_connect(sock, protocol, is_tcp=client is not None))
-        elif self._front.begin_handshake(place, client):
+        elif self._front.begin_handshake(slot, client):
             self._handshakes.begin(sock, address, protocol, functools.partial(_handshake_done, protocol))
         else:
-            place.leave()
-            self._front.dropped()
+            slot.leave()
+            self._front.on_drop()
             self._handshakes.refuse(sock, address)
 
     async def _wait_for_place(self, sock: socket.socket, address: object, client: Client) -> None:
@@ -239,11 +239,11 @@ class Listener(uvicorn.Server):
         self._front.waiting += 1
         try:
             for _ in range(_TRIES):
-                place = self._front.admit(client)
-                if place is None and reclaim(self._front.connections, asyncio.get_running_loop().time()):
-                    place = self._front.admit(client)
-                if place is not None:
-                    self._welcome(sock, address, client, place)
+                slot = self._front.admit(client)
+                if slot is None and reclaim(self._front.connections, asyncio.get_running_loop().time()):
+                    slot = self._front.admit(client)
+                if slot is not None:
+                    self._welcome(sock, address, client, slot)
                     return
                 await asyncio.sleep(_TRY_EVERY)
         finally:
@@ -252,13 +252,13 @@ class Listener(uvicorn.Server):
 
     def _turn_away(self, sock: socket.socket, address: object, client: Client) -> None:
         """Refuse a connection for which there is no place, without waiting for what it brings."""
-        self._front.dropped()
+        self._front.on_drop()
         if self._handshakes is not None:
             self._handshakes.refuse(sock, address)
             return
         with contextlib.suppress(OSError):
             sock.setblocking(False)
-            sock.send(self._front.farewell(client))
+            sock.send(self._front.busy_answer(client))
             sock.shutdown(socket.SHUT_WR)
             sock.recv(64 * 1024)  # what is left unread would reset the connection, and the answer with it
         sock.close()
@@ -274,12 +274,12 @@ class Listener(uvicorn.Server):
             self._front.draining = on
         return not self.should_exit
 
-    def let_go(self) -> None:
+    def close_gracefully(self) -> None:
         """End every connection there is once its answer is out, an idle one after the linger; new ones are taken."""
         if self._handshakes is not None:
             self._handshakes.invalidate_pending()
         for connection in list(self._front.connections):
-            cast(FrontProtocol, connection).let_go()
+            cast(FrontProtocol, connection).close_gracefully()
 
     def recheck(self) -> None:
         """Look again at who may hold a connection: the configuration lists other addresses."""
@@ -311,15 +311,15 @@ async def _connect(sock: socket.socket, protocol: FrontProtocol, *, is_tcp: bool
 
 
 def _forget(sock: socket.socket, protocol: FrontProtocol) -> None:
-    protocol.place.leave()
+    protocol.slot.leave()
     sock.close()
 
 
 def _handshake_done(protocol: FrontProtocol, succeeded: bool) -> None:
     if succeeded:
-        protocol.place.end_handshake()
+        protocol.slot.end_handshake()
     else:
-        protocol.place.leave()
+        protocol.slot.leave()
 
 
 async def wait_until_started(listeners: Sequence[Listener], tasks: Sequence[asyncio.Task[None]]) -> None:

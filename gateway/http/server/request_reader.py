@@ -1,4 +1,4 @@
-"""Takes requests out of what a client sends: piece by piece, in order, each one whole. Bytes in, requests out; no I/O."""
+"""Takes requests out of what a client sends: in order, each one whole. Pure: bytes in, requests out."""
 
 from __future__ import annotations
 
