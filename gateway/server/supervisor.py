@@ -55,13 +55,13 @@ from gateway.server.two_phase import wait_until_committed, wait_until_prepared
 from gateway.server.worker_handle import Inheritance, WorkerHandle
 from gateway.telemetry.log import LogWriter
 from gateway.telemetry.metrics import Metrics
-from gateway.upstreams.mirror import candidates
+from gateway.upstreams.mirror import candidate_upstreams
 
 logger = logging.getLogger(__name__)
 
 _PING_EVERY: Final = 0.5
 _SILENCE_LIMIT: Final = 2.0
-"""Seconds without a sign of life after which a worker is killed and replaced; hooks on its connections wait meanwhile."""
+"""Seconds without a sign of life after which a worker is killed and replaced; its hooks wait for that long."""
 _SILENT_PINGS: Final = round(_SILENCE_LIMIT / _PING_EVERY)
 """The same in pings: a clock would also count the time for which the supervisor, or the whole machine, was paused."""
 _BACKOFF: Final = (0.0, 0.5, 1.0, 2.0, 5.0)
@@ -330,7 +330,7 @@ def _configure_series(metrics: Metrics, config: Config) -> None:
     """Keep the series of all that the configuration has, those inherited from workers that have ended too."""
     targets = {
         (name, label)
-        for name, upstream in {**config.upstreams, **candidates(config)}.items()
+        for name, upstream in {**config.upstreams, **candidate_upstreams(config)}.items()
         for label in target_names([target.url for target in upstream.targets]).values()
     }
     metrics.configure(config.apps, targets, config.metrics.app_label, RuleNames(config))
