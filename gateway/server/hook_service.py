@@ -212,7 +212,7 @@ class HookService:
             logger.info("server.tls: the certificate's files have changed and are in use")
         elif renewed is Renewal.AUTHORITIES:
             logger.info("server.tls: client_ca has changed and is in use; connections made before it are let go")
-            self._listener.let_go()
+            self._listener.retire_connections()
 
     def _note_failed_handshake(self, failed: FailedHandshake) -> None:
         """Count it and tell of it; one that its client broke off says nothing: port scans and health checks do so."""

@@ -142,7 +142,7 @@ async def test_a_look_at_the_loop_s_own_pauses(failing: Failing) -> None:
     for _ in range(4):
         monitor._due -= 60.0  # it is late by a minute
         try:
-            monitor._look()
+            monitor._check()
         except (MemoryError, RuntimeError, KeyError):
             assert monitor._timer is not None
     assert failing.was_well.is_set()
