@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from gateway.http.server import FrontProtocol, FrontState
 from gateway.http.server.acceptor import AT_A_TIME, BACKLOG, Acceptor, AcceptOrder
 from gateway.http.server.eviction import reclaim
-from gateway.http.server.places import Client, Place
+from gateway.http.server.slots import Client, Slot
 from gateway.http.tls.handshakes import FailedHandshake, Handshakes
 from gateway.model.keep_going import KeepGoing
 from gateway.server.sockets import StartError, close_to_new
@@ -69,7 +69,7 @@ class Listener(uvicorn.Server):
         self._front = state
         self._accept_order = accept_order
         if accept_order is not None:
-            state.places.on_change = accept_order.note
+            state.slots.on_change = accept_order.note
         self._connecting: set[asyncio.Task[None]] = set()
         self._keep_going = KeepGoing("the listener's timer")
         self._handshakes: Handshakes | None = None
@@ -86,7 +86,7 @@ class Listener(uvicorn.Server):
         at_a_time = _FEW if self._front.limits.reclaims else AT_A_TIME
         acceptors = [Acceptor(sock, self._admit, self._accept_order, at_a_time) for sock in sockets or ()]
         if self._accept_order is not None:
-            self._accept_order.note(self._front.places.held)
+            self._accept_order.note(self._front.slots.held)
         self.servers = cast(list[asyncio.Server], acceptors)
         self.started = True
 
@@ -114,41 +114,41 @@ class Listener(uvicorn.Server):
         return self.should_exit
 
     def _admit(self, sock: socket.socket, address: object) -> None:
-        """Serve an accepted connection if there is a place for it."""
+        """Serve an accepted connection if there is a slot for it."""
         client: Client = (str(address[0]), int(address[1])) if isinstance(address, tuple) else None
-        place = self._front.admit(client)
-        if place is not None:
-            self._serve_connection(sock, address, client, place)
+        slot = self._front.admit(client)
+        if slot is not None:
+            self._serve_connection(sock, address, client, slot)
         elif self._front.limits.reclaims and len(self._connecting) < self._front.limits.max_connections:
-            self._run(self._wait_for_place(sock, address, client))
+            self._run(self._wait_for_slot(sock, address, client))
         else:
             self._reject(sock, address, client)
 
-    def _serve_connection(self, sock: socket.socket, address: object, client: Client, place: Place) -> None:
+    def _serve_connection(self, sock: socket.socket, address: object, client: Client, slot: Slot) -> None:
         try:
-            protocol = FrontProtocol(self.config, self.server_state, {}, place)
+            protocol = FrontProtocol(self.config, self.server_state, {}, slot)
         except BaseException:
-            place.leave()
+            slot.leave()
             raise
         if self._handshakes is None:
             self._run(_connect(sock, protocol, is_tcp=client is not None))
-        elif self._front.begin_handshake(place, client):
+        elif self._front.begin_handshake(slot, client):
             self._handshakes.begin(sock, address, protocol, functools.partial(_end_handshake, protocol))
         else:
-            place.leave()
-            self._front.dropped()
+            slot.leave()
+            self._front.on_drop()
             self._handshakes.refuse(sock, address)
 
-    async def _wait_for_place(self, sock: socket.socket, address: object, client: Client) -> None:
+    async def _wait_for_slot(self, sock: socket.socket, address: object, client: Client) -> None:
         """Serve the connection once another has left or can be evicted."""
         self._front.waiting += 1
         try:
             for _ in range(_TRIES):
-                place = self._front.admit(client)
-                if place is None and reclaim(self._front.connections, asyncio.get_running_loop().time()):
-                    place = self._front.admit(client)
-                if place is not None:
-                    self._serve_connection(sock, address, client, place)
+                slot = self._front.admit(client)
+                if slot is None and reclaim(self._front.connections, asyncio.get_running_loop().time()):
+                    slot = self._front.admit(client)
+                if slot is not None:
+                    self._serve_connection(sock, address, client, slot)
                     return
                 await asyncio.sleep(_TRY_EVERY)
         finally:
@@ -156,14 +156,14 @@ class Listener(uvicorn.Server):
         self._reject(sock, address, client)
 
     def _reject(self, sock: socket.socket, address: object, client: Client) -> None:
-        """Refuse a connection for which there is no place, without waiting for its request."""
-        self._front.dropped()
+        """Refuse a connection for which there is no slot, without waiting for its request."""
+        self._front.on_drop()
         if self._handshakes is not None:
             self._handshakes.refuse(sock, address)
             return
         with contextlib.suppress(OSError):
             sock.setblocking(False)
-            sock.send(self._front.farewell(client))
+            sock.send(self._front.busy_answer(client))
             sock.shutdown(socket.SHUT_WR)
             sock.recv(64 * 1024)  # unread data would reset the connection, and lose the answer
         sock.close()
@@ -174,17 +174,17 @@ class Listener(uvicorn.Server):
         task.add_done_callback(self._connecting.discard)
 
     def drain(self, on: bool) -> bool:
-        """Have every answer close its connection (*on*), or not; new ones are accepted. False once the end has begun."""
+        """Have every answer close its connection (*on*) or not; new ones are accepted. False once the end has begun."""
         if not self.should_exit:
             self._front.draining = on
         return not self.should_exit
 
-    def retire_connections(self) -> None:
+    def close_gracefully(self) -> None:
         """Close every connection once its answer is out, an idle one after the linger; new ones are accepted."""
         if self._handshakes is not None:
             self._handshakes.invalidate_pending()
         for connection in list(self._front.connections):
-            cast(FrontProtocol, connection).let_go()
+            cast(FrontProtocol, connection).close_gracefully()
 
     def recheck(self) -> None:
         """Check again which clients may keep their connections, as the configuration lists other addresses."""
@@ -216,15 +216,15 @@ async def _connect(sock: socket.socket, protocol: FrontProtocol, *, is_tcp: bool
 
 
 def _forget(sock: socket.socket, protocol: FrontProtocol) -> None:
-    protocol.place.leave()
+    protocol.slot.leave()
     sock.close()
 
 
 def _end_handshake(protocol: FrontProtocol, succeeded: bool) -> None:
     if succeeded:
-        protocol.place.end_handshake()
+        protocol.slot.end_handshake()
     else:
-        protocol.place.leave()
+        protocol.slot.leave()
 
 
 async def wait_until_started(listeners: Sequence[Listener], tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -115,7 +115,7 @@ async def test_the_renewal_of_certificates(failing: Failing) -> None:
         runtime=SimpleNamespace(renew_tls=failing.awaited),
     )
     stage._renew_tls = lambda: HookService._renew_tls(stage)
-    await outlives(HookService._keep_tls_fresh(stage), failing)
+    await outlives(HookService._renew_tls_periodically(stage), failing)
 
 
 async def test_a_health_check(failing: Failing, monkeypatch: pytest.MonkeyPatch) -> None:
