@@ -70,18 +70,18 @@ class HookService:
         journal = Journal()
         told = (metrics.record, self._access.record, journal.record, *listeners)
         sessions = Sessions() if sessions is None else sessions
-        sessions.on_unkept = metrics.unkept_settings.inc
+        sessions.on_settings_dropped = metrics.unkept_settings.inc
         endpoint = HookEndpoint(self.runtime, told, sessions)
-        self.runtime.shadows.note = journal.note_shadow
+        self.runtime.shadows.on_result = journal.note_shadow
         self._tracing = Tracing(metrics, endpoint.trace_with)
         self._recorder = Recorder(
-            lambda outcome, hooks: metrics.recorded_hooks.labelled(outcome).inc(hooks), endpoint.record_with
+            lambda outcome, hooks: metrics.recorded_hooks.with_labels(outcome).inc(hooks), endpoint.record_with
         )
         self._lag_monitor = LoopLagMonitor(asyncio.get_running_loop(), metrics.held_up.inc)
         self._config = config
         self._front = FrontState(_limits(config), LINGER, endpoint.refuse)
         self._front.addresses = AllowedAddresses(config.server.allow_from)
-        self._front.dropped = metrics.dropped_connections.inc
+        self._front.on_drop = metrics.dropped_connections.inc
         self._tls = _server_tls(config, copies)
         self._listener = Listener(
             hook_app(endpoint),
@@ -94,7 +94,7 @@ class HookService:
         )
         self.rpc_handler = RpcHandler(journal, self.runtime, self._listener.drain)
         """Tells operators what goes on here."""
-        self._failed_handshakes = {fault: metrics.failed_handshakes.labelled(fault) for fault in HandshakeFault}
+        self._failed_handshakes = {fault: metrics.failed_handshakes.with_labels(fault) for fault in HandshakeFault}
         self._changing = asyncio.Lock()
         """Held while a configuration is prepared or settled, or renewed certificates are put in force."""
         self._prepared: tuple[Config, Change] | None = None
@@ -212,7 +212,7 @@ class HookService:
             logger.info("server.tls: the certificate's files have changed and are in use")
         elif renewed is Renewal.AUTHORITIES:
             logger.info("server.tls: client_ca has changed and is in use; connections made before it are let go")
-            self._listener.let_go()
+            self._listener.close_gracefully()
 
     def _note_failed_handshake(self, failed: FailedHandshake) -> None:
         """Count it and tell of it; one that its client broke off says nothing: port scans and health checks do so."""

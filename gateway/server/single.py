@@ -30,8 +30,9 @@ from gateway.server.children import reap_orphans
 from gateway.server.executor import start_threads
 from gateway.server.file_watch import watch_file
 from gateway.server.hook_service import HookService
-from gateway.server.listener import Listener, StartError, bind, close, display_address, unlink, wait_until_started
+from gateway.server.listener import Listener, wait_until_started
 from gateway.server.signals import PROCESS, Receiver
+from gateway.server.sockets import StartError, bind, close, display_address, unlink
 from gateway.telemetry.log import LogWriter
 from gateway.telemetry.metrics import Metrics
 
@@ -139,7 +140,7 @@ def sample_certificates(metrics: Metrics, config: Config, shown: Mapping[str, An
             days = days_to_expiry(Path(file))
         except (OSError, ValueError):
             days = 0.0
-        metrics.certificate_days.labelled(label).set(days)
+        metrics.certificate_days.with_labels(label).set(days)
 
 
 def make_events(reading: Callable[[], Reading], rpc: WorkerRpc, reloader: Reloader, lifecycle: Lifecycle) -> Events:

@@ -1,4 +1,4 @@
-"""ASGI's answer messages as bytes on the wire: head and body in one piece wherever the app has them in one piece."""
+"""Encodes answers: ASGI messages as bytes on the wire, head and body in one piece where possible."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from typing import Final
 
 from starlette.types import Message
 
+from gateway.http.lines import breaks_lines
+
 STATUS_LINES: Final = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode("ascii")) for status in HTTPStatus
 }
 
 
 def whole_answer(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, *, keep_alive: bool) -> bytes:
-    """An answer in one piece; *headers* hold its Content-Length. Raises RuntimeError for one that breaks its line."""
+    """An answer in one piece; *headers* include Content-Length. RuntimeError: a header breaks its line."""
     lines = [b"%b: %b\r\n" % field for field in headers]
     head = b"".join(lines)
-    if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines):
+    if breaks_lines(head, len(lines)):
         raise RuntimeError("a header of the answer would break into two lines")
     return b"%b%b%b%b" % (STATUS_LINES[status], head, b"\r\n" if keep_alive else b"connection: close\r\n\r\n", body)
 
 
 class ResponseWriter:
-    """Turns one exchange's messages into bytes. Raises RuntimeError for an app that breaks the protocol."""
+    """Encodes one exchange's messages. Raises RuntimeError if the app breaks the protocol."""
 
     def __init__(self, *, head_only: bool, keep_alive: bool, chunks_allowed: bool) -> None:
         self.keep_alive = keep_alive
@@ -70,12 +72,12 @@ class ResponseWriter:
             parts.append(b"connection: close\r\n")
         parts.append(b"\r\n")
         head = b"".join(parts)
-        if head.count(b"\n") != len(parts) or head.count(b"\r") != len(parts):
+        if breaks_lines(head, len(parts)):
             raise RuntimeError("a header of the answer would break into two lines")
         return head
 
     def _frame(self, parts: list[bytes], size: int) -> None:
-        """Say where a body ends whose length the app has not told."""
+        """Add the framing of a body whose length the app has not given."""
         if self.complete:
             self._left = size
             parts.append(b"content-length: %d\r\n" % size)
