@@ -28,7 +28,8 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 GUIDES = sorted((ROOT / "docs").glob("*.md"))
 PEM = ROOT / "tests/config/pem"
-OPERATIONS = ROOT / "docs/operations.md"
+INSTALL = ROOT / "docs/install.md"
+OBSERVABILITY = ROOT / "docs/observability.md"
 TROUBLESHOOTING = ROOT / "docs/troubleshooting.md"
 DOCUMENTS: Final = [
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md")),
@@ -80,6 +81,25 @@ def test_the_table_of_reasons_has_a_row_for_each_reason() -> None:
     assert len(reason_table().splitlines()[2:]) == len(Reason)
 
 
+# --- how they are made up ---
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text("utf-8").split()) <= 1000
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=name_of)
+def test_every_document_begins_with_whom_it_is_for(path: Path) -> None:
+    title, empty, purpose, *_ = path.read_text("utf-8").splitlines()
+    assert (title[:2], empty) == ("# ", "")
+    assert purpose.lstrip("*").startswith("For ")
+
+
+def test_the_index_lists_every_document() -> None:
+    index = ROOT / "docs/README.md"
+    assert {guide.name for guide in GUIDES} - {index.name} - set(links(index)) == set()
+
+
 # --- what is not left out ---
 
 
@@ -94,7 +114,7 @@ def test_every_failure_of_a_handshake_is_told_of(fault: HandshakeFault) -> None:
 
 
 def test_every_metric_stands_in_a_document() -> None:
-    text = texts(README, OPERATIONS)
+    text = texts(OBSERVABILITY)
     assert [family.name for family in Metrics("x").families if f"`{family.name}`" not in text] == []
 
 
@@ -112,7 +132,7 @@ def test_every_alert_that_a_document_names_is_one() -> None:
     assert named & alerts
 
 
-async def test_the_readme_names_every_field_of_an_access_line_and_no_other(tmp_path: Path) -> None:
+async def test_a_document_names_every_field_of_an_access_line_and_no_other(tmp_path: Path) -> None:
     remarks: dict[str, Any] = {name: name == "ineffective" or "missing" for name in Remarks.__struct_fields__}
     ruling = denied_by_backend().remarked(**remarks)
     hook = parse_hook(b'{"appKey":"a"}')
@@ -125,12 +145,12 @@ async def test_the_readme_names_every_field_of_an_access_line_and_no_other(tmp_p
         log.record(decision)
         log.flush()
         writer.close(20.0)
-    (chapter,) = re.findall(r"each hook has one access line: (.*?)\. ", README.read_text("utf-8"), re.DOTALL)
+    (chapter,) = re.findall(r"each hook has one access line: (.*?)\. ", OBSERVABILITY.read_text("utf-8"), re.DOTALL)
     assert set(re.findall(r"`(\w+)`", chapter)) == set(json.loads(path.read_text("utf-8")))
 
 
-def test_the_readme_names_every_event_that_the_log_tells_of_and_no_other() -> None:
-    (chapter,) = re.findall(r"have an `event`: (.*?)\. ", README.read_text("utf-8"), re.DOTALL)
+def test_a_document_names_every_event_of_the_log_and_no_other() -> None:
+    (chapter,) = re.findall(r"carry an `event` field: (.*?)\.\n", OBSERVABILITY.read_text("utf-8"), re.DOTALL)
     told = set(re.findall(r"`(\w+)`", chapter))
     source = code()
     written = [value for value in re.findall(r'"event": ([^,}]+)', source) if value not in ("result", "event")]
@@ -139,10 +159,10 @@ def test_the_readme_names_every_event_that_the_log_tells_of_and_no_other() -> No
     assert told == {name for value in written for name in re.findall(r'"(\w+)"', value)}
 
 
-def test_every_command_stands_in_the_readme() -> None:
+def test_every_command_stands_in_the_document_on_commands() -> None:
     commands = [command.name for command in app.registered_commands] + [group.name for group in app.registered_groups]
     assert "run" in commands
-    text = README.read_text("utf-8")
+    text = (ROOT / "docs/cli.md").read_text("utf-8")
     assert [name for name in commands if f"`gateway {name}" not in text] == []
 
 
@@ -150,7 +170,7 @@ def test_every_path_of_the_admin_port_stands_in_a_document() -> None:
     sources = texts(*sorted((ROOT / "gateway").rglob("*.py")))
     paths = {path.replace(":path}", "}") for path in re.findall(r"\bRoute\(\s*\"(/[^\"]*)\"", sources)}
     assert {"/metrics", "/-/reload", "/api/status"} <= paths
-    text = texts(README, OPERATIONS)
+    text = texts(ROOT / "docs/admin-api.md")
     assert [path for path in paths if f" {path}`" not in text and not path.startswith("/console/")] == []
 
 
@@ -160,8 +180,8 @@ def test_the_first_configuration_of_the_readme_is_a_valid_one() -> None:
 
 
 def shown_configurations() -> Iterator[str]:
-    """What README and operations guide show of configurations."""
-    for path in (README, OPERATIONS):
+    """What the documents show of configurations; the reference has tests of its own."""
+    for path in (README, *(guide for guide in GUIDES if guide.name != "configuration.md")):
         blocks = re.findall(r"^( *)```yaml\n(.*?)^\1```", path.read_text("utf-8"), re.DOTALL | re.MULTILINE)
         yield from (textwrap.dedent(block) for _, block in blocks)
 
@@ -185,8 +205,8 @@ def test_every_configuration_that_is_shown_is_a_valid_one(
     assert loads(json.dumps(whole), str(tmp_path / "gateway.yaml")).config.apps
 
 
-def test_the_configuration_to_begin_with_of_the_operations_guide_is_a_valid_one() -> None:
-    blocks = re.findall(r" +```yaml\n(.*?) +```", OPERATIONS.read_text("utf-8"), re.DOTALL)
+def test_the_configuration_to_begin_with_has_no_warnings() -> None:
+    blocks = re.findall(r" +```yaml\n(.*?) +```", INSTALL.read_text("utf-8"), re.DOTALL)
     assert loads(blocks[0]).warnings == ()
 
 
