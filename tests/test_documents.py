@@ -15,14 +15,15 @@ import pytest
 import yaml
 
 from gateway.cli.main import app
+from gateway.cli.reference_docs import SECTIONS, cure_table, reason_table, refusal_table, written
 from gateway.config import json_schema, loads
-from gateway.documents import SECTIONS, cure_table, reason_table, refusal_table, written
-from gateway.hooks import parse_hook
-from gateway.log import AccessLog, Writer
-from gateway.metrics import Metrics
-from gateway.requests import REFUSALS
-from gateway.tls.handshakes import HandshakeFault
-from gateway.verdicts import Cause, Decision, Reason, Remarks, denied_by_backend
+from gateway.http.tls.handshakes import HandshakeFault
+from gateway.model.decision import Decision
+from gateway.model.hooks import parse_hook
+from gateway.model.verdicts import Annotations, Cause, Reason, denied_by_backend
+from gateway.proxy.refusals import REFUSALS
+from gateway.telemetry.log import AccessLog, LogWriter
+from gateway.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -133,13 +134,13 @@ def test_every_alert_that_a_document_names_is_one() -> None:
 
 
 async def test_a_document_names_every_field_of_an_access_line_and_no_other(tmp_path: Path) -> None:
-    remarks: dict[str, Any] = {name: name == "ineffective" or "missing" for name in Remarks.__struct_fields__}
-    ruling = denied_by_backend().remarked(**remarks)
+    annotations: dict[str, Any] = {name: name == "ineffective" or "missing" for name in Annotations.__struct_fields__}
+    ruling = denied_by_backend().annotate(**annotations)
     hook = parse_hook(b'{"appKey":"a"}')
     decision = Decision(ruling, 0.0, "id", "a", "OnCallEvent", 1.5, 0.1, "u", "http://t/", 1, 0.1, hook)
     path = tmp_path / "log"
     with path.open("wb") as file:
-        writer = Writer(file.fileno())
+        writer = LogWriter(file.fileno())
         log = AccessLog(writer)
         log.configure(access="all", console=False, mask=())
         log.record(decision)
@@ -242,7 +243,7 @@ def test_every_message_that_is_explained_can_be_met() -> None:
 def test_every_failure_of_a_backend_that_the_code_can_tell_of_is_explained() -> None:
     source = code()
     found = re.findall(r'\b(?:_bad|_lost|_too_large)\(f?"([^"]+)"', source)
-    found += re.findall(r'\bwhat(?:, error)? = "([^"]+)"', (ROOT / "gateway/upstreams/judging.py").read_text("utf-8"))
+    found += re.findall(r'\bwhat(?:, error)? = "([^"]+)"', (ROOT / "gateway/upstreams/answers.py").read_text("utf-8"))
     found += re.findall(r'errno\.E\w+: "([^"]+)"', source)
     assert len(found) > 20
     text = TROUBLESHOOTING.read_text("utf-8")

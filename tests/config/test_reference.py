@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from gateway.config import Key, loads, sections
-from gateway.config.document import parse
-from gateway.config.model import Config
-from gateway.config.tracing import is_installed
+from gateway.config.sections.root import Config
+from gateway.config.sections.tracing import is_installed
+from gateway.config.source.document import parse
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = (ROOT / "docs/configuration.md").read_text("utf-8")
