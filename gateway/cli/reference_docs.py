@@ -160,7 +160,7 @@ def keys_at(place: str) -> str:
     blocks = [section.meaning]
     if len(section.places) > 1:
         others = ", ".join(f"`{other}`" for other in section.places[1:])
-        blocks[0] += f" The same keys stand at {others}."
+        blocks[0] += f" The same keys exist at {others}."
     above = "" if place == "top" else f"{place}."
     blocks += [_key(above, key, everything) for key in section.keys]
     return "\n\n".join(blocks)
