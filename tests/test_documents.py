@@ -1,4 +1,4 @@
-"""What is written for people agrees with the code."""
+"""The documents agree with the code."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import pytest
 import yaml
 
 from gateway.cli.main import app
-from gateway.cli.reference_docs import SECTIONS, cure_table, reason_table, refusal_table, written
+from gateway.cli.reference_docs import SECTIONS, cure_table, reason_table, refusal_table, update_sections
 from gateway.config import json_schema, loads
 from gateway.http.tls.handshakes import HandshakeFault
 from gateway.model.decision import Decision
 from gateway.model.hooks import parse_hook
-from gateway.model.verdicts import Annotations, Cause, Reason, denied_by_backend
+from gateway.model.verdicts import Annotations, Cause, Reason, backend_reject
 from gateway.proxy.refusals import REFUSALS
 from gateway.telemetry.log import AccessLog, LogWriter
 from gateway.telemetry.metrics import Metrics
@@ -38,7 +38,7 @@ DOCUMENTS: Final = [
     *sorted((ROOT / "deploy").rglob("*.md")),
     *sorted((ROOT / "tests").rglob("*.md")),
 ]
-"""Everything that is written for people."""
+"""Every document."""
 
 
 def name_of(path: Path) -> str:
@@ -49,17 +49,17 @@ def texts(*paths: Path) -> str:
     return "\n".join(path.read_text("utf-8") for path in paths)
 
 
-# --- what is made from the code ---
+# --- generated sections ---
 
 
 @pytest.mark.parametrize("path", [README, *GUIDES], ids=name_of)
 def test_the_generated_sections_are_those_of_the_code(path: Path) -> None:
     text = path.read_text("utf-8")
-    assert written(text) == text, "run `make docs`"
+    assert update_sections(text) == text, "run `make docs`"
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_every_generated_section_stands_in_a_document(section: str) -> None:
+def test_every_generated_section_is_in_a_document(section: str) -> None:
     assert f"<!-- begin: {section} -->" in texts(README, *GUIDES)
 
 
@@ -82,7 +82,7 @@ def test_the_table_of_reasons_has_a_row_for_each_reason() -> None:
     assert len(reason_table().splitlines()[2:]) == len(Reason)
 
 
-# --- how they are made up ---
+# --- form ---
 
 
 def test_the_readme_is_short() -> None:
@@ -101,7 +101,7 @@ def test_the_index_lists_every_document() -> None:
     assert {guide.name for guide in GUIDES} - {index.name} - set(links(index)) == set()
 
 
-# --- what is not left out ---
+# --- completeness ---
 
 
 @pytest.mark.parametrize("reason", Reason)
@@ -110,11 +110,11 @@ def test_every_reason_has_a_chapter_on_what_to_do(reason: Reason) -> None:
 
 
 @pytest.mark.parametrize("fault", HandshakeFault)
-def test_every_failure_of_a_handshake_is_told_of(fault: HandshakeFault) -> None:
+def test_every_handshake_failure_is_documented(fault: HandshakeFault) -> None:
     assert f"`{fault}`" in TROUBLESHOOTING.read_text("utf-8")
 
 
-def test_every_metric_stands_in_a_document() -> None:
+def test_every_metric_is_documented() -> None:
     text = texts(OBSERVABILITY)
     assert [family.name for family in Metrics("x").families if f"`{family.name}`" not in text] == []
 
@@ -135,7 +135,7 @@ def test_every_alert_that_a_document_names_is_one() -> None:
 
 async def test_a_document_names_every_field_of_an_access_line_and_no_other(tmp_path: Path) -> None:
     annotations: dict[str, Any] = {name: name == "ineffective" or "missing" for name in Annotations.__struct_fields__}
-    ruling = denied_by_backend().annotate(**annotations)
+    ruling = backend_reject().annotate(**annotations)
     hook = parse_hook(b'{"appKey":"a"}')
     decision = Decision(ruling, 0.0, "id", "a", "OnCallEvent", 1.5, 0.1, "u", "http://t/", 1, 0.1, hook)
     path = tmp_path / "log"
@@ -160,14 +160,14 @@ def test_a_document_names_every_event_of_the_log_and_no_other() -> None:
     assert told == {name for value in written for name in re.findall(r'"(\w+)"', value)}
 
 
-def test_every_command_stands_in_the_document_on_commands() -> None:
+def test_every_command_is_documented() -> None:
     commands = [command.name for command in app.registered_commands] + [group.name for group in app.registered_groups]
     assert "run" in commands
     text = (ROOT / "docs/cli.md").read_text("utf-8")
     assert [name for name in commands if f"`gateway {name}" not in text] == []
 
 
-def test_every_path_of_the_admin_port_stands_in_a_document() -> None:
+def test_every_path_of_the_admin_port_is_documented() -> None:
     sources = texts(*sorted((ROOT / "gateway").rglob("*.py")))
     paths = {path.replace(":path}", "}") for path in re.findall(r"\bRoute\(\s*\"(/[^\"]*)\"", sources)}
     assert {"/metrics", "/-/reload", "/api/status"} <= paths
@@ -211,12 +211,12 @@ def test_the_configuration_to_begin_with_has_no_warnings() -> None:
     assert loads(blocks[0]).warnings == ()
 
 
-def test_every_section_of_the_configuration_stands_in_the_example_or_the_documents() -> None:
+def test_every_section_of_the_configuration_is_documented() -> None:
     text = texts(README, ROOT / "gateway.yaml", ROOT / "docs/configuration.md")
     assert [key for key in json_schema()["properties"] if f"{key}:" not in text and f"`{key}" not in text] == []
 
 
-# --- what is quoted ---
+# --- quotations ---
 
 
 def code() -> str:

@@ -15,7 +15,7 @@ import httpx
 from gateway import config as configuration
 from gateway.config import Config, KeyPath, Loaded, Upstream, in_words
 from gateway.config.sections.upstreams import target_names
-from gateway.http.client.transport import origin_of
+from gateway.http.client.transport import url_origin
 from gateway.http.tls.certificates import client_context, server_context
 from gateway.policy.access import AllowedAddresses
 from gateway.policy.breaker import Breaker
@@ -28,7 +28,7 @@ from gateway.upstreams.balance import balancer
 from gateway.upstreams.headers import CompiledPolicy
 from gateway.upstreams.health import address_of_check
 from gateway.upstreams.mirror import candidates
-from gateway.upstreams.upstream import policy_of
+from gateway.upstreams.upstream import header_policy
 
 _Part = tuple[KeyPath, Callable[[], object]]
 _ANY_METHOD = "/OnCallEvent"
@@ -87,14 +87,14 @@ def _routes(config: Config) -> None:
 
 
 def _upstream(config: Upstream) -> None:
-    CompiledPolicy(policy_of(config, keep_underscores=False))
+    CompiledPolicy(header_policy(config, keep_underscores=False))
     balancer(config.balance)
     if config.breaker is not None:
         Breaker().configure(config.breaker)
     target_names([target.url for target in config.targets])
     for target in config.targets:
         url = httpx.URL(target.url + _ANY_METHOD)
-        origin_of(url)
+        url_origin(url)
         if config.health is not None:
             address_of_check(url, config.health)
 

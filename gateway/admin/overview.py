@@ -9,8 +9,8 @@ from gateway.admin.insights import Insights
 from gateway.admin.rpc import FindDecisions, ReportTargets, SetEjected, WorkerRpc
 from gateway.config import Config, Loaded, Settings, fit_to_show, written_urls
 from gateway.config.sections.upstreams import target_names
-from gateway.model.text import bounded, timestamp
-from gateway.telemetry.journal import Call, Wanted
+from gateway.model.text import shorten, timestamp
+from gateway.telemetry.journal import DecisionFilter, DecisionView
 from gateway.upstreams.latency import quantile
 from gateway.upstreams.status import TargetReport, together
 
@@ -45,7 +45,7 @@ class Overview:
         self._loaded = loaded
         self._apps_of: tuple[Config | None, Mapping[str, list[str]]] = (None, {})
 
-    async def calls(self, wanted: Wanted) -> dict[str, Any]:
+    async def calls(self, wanted: DecisionFilter) -> dict[str, Any]:
         """The calls that are wanted, newest first, and how much they were looked for in."""
         replies = await self._rpc.ask(FindDecisions(wanted))
         found = list(replies.by_pid.values())
@@ -58,9 +58,9 @@ class Overview:
             "incomplete": list(replies.incomplete),
         }
 
-    async def call(self, request_id: str) -> Call | None:
+    async def call(self, request_id: str) -> DecisionView | None:
         """The call with this id, the newest where a client gave it to several; None where no journal holds it."""
-        answer = await self.calls(Wanted(request_id=request_id, limit=1))
+        answer = await self.calls(DecisionFilter(request_id=request_id, limit=1))
         return answer["calls"][0] if answer["calls"] else None
 
     async def upstreams(self) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def _names(upstream: str, urls: list[str], reports: Mapping[tuple[str, str], Tar
     return {**target_names(urls), **living}
 
 
-def _time_of(call: Call) -> str:
+def _time_of(call: DecisionView) -> str:
     return call.time
 
 
@@ -182,11 +182,11 @@ def _shown(report: TargetReport | None) -> Mapping[str, Any]:
         return _UNKNOWN
     last_error = None
     if report.last_error is not None:
-        last_error = {"time": timestamp(report.last_error[0]), "text": bounded(report.last_error[1])}
+        last_error = {"time": timestamp(report.last_error[0]), "text": shorten(report.last_error[1])}
     return {
         "state": report.state,
         "since": None if report.since is None else timestamp(report.since),
-        "why": bounded(report.why) if report.why else None,
+        "why": shorten(report.why) if report.why else None,
         "closed_to": list(report.closed_to),
         "retry_in_seconds": None if report.retry_in is None else round(report.retry_in, 3),
         "in_flight": report.in_flight,

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from gateway.admin import systemd
 from gateway.admin.dry_run import load
 from gateway.config import Config, ConfigError, Loaded, Problem, digest_at
-from gateway.model.change import NO_DEFECTS, reason_of
+from gateway.model.change import EXPECTED_ERRORS, failure_reason
 from gateway.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ class Reloader:
             report = _not_applied(self.loaded, exc)
             if isinstance(exc, MemoryError | SystemError):
                 least = _TRY_AGAIN_AFTER[-1]  # where memory is short, each attempt is a risk
-            if report != self.last_report and not isinstance(exc, NO_DEFECTS):
+            if report != self.last_report and not isinstance(exc, EXPECTED_ERRORS):
                 logger.error("a configuration could not be put in force", exc_info=exc)
         if report is None or report.successful:
             self._failures = 0
@@ -207,7 +207,7 @@ class Reloader:
 
 
 def _not_applied(loaded: Loaded, exc: Exception) -> ReloadReport:
-    problem = Problem(str(loaded.path), 1, 1, "", f"cannot be put in force: {reason_of(exc)}")
+    problem = Problem(str(loaded.path), 1, 1, "", f"cannot be put in force: {failure_reason(exc)}")
     return ReloadReport(successful=False, problems=(problem,), reason=FailureReason.NOT_APPLIED)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import msgspec
 
 from gateway.proxy.runtime import Runtime
-from gateway.telemetry.journal import Cursor, Found, Journal, News, Teller, Wanted
+from gateway.telemetry.journal import Cursor, DecisionFilter, DecisionFormatter, Journal, JournalUpdate, SearchResult
 from gateway.upstreams.status import TargetReport
 
 RPC_TIMEOUT: Final = 1.0
@@ -29,14 +29,14 @@ class RpcRequest(Generic[T]):
 
 
 @dataclass(frozen=True)
-class FindDecisions(RpcRequest[Found]):
+class FindDecisions(RpcRequest[SearchResult]):
     """Search the journal."""
 
-    wanted: Wanted
+    wanted: DecisionFilter
 
 
 @dataclass(frozen=True)
-class FollowDecisions(RpcRequest[News]):
+class FollowDecisions(RpcRequest[JournalUpdate]):
     """Report the decisions made since the last request.
 
     *cursors* are by process id; a process without one reports what began since the Unix time *since*.
@@ -69,8 +69,8 @@ class Drain(RpcRequest[bool]):
 
 
 _REPLY_TYPES: Final[Mapping[type[RpcRequest[Any]], Any]] = {
-    FindDecisions: Found,
-    FollowDecisions: News,
+    FindDecisions: SearchResult,
+    FollowDecisions: JournalUpdate,
     ReportTargets: list[TargetReport],
     SetEjected: bool,
     Drain: bool,
@@ -147,9 +147,9 @@ class RpcHandler:
                 return self._drain(on)
         raise TypeError(f"no handler for {request!r}")
 
-    def _formatter(self) -> Teller:
+    def _formatter(self) -> DecisionFormatter:
         config = self._runtime.snapshot.config
-        return Teller(self._pid, config.log.mask, config.hook_types)
+        return DecisionFormatter(self._pid, config.log.mask, config.hook_types)
 
 
 class ActiveActions:

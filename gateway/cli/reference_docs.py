@@ -1,4 +1,4 @@
-"""The parts of the documentation that are made from the code, so that they cannot say anything else than it does.
+"""Generates the tables in the documents from the code, so that they always agree with it.
 
 ``python -m gateway.cli.reference_docs FILE…`` writes them into the files, between
 ``<!-- begin: NAME -->`` and ``<!-- end -->``; ``<!-- begin: keys PLACE -->`` begins the keys of the configuration's
@@ -23,9 +23,9 @@ from gateway.model.verdicts import (
     Reason,
     Ruling,
     Verdict,
-    allowed_by_backend,
-    by_fallback,
-    denied_by_backend,
+    backend_allow,
+    backend_reject,
+    fallback_ruling,
 )
 from gateway.proxy.refusals import REFUSALS
 from gateway.server.signals import FAULTS, IGNORED_BY_DEFAULT, MEANINGS, WORKER_MEANINGS, Meaning, signal_name
@@ -71,26 +71,27 @@ _SIGNALS: Final[Mapping[Meaning, str]] = {
 def outcome_table() -> str:
     """The verdict table in short, for README.md."""
     rows = [
-        ("`200` with one JSON object; to an event: any `2xx`", *_told(allowed_by_backend(b"{}"))),
-        ("`403`", *_told(denied_by_backend())),
+        ("`200` with one JSON object; to an event: any `2xx`", *_answer_cells(backend_allow(b"{}"))),
+        ("`403`", *_answer_cells(backend_reject())),
     ]
     for cause, words in _CAUSES_IN_SHORT.items():
-        rows.append((words, *_told(by_fallback(Failure(cause, ProxyError.HTTP_PROTOCOL_ERROR, ""), Fallback(), b"{}"))))
+        ruling = fallback_ruling(Failure(cause, ProxyError.HTTP_PROTOCOL_ERROR, ""), Fallback(), b"{}")
+        rows.append((words, *_answer_cells(ruling)))
     return _markdown(("the backend's answer", "`reason`", "the media server receives"), rows)
 
 
 def verdict_table() -> str:
     """What a backend did, and what the media server gets: worked out by the functions that decide it."""
     rows = [
-        ("`200` with one JSON object", *_told(allowed_by_backend(b"{}")), "–"),
-        ("any `2xx` to an event, with any body (`event_answers: any`)", *_told(allowed_by_backend(b"{}")), "–"),
-        ("`403`: final, never retried, not a failure", *_told(denied_by_backend()), "–"),
+        ("`200` with one JSON object", *_answer_cells(backend_allow(b"{}")), "–"),
+        ("any `2xx` to an event, with any body (`event_answers: any`)", *_answer_cells(backend_allow(b"{}")), "–"),
+        ("`403`: final, never retried, not a failure", *_answer_cells(backend_reject()), "–"),
     ]
     allow_alone = loads("defaults: {fallback: allow}\n").config.defaults.fallback
     for cause, words in _CAUSES.items():
-        ruling = by_fallback(Failure(cause, ProxyError.HTTP_PROTOCOL_ERROR, ""), Fallback(), b"{}")
+        ruling = fallback_ruling(Failure(cause, ProxyError.HTTP_PROTOCOL_ERROR, ""), Fallback(), b"{}")
         covered = "yes" if allow_alone.verdict(cause) is Verdict.ALLOW else "no: name it"
-        rows.append((words, *_told(ruling), covered))
+        rows.append((words, *_answer_cells(ruling), covered))
     return _markdown(("what the backend did", "`reason`", "answer", "allowed by `fallback: allow`?"), rows)
 
 
@@ -169,15 +170,15 @@ def keys_at(place: str) -> str:
 def _key(above: str, key: Key, everything: Mapping[str, Section]) -> str:
     care = f" **Note:** {key.care}" if key.care else ""
     below = f"{above}{key.name}"
-    inner = [it for it in everything.values() if any(_stands_below(place, below) for place in it.places)]
+    inner = [it for it in everything.values() if any(_is_below(place, below) for place in it.places)]
     form = f"{key.form} ([its keys](#{_anchor(inner[0])}))" if inner else key.form
-    is_told = key.default.startswith(("No default", "Required"))
+    is_sentence = key.default.startswith(("No default", "Required"))
     is_value = " " not in key.default and key.default != "none"
-    default = key.default if is_told else f"Default: `{key.default}`" if is_value else f"Default: {key.default}"
+    default = key.default if is_sentence else f"Default: `{key.default}`" if is_value else f"Default: {key.default}"
     return f"#### `{above}{key.name}`\n\n*Value: {form}.* {default}.\n\n{key.meaning}{care}"
 
 
-def _stands_below(place: str, key: str) -> bool:
+def _is_below(place: str, key: str) -> bool:
     """Whether a section is a key's value, or holds for each name or item of it."""
     rest = place.removeprefix(key)
     return rest != place and (rest in ("", "[]") or (rest[1:].isupper() and rest[1:].isalpha()))
@@ -199,17 +200,17 @@ SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
 }
 
 
-def written(text: str) -> str:
-    """A document with its generated sections made anew. Raises KeyError for a section that nobody makes."""
+def update_sections(text: str) -> str:
+    """The document with its generated sections replaced. Raises KeyError for an unknown section."""
 
-    def made(match: re.Match[str]) -> str:
+    def section_text(match: re.Match[str]) -> str:
         begin, name, place, end = match.groups()
         return f"{begin}{SECTIONS[name]() if place is None else keys_at(place)}\n{end}"
 
-    return _section.sub(made, text)
+    return _section.sub(section_text, text)
 
 
-def _told(ruling: Ruling) -> tuple[str, str]:
+def _answer_cells(ruling: Ruling) -> tuple[str, str]:
     return f"`{ruling.reason}`", f"**{ruling.verdict}**, `{ruling.status}`"
 
 
@@ -223,7 +224,7 @@ def main() -> None:
     """Write the sections into the files named on the command line."""
     for name in sys.argv[1:]:
         path = Path(name)
-        path.write_text(written(path.read_text("utf-8")), "utf-8")
+        path.write_text(update_sections(path.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ def is_json_object(body: bytes) -> bool:
     return True
 
 
-def text_of(raw: msgspec.Raw, limit: int = 256) -> str | None:
+def field_text(raw: msgspec.Raw, limit: int = 256) -> str | None:
     """A field of the hook as text for the log, bounded; None where the hook does not carry it."""
     if not raw:
         return None

@@ -11,7 +11,7 @@ MAX_TEXT: Final = 512
 _MILLISECONDS: Final = [f".{number:03d}Z" for number in range(1000)]
 
 
-def masked(number: str) -> str:
+def mask_number(number: str) -> str:
     """A phone number with all but its last two characters hidden; a short one is hidden whole."""
     return "*" * (len(number) - 2) + number[-2:] if len(number) > 4 else "*" * len(number)
 
@@ -27,7 +27,7 @@ def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00")
 
 
-def bounded(text: str, limit: int = MAX_TEXT) -> str:
+def shorten(text: str, limit: int = MAX_TEXT) -> str:
     """The text, cut where it is too long for a log line."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
 

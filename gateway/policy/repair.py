@@ -91,7 +91,7 @@ class Repaired(NamedTuple):
     """The messages that were cut away, as PHP wrote them: bounded, but neither masked nor escaped."""
 
 
-class Doubt(StrEnum):
+class RepairFailure(StrEnum):
     """Why an answer is not repaired, in words: which of the proofs failed first."""
 
     FORM = "it is more than whole PHP messages around one object"
@@ -112,24 +112,24 @@ _decode_identifiers = msgspec.json.Decoder(_Identifiers).decode
 _decode_strings = msgspec.json.Decoder(list[str]).decode
 
 
-def repair(body: bytes, hook_body: bytes) -> Repaired | Doubt:
+def repair(body: bytes, hook_body: bytes) -> Repaired | RepairFailure:
     """The backend's own object out of a polluted answer to a hook, or why it is not certain which that is."""
     start, end = body.find(b"{"), body.rfind(b"}") + 1
     if not 0 <= start < end:
-        return Doubt.FORM
+        return RepairFailure.FORM
     before, own, after = body[:start], body[start:end], body[end:]
     if b"}" in before or b"{" in after:
-        return Doubt.FORM
+        return RepairFailure.FORM
     found_before, found_after = _read(before, to_line_start=True), _read(after, to_line_start=False)
     if found_before is None or found_after is None:
-        return Doubt.FORM
+        return RepairFailure.FORM
     kinds = _kinds(found_before, found_after)
     if not kinds or not is_json_object(own):
-        return Doubt.FORM
+        return RepairFailure.FORM
     if not _answers(own, hook_body):
-        return Doubt.IDENTITY
+        return RepairFailure.IDENTITY
     if not _is_harmless(hook_body):
-        return Doubt.ORIGIN
+        return RepairFailure.ORIGIN
     return Repaired(own, kinds, _cut(before, after))
 
 

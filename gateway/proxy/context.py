@@ -16,10 +16,10 @@ from gateway.proxy.routes import Route
 from gateway.proxy.runtime import Snapshot
 from gateway.proxy.tenants import Tenant
 from gateway.upstreams import Outcome, Outgoing, Upstream
-from gateway.upstreams.headers import Identity, LoopError, forwarded, own_lines, read
+from gateway.upstreams.headers import Identity, LoopError, forwarded, hook_header_lines, read
 
 
-class Life:
+class HookContext:
     """One hook so far."""
 
     __slots__ = (
@@ -107,7 +107,7 @@ class Life:
             head = forwarded(received, policy, client[0] if client else None, scope["scheme"], resigned=resigned)
         except LoopError as exc:
             raise Refused(problem(400, str(exc), error=ProxyError.PROXY_LOOP_DETECTED)) from exc
-        head += own_lines(self.identity)
+        head += hook_header_lines(self.identity)
         if route.sign_with is not None:
             head += b"%b: %b\r\n" % signed(self.body, route.sign_with)
         return Outgoing(path, policy.host(received), head, self.body, self.app, self.trace, 0, route.response_check)
@@ -152,7 +152,7 @@ class Life:
         )
 
 
-class TracedLife(Life):
+class TracedHookContext(HookContext):
     """The same where tracing is on."""
 
     __slots__ = ("trace",)

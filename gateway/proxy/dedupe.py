@@ -40,7 +40,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.model.verdicts import Ruling, Source, Verdict, allowed_by_backend
+from gateway.model.verdicts import Ruling, Source, Verdict, backend_allow
 from gateway.policy.shared import Claim, Claims
 
 MAX_ENTRIES: Final = 10_000
@@ -50,7 +50,7 @@ MAX_JOINED: Final = 128
 MIN_WAITING: Final = 256
 """Repeats that may wait in all, however low ``server.max_in_flight`` is."""
 
-_ECHO: Final = allowed_by_backend(b"")
+_ECHO: Final = backend_allow(b"")
 """The usual yes, but for the hook's own body."""
 
 Key = int

@@ -23,7 +23,7 @@ from gateway.policy.rest_client_config import ClientConfig, Mode
 from gateway.policy.retry import Retry
 from gateway.policy.rules.globs import compile_glob, fold, is_glob
 from gateway.policy.rules.matcher import Rule, Rules, scope
-from gateway.policy.shadow import Shadow, ShadowSettings, shadow_of
+from gateway.policy.shadow import Shadow, ShadowSettings, find_shadow
 from gateway.policy.split import Split
 from gateway.proxy.tenants import Tenant
 
@@ -245,7 +245,7 @@ class Table:
             why = f"no app matches; unknown_app names {tenant.name!r}"
         return Match(tenant.name, route, why)
 
-    def route_of(self, app: str, method: str | None) -> Route:
+    def route_for(self, app: str, method: str | None) -> Route:
         """The route that a configured app has for a method, or for those of which nothing is said (None)."""
         compiled = self._apps[app]
         return compiled.default if method is None else compiled.route(method)
@@ -257,7 +257,7 @@ class Table:
     def _sharing(self) -> set[str]:
         users: dict[str, int] = {}
         for name, app in self._apps.items():
-            for upstream in set[str]().union(*map(upstreams_of, app.routes.values())):
+            for upstream in set[str]().union(*map(route_upstreams, app.routes.values())):
                 users[upstream] = users.get(upstream, 0) + (2 if is_glob(name) else 1)
         return {upstream for upstream, apps in users.items() if apps > 1}
 
@@ -276,7 +276,7 @@ class Table:
         return found
 
 
-def upstreams_of(route: Route) -> set[str]:
+def route_upstreams(route: Route) -> set[str]:
     """The upstreams that may decide a hook of this route."""
     names = set(route.failover)
     if route.upstream is not None:
@@ -393,7 +393,7 @@ def _route(config: Config, kind: MethodType, settings: Settings, rules: Rules | 
         client_config,
         kind is MethodType.CONNECT and client_config is not None,
         _check_of(settings, kind),
-        shadow_of(settings.shadow, None, kind),
+        find_shadow(settings.shadow, None, kind),
         settings.failover_on,
         _first_budget(settings),
     )

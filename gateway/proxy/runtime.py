@@ -15,7 +15,7 @@ from gateway.config import Upstream as UpstreamConfig
 from gateway.http.tls.pem_files import NO_COPIES, Copies
 from gateway.model.change import Change, Changes
 from gateway.model.decision import UNKNOWN_APP
-from gateway.policy.shared import Shared
+from gateway.policy.shared import SharedState
 from gateway.proxy.dedupe import Duplicates
 from gateway.proxy.routes import Table
 from gateway.proxy.tenants import Tenant
@@ -39,7 +39,7 @@ class Runtime:
     """Holds the snapshot in force. Build it inside a running loop. Raises OSError for certificates of no use."""
 
     def __init__(
-        self, config: Config, metrics: Metrics, copies: Copies = NO_COPIES, shared: Shared | None = None
+        self, config: Config, metrics: Metrics, copies: Copies = NO_COPIES, shared: SharedState | None = None
     ) -> None:
         self.metrics = metrics
         self.shared = shared
@@ -179,7 +179,7 @@ class RuntimeChange(Change):
                 app.tenant = known
             limited = app.default.rate is not None or app.default.max_in_flight is not None
             if limited and self._runtime.shared is not None and not app.tenant.is_shared:
-                app.tenant.share(self._runtime.shared.limits_of(app.name))
+                app.tenant.share(self._runtime.shared.app_limits(app.name))
             tenants[app.name] = app.tenant
         metrics.in_flight.labelled(UNKNOWN_APP)
         return tenants

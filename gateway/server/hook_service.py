@@ -13,14 +13,14 @@ from typing import Final
 
 from gateway.admin.rpc import RpcHandler
 from gateway.config import Config
-from gateway.http.server import LINGER, FrontLimits, FrontState, hold_to_limits
+from gateway.http.server import LINGER, FrontLimits, FrontState, enforce_limits
 from gateway.http.tls.certificates import Renewal, ServerTLS
 from gateway.http.tls.handshakes import FailedHandshake, HandshakeFault
 from gateway.http.tls.pem_files import NO_COPIES, Copies
 from gateway.model.change import Change, Changes, Swap, prepare
 from gateway.model.keep_going import KeepGoing
 from gateway.policy.access import AllowedAddresses
-from gateway.policy.shared import Shared
+from gateway.policy.shared import SharedState
 from gateway.proxy.endpoint import HookEndpoint
 from gateway.proxy.endpoint import Listener as DecisionListener
 from gateway.proxy.runtime import Runtime
@@ -59,7 +59,7 @@ class HookService:
         listeners: tuple[DecisionListener, ...] = (),
         sessions: Sessions | None = None,
         copies: Copies = NO_COPIES,
-        shared: Shared | None = None,
+        shared: SharedState | None = None,
     ) -> None:
         """*shared*: what several workers have in common; None where this process is the only one."""
         self._writer = writer
@@ -90,7 +90,7 @@ class HookService:
             grace=config.server.drain_timeout,
             tls=None if self._tls is None else self._tls.context,
             on_failed_handshake=self._note_failed_handshake,
-            turns=None if shared is None else shared.turns,
+            accept_order=None if shared is None else shared.accept_order,
         )
         self.rpc_handler = RpcHandler(journal, self.runtime, self._listener.drain)
         """Tells operators what goes on here."""
@@ -158,7 +158,7 @@ class HookService:
             return
         (_, change), self._prepared = self._prepared, None
         async with self._changing:
-            hold_to_limits(self._front)
+            enforce_limits(self._front)
             self._listener.recheck()
             await change.settle()
             await self._renew_tls()

@@ -65,7 +65,7 @@ from gateway.server.single import (
 from gateway.server.two_phase import Word, Words, all_prepared, those_without
 from gateway.telemetry.log import LogWriter
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.metrics.shared import ForeignCells
+from gateway.telemetry.metrics.shared import WorkerMetrics
 from gateway.upstreams.mirror import candidates
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ _QUESTIONS: Final = 16
 class Worker:
     """One child process."""
 
-    def __init__(self, slot: int, process: Child, channel: Channel, cells: ForeignCells) -> None:
+    def __init__(self, slot: int, process: Child, channel: Channel, cells: WorkerMetrics) -> None:
         self.slot = slot
         self.process = process
         self.cells = cells
@@ -290,7 +290,7 @@ class Supervisor:
     async def _spawn(self, slot: int) -> Worker:
         with contextlib.ExitStack() as undo:
             ours, theirs = map(undo.enter_context, socket.socketpair())
-            cells = undo.enter_context(contextlib.closing(ForeignCells()))
+            cells = undo.enter_context(contextlib.closing(WorkerMetrics()))
             listen = self._sockets.descriptors
             process = Child(
                 (

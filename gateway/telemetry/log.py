@@ -20,8 +20,8 @@ import msgspec
 
 from gateway.model.change import Change, Swap
 from gateway.model.decision import Decision
-from gateway.model.hooks import text_of
-from gateway.model.text import bounded, masked, printable, timestamp
+from gateway.model.hooks import field_text
+from gateway.model.text import mask_number, printable, shorten, timestamp
 from gateway.model.verdicts import Annotations, Verdict
 
 logger = logging.getLogger(__name__)
@@ -238,15 +238,15 @@ class AccessLog:
         ruling, hook, budget = decision.ruling, decision.hook, decision.budget
         node_id = session_id = call_id = caller = callee = None
         if hook is not None:
-            node_id = text_of(hook.node_id, longest)
-            session_id = text_of(hook.session_id, longest)
-            call_id = text_of(hook.call_id, longest)
-            caller = text_of(hook.caller, _NUMBER)
+            node_id = field_text(hook.node_id, longest)
+            session_id = field_text(hook.session_id, longest)
+            call_id = field_text(hook.call_id, longest)
+            caller = field_text(hook.caller, _NUMBER)
             if caller is not None and self._mask_caller:
-                caller = masked(caller)
-            callee = text_of(hook.callee, _NUMBER)
+                caller = mask_number(caller)
+            callee = field_text(hook.callee, _NUMBER)
             if callee is not None and self._mask_callee:
-                callee = masked(callee)
+                callee = mask_number(callee)
         return _AccessLine(
             timestamp(decision.time),
             decision.request_id,
@@ -260,7 +260,7 @@ class AccessLog:
             ruling.verdict,
             ruling.source,
             ruling.reason,
-            bounded(ruling.error, 2 * longest) if ruling.error else "",
+            shorten(ruling.error, 2 * longest) if ruling.error else "",
             ruling.status,
             decision.upstream,
             decision.target,
@@ -286,20 +286,20 @@ def is_failure(decision: Decision) -> bool:
 def _annotate_line(line: _AccessLine, annotations: Annotations, longest: int) -> _AnnotatedLine:
     annotated = _AnnotatedLine(*msgspec.structs.astuple(line))
     if annotations.rule is not None:
-        annotated.rule = bounded(annotations.rule, longest)
+        annotated.rule = shorten(annotations.rule, longest)
     annotated.repaired = annotations.repaired
     if annotations.client_config != "ok":
         annotated.client_config = annotations.client_config
     annotated.ineffective = annotations.ineffective
     if annotations.failed_over_from is not None:
-        annotated.failed_over_from = bounded(annotations.failed_over_from, longest)
+        annotated.failed_over_from = shorten(annotations.failed_over_from, longest)
         annotated.failover_cause = annotations.failover_cause
     if annotations.changed_fields is not None:
-        annotated.changed_fields = bounded(annotations.changed_fields, longest)
+        annotated.changed_fields = shorten(annotations.changed_fields, longest)
     if annotations.ignored_fields is not None:
-        annotated.ignored_fields = bounded(annotations.ignored_fields, longest)
+        annotated.ignored_fields = shorten(annotations.ignored_fields, longest)
     if annotations.excluded:
-        annotated.excluded = bounded(",".join(annotations.excluded), longest)
+        annotated.excluded = shorten(",".join(annotations.excluded), longest)
     annotated.substituted = annotations.substituted
     return annotated
 
@@ -332,7 +332,7 @@ def _more(line: _AnnotatedLine) -> str:
     return words + (" ineffective" if line.ineffective else "")
 
 
-class _Brake(logging.Filter):
+class RateLimitFilter(logging.Filter):
     """Lets the same message through a few times per period, then says how often it was held back.
 
     Running out of file descriptors, for one, makes an event loop log thousands of lines a second.
@@ -344,6 +344,7 @@ class _Brake(logging.Filter):
         self._seen: dict[tuple[str, int, str], list[float]] = {}  # period's end, count
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is logged; adds the number of suppressed repeats to the first one of a new period."""
         key = (record.name, record.levelno, str(record.msg).partition("\n")[0][:200])
         now = self._clock()
         entry = self._seen.get(key)
@@ -376,13 +377,13 @@ class _Handler(logging.Handler):
             self._writer.on_drop(1)
 
     def _format(self, record: logging.LogRecord) -> bytes:
-        message = bounded(record.getMessage(), 2000).encode("utf-8", "backslashreplace").decode("utf-8")
+        message = shorten(record.getMessage(), 2000).encode("utf-8", "backslashreplace").decode("utf-8")
         fields: dict[str, Any] = getattr(record, "fields", {})
         trace = self._exceptions.formatException(record.exc_info) if record.exc_info else None
         if self._console:
             extra = "".join(f" {name}={value}" for name, value in fields.items())
             text = f"{timestamp(record.created)} {record.levelname.lower():7} {message}{extra}"
-            lines = [text, *bounded(trace or "", _MAX_TRACE).splitlines()]
+            lines = [text, *shorten(trace or "", _MAX_TRACE).splitlines()]
             return "\n".join(map(printable, lines)).encode("utf-8", "replace")
         line = {
             "ts": timestamp(record.created),
@@ -392,7 +393,7 @@ class _Handler(logging.Handler):
             **fields,
         }
         if trace:
-            line["exception"] = bounded(trace, _MAX_TRACE)
+            line["exception"] = shorten(trace, _MAX_TRACE)
         return msgspec.json.encode(line, enc_hook=str)
 
 
@@ -404,7 +405,7 @@ def configure_logging(writer: LogWriter, *, level: str, console: bool) -> None:
 def prepare_logging(writer: LogWriter, *, level: str, console: bool) -> Change:
     """The same, ready to be committed."""
     handler = _Handler(writer, console=console)
-    handler.addFilter(_Brake())
+    handler.addFilter(RateLimitFilter())
     root = logging.getLogger()
     before, level_before = list(root.handlers), root.level
     return Swap(

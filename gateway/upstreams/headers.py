@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from gateway.upstreams.header_names import as_php_sees, may_pass
+from gateway.upstreams.header_names import may_pass, php_name
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -118,7 +118,7 @@ class CompiledPolicy:
         self._preserve = policy.host == "preserve"
         self._literal = None if policy.host in ("preserve", "target") else policy.host.encode("ascii")
         self.static: Headers = tuple(static)
-        self.dropped = _DROPPED | {as_php_sees(name) for name, _ in static}
+        self.dropped = _DROPPED | {php_name(name) for name, _ in static}
         self.keep_underscores = policy.keep_underscores
 
     def host(self, received: Received) -> bytes | None:
@@ -169,7 +169,7 @@ def read(fields: Headers) -> Received:
 def forwarded(
     received: Received, policy: CompiledPolicy, client: str | None, scheme: str, *, resigned: bool = False
 ) -> bytes:
-    """The header lines for the backend that all hooks with this head share; ``own_lines`` has each hook's own.
+    """The header lines for the backend that all hooks with this head share; ``hook_header_lines`` has each hook's own.
 
     They lack Host and what each attempt sets itself, and where the hook is signed anew, its Authorization. Raises
     LoopError if Via says that this very gateway has had the hook already.
@@ -203,7 +203,7 @@ def forwarded(
     return _written(lines)
 
 
-def own_lines(identity: Identity) -> bytes:
+def hook_header_lines(identity: Identity) -> bytes:
     """The header lines for the backend that belong to this hook alone."""
     return b"x-request-id: %b\r\ntraceparent: %b\r\n" % (identity.request_id, identity.traceparent)
 

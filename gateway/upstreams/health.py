@@ -17,7 +17,7 @@ from gateway.config import Health
 from gateway.http.client import TransportSettings
 from gateway.http.client.transport import Transport
 from gateway.model.keep_going import KeepGoing
-from gateway.upstreams.admission import Shut
+from gateway.upstreams.admission import EjectionScope
 from gateway.upstreams.target import Target
 
 logger = logging.getLogger(__name__)
@@ -96,4 +96,4 @@ class HealthCheck:
         if self._failures >= _FALL:
             self._ejected = True
             if target.breaker.eject(now):
-                target.shut(Shut.ALL, "", f"health check: {problem}")
+                target.shut(EjectionScope.ALL, "", f"health check: {problem}")

@@ -13,13 +13,13 @@ from gateway.config import Upstream as UpstreamConfig
 from gateway.config import UpstreamTls
 from gateway.config.sections.upstreams import target_names
 from gateway.http.client import Resolver, TransportSettings
-from gateway.http.tls.certificates import MadeOfFiles, client_context
+from gateway.http.tls.certificates import FileBacked, client_context
 from gateway.http.tls.pem_files import NO_COPIES, Copies
 from gateway.model.change import Change
-from gateway.policy.shared import Shared
+from gateway.policy.shared import SharedState
 from gateway.telemetry.metrics.catalogue import Metrics
 from gateway.upstreams.health import HealthCheck
-from gateway.upstreams.status import TargetReport, report_of
+from gateway.upstreams.status import TargetReport, target_report
 from gateway.upstreams.target import Target, TargetTerms
 from gateway.upstreams.upstream import Member, Upstream
 
@@ -34,14 +34,14 @@ class _Key(NamedTuple):
     url: str
 
 
-Contexts = Mapping[UpstreamTls, MadeOfFiles[ssl.SSLContext]]
+Contexts = Mapping[UpstreamTls, FileBacked[ssl.SSLContext]]
 
 
 class Targets:
     """Live targets by upstream and URL, with their health checks."""
 
     def __init__(
-        self, metrics: Metrics, workers: int = 1, copies: Copies = NO_COPIES, shared: Shared | None = None
+        self, metrics: Metrics, workers: int = 1, copies: Copies = NO_COPIES, shared: SharedState | None = None
     ) -> None:
         self._metrics = metrics
         self._copies = copies
@@ -138,7 +138,7 @@ class Targets:
         reports: list[TargetReport] = []
         for number, (key, target) in enumerate(list(self._live.items()), 1):
             if not target.retired:
-                reports.append(report_of(key.upstream, key.url, target, self._loop.time()))
+                reports.append(target_report(key.upstream, key.url, target, self._loop.time()))
             if not number % _IN_ONE_GO:
                 await asyncio.sleep(0)
         return reports
@@ -183,7 +183,7 @@ class Targets:
         """The target with this key, a new one where there is none, entered into the change."""
         target = change.targets.get(key) or self._live.get(key)
         if target is None:
-            breaker = None if self._shared is None else self._shared.breaker_of(key.upstream, key.url)
+            breaker = None if self._shared is None else self._shared.target_breaker(key.upstream, key.url)
             target = Target(key.upstream, key.url, name, self._resolver, self._metrics, breaker)
             self._resolver.prefetch(target.url.raw_host.decode("ascii"))
         elif target.terms is not None:
@@ -217,8 +217,8 @@ class Targets:
             server_name=None if config.tls is None else config.tls.server_name,
         )
 
-    def _context(self, tls: UpstreamTls) -> MadeOfFiles[ssl.SSLContext]:
-        return MadeOfFiles(tls.files, lambda files: client_context(files, tls.minimum_version), self._copies)
+    def _context(self, tls: UpstreamTls) -> FileBacked[ssl.SSLContext]:
+        return FileBacked(tls.files, lambda files: client_context(files, tls.minimum_version), self._copies)
 
     async def _renewed(self, configs: Mapping[str, UpstreamConfig]) -> list[str]:
         """The upstreams whose files have changed; their contexts are made anew."""

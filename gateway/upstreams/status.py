@@ -19,7 +19,7 @@ MAX_APPS: Final = 20
 _HELD: Final = "ejected by an operator"
 
 
-class Standing(StrEnum):
+class TargetState(StrEnum):
     """What a target is asked, from well to worst."""
 
     UP = "up"
@@ -32,8 +32,8 @@ class Standing(StrEnum):
     """Ejected by an operator, until it is restored."""
 
 
-_RANK: Final = {standing: rank for rank, standing in enumerate(Standing)}
-_CLOSED: Final = frozenset((Standing.EJECTED, Standing.HELD, Standing.PROBING))
+_RANK: Final = {standing: rank for rank, standing in enumerate(TargetState)}
+_CLOSED: Final = frozenset((TargetState.EJECTED, TargetState.HELD, TargetState.PROBING))
 
 
 class TargetReport(msgspec.Struct, frozen=True):
@@ -42,7 +42,7 @@ class TargetReport(msgspec.Struct, frozen=True):
     upstream: str
     url: str
     name: str
-    state: Standing
+    state: TargetState
     since: float | None
     """When it came into this state; None where it has always been up."""
     why: str | None
@@ -62,7 +62,7 @@ class TargetReport(msgspec.Struct, frozen=True):
     """How many of the processes do not send hooks to it, but for a probe."""
 
 
-def report_of(upstream: str, url: str, target: Target, now: float) -> TargetReport:
+def target_report(upstream: str, url: str, target: Target, now: float) -> TargetReport:
     """The target as it stands; *now* is loop time."""
     breaker, closed_to = target.breaker, target.admission.closed_to(now)
     state = breaker.state(now)
@@ -70,15 +70,15 @@ def report_of(upstream: str, url: str, target: Target, now: float) -> TargetRepo
     why: str | None = target.why
     retry_at = breaker.retry_at
     if target.held_since is not None:
-        standing, since, why = Standing.HELD, target.held_since, _HELD
+        standing, since, why = TargetState.HELD, target.held_since, _HELD
     elif state is State.OPEN:
-        standing = Standing.EJECTED
+        standing = TargetState.EJECTED
     elif state is State.HALF_OPEN:
-        standing = Standing.PROBING
+        standing = TargetState.PROBING
     elif closed_to:
-        standing, since = Standing.PARTLY, _unix(min(closed_to.values()), now)
+        standing, since = TargetState.PARTLY, _unix(min(closed_to.values()), now)
     else:
-        standing, why = Standing.UP, None
+        standing, why = TargetState.UP, None
     return TargetReport(
         upstream,
         url,

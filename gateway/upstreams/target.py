@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import httpx
 import msgspec
 
-from gateway.http.client import Answer, Pool, Resolver, Terms, Transport, TransportSettings
+from gateway.http.client import Answer, Pool, RequestOptions, Resolver, Transport, TransportSettings
 from gateway.model.trace_context import Trace
 from gateway.policy.breaker import BreakerSettings
 from gateway.policy.event_answers import EventCheck
@@ -20,8 +20,8 @@ from gateway.policy.repair import ResponseCheck
 from gateway.policy.shared import SharedBreaker
 from gateway.telemetry.metrics.catalogue import Metrics
 from gateway.telemetry.metrics.cells import Value
-from gateway.upstreams.admission import Admission, Shut, Ticket
-from gateway.upstreams.latency import LastMinute, Usual
+from gateway.upstreams.admission import Admission, EjectionScope, Ticket
+from gateway.upstreams.latency import LastMinute, LatencyEstimator
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Target:
         self._shared = shared
         self.admission = Admission(shared)
         self.breaker = self.admission.common
-        self.usual = Usual()
+        self.usual = LatencyEstimator()
         self.last_minute = LastMinute()
         self.in_flight = 0
         self.retired = False
@@ -139,15 +139,21 @@ class Target:
         host = outgoing.host
         begin = self._beginning(outgoing.path) if host is None else self._begin(outgoing.path, host)
         connect = self._loop.time() + settings.connect_timeout
-        terms = Terms(
-            deadline, connect, deadline, deadline, self.usual.estimate(), outgoing.tenant, None, b"x-request-timeout-ms"
+        options = RequestOptions(
+            queue=deadline,
+            connect=connect,
+            answer=deadline,
+            budget=deadline,
+            usual=self.usual.estimate(),
+            tenant=outgoing.tenant,
+            timeout_header=b"x-request-timeout-ms",
         )
         pool = self._pool
         if pool is None:  # not before it is needed: the system's certificate authorities take a while to load
             pool = self._pool = self.transport.pool(self.url)
         framing = _CLOSING if settings.keepalive is None else _FRAMING
         head = b"".join((begin, outgoing.head, framing % len(outgoing.body)))
-        return pool.exchange(head, outgoing.body, terms, fresh=fresh)
+        return pool.exchange(head, outgoing.body, options, fresh=fresh)
 
     def _beginning(self, path: str) -> bytes:
         """Request line and Host for a method, prepared wherever it is asked for again."""
@@ -212,12 +218,12 @@ class Target:
         if self._told_out:
             self._tell_back(now, (None, tenant))
 
-    def shut(self, whom: Shut, tenant: str, detail: str) -> None:
+    def shut(self, whom: EjectionScope, tenant: str, detail: str) -> None:
         """A breaker opened just now: count it, and tell whoever reads the log at night, though not of each probe."""
-        if self.retired or whom is Shut.NOBODY:
+        if self.retired or whom is EjectionScope.NONE:
             return
         self.why = detail
-        app = None if whom is Shut.ALL else tenant
+        app = None if whom is EjectionScope.ALL else tenant
         if app is None:
             self._ejections.inc()
         if app in self._told_out:

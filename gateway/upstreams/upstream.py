@@ -14,7 +14,7 @@ from gateway.config import Upstream as UpstreamConfig
 from gateway.http.client import Answer, ConnectionLost, ExchangeError
 from gateway.model.decision import AttemptRecord
 from gateway.model.verdicts import Cause, Failure, ProxyError, Ruling
-from gateway.policy.retry import Retry, RetryOn, attempt_budget, kind_of, may_retry
+from gateway.policy.retry import Retry, RetryOn, attempt_budget, may_retry, retry_kind
 from gateway.telemetry.metrics.catalogue import Metrics
 from gateway.upstreams.admission import Ticket
 from gateway.upstreams.answers import DENIED, judge, judge_failure
@@ -126,7 +126,7 @@ class Upstream:
     ) -> None:
         self.name = name
         self.retry = config.retry
-        self.policy = CompiledPolicy(policy_of(config, keep_underscores=keep_underscores))
+        self.policy = CompiledPolicy(header_policy(config, keep_underscores=keep_underscores))
         self._loop = asyncio.get_running_loop()
         self._groups = [group for group in _by_rank(members) if group]
         self._members = members
@@ -333,18 +333,18 @@ _NOBODY_THERE: Final = frozenset((502, 503, 504))
 
 def _answered(answer: Answer, outgoing: Outgoing, requests: int) -> _Attempt:
     result = judge(answer, outgoing.body, outgoing.check)
-    kind = kind_of(result, harmless=False) if isinstance(result, Failure) else None
+    kind = retry_kind(result, retry_safe=False) if isinstance(result, Failure) else None
     return _Attempt(result, kind, seen=True, stale=False, requests=requests, queued=answer.queued)
 
 
 def _failed(fault: ExchangeError, outgoing: Outgoing, requests: int) -> _Attempt:
     result = judge_failure(fault.failure, outgoing.check)
-    kind = kind_of(result, harmless=fault.harmless) if isinstance(result, Failure) else None
-    stale = fault.harmless and isinstance(fault, ConnectionLost)
+    kind = retry_kind(result, retry_safe=fault.retry_safe) if isinstance(result, Failure) else None
+    stale = fault.retry_safe and isinstance(fault, ConnectionLost)
     return _Attempt(
         result,
         kind,
-        seen=not fault.harmless,
+        seen=not fault.retry_safe,
         stale=stale,
         requests=requests,
         queued=fault.queued,
@@ -370,7 +370,7 @@ def _by_rank(members: list[Member]) -> tuple[list[Member], list[Member]]:
     return [member for member in members if not member.backup], [member for member in members if member.backup]
 
 
-def policy_of(config: UpstreamConfig, *, keep_underscores: bool) -> Policy:
+def header_policy(config: UpstreamConfig, *, keep_underscores: bool) -> Policy:
     """The header rules of an upstream's configuration."""
     headers = encoded({name: value.reveal() for name, value in config.headers.items()})
     credentials = None

@@ -18,8 +18,8 @@ from gateway.model.decision import UNKNOWN_APP, Decision
 from gateway.model.verdicts import Reason, Ruling, Source, Verdict
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.metrics.catalogue import DURATION_BUCKETS
-from gateway.telemetry.metrics.cells import Cells
-from gateway.telemetry.metrics.shared import ForeignCells
+from gateway.telemetry.metrics.cells import MetricCells
+from gateway.telemetry.metrics.shared import WorkerMetrics
 
 APPS = ["a", "b", "c"]
 FATES = [
@@ -215,8 +215,8 @@ def test_a_counter_that_begins_anew_is_taken_as_new() -> None:
 
 
 def test_workers_are_counted_together_and_one_that_ends_takes_nothing_with_it() -> None:
-    supervisor, foreign = counting(), [ForeignCells(), ForeignCells()]
-    workers = [Metrics("0", Cells(cells.values_fd, cells.names_fd)) for cells in foreign]
+    supervisor, foreign = counting(), [WorkerMetrics(), WorkerMetrics()]
+    workers = [Metrics("0", MetricCells(cells.values_fd, cells.names_fd)) for cells in foreign]
     for worker in workers:
         worker.configure(APPS, [])
         worker.in_flight.labelled("a").set(2.0)

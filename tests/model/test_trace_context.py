@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.model.trace_context import Sampling, Trace
-from gateway.upstreams.headers import Received, own_lines
+from gateway.upstreams.headers import Received, hook_header_lines
 
 TRACE_IDS = st.integers(1, (1 << 128) - 1).map(lambda number: b"%032x" % number)
 SPANS = st.integers(1 << 63, (1 << 64) - 1)
@@ -75,4 +75,4 @@ def test_the_header_line_of_a_traced_hook_is_the_first_request_s() -> None:
     trace = Sampling(1.0).trace(identity.traceparent, begins=True)
     assert trace is not None
     assert identity.traceparent.split(b"-")[1] == trace.trace_id
-    assert own_lines(identity).count(identity.traceparent) == 1
+    assert hook_header_lines(identity).count(identity.traceparent) == 1

@@ -20,9 +20,9 @@ from gateway.model.verdicts import (
     Fallback,
     ProxyError,
     Ruling,
-    allowed_by_backend,
-    by_fallback,
-    denied_by_backend,
+    backend_allow,
+    backend_reject,
+    fallback_ruling,
 )
 from gateway.proxy.dedupe import (
     MAX_BYTES,
@@ -39,8 +39,8 @@ from gateway.proxy.dedupe import (
 METHOD = "OnCallEvent"
 BODY = b'{"appKey":"defaultApp","callId":"1"}'
 KEY = key_of(METHOD, BODY)
-ALLOWED = allowed_by_backend(b'{"answer":1}')
-DENIED = denied_by_backend()
+ALLOWED = backend_allow(b'{"answer":1}')
+DENIED = backend_reject()
 
 
 @contextmanager
@@ -86,7 +86,7 @@ class Gateway:
         with flown(self.duplicates.begin(key_of(method, body), body)) as flight:
             self.asked += 1
             await self.answering.wait()
-            ruling = allowed_by_backend(b'{"number":%d}' % self.asked)
+            ruling = backend_allow(b'{"number":%d}' % self.asked)
             flight.finish(ruling, self.loop.time(), 10.0)
             return ruling
 
@@ -293,8 +293,8 @@ def test_past_the_count_the_one_kept_longest_makes_room() -> None:
 def test_past_the_bytes_as_many_as_needed_make_room() -> None:
     duplicates = Duplicates(max_bytes=1000)
     for number in range(10):
-        keep(duplicates, b"%d" % number, allowed_by_backend(b"%0100d" % number))
-    keep(duplicates, b"10", allowed_by_backend(b"%0250d" % 10))
+        keep(duplicates, b"%d" % number, backend_allow(b"%0100d" % number))
+    keep(duplicates, b"10", backend_allow(b"%0250d" % 10))
     assert [number for number in range(10) if kept(duplicates, b"%d" % number)] == [3, 4, 5, 6, 7, 8, 9]
     assert duplicates.bytes_held == 7 * 100 + 250
 
@@ -302,15 +302,15 @@ def test_past_the_bytes_as_many_as_needed_make_room() -> None:
 def test_verdicts_kept_for_different_times_make_room_in_the_order_they_came_in() -> None:
     duplicates = Duplicates(max_bytes=1000)
     for number in range(10):
-        keep(duplicates, b"%d" % number, allowed_by_backend(b"%0100d" % number), seconds=10.0 + number)
-    keep(duplicates, b"10", allowed_by_backend(b"%0250d" % 10))
+        keep(duplicates, b"%d" % number, backend_allow(b"%0100d" % number), seconds=10.0 + number)
+    keep(duplicates, b"10", backend_allow(b"%0250d" % 10))
     assert [number for number in range(10) if kept(duplicates, b"%d" % number)] == [3, 4, 5, 6, 7, 8, 9]
 
 
 def test_what_is_larger_than_the_store_is_not_kept_and_drives_nothing_out() -> None:
     duplicates = Duplicates(max_bytes=1000)
     keep(duplicates, BODY)
-    keep(duplicates, b"large", allowed_by_backend(b"x" * 1001))
+    keep(duplicates, b"large", backend_allow(b"x" * 1001))
     assert kept(duplicates, BODY)
     assert len(duplicates) == 1
 
@@ -333,18 +333,18 @@ def test_of_an_answer_that_is_the_hook_itself_no_byte_is_kept() -> None:
     duplicates = Duplicates()
     body, answer = b"x" * 5000, bytes(bytearray(b"x" * 5000))
     assert answer is not body
-    keep(duplicates, body, allowed_by_backend(answer))
+    keep(duplicates, body, backend_allow(answer))
     assert duplicates.bytes_held == 0
     again = bytes(bytearray(body))
     found = duplicates.find(key_of(METHOD, again), again, 0.0)
-    assert found == allowed_by_backend(body)
+    assert found == backend_allow(body)
     assert isinstance(found, Ruling)
     assert found.body is again
 
 
 def test_what_else_an_answer_that_is_the_hook_itself_says_is_kept() -> None:
-    ruling = by_fallback(Failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, "late"), LENIENT, BODY)
-    for said in (ruling, allowed_by_backend(BODY).annotate(failed_over_from="php")):
+    ruling = fallback_ruling(Failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, "late"), LENIENT, BODY)
+    for said in (ruling, backend_allow(BODY).annotate(failed_over_from="php")):
         duplicates = Duplicates()
         keep(duplicates, BODY, said)
         assert duplicates.find(KEY, BODY, 0.0) == said
@@ -363,7 +363,7 @@ def test_by_default_it_holds_ten_thousand_verdicts_and_32_mib() -> None:
         keep(duplicates, b"%d" % number)
     assert len(duplicates) == 10_000
     for number in range(40):
-        keep(duplicates, b"%d" % number, allowed_by_backend(bytes(1_000_000)))
+        keep(duplicates, b"%d" % number, backend_allow(bytes(1_000_000)))
     assert 32 * 2**20 - 1_000_100 < duplicates.bytes_held <= 32 * 2**20
 
 
@@ -385,7 +385,7 @@ def test_a_flight_shows_its_state() -> None:
 
 
 BODIES = st.sampled_from([b"a", b"bb", b"cccc", b"dddddddd"])
-RULINGS = st.sampled_from([DENIED, ALLOWED, allowed_by_backend(b"bb")])
+RULINGS = st.sampled_from([DENIED, ALLOWED, backend_allow(b"bb")])
 LENIENT = Fallback(frozenset(Cause))
 
 

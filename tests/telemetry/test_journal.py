@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from gateway.admin.decision_filter import wanted
 from gateway.model.decision import AttemptRecord, Decision
-from gateway.model.effects import of_answer, of_refusal
+from gateway.model.effects import answer_effect, rejection_effect
 from gateway.model.hooks import MethodType, parse_hook
 from gateway.model.text import timestamp
 from gateway.model.verdicts import (
@@ -28,12 +28,12 @@ from gateway.model.verdicts import (
     Ruling,
     Source,
     Verdict,
-    allowed_by_backend,
-    by_fallback,
-    by_static,
-    denied_by_backend,
+    backend_allow,
+    backend_reject,
+    fallback_ruling,
+    static_ruling,
 )
-from gateway.telemetry.journal import MAX_LIMIT, Call, Journal, Teller, Wanted
+from gateway.telemetry.journal import MAX_LIMIT, DecisionFilter, DecisionFormatter, DecisionView, Journal
 from gateway.telemetry.log import is_failure
 
 CHECKED: Final = settings(deadline=None, max_examples=150)
@@ -44,18 +44,18 @@ CONTRACT_FIELDS: Final = (
     "excluded shadow substituted"
 ).split()
 NOW: Final = 1_700_000_000.0
-TELLER: Final = Teller(77)
+TELLER: Final = DecisionFormatter(77)
 TIMED_OUT: Final = Failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, "no answer within 1.5 s")
 REFUSED: Final = Failure(Cause.UNREACHABLE, ProxyError.CONNECTION_REFUSED, "h:1: connection refused")
-ALLOWED: Final = allowed_by_backend(b'{"a":1}')
+ALLOWED: Final = backend_allow(b'{"a":1}')
 RULINGS: Final = [
     ALLOWED,
-    denied_by_backend(),
-    by_fallback(TIMED_OUT, Fallback(), b""),
-    by_fallback(REFUSED, Fallback(frozenset({Cause.UNREACHABLE})), b"{}"),
-    by_static(Verdict.REJECT, b""),
+    backend_reject(),
+    fallback_ruling(TIMED_OUT, Fallback(), b""),
+    fallback_ruling(REFUSED, Fallback(frozenset({Cause.UNREACHABLE})), b"{}"),
+    static_ruling(Verdict.REJECT, b""),
     Ruling(Verdict.ERROR, Source.GATEWAY, Reason.BAD_REQUEST, 400, error="the body is empty"),
-    denied_by_backend().annotate(ineffective=True),
+    backend_reject().annotate(ineffective=True),
     ALLOWED.annotate(repaired="bom", cut="\ufeff" * 100),
     ALLOWED.annotate(rule="night"),
 ]
@@ -70,8 +70,8 @@ def decision(ruling: Ruling = ALLOWED, fields: dict[str, Any] | None = None, **c
     return msgspec.structs.replace(made, **changes)
 
 
-def found(journal: Journal, teller: Teller = TELLER, /, **query: Any) -> list[Call]:
-    return asyncio.run(journal.find(Wanted(**query), teller)).calls
+def found(journal: Journal, teller: DecisionFormatter = TELLER, /, **query: Any) -> list[DecisionView]:
+    return asyncio.run(journal.find(DecisionFilter(**query), teller)).calls
 
 
 def filled(decisions: Iterable[Decision], **limits: int) -> Journal:
@@ -81,7 +81,7 @@ def filled(decisions: Iterable[Decision], **limits: int) -> Journal:
     return journal
 
 
-def ids(calls: Iterable[Call]) -> list[str]:
+def ids(calls: Iterable[DecisionView]) -> list[str]:
     return [call.request_id for call in calls]
 
 
@@ -95,7 +95,7 @@ def test_the_last_are_kept_and_the_newest_come_first() -> None:
 
 
 def test_failures_outlast_any_number_of_successes() -> None:
-    failure = decision(by_fallback(TIMED_OUT, Fallback(), b""), request_id="failed")
+    failure = decision(fallback_ruling(TIMED_OUT, Fallback(), b""), request_id="failed")
     journal = filled([failure, *(decision(request_id=str(n), time=NOW + 1 + n) for n in range(50))], recent=5)
     assert "failed" in ids(found(journal))
     assert ids(found(journal, failures=True)) == ["failed"]
@@ -107,7 +107,7 @@ def test_what_began_later_is_newer_though_it_ended_first() -> None:
 
 
 def test_an_empty_journal_has_no_oldest_call() -> None:
-    nothing = asyncio.run(Journal().find(Wanted(), TELLER))
+    nothing = asyncio.run(Journal().find(DecisionFilter(), TELLER))
     assert (nothing.calls, nothing.matched, nothing.held, nothing.oldest) == ([], 0, 0, None)
 
 
@@ -141,7 +141,7 @@ def test_successes_make_room_for_failures() -> None:
 def test_a_large_body_is_let_go_and_what_is_shown_of_its_hook_stays() -> None:
     body = json.dumps({"appKey": "a" * 9000, "callId": "c" * 90_000, "caller": "1234567", "sdp": "x" * 10**6}).encode()
     references = sys.getrefcount(body)
-    answer = allowed_by_backend(body)
+    answer = backend_allow(body)
     kept = decision(answer, hook=parse_hook(body), size=2 * len(body))
     before = TELLER.call(kept)
     journal = filled([kept])
@@ -204,7 +204,7 @@ def queries(draw: st.DrawFn) -> dict[str, Any]:
     return query | {"failures": draw(st.booleans()), "limit": draw(st.integers(1, 6))}
 
 
-def is_wanted(call: Call, each: Decision, query: dict[str, Any]) -> bool:
+def is_wanted(call: DecisionView, each: Decision, query: dict[str, Any]) -> bool:
     """The filters, said once more over what is shown."""
     if query["failures"] and not is_failure(each):
         return False
@@ -222,7 +222,7 @@ def is_wanted(call: Call, each: Decision, query: dict[str, Any]) -> bool:
 @CHECKED
 @given(decisions(), queries())
 def test_a_query_finds_what_a_look_at_each_call_finds(made: list[Decision], query: dict[str, Any]) -> None:
-    result = asyncio.run(filled(made).find(Wanted(**query), TELLER))
+    result = asyncio.run(filled(made).find(DecisionFilter(**query), TELLER))
     naive = [TELLER.call(each) for each in made if is_wanted(TELLER.call(each), each, query)]
     assert result.matched == len(naive)
     assert result.held == len(made)
@@ -233,7 +233,7 @@ def test_a_query_finds_what_a_look_at_each_call_finds(made: list[Decision], quer
 
 def test_a_masked_number_is_found_as_a_whole_and_by_what_is_shown_of_it_and_by_no_other_part() -> None:
     journal = filled([decision(fields={"caller": "0301234567", "callee": "12345"})])
-    teller = Teller(1, ("caller", "callee"))
+    teller = DecisionFormatter(1, ("caller", "callee"))
     (shown,) = found(journal, teller)
     assert (shown.caller, shown.callee) == ("********67", "***45")
     assert found(journal, teller, q="0301234567")
@@ -249,7 +249,7 @@ def test_a_search_lets_other_tasks_run() -> None:
 
     async def search() -> None:
         nonlocal turns
-        task = asyncio.create_task(journal.find(Wanted(), TELLER))
+        task = asyncio.create_task(journal.find(DecisionFilter(), TELLER))
         while not task.done():
             await asyncio.sleep(0)
             turns += 1
@@ -264,28 +264,28 @@ def test_a_search_lets_other_tasks_run() -> None:
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
-        ({}, Wanted()),
-        ({"app": "tenant-*", "q": "A b"}, Wanted(app="tenant-*", q="A b")),
-        ({"verdict": "reject", "source": "fallback"}, Wanted(verdict="reject", source="fallback")),
-        ({"since": "90s"}, Wanted(since=NOW - 90)),
-        ({"since": "1.5h"}, Wanted(since=NOW - 5400)),
-        ({"since": "1600000000.5"}, Wanted(since=1600000000.5)),
-        ({"since": "2023-11-14T22:13:20Z"}, Wanted(since=NOW)),
-        ({"since": "2023-11-14T22:13:20"}, Wanted(since=NOW)),
-        ({"since": "2023-11-14T23:13:20+01:00"}, Wanted(since=NOW)),
-        ({"since": "2023-11-14T23:13:20 01:00"}, Wanted(since=NOW)),
-        ({"failures": "1", "limit": "1000"}, Wanted(failures=True, limit=1000)),
-        ({"failures": "false"}, Wanted()),
+        ({}, DecisionFilter()),
+        ({"app": "tenant-*", "q": "A b"}, DecisionFilter(app="tenant-*", q="A b")),
+        ({"verdict": "reject", "source": "fallback"}, DecisionFilter(verdict="reject", source="fallback")),
+        ({"since": "90s"}, DecisionFilter(since=NOW - 90)),
+        ({"since": "1.5h"}, DecisionFilter(since=NOW - 5400)),
+        ({"since": "1600000000.5"}, DecisionFilter(since=1600000000.5)),
+        ({"since": "2023-11-14T22:13:20Z"}, DecisionFilter(since=NOW)),
+        ({"since": "2023-11-14T22:13:20"}, DecisionFilter(since=NOW)),
+        ({"since": "2023-11-14T23:13:20+01:00"}, DecisionFilter(since=NOW)),
+        ({"since": "2023-11-14T23:13:20 01:00"}, DecisionFilter(since=NOW)),
+        ({"failures": "1", "limit": "1000"}, DecisionFilter(failures=True, limit=1000)),
+        ({"failures": "false"}, DecisionFilter()),
         (
             {"rule": "rules[0]", "ineffective": "1", "repaired": "true"},
-            Wanted(rule="rules[0]", ineffective=True, repaired=True),
+            DecisionFilter(rule="rules[0]", ineffective=True, repaired=True),
         ),
-        ({"shadow": "differs"}, Wanted(shadow="differs")),
-        ({"shadow": "candidate_failed", "repaired": "0"}, Wanted(shadow="candidate_failed")),
-        (dict.fromkeys(("app", "verdict", "q", "since", "until", "failures", "limit"), ""), Wanted()),
+        ({"shadow": "differs"}, DecisionFilter(shadow="differs")),
+        ({"shadow": "candidate_failed", "repaired": "0"}, DecisionFilter(shadow="candidate_failed")),
+        (dict.fromkeys(("app", "verdict", "q", "since", "until", "failures", "limit"), ""), DecisionFilter()),
     ],
 )
-def test_a_query_is_read(query: dict[str, str], expected: Wanted) -> None:
+def test_a_query_is_read(query: dict[str, str], expected: DecisionFilter) -> None:
     assert wanted(query.items(), NOW) == expected
 
 
@@ -396,7 +396,7 @@ def test_a_call_says_what_its_log_line_says() -> None:
 
 
 def test_the_one_attempt_that_brought_the_verdict_is_told_though_it_was_not_recorded() -> None:
-    (attempt,) = TELLER.call(decision(denied_by_backend(), upstream_duration=0.01)).attempts
+    (attempt,) = TELLER.call(decision(backend_reject(), upstream_duration=0.01)).attempts
     assert msgspec.structs.asdict(attempt) == {
         "upstream": "u", "target": "t:80", "began_ms": 0.1, "duration_ms": 10.0, "queued_ms": 0.0, "outcome": "denied",
         "error": "",
@@ -431,7 +431,7 @@ def test_whatever_a_caller_wrote_is_shown_bounded_and_as_json(text: str, ruling:
     body = json.dumps({"appKey": "a", **fields, "sdp": "sdp-of-the-body"}).encode()
     (call,) = found(filled([decision(ruling, hook=parse_hook(body), size=len(body))]))
     encoded = msgspec.json.encode(call)
-    assert msgspec.json.decode(encoded, type=Call) == call
+    assert msgspec.json.decode(encoded, type=DecisionView) == call
     assert b"sdp-of-the-body" not in encoded
     assert len(call.call_id or "") <= 256
     assert len(call.caller or "") <= 64
@@ -443,10 +443,10 @@ def test_whatever_a_caller_wrote_is_shown_bounded_and_as_json(text: str, ruling:
 def test_every_answer_has_a_meaning_for_every_type_of_method() -> None:
     for kind in (*MethodType, None):
         for status in (200, 400, 401, 403, 405, 408, 413, 431, 499):
-            words = of_answer(status, kind)
+            words = answer_effect(status, kind)
             assert words.endswith(".")
             assert "edia server" in words
-        assert of_answer(400, kind) == of_answer(403, kind), "anything but exactly 200 is an interaction error"
+        assert answer_effect(400, kind) == answer_effect(403, kind), "anything but exactly 200 is an interaction error"
 
 
 @pytest.mark.parametrize(
@@ -465,11 +465,11 @@ def test_every_answer_has_a_meaning_for_every_type_of_method() -> None:
 def test_an_answer_means_what_the_media_server_s_documentation_says(
     status: int, kind: MethodType | None, words: str
 ) -> None:
-    assert words in of_answer(status, kind)
+    assert words in answer_effect(status, kind)
 
 
 def test_only_what_connect_refuses_is_stopped_whatever_the_session_set() -> None:
-    assert [kind for kind in MethodType if "restOnError" not in of_refusal(kind)] == [
+    assert [kind for kind in MethodType if "restOnError" not in rejection_effect(kind)] == [
         MethodType.CONNECT, MethodType.EVENT,
     ]  # fmt: skip
 
@@ -485,5 +485,5 @@ def test_only_what_connect_refuses_is_stopped_whatever_the_session_set() -> None
     ],
 )
 def test_a_call_s_meaning_goes_by_its_method(method: str, words: str) -> None:
-    teller = Teller(1, (), {"MyEvent": MethodType.EVENT})
-    assert words in teller.call(decision(denied_by_backend(), method=method)).means
+    teller = DecisionFormatter(1, (), {"MyEvent": MethodType.EVENT})
+    assert words in teller.call(decision(backend_reject(), method=method)).means

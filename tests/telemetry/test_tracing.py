@@ -18,7 +18,7 @@ from gateway.config import Config, loads
 from gateway.model.decision import AttemptRecord, Decision
 from gateway.model.hooks import parse_hook
 from gateway.model.trace_context import Sampling, Trace
-from gateway.model.verdicts import Verdict, allowed_by_backend, by_static
+from gateway.model.verdicts import Verdict, backend_allow, static_ruling
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.tracing import Tracing
 from gateway.telemetry.tracing import exporter as exporter_module
@@ -469,7 +469,7 @@ def exporter_of(url: str, metrics: Metrics) -> Exporter:
 
 def decision(number: int = 0) -> Decision:
     hook = parse_hook(b'{"appKey":"a","callId":"\xf0\x9f\x93\x9e"}')
-    return Decision(by_static(Verdict.ALLOW, b"{}"), 1.0, f"r{number}", "a", "connect", None, 0.5, hook=hook)
+    return Decision(static_ruling(Verdict.ALLOW, b"{}"), 1.0, f"r{number}", "a", "connect", None, 0.5, hook=hook)
 
 
 def put(exporter: Exporter, count: int) -> None:
@@ -593,9 +593,7 @@ def test_the_connection_to_a_busy_collector_is_kept_and_grows_no_older_than_it_m
 def test_a_text_that_is_no_sound_utf_8_still_makes_a_span() -> None:
     trace = Trace(b"1" * 32, b"", 1 << 63)
     attempt = AttemptRecord("u", "t:1", 0.0, 0.1, 0.0, "timeout", "half a pair: \ud83d")
-    one = Decision(
-        allowed_by_backend(b"{}"), 1.0, "r", "a", "connect", 1.0, 0.5, "u", "t:1", 1, 0.1, None, 0.0, (attempt,)
-    )
+    one = Decision(backend_allow(b"{}"), 1.0, "r", "a", "connect", 1.0, 0.5, "u", "t:1", 1, 0.1, None, 0.0, (attempt,))
     spans = spans_of(encoder().encode([make_record(one, trace)]))
     assert spans[1].message == "half a pair: ?"
     assert spans[1].attributes["server.address"] == "t:1"  # a target that the configuration has no more

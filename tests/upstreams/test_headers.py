@@ -22,7 +22,7 @@ from gateway.upstreams.headers import (
     Received,
     encoded,
     forwarded,
-    own_lines,
+    hook_header_lines,
     read,
 )
 
@@ -48,7 +48,7 @@ def lines_of(
 ) -> bytes:
     """What is written for the backend, but for what each attempt adds."""
     compiled = CompiledPolicy(policy or Policy())
-    return forwarded(read(tuple(fields)), compiled, client, scheme, resigned=resigned) + own_lines(IDENTITY)
+    return forwarded(read(tuple(fields)), compiled, client, scheme, resigned=resigned) + hook_header_lines(IDENTITY)
 
 
 def sent_on(

@@ -22,15 +22,15 @@ from gateway.model.verdicts import (
     ProxyError,
     Ruling,
     Source,
-    allowed_by_backend,
-    as_duplicate,
-    by_fallback,
-    by_rule,
-    by_static,
-    denied_by_backend,
+    backend_allow,
+    backend_reject,
+    duplicate_ruling,
+    fallback_ruling,
+    rule_ruling,
+    static_ruling,
 )
 from gateway.policy.comparison import Compare, Difference
-from gateway.policy.shadow import DEFAULT_METHODS, Shadow, ShadowResult, ShadowSettings, shadow_of
+from gateway.policy.shadow import DEFAULT_METHODS, Shadow, ShadowResult, ShadowSettings, find_shadow
 from gateway.telemetry.metrics import Metrics
 from gateway.upstreams import Outcome, Outgoing, Targets, Upstream, mirror
 from gateway.upstreams.mirror import MAX_BYTES, MAX_QUEUED, MAX_TASKS, Shadows, candidates
@@ -91,7 +91,7 @@ class Stage:
     def shadow(self) -> Shadow:
         app = self.config.apps["a"]
         assert isinstance(app.shadow, ShadowSettings)
-        shadow = shadow_of(app.shadow)
+        shadow = find_shadow(app.shadow)
         assert shadow is not None
         return shadow
 
@@ -108,7 +108,7 @@ class Stage:
     ) -> None:
         """A hook has been answered: *ours* is what the backend said, *ruling* what went out where that differs."""
         self.number += 1
-        said = ours or allowed_by_backend(right_answer(body))
+        said = ours or backend_allow(right_answer(body))
         head = b"x-request-id: r%d\r\n" % self.number
         if trace is not None:
             head += b"traceparent: %b\r\n" % trace.traceparent()
@@ -180,7 +180,7 @@ async def test_another_verdict_is_told_with_both(backend: FaultyBackend, stages:
 
 async def test_a_refusal_by_both_matches(backend: FaultyBackend, stages: Stages) -> None:
     stage = stages(configuration(backend.url_of("denied"), compare="body"))
-    stage.offer(ours=denied_by_backend())
+    stage.offer(ours=backend_reject())
     assert await stage.settled() == {"match": 1}
 
 
@@ -192,7 +192,7 @@ async def test_another_body_is_told_field_by_field_without_what_is_ignored(
 
     with added_case("other_body", "Other fields than ours.", script):
         stage = stages(configuration(backend.url_of("other_body"), compare="body", ignore=["ts"]))
-        stage.offer(ours=allowed_by_backend(b'{"restPolicy":"NOTIFY","ts":1,"caller":"+4930124"}'))
+        stage.offer(ours=backend_allow(b'{"restPolicy":"NOTIFY","ts":1,"caller":"+4930124"}'))
         assert await stage.settled() == {"body_differs": 1}
     assert stage.results[0][1].differences == (
         Difference("caller", '"******24"', '"******23"'),
@@ -202,7 +202,7 @@ async def test_another_body_is_told_field_by_field_without_what_is_ignored(
 
 async def test_bodies_are_looked_at_only_where_that_is_asked_for(backend: FaultyBackend, stages: Stages) -> None:
     stage = stages(configuration(backend.url_of("ok")))
-    stage.offer(ours=allowed_by_backend(b'{"other":1}'))
+    stage.offer(ours=backend_allow(b'{"other":1}'))
     assert await stage.settled() == {"match": 1}
 
 
@@ -265,7 +265,7 @@ async def test_what_went_out_may_have_been_amended_and_the_backend_s_own_answer_
     backend: FaultyBackend, stages: Stages
 ) -> None:
     stage = stages(configuration(backend.url_of("ok"), compare="body", methods=["connect"]))
-    said = allowed_by_backend(right_answer(body_of()))
+    said = backend_allow(right_answer(body_of()))
     stage.offer(ours=said, ruling=said.with_body(b'{"restClientConfig":{}}'), method="connect")
     assert await stage.settled() == {"match": 1}
 
@@ -275,7 +275,7 @@ async def test_large_bodies_are_compared_too(backend: FaultyBackend, stages: Sta
     with added_case("large_body", "A large body.", lambda turn: [reply(large % 1)]):
         stage = stages(configuration(backend.url_of("large_body"), compare="body"))
         for _ in range(3):
-            stage.offer(ours=allowed_by_backend(large % 2))
+            stage.offer(ours=backend_allow(large % 2))
         assert await stage.settled() == {"body_differs": 3}
     assert stage.results[0][1].differences == (Difference("n", "2", "1"),)
 
@@ -311,10 +311,10 @@ FAILURE = Failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, "too late")
 @pytest.mark.parametrize(
     "ruling",
     [
-        by_fallback(FAILURE, Fallback(), b"{}"),
-        as_duplicate(denied_by_backend()),
-        by_static(denied_by_backend().verdict, b"{}"),
-        by_rule(denied_by_backend().verdict, b"{}", "spam"),
+        fallback_ruling(FAILURE, Fallback(), b"{}"),
+        duplicate_ruling(backend_reject()),
+        static_ruling(backend_reject().verdict, b"{}"),
+        rule_ruling(backend_reject().verdict, b"{}", "spam"),
     ],
     ids=["fallback", "duplicate", "static", "rule"],
 )
@@ -358,7 +358,7 @@ def test_methods_are_named_or_matched_by_globs(methods: tuple[str, ...], covered
     shadow = Shadow(ShadowSettings("new", methods=methods))
     assert {method for method in covered | others if shadow.covers(method)} == covered
     for method in covered | others:
-        assert (shadow_of(shadow.settings, method) is not None) == (method in covered)
+        assert (find_shadow(shadow.settings, method) is not None) == (method in covered)
 
 
 async def test_nothing_is_made_for_a_hook_outside_the_sample(backend: FaultyBackend, stages: Stages) -> None:

@@ -56,7 +56,7 @@ from gateway.policy.sampling import Sample, session_or_call
 from gateway.policy.shadow import Shadow
 from gateway.proxy.refusals import is_method_name
 from gateway.proxy.routes import Match, Table
-from gateway.proxy.sessions import session_of
+from gateway.proxy.sessions import session_key
 from gateway.recording import RecordSettings
 
 _WIDE = 2000
@@ -194,7 +194,7 @@ class _Explained:
         if rule is not None:
             why = f", by rule {rule.name}"
         elif route.split is not None:
-            session = session_of(self._hook, self._method)
+            session = session_key(self._hook, self._method)
             name = route.split.choose(session or "")
             part = f"{share_of(settings.split, name)} of the sessions ({shares_in_words(settings.split)})"
             why = f", which has {part}; this session stays there while the weights do"
@@ -273,7 +273,7 @@ class _Explained:
             return "of this method none"
         if upstream == shadow.upstream:
             return "of this one none: it decides this one itself"
-        if shadow.sample >= 1 or session_of(self._hook, self._method) is not None:
+        if shadow.sample >= 1 or session_key(self._hook, self._method) is not None:
             return (
                 "of this one too"
                 if Shadow(shadow).takes(self._hook, "", self._method)
@@ -297,7 +297,7 @@ class _Explained:
     def _refusal(self) -> str:
         wanted = self._settings.client_config
         counts = wanted.stops(self._method)
-        told = effects.of_refusal(self._kind, counts, self._method)
+        told = effects.rejection_effect(self._kind, counts, self._method)
         if self._kind not in (MethodType.DIRECT, MethodType.INCOMING) or self._method == PLAY_HLS:
             return told
         if counts:

@@ -16,7 +16,7 @@ from gateway.config.sections.fields import Section
 from gateway.config.sections.types import Checked, NotNull, says, text_schema, wants
 from gateway.config.source.files import ReadError, refuse_unreadable
 from gateway.config.source.problems import quote
-from gateway.http.tls.pem_files import held_still
+from gateway.http.tls.pem_files import snapshot_files
 
 MAX_FILE: Final = 4 * 1024 * 1024
 """Bytes; a whole system's authorities take a quarter of a megabyte."""
@@ -219,7 +219,7 @@ def _unreadable(path: str) -> str | None:
 def _no_certificate(path: str) -> str | None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        with held_still((path,)) as (file,):
+        with snapshot_files((path,)) as (file,):
             context.load_verify_locations(cafile=file)
     except OSError:  # SSLError among them, with OpenSSL's words for programmers
         return "the file holds no certificate in PEM form"
@@ -231,7 +231,7 @@ def _misfit(certificate: str, key: str, is_weak_fine: bool) -> tuple[str, str] |
     if is_weak_fine:  # whoever speaks TLS 1.0 has certificates of that time
         context.set_ciphers("DEFAULT:@SECLEVEL=0")
     try:
-        with held_still((certificate, key)) as (chain, private):
+        with snapshot_files((certificate, key)) as (chain, private):
             assert chain is not None
             context.load_cert_chain(chain, private, password=_ask_nobody)
     except _EncryptedError:

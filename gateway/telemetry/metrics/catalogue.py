@@ -10,9 +10,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from gateway.model.decision import UNKNOWN_APP, Decision
 from gateway.model.verdicts import Annotations, Source
-from gateway.telemetry.metrics.cells import Cells, Counter, Distribution, Family, Gauge, Histogram, Series, Value
+from gateway.telemetry.metrics.cells import Counter, Distribution, Family, Gauge, Histogram, MetricCells, Series, Value
 from gateway.telemetry.metrics.exposition import render
-from gateway.telemetry.metrics.shared import ForeignCells
+from gateway.telemetry.metrics.shared import WorkerMetrics
 
 DURATION_BUCKETS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 15.0,
@@ -75,8 +75,8 @@ _F = TypeVar("_F", bound=Family)
 class Metrics:
     """All families of this process. ``app`` and ``method`` come from the configuration, never from a caller."""
 
-    def __init__(self, version: str, cells: Cells | None = None) -> None:
-        cells = cells or Cells()
+    def __init__(self, version: str, cells: MetricCells | None = None) -> None:
+        cells = cells or MetricCells()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return self._add(Counter(cells, name, text, labels))
@@ -373,14 +373,14 @@ class Metrics:
         for sampler in self._samplers:
             sampler()
 
-    def render(self, others: Collection[ForeignCells] = ()) -> bytes:
+    def render(self, others: Collection[WorkerMetrics] = ()) -> bytes:
         """Everything in Prometheus's text format, this process's and the *others'* series as one."""
         self.sample()
         for other in others:
             other.refresh()
         return render((family, _together(family, others)) for family in self._families)
 
-    def inherit(self, other: ForeignCells) -> None:
+    def inherit(self, other: WorkerMetrics) -> None:
         """Take over what a process that has ended had counted; its gauges end with it."""
         other.refresh()
         for family in self._families:
@@ -388,11 +388,13 @@ class Metrics:
                 for series in other.series(family):
                     family.add(series)
 
-    def together(self, family: Family, others: Collection[ForeignCells] = ()) -> dict[tuple[str, ...], Sequence[float]]:
+    def together(
+        self, family: Family, others: Collection[WorkerMetrics] = ()
+    ) -> dict[tuple[str, ...], Sequence[float]]:
         """A family's values by label values, this process's and the (refreshed) *others'* as one."""
         return dict(_together(family, others))
 
-    def totals(self, family: Counter, others: Collection[ForeignCells] = ()) -> dict[tuple[str, ...], float]:
+    def totals(self, family: Counter, others: Collection[WorkerMetrics] = ()) -> dict[tuple[str, ...], float]:
         """The same for a counter or gauge, in a tenth of the time."""
         totals = family.totals()
         for other in others:
@@ -473,7 +475,7 @@ class Metrics:
             yield self.split_hooks.labelled(app, decision.upstream, verdict)
 
 
-def _together(family: Family, others: Collection[ForeignCells]) -> Iterable[Series]:
+def _together(family: Family, others: Collection[WorkerMetrics]) -> Iterable[Series]:
     if not others:
         return family.read()
     merged = {series.labels: series.values for series in family.read()}

@@ -28,7 +28,7 @@ _SCRATCH: Final = 64
 """Cells at the block's beginning that belong to no series."""
 
 
-class Cells:
+class MetricCells:
     """The block of floats. Cells are handed out in runs, zeroed, and taken back after a quarantine.
 
     A worker's block lies in memory that its supervisor has mapped too (*values_fd*), with a journal of who owns which
@@ -84,7 +84,7 @@ class Value:
 
     __slots__ = ("_index", "_values")
 
-    def __init__(self, cells: Cells, index: int) -> None:
+    def __init__(self, cells: MetricCells, index: int) -> None:
         self._values = cells.values
         self._index = index
 
@@ -106,7 +106,7 @@ class Distribution:
 
     __slots__ = ("_bounds", "_index", "_sum", "_values")
 
-    def __init__(self, cells: Cells, index: int, bounds: Sequence[float]) -> None:
+    def __init__(self, cells: MetricCells, index: int, bounds: Sequence[float]) -> None:
         self._values = cells.values
         self._index = index
         self._bounds = bounds
@@ -133,7 +133,7 @@ class Family:
     length: int
     """Cells per series."""
 
-    def __init__(self, cells: Cells, name: str, help_text: str, labels: Sequence[str] = ()) -> None:
+    def __init__(self, cells: MetricCells, name: str, help_text: str, labels: Sequence[str] = ()) -> None:
         self.name = name
         self.help_text = help_text
         self.labels = tuple(labels)
@@ -206,7 +206,7 @@ class Gauge(Counter):
 
     def __init__(
         self,
-        cells: Cells,
+        cells: MetricCells,
         name: str,
         help_text: str,
         labels: Sequence[str] = (),
@@ -225,7 +225,9 @@ class Histogram(Family):
 
     kind = "histogram"
 
-    def __init__(self, cells: Cells, name: str, help_text: str, labels: Sequence[str], bounds: Sequence[float]) -> None:
+    def __init__(
+        self, cells: MetricCells, name: str, help_text: str, labels: Sequence[str], bounds: Sequence[float]
+    ) -> None:
         super().__init__(cells, name, help_text, labels)
         self.bounds = tuple(bounds)
         self.length = len(self.bounds) + 2

@@ -13,8 +13,8 @@ from gateway.telemetry.metrics.cells import Counter, Family, Series, mapped
 _decode = msgspec.json.Decoder(tuple[str, str, tuple[str, ...], int]).decode
 
 
-class ForeignCells:
-    """The reader's side of a worker's Cells."""
+class WorkerMetrics:
+    """The reader's side of a worker's MetricCells."""
 
     def __init__(self) -> None:
         with contextlib.ExitStack() as undo:

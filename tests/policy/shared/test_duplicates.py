@@ -6,14 +6,14 @@ import asyncio
 
 import pytest
 
-from gateway.model.verdicts import Ruling, allowed_by_backend
+from gateway.model.verdicts import Ruling, backend_allow
 from gateway.policy.shared import Claims
 from gateway.policy.shared.memory import Memory
 from gateway.proxy.dedupe import Duplicates, OwnerLost
 from tests.policy.shared.workers import Workers, workers
 
 BODY = b'{"appKey":"a","callId":"1"}'
-ALLOWED = allowed_by_backend(b'{"n":1}')
+ALLOWED = backend_allow(b'{"n":1}')
 KEY = 12345
 
 

@@ -15,9 +15,9 @@ from gateway.model.verdicts import (
     Failure,
     Fallback,
     ProxyError,
-    allowed_by_backend,
-    by_fallback,
-    denied_by_backend,
+    backend_allow,
+    backend_reject,
+    fallback_ruling,
 )
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.metrics.catalogue import APP_LABEL_LIMIT
@@ -33,10 +33,10 @@ from tests.support.samples import (
 )
 
 RULINGS = [
-    allowed_by_backend(b"{}"),
-    denied_by_backend(),
-    *(by_fallback(Failure(cause, ProxyError.DNS_ERROR, ""), Fallback(frozenset({cause})), b"") for cause in Cause),
-    *(by_fallback(Failure(cause, ProxyError.DNS_ERROR, ""), Fallback(), b"") for cause in Cause),
+    backend_allow(b"{}"),
+    backend_reject(),
+    *(fallback_ruling(Failure(cause, ProxyError.DNS_ERROR, ""), Fallback(frozenset({cause})), b"") for cause in Cause),
+    *(fallback_ruling(Failure(cause, ProxyError.DNS_ERROR, ""), Fallback(), b"") for cause in Cause),
 ]
 
 decisions = st.builds(

@@ -1,0 +1,102 @@
+"""Records are made with names: two fields of a long positional call could be swapped, and nobody would see it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parent.parent / "gateway"
+MOST: Final = 5
+"""Positional arguments of a call that makes an object."""
+BUILDERS: Final[dict[str, str]] = {}
+"""Functions that may pass more, as ``module function class``: why. A test beside each compares its order with the
+class's own fields."""
+REMAINING: Final = frozenset(
+    (
+        "cli/commands/replay replay Options",
+        "config/checks/cross CrossChecks.__init__ AppChecks",
+        "config/sections/apps settings_of Settings",
+        "config/sections/rules _rule Rule",
+        "http/server/head parse_head Head",
+        "model/verdicts allowed_by_backend Ruling",
+        "model/verdicts by_fallback Ruling",
+        "model/verdicts by_static Ruling",
+        "proxy/context HookContext.decision Decision",
+        "proxy/context HookContext.outgoing Outgoing",
+        "proxy/dedupe Duplicates.store _Stored",
+        "proxy/refusals problem Ruling",
+        "proxy/routes _route Route",
+        "recording/format written Record",
+        "recording/replay/report Tally._note Example",
+        "server/supervisor Supervisor.serve AdminState",
+        "telemetry/journal DecisionFormatter.call DecisionView",
+        "telemetry/journal _attempts Attempt",
+        "telemetry/journal _attempts AttemptRecord",
+        "telemetry/log AccessLog._line _AccessLine",
+        "telemetry/metrics/catalogue Metrics._series_of _HookSeries",
+        "telemetry/shadow_results ShadowResults.note Shadow",
+        "telemetry/tracing/records _only_attempt AttemptRecord",
+        "telemetry/tracing/records make_record HookRecord",
+        "telemetry/tracing/records make_record Kind",
+        "upstreams/mirror Shadows._ask ShadowResult",
+        "upstreams/mirror Shadows._enqueue _Copy",
+        "upstreams/registry Targets._prepared Target",
+        "upstreams/status target_report TargetReport",
+        "upstreams/target Target.exchange Terms",
+        "upstreams/upstream Outcome.followed_by AttemptRecord",
+        "upstreams/upstream Outcome.followed_by Outcome",
+        "upstreams/upstream Upstream._record AttemptRecord",
+        "upstreams/upstream Upstream.ask Outcome",
+    )
+)
+"""Calls that are still to be changed; the table only shrinks."""
+
+
+def long_calls(node: ast.AST, path: tuple[str, ...] = ()) -> Iterator[str]:
+    """Calls of a capitalised name with more than MOST positional arguments, as ``function class``."""
+    for child in ast.iter_child_nodes(node):
+        inside = path
+        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            inside = (*path, child.name)
+        elif isinstance(child, ast.Call) and len(child.args) > MOST and (name := class_name(child.func)):
+            yield f"{'.'.join(path)} {name}"
+        yield from long_calls(child, inside)
+
+
+def class_name(function: ast.expr) -> str | None:
+    name = function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
+    return name if name.lstrip("_")[:1].isupper() else None
+
+
+def found() -> set[str]:
+    return {
+        f"{path.relative_to(ROOT).with_suffix('')} {call}"
+        for path in ROOT.rglob("*.py")
+        for call in long_calls(ast.parse(path.read_text("utf-8")))
+    }
+
+
+def test_objects_are_made_with_names_except_in_builders() -> None:
+    assert found() - REMAINING - BUILDERS.keys() == set(), f"pass arguments past the {MOST}th by name"
+
+
+def test_the_tables_name_only_calls_that_are_there() -> None:
+    assert (REMAINING | BUILDERS.keys()) - found() == set(), "take these out of the tables"
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("def f(): return Record(1, 2, 3, 4, 5, 6)", ["f Record"]),
+        ("class A:\n def f(self): return other._Record(1, 2, 3, 4, 5, 6)", ["A.f _Record"]),
+        ("Record(1, 2, 3, 4, 5)", []),
+        ("Record(1, 2, 3, 4, 5, six=6)", []),
+        ("function(1, 2, 3, 4, 5, 6)", []),
+    ],
+)
+def test_what_counts_as_a_long_call(code: str, expected: list[str]) -> None:
+    assert list(long_calls(ast.parse(code))) == expected
