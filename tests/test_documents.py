@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from gateway.cli.main import app
-from gateway.cli.reference_docs import SECTIONS, cure_table, reason_table, refusal_table, update_sections
+from gateway.cli.reference_docs import SECTIONS, cure_table, reason_table, refusal_table, regenerate
 from gateway.config import json_schema, loads
 from gateway.http.tls.handshakes import HandshakeFault
 from gateway.model.decision import Decision
@@ -55,7 +55,7 @@ def texts(*paths: Path) -> str:
 @pytest.mark.parametrize("path", [README, *GUIDES], ids=name_of)
 def test_the_generated_sections_are_those_of_the_code(path: Path) -> None:
     text = path.read_text("utf-8")
-    assert update_sections(text) == text, "run `make docs`"
+    assert regenerate(text) == text, "run `make docs`"
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -154,10 +154,10 @@ def test_a_document_names_every_event_of_the_log_and_no_other() -> None:
     (chapter,) = re.findall(r"carry an `event` field: (.*?)\.\n", OBSERVABILITY.read_text("utf-8"), re.DOTALL)
     told = set(re.findall(r"`(\w+)`", chapter))
     source = code()
-    written = [value for value in re.findall(r'"event": ([^,}]+)', source) if value not in ("result", "event")]
-    written += re.findall(r'_fields\(("\w+")', source)
-    written += re.findall(r"\bresult = (.*)", (ROOT / "gateway/admin/api.py").read_text("utf-8"))[:1]
-    assert told == {name for value in written for name in re.findall(r'"(\w+)"', value)}
+    found = [value for value in re.findall(r'"event": ([^,}]+)', source) if value not in ("result", "event")]
+    found += re.findall(r'_fields\(("\w+")', source)
+    found += re.findall(r"\bresult = (.*)", (ROOT / "gateway/admin/api.py").read_text("utf-8"))[:1]
+    assert told == {name for value in found for name in re.findall(r'"(\w+)"', value)}
 
 
 def test_every_command_is_documented() -> None:

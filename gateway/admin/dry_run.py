@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 
 from gateway import config as configuration
-from gateway.config import Config, KeyPath, Loaded, Upstream, in_words
+from gateway.config import Config, KeyPath, Loaded, Upstream, describe_defect
 from gateway.config.sections.upstreams import target_names
 from gateway.http.client.transport import url_origin
 from gateway.http.tls.certificates import client_context, server_context
@@ -47,7 +47,7 @@ def prove(config: Config) -> Iterator[tuple[KeyPath, str]]:
         except OSError as exc:  # files that were there when they were checked
             yield path, f"cannot be used: {(exc.strerror or type(exc).__name__).lower()}"
         except Exception as exc:
-            yield path, in_words(exc)
+            yield path, describe_defect(exc)
 
 
 def _parts(config: Config) -> Iterator[_Part]:

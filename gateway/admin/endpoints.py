@@ -249,4 +249,4 @@ class Admin:
 
     async def config(self, request: Request) -> Response:
         """The configuration in force, as it was written, secrets masked."""
-        return JSONResponse(self._state.reloader.loaded.shown)
+        return JSONResponse(self._state.reloader.loaded.masked)

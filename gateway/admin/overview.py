@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from gateway.admin.insights import Insights
 from gateway.admin.rpc import FindDecisions, ReportTargets, SetEjected, WorkerRpc
-from gateway.config import Config, Loaded, Settings, fit_to_show, written_urls
+from gateway.config import Config, Loaded, Settings, display_urls, display_value
 from gateway.config.sections.upstreams import target_names
 from gateway.model.text import shorten, timestamp
 from gateway.telemetry.journal import DecisionFilter, DecisionView
@@ -73,7 +73,7 @@ class Overview:
             apps = apps_of.get(name, [])
             urls = [target.url for target in upstream.targets]
             names = _names(name, urls, reports)
-            written = written_urls(loaded.shown, name, len(urls))
+            written = display_urls(loaded.masked, name, len(urls))
             shown.append(
                 {
                     "name": name,
@@ -109,7 +109,7 @@ class Overview:
             app["client_config"]["methods"] = [] if wanted is None else sorted(wanted.failing)
             app["split"] = [{**share, "weight": weights.get(share["upstream"])} for share in app["split"]]
         shown["recorded"]["path"] = (
-            None if config.record is None else fit_to_show(config.record.path, loaded.shown, "record", "path")
+            None if config.record is None else display_value(config.record.path, loaded.masked, "record", "path")
         )
         return shown
 

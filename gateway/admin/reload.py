@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from gateway.admin import systemd
 from gateway.admin.dry_run import load
-from gateway.config import Config, ConfigError, Loaded, Problem, digest_at
+from gateway.config import Config, ConfigError, Loaded, Problem, file_digest
 from gateway.model.change import EXPECTED_ERRORS, failure_reason
 from gateway.telemetry.metrics import Metrics
 
@@ -181,12 +181,12 @@ class Reloader:
     def _look(self) -> _Look:
         """The file as it is now, and what is new in it; blocking."""
         path = self.loaded.path
-        digest = digest_at(path)
+        digest = file_digest(path)
         try:
             loaded = load(path)
         except ConfigError as exc:
             # Of the text that has these problems, not of one that came in between.
-            return _Look(digest if digest_at(path) == digest else None, None, problems=exc.problems)
+            return _Look(digest if file_digest(path) == digest else None, None, problems=exc.problems)
         return _Look(loaded.digest, loaded, tuple(differences(self.loaded.config, loaded.config)))
 
     def _status(self, report: ReloadReport) -> str:

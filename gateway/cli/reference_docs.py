@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway import __version__
-from gateway.config import Key, Section, loads, sections
+from gateway.config import Key, Section, loads, reference_sections
 from gateway.model.verdicts import (
     Cause,
     Failure,
@@ -71,27 +71,27 @@ _SIGNALS: Final[Mapping[Meaning, str]] = {
 def outcome_table() -> str:
     """The verdict table in short, for README.md."""
     rows = [
-        ("`200` with one JSON object; to an event: any `2xx`", *_answer_cells(backend_allow(b"{}"))),
-        ("`403`", *_answer_cells(backend_reject())),
+        ("`200` with one JSON object; to an event: any `2xx`", *_outcome(backend_allow(b"{}"))),
+        ("`403`", *_outcome(backend_reject())),
     ]
     for cause, words in _CAUSES_IN_SHORT.items():
         ruling = fallback_ruling(Failure(cause, ProxyError.HTTP_PROTOCOL_ERROR, ""), Fallback(), b"{}")
-        rows.append((words, *_answer_cells(ruling)))
+        rows.append((words, *_outcome(ruling)))
     return _markdown(("the backend's answer", "`reason`", "the media server receives"), rows)
 
 
 def verdict_table() -> str:
     """What a backend did, and what the media server gets: worked out by the functions that decide it."""
     rows = [
-        ("`200` with one JSON object", *_answer_cells(backend_allow(b"{}")), "–"),
-        ("any `2xx` to an event, with any body (`event_answers: any`)", *_answer_cells(backend_allow(b"{}")), "–"),
-        ("`403`: final, never retried, not a failure", *_answer_cells(backend_reject()), "–"),
+        ("`200` with one JSON object", *_outcome(backend_allow(b"{}")), "–"),
+        ("any `2xx` to an event, with any body (`event_answers: any`)", *_outcome(backend_allow(b"{}")), "–"),
+        ("`403`: final, never retried, not a failure", *_outcome(backend_reject()), "–"),
     ]
     allow_alone = loads("defaults: {fallback: allow}\n").config.defaults.fallback
     for cause, words in _CAUSES.items():
         ruling = fallback_ruling(Failure(cause, ProxyError.HTTP_PROTOCOL_ERROR, ""), Fallback(), b"{}")
         covered = "yes" if allow_alone.verdict(cause) is Verdict.ALLOW else "no: name it"
-        rows.append((words, *_answer_cells(ruling), covered))
+        rows.append((words, *_outcome(ruling), covered))
     return _markdown(("what the backend did", "`reason`", "answer", "allowed by `fallback: allow`?"), rows)
 
 
@@ -135,28 +135,28 @@ def signal_table() -> str:
     """What each signal means to the gateway's process and to a worker."""
     rows = [
         *(
-            (_signals(MEANINGS, it), _SIGNALS[it], _signals(WORKER_MEANINGS, it))
+            (_signals_that(MEANINGS, it), _SIGNALS[it], _signals_that(WORKER_MEANINGS, it))
             for it in Meaning
             if it is not Meaning.IGNORE
         ),
-        (_named(FAULTS), "a defect, or systemd's watchdog (`SIGABRT`): the process dies immediately", _named(FAULTS)),
-        (_named(IGNORED_BY_DEFAULT), "nothing", _named(IGNORED_BY_DEFAULT)),
+        (_names(FAULTS), "a defect, or systemd's watchdog (`SIGABRT`): the process dies immediately", _names(FAULTS)),
+        (_names(IGNORED_BY_DEFAULT), "nothing", _names(IGNORED_BY_DEFAULT)),
         ("all others, including real-time signals", "nothing; a line in the log names it", "all others"),
     ]
     return _markdown(("signal", "`gateway run`", "a worker does the same for"), rows)
 
 
-def _signals(meanings: Mapping[int, Meaning], meaning: Meaning) -> str:
-    return _named(number for number, its in meanings.items() if its is meaning)
+def _signals_that(meanings: Mapping[int, Meaning], meaning: Meaning) -> str:
+    return _names(number for number, its in meanings.items() if its is meaning)
 
 
-def _named(numbers: Iterable[int]) -> str:
+def _names(numbers: Iterable[int]) -> str:
     return ", ".join(f"`{signal_name(number)}`" for number in sorted(numbers)) or "–"
 
 
 def keys_at(place: str) -> str:
     """The keys of the configuration's section that stands there. Raises KeyError."""
-    everything = sections()
+    everything = reference_sections()
     section = everything[place]
     blocks = [section.meaning]
     if len(section.places) > 1:
@@ -200,17 +200,17 @@ SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
 }
 
 
-def update_sections(text: str) -> str:
+def regenerate(text: str) -> str:
     """The document with its generated sections replaced. Raises KeyError for an unknown section."""
 
-    def section_text(match: re.Match[str]) -> str:
+    def generate(match: re.Match[str]) -> str:
         begin, name, place, end = match.groups()
         return f"{begin}{SECTIONS[name]() if place is None else keys_at(place)}\n{end}"
 
-    return _section.sub(section_text, text)
+    return _section.sub(generate, text)
 
 
-def _answer_cells(ruling: Ruling) -> tuple[str, str]:
+def _outcome(ruling: Ruling) -> tuple[str, str]:
     return f"`{ruling.reason}`", f"**{ruling.verdict}**, `{ruling.status}`"
 
 
@@ -224,7 +224,7 @@ def main() -> None:
     """Write the sections into the files named on the command line."""
     for name in sys.argv[1:]:
         path = Path(name)
-        path.write_text(update_sections(path.read_text("utf-8")), "utf-8")
+        path.write_text(regenerate(path.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":

@@ -328,7 +328,7 @@ class _Routes:
         if is_named or every is None:
             settings = self._config.settings(name, method)
         else:
-            settings = self._config.settings_of_plain(name, method, every)
+            settings = self._config.plain_settings(name, method, every)
         rules = self._compiled(self._config.apps[name].rules, kind, static=settings.static is not None)
         return self._route(kind, settings, rules)
 

@@ -12,7 +12,6 @@ import logging
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
@@ -23,6 +22,7 @@ from gateway.model.decision import Decision
 from gateway.model.hooks import field_text
 from gateway.model.text import mask_number, printable, shorten, timestamp
 from gateway.model.verdicts import Annotations, Verdict
+from gateway.model.writer_thread import WriterThread
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,8 @@ MAX_BUFFER: Final = 8 * 1024 * 1024
 """Bytes of lines waiting to be written; past it, lines are dropped and counted."""
 PIPE_ATOMIC: Final = 4096
 """Bytes that a pipe takes in one piece (PIPE_BUF): processes that share one must not mix their lines."""
+_PIECES: Final = 256
+"""Pieces of lines that are written in one go."""
 FLUSH_AFTER: Final = 0.05
 """Seconds for which access lines are gathered before they are handed to the writer."""
 _AT_ONCE: Final = 32
@@ -46,61 +48,44 @@ _FIELD: Final = 256
 
 
 class LogWriter:
-    """Writes lines to a file descriptor from a thread; never blocks whoever hands them in, never raises."""
+    """Writes lines to a file descriptor from a thread; never makes a caller wait, never raises."""
 
     def __init__(self, fd: int, on_drop: Callable[[int], None] = lambda lines: None, *, chunk: int = 64 * 1024) -> None:
+        """*on_drop* gets the number of lines that are lost; *chunk*: bytes written in one piece, whole lines only."""
         self._fd = fd
         self._chunk = chunk
         self.on_drop = on_drop
-        self._chunks: deque[bytes] = deque()
-        self._waiting = 0
         self._torn = False  # the last line written was cut by an error
-        self._wake = threading.Condition()
-        self._closing = False
-        self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
+        self._putting = threading.RLock()
+        self._thread = WriterThread("log-writer", self._write, batch=_PIECES, max_size=MAX_BUFFER, wake_at=1)
         self._thread.start()
 
     def write(self, lines: bytes) -> None:
-        """Queue whole lines for writing."""
-        with self._wake:
-            if self._waiting + len(lines) > MAX_BUFFER or self._closing:
+        """Queue whole lines for writing; any thread may."""
+        with self._putting:
+            if not self._thread.put(lines, len(lines)):
                 self.on_drop(lines.count(b"\n"))
-                return
-            self._chunks.append(lines)
-            self._waiting += len(lines)
-            self._wake.notify()
 
     def close(self, timeout: float = 2.0) -> None:
-        """Write what is queued, for at most *timeout* seconds, and end."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
-        self._thread.join(timeout)
+        """Write what is queued, for at most *timeout* seconds, and end. A signal handler may call it."""
+        self._thread.close(timeout)
 
-    def _run(self) -> None:
-        while True:
-            with self._wake:
-                while not self._chunks and not self._closing:
-                    self._wake.wait()
-                if not self._chunks:
-                    return
-                data = self._taken()
-            written = 0
-            with contextlib.suppress(Exception):  # any: without this thread nothing would be logged again
-                written = self._write_all(data)
-            with self._wake:
-                self._waiting -= len(data)
-            if written < len(data):
-                self.on_drop(data.count(b"\n", written))
-
-    def _taken(self) -> bytes:
-        """All that waits in one piece; the oldest piece alone where there is no memory for that."""
+    def _write(self, pieces: list[bytes]) -> None:
+        """Write all of them in one go, or one by one where there is no memory for that."""
         try:
-            data = b"".join(self._chunks)
+            data = b"".join(pieces)
         except MemoryError:
-            return self._chunks.popleft()
-        self._chunks.clear()
-        return data
+            for piece in pieces:
+                self._write_or_drop(piece)
+        else:
+            self._write_or_drop(data)
+
+    def _write_or_drop(self, data: bytes) -> None:
+        written = 0
+        with contextlib.suppress(Exception):
+            written = self._write_all(data)
+        if written < len(data):
+            self.on_drop(data.count(b"\n", written))
 
     def _write_all(self, data: bytes) -> int:
         """Bytes written before an error (a full disk, a closed pipe): the rest of this batch is given up."""

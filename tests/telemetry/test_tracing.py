@@ -378,11 +378,11 @@ async def test_a_reload_that_leaves_tracing_as_it_was_leaves_its_thread_alone() 
         assert tracing._exporter is exporter is not None
         await take(loads(text.replace("127.0.0.1/a", "127.0.0.1/b")).config)  # spans name targets
         assert tracing._exporter is not exporter
-        assert not exporter._thread.is_alive()
+        assert not exporter.is_alive
         last = tracing._exporter
         await tracing.aclose()
         assert last is not None
-        assert not last._thread.is_alive()
+        assert not last.is_alive
     assert [sampling is not None for sampling in switched] == [True, True, False]
 
 
@@ -402,7 +402,7 @@ def test_a_collector_s_certificate_is_checked(tmp_path: Path) -> None:
             if is_taken:
                 assert wait_until(lambda: collector.taken)
             else:
-                line = gateway.wait_for_line(lambda line: "does not take spans" in line.get("message", ""))
+                line = gateway.wait_for_line(lambda line: "does not accept spans" in line.get("message", ""))
                 assert "CERTIFICATE_VERIFY_FAILED" in line["message"]
                 assert collector.exports == []
 
@@ -442,7 +442,7 @@ def test_a_dead_collector_costs_no_hook_and_the_log_tells_of_it_once(tmp_path: P
         config = configuration(f"http://127.0.0.1:{refused}", backend, refused)
         with running_gateway(config, tmp_path) as gateway:
             assert gateway.hook(appKey="ok", headers=closing).status_code == 200
-            gateway.wait_for_line(lambda line: "does not take spans" in line.get("message", ""))
+            gateway.wait_for_line(lambda line: "does not accept spans" in line.get("message", ""))
             assert gateway.hook(appKey="ok", callId="2", headers=closing).status_code == 200
             assert gateway.stop() == 0
             told = [line for line in gateway.lines() if "tracing" in line.get("message", "")]
@@ -544,7 +544,7 @@ def test_spans_that_the_collector_rejects_are_counted_as_dropped() -> None:
 def test_spans_are_given_up_and_counted_when_patience_ends_and_a_collector_that_is_back_gets_the_next(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(exporter_module, "_PATIENCE", (0.01, 0.01))
+    monkeypatch.setattr(exporter_module, "_RETRY_DELAYS", (0.01, 0.01))
     metrics = Metrics("x")
     with caplog.at_level("INFO"), Collector([Reply(503)] * 3) as collector:
         exporter = exporter_of(collector.url, metrics)
@@ -559,12 +559,12 @@ def test_spans_are_given_up_and_counted_when_patience_ends_and_a_collector_that_
         for record in caplog.records
         if "tracing" in record.name
     ]
-    assert told == ["does not take spans: it answers 503", "takes spans again"]
+    assert told == ["does not accept spans: it answers 503", "accepts spans again"]
 
 
 @pytest.mark.usefixtures("_hasty")
 def test_patience_with_a_dead_collector_ends_with_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporter_module, "_PATIENCE", (3600.0,))
+    monkeypatch.setattr(exporter_module, "_RETRY_DELAYS", (3600.0,))
     metrics = Metrics("x")
     with refused_port() as refused:
         exporter = exporter_of(f"http://127.0.0.1:{refused}", metrics)

@@ -43,7 +43,7 @@ from gateway.cli.describe import (
     shares_in_words,
     wisdom,
 )
-from gateway.config import Config, Loaded, Settings, fit_to_show, json_schema, path_text, written_urls
+from gateway.config import Config, Loaded, Settings, display_urls, display_value, json_schema, path_text
 from gateway.model import effects
 from gateway.model.hooks import PLAY_HLS, BadHookError, Hook, MethodType, method_type, parse_hook
 from gateway.model.verdicts import Cause, Fallback, Verdict
@@ -147,7 +147,7 @@ class _Explained:
 
     def __init__(self, loaded: Loaded, match: Match, hook: Hook, method: str, when: float) -> None:
         self._config = config = loaded.config
-        self._shown = loaded.shown
+        self._shown = loaded.masked
         self._match = match
         self._hook = hook
         self._method = method
@@ -250,7 +250,7 @@ class _Explained:
         return f"{told}; {enforcing(wanted, self._method, fields)} adds that"
 
     def _from(self, key: str) -> str:
-        return self._config.origin(self._match.app, self._method, key) or "the default"
+        return self._config.setting_path(self._match.app, self._method, key) or "the default"
 
     def _retry_from(self, name: str) -> str:
         if self._settings.retry is not None or name not in self._config.upstreams:
@@ -260,7 +260,7 @@ class _Explained:
 
     def _targets(self, name: str) -> Iterable[str]:
         targets = self._config.upstreams[name].targets
-        urls = written_urls(self._shown, name, len(targets))
+        urls = display_urls(self._shown, name, len(targets))
         return (url + (" (backup)" if it.backup else "") for it, url in zip(targets, urls, strict=True))
 
     def _retry_of(self, name: str) -> Retry:
@@ -292,7 +292,7 @@ class _Explained:
         else:
             return f"no: its session is not among {100 * record.sample:.3g}%"
         only = ", only if no backend, rule or static app decides it" if record.failures_only else ""
-        return f"in {fit_to_show(record.path, self._shown, 'record', 'path')}{what}{only}"
+        return f"in {display_value(record.path, self._shown, 'record', 'path')}{what}{only}"
 
     def _refusal(self) -> str:
         wanted = self._settings.client_config
