@@ -17,43 +17,34 @@ BUILDERS: Final[dict[str, str]] = {}
 class's own fields."""
 REMAINING: Final = frozenset(
     (
-        "cli/commands/replay replay Options",
-        "config/checks/cross CrossChecks.__init__ AppChecks",
-        "config/sections/apps settings_of Settings",
-        "config/sections/rules _rule Rule",
-        "http/server/head parse_head Head",
-        "model/verdicts allowed_by_backend Ruling",
-        "model/verdicts by_fallback Ruling",
-        "model/verdicts by_static Ruling",
-        "proxy/context HookContext.decision Decision",
-        "proxy/context HookContext.outgoing Outgoing",
-        "proxy/dedupe Duplicates.store _Stored",
-        "proxy/refusals problem Ruling",
-        "proxy/routes _route Route",
-        "recording/format written Record",
-        "recording/replay/report Tally._note Example",
-        "server/supervisor Supervisor.serve AdminState",
-        "telemetry/journal DecisionFormatter.call DecisionView",
-        "telemetry/journal _attempts Attempt",
-        "telemetry/journal _attempts AttemptRecord",
-        "telemetry/log AccessLog._line _AccessLine",
-        "telemetry/metrics/catalogue Metrics._series_of _HookSeries",
-        "telemetry/shadow_results ShadowResults.note Shadow",
-        "telemetry/tracing/records _only_attempt AttemptRecord",
-        "telemetry/tracing/records make_record HookRecord",
-        "telemetry/tracing/records make_record Kind",
-        "upstreams/mirror Shadows._ask ShadowResult",
-        "upstreams/mirror Shadows._enqueue _Copy",
-        "upstreams/registry Targets._prepared Target",
-        "upstreams/status target_report TargetReport",
-        "upstreams/target Target.exchange Terms",
-        "upstreams/upstream Outcome.followed_by AttemptRecord",
-        "upstreams/upstream Outcome.followed_by Outcome",
-        "upstreams/upstream Upstream._record AttemptRecord",
-        "upstreams/upstream Upstream.ask Outcome",
+        "cli/commands/replay Options",
+        "config/checks/cross AppChecks",
+        "config/sections/apps Settings",
+        "config/sections/rules Rule",
+        "proxy/context Decision",
+        "proxy/context Outgoing",
+        "proxy/dedupe _Stored",
+        "proxy/refusals Ruling",
+        "proxy/routes Route",
+        "server/supervisor AdminState",
+        "telemetry/journal Attempt",
+        "telemetry/journal AttemptRecord",
+        "telemetry/journal DecisionView",
+        "telemetry/log _AccessLine",
+        "telemetry/metrics/catalogue _HookSeries",
+        "telemetry/shadow_results Shadow",
+        "telemetry/tracing/records AttemptRecord",
+        "telemetry/tracing/records HookRecord",
+        "telemetry/tracing/records Kind",
+        "upstreams/mirror ShadowResult",
+        "upstreams/mirror _Copy",
+        "upstreams/registry Target",
+        "upstreams/status TargetReport",
+        "upstreams/upstream AttemptRecord",
+        "upstreams/upstream Outcome",
     )
 )
-"""Calls that are still to be changed; the table only shrinks."""
+"""Calls that are still to be changed, as ``module class``; the table only shrinks."""
 
 
 def long_calls(node: ast.AST, path: tuple[str, ...] = ()) -> Iterator[str]:
@@ -80,12 +71,19 @@ def found() -> set[str]:
     }
 
 
+def without_function(call: str) -> str:
+    module, _, name = call.split(" ")
+    return f"{module} {name}"
+
+
 def test_objects_are_made_with_names_except_in_builders() -> None:
-    assert found() - REMAINING - BUILDERS.keys() == set(), f"pass arguments past the {MOST}th by name"
+    long = {call for call in found() - BUILDERS.keys() if without_function(call) not in REMAINING}
+    assert long == set(), f"pass arguments past the {MOST}th by name"
 
 
 def test_the_tables_name_only_calls_that_are_there() -> None:
-    assert (REMAINING | BUILDERS.keys()) - found() == set(), "take these out of the tables"
+    assert BUILDERS.keys() - found() == set(), "take these out of the tables"
+    assert REMAINING - {without_function(call) for call in found()} == set(), "take these out of the tables"
 
 
 @pytest.mark.parametrize(

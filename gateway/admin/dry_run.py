@@ -26,8 +26,8 @@ from gateway.recording.masking import Mask
 from gateway.recording.pseudonyms import Pseudonyms
 from gateway.upstreams.balance import balancer
 from gateway.upstreams.headers import CompiledPolicy
-from gateway.upstreams.health import address_of_check
-from gateway.upstreams.mirror import candidates
+from gateway.upstreams.health import check_url
+from gateway.upstreams.mirror import candidate_upstreams
 from gateway.upstreams.upstream import header_policy
 
 _Part = tuple[KeyPath, Callable[[], object]]
@@ -83,7 +83,7 @@ def _apps(config: Config) -> Iterator[_Part]:
 
 def _routes(config: Config) -> None:
     Table(config)
-    candidates(config)
+    candidate_upstreams(config)
 
 
 def _upstream(config: Upstream) -> None:
@@ -96,7 +96,7 @@ def _upstream(config: Upstream) -> None:
         url = httpx.URL(target.url + _ANY_METHOD)
         url_origin(url)
         if config.health is not None:
-            address_of_check(url, config.health)
+            check_url(url, config.health)
 
 
 def _request(url: str, headers: dict[str, str]) -> None:

@@ -22,8 +22,8 @@ from starlette.types import Receive, Scope, Send
 from gateway import __version__
 from gateway.admin.activity import MOST_APPS, Activity, Reading, Sampler
 from gateway.admin.rpc import FollowDecisions, NoWorkers, WorkerRpc
+from gateway.model.decision import counts_as_failure
 from gateway.model.text import timestamp
-from gateway.model.verdicts import Verdict
 from gateway.telemetry.journal import Cursor, DecisionView
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Follower:
         replies = await self._rpc.ask(FollowDecisions(self._cursors, self._most, self._since))
         late = {pid: self._cursors[pid] for pid in replies.incomplete if pid in self._cursors}
         self._cursors = late | {pid: news.cursor for pid, news in replies.by_pid.items()}
-        calls = [call for news in replies.by_pid.values() for call in news.calls]
+        calls = [call for news in replies.by_pid.values() for call in news.decisions]
         return sorted(calls, key=lambda call: call.time), sum(news.skipped for news in replies.by_pid.values())
 
 
@@ -111,7 +111,7 @@ class Ration:
 
 def is_failure(call: DecisionView) -> bool:
     """Whether it is anything but a verdict as it was meant, as the log counts failures."""
-    return bool(call.error) or call.verdict == Verdict.ERROR or call.ineffective or call.repaired is not None
+    return counts_as_failure(call.verdict, call.error, call.ineffective, call.repaired)
 
 
 class _Listener:
@@ -283,8 +283,8 @@ class Events:
             logger.exception("the events lack %s", what)
 
     async def _tell_calls(self, follower: Follower, ration: Ration) -> None:
-        for call in ration.choose(*await follower.look()):
-            self._tell(event("call", call))
+        for decision in ration.choose(*await follower.look()):
+            self._tell(event("decision", decision))
 
     async def _tell_activity(self) -> None:
         activity = await self.sampler.activity()

@@ -1,8 +1,9 @@
-"""What operators see of all processes together: calls, upstreams and their targets; and what they order."""
+"""All processes seen as one: decisions, upstreams, targets; and the actions of operators."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from gateway.admin.insights import Insights
@@ -12,7 +13,7 @@ from gateway.config.sections.upstreams import target_names
 from gateway.model.text import shorten, timestamp
 from gateway.telemetry.journal import DecisionFilter, DecisionView
 from gateway.upstreams.latency import quantile
-from gateway.upstreams.status import TargetReport, together
+from gateway.upstreams.status import TargetReport, merge_reports
 
 MAX_APPS: Final = 20
 """Apps named per upstream; the rest is counted."""
@@ -45,23 +46,23 @@ class Overview:
         self._loaded = loaded
         self._apps_of: tuple[Config | None, Mapping[str, list[str]]] = (None, {})
 
-    async def calls(self, wanted: DecisionFilter) -> dict[str, Any]:
-        """The calls that are wanted, newest first, and how much they were looked for in."""
+    async def decisions(self, wanted: DecisionFilter) -> dict[str, Any]:
+        """The matching decisions, newest first, and how many decisions were searched."""
         replies = await self._rpc.ask(FindDecisions(wanted))
         found = list(replies.by_pid.values())
-        calls = sorted((call for each in found for call in each.calls), key=_time_of, reverse=True)
+        decisions = sorted((each for part in found for each in part.decisions), key=attrgetter("time"), reverse=True)
         return {
-            "calls": calls[: wanted.limit],
-            "matched": sum(each.matched for each in found),
-            "held": sum(each.held for each in found),
-            "oldest": min((each.oldest for each in found if each.oldest is not None), default=None),
+            "decisions": decisions[: wanted.limit],
+            "matched": sum(part.matched for part in found),
+            "held": sum(part.held for part in found),
+            "oldest": min((part.oldest for part in found if part.oldest is not None), default=None),
             "incomplete": list(replies.incomplete),
         }
 
-    async def call(self, request_id: str) -> DecisionView | None:
-        """The call with this id, the newest where a client gave it to several; None where no journal holds it."""
-        answer = await self.calls(DecisionFilter(request_id=request_id, limit=1))
-        return answer["calls"][0] if answer["calls"] else None
+    async def decision(self, request_id: str) -> DecisionView | None:
+        """The decision with this request id: the newest, if clients used the id twice; None if it is in no journal."""
+        found = (await self.decisions(DecisionFilter(request_id=request_id, limit=1)))["decisions"]
+        return found[0] if found else None
 
     async def upstreams(self) -> dict[str, Any]:
         """Every upstream of the configuration in force, and how its targets stand."""
@@ -138,7 +139,7 @@ class Overview:
         for reports in replies.by_pid.values():
             for report in reports:
                 by_target.setdefault((report.upstream, report.url), []).append(report)
-        return {key: together(reports) for key, reports in by_target.items()}
+        return {key: merge_reports(reports) for key, reports in by_target.items()}
 
     def _apps(self, config: Config) -> Mapping[str, list[str]]:
         """The apps of each upstream; looked up once per configuration."""
@@ -165,16 +166,12 @@ def _names(upstream: str, urls: list[str], reports: Mapping[tuple[str, str], Tar
     return {**target_names(urls), **living}
 
 
-def _time_of(call: DecisionView) -> str:
-    return call.time
-
-
 _UNKNOWN: Final[Mapping[str, Any]] = dict.fromkeys(
     (
-        "state", "since", "why", "retry_in_seconds", "in_flight", "queued", "connections", "max_connections",
+        "state", "since", "reason", "retry_in_seconds", "in_flight", "queued", "connections", "max_connections",
         "usual_ms", "p50_ms", "p95_ms", "p99_ms", "ejections", "last_error",
     )
-) | {"closed_to": [], "workers_ejected": 0, "workers": 0}  # fmt: skip
+) | {"ejected_for": [], "workers_ejected": 0, "workers": 0}  # fmt: skip
 
 
 def _shown(report: TargetReport | None) -> Mapping[str, Any]:
@@ -186,14 +183,14 @@ def _shown(report: TargetReport | None) -> Mapping[str, Any]:
     return {
         "state": report.state,
         "since": None if report.since is None else timestamp(report.since),
-        "why": shorten(report.why) if report.why else None,
-        "closed_to": list(report.closed_to),
+        "reason": shorten(report.reason) if report.reason else None,
+        "ejected_for": list(report.ejected_for),
         "retry_in_seconds": None if report.retry_in is None else round(report.retry_in, 3),
         "in_flight": report.in_flight,
         "queued": report.queued,
         "connections": report.connections,
         "max_connections": report.max_connections,
-        "usual_ms": _ms(report.usual or None),
+        "usual_ms": _ms(report.latency or None),
         "p50_ms": _ms(quantile(report.times, 0.5)),
         "p95_ms": _ms(quantile(report.times, 0.95)),
         "p99_ms": _ms(quantile(report.times, 0.99)),

@@ -95,7 +95,7 @@ class Reloader:
         """How the last load went; the start's, until there was another."""
         self.last_at = self.loaded_at
         """Unix time of it."""
-        metrics.loaded(successful=True)
+        metrics.record_load(successful=True)
 
     async def reload(self, trigger: str) -> ReloadReport:
         """Load the file and put it in force whole, or change nothing. *trigger* says who asked, for the log.

@@ -135,14 +135,14 @@ class RpcHandler:
         targets = self._runtime.targets
         match request:
             case FindDecisions(wanted):
-                return await self._journal.find(wanted, self._formatter())
+                return await self._journal.search(wanted, self._formatter())
             case FollowDecisions(cursors, most, since):
                 here = cursors.get(self._pid) or self._journal.cursor_at(since)
-                return self._journal.news(here, most, self._formatter())
+                return self._journal.updates(here, most, self._formatter())
             case ReportTargets():
                 return await targets.reports()
             case SetEjected(upstream, url, ejected):
-                return targets.hold(upstream, url) if ejected else targets.restore(upstream, url)
+                return targets.eject(upstream, url) if ejected else targets.restore(upstream, url)
             case Drain(on):
                 return self._drain(on)
         raise TypeError(f"no handler for {request!r}")

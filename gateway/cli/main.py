@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.cli.commands import demo, inspect, replay, send, serve, watch
+from gateway.cli.commands import decisions, demo, inspect, replay, send, serve, status
 from gateway.cli.common import new_app
 from gateway.cli.top import top
 
@@ -13,8 +13,8 @@ app.command("explain")(inspect.explain)
 app.command("send")(send.send)
 app.command("replay")(replay.replay)
 app.command("demo")(demo.demo)
-app.command("status")(watch.status)
-app.command("calls")(watch.calls)
+app.command("status")(status.status)
+app.command("decisions")(decisions.decisions)
 app.command("top")(top)
 app.command("schema")(inspect.schema)
 app.command("version")(inspect.version)

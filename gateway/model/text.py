@@ -1,4 +1,4 @@
-"""Text for people and logs: bounded, printable, masked; times as RFC 3339."""
+"""Text for people and logs: shortened, printable, with phone numbers masked; times as RFC 3339."""
 
 from __future__ import annotations
 
@@ -28,14 +28,12 @@ def _second(seconds: int) -> str:
 
 
 def shorten(text: str, limit: int = MAX_TEXT) -> str:
-    """The text, cut where it is too long for a log line."""
+    """The text, cut after *limit* characters with an ellipsis as the last one."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def printable(text: str) -> str:
-    """The text with every character that could move a terminal's cursor or forge a line escaped."""
-    return (
-        text
-        if text.isprintable()
-        else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    )
+def printable(text: str, keep: str = "") -> str:
+    """The text, its characters that could move a terminal's cursor or forge a line escaped, but not those to *keep*."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)

@@ -64,9 +64,6 @@ _LOOKALIKES: Final[dict[int, int | str]] = {
 _NOISE: Final = re.compile(r"[^\n\x20-\x7e]+")
 """What a backend may drop where it wants plain text."""
 _TAG: Final = re.compile(r"<[^<>]*+>")
-_UNPRINTABLE: Final = re.compile(
-    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]"  # line ends stay
-)
 
 
 class ResponseCheck(StrEnum):
@@ -131,11 +128,6 @@ def repair(body: bytes, hook_body: bytes) -> Repaired | RepairFailure:
     if not _is_harmless(hook_body):
         return RepairFailure.ORIGIN
     return Repaired(own, kinds, _cut(before, after))
-
-
-def printable(text: str) -> str:
-    """The text with every character escaped that could move a terminal's cursor or turn the direction of writing."""
-    return _UNPRINTABLE.sub(_escaped, text)
 
 
 # --- form ---
@@ -262,8 +254,3 @@ def _decoded(found: re.Match[str]) -> str:
 def _cut(before: bytes, after: bytes) -> str:
     parts = (part[: 4 * MAX_CUT].replace(_BOM, b"").strip() for part in (before, after))
     return b"\n".join(part for part in parts if part).decode("utf-8", "replace")[:MAX_CUT]
-
-
-def _escaped(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"

@@ -19,7 +19,7 @@ from gateway.http.server.exchange import EXCHANGE, Exchange
 from gateway.http.server.head import BadRequest
 from gateway.http.server.state import Answer
 from gateway.model.decision import Decision
-from gateway.model.hooks import BadHookError, Hook, method_type, parse_hook
+from gateway.model.hooks import BadHookError, Hook, HookReader, method_type
 from gateway.model.trace_context import Sampling
 from gateway.model.verdicts import (
     ALLOW_STATUS,
@@ -40,8 +40,15 @@ from gateway.model.verdicts import (
 from gateway.policy.rest_client_config import examine, excluded_fields, ignored_fields, ineffective, session_settings
 from gateway.policy.retry import MIN_LEFT
 from gateway.proxy.context import HookContext, TracedHookContext
-from gateway.proxy.dedupe import MIN_WAITING, Flight, OwnerLost, TooManyRepeats, Waiting, key_of
-from gateway.proxy.refusals import Refused, body_of, method_of, problem, refused_at_the_door, unknown_app
+from gateway.proxy.dedupe import MIN_WAITING, Flight, OwnerLost, TooManyRepeats, WaitingRepeats, hook_key
+from gateway.proxy.refusals import (
+    RequestRefused,
+    answer_bad_request,
+    problem,
+    read_body,
+    read_method,
+    unknown_app_answer,
+)
 from gateway.proxy.routes import Route
 from gateway.proxy.runtime import Runtime, Snapshot
 from gateway.proxy.sessions import Sessions, session_key
@@ -89,14 +96,15 @@ class HookEndpoint:
         self._loop = asyncio.get_running_loop()
         self._asking = 0
         """Hooks that a backend is asked for: each has a place under the limits."""
-        self._waiting = Waiting()
+        self._waiting = WaitingRepeats()
+        self._hook_reader = HookReader()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One hook, from its head to its answer."""
         life = self._life_of(self._runtime.snapshot, self._loop.time(), scope)
         exchange: Exchange | None = scope.get("extensions", {}).get(EXCHANGE)
         try:
-            life.body = exchange.body if exchange is not None else await body_of(receive)
+            life.body = exchange.body if exchange is not None else await read_body(receive)
             step = self._decide(life)
             ruling = step if isinstance(step, Ruling) else await step
             if (
@@ -105,7 +113,7 @@ class HookEndpoint:
                 or (life.route is not None and life.route.connects)
             ):
                 ruling = self._weighed(life, ruling)
-        except Refused as refusal:
+        except RequestRefused as refusal:
             ruling = refusal.ruling
         except asyncio.CancelledError:  # the end of the drain: even now the hook gets its answer
             fallback = life.route.fallback if life.route is not None else None
@@ -138,12 +146,12 @@ class HookEndpoint:
 
     def refuse(self, refusal: BadRequest) -> Answer:
         """The answer to what never became a request; the front door asks for it, and writes it."""
-        ruling, head = refused_at_the_door(refusal), refusal.head
+        ruling, head = answer_bad_request(refusal), refusal.head
         scope = {"headers": head.headers if head is not None else ()}
         life = self._life_of(self._runtime.snapshot, self._loop.time(), scope)
         if head is not None:
-            with contextlib.suppress(Refused):
-                life.method_name = method_of({"method": head.method, "raw_path": head.path})
+            with contextlib.suppress(RequestRefused):
+                life.method_name = read_method({"method": head.method, "raw_path": head.path})
                 life.method = life.snapshot.table.method_label(life.method_name)
         self._tell(life, ruling)
         return Answer(ruling.status, _answer_headers(ruling, life.identity.request_id), ruling.body)
@@ -151,14 +159,14 @@ class HookEndpoint:
     def _decide(self, life: HookContext) -> Ruling | Coroutine[Any, Any, Ruling]:
         """What can be decided at once, or else the asking of a backend."""
         snapshot, body = life.snapshot, life.body
-        life.method_name = method = method_of(life.scope)
+        life.method_name = method = read_method(life.scope)
         life.method = snapshot.table.method_label(method)
         if life.received.coded:
-            raise Refused(problem(400, "a hook's body is plain JSON, not compressed"))
-        life.hook = hook = _parsed(body)
+            raise RequestRefused(problem(400, "a hook's body is plain JSON, not compressed"))
+        life.hook = hook = _parsed(self._hook_reader, body)
         found = snapshot.table.find(hook.app_key, method)
         if found is None:
-            raise Refused(unknown_app(hook.app_key))
+            raise RequestRefused(unknown_app_answer(hook.app_key))
         tenant, route = found
         life.enter(tenant, route)
         if route.guard is not None:
@@ -171,7 +179,7 @@ class HookEndpoint:
         if route.dedupe is None:
             return self._ask(life, route, upstream, outgoing, None)
         duplicates = self._runtime.duplicates
-        key = key_of(method, body) if duplicates.claims is None else duplicates.claims.key_of(method, body)
+        key = hook_key(method, body) if duplicates.claims is None else duplicates.claims.key_of(method, body)
         try:
             earlier = duplicates.find(key, body, self._loop.time())
         except TooManyRepeats:
@@ -200,7 +208,7 @@ class HookEndpoint:
     ) -> Ruling:
         """The verdict that another worker has of the same hook, or gets while this one waits; else the backend's."""
         try:
-            ruling = await flight.decided_elsewhere(life.started + route.budget)
+            ruling = await flight.await_other_worker(life.started + route.budget)
         except TimeoutError:
             flight.abandon(ruling := fallback_ruling(_NO_WORD, route.fallback, life.body))
             return ruling
@@ -224,7 +232,7 @@ class HookEndpoint:
                 outcome = await upstream.ask(
                     outgoing, life.started + budget, upstream.retry if route.inherits_retry else route.retry
                 )
-                if route.failover and outcome.goes_over(route.failover_on):
+                if route.failover and outcome.should_fail_over(route.failover_on):
                     outcome = await _fail_over(life, route, outcome)
                 life.outcome, result = outcome, outcome.result
             else:
@@ -244,13 +252,13 @@ class HookEndpoint:
 
     def _count(self, tenant: Tenant | None, more: int) -> None:
         """A hook takes its place, or leaves it; noted first, then looked at: so the sum is never too small."""
-        self._asking = asking = self._asking + more
+        self._asking = active_hooks = self._asking + more
         if self._runtime.places is not None:
-            self._runtime.places.note(asking)
+            self._runtime.places.note(active_hooks)
         if tenant is not None:
-            tenant.asking += more
+            tenant.active_hooks += more
             if tenant.places is not None:
-                tenant.places.note(tenant.asking)
+                tenant.places.note(tenant.active_hooks)
 
     def _excess(self, life: HookContext, route: Route) -> Failure | None:
         """The limit that this hook is one too many for, if there is one."""
@@ -262,7 +270,7 @@ class HookEndpoint:
             return None
         if (of_app := route.max_in_flight) is not None:
             places = tenant.places
-            if tenant.asking > of_app or (places is not None and places.total(tenant.asking) > of_app):
+            if tenant.active_hooks > of_app or (places is not None and places.total(tenant.active_hooks) > of_app):
                 return _TOO_MANY_OF_APP
         if tenant.limiter is not None and not tenant.limiter.take(self._loop.time()):
             self._runtime.count_rate_limited(tenant.name)
@@ -304,11 +312,11 @@ class HookEndpoint:
         return decision
 
 
-def _parsed(body: bytes) -> Hook:
+def _parsed(reader: HookReader, body: bytes) -> Hook:
     try:
-        return parse_hook(body)
+        return reader.read(body)
     except BadHookError as exc:
-        raise Refused(problem(400, str(exc))) from exc
+        raise RequestRefused(problem(400, str(exc))) from exc
 
 
 def _screened(life: HookContext, route: Route, hook: Hook) -> Ruling | None:
@@ -357,11 +365,11 @@ async def _fail_over(life: HookContext, route: Route, outcome: Outcome) -> Outco
             left /= waiting  # each its share: what a fast failure leaves over goes to those after it
         upstream = life.snapshot.upstreams[name]
         life.upstream, life.failed_over_from, life.failover_cause = name, first, cause
-        outgoing = life.outgoing(route, upstream).resent(outcome.attempts)
+        outgoing = life.outgoing(route, upstream).with_sent(outcome.attempts)
         retry = upstream.retry if route.inherits_retry else route.retry
         latest = await upstream.ask(outgoing, loop.time() + left, retry)
-        outcome = outcome.followed_by(latest, name)
-        if not latest.goes_over(causes):
+        outcome = outcome.merge_with(latest, name)
+        if not latest.should_fail_over(causes):
             break
     return outcome
 

@@ -75,7 +75,7 @@ class Sessions:
         self._store = TextStore(memoryview(memory), _STORE, key, KEEP)
         self._settings: dict[int, SessionSettings] = {}
         """Those that this process has looked at, by their names."""
-        self.on_unkept: Callable[[], None] = _nothing
+        self.on_settings_dropped: Callable[[], None] = _nothing
         """Called where a session's settings find no room."""
 
     def __repr__(self) -> str:
@@ -144,7 +144,7 @@ class Sessions:
         name = self._store.name(text)
         writes = self._store.writes(name, text, now)
         if writes is None:
-            self.on_unkept()
+            self.on_settings_dropped()
             return 0, []
         self._note(name, settings)
         return name, writes

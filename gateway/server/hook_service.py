@@ -70,12 +70,12 @@ class HookService:
         journal = Journal()
         told = (metrics.record, self._access.record, journal.record, *listeners)
         sessions = Sessions() if sessions is None else sessions
-        sessions.on_unkept = metrics.unkept_settings.inc
+        sessions.on_settings_dropped = metrics.unkept_settings.inc
         endpoint = HookEndpoint(self.runtime, told, sessions)
-        self.runtime.shadows.note = journal.note_shadow
+        self.runtime.shadows.on_result = journal.note_shadow
         self._tracing = Tracing(metrics, endpoint.trace_with)
         self._recorder = Recorder(
-            lambda outcome, hooks: metrics.recorded_hooks.labelled(outcome).inc(hooks), endpoint.record_with
+            lambda outcome, hooks: metrics.recorded_hooks.with_labels(outcome).inc(hooks), endpoint.record_with
         )
         self._lag_monitor = LoopLagMonitor(asyncio.get_running_loop(), metrics.held_up.inc)
         self._config = config
@@ -94,7 +94,7 @@ class HookService:
         )
         self.rpc_handler = RpcHandler(journal, self.runtime, self._listener.drain)
         """Tells operators what goes on here."""
-        self._failed_handshakes = {fault: metrics.failed_handshakes.labelled(fault) for fault in HandshakeFault}
+        self._failed_handshakes = {fault: metrics.failed_handshakes.with_labels(fault) for fault in HandshakeFault}
         self._changing = asyncio.Lock()
         """Held while a configuration is prepared or settled, or renewed certificates are put in force."""
         self._prepared: tuple[Config, Change] | None = None

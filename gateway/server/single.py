@@ -139,7 +139,7 @@ def sample_certificates(metrics: Metrics, config: Config, shown: Mapping[str, An
             days = days_to_expiry(Path(file))
         except (OSError, ValueError):
             days = 0.0
-        metrics.certificate_days.labelled(label).set(days)
+        metrics.certificate_days.with_labels(label).set(days)
 
 
 def make_events(reading: Callable[[], Reading], rpc: WorkerRpc, reloader: Reloader, lifecycle: Lifecycle) -> Events:

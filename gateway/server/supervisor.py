@@ -66,7 +66,7 @@ from gateway.server.two_phase import Word, Words, all_prepared, those_without
 from gateway.telemetry.log import LogWriter
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.metrics.shared import WorkerMetrics
-from gateway.upstreams.mirror import candidates
+from gateway.upstreams.mirror import candidate_upstreams
 
 logger = logging.getLogger(__name__)
 
@@ -485,7 +485,7 @@ def _keep_series(metrics: Metrics, config: Config) -> None:
     """Keep the series, of workers that have ended too, of all that the configuration has."""
     targets = {
         (name, label)
-        for name, upstream in {**config.upstreams, **candidates(config)}.items()
+        for name, upstream in {**config.upstreams, **candidate_upstreams(config)}.items()
         for label in target_names([target.url for target in upstream.targets]).values()
     }
     metrics.configure(config.apps, targets, config.metrics.app_label, RuleNames(config))

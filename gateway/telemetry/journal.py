@@ -16,12 +16,11 @@ from typing import Final
 import msgspec
 
 from gateway.model import effects
-from gateway.model.decision import AttemptRecord, Decision
+from gateway.model.decision import AttemptRecord, Decision, is_failure
 from gateway.model.hooks import AppKey, Hook, MethodType, field_text, method_type
 from gateway.model.text import mask_number, shorten, timestamp
 from gateway.model.verdicts import Annotations, Source, Verdict
-from gateway.telemetry.log import is_failure
-from gateway.telemetry.shadow_results import DIFFERING, Shadow, ShadowResult, ShadowResults, is_outcome
+from gateway.telemetry.shadow_results import DIFFERING, Shadow, ShadowResult, ShadowResults, outcome_matches
 
 MAX_BYTES: Final = 8 * 1024 * 1024
 """Bytes that a journal keeps alive, its own share of each decision included."""
@@ -136,7 +135,7 @@ class DecisionFilter(msgspec.Struct, frozen=True):
 class SearchResult(msgspec.Struct, frozen=True):
     """What a search brought."""
 
-    calls: list[DecisionView]
+    decisions: list[DecisionView]
     """Newest first, as many as the limit allows."""
     matched: int
     """How many there were."""
@@ -151,7 +150,7 @@ class JournalUpdate(msgspec.Struct, frozen=True):
 
     cursor: Cursor
     """What to ask with next time."""
-    calls: list[DecisionView]
+    decisions: list[DecisionView]
     """In the order in which they were recorded, failures before successes where not all have room."""
     skipped: int
 
@@ -167,7 +166,7 @@ class DecisionFormatter:
         self._mask_callee = "callee" in mask
         self._hook_types = hook_types
 
-    def call(self, decision: Decision, shadow: Shadow | None = None) -> DecisionView:
+    def format(self, decision: Decision, shadow: Shadow | None = None) -> DecisionView:
         """What is shown of a decision, and of its copy."""
         ruling, hook = decision.ruling, decision.hook
         annotations = ruling.annotations or _NO_ANNOTATIONS
@@ -234,7 +233,7 @@ class DecisionFormatter:
             or _differs(wanted.target, decision.target)
         ):
             return False
-        if not _annotations_match(ruling.annotations or _NO_ANNOTATIONS, wanted) or not is_outcome(
+        if not _annotations_match(ruling.annotations or _NO_ANNOTATIONS, wanted) or not outcome_matches(
             wanted.shadow, shadow
         ):
             return False
@@ -381,7 +380,7 @@ class Journal:
             held += [each for each in self._differing.held if (each.request_id, each.time) not in known]
         return sorted(held, key=lambda decision: -decision.time)
 
-    async def find(self, wanted: DecisionFilter, teller: DecisionFormatter) -> SearchResult:
+    async def search(self, wanted: DecisionFilter, teller: DecisionFormatter) -> SearchResult:
         """The calls that are wanted; hooks go on meanwhile."""
         held = self.newest()
         calls: list[DecisionView] = []
@@ -391,19 +390,19 @@ class Journal:
             if teller.matches(decision, wanted, shadow):
                 matched += 1
                 if matched <= wanted.limit:
-                    calls.append(teller.call(decision, shadow))
+                    calls.append(teller.format(decision, shadow))
             if not number % _IN_ONE_GO:
                 await asyncio.sleep(0)
         return SearchResult(calls, matched, len(held), timestamp(held[-1].time) if held else None)
 
-    def news(self, cursor: Cursor, most: int, teller: DecisionFormatter) -> JournalUpdate:
+    def updates(self, cursor: Cursor, most: int, teller: DecisionFormatter) -> JournalUpdate:
         """What was recorded since, *most* calls of it: the newest, failures before successes."""
         failures = list(islice(self._failures.since(cursor[1]), most))
         successes = list(islice(self._successes.since(cursor[0]), most - len(failures)))
         now = (self._successes.recorded, self._failures.recorded)
         new = max(0, now[0] - cursor[0]) + max(0, now[1] - cursor[1])
         told = sorted([*failures, *successes], key=lambda decision: decision.time + decision.duration)
-        return JournalUpdate(now, [teller.call(decision) for decision in told], new - len(told))
+        return JournalUpdate(now, [teller.format(decision) for decision in told], new - len(told))
 
     def _make_room(self) -> None:
         """Drop the oldest, successes first."""

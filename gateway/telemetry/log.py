@@ -18,10 +18,10 @@ from typing import Any, Final
 import msgspec
 
 from gateway.model.change import Change, Swap
-from gateway.model.decision import Decision
+from gateway.model.decision import Decision, is_failure
 from gateway.model.hooks import field_text
 from gateway.model.text import mask_number, printable, shorten, timestamp
-from gateway.model.verdicts import Annotations, Verdict
+from gateway.model.verdicts import Annotations
 from gateway.model.writer_thread import WriterThread
 
 logger = logging.getLogger(__name__)
@@ -254,18 +254,6 @@ class AccessLog:
             int(decision.duration * 1e6 + 0.5) / 1000,
             int(decision.upstream_duration * 1e6 + 0.5) / 1000,
         )
-
-
-def is_failure(decision: Decision) -> bool:
-    """Whether an operator would look for this hook among the failures: anything but a verdict as it was meant.
-
-    A refusal that the media server ignores is one, and an answer that had to be repaired; what a rule refused is none.
-    """
-    ruling = decision.ruling
-    if ruling.error or ruling.verdict is Verdict.ERROR:
-        return True
-    annotations = ruling.annotations
-    return annotations is not None and (annotations.ineffective or annotations.repaired is not None)
 
 
 def _annotate_line(line: _AccessLine, annotations: Annotations, longest: int) -> _AnnotatedLine:

@@ -117,7 +117,7 @@ class ShadowResults:
         return None if noted is None else noted[0]
 
 
-def is_outcome(wanted: str | None, shadow: Shadow | None) -> bool:
+def outcome_matches(wanted: str | None, shadow: Shadow | None) -> bool:
     """Whether a copy came to what is wanted: an outcome, DIFFERS, or None for whatever there is."""
     if wanted is None:
         return True

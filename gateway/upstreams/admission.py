@@ -57,7 +57,7 @@ class Admission:
         for breaker in (self.common, *self._own.values()):
             breaker.configure(settings)
 
-    def is_closed(self, now: float) -> bool:
+    def admits_all(self, now: float) -> bool:
         """Whether every hook may pass, whosever it is."""
         return self.common.state(now) is State.CLOSED and all(
             breaker.state(now) is State.CLOSED for breaker in self._own.values()
@@ -67,13 +67,13 @@ class Admission:
         """Whether it is shut to everyone, until a probe finds it well."""
         return self.common.state(now) is not State.CLOSED
 
-    def closed_to(self, now: float) -> dict[str, float]:
+    def ejected_apps(self, now: float) -> dict[str, float]:
         """The apps that it is closed to on their own account, each with the loop time since which it is."""
         return {
             tenant: breaker.since for tenant, breaker in self._own.items() if breaker.state(now) is not State.CLOSED
         }
 
-    def is_closed_to(self, tenant: str, now: float) -> bool:
+    def is_ejected_for(self, tenant: str, now: float) -> bool:
         """Whether it is closed to this app on the app's own account."""
         own = self._own.get(tenant)
         return own is not None and own.state(now) is not State.CLOSED

@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.http.client import Answer
 from gateway.model.hooks import BadHookError, field_text, is_json_object, parse_hook
-from gateway.model.text import mask_number
+from gateway.model.text import mask_number, printable
 from gateway.model.verdicts import (
     ALLOW_STATUS,
     REJECT_STATUS,
@@ -25,7 +25,7 @@ from gateway.model.verdicts import (
     backend_reject,
 )
 from gateway.policy.event_answers import EventCheck, plain, reports_fatal
-from gateway.policy.repair import RepairFailure, ResponseCheck, printable, repair
+from gateway.policy.repair import RepairFailure, ResponseCheck, repair
 
 DENIED: Final = backend_reject()
 
@@ -157,7 +157,7 @@ def _for_people(cut: str, sent: bytes) -> str:
         cut = _without_spellings(cut, _NO_DIGIT.sub("", user))
         for form in (quote(number, safe=""), user):
             cut = cut if len(form) < _MIN_DIGITS else _without(cut, form)
-    return printable(cut)[:_MAX_CUT]
+    return printable(cut, keep="\n")[:_MAX_CUT]
 
 
 def _without_spellings(text: str, digits: str) -> str:

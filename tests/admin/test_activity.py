@@ -54,7 +54,7 @@ def counting(app_label: str = "auto") -> Metrics:
     metrics = Metrics("0")
     metrics.configure(APPS, [], app_label)
     for app in (*APPS, UNKNOWN_APP):
-        metrics.in_flight.labelled(app)
+        metrics.in_flight.with_labels(app)
     return metrics
 
 
@@ -195,9 +195,9 @@ def test_what_the_fallback_let_through_and_refused_is_told_apart() -> None:
     assert told == {
         "in_flight": 3,
         "per_second": 3.5,
-        "refused_per_second": 1.5,
+        "rejected_per_second": 1.5,
         "allowed_by_fallback_per_second": 0.5,
-        "refused_by_fallback_per_second": 0.5,
+        "rejected_by_fallback_per_second": 0.5,
     }
 
 
@@ -219,7 +219,7 @@ def test_workers_are_counted_together_and_one_that_ends_takes_nothing_with_it() 
     workers = [Metrics("0", MetricCells(cells.values_fd, cells.names_fd)) for cells in foreign]
     for worker in workers:
         worker.configure(APPS, [])
-        worker.in_flight.labelled("a").set(2.0)
+        worker.in_flight.with_labels("a").set(2.0)
         worker.record(decision("a", FATES[0]))
     before = read(supervisor, foreign)
     workers[0].record(decision("a", FATES[0]))
@@ -229,7 +229,7 @@ def test_workers_are_counted_together_and_one_that_ends_takes_nothing_with_it() 
     taken = step(before, after)
     assert sorted(taken.hooks.values()) == [1.0, 1.0]
     assert after.in_flight[("a",)] == 2.0
-    hooks = supervisor.together(supervisor.hooks, foreign[1:])
+    hooks = supervisor.merged_values(supervisor.hooks, foreign[1:])
     assert supervisor.totals(supervisor.hooks, foreign[1:]) == {labels: values[0] for labels, values in hooks.items()}
     for cells in foreign:
         cells.close()

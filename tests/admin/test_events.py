@@ -53,7 +53,7 @@ def decided(request_id: str, *, failed: bool = False, at: float = 0.0) -> Decisi
 
 
 def call(number: int, *, failed: bool) -> DecisionView:
-    return DecisionFormatter(1).call(decided(str(number), failed=failed))
+    return DecisionFormatter(1).format(decided(str(number), failed=failed))
 
 
 # --- which calls are told ---
@@ -114,7 +114,7 @@ class Processes:
         for pid, journal in self.journals.items():
             if pid not in self.silent:
                 cursor = request.cursors.get(pid) or journal.cursor_at(request.since)
-                news[pid] = journal.news(cursor, request.most, DecisionFormatter(pid))
+                news[pid] = journal.updates(cursor, request.most, DecisionFormatter(pid))
         return cast(Replies[T], Replies(news, sorted(self.silent)))
 
 
@@ -335,7 +335,7 @@ def test_the_stream_greets_and_then_tells_activity_upstreams_and_calls(gateway: 
         assert upstreams["upstreams"][0]["targets"][0]["target"] == "127.0.0.1:9"
         assert told.until(lambda name, _: name == "activity")["app_count"] == 3
         request_id = gateway.hook(appKey="broken", callId="follow-me").headers["x-request-id"]
-        call = told.until(lambda name, data: name == "call" and data["request_id"] == request_id)
+        call = told.until(lambda name, data: name == "decision" and data["request_id"] == request_id)
         assert (call["app"], call["call_id"], call["reason"]) == ("broken", "follow-me", "unreachable")
         busy = told.until(lambda name, data: name == "activity" and data["total"]["per_second"] > 0)
         assert busy["apps"][0]["app"] == "broken"
@@ -364,7 +364,7 @@ def test_activity_and_status_agree_with_what_was_sent(gateway: RunningGateway) -
     assert len(found["apps"]) == 1
     status = gateway.get("/api/status").json()
     assert status["hooks"]["per_second"] > 0
-    assert status["hooks"]["refused_per_second"] > 0
+    assert status["hooks"]["rejected_per_second"] > 0
     assert status["hooks"]["in_flight"] == 0
     assert status["listen"] == [gateway.hooks]
     assert status["admin"] == gateway.admin

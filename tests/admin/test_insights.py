@@ -74,7 +74,7 @@ def test_a_candidate_agrees_by_those_of_its_answers_that_could_be_compared() -> 
         "candidate_failed": 5,
         "dropped": 2,
     }.items():
-        metrics.shadow_hooks.labelled("a", "new", outcome).inc(count)
+        metrics.shadow_hooks.with_labels("a", "new", outcome).inc(count)
     found = told(metrics)
     (shadow,) = found["apps"][0]["shadow"]
     assert (shadow["upstream"], shadow["compared"], shadow["agreement"], shadow["total"]) == ("new", 8, 0.75, 15)
@@ -83,7 +83,7 @@ def test_a_candidate_agrees_by_those_of_its_answers_that_could_be_compared() -> 
 
 def test_a_candidate_that_was_never_compared_agrees_in_no_share() -> None:
     metrics = counting()
-    metrics.shadow_hooks.labelled("a", "new", "candidate_failed").inc()
+    metrics.shadow_hooks.with_labels("a", "new", "candidate_failed").inc()
     assert told(metrics)["apps"][0]["shadow"][0]["agreement"] is None
 
 
@@ -92,9 +92,9 @@ def test_everything_else_is_told_under_its_name() -> None:
     record(metrics, backend_allow(b"{}").annotate(repaired="bom", client_config="missing"))
     record(metrics, backend_reject().annotate(rule="spam"))
     record(metrics, backend_allow(b"{}").annotate(rule="spam", failed_over_from="old", failover_cause="timeout"))
-    metrics.rate_limited.labelled("a").inc()
-    metrics.recorded_hooks.labelled("written").inc(4)
-    metrics.recorded_hooks.labelled("dropped").inc()
+    metrics.rate_limited.with_labels("a").inc()
+    metrics.recorded_hooks.with_labels("written").inc(4)
+    metrics.recorded_hooks.with_labels("dropped").inc()
     found = told(metrics)
     (app,) = found["apps"]
     assert app["repaired"] == {"total": 1, "per_second": 0.5, "kinds": {"bom": 1}}
@@ -129,7 +129,7 @@ def test_who_needs_an_operator_comes_first_and_so_many_apps_are_told() -> None:
 def test_an_app_past_its_rate_comes_before_one_of_which_there_is_only_something_to_note(seconds: float) -> None:
     metrics = counting()
     record(metrics, backend_allow(b"{}").annotate(client_config="missing"), "a")
-    metrics.rate_limited.labelled("b").inc()
+    metrics.rate_limited.with_labels("b").inc()
     assert [app["app"] for app in told(metrics, seconds=seconds)["apps"]] == ["b", "a"]
 
 

@@ -211,7 +211,7 @@ def test_a_session_has_what_its_last_connect_set_and_every_default_besides(memor
 def test_what_finds_no_room_is_unknown_and_counted_and_refusals_are_known_all_the_same() -> None:
     sessions = Sessions()
     counted: list[None] = []
-    sessions.on_unkept = lambda: counted.append(None)
+    sessions.on_settings_dropped = lambda: counted.append(None)
     sessions.remember("a", {"call"}, {"call": MethodSettings(exclude=tuple(map(str, range(3000))))})
     assert sessions.settings("a", "call") is None
     assert sessions.stops("a", "call") is True
@@ -310,7 +310,8 @@ def test_two_processes_that_write_at_once_never_make_up_a_third_answer(memory: i
 
 def test_what_a_worker_remembered_outlives_it(memory: int) -> None:
     code = (
-        "import os; from gateway.clientconfig import MethodSettings; from gateway.sessions import Sessions; "
+        "import os; from gateway.policy.rest_client_config import MethodSettings; "
+        "from gateway.proxy.sessions import Sessions; "
         f"Sessions({memory}).remember('a', [], {{'call': MethodSettings(policy='OVERWRITE', overwrite=('x',))}}); "
         "os._exit(9)"
     )

@@ -32,13 +32,13 @@ from gateway.proxy.dedupe import (
     Flight,
     OwnerLost,
     TooManyRepeats,
-    Waiting,
-    key_of,
+    WaitingRepeats,
+    hook_key,
 )
 
 METHOD = "OnCallEvent"
 BODY = b'{"appKey":"defaultApp","callId":"1"}'
-KEY = key_of(METHOD, BODY)
+KEY = hook_key(METHOD, BODY)
 ALLOWED = backend_allow(b'{"answer":1}')
 DENIED = backend_reject()
 
@@ -54,16 +54,16 @@ def flown(flight: Flight) -> Iterator[Flight]:
 
 def keep(duplicates: Duplicates, body: bytes, ruling: Ruling = DENIED, now: float = 0.0, seconds: float = 10.0) -> None:
     """Let one hook come to its verdict."""
-    with flown(duplicates.begin(key_of(METHOD, body), body)) as flight:
+    with flown(duplicates.begin(hook_key(METHOD, body), body)) as flight:
         flight.finish(ruling, now, seconds)
 
 
 def kept(duplicates: Duplicates, body: bytes, now: float = 0.0) -> bool:
-    return isinstance(duplicates.find(key_of(METHOD, body), body, now), Ruling)
+    return isinstance(duplicates.find(hook_key(METHOD, body), body, now), Ruling)
 
 
 def joined(duplicates: Duplicates, body: bytes = BODY) -> asyncio.Future[Ruling]:
-    found = duplicates.find(key_of(METHOD, body), body, 0.0)
+    found = duplicates.find(hook_key(METHOD, body), body, 0.0)
     assert isinstance(found, asyncio.Future)
     return found
 
@@ -78,12 +78,12 @@ class Gateway:
         self.loop = asyncio.get_running_loop()
 
     async def hook(self, method: str = METHOD, body: bytes = BODY) -> Ruling:
-        found = self.duplicates.find(key_of(method, body), body, self.loop.time())
+        found = self.duplicates.find(hook_key(method, body), body, self.loop.time())
         if isinstance(found, Ruling):
             return found
         if found is not None:
             return await found
-        with flown(self.duplicates.begin(key_of(method, body), body)) as flight:
+        with flown(self.duplicates.begin(hook_key(method, body), body)) as flight:
             self.asked += 1
             await self.answering.wait()
             ruling = backend_allow(b'{"number":%d}' % self.asked)
@@ -232,7 +232,7 @@ async def test_of_one_hook_no_more_repeats_wait_than_may() -> None:
 @settings(deadline=None)
 @given(most=st.integers(2, 64), apps=st.lists(st.sampled_from("abcde"), max_size=200))
 def test_whichever_app_s_hooks_are_repeated_without_end_another_s_may_wait(most: int, apps: list[str]) -> None:
-    waiting, held = Waiting(), dict.fromkeys("abcde", 0)
+    waiting, held = WaitingRepeats(), dict.fromkeys("abcde", 0)
     for app in apps:
         free = most - sum(held.values())
         if waiting.enter(app, most):
@@ -318,7 +318,10 @@ def test_what_is_larger_than_the_store_is_not_kept_and_drives_nothing_out() -> N
 @pytest.mark.parametrize("seed", ["random", "0", "7"])
 def test_adversarial_nobody_outside_can_know_what_a_hook_is_known_by(seed: str) -> None:
     """With a seed that somebody set, Python's own hash would be the same in every process."""
-    code = "from gateway.dedupe import key_of; print(key_of('m', b'x'), key_of('m', b'x'), key_of('m', b'y'))"
+    code = (
+        "from gateway.proxy.dedupe import hook_key; "
+        "print(hook_key('m', b'x'), hook_key('m', b'x'), hook_key('m', b'y'))"
+    )
     environment = {**os.environ, "PYTHONHASHSEED": seed}
     runs = [
         subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, timeout=60)
@@ -336,7 +339,7 @@ def test_of_an_answer_that_is_the_hook_itself_no_byte_is_kept() -> None:
     keep(duplicates, body, backend_allow(answer))
     assert duplicates.bytes_held == 0
     again = bytes(bytearray(body))
-    found = duplicates.find(key_of(METHOD, again), again, 0.0)
+    found = duplicates.find(hook_key(METHOD, again), again, 0.0)
     assert found == backend_allow(body)
     assert isinstance(found, Ruling)
     assert found.body is again
@@ -369,7 +372,7 @@ def test_by_default_it_holds_ten_thousand_verdicts_and_32_mib() -> None:
 
 def test_hooks_in_flight_are_no_verdicts_kept() -> None:
     duplicates = Duplicates(max_entries=1)
-    flights = [duplicates.begin(key_of(METHOD, b"%d" % number), b"%d" % number) for number in range(5)]
+    flights = [duplicates.begin(hook_key(METHOD, b"%d" % number), b"%d" % number) for number in range(5)]
     assert (len(duplicates), duplicates.in_flight) == (0, 5)
     for flight in flights:
         flight.finish(DENIED, 0.0, 10.0)
@@ -429,7 +432,7 @@ class DuplicatesMachine(RuleBasedStateMachine):
     @rule(body=BODIES)
     def a_hook_comes(self, body: bytes) -> None:
         with self.running():
-            found = self.duplicates.find(key_of("m", body), body, self.now)
+            found = self.duplicates.find(hook_key("m", body), body, self.now)
         expected = next((ruling for key, ruling, _ in self.live() if key == body), None)
         if body in self.flights:
             assert isinstance(found, asyncio.Future)
@@ -438,7 +441,7 @@ class DuplicatesMachine(RuleBasedStateMachine):
             assert found == expected
         else:
             assert found is None
-            self.flights[body] = (self.duplicates.begin(key_of("m", body), body), [])
+            self.flights[body] = (self.duplicates.begin(hook_key("m", body), body), [])
 
     @precondition(lambda self: self.flights)
     @rule(data=st.data(), ruling=RULINGS, seconds=st.sampled_from([None, 0.0, 3.0, 5.0, 20.0]))

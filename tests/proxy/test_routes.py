@@ -114,7 +114,7 @@ def test_of_ten_thousand_prefixes_each_finds_its_own() -> None:
 
 def test_no_app_key_however_long_keeps_the_matcher_busy() -> None:
     script = (
-        "import sys; from gateway.config import Config; from gateway.routing import Table\n"
+        "import sys; from gateway.config import Config; from gateway.proxy.routes import Table\n"
         "table = Table(Config.model_validate({'apps': {'*a*a*a*a*b': {'static': 'reject'}}}))\n"
         "print(table.find('a' * 250_000, 'connect'), table.find('a' * 250_000 + 'b', 'connect') is not None)\n"
     )
@@ -217,7 +217,7 @@ def test_the_routes_for_people_are_the_routes_that_hooks_take() -> None:
 def test_the_reason_for_a_route_is_said_in_words(app_key: str, why: str) -> None:
     match = table_of("a", "b*", unknown_app="a").explain(app_key, "connect")
     assert match is not None
-    assert match.why == why
+    assert match.reason == why
 
 
 def test_a_hook_that_no_app_serves_has_nothing_to_explain() -> None:

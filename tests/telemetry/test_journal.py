@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.admin.decision_filter import wanted
-from gateway.model.decision import AttemptRecord, Decision
+from gateway.model.decision import AttemptRecord, Decision, is_failure
 from gateway.model.effects import answer_effect, rejection_effect
 from gateway.model.hooks import MethodType, parse_hook
 from gateway.model.text import timestamp
@@ -34,7 +34,6 @@ from gateway.model.verdicts import (
     static_ruling,
 )
 from gateway.telemetry.journal import MAX_LIMIT, DecisionFilter, DecisionFormatter, DecisionView, Journal
-from gateway.telemetry.log import is_failure
 
 CHECKED: Final = settings(deadline=None, max_examples=150)
 CONTRACT_FIELDS: Final = (
@@ -71,7 +70,7 @@ def decision(ruling: Ruling = ALLOWED, fields: dict[str, Any] | None = None, **c
 
 
 def found(journal: Journal, teller: DecisionFormatter = TELLER, /, **query: Any) -> list[DecisionView]:
-    return asyncio.run(journal.find(DecisionFilter(**query), teller)).calls
+    return asyncio.run(journal.search(DecisionFilter(**query), teller)).decisions
 
 
 def filled(decisions: Iterable[Decision], **limits: int) -> Journal:
@@ -107,8 +106,8 @@ def test_what_began_later_is_newer_though_it_ended_first() -> None:
 
 
 def test_an_empty_journal_has_no_oldest_call() -> None:
-    nothing = asyncio.run(Journal().find(DecisionFilter(), TELLER))
-    assert (nothing.calls, nothing.matched, nothing.held, nothing.oldest) == ([], 0, 0, None)
+    nothing = asyncio.run(Journal().search(DecisionFilter(), TELLER))
+    assert (nothing.decisions, nothing.matched, nothing.held, nothing.oldest) == ([], 0, 0, None)
 
 
 @CHECKED
@@ -143,7 +142,7 @@ def test_a_large_body_is_let_go_and_what_is_shown_of_its_hook_stays() -> None:
     references = sys.getrefcount(body)
     answer = backend_allow(body)
     kept = decision(answer, hook=parse_hook(body), size=2 * len(body))
-    before = TELLER.call(kept)
+    before = TELLER.format(kept)
     journal = filled([kept])
     del kept, answer
     assert sys.getrefcount(body) == references
@@ -222,12 +221,14 @@ def is_wanted(call: DecisionView, each: Decision, query: dict[str, Any]) -> bool
 @CHECKED
 @given(decisions(), queries())
 def test_a_query_finds_what_a_look_at_each_call_finds(made: list[Decision], query: dict[str, Any]) -> None:
-    result = asyncio.run(filled(made).find(DecisionFilter(**query), TELLER))
-    naive = [TELLER.call(each) for each in made if is_wanted(TELLER.call(each), each, query)]
+    result = asyncio.run(filled(made).search(DecisionFilter(**query), TELLER))
+    naive = [TELLER.format(each) for each in made if is_wanted(TELLER.format(each), each, query)]
     assert result.matched == len(naive)
     assert result.held == len(made)
-    assert [call.time for call in result.calls] == sorted((call.time for call in naive), reverse=True)[: query["limit"]]
-    assert all(call in naive for call in result.calls)
+    assert [call.time for call in result.decisions] == sorted((call.time for call in naive), reverse=True)[
+        : query["limit"]
+    ]
+    assert all(call in naive for call in result.decisions)
     assert result.oldest == (timestamp(min(each.time for each in made)) if made else None)
 
 
@@ -249,7 +250,7 @@ def test_a_search_lets_other_tasks_run() -> None:
 
     async def search() -> None:
         nonlocal turns
-        task = asyncio.create_task(journal.find(DecisionFilter(), TELLER))
+        task = asyncio.create_task(journal.search(DecisionFilter(), TELLER))
         while not task.done():
             await asyncio.sleep(0)
             turns += 1
@@ -321,7 +322,7 @@ def test_the_time_copied_from_a_call_includes_that_call_at_both_ends() -> None:
     (call,) = found(journal)
     for name in ("since", "until"):
         asked = wanted([(name, call.time)], NOW)
-        assert asyncio.run(journal.find(asked, TELLER)).matched == 1, name
+        assert asyncio.run(journal.search(asked, TELLER)).matched == 1, name
 
 
 @CHECKED
@@ -336,7 +337,7 @@ def test_any_other_text_is_a_query_or_refused(query: dict[str, str]) -> None:
     except ValueError:
         return
     assert 1 <= asked.limit <= MAX_LIMIT
-    asyncio.run(filled([decision()]).find(asked, TELLER))
+    asyncio.run(filled([decision()]).search(asked, TELLER))
 
 
 # --- following ---
@@ -359,12 +360,12 @@ def test_a_follower_is_told_each_call_once_or_that_it_was_skipped(
         for ruling in batch:
             number += 1
             journal.record(decision(ruling, request_id=str(number), time=NOW + number))
-        news = journal.news(cursor, most, TELLER)
-        assert len(news.calls) <= most
+        news = journal.updates(cursor, most, TELLER)
+        assert len(news.decisions) <= most
         failed = [ruling for ruling in batch if is_failure(decision(ruling))]
-        told_failed = [call for call in news.calls if call.error or call.ineffective or call.repaired]
+        told_failed = [call for call in news.decisions if call.error or call.ineffective or call.repaired]
         assert len(told_failed) == min(len(failed), most, kept)
-        told += ids(news.calls)
+        told += ids(news.decisions)
         skipped += news.skipped
         cursor = news.cursor
     assert "before" not in told
@@ -376,27 +377,27 @@ def test_who_begins_to_follow_at_a_time_is_told_what_began_since() -> None:
     journal = filled(
         decision(RULINGS[2 * (n % 2)], request_id=str(n), time=NOW + n) for n in range(6)
     )  # successes and failures in turn
-    assert ids(journal.news(journal.cursor_at(NOW + 3), 10, TELLER).calls) == ["3", "4", "5"]
-    assert journal.news(journal.cursor_at(NOW + 6), 10, TELLER).calls == []
-    assert len(journal.news(journal.cursor_at(0.0), 10, TELLER).calls) == 6
+    assert ids(journal.updates(journal.cursor_at(NOW + 3), 10, TELLER).decisions) == ["3", "4", "5"]
+    assert journal.updates(journal.cursor_at(NOW + 6), 10, TELLER).decisions == []
+    assert len(journal.updates(journal.cursor_at(0.0), 10, TELLER).decisions) == 6
 
 
 # --- what is shown ---
 
 
 def test_a_call_has_the_fields_of_the_contract() -> None:
-    assert list(msgspec.structs.asdict(TELLER.call(decision()))) == CONTRACT_FIELDS
+    assert list(msgspec.structs.asdict(TELLER.format(decision()))) == CONTRACT_FIELDS
 
 
 def test_a_call_says_what_its_log_line_says() -> None:
-    call = TELLER.call(decision(fields={"nodeId": "n", "sessionId": "s", "callId": "c", "caller": 5}))
+    call = TELLER.format(decision(fields={"nodeId": "n", "sessionId": "s", "callId": "c", "caller": 5}))
     assert (call.node_id, call.session_id, call.call_id, call.caller, call.callee) == ("n", "s", "c", "5", None)
     assert (call.time, call.budget_ms, call.duration_ms) == ("2023-11-14T22:13:20.000Z", 1500.0, 20.0)
     assert (call.verdict, call.source, call.reason, call.status, call.worker) == ("allow", "backend", "ok", 200, 77)
 
 
 def test_the_one_attempt_that_brought_the_verdict_is_told_though_it_was_not_recorded() -> None:
-    (attempt,) = TELLER.call(decision(backend_reject(), upstream_duration=0.01)).attempts
+    (attempt,) = TELLER.format(decision(backend_reject(), upstream_duration=0.01)).attempts
     assert msgspec.structs.asdict(attempt) == {
         "upstream": "u", "target": "t:80", "began_ms": 0.1, "duration_ms": 10.0, "queued_ms": 0.0, "outcome": "denied",
         "error": "",
@@ -408,7 +409,7 @@ def test_recorded_attempts_are_told_with_their_times_counted_from_the_hook_s_hea
         AttemptRecord("gone", "t:80", 0.0, 0.5, 0.2, "timeout", "no answer"),
         AttemptRecord("u", "t:81", 0.5, 0.1, 0.0, "ok", ""),
     )
-    attempts = TELLER.call(decision(story=story, asked_after=0.001, attempts=2)).attempts
+    attempts = TELLER.format(decision(story=story, asked_after=0.001, attempts=2)).attempts
     assert [(each.target, each.began_ms, each.duration_ms, each.queued_ms) for each in attempts] == [
         ("t:80", 1.0, 500.0, 200.0),
         ("t:81", 501.0, 100.0, 0.0),
@@ -421,7 +422,7 @@ def test_recorded_attempts_are_told_with_their_times_counted_from_the_hook_s_hea
 
 @pytest.mark.parametrize("ruling", [RULINGS[4], RULINGS[5], msgspec.structs.replace(ALLOWED, source=Source.DUPLICATE)])
 def test_who_was_not_decided_by_a_backend_made_no_attempt(ruling: Ruling) -> None:
-    assert TELLER.call(decision(ruling, target=None, attempts=0)).attempts == ()
+    assert TELLER.format(decision(ruling, target=None, attempts=0)).attempts == ()
 
 
 @CHECKED
@@ -486,4 +487,4 @@ def test_only_what_connect_refuses_is_stopped_whatever_the_session_set() -> None
 )
 def test_a_call_s_meaning_goes_by_its_method(method: str, words: str) -> None:
     teller = DecisionFormatter(1, (), {"MyEvent": MethodType.EVENT})
-    assert words in teller.call(decision(backend_reject(), method=method)).means
+    assert words in teller.format(decision(backend_reject(), method=method)).means

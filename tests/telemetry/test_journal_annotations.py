@@ -42,7 +42,7 @@ def result(outcome: str = "match", *differences: Difference, **changes: Any) -> 
 
 
 def found(journal: Journal, **query: Any) -> list[DecisionView]:
-    return asyncio.run(journal.find(DecisionFilter(**query), TELLER)).calls
+    return asyncio.run(journal.search(DecisionFilter(**query), TELLER)).decisions
 
 
 def ids(calls: list[DecisionView]) -> list[str]:
@@ -54,13 +54,13 @@ def ids(calls: list[DecisionView]) -> list[str]:
 
 def test_a_call_shows_its_annotations() -> None:
     ruling = ALLOWED.annotate(rule="night", repaired="bom", cut="\ufeff", client_config="ok", failed_over_from="old")
-    call = TELLER.call(decision(ruling))
+    call = TELLER.format(decision(ruling))
     assert (call.rule, call.repaired, call.cut, call.client_config) == ("night", "bom", "\ufeff", "ok")
     assert (call.failed_over_from, call.ineffective, call.shadow) == ("old", False, None)
 
 
 def test_a_refusal_known_to_stop_nothing_says_so() -> None:
-    call = TELLER.call(decision(backend_reject().annotate(ineffective=True)))
+    call = TELLER.format(decision(backend_reject().annotate(ineffective=True)))
     assert call.ineffective
     assert "this refusal stopped nothing" in call.means
 
@@ -147,8 +147,8 @@ def test_a_call_that_is_kept_twice_is_told_once() -> None:
     journal = Journal()
     journal.record(decision())
     journal.note_shadow("id", result("verdict_differs", DIFFERENCE))
-    answer = asyncio.run(journal.find(DecisionFilter(), TELLER))
-    assert (len(answer.calls), answer.matched, answer.held) == (1, 1, 1)
+    answer = asyncio.run(journal.search(DecisionFilter(), TELLER))
+    assert (len(answer.decisions), answer.matched, answer.held) == (1, 1, 1)
 
 
 def test_a_result_for_a_hook_that_nobody_remembers_is_no_matter() -> None:
@@ -200,5 +200,5 @@ def test_what_is_told_travels_between_processes_whole() -> None:
     journal = Journal()
     journal.record(decision(ALLOWED.annotate(rule="r", repaired="bom", cut="<script>")))
     journal.note_shadow("id", result("body_differs", DIFFERENCE, Difference("$", None, '"x"')))
-    told = asyncio.run(journal.find(DecisionFilter(), TELLER))
+    told = asyncio.run(journal.search(DecisionFilter(), TELLER))
     assert decode_reply(FindDecisions(DecisionFilter()), encode_reply(told)) == told

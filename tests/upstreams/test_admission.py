@@ -35,8 +35,8 @@ def test_hooks_left_without_an_answer_close_the_target_to_their_tenant_alone(adm
     assert fail(admission, "a", 1.0, reached=True) == [EjectionScope.NONE, EjectionScope.NONE, EjectionScope.APP]
     assert admission.admit("a", 1.0) is None
     assert admission.ready("b", 1.0)
-    assert not admission.is_closed(1.0)
-    assert [admission.is_closed_to(tenant, 1.0) for tenant in "ab"] == [True, False]
+    assert not admission.admits_all(1.0)
+    assert [admission.is_ejected_for(tenant, 1.0) for tenant in "ab"] == [True, False]
     assert not admission.is_ejected(1.0)
 
 
@@ -62,7 +62,7 @@ def test_one_probe_of_the_tenant_s_goes_through_when_its_wait_is_over(admission:
 def test_a_tenant_s_success_opens_the_target_to_it_again(admission: Admission) -> None:
     fail(admission, "a", 0.0, reached=True)
     admission.succeeded(admitted(admission, "a", OPEN_FOR), "a", OPEN_FOR)
-    assert admission.is_closed(OPEN_FOR)
+    assert admission.admits_all(OPEN_FOR)
     assert fail(admission, "a", OPEN_FOR, reached=True, times=FAILURES - 1) == [EjectionScope.NONE] * (FAILURES - 1)
 
 
@@ -70,7 +70,7 @@ def test_a_success_between_makes_a_tenant_s_failures_no_row(admission: Admission
     for now in range(4):
         fail(admission, "a", float(now), reached=True, times=FAILURES - 1)
         admission.succeeded(admitted(admission, "a", float(now)), "a", float(now))
-    assert admission.is_closed(5.0)
+    assert admission.admits_all(5.0)
 
 
 def test_a_probe_that_was_cancelled_leaves_its_place_to_the_next(admission: Admission) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from gateway.upstreams import header_names
 from gateway.upstreams.header_names import may_pass, php_name
-from gateway.upstreams.headers import CompiledPolicy, Identity, Policy, forwarded, hook_header_lines, read
+from gateway.upstreams.headers import CompiledPolicy, Identity, Policy, forward_headers, hook_header_lines, parse_head
 from tests.support.faulty import FaultyBackend
 from tests.support.gateways import RunningGateway, running_gateway
 from tests.support.programs import Backend, apache_php, apache_php_fpm, php_server
@@ -34,8 +34,8 @@ def nothing_logged_yet(monkeypatch: pytest.MonkeyPatch) -> None:
 def through(fields: list[tuple[str, str]], **policy: Any) -> list[tuple[bytes, bytes]]:
     """The fields that a backend gets of a client's."""
     compiled = CompiledPolicy(Policy(**policy))
-    received = read(tuple((name.lower().encode(), value.encode()) for name, value in fields))
-    lines = forwarded(received, compiled, "192.0.2.7", "http") + hook_header_lines(Identity(b"id", b"trace"))
+    received = parse_head(tuple((name.lower().encode(), value.encode()) for name, value in fields))
+    lines = forward_headers(received, compiled, "192.0.2.7", "http") + hook_header_lines(Identity(b"id", b"trace"))
     return [(name, value) for name, _, value in (line.partition(b": ") for line in lines.split(b"\r\n") if line)]
 
 

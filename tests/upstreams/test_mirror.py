@@ -33,7 +33,7 @@ from gateway.policy.comparison import Compare, Difference
 from gateway.policy.shadow import DEFAULT_METHODS, Shadow, ShadowResult, ShadowSettings, find_shadow
 from gateway.telemetry.metrics import Metrics
 from gateway.upstreams import Outcome, Outgoing, Targets, Upstream, mirror
-from gateway.upstreams.mirror import MAX_BYTES, MAX_QUEUED, MAX_TASKS, Shadows, candidates
+from gateway.upstreams.mirror import MAX_BYTES, MAX_QUEUED, MAX_TASKS, Shadows, candidate_upstreams
 from tests.support.faulty import FaultyBackend, Turn, added_case, gated_case, refused_port, reply, right_answer
 
 TRACE_ID = b"0123456789abcdef0123456789abcdef"
@@ -72,7 +72,7 @@ class Stage:
 
     def prepared(self, config: Config) -> Changes:
         self.config = config
-        further = candidates(config)
+        further = candidate_upstreams(config)
         configs = {**config.upstreams, **further}
         targets = self.targets.prepare(configs, (), self.targets.contexts(configs))
         self.upstreams = targets.upstreams
@@ -129,7 +129,7 @@ class Stage:
     async def settled(self) -> dict[str, int]:
         """Wait until nothing is queued or under way; the outcomes."""
         async with asyncio.timeout(10):
-            while self.shadows.queued or self.shadows.at_work:
+            while self.shadows.queued or self.shadows.active_tasks:
                 await asyncio.sleep(0.005)
         assert self.shadows.bytes == 0
         return self.counted()
@@ -386,13 +386,13 @@ async def test_with_a_hung_candidate_the_queue_stays_within_its_bounds(backend: 
         for _ in range(5000):
             stage.offer()
             assert stage.shadows.queued <= MAX_QUEUED
-            assert stage.shadows.at_work <= MAX_TASKS
+            assert stage.shadows.active_tasks <= MAX_TASKS
             assert stage.shadows.bytes <= MAX_BYTES
         await asyncio.sleep(0.05)
         for _ in range(5000):
             stage.offer()
             assert stage.shadows.queued <= MAX_QUEUED
-        assert stage.shadows.at_work == MAX_TASKS
+        assert stage.shadows.active_tasks == MAX_TASKS
         assert stage.counted()["dropped"] >= 10_000 - 2 * (MAX_QUEUED + MAX_TASKS)
         assert len(backend.requests_of("gated")) <= MAX_TASKS
         assert backend.open_connections() <= MAX_TASKS
@@ -439,8 +439,8 @@ async def test_hooks_get_their_turn_between_copies_that_fail_at_once(
 
     monkeypatch.setattr(mirror, "MAX_TASKS", 1)
     stage = stages(configuration(backend.url_of("ok")))
-    assert stage.targets.hold("shadow:new", backend.url_of("ok"))
-    stage.shadows.note = lambda *_: told.add(turns)
+    assert stage.targets.eject("shadow:new", backend.url_of("ok"))
+    stage.shadows.on_result = lambda *_: told.add(turns)
     for _ in range(50):
         stage.offer()
     turn()
@@ -481,11 +481,11 @@ async def test_a_copy_that_comes_just_as_the_last_task_ends_does_not_wait_for_th
     loop = asyncio.get_running_loop()
 
     def offer_at_its_end(*_: object) -> None:
-        stage.shadows.note = None
+        stage.shadows.on_result = None
         # After the task's last step, before the loop tells of its end.
         loop.call_soon(lambda: loop.call_soon(stage.offer))
 
-    stage.shadows.note = offer_at_its_end
+    stage.shadows.on_result = offer_at_its_end
     stage.offer()
     assert await stage.settled() == {"match": 2}
 
@@ -515,7 +515,7 @@ async def test_a_defect_is_counted_and_raises_nothing(
         raise ValueError("no")
 
     stage.offer(prepare=prepare)
-    stage.shadows.note = refuse
+    stage.shadows.on_result = refuse
     stage.offer()
     assert await stage.settled() == {"dropped": 2}
     assert Counter(record.levelname for record in caplog.records) == {"ERROR": 2}
@@ -527,7 +527,7 @@ async def test_a_defect_is_counted_and_raises_nothing(
 def test_candidates_are_upstreams_of_their_own_without_health_checks() -> None:
     config = configuration("http://127.0.0.1:2/", compare="body")
     assert config.upstreams["new"].health is not None
-    further = candidates(config)
+    further = candidate_upstreams(config)
     assert set(further) == {"shadow:new"}
     assert further["shadow:new"] == config.upstreams["new"].model_copy(update={"health": None})
 
@@ -543,7 +543,7 @@ def test_the_shadow_of_a_method_needs_its_candidate_too() -> None:
       b: {upstream: php, shadow: {upstream: new}}
       c: {upstream: php, shadow: off}
     """
-    assert set(candidates(loads(text).config)) == {"shadow:new", "shadow:newer"}
+    assert set(candidate_upstreams(loads(text).config)) == {"shadow:new", "shadow:newer"}
 
 
 async def test_a_reload_that_changes_nothing_of_a_candidate_keeps_its_queue(
@@ -554,7 +554,7 @@ async def test_a_reload_that_changes_nothing_of_a_candidate_keeps_its_queue(
         for _ in range(MAX_TASKS + 20):
             stage.offer()
         await stage.take(configuration(backend.url_of("gated"), sample="50%"))
-        assert stage.shadows.queued + stage.shadows.at_work > 20
+        assert stage.shadows.queued + stage.shadows.active_tasks > 20
         opened.set()
         assert await stage.settled() == {"match": MAX_TASKS + 20}
 
@@ -598,9 +598,9 @@ async def test_a_hook_whose_app_is_gone_brings_no_series_back(backend: FaultyBac
     stage.offer()
     config = configuration(backend.url_of("ok"))
     other = config.model_copy(update={"apps": {"b": config.apps["a"]}})
-    stage.shadows.prepare(other, candidates(config), stage.upstreams).commit()
+    stage.shadows.prepare(other, candidate_upstreams(config), stage.upstreams).commit()
     async with asyncio.timeout(5):
-        while stage.shadows.at_work:
+        while stage.shadows.active_tasks:
             await asyncio.sleep(0.005)
     assert list(stage.metrics.totals(stage.metrics.shadow_hooks)) == [("_unknown", "new", "match")]
 

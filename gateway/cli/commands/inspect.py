@@ -158,7 +158,7 @@ class _Explained:
     def lines(self) -> Iterable[str]:
         """All there is to tell once the app is known."""
         route, settings = self._match.route, self._settings
-        yield f"app       {self._match.app} ({self._match.why})"
+        yield f"app       {self._match.app} ({self._match.reason})"
         if route.guard is not None:
             is_basic = isinstance(route.guard, BasicCredentials)
             yield f"proof     {'HTTP Basic credentials' if is_basic else 'a WCS signature of its body'}, else 401"

@@ -22,6 +22,7 @@ import httpx
 
 from gateway.http.client.pool import Origin, Pool, PoolLimits, RequestOptions
 from gateway.http.client.resolver import Resolver
+from gateway.http.lines import breaks_lines
 from gateway.policy.shared import Quota
 
 _DEFAULT_PORTS: Final = {b"http": 80, b"https": 443}
@@ -171,8 +172,7 @@ class Transport(httpx.AsyncBaseTransport):
         if self.settings.keepalive is None:
             lines.append(b"Connection: close")
         head = b"\r\n".join(lines)
-        # One line break per line and no other: nothing that a header's value carries can begin another line.
-        if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1 or b"\0" in head:
+        if breaks_lines(head, len(lines) - 1) or b"\0" in head:
             raise httpx.LocalProtocolError("a request's line would break in two")
         return head + b"\r\n"
 

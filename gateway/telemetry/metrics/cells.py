@@ -41,7 +41,7 @@ class MetricCells:
         names_fd: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.values = mapped(values_fd)
+        self.values = map_memory(values_fd)
         self._names_fd = names_fd
         self._clock = clock
         self._next = _SCRATCH
@@ -72,7 +72,7 @@ class MetricCells:
             os.write(self._names_fd, msgspec.json.encode(entry) + b"\n")
 
 
-def mapped(fd: int = -1) -> memoryview[float]:
+def map_memory(fd: int = -1) -> memoryview[float]:
     """The block's memory: anonymous, or the file's. Pages that are never touched cost nothing."""
     if fd >= 0 and os.fstat(fd).st_size < MEMORY:
         os.ftruncate(fd, MEMORY)
@@ -178,7 +178,7 @@ class Counter(Family):
     kind = "counter"
     length = 1
 
-    def labelled(self, *labels: str) -> Value:
+    def with_labels(self, *labels: str) -> Value:
         """The series with these label values, made if need be."""
         return Value(self._cells, self._index(labels))
 
@@ -232,6 +232,6 @@ class Histogram(Family):
         self.bounds = tuple(bounds)
         self.length = len(self.bounds) + 2
 
-    def labelled(self, *labels: str) -> Distribution:
+    def with_labels(self, *labels: str) -> Distribution:
         """The series with these label values, made if need be."""
         return Distribution(self._cells, self._index(labels), self.bounds)

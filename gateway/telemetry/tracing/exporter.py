@@ -73,8 +73,8 @@ class Exporter:
         self._encoder = encoder
         self._exported = metrics.spans_exported
         # Each is added to by one thread alone: additions by several would be lost.
-        self._dropped_full = metrics.spans_dropped.labelled("queue_full")
-        self._dropped_failed = metrics.spans_dropped.labelled("not_delivered")
+        self._dropped_full = metrics.spans_dropped.with_labels("queue_full")
+        self._dropped_failed = metrics.spans_dropped.with_labels("not_delivered")
         self._stopping = threading.Event()
         self._is_failing = False
         self._thread = WriterThread(

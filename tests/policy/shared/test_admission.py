@@ -52,7 +52,7 @@ def test_an_app_s_hooks_that_hang_at_all_workers_close_the_target_to_it_everywhe
         one.succeeded(probe, "a", running.now)
         for each in (one, other):
             answer(each, "a", running.now)
-        assert all(each.is_closed(running.now) for each in (one, other))
+        assert all(each.admits_all(running.now) for each in (one, other))
 
 
 def test_an_answer_at_one_worker_ends_the_row_of_an_app_at_another() -> None:
@@ -85,4 +85,4 @@ def test_a_worker_that_has_the_target_no_more_leaves_it_to_the_others() -> None:
         assert other.admit("a", running.now) is None
         one.leave()
         assert other.admit("a", running.now) is None
-        assert other.closed_to(running.now).keys() == {"a"}
+        assert other.ejected_apps(running.now).keys() == {"a"}

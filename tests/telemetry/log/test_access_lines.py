@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.model.decision import Decision
+from gateway.model.decision import Decision, is_failure
 from gateway.model.text import MAX_TEXT, mask_number, printable, shorten, timestamp
 from gateway.model.verdicts import (
     Cause,
@@ -29,8 +29,8 @@ from gateway.model.verdicts import (
     fallback_ruling,
     static_ruling,
 )
-from gateway.proxy.refusals import problem, unknown_app
-from gateway.telemetry.log import PIPE_ATOMIC, AccessLog, is_failure
+from gateway.proxy.refusals import problem, unknown_app_answer
+from gateway.telemetry.log import PIPE_ATOMIC, AccessLog
 from tests.telemetry.log.lines import (
     CHECKED,
     HOSTILE,
@@ -250,7 +250,7 @@ def decisions_about(text: str) -> list[Decision]:
     """The text wherever a caller or backend can bring one into a line."""
     return [
         decision(body=hook_with(text)),
-        decision(unknown_app(text), {**hook_with(text), "appKey": text}),
+        decision(unknown_app_answer(text), {**hook_with(text), "appKey": text}),
         decision(fallback_ruling(TIMED_OUT._replace(detail=text), Fallback(), b""), hook_with(text)),
     ]
 
@@ -339,7 +339,7 @@ FAILURES = [
     backend_allow(b"{}").annotate(repaired="bom"),
     fallback_ruling(TIMED_OUT, Fallback(), b"{}"),
     fallback_ruling(TIMED_OUT, Fallback(frozenset(Cause)), b"{}"),
-    unknown_app("x"),
+    unknown_app_answer("x"),
     problem(400, "no"),
     problem(413, "no"),
 ]

@@ -151,9 +151,9 @@ def test_what_a_reload_removes_takes_its_series_along() -> None:
     metrics = metrics_of("a", "b")
     for app in ("a", "b"):
         metrics.record(decision(ALL, app=app, upstream="new", split=True))
-        metrics.rate_limited.labelled(app).inc()
+        metrics.rate_limited.with_labels(app).inc()
         for upstream in ("old", "new"):
-            metrics.shadow_hooks.labelled(app, upstream, "match").inc()
+            metrics.shadow_hooks.with_labels(app, upstream, "match").inc()
     metrics.configure({"a"}, {("old", "o:1")})
     assert {key[1] for key in counted(metrics)} == {"a"}
     assert metrics.totals(metrics.split_hooks) == {}
@@ -204,6 +204,6 @@ def test_a_hook_that_outlives_its_rule_does_not_bring_it_back() -> None:
 
 def test_a_shadow_s_series_stay_while_only_the_candidate_s_own_copy_is_left() -> None:
     metrics = metrics_of("a")
-    metrics.shadow_hooks.labelled("a", "new", "match").inc()
+    metrics.shadow_hooks.with_labels("a", "new", "match").inc()
     metrics.configure({"a"}, {("shadow:new", "n:1")})
     assert metrics.totals(metrics.shadow_hooks) == {("a", "new", "match"): 1}

@@ -85,7 +85,7 @@ def test_a_scrape_changes_nothing_of_what_is_counted(others: list[WorkerMetrics]
 
 def test_hooks_in_flight_add_up_over_the_processes(others: list[WorkerMetrics]) -> None:
     for number, foreign in enumerate(others):
-        worker_of(foreign).in_flight.labelled("a").set(number + 1)
+        worker_of(foreign).in_flight.with_labels("a").set(number + 1)
     assert values(samples_of(Metrics("1").render(others)), "gateway_hooks_in_flight", app="a") == [6]
 
 
@@ -94,13 +94,13 @@ def test_a_target_is_down_where_one_process_has_it_ejected(
     others: list[WorkerMetrics], said: tuple[int, ...], shown: int
 ) -> None:
     for foreign, up in zip(others, said, strict=True):
-        worker_of(foreign).target_up.labelled("u", "t").set(up)
+        worker_of(foreign).target_up.with_labels("u", "t").set(up)
     assert values(samples_of(Metrics("1").render(others)), "gateway_target_up", target="t") == [shown]
 
 
 def test_the_configuration_s_load_and_the_build_are_told_once_and_not_added_up(others: list[WorkerMetrics]) -> None:
     ours = Metrics("1")
-    ours.loaded(successful=True)
+    ours.record_load(successful=True)
     before = values(samples_of(ours.render()), "gateway_config_last_reload_success_timestamp_seconds")
     for foreign in others:
         worker_of(foreign)
@@ -115,7 +115,7 @@ def test_what_a_dead_worker_had_counted_stays_and_its_gauges_end(others: list[Wo
     ours.record(decision(UNKNOWN_APP))
     worker.record(decision(UNKNOWN_APP, "connect"))
     worker.record(decision(UNKNOWN_APP))
-    worker.in_flight.labelled(UNKNOWN_APP).inc()
+    worker.in_flight.with_labels(UNKNOWN_APP).inc()
     before = samples_of(ours.render(others[:1]))
     ours.inherit(others[0])
     after = samples_of(ours.render())
@@ -133,7 +133,7 @@ def test_a_worker_that_is_killed_has_counted_all_the_same(others: list[WorkerMet
         "from gateway.telemetry.metrics import Metrics\n"
         "from gateway.telemetry.metrics.cells import MetricCells\n"
         f"metrics = Metrics('1', MetricCells({foreign.values_fd}, {foreign.names_fd}))\n"
-        "metrics.attempts.labelled('u', 't', 'ok').inc(3)\n"
+        "metrics.attempts.with_labels('u', 't', 'ok').inc(3)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     fds = (foreign.values_fd, foreign.names_fd)
@@ -159,13 +159,13 @@ def test_cells_that_a_worker_used_again_count_for_their_new_series_alone(others:
     counter = Counter(MetricCells(foreign.values_fd, foreign.names_fd, clock), "c_total", "C.", ("a",))
     for number in range(3):
         name = f"series-{number}"
-        counter.labelled(name).inc(number + 1)
+        counter.with_labels(name).inc(number + 1)
         foreign.refresh()
         assert [(one.labels, list(one.values)) for one in foreign.series(counter)] == [((name,), [number + 1])]
         counter.keep(("a",), ())
         clock.now += 10 * LONGEST_HOOK
-    counter.labelled("last").inc(7)
-    counter.labelled("more").inc(8)
+    counter.with_labels("last").inc(7)
+    counter.with_labels("more").inc(8)
     foreign.refresh()
     assert {one.labels: list(one.values) for one in foreign.series(counter)} == {("last",): [7], ("more",): [8]}
 
@@ -202,7 +202,7 @@ def test_a_journal_that_is_read_while_it_is_written_reads_as_it_does_whole(
 
 def test_a_journal_whose_last_line_was_never_finished_is_read_up_to_it(others: list[WorkerMetrics]) -> None:
     ours, foreign = Metrics("1"), others[0]
-    worker_of(foreign).attempts.labelled("u", "t", "ok").inc()
+    worker_of(foreign).attempts.with_labels("u", "t", "ok").inc()
     os.write(foreign.names_fd, b'["+","gateway_hooks_to')
     for _ in range(2):
         assert values(samples_of(ours.render(others)), "gateway_upstream_attempts_total") == [1]
