@@ -78,7 +78,7 @@ audit:
 	@$(VENV)/audit/bin/pip-audit --require-hashes -r deploy/requirements-otel.lock -r deploy/requirements-build.lock
 
 docs: install
-	@$(BIN)/python -m gateway.documents README.md deploy/docs/*.md
+	@$(BIN)/python -m gateway.documents README.md docs/*.md
 
 clean:
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.config import parse_duration
-from gateway.metrics.catalogue import DURATION_BUCKETS
-from gateway.verdicts import Decision, Ruling, denied_by_backend
+from gateway.model.decision import Decision
+from gateway.model.verdicts import Ruling, denied_by_backend
+from gateway.telemetry.metrics.catalogue import DURATION_BUCKETS
 
 CHECKED = settings(deadline=None, max_examples=50)
 LONGEST_HOOK = parse_duration("10m")

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from gateway.access import (
+from gateway.config import loads
+from gateway.policy.access import (
     AllowedAddresses,
     BasicCredentials,
     Signature,
@@ -23,8 +24,7 @@ from gateway.access import (
     signature_of,
     signed,
 )
-from gateway.config import loads
-from gateway.routing import Guard
+from gateway.proxy.routes import Guard
 
 BODY: Final = b'{"appKey":"defaultApp","nodeId":"n"}'
 KEY: Final = "key-of-the-media-server"

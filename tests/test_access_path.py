@@ -16,7 +16,7 @@ import pytest
 from faulty import FaultyBackend, Turn, added_case, reply
 from gateways import Answer, RunningGateway, read_answer, running_gateway, wait_until
 
-from gateway.access import signature_of
+from gateway.policy.access import signature_of
 
 PASSWORD: Final = "password-of-the-media-server"
 OWN_PASSWORD: Final = "password-for-the-backend"

@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import activity
-from gateway.activity import Activity, Reading, Sampler, Step, quantile, read, step
-from gateway.metrics import Metrics
-from gateway.metrics.catalogue import DURATION_BUCKETS, UNKNOWN_APP
-from gateway.metrics.cells import Cells
-from gateway.metrics.foreign import ForeignCells
-from gateway.verdicts import Decision, Reason, Ruling, Source, Verdict
+from gateway.admin import activity
+from gateway.admin.activity import Activity, Reading, Sampler, Step, quantile, read, step
+from gateway.model.decision import UNKNOWN_APP, Decision
+from gateway.model.verdicts import Reason, Ruling, Source, Verdict
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.metrics.catalogue import DURATION_BUCKETS
+from gateway.telemetry.metrics.cells import Cells
+from gateway.telemetry.metrics.shared import ForeignCells
 
 APPS = ["a", "b", "c"]
 FATES = [

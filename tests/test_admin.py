@@ -11,13 +11,13 @@ import pytest
 from gateways import LISTEN, RunningGateway, running_gateway
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway import console
+from gateway.admin import console
 from gateway.admin.endpoints import AdminState
-from gateway.app import admin_app
+from gateway.admin.lifecycle import Lifecycle
+from gateway.admin.reload import Reloader
 from gateway.config import Loaded, loads
-from gateway.lifecycle import Lifecycle
-from gateway.metrics import Metrics
-from gateway.reloading import Reloader
+from gateway.server.app import admin_app
+from gateway.telemetry.metrics import Metrics
 
 TOKEN: Final = "token-of-the-admin"
 PASSWORD: Final = "password-of-the-backend"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.breaker import BreakerSettings
+from gateway.policy.breaker import BreakerSettings
 from gateway.upstreams.admission import Admission, Shut, Ticket
 
 FAILURES = 3

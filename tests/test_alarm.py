@@ -15,7 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway.alarm import GLANCE, HELD_UP, Alarm
+from gateway.http.timer import GLANCE, HELD_UP, Alarm
 
 HOUR = 3600.0
 

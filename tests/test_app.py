@@ -7,8 +7,8 @@ from typing import Any, cast
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from gateway.app import hook_app
-from gateway.proxy import HookEndpoint
+from gateway.proxy.endpoint import HookEndpoint
+from gateway.server.app import hook_app
 
 
 class Endpoint:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.balance import LeastInFlight, RoundRobin, balancer
+from gateway.upstreams.balance import LeastInFlight, RoundRobin, balancer
 
 
 class Target:

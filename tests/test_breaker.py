@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway.breaker import MAX_WAIT, Breaker, BreakerSettings, State
+from gateway.policy.breaker import MAX_WAIT, Breaker, BreakerSettings, State
 
 SETTINGS = BreakerSettings(failures=3, window=8.0, open_for=4.0)
 

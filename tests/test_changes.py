@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from gateway.changes import CannotPrepare, Change, Changes, prepare, reason_of
-from gateway.loops import KeepGoing
+from gateway.model.change import CannotPrepare, Change, Changes, prepare, reason_of
+from gateway.model.keep_going import KeepGoing
 
 
 class Noting(Change):

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.clientconfig import OUTCOMES, ClientConfig, Examined, Mode, examined, ineffective
-from gateway.hooks import MethodType, is_json_object
-from gateway.meaning import of_answer, of_refusal
+from gateway.model.effects import of_answer, of_refusal
+from gateway.model.hooks import MethodType, is_json_object
+from gateway.policy.rest_client_config import OUTCOMES, ClientConfig, Examined, Mode, examined, ineffective
 
 ENFORCE = ClientConfig(Mode.ENFORCE)
 WARN = ClientConfig()

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.comparison import (
+from gateway.model.verdicts import Verdict
+from gateway.policy.comparison import (
     MAX_BODY,
     MAX_DIFFERENCES,
     MAX_PATH,
@@ -26,7 +27,6 @@ from gateway.comparison import (
     Finding,
     compare,
 )
-from gateway.verdicts import Verdict
 
 REJECTED = Answered(Verdict.REJECT, 403, b"", "")
 FAILED = Answered(None, 0, b"", "no connection")
@@ -262,7 +262,7 @@ def test_adversarial_number_that_begins_like_the_text_it_is_looked_for_in_costs_
     # A caller chooses both, and nothing else runs meanwhile. At this size a square takes hours; a process can be ended.
     code = """
 from gateway import comparison
-from gateway.verdicts import Verdict
+from gateway.model.verdicts import Verdict
 comparison.MAX_BODY = 1 << 30
 body = b'{"caller":"%b","callee":"caller","x":"%b' % (b"a" * 10**6 + b"b", b"a" * 2 * 10**6)
 ours, theirs = (comparison.Answered(Verdict.ALLOW, 200, body + end, "") for end in (b'1"}', b'2"}'))

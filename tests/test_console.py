@@ -15,7 +15,7 @@ from gateways import ROOT, RunningGateway, running_gateway
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 from programs import free_port
 
-from gateway import console
+from gateway.admin import console
 
 pytestmark = pytest.mark.real
 

@@ -15,8 +15,8 @@ from gateways import RunningGateway, running_gateway, wait_until
 from matters import sections
 from playwright.sync_api import Browser, Page, Route, expect
 
-from gateway.comparison import Difference
-from gateway.shadownotes import Shadow
+from gateway.policy.comparison import Difference
+from gateway.telemetry.shadow_results import Shadow
 
 pytestmark = pytest.mark.real
 

@@ -14,7 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway.dedupe import (
+from gateway.model.verdicts import (
+    Cause,
+    Failure,
+    Fallback,
+    ProxyError,
+    Ruling,
+    allowed_by_backend,
+    by_fallback,
+    denied_by_backend,
+)
+from gateway.proxy.dedupe import (
     MAX_BYTES,
     MAX_ENTRIES,
     MAX_JOINED,
@@ -24,16 +34,6 @@ from gateway.dedupe import (
     TooManyRepeats,
     Waiting,
     key_of,
-)
-from gateway.verdicts import (
-    Cause,
-    Failure,
-    Fallback,
-    ProxyError,
-    Ruling,
-    allowed_by_backend,
-    by_fallback,
-    denied_by_backend,
 )
 
 METHOD = "OnCallEvent"

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.delivery import EventCheck, plain, reports_fatal
-from gateway.hooks import is_json_object
-from gateway.repair import ResponseCheck
-from gateway.transport import Answer
-from gateway.upstreams.judging import judge, judge_failure
-from gateway.verdicts import Cause, Failure, ProxyError, Reason, Ruling, Source, Verdict
+from gateway.http.client import Answer
+from gateway.model.hooks import is_json_object
+from gateway.model.verdicts import Cause, Failure, ProxyError, Reason, Ruling, Source, Verdict
+from gateway.policy.event_answers import EventCheck, plain, reports_fatal
+from gateway.policy.repair import ResponseCheck
+from gateway.upstreams.answers import judge, judge_failure
 
 HOOK: Final = b'{"appKey":"a","sessionId":"/1.2.3.4:5/6.7.8.9:10","status":"FINISH"}'
 TRACE: Final = "Stack trace:\n#0 /srv/cdr.php(3): save()\n#1 {main}\n  thrown in /srv/cdr.php on line 3\n"

@@ -19,8 +19,8 @@ import pytest
 import yaml
 from gateways import ROOT, wait_until
 
+from gateway.cli.demo import BEHAVIOURS, DEMO_CONFIG
 from gateway.config import loads
-from gateway.demo import BEHAVIOURS, DEMO_CONFIG
 
 PATIENCE: Final = 30.0
 

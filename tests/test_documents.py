@@ -15,23 +15,25 @@ import pytest
 import yaml
 
 from gateway.cli.main import app
+from gateway.cli.reference_docs import SECTIONS, cure_table, reason_table, refusal_table, written
 from gateway.config import json_schema, loads
-from gateway.documents import SECTIONS, cure_table, reason_table, refusal_table, written
-from gateway.hooks import parse_hook
-from gateway.log import AccessLog, Writer
-from gateway.metrics import Metrics
-from gateway.requests import REFUSALS
-from gateway.tls.handshakes import HandshakeFault
-from gateway.verdicts import Cause, Decision, Reason, Remarks, denied_by_backend
+from gateway.http.tls.handshakes import HandshakeFault
+from gateway.model.decision import Decision
+from gateway.model.hooks import parse_hook
+from gateway.model.verdicts import Cause, Reason, Remarks, denied_by_backend
+from gateway.proxy.refusals import REFUSALS
+from gateway.telemetry.log import AccessLog, Writer
+from gateway.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-GUIDES = sorted((ROOT / "deploy/docs").glob("*.md"))
+GUIDES = sorted((ROOT / "docs").glob("*.md"))
 PEM = ROOT / "tests/config/pem"
-OPERATIONS = ROOT / "deploy/docs/operations.md"
-TROUBLESHOOTING = ROOT / "deploy/docs/troubleshooting.md"
+OPERATIONS = ROOT / "docs/operations.md"
+TROUBLESHOOTING = ROOT / "docs/troubleshooting.md"
 DOCUMENTS: Final = [
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md")),
+    *GUIDES,
     *sorted((ROOT / "deploy").rglob("*.md")),
     *sorted((ROOT / "tests").rglob("*.md")),
 ]
@@ -190,7 +192,7 @@ def test_the_configuration_to_begin_with_of_the_operations_guide_is_a_valid_one(
 
 
 def test_every_section_of_the_configuration_stands_in_the_example_or_the_documents() -> None:
-    text = texts(README, ROOT / "gateway.yaml", ROOT / "deploy/docs/configuration.md")
+    text = texts(README, ROOT / "gateway.yaml", ROOT / "docs/configuration.md")
     assert [key for key in json_schema()["properties"] if f"{key}:" not in text and f"`{key}" not in text] == []
 
 
@@ -221,7 +223,7 @@ def test_every_message_that_is_explained_can_be_met() -> None:
 def test_every_failure_of_a_backend_that_the_code_can_tell_of_is_explained() -> None:
     source = code()
     found = re.findall(r'\b(?:_bad|_lost|_too_large)\(f?"([^"]+)"', source)
-    found += re.findall(r'\bwhat(?:, error)? = "([^"]+)"', (ROOT / "gateway/upstreams/judging.py").read_text("utf-8"))
+    found += re.findall(r'\bwhat(?:, error)? = "([^"]+)"', (ROOT / "gateway/upstreams/answers.py").read_text("utf-8"))
     found += re.findall(r'errno\.E\w+: "([^"]+)"', source)
     assert len(found) > 20
     text = TROUBLESHOOTING.read_text("utf-8")

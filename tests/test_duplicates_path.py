@@ -19,7 +19,7 @@ from pacing import (
     volley,
 )
 
-from gateway.dedupe import MAX_JOINED
+from gateway.proxy.dedupe import MAX_JOINED
 
 APP = {"upstream": "u", "timeout": "14s"}
 ON: dict[str, Any] = {}

@@ -17,20 +17,21 @@ from gateways import LISTEN, RunningGateway, running_gateway, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.activity import Reading, Sampler
 from gateway.admin import events
+from gateway.admin.activity import Reading, Sampler
 from gateway.admin.endpoints import AdminState
 from gateway.admin.events import CALLS_PER_SECOND, MAX_LISTENERS, Events, Follower, Ration, event, is_failure
-from gateway.admin.inquiry import FollowCalls, Nobody, Question, T, Told
+from gateway.admin.lifecycle import Lifecycle
+from gateway.admin.reload import Reloader
+from gateway.admin.rpc import FollowCalls, Nobody, Question, T, Told
 from gateway.config import Address, Loaded, loads
-from gateway.journal import Call, Journal, Teller
-from gateway.lifecycle import Lifecycle
-from gateway.metrics import Metrics
-from gateway.reloading import Reloader
-from gateway.server.listening import address_of, bind
+from gateway.model.decision import Decision
+from gateway.model.verdicts import Reason, Ruling, Source, Verdict
+from gateway.server.executor import start_threads
+from gateway.server.listener import address_of, bind
 from gateway.server.single import admin_listener
-from gateway.server.threads import start_threads
-from gateway.verdicts import Decision, Reason, Ruling, Source, Verdict
+from gateway.telemetry.journal import Call, Journal, Teller
+from gateway.telemetry.metrics import Metrics
 
 PATIENCE: Final = 20.0
 CONFIG: Final = (

@@ -12,7 +12,7 @@ import pytest
 from gateways import RunningGateway, running_gateway
 from programs import apache_php, require
 
-from gateway.delivery import reports_fatal
+from gateway.policy.event_answers import reports_fatal
 
 pytestmark = pytest.mark.real
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.forwarding import (
+from gateway.upstreams.headers import (
     HOP_BY_HOP,
     PSEUDONYM,
     CompiledPolicy,

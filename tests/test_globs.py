@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.rules.globs import compile_glob, fold, is_glob, is_prefix
+from gateway.policy.rules.globs import compile_glob, fold, is_glob, is_prefix
 
 CHECKED = settings(deadline=None)
 FEW = "abA+*?.\n"

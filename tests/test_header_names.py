@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from programs import Backend, apache_php, apache_php_fpm, php_server
 
-from gateway import headernames
-from gateway.forwarding import CompiledPolicy, Identity, Policy, forwarded, own_lines, read
-from gateway.headernames import as_php_sees, may_pass
+from gateway.upstreams import header_names
+from gateway.upstreams.header_names import as_php_sees, may_pass
+from gateway.upstreams.headers import CompiledPolicy, Identity, Policy, forwarded, own_lines, read
 
 SCRIPT: Final = Path(__file__).parent / "tools" / "headers.php"
 ODD: Final = "!#$%&'*+.^_`|~"
@@ -28,7 +28,7 @@ KEY: Final = "s3cret"
 
 @pytest.fixture(autouse=True)
 def nothing_logged_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(headernames, "_logged", set())
+    monkeypatch.setattr(header_names, "_logged", set())
 
 
 def through(fields: list[tuple[str, str]], **policy: Any) -> list[tuple[bytes, bytes]]:

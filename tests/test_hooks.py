@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.hooks import (
+from gateway.model.hooks import (
     CATALOGUE,
     KEEP_ALIVE,
     BadHookError,

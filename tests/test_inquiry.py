@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.admin.inquiry import (
+from gateway.admin.rpc import (
     Drain,
     FindCalls,
     FollowCalls,
@@ -24,9 +24,9 @@ from gateway.admin.inquiry import (
     decoded,
     encoded,
 )
-from gateway.journal import Attempt, Call, Found, News, Wanted
-from gateway.server.channel import Ask, Channel, Told
-from gateway.upstreams.report import Standing, TargetReport, together
+from gateway.server.ipc import Ask, Channel, Told
+from gateway.telemetry.journal import Attempt, Call, Found, News, Wanted
+from gateway.upstreams.status import Standing, TargetReport, together
 
 CHECKED: Final = settings(deadline=None)
 CALL: Final = Call(

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.activity import Activity, read, step
-from gateway.insights import Insights, Special, moved, noteworthy
-from gateway.metrics import Metrics
-from gateway.metrics.cells import Cells
-from gateway.metrics.foreign import ForeignCells
-from gateway.verdicts import Decision, Ruling, allowed_by_backend, denied_by_backend
+from gateway.admin.activity import Activity, read, step
+from gateway.admin.insights import Insights, Special, moved, noteworthy
+from gateway.model.decision import Decision
+from gateway.model.verdicts import Ruling, allowed_by_backend, denied_by_backend
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.metrics.cells import Cells
+from gateway.telemetry.metrics.shared import ForeignCells
 
 CHECKED: Final = settings(deadline=None, max_examples=80)
 APPS: Final = ("a", "b")

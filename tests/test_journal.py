@@ -14,15 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.admin.queries import wanted
-from gateway.hooks import MethodType, parse_hook
-from gateway.journal import MAX_LIMIT, Call, Journal, Teller, Wanted
-from gateway.log import is_failure, timestamp
-from gateway.meaning import of_answer, of_refusal
-from gateway.verdicts import (
-    AttemptRecord,
+from gateway.admin.decision_filter import wanted
+from gateway.model.decision import AttemptRecord, Decision
+from gateway.model.effects import of_answer, of_refusal
+from gateway.model.hooks import MethodType, parse_hook
+from gateway.model.text import timestamp
+from gateway.model.verdicts import (
     Cause,
-    Decision,
     Failure,
     Fallback,
     ProxyError,
@@ -35,6 +33,8 @@ from gateway.verdicts import (
     by_static,
     denied_by_backend,
 )
+from gateway.telemetry.journal import MAX_LIMIT, Call, Journal, Teller, Wanted
+from gateway.telemetry.log import is_failure
 
 CHECKED: Final = settings(deadline=None, max_examples=150)
 CONTRACT_FIELDS: Final = (

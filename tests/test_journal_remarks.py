@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.admin.inquiry import FindCalls, decoded, encoded
-from gateway.comparison import Difference, Finding
-from gateway.hooks import parse_hook
-from gateway.journal import Call, Journal, Teller, Wanted
-from gateway.shadownotes import MAX_NOTED, MAX_NOTES, Shadow, ShadowNotes
-from gateway.verdicts import Decision, Ruling, allowed_by_backend, denied_by_backend
+from gateway.admin.rpc import FindCalls, decoded, encoded
+from gateway.model.decision import Decision
+from gateway.model.hooks import parse_hook
+from gateway.model.verdicts import Ruling, allowed_by_backend, denied_by_backend
+from gateway.policy.comparison import Difference, Finding
+from gateway.telemetry.journal import Call, Journal, Teller, Wanted
+from gateway.telemetry.shadow_results import MAX_NOTED, MAX_NOTES, Shadow, ShadowNotes
 
 CHECKED: Final = settings(deadline=None, max_examples=60)
 NOW: Final = 1_700_000_000.0

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.hooks import is_json_object
-from gateway.jsonedit import Fields, Members
-from gateway.verdicts import Cause, Failure, Fallback, ProxyError, as_duplicate, by_fallback
+from gateway.model.hooks import is_json_object
+from gateway.model.json_edit import Fields, Members
+from gateway.model.verdicts import Cause, Failure, Fallback, ProxyError, as_duplicate, by_fallback
 
 CHECKED: Final = settings(deadline=None, max_examples=300)
 NAMES: Final = ["callee", "caller", "x", "restClientConfig", "Callee"]

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.hooks import is_json_object
-from gateway.repair import ResponseCheck
-from gateway.transport import Answer
-from gateway.upstreams.judging import DENIED, judge
-from gateway.verdicts import Cause, Failure, ProxyError, Ruling, Verdict
+from gateway.http.client import Answer
+from gateway.model.hooks import is_json_object
+from gateway.model.verdicts import Cause, Failure, ProxyError, Ruling, Verdict
+from gateway.policy.repair import ResponseCheck
+from gateway.upstreams.answers import DENIED, judge
 
 HOOK = b'{"appKey":"defaultApp","callId":"1"}'
 BODIES = st.sampled_from(

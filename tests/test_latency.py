@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.latency import LastMinute, Usual, quantile
+from gateway.upstreams.latency import LastMinute, Usual, quantile
 
 CHECKED = settings(deadline=None)
 SECONDS = st.floats(0, 100)

@@ -12,15 +12,15 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from gateway import notify
+from gateway.admin import systemd
 from gateway.config import loads
-from gateway.loops import KeepGoing
-from gateway.metrics import Metrics
-from gateway.server import hookservice, supervisor, worker
-from gateway.server.holdups import HoldUps
-from gateway.server.hookservice import HookService
+from gateway.http.client import Resolver
+from gateway.model.keep_going import KeepGoing
+from gateway.server import hook_service, supervisor, worker
+from gateway.server.hook_service import HookService
+from gateway.server.loop_lag import HoldUps
 from gateway.server.supervisor import Supervisor
-from gateway.transport import Resolver
+from gateway.telemetry.metrics import Metrics
 from gateway.upstreams.health import HealthCheck
 
 PACKAGE: Final = Path(__file__).parent.parent / "gateway"
@@ -69,7 +69,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         (worker, "_SAMPLE_EVERY"),
         (supervisor, "_PING_EVERY"),
         (supervisor, "LOOK_AT_CERTIFICATES_EVERY"),
-        (hookservice, "LOOK_AT_CERTIFICATES_EVERY"),
+        (hook_service, "LOOK_AT_CERTIFICATES_EVERY"),
     ):
         monkeypatch.setattr(module, name, 0.001)
 
@@ -131,8 +131,8 @@ async def test_a_health_check(failing: Failing, monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_the_signs_of_life_for_systemd(failing: Failing, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notify, "_tell", failing)
-    await outlives(notify._turn(0.001), failing)
+    monkeypatch.setattr(systemd, "_tell", failing)
+    await outlives(systemd._turn(0.001), failing)
 
 
 async def test_a_look_at_the_loop_s_own_pauses(failing: Failing) -> None:

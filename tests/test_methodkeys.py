@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.hooks import CATALOGUE, MethodType, method_type
-from gateway.methodkeys import TYPES, MethodKeys, is_name
+from gateway.model.hooks import CATALOGUE, MethodType, method_type
+from gateway.policy.method_keys import TYPES, MethodKeys, is_name
 
 NAMES = st.text("abE", min_size=1, max_size=4) | st.sampled_from([*CATALOGUE, *TYPES])
 KEYS = NAMES | st.text("abE*?", min_size=1, max_size=4) | st.sampled_from(["*", "On*", "*StatusEvent", "*Event", "?n*"])

@@ -10,8 +10,8 @@ import pytest
 from gateways import RunningGateway
 from pacing import Answered, Mode, PacedBackend, backends, hook_body, serve, volley
 
-from gateway.hooks import CATALOGUE, KEEP_ALIVE, MethodType, method_type
-from gateway.verdicts import Cause
+from gateway.model.hooks import CATALOGUE, KEEP_ALIVE, MethodType, method_type
+from gateway.model.verdicts import Cause
 
 EMERGENCY: Final = {"name": "emergency", "callee": ["110", "112"], "verdict": "allow"}
 EVENTS: Final = [name for name, kind in CATALOGUE.items() if kind is MethodType.EVENT]

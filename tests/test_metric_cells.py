@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import BOUNDS, CHECKED, LONGEST_HOOK, Clock, label_values, samples_of, values
 
-from gateway.metrics.cells import Cells, Counter, Gauge, Histogram
-from gateway.metrics.exposition import render
+from gateway.telemetry.metrics.cells import Cells, Counter, Gauge, Histogram
+from gateway.telemetry.metrics.exposition import render
 
 amounts = st.integers(0, 1000).map(float)
 

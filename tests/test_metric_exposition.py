@@ -10,11 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import CHECKED, Samples, apps_of, assert_histograms_hold, decision, observations, samples_of, values
 
-from gateway.metrics import Metrics
-from gateway.metrics.catalogue import APP_LABEL_LIMIT, UNKNOWN_APP
-from gateway.verdicts import (
+from gateway.model.decision import UNKNOWN_APP, Decision
+from gateway.model.verdicts import (
     Cause,
-    Decision,
     Failure,
     Fallback,
     ProxyError,
@@ -22,6 +20,8 @@ from gateway.verdicts import (
     by_fallback,
     denied_by_backend,
 )
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.metrics.catalogue import APP_LABEL_LIMIT
 
 RULINGS = [
     allowed_by_backend(b"{}"),

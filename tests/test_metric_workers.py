@@ -27,10 +27,10 @@ from samples import (
     values,
 )
 
-from gateway.metrics import Metrics
-from gateway.metrics.catalogue import UNKNOWN_APP
-from gateway.metrics.cells import Cells, Counter
-from gateway.metrics.foreign import ForeignCells
+from gateway.model.decision import UNKNOWN_APP
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.metrics.cells import Cells, Counter
+from gateway.telemetry.metrics.shared import ForeignCells
 
 
 def worker_of(foreign: ForeignCells) -> Metrics:

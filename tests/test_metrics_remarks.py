@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.metrics import Metrics
-from gateway.metrics.catalogue import UNKNOWN_APP
-from gateway.verdicts import Decision, Ruling, allowed_by_backend, as_duplicate, denied_by_backend
+from gateway.model.decision import UNKNOWN_APP, Decision
+from gateway.model.verdicts import Ruling, allowed_by_backend, as_duplicate, denied_by_backend
+from gateway.telemetry.metrics import Metrics
 
 CHECKED: Final = settings(deadline=None, max_examples=80)
 FAMILIES: Final = {

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from gateways import RunningGateway, running_gateway, wait_until
 
-from gateway import notify
+from gateway.admin import systemd
 
 
 class Manager:
@@ -125,7 +125,7 @@ async def test_no_watchdog_is_told_that_is_not_wanted_of_this_process(
     monkeypatch.setenv("WATCHDOG_USEC", wanted)
     if pid is not None:
         monkeypatch.setenv("WATCHDOG_PID", pid)
-    async with notify.watchdog():
+    async with systemd.watchdog():
         await asyncio.sleep(0.01)
     assert manager.told() == []
 
@@ -136,7 +136,7 @@ async def test_a_watchdog_wanted_of_this_process_by_number_is_told(
     monkeypatch.setenv("NOTIFY_SOCKET", manager.environment["NOTIFY_SOCKET"])
     monkeypatch.setenv("WATCHDOG_USEC", "60000000")
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
-    async with notify.watchdog():
+    async with systemd.watchdog():
         await asyncio.sleep(0.01)
     assert manager.told() == [["WATCHDOG=1"]]
 
@@ -145,7 +145,7 @@ def test_an_abstract_name_is_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
     manager = Manager(f"\0wcs-gateway-test-{os.getpid()}")
     try:
         monkeypatch.setenv("NOTIFY_SOCKET", manager.environment["NOTIFY_SOCKET"])
-        notify.ready("two\nlines")
+        systemd.ready("two\nlines")
         assert manager.told() == [["READY=1", "STATUS=two lines"]]
     finally:
         manager.close()
@@ -156,14 +156,14 @@ def test_an_abstract_name_is_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_where_nobody_listens_nothing_is_told_and_nothing_fails(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", address)
-    notify.ready("serving")
-    notify.stopping(1.0)
+    systemd.ready("serving")
+    systemd.stopping(1.0)
 
 
 def test_a_manager_that_does_not_read_holds_nobody_up(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", manager.environment["NOTIFY_SOCKET"])
     for _ in range(2000):  # far more than a socket's queue holds (net.unix.max_dgram_qlen)
-        notify.ready("serving")
+        systemd.ready("serving")
     assert 0 < len(manager.told()) < 2000
 
 
@@ -171,8 +171,8 @@ async def test_a_reload_that_is_broken_off_by_the_end_is_told_no_more(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", manager.environment["NOTIFY_SOCKET"])
-    with pytest.raises(asyncio.CancelledError), notify.reloading():
+    with pytest.raises(asyncio.CancelledError), systemd.reloading():
         raise asyncio.CancelledError
-    with pytest.raises(ZeroDivisionError), notify.reloading():
+    with pytest.raises(ZeroDivisionError), systemd.reloading():
         raise ZeroDivisionError
     assert [message[0] for message in manager.told()] == ["RELOADING=1", "RELOADING=1", "READY=1"]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.ratelimit import FORM, PATTERN, Limiter, Rate, parse_rate
+from gateway.policy.rate_limit import FORM, PATTERN, Limiter, Rate, parse_rate
 
 CHECKED = settings(deadline=None)
 RATES = st.builds(Rate, st.floats(0.001, 100_000), st.integers(1, 1000))

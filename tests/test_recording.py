@@ -24,18 +24,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.config import loads
-from gateway.hooks import parse_hook
-from gateway.recording import Record, Recorder, RecordError, RecordSettings
-from gateway.recording import files as files_module
-from gateway.recording import masking as masking_module
-from gateway.recording import recorder as recorder_module
-from gateway.recording.files import RecordFiles
-from gateway.recording.lines import read, written
-from gateway.recording.masking import Mask, is_secret
-from gateway.recording.pseudonyms import Key, Pseudonyms
-from gateway.verdicts import (
+from gateway.model.decision import Decision
+from gateway.model.hooks import parse_hook
+from gateway.model.verdicts import (
     Cause,
-    Decision,
     Failure,
     Fallback,
     ProxyError,
@@ -50,6 +42,14 @@ from gateway.verdicts import (
     by_static,
     denied_by_backend,
 )
+from gateway.recording import Record, Recorder, RecordError, RecordSettings
+from gateway.recording import files as files_module
+from gateway.recording import masking as masking_module
+from gateway.recording import recorder as recorder_module
+from gateway.recording.files import RecordFiles
+from gateway.recording.format import read, written
+from gateway.recording.masking import Mask, is_secret
+from gateway.recording.pseudonyms import Key, Pseudonyms
 
 CHECKED: Final = settings(deadline=None, max_examples=150)
 KEY: Final = Key(b"k" * 32)

@@ -17,8 +17,8 @@ import pytest
 from faulty import FaultyBackend, gated_case, right_answer
 from gateways import RunningGateway, running_gateway, wait_until
 
+from gateway.admin.reload import differences
 from gateway.config import Config, loads
-from gateway.reloading import differences
 
 SECRET: Final = "hunter2-the-old"
 NEW_SECRET: Final = "hunter2-the-new"

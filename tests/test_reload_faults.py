@@ -19,18 +19,18 @@ from typing import Any, Final
 import pytest
 from faulty import Certificates
 
-from gateway import runtime, shadowing
+from gateway.admin.reload import FailureReason, Reloader, with_workers
 from gateway.config import Config, loads
-from gateway.log import AccessLog, Writer
-from gateway.metrics import Metrics
+from gateway.proxy import runtime
+from gateway.proxy.routes import Table
+from gateway.proxy.tenants import Tenant
 from gateway.recording import Recorder
-from gateway.reloading import FailureReason, Reloader, with_workers
-from gateway.routing import Table
-from gateway.server import hookservice
-from gateway.server.hookservice import HookService
-from gateway.server.listening import bind
-from gateway.tenants import Tenant
-from gateway.upstreams import Targets
+from gateway.server import hook_service
+from gateway.server.hook_service import HookService
+from gateway.server.listener import bind
+from gateway.telemetry.log import AccessLog, Writer
+from gateway.telemetry.metrics import Metrics
+from gateway.upstreams import Targets, mirror
 from gateway.upstreams.health import HealthCheck
 from gateway.upstreams.target import Target
 from gateway.upstreams.upstream import Upstream
@@ -185,9 +185,9 @@ def broken(patch: pytest.MonkeyPatch, owner: Any, name: str, error: Exception, n
 
 
 PREPARING: Final = [
-    (hookservice, "_limits", 1),
-    (hookservice, "AllowedAddresses", 1),
-    (hookservice, "prepare_logging", 1),
+    (hook_service, "_limits", 1),
+    (hook_service, "AllowedAddresses", 1),
+    (hook_service, "prepare_logging", 1),
     (AccessLog, "prepare", 1),
     (runtime, "Table", 1),
     (runtime, "candidates", 1),
@@ -199,7 +199,7 @@ PREPARING: Final = [
     (Upstream, "__init__", 2),
     (HealthCheck, "__init__", 1),
     (HealthCheck, "__init__", 2),
-    (shadowing.Shadows, "prepare", 1),
+    (mirror.Shadows, "prepare", 1),
     (runtime.RuntimeChange, "_served", 1),
     (Metrics, "scope_of", 1),
     (runtime, "Snapshot", 1),
@@ -211,7 +211,7 @@ COMMITTING: Final = [
     (Target, "configure", 1),
     (Target, "configure", 2),
     (Targets, "put", 1),
-    (shadowing.Shadows, "put", 1),
+    (mirror.Shadows, "put", 1),
     (Tenant, "limit", 1),
     (Tenant, "limit", 2),
     (Metrics, "adopt", 1),
@@ -268,7 +268,7 @@ SETTLING: Final = [
     (Target, "retire"),
     (HealthCheck, "aclose"),
     (HealthCheck, "start"),
-    (shadowing.Shadows, "end"),
+    (mirror.Shadows, "end"),
     (Metrics, "prune"),
     (runtime.Runtime, "renew_tls"),
     (Recorder, "end"),

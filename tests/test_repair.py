@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.hooks import is_json_object
-from gateway.repair import MAX_CUT, Doubt, Repaired, ResponseCheck, printable, repair
-from gateway.transport import Answer
+from gateway.http.client import Answer
+from gateway.model.hooks import is_json_object
+from gateway.model.verdicts import Cause, Failure, Remarks, Ruling, Verdict
+from gateway.policy.repair import MAX_CUT, Doubt, Repaired, ResponseCheck, printable, repair
 from gateway.upstreams import judge
-from gateway.upstreams.judging import DENIED
-from gateway.verdicts import Cause, Failure, Remarks, Ruling, Verdict
+from gateway.upstreams.answers import DENIED
 
 HOOK = json.dumps(
     {

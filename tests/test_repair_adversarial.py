@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.hooks import is_json_object
-from gateway.repair import Doubt, Repaired, ResponseCheck, repair
-from gateway.transport import Answer
+from gateway.http.client import Answer
+from gateway.model.hooks import is_json_object
+from gateway.model.verdicts import Cause, Failure
+from gateway.policy.repair import Doubt, Repaired, ResponseCheck, repair
 from gateway.upstreams import judge
-from gateway.verdicts import Cause, Failure
 
 BOM: Final = b"\xef\xbb\xbf"
 IDENTIFIERS: Final = {

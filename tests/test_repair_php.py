@@ -13,8 +13,8 @@ import pytest
 from gateways import RunningGateway, running_gateway, wait_until
 from programs import Backend, apache_php, require
 
-from gateway.hooks import is_json_object
-from gateway.repair import Doubt, Repaired, repair
+from gateway.model.hooks import is_json_object
+from gateway.policy.repair import Doubt, Repaired, repair
 
 pytestmark = pytest.mark.real
 

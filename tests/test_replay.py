@@ -29,8 +29,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from gateway.cli.main import app
-from gateway.replay import Options, Player, Recording, Tally, UnreadableError, Wanted
-from gateway.replay import reading as reading_module
+from gateway.recording.replay import Options, Player, Recording, Tally, UnreadableError, Wanted
+from gateway.recording.replay import reader as reading_module
 
 PATIENCE: Final = 20.0
 HOOK: Final = {"appKey": "defaultApp", "sessionId": "s1", "callId": "c1", "caller": "PPP009", "callee": "PPP005"}
@@ -374,7 +374,7 @@ def test_a_kept_connection_that_ends_without_an_answer_is_no_failure_unless_a_ne
 
 
 def test_adversarial_an_endless_answer_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.replay.playing.MAX_ANSWER", 100_000)
+    monkeypatch.setattr("gateway.recording.replay.player.MAX_ANSWER", 100_000)
     write(path, record())
     with Backend(lambda method, hook: (200, b'{"x":"' + b"y" * 200_000 + b'"}')) as backend:
         assert as_json(path, "--to", backend.url)["failures"] == {"bad_answer": 1}
@@ -796,7 +796,7 @@ def test_a_large_recording_is_played_in_bounded_memory(path: Path, same: Backend
 
     write(path, *(record({"sessionId": f"s{n % 7}"}) for n in range(600)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gateway.cli.replaying.Recording", Counting)
+        patch.setattr("gateway.cli.commands.replay.Recording", Counting)
         assert Run(path, "--to", same.url, "--concurrency", "4").status == 0
     assert count["read"] == 600
     assert count["ahead"] <= 64 + 4 * 4 + 1

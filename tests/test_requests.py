@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope
 
-from gateway.front.protocol import CLIENT_LEFT
-from gateway.hooks import CATALOGUE
-from gateway.requests import Refused, body_of, method_of, problem, unknown_app
-from gateway.verdicts import Reason, Ruling, Source, Verdict
+from gateway.http.server.protocol import CLIENT_LEFT
+from gateway.model.hooks import CATALOGUE
+from gateway.model.verdicts import Reason, Ruling, Source, Verdict
+from gateway.proxy.refusals import Refused, body_of, method_of, problem, unknown_app
 
 
 def scope_of(path: bytes = b"/rest/my_api/OnCallEvent", method: str = "POST", *headers: tuple[bytes, bytes]) -> Scope:

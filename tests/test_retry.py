@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.retry import MIN_LEFT, Retry, RetryOn, attempt_budget, kind_of, may_retry
-from gateway.verdicts import Cause, Failure, ProxyError
+from gateway.model.verdicts import Cause, Failure, ProxyError
+from gateway.policy.retry import MIN_LEFT, Retry, RetryOn, attempt_budget, kind_of, may_retry
 
 ALL = frozenset(RetryOn)
 CHECKED = settings(deadline=None)

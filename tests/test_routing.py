@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.config import Config, loads
-from gateway.hooks import CATALOGUE
-from gateway.retry import Retry, RetryOn
-from gateway.routing import OTHER_METHOD, Route, Table, upstreams_of
-from gateway.rules.globs import is_glob
-from gateway.rules.screening import Rule, Rules
-from gateway.verdicts import Cause, Fallback, Verdict
+from gateway.model.decision import OTHER_METHOD
+from gateway.model.hooks import CATALOGUE
+from gateway.model.verdicts import Cause, Fallback, Verdict
+from gateway.policy.retry import Retry, RetryOn
+from gateway.policy.rules.globs import is_glob
+from gateway.policy.rules.matcher import Rule, Rules
+from gateway.proxy.routes import Route, Table, upstreams_of
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 15.0

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.hooks import Hook, parse_hook
-from gateway.sampling import Sample
+from gateway.model.hooks import Hook, parse_hook
+from gateway.policy.sampling import Sample
 
 
 def hook_of(**fields: Any) -> Hook:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.hooks import CATALOGUE, BadHookError, MethodType, method_type, parse_hook
-from gateway.rules import screening
-from gateway.rules.screening import Rule, Rules, Windows, parse_windows
-from gateway.verdicts import Verdict
+from gateway.model.hooks import CATALOGUE, BadHookError, MethodType, method_type, parse_hook
+from gateway.model.verdicts import Verdict
+from gateway.policy.rules import matcher
+from gateway.policy.rules.matcher import Rule, Rules, Windows, parse_windows
 
 CHECKED = settings(deadline=None)
 NOW = datetime(2026, 1, 5, 12, 30, tzinfo=UTC).timestamp()
@@ -194,7 +194,7 @@ def test_adversarial_bytes_that_are_no_text_hide_no_number_for_the_hook_is_refus
 # --- ten thousand rules ---
 
 
-class Counted(screening._Compiled):
+class Counted(matcher._Compiled):
     """Counts how many rules are tried."""
 
     tried = 0
@@ -218,7 +218,7 @@ class Counted(screening._Compiled):
 def test_adversarial_ten_thousand_numbers_are_looked_up_and_not_tried(
     rules: list[Rule], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(screening, "_Compiled", Counted)
+    monkeypatch.setattr(matcher, "_Compiled", Counted)
     compiled = Rules(rules)
     Counted.tried = 0
     for number in ("+4909999", "+499999", "+49", "110", ""):

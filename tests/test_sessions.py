@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from gateway.hooks import CATALOGUE, MethodType, parse_hook
-from gateway.sessions import CAPACITY, KEEP, MEMORY, Sessions, session_of, shared_memory
+from gateway.model.hooks import CATALOGUE, MethodType, parse_hook
+from gateway.proxy.sessions import CAPACITY, KEEP, MEMORY, Sessions, session_of, shared_memory
 
 ROOT = Path(__file__).parent.parent
 STOPPABLE = sorted(name for name, kind in CATALOGUE.items() if kind in {MethodType.DIRECT, MethodType.INCOMING})
@@ -186,7 +186,7 @@ def test_adversarial_an_entry_that_is_half_of_another_tells_nothing(memory: int,
 
 WRITER = """
 import sys
-from gateway.sessions import Sessions
+from gateway.proxy.sessions import Sessions
 sessions = Sessions(int(sys.argv[1]))
 number, turns = int(sys.argv[2]), int(sys.argv[3])
 own = ("OnCallEvent", "call")[number]

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.clientconfig import MethodSettings, SessionSettings, packed, session_settings, unpacked
-from gateway.sessions import KEEP, Sessions, shared_memory
-from gateway.settingstore import CAPACITY, LONGEST, WORDS, TextStore, Write
+from gateway.policy.rest_client_config import MethodSettings, SessionSettings, packed, session_settings, unpacked
+from gateway.policy.settings_store import CAPACITY, LONGEST, WORDS, TextStore, Write
+from gateway.proxy.sessions import KEEP, Sessions, shared_memory
 
 ROOT = Path(__file__).parent.parent
 CHECKED: Final = settings(deadline=None, max_examples=200)
@@ -264,8 +264,8 @@ def _check(reader: Sessions, connects: Sequence[tuple[str, frozenset[str], Sessi
 
 WRITER: Final = """
 import sys
-from gateway.clientconfig import MethodSettings
-from gateway.sessions import Sessions
+from gateway.policy.rest_client_config import MethodSettings
+from gateway.proxy.sessions import Sessions
 sessions = Sessions(int(sys.argv[1]))
 number, turns = int(sys.argv[2]), int(sys.argv[3])
 for turn in range(turns):

@@ -11,19 +11,13 @@ from typing import Any
 import pytest
 from faulty import FaultyBackend, Turn, added_case, gated_case, refused_port, reply, right_answer
 
-from gateway import shadowing
-from gateway.changes import Changes
-from gateway.comparison import Compare, Difference
 from gateway.config import Config, loads
-from gateway.hooks import parse_hook
-from gateway.metrics import Metrics
-from gateway.shadow import DEFAULT_METHODS, Shadow, ShadowResult, ShadowSettings, shadow_of
-from gateway.shadowing import MAX_BYTES, MAX_QUEUED, MAX_TASKS, Shadows, candidates
-from gateway.tracecontext import Trace
-from gateway.upstreams import Outcome, Outgoing, Targets, Upstream
-from gateway.verdicts import (
+from gateway.model.change import Changes
+from gateway.model.decision import Decision
+from gateway.model.hooks import parse_hook
+from gateway.model.trace_context import Trace
+from gateway.model.verdicts import (
     Cause,
-    Decision,
     Failure,
     Fallback,
     ProxyError,
@@ -36,6 +30,11 @@ from gateway.verdicts import (
     by_static,
     denied_by_backend,
 )
+from gateway.policy.comparison import Compare, Difference
+from gateway.policy.shadow import DEFAULT_METHODS, Shadow, ShadowResult, ShadowSettings, shadow_of
+from gateway.telemetry.metrics import Metrics
+from gateway.upstreams import Outcome, Outgoing, Targets, Upstream, mirror
+from gateway.upstreams.mirror import MAX_BYTES, MAX_QUEUED, MAX_TASKS, Shadows, candidates
 
 TRACE_ID = b"0123456789abcdef0123456789abcdef"
 
@@ -272,7 +271,7 @@ async def test_what_went_out_may_have_been_amended_and_the_backend_s_own_answer_
 
 
 async def test_large_bodies_are_compared_too(backend: FaultyBackend, stages: Stages) -> None:
-    large = b'{"x":"%b","n":%%d}' % (b"x" * 2 * shadowing.LARGE)
+    large = b'{"x":"%b","n":%%d}' % (b"x" * 2 * mirror.LARGE)
     with added_case("large_body", "A large body.", lambda turn: [reply(large % 1)]):
         stage = stages(configuration(backend.url_of("large_body"), compare="body"))
         for _ in range(3):
@@ -417,7 +416,7 @@ async def test_large_hooks_fill_the_queue_by_their_bytes(backend: FaultyBackend,
 async def test_the_copies_of_all_candidates_together_have_their_bound_too(
     backend: FaultyBackend, stages: Stages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shadowing, "MAX_BYTES_OF_ALL", 500_000)
+    monkeypatch.setattr(mirror, "MAX_BYTES_OF_ALL", 500_000)
     with gated_case():
         stage = stages(configuration(backend.url_of("gated")))
         for _ in range(20):
@@ -438,7 +437,7 @@ async def test_hooks_get_their_turn_between_copies_that_fail_at_once(
         if turns < 1000:
             loop.call_soon(turn)
 
-    monkeypatch.setattr(shadowing, "MAX_TASKS", 1)
+    monkeypatch.setattr(mirror, "MAX_TASKS", 1)
     stage = stages(configuration(backend.url_of("ok")))
     assert stage.targets.hold("shadow:new", backend.url_of("ok"))
     stage.shadows.note = lambda *_: told.add(turns)
@@ -477,7 +476,7 @@ async def test_a_copy_for_which_no_connection_is_free_is_dropped_and_no_failure_
 async def test_a_copy_that_comes_just_as_the_last_task_ends_does_not_wait_for_the_next_one(
     backend: FaultyBackend, stages: Stages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shadowing, "MAX_TASKS", 1)
+    monkeypatch.setattr(mirror, "MAX_TASKS", 1)
     stage = stages(configuration(backend.url_of("ok")))
     loop = asyncio.get_running_loop()
 

@@ -14,7 +14,7 @@ from faulty import FaultyBackend, added_case, refused_port, reply, right_answer
 from gateways import RunningGateway, wait_until
 from pacing import EMPTY, configuration, reloadable_gateway, take, volley
 
-from gateway.shadowing import MAX_TASKS
+from gateway.upstreams.mirror import MAX_TASKS
 
 LOAD = 300
 """Hooks at once."""

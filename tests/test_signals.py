@@ -20,7 +20,7 @@ from faulty import FaultyBackend, gated_case
 from gateways import ROOT, STOP_LIMIT, RunningGateway, running_gateway, wait_until
 from programs import require
 
-from gateway.signals import MEANINGS, WORKER_MEANINGS, Meaning, name_of
+from gateway.server.signals import MEANINGS, WORKER_MEANINGS, Meaning, name_of
 
 HARMLESS: Final = sorted(number for number, meaning in MEANINGS.items() if meaning in (Meaning.IGNORE, Meaning.RELOAD))
 IGNORED: Final = {name_of(number) for number, meaning in MEANINGS.items() if meaning is Meaning.IGNORE}

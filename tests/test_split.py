@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import split as split_module
-from gateway.split import Share, Split, _begun, _uniform
+from gateway.policy import split as split_module
+from gateway.policy.split import Share, Split, _begun, _uniform
 
 CHECKED = settings(deadline=None, max_examples=60)
 SESSIONS = [f"defaultApp/{random.Random(i).getrandbits(128):032x}" for i in range(4000)]

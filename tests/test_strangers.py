@@ -17,7 +17,7 @@ from gateways import Answer, RunningGateway, read_answer, running_gateway, wait_
 from secured import client
 
 from gateway.config import loads
-from gateway.server import descriptors
+from gateway.server import fd_limits
 
 MEDIA_SERVER = "127.0.0.9"
 BODY = b'{"appKey":"defaultApp"}'
@@ -168,9 +168,9 @@ def test_what_is_granted_to_every_kind_of_client_together_is_there(
     limit: int, listed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (limit, limit))
-    granted = descriptors.grant(loads(configuration(allow_from=listed, max_connections=100_000)).config)
+    granted = fd_limits.grant(loads(configuration(allow_from=listed, max_connections=100_000)).config)
     strangers = granted.strangers if listed else 0
-    together = granted.connections + granted.refused + strangers + descriptors.OWN + descriptors.ADMIN
+    together = granted.connections + granted.refused + strangers + fd_limits.OWN + fd_limits.ADMIN
     assert together <= limit
     assert granted.connections >= limit // 2 - 1
 

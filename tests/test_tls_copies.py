@@ -12,9 +12,9 @@ from secured import Files as Replaced
 from secured import config
 
 from gateway.config import loads
-from gateway.server.spares import Spares
-from gateway.tls.certificates import MadeOfFiles, Renewal, ServerTLS, days_to_expiry, server_context
-from gateway.tls.copies import Files, copied, in_memory
+from gateway.http.tls.certificates import MadeOfFiles, Renewal, ServerTLS, days_to_expiry, server_context
+from gateway.http.tls.pem_files import Files, copied, in_memory
+from gateway.server.pem_cache import Spares
 
 
 def text_of(files: Files) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.tls.certificates import MadeOfFiles, days_to_expiry, server_context
-from gateway.tls.copies import copied
+from gateway.http.tls.certificates import MadeOfFiles, days_to_expiry, server_context
+from gateway.http.tls.pem_files import copied
 
 KINDS = ["pipe", "/dev/zero", "directory", "sparse", "missing"]
 

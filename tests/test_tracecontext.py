@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.forwarding import Received, own_lines
-from gateway.tracecontext import Sampling, Trace
+from gateway.model.trace_context import Sampling, Trace
+from gateway.upstreams.headers import Received, own_lines
 
 TRACE_IDS = st.integers(1, (1 << 128) - 1).map(lambda number: b"%032x" % number)
 SPANS = st.integers(1 << 63, (1 << 64) - 1)

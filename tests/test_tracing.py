@@ -18,15 +18,16 @@ from gateways import LISTEN, ROOT, RunningGateway, running_gateway, wait_until
 from opentelemetry.semconv import attributes as semantic_conventions
 
 from gateway.config import Config, loads
-from gateway.hooks import parse_hook
-from gateway.metrics import Metrics
-from gateway.tracecontext import Sampling, Trace
-from gateway.tracing import Tracing
-from gateway.tracing import exporter as exporter_module
-from gateway.tracing.exporter import QUEUE, Exporter
-from gateway.tracing.otlp import Encoder
-from gateway.tracing.records import record_of
-from gateway.verdicts import AttemptRecord, Decision, Verdict, allowed_by_backend, by_static
+from gateway.model.decision import AttemptRecord, Decision
+from gateway.model.hooks import parse_hook
+from gateway.model.trace_context import Sampling, Trace
+from gateway.model.verdicts import Verdict, allowed_by_backend, by_static
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.tracing import Tracing
+from gateway.telemetry.tracing import exporter as exporter_module
+from gateway.telemetry.tracing.exporter import QUEUE, Exporter
+from gateway.telemetry.tracing.otlp import Encoder
+from gateway.telemetry.tracing.records import record_of
 
 TRACE: Final = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT: Final = "00f067aa0ba902b7"
@@ -125,7 +126,7 @@ def test_a_hook_is_a_server_span_in_the_sender_s_trace_and_its_attempt_a_client_
         "http.route": "/OnCallEvent",
         "http.response.status_code": 200,
         "url.scheme": "http",
-        "gateway.app": "ok",
+        "gateway.server.app": "ok",
         "gateway.method": "OnCallEvent",
         "gateway.verdict": "allow",
         "gateway.source": "backend",
@@ -256,7 +257,7 @@ def test_a_hook_that_no_backend_is_asked_for_is_one_span(stage: Stage) -> None:
     (static,) = stage.spans(stage.hook("static"), 1)
     assert (static.attributes["gateway.source"], static.failed) == ("static", False)
     (unknown,) = stage.spans(stage.hook("nobody"), 1)
-    assert (unknown.attributes["gateway.app"], unknown.failed) == ("_unknown", False)
+    assert (unknown.attributes["gateway.server.app"], unknown.failed) == ("_unknown", False)
     stage.hook("twice", callId="the same")
     (repeat,) = stage.spans(stage.hook("twice", callId="the same"), 1)
     assert repeat.attributes["gateway.source"] == "duplicate"

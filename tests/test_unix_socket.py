@@ -22,7 +22,7 @@ from faulty import FaultyBackend, gated_case, right_answer
 from gateways import ROOT, RunningGateway, read_answer, running_gateway, wait_until
 
 from gateway.config import UnixAddress
-from gateway.server.listening import StartError, bind
+from gateway.server.listener import StartError, bind
 
 PATIENCE: Final = 10.0
 BODY: Final = b'{"appKey":"defaultApp"}'

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.verdicts import (
+from gateway.model.verdicts import (
     Cause,
     Failure,
     Fallback,

@@ -14,11 +14,11 @@ from typing import Any, Final
 import pytest
 from gateways import RunningGateway, running_gateway, wait_until
 
+from gateway.admin.reload import FailureReason, Reloader
 from gateway.config import Loaded, digest_at, loads
-from gateway.metrics import Metrics
-from gateway.reloading import FailureReason, Reloader
-from gateway.server import watch
-from gateway.server.watch import Watched, keep_up
+from gateway.server import file_watch
+from gateway.server.file_watch import Watched, keep_up
+from gateway.telemetry.metrics import Metrics
 
 SETTLE: Final = 2.0
 LISTEN: Final = {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"}
@@ -40,7 +40,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         read.append(path)
         return digest_at(path)
 
-    monkeypatch.setattr(watch, "digest_at", noting)
+    monkeypatch.setattr(file_watch, "digest_at", noting)
     return read
 
 
@@ -200,8 +200,8 @@ def test_a_change_within_the_grain_of_the_file_systems_clock_is_seen(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.time_ns()
-    stamp = watch._Stamp(now, now, 5, 1, 1)
-    monkeypatch.setattr(watch, "_stamp_of", lambda _: stamp)  # a clock that stands still
+    stamp = file_watch._Stamp(now, now, 5, 1, 1)
+    monkeypatch.setattr(file_watch, "_stamp_of", lambda _: stamp)  # a clock that stands still
     watched = Watched(path)
     assert told(watched) == digest_at(path)
     path.write_text("other")
@@ -218,7 +218,7 @@ def test_a_file_that_changes_while_it_is_read_tells_nothing(path: Path, monkeypa
         return digest
 
     with monkeypatch.context() as patch:
-        patch.setattr(watch, "digest_at", slow)
+        patch.setattr(file_watch, "digest_at", slow)
         assert watched.look() is None
     assert told(watched) == digest_at(path)
 
@@ -280,7 +280,7 @@ def apps(count: int, **server: Any) -> str:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "LOOK_EVERY", 0.001)
+    monkeypatch.setattr(file_watch, "LOOK_EVERY", 0.001)
 
 
 @pytest.mark.usefixtures("quick")
@@ -298,7 +298,7 @@ async def test_each_text_that_is_not_in_force_is_reloaded(tmp_path: Path) -> Non
 async def test_a_text_that_could_not_be_put_in_force_is_tried_again_and_ends_no_watch(
     tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("gateway.reloading._TRY_AGAIN_AFTER", (0.01,))
+    monkeypatch.setattr("gateway.admin.reload._TRY_AGAIN_AFTER", (0.01,))
     stage = Stage(tmp_path, apps(1))
     stage.error = error
     stage.path.write_text(apps(2))
@@ -319,7 +319,7 @@ async def test_a_text_that_could_not_be_put_in_force_is_tried_again_and_ends_no_
 async def test_a_mistake_outside_the_text_is_noticed_to_be_mended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("gateway.reloading._TRY_AGAIN_AFTER", (0.01,))
+    monkeypatch.setattr("gateway.admin.reload._TRY_AGAIN_AFTER", (0.01,))
     stage = Stage(tmp_path, apps(1))
     secret = tmp_path / "token"
     stage.path.write_text(
@@ -382,7 +382,7 @@ async def test_a_watch_outlives_whatever_its_looks_raise(tmp_path: Path, monkeyp
             raise MemoryError
         return digest_at(path)
 
-    monkeypatch.setattr(watch, "digest_at", failing)
+    monkeypatch.setattr(file_watch, "digest_at", failing)
     stage.path.write_text(apps(2))
     await stage.until(lambda: len(stage.reloader.loaded.config.apps) == 2)
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.rules.windows import FORM, MAX_LENGTH, Window, Windows, parse_windows
+from gateway.policy.rules.time_windows import FORM, MAX_LENGTH, Window, Windows, parse_windows
 
 CHECKED = settings(deadline=None)
 ROOT = Path(__file__).parent.parent

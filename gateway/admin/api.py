@@ -12,12 +12,12 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from gateway.admin.decision_filter import wanted
 from gateway.admin.endpoints import AdminState
 from gateway.admin.events import APPS_WANTED, DEFAULT_APPS, number_of_apps
-from gateway.admin.inquiry import Drain
 from gateway.admin.overview import Overview
-from gateway.admin.queries import wanted
-from gateway.log import timestamp
+from gateway.admin.rpc import Drain
+from gateway.model.text import timestamp
 
 logger = logging.getLogger(__name__)
 

@@ -17,16 +17,17 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway import __version__, console
+from gateway import __version__
+from gateway.admin import console
 from gateway.admin.events import APPS_WANTED, DEFAULT_APPS, Events, number_of_apps, silence
-from gateway.admin.inquiry import FindCalls, Inquiry, Nobody
-from gateway.front.head import BadRequest
-from gateway.front.state import Answer
-from gateway.journal import Wanted
-from gateway.lifecycle import Lifecycle, Phase
-from gateway.log import timestamp
-from gateway.metrics.exposition import CONTENT_TYPE
-from gateway.reloading import FailureReason, Reloader
+from gateway.admin.lifecycle import Lifecycle, Phase
+from gateway.admin.reload import FailureReason, Reloader
+from gateway.admin.rpc import FindCalls, Inquiry, Nobody
+from gateway.http.server.head import BadRequest
+from gateway.http.server.state import Answer
+from gateway.model.text import timestamp
+from gateway.telemetry.journal import Wanted
+from gateway.telemetry.metrics.exposition import CONTENT_TYPE
 
 _SECURITY_HEADERS = [
     (b"cache-control", b"no-store"),

@@ -20,11 +20,11 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from gateway import __version__
-from gateway.activity import MOST_APPS, Activity, Reading, Sampler
-from gateway.admin.inquiry import FollowCalls, Inquiry, Nobody
-from gateway.journal import Call, Cursor
-from gateway.log import timestamp
-from gateway.verdicts import Verdict
+from gateway.admin.activity import MOST_APPS, Activity, Reading, Sampler
+from gateway.admin.rpc import FollowCalls, Inquiry, Nobody
+from gateway.model.text import timestamp
+from gateway.model.verdicts import Verdict
+from gateway.telemetry.journal import Call, Cursor
 
 logger = logging.getLogger(__name__)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from gateway.admin.inquiry import FindCalls, HoldTarget, Inquiry, ReportTargets
+from gateway.admin.insights import Insights
+from gateway.admin.rpc import FindCalls, HoldTarget, Inquiry, ReportTargets
 from gateway.config import Config, Loaded, Settings, fit_to_show, written_urls
-from gateway.insights import Insights
-from gateway.journal import Call, Wanted
-from gateway.latency import quantile
-from gateway.log import bounded, timestamp
-from gateway.upstreams.registry import target_names
-from gateway.upstreams.report import TargetReport, together
+from gateway.config.sections.upstreams import target_names
+from gateway.model.text import bounded, timestamp
+from gateway.telemetry.journal import Call, Wanted
+from gateway.upstreams.latency import quantile
+from gateway.upstreams.status import TargetReport, together
 
 MAX_APPS: Final = 20
 """Apps named per upstream; the rest is counted."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from gateway.signals import MEANINGS, PROCESS, interruptible
+from gateway.server.signals import MEANINGS, PROCESS, interruptible
 
 _SERVING = ("run", "demo")
 

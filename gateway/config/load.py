@@ -12,15 +12,15 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from .checks import CrossChecks
-from .document import MAX_BYTES, Document, parse
-from .explain import explain
-from .files import ReadError, read_bytes, read_text
-from .model import Config
-from .problems import MAX_PROBLEMS, ConfigError, Problem, Speller, in_words
-from .problems import Path as KeyPath
-from .shape import shown
-from .tls import context_of
+from gateway.config.checks.cross import CrossChecks
+from gateway.config.checks.explain import explain
+from gateway.config.checks.shape import shown
+from gateway.config.sections.root import Config
+from gateway.config.sections.tls import context_of
+from gateway.config.source.document import MAX_BYTES, Document, parse
+from gateway.config.source.files import ReadError, read_bytes, read_text
+from gateway.config.source.problems import MAX_PROBLEMS, ConfigError, Problem, Speller, in_words
+from gateway.config.source.problems import Path as KeyPath
 
 _SIZE_TEXT: Final = "16 MiB"
 _LASTING: Final = frozenset((errno.EACCES, errno.ELOOP))

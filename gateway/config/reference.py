@@ -15,9 +15,9 @@ from typing import Any, Final, Literal, NamedTuple, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from .addresses import Address
-from .model import Config
-from .values import OneOrMany, ReadAs, Secret
+from gateway.config.sections.addresses import Address
+from gateway.config.sections.root import Config
+from gateway.config.sections.types import OneOrMany, ReadAs, Secret
 
 TOP: Final = "top"
 """Where the section stands that is the whole file."""

@@ -10,15 +10,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from gateway.changes import CannotPrepare, Change
-from gateway.sampling import Sample
-from gateway.verdicts import Decision, Reason, Source, Verdict
-
-from .files import RecordFiles
-from .lines import written
-from .masking import Mask
-from .pseudonyms import Pseudonyms
-from .settings import RecordSettings
+from gateway.model.change import CannotPrepare, Change
+from gateway.model.decision import Decision
+from gateway.model.verdicts import Reason, Source, Verdict
+from gateway.policy.sampling import Sample
+from gateway.recording.files import RecordFiles
+from gateway.recording.format import written
+from gateway.recording.masking import Mask
+from gateway.recording.pseudonyms import Pseudonyms
+from gateway.recording.settings import RecordSettings
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import logging
 from collections.abc import Sequence
 from typing import Final, Protocol, TypeVar
 
-from gateway.changes import CannotPrepare
-from gateway.server.channel import Prepared, Took
+from gateway.model.change import CannotPrepare
+from gateway.server.ipc import Prepared, Took
 
 logger = logging.getLogger(__name__)
 

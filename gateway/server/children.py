@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from gateway.signals import MEANINGS
+from gateway.server.signals import MEANINGS
 
 _FIRST: Final = 1
 """The process that the kernel gives the children of those that have ended; in a container, the gateway may be it."""

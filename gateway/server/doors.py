@@ -13,8 +13,8 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-from gateway.front.accepting import BACKLOG
-from gateway.server.listening import address_of, close, close_to_new
+from gateway.http.server.acceptor import BACKLOG
+from gateway.server.listener import address_of, close, close_to_new
 
 _RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER for no time at all: the connection is reset when it is closed (socket(7))."""

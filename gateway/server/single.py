@@ -10,29 +10,30 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gateway import __version__, notify
-from gateway.activity import Reading, Sampler, read
+from gateway import __version__
+from gateway.admin import systemd
+from gateway.admin.activity import Reading, Sampler, read
 from gateway.admin.endpoints import AdminState, refuse_plainly
 from gateway.admin.events import Events
-from gateway.admin.inquiry import Inquiry
+from gateway.admin.lifecycle import Lifecycle, Phase
 from gateway.admin.overview import Overview
-from gateway.app import admin_app
+from gateway.admin.reload import Reloader, with_workers
+from gateway.admin.rpc import Inquiry
 from gateway.config import Config, Loaded, ServerTls, UpstreamTls, fit_to_show
-from gateway.front import FrontLimits, FrontState
-from gateway.lifecycle import Lifecycle, Phase
-from gateway.log import Writer
-from gateway.loops import KeepGoing
-from gateway.metrics import Metrics
-from gateway.proxy import Listener as DecisionListener
-from gateway.reloading import Reloader, with_workers
-from gateway.server import descriptors
+from gateway.http.server import FrontLimits, FrontState
+from gateway.http.tls.certificates import days_to_expiry
+from gateway.model.keep_going import KeepGoing
+from gateway.proxy.endpoint import Listener as DecisionListener
+from gateway.server import fd_limits
+from gateway.server.app import admin_app
 from gateway.server.children import reap_orphans
-from gateway.server.hookservice import HookService
-from gateway.server.listening import Listener, StartError, address_of, all_started, bind, close, unlink
-from gateway.server.threads import start_threads
-from gateway.server.watch import keep_up
-from gateway.signals import PROCESS, Receiver
-from gateway.tls.certificates import days_to_expiry
+from gateway.server.executor import start_threads
+from gateway.server.file_watch import keep_up
+from gateway.server.hook_service import HookService
+from gateway.server.listener import Listener, StartError, address_of, all_started, bind, close, unlink
+from gateway.server.signals import PROCESS, Receiver
+from gateway.telemetry.log import Writer
+from gateway.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ _ADMIN_LIMITS = FrontLimits(
     max_body=64 * 1024,
     read_timeout=5.0,
     keepalive_timeout=60.0,
-    max_connections=descriptors.ADMIN,
+    max_connections=fd_limits.ADMIN,
     max_refused=0,
     reclaims=True,
 )
@@ -179,7 +180,7 @@ async def serving_admin(
         watching = asyncio.create_task(keep_up(reloader, stop))
         try:
             await all_started([admin], [serving])
-            async with notify.watchdog():
+            async with systemd.watchdog():
                 yield
         finally:
             stop.set()
@@ -200,7 +201,7 @@ def _note_ignored(name: str) -> None:
 def announce_ready(loaded: Loaded, hooks: list[str], admin: str) -> None:
     """Say to systemd and in the log what serves where, and the configuration's warnings."""
     config = loaded.config
-    notify.ready(f"serving {len(config.apps)} apps")
+    systemd.ready(f"serving {len(config.apps)} apps")
     scheme = "http" if config.server.tls is None else "https"
     logger.info(
         "ready: hooks on %s, admin on http://%s, %d apps, %d upstreams, from %s",
@@ -218,12 +219,12 @@ def announce_ready(loaded: Loaded, hooks: list[str], admin: str) -> None:
 
 def warn_of_shortage(config: Config) -> None:
     """Say in the log where fewer connections can be granted than the configuration wants, and what to do."""
-    if (words := descriptors.shortage(config)) is not None:
+    if (words := fd_limits.shortage(config)) is not None:
         logger.warning("%s", words, extra={"fields": {"event": "few_descriptors"}})
 
 
 def announce_stopping(loaded: Loaded) -> None:
     """Say to systemd and in the log that the end has begun."""
     limit = loaded.config.server.drain_timeout
-    notify.stopping(limit)
+    systemd.stopping(limit)
     logger.info("stopping: no new connections; hooks in flight have %g s", limit)

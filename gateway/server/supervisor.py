@@ -20,21 +20,24 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from gateway import __version__
-from gateway.activity import Reading, read
+from gateway.admin.activity import Reading, read
 from gateway.admin.endpoints import AdminState
-from gateway.admin.inquiry import PATIENCE, Orders, Question, T, decoded
-from gateway.admin.inquiry import Told as Said
+from gateway.admin.lifecycle import Lifecycle, Phase
+from gateway.admin.reload import Reloader, with_workers
+from gateway.admin.rpc import PATIENCE, Orders, Question, T, decoded
+from gateway.admin.rpc import Told as Said
 from gateway.config import Config, Loaded
-from gateway.lifecycle import Lifecycle, Phase
-from gateway.log import Writer
-from gateway.loops import KeepGoing
-from gateway.metrics import Metrics
-from gateway.metrics.foreign import ForeignCells
-from gateway.reloading import Reloader, with_workers
-from gateway.routing import RuleNames
-from gateway.runtime import rehearse
+from gateway.config.sections.upstreams import target_names
+from gateway.model.keep_going import KeepGoing
+from gateway.policy.shared import SharedMemory
+from gateway.proxy.routes import RuleNames
+from gateway.proxy.runtime import rehearse
+from gateway.proxy.sessions import shared_memory
 from gateway.server.agreement import Word, Words, all_prepared, those_without
-from gateway.server.channel import (
+from gateway.server.children import Child, in_words
+from gateway.server.doors import Doors
+from gateway.server.hook_service import LOOK_AT_CERTIFICATES_EVERY
+from gateway.server.ipc import (
     Ask,
     Begin,
     Built,
@@ -50,10 +53,8 @@ from gateway.server.channel import (
     Told,
     Took,
 )
-from gateway.server.children import Child, in_words
-from gateway.server.doors import Doors
-from gateway.server.hookservice import LOOK_AT_CERTIFICATES_EVERY
-from gateway.server.listening import StartError, address_of, bind, close, unlink
+from gateway.server.listener import StartError, address_of, bind, close, unlink
+from gateway.server.pem_cache import Spares
 from gateway.server.single import (
     admin_listener,
     announce_ready,
@@ -63,11 +64,10 @@ from gateway.server.single import (
     serving_admin,
     warn_of_shortage,
 )
-from gateway.server.spares import Spares
-from gateway.sessions import shared_memory
-from gateway.shadowing import candidates
-from gateway.sharing import SharedMemory
-from gateway.upstreams.registry import target_names
+from gateway.telemetry.log import Writer
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.metrics.shared import ForeignCells
+from gateway.upstreams.mirror import candidates
 
 logger = logging.getLogger(__name__)
 

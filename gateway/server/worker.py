@@ -19,14 +19,15 @@ from typing import NamedTuple
 import uvloop
 
 from gateway import __version__
-from gateway.admin.inquiry import encoded
-from gateway.changes import NO_DEFECTS, reason_of
+from gateway.admin.rpc import encoded
 from gateway.config import Config
-from gateway.log import PIPE_ATOMIC, Writer
-from gateway.loops import KeepGoing
-from gateway.metrics import Metrics
-from gateway.metrics.cells import Cells
-from gateway.server.channel import (
+from gateway.model.change import NO_DEFECTS, reason_of
+from gateway.model.keep_going import KeepGoing
+from gateway.policy.shared import Memory, Shared
+from gateway.proxy.sessions import Sessions
+from gateway.server.executor import start_threads
+from gateway.server.hook_service import HookService
+from gateway.server.ipc import (
     Ask,
     Begin,
     Built,
@@ -42,11 +43,10 @@ from gateway.server.channel import (
     Take,
     Took,
 )
-from gateway.server.hookservice import HookService
-from gateway.server.threads import start_threads
-from gateway.sessions import Sessions
-from gateway.sharing import Memory, Shared
-from gateway.signals import PROCESS, WORKER_MEANINGS, Receiver
+from gateway.server.signals import PROCESS, WORKER_MEANINGS, Receiver
+from gateway.telemetry.log import PIPE_ATOMIC, Writer
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.metrics.cells import Cells
 
 logger = logging.getLogger(__name__)
 

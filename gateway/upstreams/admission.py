@@ -12,8 +12,8 @@ from typing import Final
 
 import msgspec
 
-from gateway.breaker import Breaker, BreakerSettings, State
-from gateway.sharing import SharedBreaker
+from gateway.policy.breaker import Breaker, BreakerSettings, State
+from gateway.policy.shared import SharedBreaker
 
 _MAX_TENANTS: Final = 10_000
 """Apps of whose failures one target keeps count; a success forgets them."""

@@ -14,9 +14,9 @@ from typing import Final
 import httpx
 
 from gateway.config import Health
-from gateway.loops import KeepGoing
-from gateway.transport import TransportSettings
-from gateway.transport.client import Transport
+from gateway.http.client import TransportSettings
+from gateway.http.client.transport import Transport
+from gateway.model.keep_going import KeepGoing
 from gateway.upstreams.admission import Shut
 from gateway.upstreams.target import Target
 

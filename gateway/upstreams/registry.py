@@ -5,23 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections import Counter
 from collections.abc import Collection, Container, Mapping
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-import httpx
-
-from gateway.changes import Change
 from gateway.config import Upstream as UpstreamConfig
 from gateway.config import UpstreamTls
-from gateway.metrics.catalogue import Metrics
-from gateway.sharing import Shared
-from gateway.tls.certificates import MadeOfFiles, client_context
-from gateway.tls.copies import NO_COPIES, Copies
-from gateway.transport import Resolver, TransportSettings
+from gateway.config.sections.upstreams import target_names
+from gateway.http.client import Resolver, TransportSettings
+from gateway.http.tls.certificates import MadeOfFiles, client_context
+from gateway.http.tls.pem_files import NO_COPIES, Copies
+from gateway.model.change import Change
+from gateway.policy.shared import Shared
+from gateway.telemetry.metrics.catalogue import Metrics
 from gateway.upstreams.health import HealthCheck
-from gateway.upstreams.report import TargetReport, report_of
+from gateway.upstreams.status import TargetReport, report_of
 from gateway.upstreams.target import Target, TargetTerms
 from gateway.upstreams.upstream import Member, Upstream
 
@@ -307,10 +305,3 @@ class TargetsChange(Change):
         for key, target in self.targets.items():
             if self._before.targets.get(key) is not target:
                 await target.retire()
-
-
-def target_names(urls: list[str]) -> dict[str, str]:
-    """A short name for each URL, unique among them: host and port, with the path where two share those."""
-    netlocs = {url: httpx.URL(url).netloc.decode("ascii") for url in urls}
-    count = Counter(netlocs.values())
-    return {url: netloc if count[netloc] == 1 else netloc + httpx.URL(url).path for url, netloc in netlocs.items()}

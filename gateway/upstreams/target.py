@@ -12,16 +12,16 @@ from typing import Any, Final, NamedTuple
 import httpx
 import msgspec
 
-from gateway.breaker import BreakerSettings
-from gateway.delivery import EventCheck
-from gateway.latency import LastMinute, Usual
-from gateway.metrics.catalogue import Metrics
-from gateway.metrics.cells import Value
-from gateway.repair import ResponseCheck
-from gateway.sharing import SharedBreaker
-from gateway.tracecontext import Trace
-from gateway.transport import Answer, Pool, Resolver, Terms, Transport, TransportSettings
+from gateway.http.client import Answer, Pool, Resolver, Terms, Transport, TransportSettings
+from gateway.model.trace_context import Trace
+from gateway.policy.breaker import BreakerSettings
+from gateway.policy.event_answers import EventCheck
+from gateway.policy.repair import ResponseCheck
+from gateway.policy.shared import SharedBreaker
+from gateway.telemetry.metrics.catalogue import Metrics
+from gateway.telemetry.metrics.cells import Value
 from gateway.upstreams.admission import Admission, Shut, Ticket
+from gateway.upstreams.latency import LastMinute, Usual
 
 logger = logging.getLogger(__name__)
 

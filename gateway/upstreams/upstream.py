@@ -10,16 +10,17 @@ from typing import Final
 
 import msgspec
 
-from gateway.balance import balancer
 from gateway.config import Upstream as UpstreamConfig
-from gateway.forwarding import CompiledPolicy, Policy, encoded
-from gateway.metrics.catalogue import Metrics
-from gateway.retry import Retry, RetryOn, attempt_budget, kind_of, may_retry
-from gateway.transport import Answer, ConnectionLost, ExchangeError
+from gateway.http.client import Answer, ConnectionLost, ExchangeError
+from gateway.model.decision import AttemptRecord
+from gateway.model.verdicts import Cause, Failure, ProxyError, Ruling
+from gateway.policy.retry import Retry, RetryOn, attempt_budget, kind_of, may_retry
+from gateway.telemetry.metrics.catalogue import Metrics
 from gateway.upstreams.admission import Ticket
-from gateway.upstreams.judging import DENIED, judge, judge_failure
+from gateway.upstreams.answers import DENIED, judge, judge_failure
+from gateway.upstreams.balance import balancer
+from gateway.upstreams.headers import CompiledPolicy, Policy, encoded
 from gateway.upstreams.target import Outgoing, Target
-from gateway.verdicts import AttemptRecord, Cause, Failure, ProxyError, Ruling
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):

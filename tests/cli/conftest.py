@@ -11,7 +11,7 @@ from gateways import RunningGateway, running_gateway
 from cli.commands import CONFIG, HOOK
 from cli.watched import CONFIG as WATCHED
 from cli.watched import NAUGHTY
-from gateway.cli.asking import TOKEN_VARIABLE
+from gateway.cli.client import TOKEN_VARIABLE
 
 
 @pytest.fixture

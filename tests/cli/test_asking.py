@@ -14,7 +14,7 @@ from programs import free_port
 
 from cli.commands import gateway
 from cli.watched import TOKEN
-from gateway.cli.asking import TOKEN_VARIABLE, gateway_at
+from gateway.cli.client import TOKEN_VARIABLE, gateway_at
 
 pytestmark = pytest.mark.usefixtures("nowhere")
 

@@ -16,7 +16,7 @@ from gateways import ROOT
 
 from cli.commands import CONFIG, HOOK, explained, gateway, shell
 from gateway import __version__
-from gateway.verdicts import Cause
+from gateway.model.verdicts import Cause
 
 # --- usage ---
 

@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from matters import sections
 
 from cli.commands import Run, gateway
-from gateway.cli import noting
-from gateway.cli.watching import line_of
-from gateway.comparison import Difference
-from gateway.insights import Insights
-from gateway.journal import Journal, Teller
-from gateway.shadownotes import Shadow
-from gateway.verdicts import Decision, Ruling, allowed_by_backend, denied_by_backend
+from gateway.admin.insights import Insights
+from gateway.cli import render_insights
+from gateway.cli.commands.watch import line_of
+from gateway.model.decision import Decision
+from gateway.model.verdicts import Ruling, allowed_by_backend, denied_by_backend
+from gateway.policy.comparison import Difference
+from gateway.telemetry.journal import Journal, Teller
+from gateway.telemetry.shadow_results import Shadow
 
 ESCAPE: Final = "\x1b[2J"
 NOTICE: Final = b"<br />\n<b>Notice</b>:  Undefined index: sip in <b>/srv/old.php</b> on line <b>7</b><br />\n"
@@ -152,7 +153,7 @@ def test_a_candidate_that_differs_is_told_with_every_difference() -> None:
     shadow = Shadow("new", "body_differs", 200, "", 12.5, (Difference("a.b", '"x"', None),))
     call = told(allowed_by_backend(b"{}"), shadow)
     assert "new:body_differs" in line_of(call).plain
-    lines = list(noting.story(call))
+    lines = list(render_insights.story(call))
     assert lines == [("candidate", "new with 200 after 12 ms: body differs"), ("", 'a.b: "x" -> nothing')]
 
 
@@ -181,19 +182,19 @@ def test_the_remedy_for_refusals_that_stop_nothing_is_one_that_helps(
     told = Insights(counted, [counted], 2.0).as_json(10)
     told["recorded"]["path"] = None
     told["apps"][0]["client_config"] |= {"mode": mode, "methods": methods}
-    (line,) = noting.notes(told)
+    (line,) = render_insights.notes(told)
     assert line.plain.endswith(f"(OnCallEvent 1); {remedy}")
 
 
 def test_a_candidate_that_agrees_takes_no_room_in_a_line() -> None:
     call = told(allowed_by_backend(b"{}"), Shadow("new", "match", 200, "", 1.0, ()))
-    assert noting.remarks(call).plain == ""
+    assert render_insights.remarks(call).plain == ""
 
 
 def test_adversarial_nothing_that_was_cut_away_or_compared_steers_the_terminal() -> None:
     ruling = denied_by_backend().remarked(rule=ESCAPE, repaired="before", cut=ESCAPE * 10, failed_over_from=ESCAPE)
     call = told(ruling, Shadow(ESCAPE, ESCAPE, 200, ESCAPE, 1.0, (Difference(ESCAPE, ESCAPE, ESCAPE),)))
-    texts = [noting.remarks(call).plain, *(text for line in noting.story(call) for text in line)]
+    texts = [render_insights.remarks(call).plain, *(text for line in render_insights.story(call) for text in line)]
     assert "\x1b" not in "".join(texts)
 
 
@@ -213,9 +214,9 @@ def test_whatever_was_counted_is_told_in_printable_lines(totals: Any, path: str 
     for app in told["apps"]:
         app["client_config"] |= {"mode": mode, "methods": ["OnCallEvent"]}
         app["split"] = [{**share, "weight": None} for share in app["split"]]
-    lines = noting.notes(told)
+    lines = render_insights.notes(told)
     assert len(lines) <= 31
     assert all(line.plain.isprintable() for line in lines)
-    glance = noting.at_a_glance(told)
+    glance = render_insights.at_a_glance(told)
     now = [figure["per_second"] for name, figure in told["total"].items() if name != "rules"]
     assert (glance is not None) == any([*now, told["recorded"]["dropped"]["per_second"]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.cli import showing
+from gateway.cli import render
 
 
 @pytest.mark.parametrize(
@@ -12,7 +12,7 @@ from gateway.cli import showing
     [(None, "–"), (0.0, "0"), (0.01, "<0.1"), (0.3, "0.3"), (12.34, "12.3"), (99.96, "100.0"), (1234.5, "1234")],
 )
 def test_rates_in_words(value: float | None, text: str) -> None:
-    assert showing.rate(value) == text
+    assert render.rate(value) == text
 
 
 @pytest.mark.parametrize(
@@ -28,11 +28,11 @@ def test_rates_in_words(value: float | None, text: str) -> None:
     ],
 )
 def test_durations_in_words(value: float | None, text: str) -> None:
-    assert showing.milliseconds(value) == text
+    assert render.milliseconds(value) == text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(-1, "0 s"), (59.9, "59 s"), (61, "1 min 1 s"), (3661, "1 h 1 min"), (90061, "1 d 1 h")]
 )
 def test_ages_in_words(seconds: float, text: str) -> None:
-    assert showing.ago(seconds) == text
+    assert render.ago(seconds) == text

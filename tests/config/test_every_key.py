@@ -19,9 +19,9 @@ import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
+from gateway.admin.dry_run import prove
 from gateway.config import Config, ConfigError, Loaded, json_schema, load, loads
-from gateway.config.problems import DEFECT
-from gateway.proving import prove
+from gateway.config.source.problems import DEFECT
 
 from .keys import Document, Place, Raw, fill, places, put, value_at, written
 from .served import serve, told_by_commands, without_network

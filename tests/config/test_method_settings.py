@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.config import Config, loads
-from gateway.delivery import EventAnswers
-from gateway.hooks import CATALOGUE, MethodType, method_type
-from gateway.methodkeys import MethodKeys
-from gateway.repair import ResponseCheck
-from gateway.retry import Retry
-from gateway.routing import Table
-from gateway.verdicts import Cause, Fallback
+from gateway.model.hooks import CATALOGUE, MethodType, method_type
+from gateway.model.verdicts import Cause, Fallback
+from gateway.policy.event_answers import EventAnswers
+from gateway.policy.method_keys import MethodKeys
+from gateway.policy.repair import ResponseCheck
+from gateway.policy.retry import Retry
+from gateway.proxy.routes import Table
 
 ALL: Final = Fallback(frozenset(Cause))
 

@@ -12,7 +12,7 @@ import yaml
 from gateways import ROOT
 
 from deploy.expressions import BUILT_IN, DASHBOARD, dashboard
-from gateway.verdicts import Source, Verdict
+from gateway.model.verdicts import Source, Verdict
 
 PROVISIONING: Final = ROOT / "deploy" / "grafana" / "provisioning"
 BOARD: Final = dashboard()

@@ -36,9 +36,9 @@ from deploy.expressions import (
     shown,
 )
 from gateway.cli.main import app
-from gateway.metrics import Metrics
+from gateway.telemetry.metrics import Metrics
 
-RUNBOOKS: Final = ROOT / "deploy" / "docs" / "alerts.md"
+RUNBOOKS: Final = ROOT / "docs" / "alerts.md"
 TESTS: Final = sorted((PROMETHEUS / "tests").glob("*.yml"))
 PATIENCE: Final = 30.0
 """Seconds for what takes one on an idle machine."""
@@ -158,7 +158,7 @@ def test_an_alert_says_how_bad_it_is_what_happened_and_where_to_read_on(rule: di
     assert told.keys() == {"summary", "description", "runbook_url"}
     assert len(told["summary"]) < 160
     assert told["description"].endswith(".")
-    assert told["runbook_url"] == f"deploy/docs/alerts.md#{rule['alert'].lower()}"
+    assert told["runbook_url"] == f"docs/alerts.md#{rule['alert'].lower()}"
 
 
 def test_every_alert_has_its_runbook_and_no_other_has() -> None:

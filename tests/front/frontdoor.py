@@ -20,10 +20,10 @@ from typing import Any, Final
 import uvloop
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.front import FrontLimits, FrontProtocol, FrontState
-from gateway.front.head import BadRequest
-from gateway.front.state import Answer
-from gateway.server.listening import Listener
+from gateway.http.server import FrontLimits, FrontProtocol, FrontState
+from gateway.http.server.head import BadRequest
+from gateway.http.server.state import Answer
+from gateway.server.listener import Listener
 
 LOOPS: Final[dict[str, Callable[[], asyncio.AbstractEventLoop]]] = {
     "asyncio": asyncio.SelectorEventLoop,
@@ -325,7 +325,7 @@ def _logging_into(lines: list[str]) -> Iterator[None]:
             lines.append(self.format(record))
             record.exc_info = None
 
-    logger, handler = logging.getLogger("gateway.front"), Lines()
+    logger, handler = logging.getLogger("gateway.http.server"), Lines()
     logger.addHandler(handler)
     logger.propagate = False
     try:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.front import accepting
-from gateway.front.accepting import Acceptor
+from gateway.http.server import acceptor as accepting_module
+from gateway.http.server.acceptor import Acceptor
 
 PATIENCE = 5.0
 
@@ -89,7 +89,7 @@ async def test_a_socket_that_does_not_listen_for_a_moment_is_accepted_on_soon_af
 async def test_the_end_takes_what_waits_but_not_for_ever(
     listening: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(accepting, "BACKLOG", 3)
+    monkeypatch.setattr(accepting_module, "BACKLOG", 3)
     taken: list[socket.socket] = []
     clients: list[socket.socket] = []
 

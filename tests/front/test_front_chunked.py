@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.front.chunked import ChunkedBody
-from gateway.front.head import BadRequest
+from gateway.http.server.chunked import ChunkedBody
+from gateway.http.server.head import BadRequest
 
 CHECKED = settings(deadline=None, max_examples=300)
 MAX_BODY = 1000

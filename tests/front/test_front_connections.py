@@ -12,7 +12,7 @@ from gateways import wait_until
 from starlette.types import Receive, Scope, Send
 
 from front.frontdoor import HALVES, LIMITS, PATIENCE, Opener, echo, request
-from gateway.front.protocol import CLIENT_LEFT
+from gateway.http.server.protocol import CLIENT_LEFT
 
 # --- connections ---
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.front.head import MAX_FIELDS, MAX_REQUEST_LINE, BadRequest, Head, parse_head, read_head
+from gateway.http.server.head import MAX_FIELDS, MAX_REQUEST_LINE, BadRequest, Head, parse_head, read_head
 
 CHECKED = settings(deadline=None, max_examples=300)
 

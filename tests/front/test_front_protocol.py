@@ -10,7 +10,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from front.frontdoor import LIMITS, PATIENCE, Client, Door, Opener, chunked, echo, readable, request
-from gateway.front.head import MAX_FIELDS, MAX_HEAD
+from gateway.http.server.head import MAX_FIELDS, MAX_HEAD
 
 MAX_BODY: Final = LIMITS.max_body
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import Message
 
-from gateway.front.response import ResponseWriter
+from gateway.http.server.response import ResponseWriter
 
 CHECKED = settings(deadline=None, max_examples=200)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.front.places import Place, Places, PoolSizes, Standing, site_of
+from gateway.http.server.places import Place, Places, PoolSizes, Standing, site_of
 
 SIZES = PoolSizes(members=10, excess=3, strangers=8)
 MEMBER, STRANGERS = ("10.0.0.1", 5000), [(f"192.0.2.{n}", 1) for n in range(6)]

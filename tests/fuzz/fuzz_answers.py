@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
 from urllib.parse import unquote
 
-from gateway.clientconfig import ClientConfig, Mode, examined
-from gateway.hooks import is_json_object
-from gateway.repair import MAX_CUT, Doubt, Repaired, ResponseCheck
-from gateway.repair import repair as mend
-from gateway.transport import Answer
+from gateway.http.client import Answer
+from gateway.model.hooks import is_json_object
+from gateway.model.verdicts import Failure
+from gateway.policy.repair import MAX_CUT, Doubt, Repaired, ResponseCheck
+from gateway.policy.repair import repair as mend
+from gateway.policy.rest_client_config import ClientConfig, Mode, examined
 from gateway.upstreams import judge
-from gateway.verdicts import Failure
 
 _FIRST_WORD: Final = 0x80
 _DEEP: Final = 200

@@ -12,9 +12,10 @@ import msgspec
 from gateways import ROOT
 from hypothesis import settings
 
-from gateway.hooks import BadHookError, Hook, parse_hook
-from gateway.log import Writer
-from gateway.verdicts import Cause, Decision, Failure, ProxyError, Ruling, denied_by_backend
+from gateway.model.decision import Decision
+from gateway.model.hooks import BadHookError, Hook, parse_hook
+from gateway.model.verdicts import Cause, Failure, ProxyError, Ruling, denied_by_backend
+from gateway.telemetry.log import Writer
 
 CHECKED = settings(deadline=None, max_examples=60)
 TEXT_FIELDS = {"nodeId": "node_id", "sessionId": "session_id", "callId": "call_id"}

@@ -15,11 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.log import MAX_TEXT, PIPE_ATOMIC, AccessLog, bounded, is_failure, masked, printable, timestamp
-from gateway.requests import problem, unknown_app
-from gateway.verdicts import (
+from gateway.model.decision import Decision
+from gateway.model.text import MAX_TEXT, bounded, masked, printable, timestamp
+from gateway.model.verdicts import (
     Cause,
-    Decision,
     Fallback,
     Reason,
     Ruling,
@@ -30,6 +29,8 @@ from gateway.verdicts import (
     by_static,
     denied_by_backend,
 )
+from gateway.proxy.refusals import problem, unknown_app
+from gateway.telemetry.log import PIPE_ATOMIC, AccessLog, is_failure
 from log.lines import CHECKED, HOSTILE, NAUGHTY, NUMBER_FIELDS, TEXT_FIELDS, TIMED_OUT, Sink, decision, naughty_strings
 
 CONTRACT_FIELDS = (

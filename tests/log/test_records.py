@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.log import REPEATS, REPEATS_PER, bounded, configure_logging
+from gateway.model.text import bounded
+from gateway.telemetry.log import REPEATS, REPEATS_PER, configure_logging
 from log.lines import Sink, naughty_strings
 
 

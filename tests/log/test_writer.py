@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from gateways import ROOT, wait_until
 
-from gateway.log import MAX_BUFFER, Writer
+from gateway.telemetry.log import MAX_BUFFER, Writer
 from log.lines import Sink
 
 
@@ -129,7 +129,7 @@ def _read_some(fd: int, into: bytearray) -> bytearray:
 
 DISK_THAT_FILLS = """
 import os, resource, signal, sys, time
-from gateway.log import Writer
+from gateway.telemetry.log import Writer
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 fd = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 lost = []

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from gateways import wait_until
 
-from gateway.hooks import MethodType, method_type
+from gateway.model.hooks import MethodType, method_type
 from rehearsal.day import CLIENT_CONFIG, NUISANCE, UNLISTED, Hook, day
 from rehearsal.sending import Sending, Sent
 from rehearsal.stage import PHP_WORKERS, SETTLE_LIMIT, Expected, Row, Stage, comes_true, gateway_command

@@ -12,10 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from gateway.sharing import Claim, Claims
-from gateway.sharing.claims import HANDED_ON, MAX_ANSWER, Known
-from gateway.sharing.memory import ARENA, ROWS, SILENCE_LIMIT, shared_memory
-from gateway.verdicts import (
+from gateway.model.verdicts import (
     Cause,
     Failure,
     Fallback,
@@ -25,6 +22,9 @@ from gateway.verdicts import (
     by_fallback,
     denied_by_backend,
 )
+from gateway.policy.shared import Claim, Claims
+from gateway.policy.shared.claims import HANDED_ON, MAX_ANSWER, Known
+from gateway.policy.shared.memory import ARENA, ROWS, SILENCE_LIMIT, shared_memory
 from sharing.workers import Workers, workers
 
 BODY = b'{"appKey":"a"}'
@@ -251,7 +251,7 @@ TestMachine = Machine.TestCase
 
 _CLAIMER = """
 import sys
-from gateway.sharing import Claim, Claims, Memory
+from gateway.policy.shared import Claim, Claims, Memory
 fd, slot, hooks = map(int, sys.argv[1:])
 memory = Memory(fd, 3, slot)
 claims = Claims(memory)

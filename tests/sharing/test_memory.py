@@ -8,13 +8,13 @@ import subprocess
 import sys
 import time
 
-from gateway.sharing.memory import BREAKER_NAMES, LIMIT_NAMES, SILENCE_LIMIT, Memory, shared_memory
-from gateway.sharing.names import leave_entry, take_entry
+from gateway.policy.shared.memory import BREAKER_NAMES, LIMIT_NAMES, SILENCE_LIMIT, Memory, shared_memory
+from gateway.policy.shared.names import leave_entry, take_entry
 from sharing.workers import workers
 
 _HOLDER = """
 import sys, time
-from gateway.sharing import Memory
+from gateway.policy.shared import Memory
 memory = Memory(int(sys.argv[1]), 2, 1)
 assert memory.lock(77)
 print("held", flush=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from gateway.breaker import BreakerSettings
-from gateway.sharing import SharedBreaker
+from gateway.policy.breaker import BreakerSettings
+from gateway.policy.shared import SharedBreaker
 from gateway.upstreams.admission import Admission, Shut
 from sharing.workers import Workers, workers
 

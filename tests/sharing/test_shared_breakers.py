@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.breaker import Breaker, BreakerSettings, State
-from gateway.sharing import SharedBreaker, breakers
+from gateway.policy.breaker import Breaker, BreakerSettings, State
+from gateway.policy.shared import SharedBreaker, breakers
 from sharing.workers import Workers, workers
 
 SETTINGS = BreakerSettings(failures=3, window=8.0, open_for=4.0)

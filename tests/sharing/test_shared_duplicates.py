@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from gateway.dedupe import Duplicates, OwnerLost
-from gateway.sharing import Claims
-from gateway.sharing.memory import Memory
-from gateway.verdicts import Ruling, allowed_by_backend
+from gateway.model.verdicts import Ruling, allowed_by_backend
+from gateway.policy.shared import Claims
+from gateway.policy.shared.memory import Memory
+from gateway.proxy.dedupe import Duplicates, OwnerLost
 from sharing.workers import Workers, workers
 
 BODY = b'{"appKey":"a","callId":"1"}'

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.ratelimit import Limiter, Rate
-from gateway.sharing import AppLimits, Bucket, Memory
-from gateway.sharing import limits as sharing_limits
+from gateway.policy.rate_limit import Limiter, Rate
+from gateway.policy.shared import AppLimits, Bucket, Memory
+from gateway.policy.shared import limits as sharing_limits
 from sharing.workers import workers
 
 CHECKED = settings(deadline=None, max_examples=60)

@@ -11,9 +11,9 @@ import httpx
 import pytest
 from transport.loopback import PATIENCE, Backend, Peer, backend, until
 
-from gateway.sharing import SharedBreaker
-from gateway.sharing.memory import Memory
-from gateway.transport import Answer, Pool, Terms, Transport, TransportSettings
+from gateway.http.client import Answer, Pool, Terms, Transport, TransportSettings
+from gateway.policy.shared import SharedBreaker
+from gateway.policy.shared.memory import Memory
 from sharing.workers import workers
 
 HEAD = b"POST /hook HTTP/1.1\r\nhost: backend\r\ncontent-length: %d\r\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.sharing.turns import Turns
+from gateway.policy.shared.accept_order import Turns
 from sharing.workers import Workers, workers
 
 CHECKED = settings(deadline=None, max_examples=60)

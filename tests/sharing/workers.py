@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from gateway.sharing import memory
-from gateway.sharing.memory import BEAT_EVERY, Memory, shared_memory
+from gateway.policy.shared import memory
+from gateway.policy.shared.memory import BEAT_EVERY, Memory, shared_memory
 
 
 class Workers:

@@ -12,7 +12,7 @@ from typing import Final
 
 import httpx
 
-from gateway.transport import Resolver, Transport, TransportSettings
+from gateway.http.client import Resolver, Transport, TransportSettings
 
 PATIENCE: Final = 10.0
 """Seconds after which a test that waits has failed."""

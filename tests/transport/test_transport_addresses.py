@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from gateway.transport import ConnectFailed, ConnectTimedOut, Resolver, Transport, TransportSettings, dialing, resolver
-from gateway.transport.connection import Connection
-from gateway.transport.dialing import ATTEMPT_DELAY, FailedAddresses, dial_first
-from gateway.transport.resolver import interleaved
+from gateway.http.client import ConnectFailed, ConnectTimedOut, Resolver, Transport, TransportSettings, dial, resolver
+from gateway.http.client.connection import Connection
+from gateway.http.client.dial import ATTEMPT_DELAY, FailedAddresses, dial_first
+from gateway.http.client.resolver import interleaved
 from transport.loopback import (
     PATIENCE,
     Backend,
@@ -314,7 +314,7 @@ async def test_all_addresses_refused_is_a_refusal() -> None:
 async def test_a_dead_address_that_is_back_gets_hooks_again_and_no_hook_waited_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(dialing, "AGAIN_AFTER", 0.05)
+    monkeypatch.setattr(dial, "AGAIN_AFTER", 0.05)
     async with (
         machine(B) as there,
         transport_of(Resolver(Name(A, B).look_up), connect_timeout=PATIENCE, keepalive=None) as transport,
@@ -450,7 +450,7 @@ class Memory(RuleBasedStateMachine):
         if len(failed) == len(addresses):
             assert due == []  # they are dialled in any case
             return
-        assert due == [each for each in failed if self.now - self.model[each, port] >= dialing.AGAIN_AFTER]
+        assert due == [each for each in failed if self.now - self.model[each, port] >= dial.AGAIN_AFTER]
         self.model.update({(address, port): self.now for address in due})
         assert self.failed.due(addresses, port, self.now) == []
 

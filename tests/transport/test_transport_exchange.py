@@ -11,7 +11,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from gateway.transport import (
+from gateway.http.client import (
     AnswerTimedOut,
     BadAnswer,
     ConnectFailed,
@@ -23,8 +23,8 @@ from gateway.transport import (
     Transport,
     TransportSettings,
 )
-from gateway.transport.connection import Connection
-from gateway.verdicts import Cause, Failure, ProxyError
+from gateway.http.client.connection import Connection
+from gateway.model.verdicts import Cause, Failure, ProxyError
 from transport.loopback import (
     Peer,
     answer,

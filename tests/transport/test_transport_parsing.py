@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.transport import BadAnswer, ExchangeError
-from gateway.transport.connection import MAX_HEAD, Answer, Connection
-from gateway.verdicts import Cause
+from gateway.http.client import BadAnswer, ExchangeError
+from gateway.http.client.connection import MAX_HEAD, Answer, Connection
+from gateway.model.verdicts import Cause
 
 LIMIT: Final = 4096
 

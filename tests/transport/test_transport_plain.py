@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.transport import Answer, AnswerTimedOut, BadAnswer, ConnectionLost, ExchangeError
-from gateway.transport.connection import MAX_HEADERS
-from gateway.transport.plain import PlainAnswer, PlainHead, plain_answer
+from gateway.http.client import Answer, AnswerTimedOut, BadAnswer, ConnectionLost, ExchangeError
+from gateway.http.client.connection import MAX_HEADERS
+from gateway.http.client.fast_path import PlainAnswer, PlainHead, plain_answer
 from transport.test_transport_parsing import LIMIT, Sent, Wire, answers, fields
 
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from gateway.transport import AnswerTimedOut, ConnectionLost, QueueTimedOut, Transport, TransportSettings
-from gateway.transport.pool import Pool
-from gateway.verdicts import Cause
+from gateway.http.client import AnswerTimedOut, ConnectionLost, QueueTimedOut, Transport, TransportSettings
+from gateway.http.client.pool import Pool
+from gateway.model.verdicts import Cause
 from transport.loopback import Peer, answer, backend, echo, established_to, exchange, hook, silence, transport_of, until
 
 

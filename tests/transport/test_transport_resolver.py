@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.transport import Resolver, resolver
+from gateway.http.client import Resolver, resolver
 from transport.loopback import until
 
 NO_NAME = socket.gaierror(socket.EAI_NONAME, "Name or service not known")

@@ -10,9 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.transport import Answer, AnswerTimedOut, Pool, QueueTimedOut, Resolver, Terms, Transport, TransportSettings
-from gateway.transport.pool import Origin, PoolLimits
-from gateway.verdicts import Cause
+from gateway.http.client import (
+    Answer,
+    AnswerTimedOut,
+    Pool,
+    QueueTimedOut,
+    Resolver,
+    Terms,
+    Transport,
+    TransportSettings,
+)
+from gateway.http.client.pool import Origin, PoolLimits
+from gateway.model.verdicts import Cause
 from transport.loopback import PATIENCE, Backend, Peer, backend, transport_of, until
 
 HEAD = b"POST /hook HTTP/1.1\r\nhost: backend\r\ncontent-length: %d\r\n"

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway.transport.turns import Turn, Turns
+from gateway.http.client.wait_queue import Turn, Turns
 
 TENANTS = ("a", "b", "c")
 

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.config import loads
 from gateway.server.doors import Doors
-from gateway.server.listening import bind
+from gateway.server.listener import bind
 
 
 @pytest.fixture(params=["127.0.0.1", "unix"])
