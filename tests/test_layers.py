@@ -32,11 +32,6 @@ ROOMS: Final = (
 STRANGERS: Final = {("recording", "http")}
 """Rooms side by side: the first does not import the second either."""
 
-PENDING: Final = {
-    "__main__": "cli",
-}
-"""Where what is still outside its room will lie."""
-
 MAX_LINES: Final = 500
 
 
@@ -50,7 +45,7 @@ NAMES = {name_of(path): path for path in MODULES}
 
 def room_of(module: str) -> str:
     name = module.split(".")[1]
-    return PENDING.get(name, name)
+    return "cli" if name == "__main__" else name
 
 
 def resolved(module: str, node: ast.ImportFrom) -> str:

@@ -1,7 +1,8 @@
 """The parts of the documentation that are made from the code, so that they cannot say anything else than it does.
 
-``python -m gateway.documents FILE…`` writes them into the files, between ``<!-- begin: NAME -->`` and ``<!-- end -->``;
-``<!-- begin: keys PLACE -->`` begins the keys of the configuration's section at that place.
+``python -m gateway.cli.reference_docs FILE…`` writes them into the files, between
+``<!-- begin: NAME -->`` and ``<!-- end -->``; ``<!-- begin: keys PLACE -->`` begins the keys of the configuration's
+section at that place.
 """
 
 from __future__ import annotations

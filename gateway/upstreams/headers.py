@@ -104,7 +104,7 @@ class Policy(NamedTuple):
     credentials: tuple[str, str] | None = None
     """User name and password for HTTP Basic (RFC 7617), in place of the client's Authorization."""
     keep_underscores: bool = False
-    """Whether the client's header names with an underscore go on (see headernames.py)."""
+    """Whether the client's header names with an underscore go on (see header_names.py)."""
 
 
 class CompiledPolicy:

@@ -13,12 +13,12 @@ from typing import Any, Final
 
 import pytest
 import typer
-from gateways import RunningGateway
-from programs import require
 
-from cli.commands import Run, gateway, shell
-from cli.test_streams import RECORDED
 from gateway.cli.main import app
+from tests.cli.commands import Run, gateway, shell
+from tests.cli.test_streams import RECORDED
+from tests.support.gateways import RunningGateway
+from tests.support.programs import require
 
 LONG: Final = "9" * 400
 HUGE: Final = [LONG, f"-{LONG}", f"{LONG}s", "1e400"]

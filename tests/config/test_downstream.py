@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import httpx
 import pytest
-from gateways import running_gateway, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +20,7 @@ from gateway.config.sections.upstreams import target_names
 from gateway.config.source.problems import DEFECT
 from gateway.http.client import Resolver
 from gateway.http.client.transport import origin_of
+from tests.support.gateways import running_gateway, wait_until
 
 PEM: Final = Path(__file__).parent / "pem"
 HOST: Final = "must be a URL whose host is an IP address such as 192.168.1.101, or a host name"

@@ -19,11 +19,10 @@ import pytest
 import typer.core
 import typer.main
 import yaml
-from faulty import FaultyBackend, Turn, added_case, make_certificates, reply
-from gateways import ROOT, RunningGateway, running_gateway, wait_until
-from programs import require
 
-from deploy.expressions import (
+from gateway.cli.main import app
+from gateway.telemetry.metrics import Metrics
+from tests.deploy.expressions import (
     PROMETHEUS,
     Expression,
     Prometheus,
@@ -35,8 +34,9 @@ from deploy.expressions import (
     rules,
     shown,
 )
-from gateway.cli.main import app
-from gateway.telemetry.metrics import Metrics
+from tests.support.faulty import FaultyBackend, Turn, added_case, make_certificates, reply
+from tests.support.gateways import ROOT, RunningGateway, running_gateway, wait_until
+from tests.support.programs import require
 
 RUNBOOKS: Final = ROOT / "docs" / "alerts.md"
 TESTS: Final = sorted((PROMETHEUS / "tests").glob("*.yml"))

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
 
 import httptools
-from fuzz_answers import ANSWER_TARGETS
 
 from gateway.config import ConfigError, loads
 from gateway.http.client.connection import Answer, Connection
@@ -22,6 +21,7 @@ from gateway.http.client.fast_path import plain_answer
 from gateway.http.server.chunked import ChunkedBody
 from gateway.http.server.head import BadRequest, Head, parse_head, read_head
 from gateway.model.hooks import BadHookError, is_json_object, parse_hook, text_of
+from tests.fuzz.fuzz_answers import ANSWER_TARGETS
 
 MAX_BODY: Final = 1000
 """Bytes that the readers under test take; small, so that the fuzzer gets past it."""
