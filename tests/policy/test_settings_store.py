@@ -304,7 +304,8 @@ def test_two_processes_that_write_at_once_never_make_up_a_third_answer(memory: i
 
 def test_what_a_worker_remembered_outlives_it(memory: int) -> None:
     code = (
-        "import os; from gateway.clientconfig import MethodSettings; from gateway.sessions import Sessions; "
+        "import os; from gateway.policy.rest_client_config import MethodSettings; "
+        "from gateway.proxy.sessions import Sessions; "
         f"Sessions({memory}).remember('a', [], {{'call': MethodSettings(policy='OVERWRITE', overwrite=('x',))}}); "
         "os._exit(9)"
     )

@@ -318,7 +318,7 @@ def test_what_is_larger_than_the_store_is_not_kept_and_drives_nothing_out() -> N
 @pytest.mark.parametrize("seed", ["random", "0", "7"])
 def test_adversarial_nobody_outside_can_know_what_a_hook_is_known_by(seed: str) -> None:
     """With a seed that somebody set, Python's own hash would be the same in every process."""
-    code = "from gateway.dedupe import key_of; print(key_of('m', b'x'), key_of('m', b'x'), key_of('m', b'y'))"
+    code = "from gateway.proxy.dedupe import key_of; print(key_of('m', b'x'), key_of('m', b'x'), key_of('m', b'y'))"
     environment = {**os.environ, "PYTHONHASHSEED": seed}
     runs = [
         subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, timeout=60)

@@ -224,7 +224,10 @@ def test_two_processes_that_write_at_once_never_make_up_a_third_answer(memory: i
 
 
 def test_what_a_worker_remembered_outlives_it(memory: int) -> None:
-    code = f"from gateway.sessions import Sessions; Sessions({memory}).remember('a', ['call']); import os; os._exit(9)"
+    code = (
+        "import os; from gateway.proxy.sessions import Sessions; "
+        f"Sessions({memory}).remember('a', ['call']); os._exit(9)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, pass_fds=(memory,), timeout=LIMIT)
     assert done.returncode == 9
     assert Sessions(memory).stops("a", "call") is True

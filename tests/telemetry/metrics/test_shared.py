@@ -130,8 +130,8 @@ def test_a_worker_that_is_killed_has_counted_all_the_same(others: list[ForeignCe
     foreign = others[0]
     program = (
         "import os, signal\n"
-        "from gateway.metrics import Metrics\n"
-        "from gateway.metrics.cells import Cells\n"
+        "from gateway.telemetry.metrics import Metrics\n"
+        "from gateway.telemetry.metrics.cells import Cells\n"
         f"metrics = Metrics('1', Cells({foreign.values_fd}, {foreign.names_fd}))\n"
         "metrics.attempts.labelled('u', 't', 'ok').inc(3)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
