@@ -20,9 +20,9 @@ from gateway.config import json_schema, loads
 from gateway.http.tls.handshakes import HandshakeFault
 from gateway.model.decision import Decision
 from gateway.model.hooks import parse_hook
-from gateway.model.verdicts import Cause, Reason, Remarks, denied_by_backend
+from gateway.model.verdicts import Annotations, Cause, Reason, denied_by_backend
 from gateway.proxy.refusals import REFUSALS
-from gateway.telemetry.log import AccessLog, Writer
+from gateway.telemetry.log import AccessLog, LogWriter
 from gateway.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent
@@ -114,13 +114,13 @@ def test_every_alert_that_a_document_names_is_one() -> None:
 
 
 async def test_the_readme_names_every_field_of_an_access_line_and_no_other(tmp_path: Path) -> None:
-    remarks: dict[str, Any] = {name: name == "ineffective" or "missing" for name in Remarks.__struct_fields__}
-    ruling = denied_by_backend().remarked(**remarks)
+    annotations: dict[str, Any] = {name: name == "ineffective" or "missing" for name in Annotations.__struct_fields__}
+    ruling = denied_by_backend().annotate(**annotations)
     hook = parse_hook(b'{"appKey":"a"}')
     decision = Decision(ruling, 0.0, "id", "a", "OnCallEvent", 1.5, 0.1, "u", "http://t/", 1, 0.1, hook)
     path = tmp_path / "log"
     with path.open("wb") as file:
-        writer = Writer(file.fileno())
+        writer = LogWriter(file.fileno())
         log = AccessLog(writer)
         log.configure(access="all", console=False, mask=())
         log.record(decision)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from gateway.admin.insights import Insights
-from gateway.admin.rpc import FindCalls, HoldTarget, Inquiry, ReportTargets
+from gateway.admin.rpc import FindDecisions, ReportTargets, SetEjected, WorkerRpc
 from gateway.config import Config, Loaded, Settings, fit_to_show, written_urls
 from gateway.config.sections.upstreams import target_names
 from gateway.model.text import bounded, timestamp
@@ -26,36 +26,36 @@ class Known(NamedTuple):
     url: str
 
 
-class Held(NamedTuple):
-    """What an order to eject or restore a target did."""
+class EjectionResult(NamedTuple):
+    """The result of ejecting or restoring a target."""
 
     changed: bool
-    """Whether it did anything in any process, as far as they have said."""
+    """Whether it changed anything in a process that replied."""
     incomplete: Sequence[int]
-    """The ids of processes that have not said so in time; they will hear of it all the same."""
+    """The ids of the processes that did not reply in time; they carry it out later."""
     others_up: int
-    """Other targets of the upstream that are asked by every process."""
+    """The other targets of the upstream that every process sends hooks to."""
 
 
 class Overview:
     """All processes' journals and targets as one."""
 
-    def __init__(self, inquiry: Inquiry, loaded: Callable[[], Loaded]) -> None:
-        self._inquiry = inquiry
+    def __init__(self, rpc: WorkerRpc, loaded: Callable[[], Loaded]) -> None:
+        self._rpc = rpc
         self._loaded = loaded
         self._apps_of: tuple[Config | None, Mapping[str, list[str]]] = (None, {})
 
     async def calls(self, wanted: Wanted) -> dict[str, Any]:
         """The calls that are wanted, newest first, and how much they were looked for in."""
-        told = await self._inquiry.ask(FindCalls(wanted))
-        found = list(told.by.values())
+        replies = await self._rpc.ask(FindDecisions(wanted))
+        found = list(replies.by_pid.values())
         calls = sorted((call for each in found for call in each.calls), key=_time_of, reverse=True)
         return {
             "calls": calls[: wanted.limit],
             "matched": sum(each.matched for each in found),
             "held": sum(each.held for each in found),
             "oldest": min((each.oldest for each in found if each.oldest is not None), default=None),
-            "incomplete": list(told.incomplete),
+            "incomplete": list(replies.incomplete),
         }
 
     async def call(self, request_id: str) -> Call | None:
@@ -121,21 +121,21 @@ class Overview:
         names = _names(upstream, [target.url for target in config.targets], await self._reports())
         return next((Known(upstream, name, url) for url, each in names.items() if each == name), None)
 
-    async def hold(self, target: Known, *, held: bool) -> Held:
+    async def set_ejected(self, target: Known, *, ejected: bool) -> EjectionResult:
         """Eject the target in every process until it is restored, or restore it."""
-        told = await self._inquiry.ask(HoldTarget(target.upstream, target.url, held))
+        replies = await self._rpc.ask(SetEjected(target.upstream, target.url, ejected))
         reports = await self._reports()
         others = [
             report
             for (upstream, url), report in reports.items()
             if upstream == target.upstream and url != target.url and not report.workers_ejected
         ]
-        return Held(any(told.by.values()) or not told.by, told.incomplete, len(others))
+        return EjectionResult(any(replies.by_pid.values()) or not replies.by_pid, replies.incomplete, len(others))
 
     async def _reports(self) -> dict[tuple[str, str], TargetReport]:
-        told = await self._inquiry.ask(ReportTargets())
+        replies = await self._rpc.ask(ReportTargets())
         by_target: dict[tuple[str, str], list[TargetReport]] = {}
-        for reports in told.by.values():
+        for reports in replies.by_pid.values():
             for report in reports:
                 by_target.setdefault((report.upstream, report.url), []).append(report)
         return {key: together(reports) for key, reports in by_target.items()}

@@ -1,7 +1,7 @@
-"""What is asked of the processes that decide hooks, and told by them: the journal, the targets, an operator's orders.
+"""Remote calls to the processes that decide hooks: search a journal, report targets, carry out an operator's action.
 
-Whoever asks need not know whether one process decides hooks or several: an Inquiry puts the question to all of them,
-and brings what each has said within its time.
+The caller does not need to know whether one process decides hooks or several: a WorkerRpc sends the request to all of
+them and collects the replies that arrive in time.
 """
 
 from __future__ import annotations
@@ -18,26 +18,29 @@ from gateway.proxy.runtime import Runtime
 from gateway.telemetry.journal import Cursor, Found, Journal, News, Teller, Wanted
 from gateway.upstreams.status import TargetReport
 
-PATIENCE: Final = 1.0
-"""Seconds that a process has for its answer."""
+RPC_TIMEOUT: Final = 1.0
+"""Seconds that a process has to reply."""
 
 T = TypeVar("T")
 
 
-class Question(Generic[T]):
-    """Something that every process is asked; *T* is what each tells."""
+class RpcRequest(Generic[T]):
+    """A request to every process; *T* is the type of each reply."""
 
 
 @dataclass(frozen=True)
-class FindCalls(Question[Found]):
-    """Which decisions are these?"""
+class FindDecisions(RpcRequest[Found]):
+    """Search the journal."""
 
     wanted: Wanted
 
 
 @dataclass(frozen=True)
-class FollowCalls(Question[News]):
-    """What was decided since? *cursors* by process; one that it lacks tells what began since the Unix time *since*."""
+class FollowDecisions(RpcRequest[News]):
+    """Report the decisions made since the last request.
+
+    *cursors* are by process id; a process without one reports what began since the Unix time *since*.
+    """
 
     cursors: Mapping[int, Cursor]
     most: int
@@ -45,74 +48,73 @@ class FollowCalls(Question[News]):
 
 
 @dataclass(frozen=True)
-class ReportTargets(Question[list[TargetReport]]):
-    """How do the targets stand?"""
+class ReportTargets(RpcRequest[list[TargetReport]]):
+    """Report the state of every target."""
 
 
 @dataclass(frozen=True)
-class HoldTarget(Question[bool]):
-    """An order: eject a target until it is restored, or restore it. Told is whether that changed anything."""
+class SetEjected(RpcRequest[bool]):
+    """An action: eject a target until it is restored, or restore it. The reply says whether that changed anything."""
 
     upstream: str
     url: str
-    held: bool
+    ejected: bool
 
 
 @dataclass(frozen=True)
-class Drain(Question[bool]):
-    """An order: have every answer close its connection, or no more. Told is whether the process could."""
+class Drain(RpcRequest[bool]):
+    """An action: make every answer close its connection, or stop doing so. The reply says whether that was possible."""
 
     on: bool
 
 
-_TOLD: Final[Mapping[type[Question[Any]], Any]] = {
-    FindCalls: Found,
-    FollowCalls: News,
+_REPLY_TYPES: Final[Mapping[type[RpcRequest[Any]], Any]] = {
+    FindDecisions: Found,
+    FollowDecisions: News,
     ReportTargets: list[TargetReport],
-    HoldTarget: bool,
+    SetEjected: bool,
     Drain: bool,
 }
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def encoded(told: object) -> bytes:
-    """An answer for the way from process to process."""
-    return _encode(told)
+def encode_reply(reply: object) -> bytes:
+    """A reply as bytes, to be sent from process to process."""
+    return _encode(reply)
 
 
-def decoded(question: Question[T], data: bytes) -> T:
-    """The answer to this question that ``encoded`` made these bytes of."""
-    told: T = msgspec.msgpack.decode(data, type=_TOLD[type(question)])
-    return told
+def decode_reply(request: RpcRequest[T], data: bytes) -> T:
+    """The reply to this request, from the bytes that ``encode_reply`` made."""
+    reply: T = msgspec.msgpack.decode(data, type=_REPLY_TYPES[type(request)])
+    return reply
 
 
 @dataclass(frozen=True)
-class Told(Generic[T]):
-    """What the processes said."""
+class Replies(Generic[T]):
+    """The replies of all processes."""
 
-    by: Mapping[int, T] = field(default_factory=dict)
-    """By process id."""
+    by_pid: Mapping[int, T] = field(default_factory=dict)
     incomplete: Sequence[int] = ()
-    """The ids of those that said nothing in time."""
+    """The process ids without a reply in time."""
 
 
-class Inquiry(Protocol):
-    """Puts questions to every process that decides hooks."""
+class WorkerRpc(Protocol):
+    """Sends requests to every process that decides hooks."""
 
-    async def ask(self, question: Question[T]) -> Told[T]:
-        """What each of them tells within PATIENCE."""
-
-
-class Nobody:
-    """An Inquiry where no process decides hooks."""
-
-    async def ask(self, question: Question[T]) -> Told[T]:
-        """Nothing."""
-        return Told()
+    async def ask(self, request: RpcRequest[T]) -> Replies[T]:
+        """The replies that arrive within RPC_TIMEOUT."""
 
 
-class Respondent:
-    """Answers for one process; as an Inquiry, for a gateway that has no other."""
+class NoWorkers:
+    """A WorkerRpc for a process that decides no hooks and has no workers."""
+
+    async def ask(self, request: RpcRequest[T]) -> Replies[T]:
+        """No replies."""
+        return Replies()
+
+
+class RpcHandler:
+    """Answers requests in one process. It is the WorkerRpc too, where that process is the only one."""
 
     def __init__(self, journal: Journal, runtime: Runtime, drain: Callable[[bool], bool]) -> None:
         self._journal = journal
@@ -120,53 +122,53 @@ class Respondent:
         self._drain = drain
         self._pid = os.getpid()
 
-    async def ask(self, question: Question[T]) -> Told[T]:
-        """What this process tells."""
-        return Told({self._pid: await self.answer(question)})
+    async def ask(self, request: RpcRequest[T]) -> Replies[T]:
+        """The reply of this process alone."""
+        return Replies({self._pid: await self.answer(request)})
 
-    async def answer(self, question: Question[T]) -> T:
-        """What this process tells; hooks go on meanwhile."""
-        told: Any = await self._answer(question)
-        return told  # type: ignore[no-any-return]
+    async def answer(self, request: RpcRequest[T]) -> T:
+        """The reply of this process; hooks continue while it is made. Raises TypeError for an unknown request."""
+        reply: Any = await self._answer(request)
+        return reply  # type: ignore[no-any-return]
 
-    async def _answer(self, question: Question[Any]) -> object:
+    async def _answer(self, request: RpcRequest[Any]) -> object:
         targets = self._runtime.targets
-        match question:
-            case FindCalls(wanted):
-                return await self._journal.find(wanted, self._teller())
-            case FollowCalls(cursors, most, since):
+        match request:
+            case FindDecisions(wanted):
+                return await self._journal.find(wanted, self._formatter())
+            case FollowDecisions(cursors, most, since):
                 here = cursors.get(self._pid) or self._journal.cursor_at(since)
-                return self._journal.news(here, most, self._teller())
+                return self._journal.news(here, most, self._formatter())
             case ReportTargets():
                 return await targets.reports()
-            case HoldTarget(upstream, url, held):
-                return targets.hold(upstream, url) if held else targets.restore(upstream, url)
+            case SetEjected(upstream, url, ejected):
+                return targets.hold(upstream, url) if ejected else targets.restore(upstream, url)
             case Drain(on):
                 return self._drain(on)
-        raise TypeError(f"nobody answers {question!r}")
+        raise TypeError(f"no handler for {request!r}")
 
-    def _teller(self) -> Teller:
+    def _formatter(self) -> Teller:
         config = self._runtime.snapshot.config
         return Teller(self._pid, config.log.mask, config.hook_types)
 
 
-class Orders:
-    """The orders in force, for processes that begin later."""
+class ActiveActions:
+    """The operator's actions in force, for processes that start later."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[str, str], HoldTarget] = {}
+        self._ejected: dict[tuple[str, str], SetEjected] = {}
         self._drain: Drain | None = None
 
-    def note(self, question: Question[Any]) -> None:
-        """Remember it, if it is an order."""
-        match question:
-            case HoldTarget(upstream, url, held):
-                self._held.pop((upstream, url), None)
-                if held:
-                    self._held[upstream, url] = question
+    def record(self, request: RpcRequest[Any]) -> None:
+        """Remember the request if it is an action; forget the action that it ends."""
+        match request:
+            case SetEjected(upstream, url, ejected):
+                self._ejected.pop((upstream, url), None)
+                if ejected:
+                    self._ejected[upstream, url] = request
             case Drain(on):
-                self._drain = question if on else None
+                self._drain = request if on else None
 
-    def standing(self) -> tuple[Question[Any], ...]:
-        """All that a new process must be told."""
-        return (*self._held.values(), *(() if self._drain is None else (self._drain,)))
+    def in_force(self) -> tuple[RpcRequest[Any], ...]:
+        """Everything that a new process must carry out."""
+        return (*self._ejected.values(), *(() if self._drain is None else (self._drain,)))

@@ -18,7 +18,7 @@ from gateway.config import Loaded
 from gateway.model.decision import Decision
 from gateway.server.listener import StartError
 from gateway.server.single import Gateway
-from gateway.telemetry.log import Writer
+from gateway.telemetry.log import LogWriter
 
 DEMO_CONFIG: Final = """\
 server: {listen: 127.0.0.1:8080, admin: 127.0.0.1:9180}
@@ -158,7 +158,7 @@ class _Shown:
     decision: Decision
 
 
-async def run_demo(loaded: Loaded, writer: Writer) -> None:
+async def run_demo(loaded: Loaded, writer: LogWriter) -> None:
     """Play the backends of the configuration, show the samples' verdicts, then serve until a signal."""
     backend = DemoBackend()
     decisions: asyncio.Queue[Decision] = asyncio.Queue()

@@ -28,7 +28,7 @@ from gateway.model.verdicts import (
     denied_by_backend,
 )
 from gateway.proxy.refusals import REFUSALS
-from gateway.server.signals import FAULTS, HARMLESS, MEANINGS, WORKER_MEANINGS, Meaning, name_of
+from gateway.server.signals import FAULTS, IGNORED_BY_DEFAULT, MEANINGS, WORKER_MEANINGS, Meaning, signal_name
 from gateway.telemetry.metrics import Metrics
 
 _section = re.compile(r"(<!-- begin: ([a-z-]+)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -121,7 +121,7 @@ def signal_table() -> str:
             if it is not Meaning.IGNORE
         ),
         (_named(FAULTS), "a defect, or systemd's watchdog (`SIGABRT`): the process ends where it is", _named(FAULTS)),
-        (_named(HARMLESS), "nothing", _named(HARMLESS)),
+        (_named(IGNORED_BY_DEFAULT), "nothing", _named(IGNORED_BY_DEFAULT)),
         ("all others, real-time signals too", "nothing; a line in the log names it", "all others"),
     ]
     return _markdown(("signal", "`gateway run`", "a worker does the same for"), rows)
@@ -132,7 +132,7 @@ def _signals(meanings: Mapping[int, Meaning], meaning: Meaning) -> str:
 
 
 def _named(numbers: Iterable[int]) -> str:
-    return ", ".join(f"`{name_of(number)}`" for number in sorted(numbers)) or "–"
+    return ", ".join(f"`{signal_name(number)}`" for number in sorted(numbers)) or "–"
 
 
 def keys_at(place: str) -> str:

@@ -31,13 +31,14 @@ class AttemptRecord(msgspec.Struct, frozen=True, gc=False):
     error: str
 
 
-class Place:
-    """Where a listener may keep what it would else look up for each hook of an app."""
+class AppCache:
+    """What listeners of decisions keep for each app, so that they need not look it up for each hook."""
 
-    __slots__ = ("kept",)
+    __slots__ = ("metrics_slot",)
 
     def __init__(self) -> None:
-        self.kept: Any = None
+        self.metrics_slot: Any = None
+        """The series that its hooks were counted in last; the metrics' own."""
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
@@ -76,5 +77,5 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     """The method as the media server named it: no label."""
     split: bool = False
     """Whether its upstream was chosen by weight."""
-    place: Place | None = None
+    app_cache: AppCache | None = None
     """Its app's."""

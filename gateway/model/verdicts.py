@@ -109,7 +109,7 @@ class Failure(NamedTuple):
     received_status: int | None = None
 
 
-class Remarks(msgspec.Struct, frozen=True, gc=False):
+class Annotations(msgspec.Struct, frozen=True, gc=False):
     """What else there is to tell of a ruling; nearly every one has none."""
 
     rule: str | None = None
@@ -136,7 +136,7 @@ class Remarks(msgspec.Struct, frozen=True, gc=False):
     """What the backend answered to an event, where the hook's own body went out in its place."""
 
 
-_NO_REMARKS: Final = Remarks()
+_NO_ANNOTATIONS: Final = Annotations()
 
 
 class Ruling(msgspec.Struct, frozen=True, gc=False):
@@ -154,12 +154,12 @@ class Ruling(msgspec.Struct, frozen=True, gc=False):
     """The operator's line of explanation; empty where there is nothing to explain."""
     challenge: bytes | None = None
     """Value of WWW-Authenticate (RFC 9110, section 11.6.1), where the hook was to prove whose it is."""
-    remarks: Remarks | None = None
+    annotations: Annotations | None = None
 
-    def remarked(self, **changes: Any) -> Ruling:
-        """The same ruling with these fields of its remarks set."""
-        remarks = msgspec.structs.replace(self.remarks or _NO_REMARKS, **changes)
-        return msgspec.structs.replace(self, remarks=remarks)
+    def annotate(self, **changes: Any) -> Ruling:
+        """The same ruling with these fields of its annotations set."""
+        annotations = msgspec.structs.replace(self.annotations or _NO_ANNOTATIONS, **changes)
+        return msgspec.structs.replace(self, annotations=annotations)
 
     def with_body(self, body: bytes) -> Ruling:
         """The same ruling with another body."""
@@ -230,7 +230,7 @@ def by_fallback(failure: Failure, fallback: Fallback, request_body: bytes) -> Ru
         changes = fallback.fields.get(failure.cause)
         if changes is None:
             return ruling
-        return ruling.with_body(changes.put_into(request_body)).remarked(changed_fields=",".join(changes.names))
+        return ruling.with_body(changes.put_into(request_body)).annotate(changed_fields=",".join(changes.names))
     return Ruling(
         Verdict.REJECT, Source.FALLBACK, reason, REJECT_STATUS,
         b"", None, proxy_status, failure.detail,
@@ -239,10 +239,12 @@ def by_fallback(failure: Failure, fallback: Fallback, request_body: bytes) -> Ru
 
 def as_duplicate(ruling: Ruling) -> Ruling:
     """The verdict of an earlier hook, given to the same hook come again; with the fields that it changes."""
-    remarks = ruling.remarks
-    if remarks is not None:
-        remarks = None if remarks.changed_fields is None else Remarks(changed_fields=remarks.changed_fields)
-    return msgspec.structs.replace(ruling, source=Source.DUPLICATE, remarks=remarks)
+    annotations = ruling.annotations
+    if annotations is not None:
+        annotations = (
+            None if annotations.changed_fields is None else Annotations(changed_fields=annotations.changed_fields)
+        )
+    return msgspec.structs.replace(ruling, source=Source.DUPLICATE, annotations=annotations)
 
 
 def by_static(verdict: Verdict, request_body: bytes) -> Ruling:
@@ -258,7 +260,7 @@ def by_static(verdict: Verdict, request_body: bytes) -> Ruling:
 def by_rule(verdict: Verdict, request_body: bytes, rule: str) -> Ruling:
     """The verdict of a rule of the app, of this name."""
     ruling = msgspec.structs.replace(by_static(verdict, request_body), source=Source.RULE)
-    return ruling.remarked(rule=rule)
+    return ruling.annotate(rule=rule)
 
 
 def _proxy_status(error: ProxyError, received_status: int | None = None) -> bytes:

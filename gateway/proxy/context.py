@@ -112,11 +112,11 @@ class Life:
             head += b"%b: %b\r\n" % signed(self.body, route.sign_with)
         return Outgoing(path, policy.host(received), head, self.body, self.app, self.trace, 0, route.response_check)
 
-    def remarked(self, ruling: Ruling) -> Ruling:
-        """The ruling with a remark on the rule that chose the upstream, and on the upstream that gave no verdict."""
+    def annotate(self, ruling: Ruling) -> Ruling:
+        """The ruling, annotated with the rule that chose the upstream and the upstream that gave no verdict."""
         if self.rule is None and self.failed_over_from is None:
             return ruling
-        return ruling.remarked(
+        return ruling.annotate(
             rule=self.rule, failed_over_from=self.failed_over_from, failover_cause=self.failover_cause
         )
 

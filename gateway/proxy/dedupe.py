@@ -301,7 +301,7 @@ class Duplicates:
             return  # a younger hook has taken its place
         size = 0
         if echoes := ruling.verdict is Verdict.ALLOW and ruling.body == flight.body:
-            usual = ruling.source is Source.BACKEND and ruling.remarks is None
+            usual = ruling.source is Source.BACKEND and ruling.annotations is None
             ruling = _ECHO if usual else ruling.with_body(b"")
         else:
             size = len(ruling.body)

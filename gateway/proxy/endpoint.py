@@ -101,7 +101,7 @@ class HookEndpoint:
             ruling = step if isinstance(step, Ruling) else await step
             if (
                 ruling.status != ALLOW_STATUS
-                or ruling.remarks is not None
+                or ruling.annotations is not None
                 or (life.route is not None and life.route.connects)
             ):
                 ruling = self._weighed(life, ruling)
@@ -230,7 +230,7 @@ class HookEndpoint:
             else:
                 result = excess
             ruling = by_fallback(result, route.fallback, life.body) if isinstance(result, Failure) else result
-            ruling = life.remarked(ruling)
+            ruling = life.annotate(ruling)
             if flight is not None:
                 seen = life.outcome is not None and life.outcome.seen
                 flight.finish(ruling, self._loop.time(), route.dedupe if seen else None)
@@ -282,17 +282,17 @@ class HookEndpoint:
             settings = session_settings(answer.body)
             self._sessions.remember(session, answer.failing, settings)
             excluded = excluded_fields(settings, _reader(life), life.snapshot.table.method_label)
-            return ruling.with_body(answer.body).remarked(client_config=answer.outcome, excluded=excluded)
+            return ruling.with_body(answer.body).annotate(client_config=answer.outcome, excluded=excluded)
         kind = method_type(life.method_name, life.snapshot.config.hook_types)
         if ruling.status == ALLOW_STATUS:
-            changed = None if ruling.remarks is None else ruling.remarks.changed_fields
+            changed = None if ruling.annotations is None else ruling.annotations.changed_fields
             if changed is None:
                 return ruling
             ignored = ignored_fields(kind, self._sessions.settings(session, life.method_name), changed.split(","))
-            return ruling.remarked(ignored_fields=",".join(ignored)) if ignored else ruling
+            return ruling.annotate(ignored_fields=",".join(ignored)) if ignored else ruling
         if not ineffective(kind, self._sessions.stops(session, life.method_name), life.method_name):
             return ruling
-        return ruling.remarked(ineffective=True)
+        return ruling.annotate(ineffective=True)
 
     def _tell(self, life: Life, ruling: Ruling) -> Decision:
         decision = life.decision(ruling)

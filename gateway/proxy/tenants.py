@@ -6,13 +6,13 @@ more than the piece itself.
 
 from __future__ import annotations
 
-from gateway.model.decision import Place
+from gateway.model.decision import AppCache
 from gateway.policy.rate_limit import Limiter, Rate
 from gateway.policy.shared import AppLimits, Bucket, Places
 from gateway.telemetry.metrics.cells import Value
 
 
-class Tenant(Place):
+class Tenant(AppCache):
     """An app that is served, by its name in the configuration: a glob is one, whatever its appKeys."""
 
     __slots__ = ("_shared", "asking", "in_flight", "limiter", "name", "places")

@@ -9,7 +9,7 @@ import msgspec
 
 from gateway.model.decision import Decision
 from gateway.model.hooks import is_json_object
-from gateway.model.verdicts import Remarks, Verdict
+from gateway.model.verdicts import Annotations, Verdict
 from gateway.recording.masking import Mask
 
 VERSION: Final = 1
@@ -21,7 +21,7 @@ class RecordError(ValueError):
     """A line that is none of a recording; the message says why."""
 
 
-class Noted(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+class RecordedAnnotations(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What else there is to tell of a decision, as far as it says nothing of what was cut away."""
 
     rule: str | None = None
@@ -64,7 +64,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     upstream_ms: float
     masked: tuple[str, ...] = ()
     """The names of the fields that stand there as pseudonyms."""
-    remarks: Noted | None = None
+    annotations: RecordedAnnotations | None = msgspec.field(name="remarks", default=None)
 
     @property
     def began(self) -> float:
@@ -121,7 +121,7 @@ def written(decision: Decision, mask: Mask, run: str, masked: tuple[str, ...]) -
         int(decision.duration * 1e6 + 0.5) / 1000,
         int(decision.upstream_duration * 1e6 + 0.5) / 1000,
         masked,
-        _noted(ruling.remarks),
+        _recorded_annotations(ruling.annotations),
     )
     return _encode(line) + b"\n"
 
@@ -134,10 +134,10 @@ def _answer(answer: bytes, hook: bytes, mask: Mask, known: set[str]) -> msgspec.
     return msgspec.Raw(mask.masked(answer, known)) if is_json_object(answer) else _UNREADABLE
 
 
-def _noted(remarks: Remarks | None) -> Noted | None:
-    if remarks is None:
+def _recorded_annotations(annotations: Annotations | None) -> RecordedAnnotations | None:
+    if annotations is None:
         return None
-    return Noted(**{name: getattr(remarks, name) for name in Noted.__struct_fields__})
+    return RecordedAnnotations(**{name: getattr(annotations, name) for name in RecordedAnnotations.__struct_fields__})
 
 
 def read(line: bytes) -> Record:

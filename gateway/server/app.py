@@ -41,6 +41,6 @@ def hook_app(endpoint: HookEndpoint) -> Starlette:
 
 def admin_app(state: AdminState) -> Starlette:
     """What operators and Prometheus talk to."""
-    overview = Overview(state.inquiry, lambda: state.reloader.loaded)
+    overview = Overview(state.rpc, lambda: state.reloader.loaded)
     routes = [*Admin(state).routes(), *Api(state, overview).routes(), *console.routes()]
     return Starlette(routes=routes, middleware=[Middleware(Guard, state=state)])

@@ -24,12 +24,12 @@ _GRAIN: Final = 2.0
 """Seconds after which a file's time of change tells it from a later one: times are as coarse as their file system."""
 
 
-async def keep_up(reloader: Reloader, stop: asyncio.Event) -> None:
+async def watch_file(reloader: Reloader, stop: asyncio.Event) -> None:
     """Reload the file whenever it has changed, as ``server.watch`` in force says; ends when *stop* is set.
 
     A text that was not taken is tried again after a while: what was wrong may have been a certificate, or memory.
     """
-    watched = Watched(reloader.loaded.path)
+    watched = WatchedFile(reloader.loaded.path)
     keep_going = KeepGoing("the watch of the configuration's file")
     while not stop.is_set():
         with keep_going:
@@ -38,7 +38,7 @@ async def keep_up(reloader: Reloader, stop: asyncio.Event) -> None:
             await asyncio.wait_for(stop.wait(), LOOK_EVERY)
 
 
-async def _look(watched: Watched, reloader: Reloader) -> None:
+async def _look(watched: WatchedFile, reloader: Reloader) -> None:
     settings = reloader.loaded.config.server.watch
     if settings is None:
         return
@@ -59,7 +59,7 @@ class _Stamp(NamedTuple):
     device: int
 
 
-class Watched:
+class WatchedFile:
     """A file, and what was known of it at the last look."""
 
     def __init__(

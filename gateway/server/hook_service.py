@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from gateway.admin.rpc import Respondent
+from gateway.admin.rpc import RpcHandler
 from gateway.config import Config
 from gateway.http.server import LINGER, FrontLimits, FrontState, hold_to_limits
 from gateway.http.tls.certificates import Renewal, ServerTLS
@@ -28,10 +28,10 @@ from gateway.proxy.sessions import Sessions
 from gateway.recording import Recorder
 from gateway.server import fd_limits
 from gateway.server.app import hook_app
-from gateway.server.listener import Listener, all_started
-from gateway.server.loop_lag import HoldUps
+from gateway.server.listener import Listener, wait_until_started
+from gateway.server.loop_lag import LoopLagMonitor
 from gateway.telemetry.journal import Journal
-from gateway.telemetry.log import AccessLog, Writer, prepare_logging
+from gateway.telemetry.log import AccessLog, LogWriter, prepare_logging
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.tracing import Tracing
 
@@ -55,7 +55,7 @@ class HookService:
         config: Config,
         sockets: Sequence[socket.socket],
         metrics: Metrics,
-        writer: Writer,
+        writer: LogWriter,
         listeners: tuple[DecisionListener, ...] = (),
         sessions: Sessions | None = None,
         copies: Copies = NO_COPIES,
@@ -77,7 +77,7 @@ class HookService:
         self._recorder = Recorder(
             lambda outcome, hooks: metrics.recorded_hooks.labelled(outcome).inc(hooks), endpoint.record_with
         )
-        self._hold_ups = HoldUps(asyncio.get_running_loop(), metrics.held_up.inc)
+        self._lag_monitor = LoopLagMonitor(asyncio.get_running_loop(), metrics.held_up.inc)
         self._config = config
         self._front = FrontState(_limits(config), LINGER, endpoint.refuse)
         self._front.addresses = AllowedAddresses(config.server.allow_from)
@@ -92,7 +92,7 @@ class HookService:
             on_failed_handshake=self._note_failed_handshake,
             turns=None if shared is None else shared.turns,
         )
-        self.respondent = Respondent(journal, self.runtime, self._listener.drain)
+        self.rpc_handler = RpcHandler(journal, self.runtime, self._listener.drain)
         """Tells operators what goes on here."""
         self._failed_handshakes = {fault: metrics.failed_handshakes.labelled(fault) for fault in HandshakeFault}
         self._changing = asyncio.Lock()
@@ -111,11 +111,11 @@ class HookService:
         await self._tracing.begin(self._config)
         self._recorder.configure(self._config.record)
         self._serving = asyncio.create_task(self._listener.run_until_stopped())
-        await all_started([self._listener], [self._serving])
-        _calm_the_collector()
+        await wait_until_started([self._listener], [self._serving])
+        _tune_gc()
         _give_large_memory_back()
         self._fresh = asyncio.create_task(self._keep_tls_fresh())
-        self._hold_ups.start()
+        self._lag_monitor.start()
         self._started.set()
 
     async def take(self, config: Config) -> None:
@@ -183,7 +183,7 @@ class HookService:
             async with self._changing:  # not amid a change, which would be left half done
                 self._fresh.cancel()
         await self.discard()
-        self._hold_ups.stop()
+        self._lag_monitor.stop()
         await self.runtime.aclose()
         await self._tracing.aclose()
         await asyncio.to_thread(self._recorder.close)
@@ -257,7 +257,7 @@ def _server_tls(config: Config, copies: Copies) -> ServerTLS | None:
     return None if tls is None else ServerTLS(tls.files, tls.minimum_version, copies)
 
 
-def _calm_the_collector() -> None:
+def _tune_gc() -> None:
     """Spare the cycle collector what stays for good; a hook makes no cycles, so it need not look often either."""
     gc.collect()
     gc.freeze()

@@ -8,7 +8,7 @@ import socket
 import struct
 from typing import Any, Final, NamedTuple
 
-from gateway.admin.rpc import Question
+from gateway.admin.rpc import RpcRequest
 from gateway.config import Config
 from gateway.http.tls.pem_files import NO_COPIES, Copies
 
@@ -17,18 +17,18 @@ _LARGE: Final = 16 * 1024
 _PIECE: Final = 15 * 1024
 
 
-class Take(NamedTuple):
+class Build(NamedTuple):
     """To a worker, once, first: build what serves with this configuration, and say ``Built``."""
 
     serial: int
     config: Config
-    orders: tuple[Question[Any], ...] = ()
-    """What operators had ordered before the worker began."""
+    actions: tuple[RpcRequest[Any], ...] = ()
+    """The operator's actions in force when the worker started."""
     copies: Copies = NO_COPIES
     """Of PEM files, for a worker that cannot use those on the disk."""
 
 
-class Begin(NamedTuple):
+class Serve(NamedTuple):
     """To a worker, once: serve, by the last configuration that it was told to put in force, and say ``Ready``."""
 
 
@@ -41,7 +41,7 @@ class Prepare(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """To a worker: put the configuration with this serial, which is prepared, in force, and say ``Took``."""
+    """To a worker: put the configuration with this serial, which is prepared, in force, and say ``Committed``."""
 
     serial: int
 
@@ -63,13 +63,13 @@ class Stop(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """To a worker: answer the question with ``Told``s of this number."""
+    """To a worker: answer the question with ``AnswerPart``s of this number."""
 
     number: int
-    question: Question[Any]
+    question: RpcRequest[Any]
 
 
-class Told(NamedTuple):
+class AnswerPart(NamedTuple):
     """From a worker: a piece of the answer to the question of this number; None = there is none."""
 
     number: int
@@ -92,7 +92,7 @@ class Prepared(NamedTuple):
     error: str | None = None
 
 
-class Took(NamedTuple):
+class Committed(NamedTuple):
     """From a worker: the configuration with this serial is in force; or why the one before still is."""
 
     serial: int
@@ -119,10 +119,10 @@ class Channel:
         """Send the answer to a question, in pieces that hold up neither side's event loop."""
         pieces = [data[at : at + _PIECE] for at in range(0, len(data), _PIECE)] if data else [data]
         for piece in pieces[:-1]:
-            self.send(Told(number, piece, last=False))
+            self.send(AnswerPart(number, piece, last=False))
             await self._writer.drain()
             await asyncio.sleep(0)
-        self.send(Told(number, pieces[-1], last=True))
+        self.send(AnswerPart(number, pieces[-1], last=True))
 
     def send(self, message: Any) -> None:
         """Queue a message; one that cannot be delivered any more is dropped."""

@@ -118,7 +118,7 @@ def unlink(addresses: Sequence[Address | UnixAddress]) -> None:
                 os.unlink(address.path)
 
 
-def address_of(sock: socket.socket) -> str:
+def display_address(sock: socket.socket) -> str:
     """host:port as it was bound, with the port that a 0 became; ``unix:`` and the path of a unix socket."""
     if sock.family == socket.AF_UNIX:
         return f"unix:{sock.getsockname()}"
@@ -322,7 +322,7 @@ def _handshake_done(protocol: FrontProtocol, succeeded: bool) -> None:
         protocol.place.leave()
 
 
-async def all_started(listeners: Sequence[Listener], tasks: Sequence[asyncio.Task[None]]) -> None:
+async def wait_until_started(listeners: Sequence[Listener], tasks: Sequence[asyncio.Task[None]]) -> None:
     """Wait until all accept; a listener that ends before that ends the start."""
     while not all(listener.started for listener in listeners):
         for task in tasks:

@@ -18,7 +18,7 @@ _EVERY: Final = 0.25
 """Seconds between two looks: hold-ups of twice that are noticed wherever they begin."""
 
 
-class HoldUps:
+class LoopLagMonitor:
     """Looks at its watch at intervals, and tells *count* the seconds by which the loop was late to it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, count: Callable[[float], None]) -> None:

@@ -12,7 +12,7 @@ from gateway.http.tls.pem_files import Contents, Copies, Files, copied
 from gateway.upstreams.mirror import candidates
 
 
-class Spares:
+class PemCache:
     """What the files in force held when they were last of use."""
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Spares:
         """Contents by the paths that belong together."""
         return {files: kept.value for files, kept in self._kept.items()}
 
-    def look(self, config: Config) -> None:
+    def refresh(self, config: Config) -> None:
         """Copy what is new; files that are of no use keep the copies from before. Blocking."""
         kept = {}
         for files, check in _files_of(config):

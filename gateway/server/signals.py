@@ -40,13 +40,13 @@ FAULTS: Final = {
     signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP,
 }  # fmt: skip
 """A defect, or systemd's watchdog (SIGABRT): they end the process where it is, with a core file if one is wanted."""
-HARMLESS: Final = {
+IGNORED_BY_DEFAULT: Final = {
     signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH,  # the system ignores these
     signal.SIGPIPE, signal.SIGXFSZ,  # Python ignores these: the call that caused one gets an error
 }  # fmt: skip
 _MOST_KEPT: Final = 2
 """Times that the same signal is kept: a second one ends at once, and a third does where nobody takes these two."""
-_NOT_OURS: Final = {signal.SIGKILL, signal.SIGSTOP, *FAULTS, *HARMLESS}
+_NOT_OURS: Final = {signal.SIGKILL, signal.SIGSTOP, *FAULTS, *IGNORED_BY_DEFAULT}
 
 MEANINGS: Final[Mapping[int, Meaning]] = {
     **dict.fromkeys(sorted(signal.valid_signals() - _NOT_OURS), Meaning.IGNORE),
@@ -84,7 +84,7 @@ class Receiver:
     def take(self, number: int, meaning: Meaning) -> None:
         """Do what the signal means; to be called by the event loop."""
         if meaning is Meaning.IGNORE:
-            self._ignore(name_of(number))
+            self._ignore(signal_name(number))
         else:
             self._callbacks[meaning]()
 
@@ -103,7 +103,7 @@ class Process:
         self._leave: Callable[[], object] = lambda: None
         self._status = 0
 
-    def hold(self, meanings: Mapping[int, Meaning]) -> None:
+    def install(self, meanings: Mapping[int, Meaning]) -> None:
         """Give every signal its meaning, here and now; for the main thread."""
         self._meanings = meanings
         for number in meanings:
@@ -112,7 +112,7 @@ class Process:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # one inherited as ignored would hide how workers ended
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
 
-    def start(self, leave: Callable[[], object]) -> None:
+    def defer_signals(self, leave: Callable[[], object]) -> None:
         """From now on the end is to be an orderly one: a signal that comes too early for the event loop is kept for it.
 
         *leave* is called where a signal ends the process after that; it takes half a second at most.
@@ -121,7 +121,7 @@ class Process:
         self._is_to_end_in_order = True
 
     @contextlib.contextmanager
-    def passed_to(self, receiver: Receiver, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    def forward_to(self, receiver: Receiver, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         """Have the event loop take the signals inside the block, those first that came before it."""
         self._pass_on = lambda number, meaning: loop.call_soon_threadsafe(receiver.take, number, meaning)
         try:
@@ -136,7 +136,7 @@ class Process:
             self._pass_on = None
 
     @contextlib.contextmanager
-    def to_the_last(self) -> Iterator[None]:
+    def exit_at_end(self) -> Iterator[None]:
         """End the process as the block ends: by itself, Python would reset the signals first, and then end."""
         status: object = 0
         try:
@@ -170,7 +170,7 @@ class Process:
 PROCESS: Final = Process()
 
 
-def name_of(number: int) -> str:
+def signal_name(number: int) -> str:
     """As kill(1) and the manuals have it."""
     try:
         return signal.Signals(number).name

@@ -19,7 +19,7 @@ from gateway.model import effects
 from gateway.model.decision import AttemptRecord, Decision
 from gateway.model.hooks import AppKey, Hook, MethodType, method_type, text_of
 from gateway.model.text import bounded, masked, timestamp
-from gateway.model.verdicts import Remarks, Source, Verdict
+from gateway.model.verdicts import Annotations, Source, Verdict
 from gateway.telemetry.log import is_failure
 from gateway.telemetry.shadow_results import DIFFERING, Shadow, ShadowNotes, ShadowResult, is_outcome
 
@@ -40,7 +40,7 @@ _IN_ONE_GO: Final = 32
 _WHOLE_NUMBER: Final = 6
 """Characters from which on a search word may be a whole phone number, which is then found though it is masked."""
 
-_NO_REMARKS: Final = Remarks()
+_NO_ANNOTATIONS: Final = Annotations()
 
 Cursor = tuple[int, int]
 """Successes and failures recorded so far: where a follower stands."""
@@ -170,7 +170,7 @@ class Teller:
     def call(self, decision: Decision, shadow: Shadow | None = None) -> Call:
         """What is shown of a decision, and of its copy."""
         ruling, hook = decision.ruling, decision.hook
-        remarks = ruling.remarks or _NO_REMARKS
+        annotations = ruling.annotations or _NO_ANNOTATIONS
         return Call(
             decision.request_id,
             timestamp(decision.time),
@@ -196,22 +196,22 @@ class Teller:
             effects.of_answer(
                 ruling.status,
                 self._kind(decision.method),
-                False if remarks.ineffective else None,
+                False if annotations.ineffective else None,
                 decision.method,
             )
-            + effects.of_changes(remarks.changed_fields, remarks.ignored_fields),
-            remarks.rule,
-            remarks.repaired,
-            remarks.cut,
-            remarks.ineffective,
-            remarks.client_config,
-            remarks.failed_over_from,
-            remarks.failover_cause,
-            remarks.changed_fields,
-            remarks.ignored_fields,
-            bounded(",".join(remarks.excluded)) if remarks.excluded else None,
+            + effects.of_changes(annotations.changed_fields, annotations.ignored_fields),
+            annotations.rule,
+            annotations.repaired,
+            annotations.cut,
+            annotations.ineffective,
+            annotations.client_config,
+            annotations.failed_over_from,
+            annotations.failover_cause,
+            annotations.changed_fields,
+            annotations.ignored_fields,
+            bounded(",".join(annotations.excluded)) if annotations.excluded else None,
             shadow,
-            remarks.substituted,
+            annotations.substituted,
         )
 
     def matches(self, decision: Decision, wanted: Wanted, shadow: Shadow | None = None) -> bool:
@@ -234,7 +234,9 @@ class Teller:
             or _differs(wanted.target, decision.target)
         ):
             return False
-        if not _remarked(ruling.remarks or _NO_REMARKS, wanted) or not is_outcome(wanted.shadow, shadow):
+        if not _annotations_match(ruling.annotations or _NO_ANNOTATIONS, wanted) or not is_outcome(
+            wanted.shadow, shadow
+        ):
             return False
         hook = decision.hook
         if wanted.call_id is not None and (hook is None or text_of(hook.call_id, _FIELD) != wanted.call_id):
@@ -335,11 +337,11 @@ class Journal:
             decision = _slim(decision)
             size = decision.size
         ring = self._failures if ruling.error or ruling.verdict is Verdict.ERROR else self._successes
-        if ruling.remarks is not None:
+        if ruling.annotations is not None:
             if is_failure(decision):
                 ring = self._failures
-            if ruling.remarks.cut:
-                size += sys.getsizeof(ruling.remarks.cut)
+            if ruling.annotations.cut:
+                size += sys.getsizeof(ruling.annotations.cut)
                 decision = msgspec.structs.replace(decision, size=size)
         self._keep(ring, decision)
 
@@ -411,11 +413,11 @@ class Journal:
                 ring.dropped += 1
 
 
-def _remarked(remarks: Remarks, wanted: Wanted) -> bool:
+def _annotations_match(annotations: Annotations, wanted: Wanted) -> bool:
     return (
-        not _differs(wanted.rule, remarks.rule)
-        and (not wanted.ineffective or remarks.ineffective or remarks.ignored_fields is not None)
-        and (not wanted.repaired or remarks.repaired is not None)
+        not _differs(wanted.rule, annotations.rule)
+        and (not wanted.ineffective or annotations.ineffective or annotations.ignored_fields is not None)
+        and (not wanted.repaired or annotations.repaired is not None)
     )
 
 

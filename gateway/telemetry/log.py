@@ -22,7 +22,7 @@ from gateway.model.change import Change, Swap
 from gateway.model.decision import Decision
 from gateway.model.hooks import text_of
 from gateway.model.text import bounded, masked, printable, timestamp
-from gateway.model.verdicts import Remarks, Verdict
+from gateway.model.verdicts import Annotations, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ _FIELD: Final = 256
 """Characters of a hook's field in an access line; a quarter of it where the line would not fit a pipe's one piece."""
 
 
-class Writer:
+class LogWriter:
     """Writes lines to a file descriptor from a thread; never blocks whoever hands them in, never raises."""
 
     def __init__(self, fd: int, on_drop: Callable[[int], None] = lambda lines: None, *, chunk: int = 64 * 1024) -> None:
@@ -149,7 +149,7 @@ class _AccessLine(msgspec.Struct):
     upstream_ms: float
 
 
-class _RemarkedLine(_AccessLine, omit_defaults=True):
+class _AnnotatedLine(_AccessLine, omit_defaults=True):
     """The same with what few lines have."""
 
     rule: str | None = None
@@ -167,7 +167,7 @@ class _RemarkedLine(_AccessLine, omit_defaults=True):
 class AccessLog:
     """Turns Decisions into access lines, gathered and handed on in batches."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: LogWriter) -> None:
         self._writer = writer
         self._encode = msgspec.json.Encoder().encode
         self._decisions: list[Decision] = []  # not yet lines
@@ -230,8 +230,8 @@ class AccessLog:
     def _written(self, decision: Decision, longest: int) -> bytes:
         """The line, with no field of the hook's longer than *longest*."""
         line = self._line(decision, longest)
-        if decision.ruling.remarks is not None:
-            line = _remarked(line, decision.ruling.remarks, longest)
+        if decision.ruling.annotations is not None:
+            line = _annotate_line(line, decision.ruling.annotations, longest)
         return _console_line(line) if self._console else self._encode(line)
 
     def _line(self, decision: Decision, longest: int) -> _AccessLine:
@@ -279,36 +279,36 @@ def is_failure(decision: Decision) -> bool:
     ruling = decision.ruling
     if ruling.error or ruling.verdict is Verdict.ERROR:
         return True
-    remarks = ruling.remarks
-    return remarks is not None and (remarks.ineffective or remarks.repaired is not None)
+    annotations = ruling.annotations
+    return annotations is not None and (annotations.ineffective or annotations.repaired is not None)
 
 
-def _remarked(line: _AccessLine, remarks: Remarks, longest: int) -> _RemarkedLine:
-    remarked = _RemarkedLine(*msgspec.structs.astuple(line))
-    if remarks.rule is not None:
-        remarked.rule = bounded(remarks.rule, longest)
-    remarked.repaired = remarks.repaired
-    if remarks.client_config != "ok":
-        remarked.client_config = remarks.client_config
-    remarked.ineffective = remarks.ineffective
-    if remarks.failed_over_from is not None:
-        remarked.failed_over_from = bounded(remarks.failed_over_from, longest)
-        remarked.failover_cause = remarks.failover_cause
-    if remarks.changed_fields is not None:
-        remarked.changed_fields = bounded(remarks.changed_fields, longest)
-    if remarks.ignored_fields is not None:
-        remarked.ignored_fields = bounded(remarks.ignored_fields, longest)
-    if remarks.excluded:
-        remarked.excluded = bounded(",".join(remarks.excluded), longest)
-    remarked.substituted = remarks.substituted
-    return remarked
+def _annotate_line(line: _AccessLine, annotations: Annotations, longest: int) -> _AnnotatedLine:
+    annotated = _AnnotatedLine(*msgspec.structs.astuple(line))
+    if annotations.rule is not None:
+        annotated.rule = bounded(annotations.rule, longest)
+    annotated.repaired = annotations.repaired
+    if annotations.client_config != "ok":
+        annotated.client_config = annotations.client_config
+    annotated.ineffective = annotations.ineffective
+    if annotations.failed_over_from is not None:
+        annotated.failed_over_from = bounded(annotations.failed_over_from, longest)
+        annotated.failover_cause = annotations.failover_cause
+    if annotations.changed_fields is not None:
+        annotated.changed_fields = bounded(annotations.changed_fields, longest)
+    if annotations.ignored_fields is not None:
+        annotated.ignored_fields = bounded(annotations.ignored_fields, longest)
+    if annotations.excluded:
+        annotated.excluded = bounded(",".join(annotations.excluded), longest)
+    annotated.substituted = annotations.substituted
+    return annotated
 
 
 def _console_line(line: _AccessLine) -> bytes:
     call = f" call={line.call_id}" if line.call_id else ""
     where = f" → {line.target or line.upstream}" if line.upstream else ""
     why = f": {line.error}" if line.error else ""
-    more = _more(line) if isinstance(line, _RemarkedLine) else ""
+    more = _more(line) if isinstance(line, _AnnotatedLine) else ""
     text = (
         f"{line.ts} {line.verdict:6} {line.status} {line.app} {line.method}{where} "
         f"{line.source}/{line.reason} {line.duration_ms:.1f} ms{call}{more}{why}"
@@ -316,7 +316,7 @@ def _console_line(line: _AccessLine) -> bytes:
     return printable(text).encode("utf-8", "replace")
 
 
-def _more(line: _RemarkedLine) -> str:
+def _more(line: _AnnotatedLine) -> str:
     named = {
         "rule": line.rule,
         "repaired": line.repaired,
@@ -363,7 +363,7 @@ class _Brake(logging.Filter):
 class _Handler(logging.Handler):
     """The standard library's records as lines of the same stream."""
 
-    def __init__(self, writer: Writer, *, console: bool) -> None:
+    def __init__(self, writer: LogWriter, *, console: bool) -> None:
         super().__init__()
         self._writer = writer
         self._console = console
@@ -396,12 +396,12 @@ class _Handler(logging.Handler):
         return msgspec.json.encode(line, enc_hook=str)
 
 
-def configure_logging(writer: Writer, *, level: str, console: bool) -> None:
+def configure_logging(writer: LogWriter, *, level: str, console: bool) -> None:
     """Send everything that is logged to the writer; uvicorn's own chatter stays at warnings."""
     prepare_logging(writer, level=level, console=console).commit()
 
 
-def prepare_logging(writer: Writer, *, level: str, console: bool) -> Change:
+def prepare_logging(writer: LogWriter, *, level: str, console: bool) -> Change:
     """The same, ready to be committed."""
     handler = _Handler(writer, console=console)
     handler.addFilter(_Brake())

@@ -16,10 +16,10 @@ from gateway.model.text import masked
 from gateway.model.verdicts import (
     ALLOW_STATUS,
     REJECT_STATUS,
+    Annotations,
     Cause,
     Failure,
     ProxyError,
-    Remarks,
     Ruling,
     allowed_by_backend,
     denied_by_backend,
@@ -117,7 +117,7 @@ def _leniently(answer: Answer, sent: bytes, check: Check) -> Ruling | Failure:
         failure = _not_an_object(answer)
         return failure._replace(detail=f"{failure.detail}; not repaired: {mended}")
     ruling = allowed_by_backend(mended.body)
-    return ruling.remarked(repaired="+".join(mended.kinds), cut=_for_people(mended.cut, sent))
+    return ruling.annotate(repaired="+".join(mended.kinds), cut=_for_people(mended.cut, sent))
 
 
 def _delivered(answer: Answer, sent: bytes) -> Ruling | Failure:
@@ -133,14 +133,14 @@ def _delivered(answer: Answer, sent: bytes) -> Ruling | Failure:
         what = f"status {status} with PHP's report of a fatal error: the event may not have been recorded"
         return Failure(Cause.BAD_ANSWER, ProxyError.HTTP_PROTOCOL_ERROR, what, status)
     ruling = allowed_by_backend(sent)
-    return msgspec.structs.replace(ruling, remarks=_substituted(status, empty=not body.strip()))
+    return msgspec.structs.replace(ruling, annotations=_substituted(status, empty=not body.strip()))
 
 
 @lru_cache(256)
-def _substituted(status: int, *, empty: bool) -> Remarks:
+def _substituted(status: int, *, empty: bool) -> Annotations:
     if status != ALLOW_STATUS:
-        return Remarks(substituted=f"status {status}")
-    return Remarks(substituted="an empty body" if empty else "a body that is not one JSON object")
+        return Annotations(substituted=f"status {status}")
+    return Annotations(substituted="an empty body" if empty else "a body that is not one JSON object")
 
 
 def _for_people(cut: str, sent: bytes) -> str:

@@ -22,12 +22,12 @@ from gateway.admin.endpoints import AdminState
 from gateway.admin.events import CALLS_PER_SECOND, MAX_LISTENERS, Events, Follower, Ration, event, is_failure
 from gateway.admin.lifecycle import Lifecycle
 from gateway.admin.reload import Reloader
-from gateway.admin.rpc import FollowCalls, Nobody, Question, T, Told
+from gateway.admin.rpc import FollowDecisions, NoWorkers, Replies, RpcRequest, T
 from gateway.config import Address, Loaded, loads
 from gateway.model.decision import Decision
 from gateway.model.verdicts import Reason, Ruling, Source, Verdict
 from gateway.server.executor import start_threads
-from gateway.server.listener import address_of, bind
+from gateway.server.listener import bind, display_address
 from gateway.server.single import admin_listener
 from gateway.telemetry.journal import Call, Journal, Teller
 from gateway.telemetry.metrics import Metrics
@@ -102,20 +102,20 @@ def test_a_quiet_second_tells_every_call() -> None:
 
 
 class Processes:
-    """Journals of several processes, some of which do not answer."""
+    """Journals of several processes, some of which do not reply."""
 
     def __init__(self, *pids: int) -> None:
         self.journals = {pid: Journal() for pid in pids}
         self.silent: set[int] = set()
 
-    async def ask(self, question: Question[T]) -> Told[T]:
-        assert isinstance(question, FollowCalls)
-        told = {}
+    async def ask(self, request: RpcRequest[T]) -> Replies[T]:
+        assert isinstance(request, FollowDecisions)
+        news = {}
         for pid, journal in self.journals.items():
             if pid not in self.silent:
-                cursor = question.cursors.get(pid) or journal.cursor_at(question.since)
-                told[pid] = journal.news(cursor, question.most, Teller(pid))
-        return cast(Told[T], Told(told, sorted(self.silent)))
+                cursor = request.cursors.get(pid) or journal.cursor_at(request.since)
+                news[pid] = journal.news(cursor, request.most, Teller(pid))
+        return cast(Replies[T], Replies(news, sorted(self.silent)))
 
 
 async def test_a_follower_is_told_each_call_once_from_then_on() -> None:
@@ -209,13 +209,13 @@ async def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterat
         pass
 
     await start_threads()
-    told = Events(Sampler(lambda: Reading(0.0, {}, {}, {})), Nobody(), 0.0, large)
+    told = Events(Sampler(lambda: Reading(0.0, {}, {}, {})), NoWorkers(), 0.0, large)
     reloader = Reloader(loads(LISTEN, str(path)), Metrics("0"), nothing)
     sockets = bind((Address("127.0.0.1", 0),), "server.admin")
     listener = admin_listener(AdminState(reloader, Lifecycle(), bytes, events=told), sockets)
     serving = asyncio.create_task(listener.run_until_stopped())
     try:
-        yield Served(told, address_of(sockets[0]), listener)
+        yield Served(told, display_address(sockets[0]), listener)
     finally:
         await told.aclose()
         listener.stop()

@@ -19,7 +19,7 @@ from gateway.telemetry.metrics.shared import ForeignCells
 CHECKED: Final = settings(deadline=None, max_examples=80)
 APPS: Final = ("a", "b")
 TARGETS: Final = {("old", "o:1"), ("new", "n:1")}
-IGNORED: Final = denied_by_backend().remarked(ineffective=True)
+IGNORED: Final = denied_by_backend().annotate(ineffective=True)
 
 
 def counting(cells: Cells | None = None) -> Metrics:
@@ -89,9 +89,9 @@ def test_a_candidate_that_was_never_compared_agrees_in_no_share() -> None:
 
 def test_everything_else_is_told_under_its_name() -> None:
     metrics = counting()
-    record(metrics, allowed_by_backend(b"{}").remarked(repaired="bom", client_config="missing"))
-    record(metrics, denied_by_backend().remarked(rule="spam"))
-    record(metrics, allowed_by_backend(b"{}").remarked(rule="spam", failed_over_from="old", failover_cause="timeout"))
+    record(metrics, allowed_by_backend(b"{}").annotate(repaired="bom", client_config="missing"))
+    record(metrics, denied_by_backend().annotate(rule="spam"))
+    record(metrics, allowed_by_backend(b"{}").annotate(rule="spam", failed_over_from="old", failover_cause="timeout"))
     metrics.rate_limited.labelled("a").inc()
     metrics.recorded_hooks.labelled("written").inc(4)
     metrics.recorded_hooks.labelled("dropped").inc()
@@ -108,16 +108,16 @@ def test_everything_else_is_told_under_its_name() -> None:
 
 def test_an_app_whose_connect_answers_are_all_as_wanted_is_not_noteworthy() -> None:
     metrics = counting()
-    record(metrics, allowed_by_backend(b"{}").remarked(client_config="ok"))
+    record(metrics, allowed_by_backend(b"{}").annotate(client_config="ok"))
     (app,) = told(metrics)["apps"]
     assert not noteworthy(app)
-    record(metrics, allowed_by_backend(b"{}").remarked(client_config="missing"))
+    record(metrics, allowed_by_backend(b"{}").annotate(client_config="missing"))
     assert noteworthy(told(metrics)["apps"][0])
 
 
 def test_who_needs_an_operator_comes_first_and_so_many_apps_are_told() -> None:
     metrics = counting()
-    record(metrics, allowed_by_backend(b"{}").remarked(repaired="bom"), "a")
+    record(metrics, allowed_by_backend(b"{}").annotate(repaired="bom"), "a")
     record(metrics, IGNORED, "b")
     found = told(metrics)
     assert [app["app"] for app in found["apps"]] == ["b", "a"]
@@ -128,7 +128,7 @@ def test_who_needs_an_operator_comes_first_and_so_many_apps_are_told() -> None:
 @pytest.mark.parametrize("seconds", [0.0, 2.0])
 def test_an_app_past_its_rate_comes_before_one_of_which_there_is_only_something_to_note(seconds: float) -> None:
     metrics = counting()
-    record(metrics, allowed_by_backend(b"{}").remarked(client_config="missing"), "a")
+    record(metrics, allowed_by_backend(b"{}").annotate(client_config="missing"), "a")
     metrics.rate_limited.labelled("b").inc()
     assert [app["app"] for app in told(metrics, seconds=seconds)["apps"]] == ["b", "a"]
 

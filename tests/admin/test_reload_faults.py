@@ -27,7 +27,7 @@ from gateway.recording import Recorder
 from gateway.server import hook_service
 from gateway.server.hook_service import HookService
 from gateway.server.listener import bind
-from gateway.telemetry.log import AccessLog, Writer
+from gateway.telemetry.log import AccessLog, LogWriter
 from gateway.telemetry.metrics import Metrics
 from gateway.upstreams import Targets, mirror
 from gateway.upstreams.health import HealthCheck
@@ -77,7 +77,7 @@ class Staged:
         self.path.write_text(self.texts[BEFORE])
         loaded = loads(self.texts[BEFORE], str(self.path))
         self.metrics = Metrics("test")
-        self.writer = Writer(os.open(os.devnull, os.O_WRONLY))
+        self.writer = LogWriter(os.open(os.devnull, os.O_WRONLY))
         self.sockets = bind(loaded.config.server.listen, "server.listen")
         self.service = HookService(with_workers(loaded.config, 1), self.sockets, self.metrics, self.writer)
         self.reloader = Reloader(loaded, self.metrics, lambda new: self.service.take(with_workers(new.config, 1)))

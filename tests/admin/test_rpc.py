@@ -1,4 +1,4 @@
-"""What processes tell each other: answers survive the way, orders are remembered, reports of one target become one."""
+"""Requests to workers: replies survive the way, actions are remembered, reports of one target become one."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.admin.rpc import (
+    ActiveActions,
     Drain,
-    FindCalls,
-    FollowCalls,
-    HoldTarget,
-    Nobody,
-    Orders,
-    Question,
+    FindDecisions,
+    FollowDecisions,
+    NoWorkers,
     ReportTargets,
-    decoded,
-    encoded,
+    RpcRequest,
+    SetEjected,
+    decode_reply,
+    encode_reply,
 )
-from gateway.server.ipc import Ask, Channel, Told
+from gateway.server.ipc import AnswerPart, Ask, Channel
 from gateway.telemetry.journal import Attempt, Call, Found, News, Wanted
 from gateway.upstreams.status import Standing, TargetReport, together
 
@@ -39,23 +39,23 @@ REPORT: Final = TargetReport(
 
 
 @pytest.mark.parametrize(
-    ("question", "told"),
+    ("request_", "reply"),
     [
-        (FindCalls(Wanted(app="a", since=1.5)), Found([CALL], 1, 7, "2026-01-01T00:00:00.000Z")),
-        (FollowCalls({5: (3, 4)}, 20), News((5, 6), [CALL], 2)),
+        (FindDecisions(Wanted(app="a", since=1.5)), Found([CALL], 1, 7, "2026-01-01T00:00:00.000Z")),
+        (FollowDecisions({5: (3, 4)}, 20), News((5, 6), [CALL], 2)),
         (ReportTargets(), [REPORT, msgspec.structs.replace(REPORT, state=Standing.HELD, last_error=(1.5, "no"))]),
-        (HoldTarget("u", "http://t/", held=True), True),
+        (SetEjected("u", "http://t/", ejected=True), True),
         (Drain(on=False), False),
     ],
 )
-def test_questions_and_answers_survive_the_way_between_processes(question: Question[Any], told: Any) -> None:
-    assert pickle.loads(pickle.dumps(question)) == question
-    assert decoded(question, encoded(told)) == told
+def test_requests_and_replies_survive_the_way_between_processes(request_: RpcRequest[Any], reply: Any) -> None:
+    assert pickle.loads(pickle.dumps(request_)) == request_
+    assert decode_reply(request_, encode_reply(reply)) == reply
 
 
-async def test_where_nobody_decides_hooks_nobody_answers() -> None:
-    told = await Nobody().ask(ReportTargets())
-    assert (told.by, told.incomplete) == ({}, ())
+async def test_a_process_without_workers_gets_no_replies() -> None:
+    replies = await NoWorkers().ask(ReportTargets())
+    assert (replies.by_pid, replies.incomplete) == ({}, ())
 
 
 @pytest.mark.parametrize("size", [0, 1, 15 * 1024, 15 * 1024 + 1, 1_000_000])
@@ -67,7 +67,7 @@ async def test_a_long_answer_travels_in_pieces_that_hold_up_nobody(size: int) ->
     async with asyncio.timeout(10):
         while True:
             told = await near.receive()
-            assert isinstance(told, Told)
+            assert isinstance(told, AnswerPart)
             assert told.number == 3
             assert told.piece is not None
             assert len(told.piece) <= 15 * 1024
@@ -82,35 +82,35 @@ async def test_a_long_answer_travels_in_pieces_that_hold_up_nobody(size: int) ->
     far.close()
 
 
-# --- orders ---
+# --- actions ---
 
 
 @CHECKED
 @given(
     st.lists(
         st.one_of(
-            st.builds(HoldTarget, st.sampled_from("uv"), st.sampled_from("st"), st.booleans()),
+            st.builds(SetEjected, st.sampled_from("uv"), st.sampled_from("st"), st.booleans()),
             st.builds(Drain, st.booleans()),
             st.just(ReportTargets()),
         ),
         max_size=20,
     )
 )
-def test_the_standing_orders_are_those_that_were_not_taken_back(given_orders: list[Question[Any]]) -> None:
-    orders = Orders()
-    held: set[tuple[str, str]] = set()
+def test_the_actions_in_force_are_those_that_no_later_one_ended(given_actions: list[RpcRequest[Any]]) -> None:
+    actions = ActiveActions()
+    ejected: set[tuple[str, str]] = set()
     drained = False
-    for order in given_orders:
-        orders.note(order)
-        match order:
-            case HoldTarget(upstream, url, on):
-                (held.add if on else held.discard)((upstream, url))
+    for action in given_actions:
+        actions.record(action)
+        match action:
+            case SetEjected(upstream, url, on):
+                (ejected.add if on else ejected.discard)((upstream, url))
             case Drain(on):
                 drained = on
-    standing = orders.standing()
-    assert {(each.upstream, each.url) for each in standing if isinstance(each, HoldTarget) and each.held} == held
-    assert [each for each in standing if isinstance(each, Drain)] == ([Drain(on=True)] if drained else [])
-    assert len(standing) == len(held) + drained
+    in_force = actions.in_force()
+    assert {(each.upstream, each.url) for each in in_force if isinstance(each, SetEjected) and each.ejected} == ejected
+    assert [each for each in in_force if isinstance(each, Drain)] == ([Drain(on=True)] if drained else [])
+    assert len(in_force) == len(ejected) + drained
 
 
 # --- several processes' reports ---

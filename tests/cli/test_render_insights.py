@@ -192,7 +192,7 @@ def test_a_candidate_that_agrees_takes_no_room_in_a_line() -> None:
 
 
 def test_adversarial_nothing_that_was_cut_away_or_compared_steers_the_terminal() -> None:
-    ruling = denied_by_backend().remarked(rule=ESCAPE, repaired="before", cut=ESCAPE * 10, failed_over_from=ESCAPE)
+    ruling = denied_by_backend().annotate(rule=ESCAPE, repaired="before", cut=ESCAPE * 10, failed_over_from=ESCAPE)
     call = told(ruling, Shadow(ESCAPE, ESCAPE, 200, ESCAPE, 1.0, (Difference(ESCAPE, ESCAPE, ESCAPE),)))
     texts = [render_insights.remarks(call).plain, *(text for line in render_insights.story(call) for text in line)]
     assert "\x1b" not in "".join(texts)

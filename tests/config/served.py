@@ -26,10 +26,10 @@ from gateway.config import Config, Loaded
 from gateway.http.client.lookups import LookupThreads
 from gateway.server import fd_limits
 from gateway.server.hook_service import HookService
-from gateway.server.ipc import Take
-from gateway.server.pem_cache import Spares
+from gateway.server.ipc import Build
+from gateway.server.pem_cache import PemCache
 from gateway.server.single import sample_certificates
-from gateway.telemetry.log import Writer
+from gateway.telemetry.log import LogWriter
 from gateway.telemetry.metrics import Metrics
 
 _ANSWERS: Final = frozenset((200, 401, 403))
@@ -90,11 +90,11 @@ def serve(loaded: Loaded, before: Config, directory: Path) -> str:
     config = _recording_in(directory, loaded.config)
     json.dumps(loaded.shown)
     differences(before, config)
-    pickle.loads(pickle.dumps(Take(0, config)))
-    Spares().look(config)
+    pickle.loads(pickle.dumps(Build(0, config)))
+    PemCache().refresh(config)
     fd_limits.shortage(config)
     with open(log, "wb") as file, asyncio.Runner(loop_factory=_NoNetwork) as runner:
-        writer = Writer(os.dup(file.fileno()))
+        writer = LogWriter(os.dup(file.fileno()))
         try:
             runner.run(_serve(config, before, writer))
         finally:
@@ -105,7 +105,7 @@ def serve(loaded: Loaded, before: Config, directory: Path) -> str:
     return told
 
 
-async def _serve(config: Config, before: Config, writer: Writer) -> None:
+async def _serve(config: Config, before: Config, writer: LogWriter) -> None:
     trouble: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: trouble.append(context))
     metrics = Metrics(__version__)

@@ -138,8 +138,8 @@ def test_a_fallback_changes_fields_for_its_cause_alone_and_a_repeat_gets_the_sam
         ruling = by_fallback(Failure(cause, ProxyError.CONNECTION_REFUSED, "no"), fallback, b'{"callee":"1"}')
         repeat = as_duplicate(ruling)
         assert (repeat.status, repeat.body) == (ruling.status, ruling.body)
-        changed = None if ruling.remarks is None else ruling.remarks.changed_fields
-        assert changed == (None if repeat.remarks is None else repeat.remarks.changed_fields)
+        changed = None if ruling.annotations is None else ruling.annotations.changed_fields
+        assert changed == (None if repeat.annotations is None else repeat.annotations.changed_fields)
         return ruling.status, ruling.body, changed
 
     assert told(Cause.UNREACHABLE) == (200, b'{"callee":"1000","x":1}', "callee,x")

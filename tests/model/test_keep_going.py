@@ -18,7 +18,7 @@ from gateway.http.client import Resolver
 from gateway.model.keep_going import KeepGoing
 from gateway.server import hook_service, supervisor, worker
 from gateway.server.hook_service import HookService
-from gateway.server.loop_lag import HoldUps
+from gateway.server.loop_lag import LoopLagMonitor
 from gateway.server.supervisor import Supervisor
 from gateway.telemetry.metrics import Metrics
 from gateway.upstreams.health import HealthCheck
@@ -88,10 +88,10 @@ async def test_the_look_for_silent_workers(failing: Failing) -> None:
 
 async def test_the_copying_of_certificates(failing: Failing) -> None:
     stage: Any = SimpleNamespace(
-        _look_at_files=asyncio.Event(), _spares=SimpleNamespace(look=failing), _config=loads("apps: {}").config
+        _look_at_files=asyncio.Event(), _pem_cache=SimpleNamespace(refresh=failing), _config=loads("apps: {}").config
     )
     stage._look_at_files.set()
-    await outlives(Supervisor._keep_spares(stage), failing)
+    await outlives(Supervisor._refresh_pem_cache(stage), failing)
 
 
 async def test_the_hearing_of_a_worker(failing: Failing) -> None:
@@ -136,16 +136,16 @@ async def test_the_signs_of_life_for_systemd(failing: Failing, monkeypatch: pyte
 
 
 async def test_a_look_at_the_loop_s_own_pauses(failing: Failing) -> None:
-    hold_ups = HoldUps(asyncio.get_running_loop(), failing)
-    hold_ups.start()
+    monitor = LoopLagMonitor(asyncio.get_running_loop(), failing)
+    monitor.start()
     for _ in range(4):
-        hold_ups._due -= 60.0  # it is late by a minute
+        monitor._due -= 60.0  # it is late by a minute
         try:
-            hold_ups._look()
+            monitor._look()
         except (MemoryError, RuntimeError, KeyError):
-            assert hold_ups._timer is not None
+            assert monitor._timer is not None
     assert failing.was_well.is_set()
-    hold_ups.stop()
+    monitor.stop()
 
 
 # --- and any that will be written ---

@@ -156,8 +156,8 @@ def test_any_2xx_is_a_delivery_and_the_hook_s_own_body_goes_out(status: int, tex
     assert isinstance(ruling, Ruling)
     assert (ruling.verdict, ruling.source, ruling.reason) == (Verdict.ALLOW, Source.BACKEND, Reason.OK)
     assert (ruling.status, ruling.body, ruling.content_type) == (200, HOOK, b"application/json")
-    assert ruling.remarks is not None
-    assert ruling.remarks.substituted
+    assert ruling.annotations is not None
+    assert ruling.annotations.substituted
 
 
 @pytest.mark.parametrize("check", EventCheck)
@@ -166,7 +166,7 @@ def test_any_2xx_is_a_delivery_and_the_hook_s_own_body_goes_out(status: int, tex
 def test_a_2xx_with_one_json_object_goes_on_byte_for_byte(status: int, body: bytes, check: EventCheck) -> None:
     ruling = judged(status, body, check)
     assert isinstance(ruling, Ruling)
-    assert (ruling.status, ruling.body, ruling.remarks) == (200, body, None)
+    assert (ruling.status, ruling.body, ruling.annotations) == (200, body, None)
 
 
 @pytest.mark.parametrize("check", EventCheck)
@@ -210,9 +210,9 @@ def test_with_repair_the_backend_s_own_object_goes_out_of_an_answer_with_notices
         ruling = judged(200, body, check)
         assert isinstance(ruling, Ruling)
         assert is_json_object(ruling.body)
-        assert ruling.remarks is not None
-        assert ruling.remarks.repaired == repaired
-        assert (ruling.remarks.substituted is None) is (repaired is not None)
+        assert ruling.annotations is not None
+        assert ruling.annotations.repaired == repaired
+        assert (ruling.annotations.substituted is None) is (repaired is not None)
 
 
 @pytest.mark.parametrize("status", [200, 201, 204])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.http.client import Answer
 from gateway.model.hooks import is_json_object
-from gateway.model.verdicts import Cause, Failure, Remarks, Ruling, Verdict
+from gateway.model.verdicts import Annotations, Cause, Failure, Ruling, Verdict
 from gateway.policy.repair import MAX_CUT, Doubt, Repaired, ResponseCheck, printable, repair
 from gateway.upstreams import judge
 from gateway.upstreams.answers import DENIED
@@ -259,12 +259,12 @@ def ok(body: bytes, *headers: tuple[bytes, bytes]) -> Answer:
     return Answer(200, headers, body)
 
 
-def test_an_answer_repaired_is_the_backend_s_verdict_with_its_remarks() -> None:
+def test_an_answer_repaired_is_the_backend_s_verdict_with_its_annotations() -> None:
     ruling = judge(ok(BOM + TEXT + OWN), HOOK, ResponseCheck.REPAIR)
     assert isinstance(ruling, Ruling)
     plain = judge(ok(OWN), HOOK)
     assert isinstance(plain, Ruling)
-    assert ruling == plain.remarked(repaired="bom+before", cut=TEXT.decode().strip())
+    assert ruling == plain.annotate(repaired="bom+before", cut=TEXT.decode().strip())
     assert ruling.content_type == b"application/json"
 
 
@@ -296,14 +296,14 @@ def test_what_cannot_be_repaired_for_certain_stays_a_bad_answer_and_says_so() ->
 def test_without_a_check_any_200_is_a_yes_with_the_body_as_it_came(body: bytes) -> None:
     ruling = judge(ok(body), HOOK, ResponseCheck.OFF)
     assert isinstance(ruling, Ruling)
-    assert (ruling.verdict, ruling.status, ruling.body, ruling.remarks) == (Verdict.ALLOW, 200, body, None)
+    assert (ruling.verdict, ruling.status, ruling.body, ruling.annotations) == (Verdict.ALLOW, 200, body, None)
 
 
-def remarks_of(cut: bytes, hook: bytes) -> Remarks:
+def annotations_after(cut: bytes, hook: bytes) -> Annotations:
     ruling = judge(ok(b"\nNotice: " + cut + b" in /a.php on line 1\n" + hook), hook, ResponseCheck.REPAIR)
     assert isinstance(ruling, Ruling)
-    assert ruling.remarks is not None
-    return ruling.remarks
+    assert ruling.annotations is not None
+    return ruling.annotations
 
 
 @pytest.mark.parametrize(
@@ -322,25 +322,25 @@ def remarks_of(cut: bytes, hook: bytes) -> Remarks:
     ],
 )
 def test_the_call_s_numbers_are_masked_in_what_was_cut(quoted: bytes, shown: str) -> None:
-    assert remarks_of(quoted, HOOK).cut == f"Notice: {shown} in /a.php on line 1"
+    assert annotations_after(quoted, HOOK).cut == f"Notice: {shown} in /a.php on line 1"
 
 
 @pytest.mark.parametrize("quoted", ["alice.smith", "sip:alice.smith@example.org", "alice.smith%40example.org"])
 def test_a_caller_s_name_is_masked_in_what_was_cut(quoted: str) -> None:
-    cut = remarks_of(quoted.encode(), without(caller="alice.smith@example.org")).cut
+    cut = annotations_after(quoted.encode(), without(caller="alice.smith@example.org")).cut
     assert "alice" not in cut
     assert cut.startswith("Notice: ")
 
 
 def test_a_short_number_is_masked_where_it_stands_by_itself() -> None:
-    cut = remarks_of(b"x110y: 110", without(callee="110")).cut
+    cut = annotations_after(b"x110y: 110", without(callee="110")).cut
     assert cut == "Notice: x110y: *** in /a.php on line 1"
 
 
 def test_what_was_cut_can_do_nothing_to_a_terminal_and_is_bounded() -> None:
-    cut = remarks_of(b"\x1b[2J\x00\x07\x7f\xc2\x9b\xe2\x80\xae\r\xff", HOOK).cut
+    cut = annotations_after(b"\x1b[2J\x00\x07\x7f\xc2\x9b\xe2\x80\xae\r\xff", HOOK).cut
     assert cut == "Notice: \\x1b[2J\\x00\\x07\\x7f\\x9b\\u202e\\x0d\ufffd in /a.php on line 1"
-    assert len(remarks_of(3000 * b"\x1b", HOOK).cut) == 2000
+    assert len(annotations_after(3000 * b"\x1b", HOOK).cut) == 2000
 
 
 @given(st.text())

@@ -344,7 +344,7 @@ def test_of_an_answer_that_is_the_hook_itself_no_byte_is_kept() -> None:
 
 def test_what_else_an_answer_that_is_the_hook_itself_says_is_kept() -> None:
     ruling = by_fallback(Failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, "late"), LENIENT, BODY)
-    for said in (ruling, allowed_by_backend(BODY).remarked(failed_over_from="php")):
+    for said in (ruling, allowed_by_backend(BODY).annotate(failed_over_from="php")):
         duplicates = Duplicates()
         keep(duplicates, BODY, said)
         assert duplicates.find(KEY, BODY, 0.0) == said

@@ -26,12 +26,12 @@ from gateway.config import loads
 from gateway.model.decision import Decision
 from gateway.model.hooks import parse_hook
 from gateway.model.verdicts import (
+    Annotations,
     Cause,
     Failure,
     Fallback,
     ProxyError,
     Reason,
-    Remarks,
     Ruling,
     Source,
     Verdict,
@@ -425,10 +425,10 @@ def test_a_refusal_has_no_answer_and_what_is_no_json_is_not_written() -> None:
     assert b"S3cr3t" not in msgspec.json.encode(polluted)
 
 
-def test_remarks_are_written_without_what_was_cut_away() -> None:
-    remarks = Remarks(rule="spam", repaired="bom+before", cut="Notice: caller +4930123456", ineffective=True)
-    made = recorded(decision(ruling=denied_by_backend().remarked(**msgspec.structs.asdict(remarks))))
-    assert msgspec.json.encode(made.remarks) == b'{"rule":"spam","repaired":"bom+before","ineffective":true}'
+def test_annotations_are_written_without_what_was_cut_away() -> None:
+    annotations = Annotations(rule="spam", repaired="bom+before", cut="Notice: caller +4930123456", ineffective=True)
+    made = recorded(decision(ruling=denied_by_backend().annotate(**msgspec.structs.asdict(annotations))))
+    assert msgspec.json.encode(made.annotations) == b'{"rule":"spam","repaired":"bom+before","ineffective":true}'
 
 
 def test_the_real_method_is_written_not_its_label() -> None:

@@ -16,7 +16,7 @@ import pytest
 from gateway.admin.reload import FailureReason, Reloader
 from gateway.config import Loaded, digest_at, loads
 from gateway.server import file_watch
-from gateway.server.file_watch import Watched, keep_up
+from gateway.server.file_watch import WatchedFile, watch_file
 from gateway.telemetry.metrics import Metrics
 from tests.support.gateways import RunningGateway, running_gateway, wait_until
 
@@ -51,9 +51,9 @@ class Clocks:
         self.passed = 0.0
         self.jumped = 0.0
 
-    def watched(self, path: Path) -> Watched:
+    def watched(self, path: Path) -> WatchedFile:
         began = time.time()
-        return Watched(path, lambda: self.passed, lambda: began + self.passed + self.jumped)
+        return WatchedFile(path, lambda: self.passed, lambda: began + self.passed + self.jumped)
 
 
 @pytest.fixture
@@ -61,13 +61,13 @@ def clocks() -> Clocks:
     return Clocks()
 
 
-def told(watched: Watched) -> str | None:
+def told(watched: WatchedFile) -> str | None:
     """What two looks at a file that stands still tell."""
     watched.look()
     return watched.look()
 
 
-def looks(watched: Watched, clocks: Clocks, seconds: float) -> list[str]:
+def looks(watched: WatchedFile, clocks: Clocks, seconds: float) -> list[str]:
     """What looks tell within so many seconds."""
     found = []
     for _ in range(round(seconds / 0.25)):
@@ -100,7 +100,7 @@ def test_what_else_is_written_beside_it_has_nothing_read(path: Path, reads: list
 
 
 def test_a_file_that_is_being_written_is_not_read(path: Path, reads: list[Path]) -> None:
-    watched = Watched(path)
+    watched = WatchedFile(path)
     for number in range(5):
         with path.open("a") as file:
             file.write(f"line {number}\n")
@@ -202,14 +202,14 @@ def test_a_change_within_the_grain_of_the_file_systems_clock_is_seen(
     now = time.time_ns()
     stamp = file_watch._Stamp(now, now, 5, 1, 1)
     monkeypatch.setattr(file_watch, "_stamp_of", lambda _: stamp)  # a clock that stands still
-    watched = Watched(path)
+    watched = WatchedFile(path)
     assert told(watched) == digest_at(path)
     path.write_text("other")
     assert watched.look() == digest_at(path)
 
 
 def test_a_file_that_changes_while_it_is_read_tells_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    watched = Watched(path)
+    watched = WatchedFile(path)
     watched.look()
 
     def slow(path: Path) -> str | None:
@@ -224,7 +224,7 @@ def test_a_file_that_changes_while_it_is_read_tells_nothing(path: Path, monkeypa
 
 
 def test_a_file_that_is_gone_for_a_while_tells_nothing_and_is_read_when_it_is_back(path: Path) -> None:
-    watched = Watched(path)
+    watched = WatchedFile(path)
     before = told(watched)
     path.unlink()
     assert [watched.look() for _ in range(3)] == [None] * 3
@@ -235,7 +235,7 @@ def test_a_file_that_is_gone_for_a_while_tells_nothing_and_is_read_when_it_is_ba
 def test_what_can_never_be_read_is_told_with_its_reason(path: Path) -> None:
     path.unlink()
     path.symlink_to(path)
-    reason = told(Watched(path))
+    reason = told(WatchedFile(path))
     assert reason is not None
     assert "symbolic link" in reason
 
@@ -261,7 +261,7 @@ class Stage:
     async def until(self, done: Callable[[], object], seconds: float = 10.0) -> None:
         """Watch until it is *done*."""
         stop = asyncio.Event()
-        watching = asyncio.create_task(keep_up(self.reloader, stop))
+        watching = asyncio.create_task(watch_file(self.reloader, stop))
         try:
             async with asyncio.timeout(seconds):
                 while not done():

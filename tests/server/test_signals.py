@@ -17,13 +17,13 @@ from typing import Any, Final
 
 import pytest
 
-from gateway.server.signals import MEANINGS, WORKER_MEANINGS, Meaning, name_of
+from gateway.server.signals import MEANINGS, WORKER_MEANINGS, Meaning, signal_name
 from tests.support.faulty import FaultyBackend, gated_case
 from tests.support.gateways import ROOT, STOP_LIMIT, RunningGateway, running_gateway, wait_until
 from tests.support.programs import require
 
 HARMLESS: Final = sorted(number for number, meaning in MEANINGS.items() if meaning in (Meaning.IGNORE, Meaning.RELOAD))
-IGNORED: Final = {name_of(number) for number, meaning in MEANINGS.items() if meaning is Meaning.IGNORE}
+IGNORED: Final = {signal_name(number) for number, meaning in MEANINGS.items() if meaning is Meaning.IGNORE}
 ENDING: Final = sorted(number for number, meaning in MEANINGS.items() if meaning in (Meaning.DRAIN, Meaning.END))
 LEFT: Final = "CHLD CONT URG WINCH PIPE XFSZ".split()
 """What the system or Python ignores."""
@@ -100,7 +100,7 @@ def test_every_signal_there_is_has_a_meaning() -> None:
 
 
 def test_a_real_time_signal_has_a_name() -> None:
-    assert [name_of(number) for number in (1, signal.SIGRTMIN, signal.SIGRTMIN + 3)] == [
+    assert [signal_name(number) for number in (1, signal.SIGRTMIN, signal.SIGRTMIN + 3)] == [
         "SIGHUP", "SIGRTMIN", "SIGRTMIN+3",
     ]  # fmt: skip
 
@@ -161,7 +161,7 @@ def test_what_ends_a_gateway_does_at_any_moment_of_its_start_with_status_0(
             assert "NOT" not in gateway.log.read_text()
 
 
-@pytest.mark.parametrize("number", ENDING, ids=name_of)
+@pytest.mark.parametrize("number", ENDING, ids=signal_name)
 def test_what_ends_a_gateway_that_serves_does_so_with_status_0_and_in_order(number: int, tmp_path: Path) -> None:
     with running_gateway(configuration(1), tmp_path) as gateway:
         assert gateway.hook(appKey="open").status_code == 200

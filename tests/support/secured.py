@@ -20,8 +20,8 @@ from tests.support.gateways import Answer, RunningGateway, read_answer, wait_unt
 IMPATIENT: Final = (
     sys.executable,
     "-c",
-    "from gateway import cli\nfrom gateway.server import hookservice\n"
-    "hookservice.LOOK_AT_CERTIFICATES_EVERY = 0.1\ncli.main()",
+    "from gateway import cli\nfrom gateway.server import hook_service\n"
+    "hook_service.LOOK_AT_CERTIFICATES_EVERY = 0.1\ncli.main()",
 )
 """The gateway itself, but it looks every 0.1 s whether certificates' files have changed."""
 HANDSHAKE_LIMIT: Final = 0.7

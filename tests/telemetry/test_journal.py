@@ -55,9 +55,9 @@ RULINGS: Final = [
     by_fallback(REFUSED, Fallback(frozenset({Cause.UNREACHABLE})), b"{}"),
     by_static(Verdict.REJECT, b""),
     Ruling(Verdict.ERROR, Source.GATEWAY, Reason.BAD_REQUEST, 400, error="the body is empty"),
-    denied_by_backend().remarked(ineffective=True),
-    ALLOWED.remarked(repaired="bom", cut="\ufeff" * 100),
-    ALLOWED.remarked(rule="night"),
+    denied_by_backend().annotate(ineffective=True),
+    ALLOWED.annotate(repaired="bom", cut="\ufeff" * 100),
+    ALLOWED.annotate(rule="night"),
 ]
 
 

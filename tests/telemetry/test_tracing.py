@@ -24,7 +24,7 @@ from gateway.telemetry.tracing import Tracing
 from gateway.telemetry.tracing import exporter as exporter_module
 from gateway.telemetry.tracing.exporter import QUEUE, Exporter
 from gateway.telemetry.tracing.otlp import Encoder
-from gateway.telemetry.tracing.records import record_of
+from gateway.telemetry.tracing.records import make_record
 from tests.support.collector import Collector, Export, ReceivedSpan, Reply, spans_of
 from tests.support.faulty import FaultyBackend, gated_case, make_certificates, refused_port
 from tests.support.gateways import LISTEN, ROOT, RunningGateway, running_gateway, wait_until
@@ -474,7 +474,7 @@ def decision(number: int = 0) -> Decision:
 
 def put(exporter: Exporter, count: int) -> None:
     for number in range(count):
-        exporter.put(record_of(decision(number), Trace(b"1" * 32, b"", 1 << 63)))
+        exporter.put(make_record(decision(number), Trace(b"1" * 32, b"", 1 << 63)))
 
 
 def value(metrics: Metrics, name: str) -> float:
@@ -596,13 +596,13 @@ def test_a_text_that_is_no_sound_utf_8_still_makes_a_span() -> None:
     one = Decision(
         allowed_by_backend(b"{}"), 1.0, "r", "a", "connect", 1.0, 0.5, "u", "t:1", 1, 0.1, None, 0.0, (attempt,)
     )
-    spans = spans_of(encoder().encode([record_of(one, trace)]))
+    spans = spans_of(encoder().encode([make_record(one, trace)]))
     assert spans[1].message == "half a pair: ?"
     assert spans[1].attributes["server.address"] == "t:1"  # a target that the configuration has no more
 
 
 def test_a_record_does_not_hold_the_hook_s_body() -> None:
-    record = record_of(decision(), Trace(b"1" * 32, b"", 1 << 63))
+    record = make_record(decision(), Trace(b"1" * 32, b"", 1 << 63))
     assert record.call_id == "\N{TELEPHONE RECEIVER}"
     assert not any(isinstance(getattr(record, name), bytes | memoryview) for name in record.__struct_fields__)
 

@@ -14,7 +14,7 @@ from gateway.server.listener import StartError
 from gateway.server.signals import PROCESS
 from gateway.server.single import Gateway
 from gateway.server.supervisor import Supervisor
-from gateway.telemetry.log import PIPE_ATOMIC, Writer, configure_logging
+from gateway.telemetry.log import PIPE_ATOMIC, LogWriter, configure_logging
 
 _STDOUT = 1
 _LAST_LINES = 0.5
@@ -26,7 +26,7 @@ def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
     serve(load_or_fail(config), _run)
 
 
-async def _run(loaded: Loaded, writer: Writer) -> None:
+async def _run(loaded: Loaded, writer: LogWriter) -> None:
     process = Gateway if loaded.config.server.workers == 1 else Supervisor
     try:
         await process(loaded, writer).serve()
@@ -38,8 +38,8 @@ def serve(loaded: Loaded, main: Any) -> None:
     """Serve a configuration until *main*, which is given it and the log's writer, comes to its end."""
     fd_limits.raise_limit()
     log = loaded.config.log
-    writer = Writer(_STDOUT, chunk=PIPE_ATOMIC)
-    PROCESS.start(lambda: writer.close(_LAST_LINES))
+    writer = LogWriter(_STDOUT, chunk=PIPE_ATOMIC)
+    PROCESS.defer_signals(lambda: writer.close(_LAST_LINES))
     configure_logging(writer, level=log.level, console=log.format == "console")
     work: Coroutine[Any, Any, None] = main(loaded, writer)
     try:

@@ -207,8 +207,8 @@ class Claims:
     def _write(self, key: int, body: bytes, ruling: Ruling) -> tuple[int, int, int]:
         """How the verdict is told: its kind, and where in the ring it lies."""
         echoes = ruling.verdict is Verdict.ALLOW and ruling.body == body
-        kept = as_duplicate(ruling).remarks  # what is told of a repeat, too
-        plain = msgspec.structs.replace(ruling, body=b"" if echoes else ruling.body, remarks=kept)
+        kept = as_duplicate(ruling).annotations  # what is told of a repeat, too
+        plain = msgspec.structs.replace(ruling, body=b"" if echoes else ruling.body, annotations=kept)
         if echoes and plain == _USUAL:
             return _ECHO, 0, 0
         if plain == _REFUSED:

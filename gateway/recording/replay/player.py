@@ -215,10 +215,10 @@ class Player:
             tally.not_comparable(played, f"{record.source}/{record.reason}")
             return
         recorded = record.answer_body
-        remarks = record.remarks
+        annotations = record.annotations
         how, ignore = self._options.compare, self._options.ignore
         # What the gateway itself has put into an answer is none of the backend's.
-        if recorded is None or (remarks is not None and remarks.client_config == "enforced"):
+        if recorded is None or (annotations is not None and annotations.client_config == "enforced"):
             how = Compare.VERDICT
         ours = Answered(record.verdict, record.status, recorded or b"", "")
         theirs = answer.answered

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Container, Iterable, Iterator,
 from typing import Any, Final, NamedTuple, TypeVar
 
 from gateway.model.decision import UNKNOWN_APP, Decision
-from gateway.model.verdicts import Remarks, Source
+from gateway.model.verdicts import Annotations, Source
 from gateway.telemetry.metrics.cells import Cells, Counter, Distribution, Family, Gauge, Histogram, Series, Value
 from gateway.telemetry.metrics.exposition import render
 from gateway.telemetry.metrics.shared import ForeignCells
@@ -23,7 +23,7 @@ BUDGET_BUCKETS: Final = (0.1, 0.25, 0.5, 0.8, 0.95, 1.0)
 APP_LABEL_LIMIT: Final = 500
 """Configured apps beyond which histograms lose their app label, so that a scrape stays bounded."""
 
-_NO_REMARKS: Final = Remarks()
+_NO_ANNOTATIONS: Final = Annotations()
 
 
 class _HookSeries:
@@ -196,7 +196,7 @@ class Metrics:
         self._hook_series: dict[tuple[str, ...], _HookSeries] = {}
         self._era = object()
         """Changes with the configuration: series that were looked up before may be gone."""
-        self._remarked: dict[tuple[object, ...], tuple[Value, ...]] = {}
+        self._annotated: dict[tuple[object, ...], tuple[Value, ...]] = {}
 
     def _describe_protocol(self, counter: Callable[..., Counter]) -> None:
         """What no general proxy counts."""
@@ -278,8 +278,8 @@ class Metrics:
 
     def record(self, decision: Decision) -> None:
         """Count one hook's fate."""
-        ruling, place = decision.ruling, decision.place
-        series: _HookSeries | None = None if place is None else place.kept
+        ruling, cache = decision.ruling, decision.app_cache
+        series: _HookSeries | None = None if cache is None else cache.metrics_slot
         if (  # an app's hooks are mostly of one kind: its last one's series is at hand
             series is None
             or series.method is not decision.method
@@ -294,8 +294,8 @@ class Metrics:
         series.overhead.observe(decision.duration - decision.upstream_duration)
         if decision.budget:
             series.budget_used.observe(decision.duration / decision.budget)
-        if ruling.remarks is not None or decision.split:
-            self._count_remarks(decision)
+        if ruling.annotations is not None or decision.split:
+            self._count_annotations(decision)
 
     def record_reload(self, failed_by: str | None) -> None:
         """Count an attempt to load a new configuration; *failed_by* is the reason where it changed nothing."""
@@ -342,7 +342,7 @@ class Metrics:
         self.scope = scope
         self._hook_series.clear()
         self._era = object()
-        self._remarked.clear()
+        self._annotated.clear()
 
     def prune(self, targets: Collection[tuple[str, str]]) -> None:
         """Remove all series that are not of the scope, and those of targets, (upstream, target), that are not these."""
@@ -361,7 +361,7 @@ class Metrics:
             self.rule_hits.keep(("app", "rule"), rules)
         self._hook_series.clear()
         self._era = object()
-        self._remarked.clear()
+        self._annotated.clear()
 
     def on_scrape(self, sampler: Callable[[], None]) -> None:
         """Call *sampler* before each exposition, to set the gauges that nobody keeps up to date."""
@@ -406,8 +406,8 @@ class Metrics:
         series = self._hook_series.get(key)
         if series is None:
             series = self._hook_series[key] = self._series_of(decision)
-        if decision.place is not None:
-            decision.place.kept = series
+        if decision.app_cache is not None:
+            decision.app_cache.metrics_slot = series
         return series
 
     def _series_of(self, decision: Decision) -> _HookSeries:
@@ -424,50 +424,50 @@ class Metrics:
             self.budget_used.labelled(histogram_app),
         )
 
-    def _count_remarks(self, decision: Decision) -> None:
+    def _count_annotations(self, decision: Decision) -> None:
         ruling = decision.ruling
         if ruling.source is Source.DUPLICATE:
             return  # it was counted when it was decided
-        remarks = ruling.remarks or _NO_REMARKS
-        fields = frozenset(name.rpartition(".")[2] for name in remarks.excluded) if remarks.excluded else None
+        annotations = ruling.annotations or _NO_ANNOTATIONS
+        fields = frozenset(name.rpartition(".")[2] for name in annotations.excluded) if annotations.excluded else None
         key = (
             decision.app,
             decision.method,
             ruling.verdict,
             decision.upstream if decision.split else None,
-            remarks.rule,
-            remarks.repaired,
-            remarks.client_config,
-            remarks.ineffective,
-            remarks.failed_over_from,
-            remarks.failover_cause,
-            remarks.ignored_fields is not None,
+            annotations.rule,
+            annotations.repaired,
+            annotations.client_config,
+            annotations.ineffective,
+            annotations.failed_over_from,
+            annotations.failover_cause,
+            annotations.ignored_fields is not None,
             fields,
         )
-        series = self._remarked.get(key)
+        series = self._annotated.get(key)
         if series is None:
-            series = self._remarked[key] = tuple(self._series_of_remarks(decision, remarks))
+            series = self._annotated[key] = tuple(self._annotation_series(decision, annotations))
         for value in series:
             value.inc()
 
-    def _series_of_remarks(self, decision: Decision, remarks: Remarks) -> Iterator[Value]:
+    def _annotation_series(self, decision: Decision, annotations: Annotations) -> Iterator[Value]:
         app = decision.app if decision.app in self.scope.apps else UNKNOWN_APP
         verdict, rules = decision.ruling.verdict, self.scope.rules
-        if remarks.rule is not None and (rules is None or (app, remarks.rule) in rules):
-            yield self.rule_hits.labelled(app, remarks.rule, verdict)
-        if remarks.repaired is not None:
-            yield self.repaired_answers.labelled(app, remarks.repaired)
-        if remarks.client_config is not None:
-            yield self.client_config_answers.labelled(app, remarks.client_config)
-        if remarks.ineffective:
+        if annotations.rule is not None and (rules is None or (app, annotations.rule) in rules):
+            yield self.rule_hits.labelled(app, annotations.rule, verdict)
+        if annotations.repaired is not None:
+            yield self.repaired_answers.labelled(app, annotations.repaired)
+        if annotations.client_config is not None:
+            yield self.client_config_answers.labelled(app, annotations.client_config)
+        if annotations.ineffective:
             yield self.ineffective_rejects.labelled(app, decision.method)
-        if remarks.ignored_fields is not None:
+        if annotations.ignored_fields is not None:
             yield self.ineffective_changes.labelled(app, decision.method)
-        for field in {name.rpartition(".")[2] for name in remarks.excluded}:
+        for field in {name.rpartition(".")[2] for name in annotations.excluded}:
             yield self.excluded_fields.labelled(app, field)
         # As with apps, a rule or an upstream that a reload has removed does not come back.
-        if remarks.failed_over_from is not None and remarks.failed_over_from in self.scope.upstreams:
-            yield self.failovers.labelled(app, remarks.failed_over_from, remarks.failover_cause or "")
+        if annotations.failed_over_from is not None and annotations.failed_over_from in self.scope.upstreams:
+            yield self.failovers.labelled(app, annotations.failed_over_from, annotations.failover_cause or "")
         if decision.split and decision.upstream is not None and decision.upstream in self.scope.upstreams:
             yield self.split_hooks.labelled(app, decision.upstream, verdict)
 

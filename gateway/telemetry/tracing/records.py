@@ -60,7 +60,7 @@ class HookRecord(msgspec.Struct, frozen=True, gc=False):
         return 1 + sum(2 if attempt.queued > 0.0 else 1 for attempt in self.attempts)
 
 
-def record_of(decision: Decision, trace: Trace) -> HookRecord:
+def make_record(decision: Decision, trace: Trace) -> HookRecord:
     """What is kept of a decision."""
     ruling, hook = decision.ruling, decision.hook
     return HookRecord(

@@ -19,7 +19,7 @@ from gateway.model.decision import Decision
 from gateway.model.trace_context import Sampling
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.tracing.exporter import Encoder, Exporter
-from gateway.telemetry.tracing.records import record_of
+from gateway.telemetry.tracing.records import make_record
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class Tracing:
     def _record(self, decision: Decision) -> None:
         """Keep what the spans of a traced hook need."""
         if decision.trace is not None and self._exporter is not None:
-            self._exporter.put(record_of(decision, decision.trace))
+            self._exporter.put(make_record(decision, decision.trace))
 
 
 class _TracingChange(Change):

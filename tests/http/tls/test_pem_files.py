@@ -11,7 +11,7 @@ import pytest
 from gateway.config import loads
 from gateway.http.tls.certificates import MadeOfFiles, Renewal, ServerTLS, days_to_expiry, server_context
 from gateway.http.tls.pem_files import Files, copied, in_memory
-from gateway.server.pem_cache import Spares
+from gateway.server.pem_cache import PemCache
 from tests.support.faulty import Certificates
 from tests.support.secured import Files as Replaced
 from tests.support.secured import config
@@ -84,31 +84,31 @@ def test_spares_follow_a_renewal_keep_what_was_good_and_forget_what_is_configure
     loaded = loads(config(replaced.section)).config
     assert loaded.server.tls is not None
     name = loaded.server.tls.files
-    spares = Spares()
-    assert spares.copies == {}
-    spares.look(loaded)
-    assert spares.copies[name][0] == ours.valid[0].read_bytes()
+    pem_cache = PemCache()
+    assert pem_cache.copies == {}
+    pem_cache.refresh(loaded)
+    assert pem_cache.copies[name][0] == ours.valid[0].read_bytes()
     replaced.put(b"broken", replaced.key)
-    spares.look(loaded)
-    assert spares.copies[name][1] == ours.valid[1].read_bytes()
-    tls = ServerTLS(name, "1.2", spares.copies)
+    pem_cache.refresh(loaded)
+    assert pem_cache.copies[name][1] == ours.valid[1].read_bytes()
+    tls = ServerTLS(name, "1.2", pem_cache.copies)
     with pytest.raises(OSError, match=r"PEM|key|SSL"):
         tls.refresh()
     replaced.install(theirs.valid)
-    spares.look(loaded)
-    assert spares.copies[name][1] == theirs.valid[1].read_bytes()
+    pem_cache.refresh(loaded)
+    assert pem_cache.copies[name][1] == theirs.valid[1].read_bytes()
     assert tls.refresh() is Renewal.CERTIFICATE
-    spares.look(loads("apps: {a: {static: allow}}").config)
-    assert spares.copies == {}
+    pem_cache.refresh(loads("apps: {a: {static: allow}}").config)
+    assert pem_cache.copies == {}
 
 
 def test_files_that_are_of_no_use_from_the_beginning_have_no_copies(ours: Certificates, tmp_path: Path) -> None:
     replaced = Replaced(tmp_path, ours.valid)
     loaded = loads(config(replaced.section)).config
     replaced.put(b"broken", replaced.certificate)
-    spares = Spares()
-    spares.look(loaded)
-    assert spares.copies == {}
+    pem_cache = PemCache()
+    pem_cache.refresh(loaded)
+    assert pem_cache.copies == {}
 
 
 @pytest.mark.parametrize("what", ["a pipe", "a directory", "a device"])

@@ -33,7 +33,7 @@ LATE = by_fallback(Failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, "lat
 ECHOED = by_fallback(
     Failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, "late"), Fallback(frozenset({Cause.TIMEOUT})), BODY
 )
-CHANGED = allowed_by_backend(b'{"appKey":"a","callee":"1000"}').remarked(changed_fields="callee")
+CHANGED = allowed_by_backend(b'{"appKey":"a","callee":"1000"}').annotate(changed_fields="callee")
 RULINGS = (allowed_by_backend(BODY), denied_by_backend(), allowed_by_backend(b'{"n":1}'), LATE, ECHOED, CHANGED)
 
 

@@ -14,7 +14,7 @@ from hypothesis import settings
 from gateway.model.decision import Decision
 from gateway.model.hooks import BadHookError, Hook, parse_hook
 from gateway.model.verdicts import Cause, Failure, ProxyError, Ruling, denied_by_backend
-from gateway.telemetry.log import Writer
+from gateway.telemetry.log import LogWriter
 from tests.support.gateways import ROOT
 
 CHECKED = settings(deadline=None, max_examples=60)
@@ -64,7 +64,7 @@ class Sink:
         self.path = path
         self.dropped = 0
         self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        self.writer = Writer(self.fd, self._drop)
+        self.writer = LogWriter(self.fd, self._drop)
 
     def _drop(self, lines: int) -> None:
         self.dropped += lines

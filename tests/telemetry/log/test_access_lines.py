@@ -47,7 +47,7 @@ CONTRACT_FIELDS = (
     "ts request_id node_id app method session_id call_id verdict source reason error status upstream target attempts "
     "budget_ms duration_ms upstream_ms"
 ).split()
-REMARKS: dict[str, Any] = {
+ANNOTATIONS: dict[str, Any] = {
     "rule": "spam",
     "repaired": "before",
     "client_config": "enforced",
@@ -106,9 +106,9 @@ async def test_an_access_line_says_what_the_decision_says(sink: Sink) -> None:
 
 async def test_what_few_hooks_have_stands_only_on_lines_that_have_it(sink: Sink) -> None:
     cut = "\ufeff<br />Notice: SECRET-NOTICE"
-    ruling = allowed_by_backend(b"{}").remarked(rule="night", repaired="bom+before", cut=cut, client_config="missing")
-    line = await line_of(sink, decision(ruling.remarked(ineffective=True, failed_over_from="old")))
-    more = {name: line[name] for name in REMARKS}
+    ruling = allowed_by_backend(b"{}").annotate(rule="night", repaired="bom+before", cut=cut, client_config="missing")
+    line = await line_of(sink, decision(ruling.annotate(ineffective=True, failed_over_from="old")))
+    more = {name: line[name] for name in ANNOTATIONS}
     assert more == {
         "rule": "night",
         "repaired": "bom+before",
@@ -116,37 +116,37 @@ async def test_what_few_hooks_have_stands_only_on_lines_that_have_it(sink: Sink)
         "ineffective": True,
         "failed_over_from": "old",
     }
-    assert set(line) == {*CONTRACT_FIELDS, "caller", "callee", *REMARKS}
-    assert list(line)[: len(CONTRACT_FIELDS) + 2] == list(line)[: -len(REMARKS)]
+    assert set(line) == {*CONTRACT_FIELDS, "caller", "callee", *ANNOTATIONS}
+    assert list(line)[: len(CONTRACT_FIELDS) + 2] == list(line)[: -len(ANNOTATIONS)]
 
 
-@pytest.mark.parametrize("name", REMARKS)
-async def test_a_line_has_no_remark_but_its_own(sink: Sink, name: str) -> None:
-    line = await line_of(sink, decision(denied_by_backend().remarked(**{name: REMARKS[name]})))
-    assert {key for key in line if key in REMARKS} == {name}
-    assert line[name] == REMARKS[name]
+@pytest.mark.parametrize("name", ANNOTATIONS)
+async def test_a_line_has_no_annotation_but_its_own(sink: Sink, name: str) -> None:
+    line = await line_of(sink, decision(denied_by_backend().annotate(**{name: ANNOTATIONS[name]})))
+    assert {key for key in line if key in ANNOTATIONS} == {name}
+    assert line[name] == ANNOTATIONS[name]
 
 
 async def test_a_connect_answer_that_is_as_wanted_is_not_worth_a_word(sink: Sink) -> None:
-    line = await line_of(sink, decision(allowed_by_backend(b"{}").remarked(client_config="ok")))
+    line = await line_of(sink, decision(allowed_by_backend(b"{}").annotate(client_config="ok")))
     assert set(line) == {*CONTRACT_FIELDS, "caller", "callee"}
 
 
-async def test_a_line_for_people_has_the_remarks_too(sink: Sink) -> None:
-    ruling = denied_by_backend().remarked(
+async def test_a_line_for_people_has_the_annotations_too(sink: Sink) -> None:
+    ruling = denied_by_backend().annotate(
         rule="sp\x1b[2Jam", repaired="after", ineffective=True, failed_over_from="old"
     )
     (line,) = await record(sink, decision(ruling), console=True)
     assert rb" rule=sp\x1b[2Jam repaired=after failed_over_from=old ineffective" in line
 
 
-async def test_adversarial_remarks_do_not_make_a_line_too_long_for_a_pipe(sink: Sink) -> None:
+async def test_adversarial_annotations_do_not_make_a_line_too_long_for_a_pipe(sink: Sink) -> None:
     long = "\x00" * 5000
     ruling = by_fallback(TIMED_OUT._replace(detail=long), Fallback(), b"")
     hook = {"appKey": "a", "callId": long, "sessionId": long, "caller": long, "callee": long, "nodeId": long}
     names = ",".join(f"field{number:03d}" for number in range(32))
-    remarks = {"changed_fields": names, "ignored_fields": names, "excluded": tuple(names.split(","))}
-    ruling = ruling.remarked(rule=long, failed_over_from=long, failover_cause="error_status", cut=long, **remarks)
+    annotations = {"changed_fields": names, "ignored_fields": names, "excluded": tuple(names.split(","))}
+    ruling = ruling.annotate(rule=long, failed_over_from=long, failover_cause="error_status", cut=long, **annotations)
     (line,) = await record(sink, decision(ruling, hook))
     assert len(line) < PIPE_ATOMIC
     json.loads(line)
@@ -332,13 +332,13 @@ AS_MEANT = [
     denied_by_backend(),
     by_static(Verdict.ALLOW, b"{}"),
     by_static(Verdict.REJECT, b"{}"),
-    Ruling(Verdict.REJECT, Source.RULE, Reason.DENIED, 403).remarked(rule="spam"),
-    allowed_by_backend(b"{}").remarked(failed_over_from="old"),
-    allowed_by_backend(b"{}").remarked(client_config="missing"),
+    Ruling(Verdict.REJECT, Source.RULE, Reason.DENIED, 403).annotate(rule="spam"),
+    allowed_by_backend(b"{}").annotate(failed_over_from="old"),
+    allowed_by_backend(b"{}").annotate(client_config="missing"),
 ]
 FAILURES = [
-    denied_by_backend().remarked(ineffective=True),
-    allowed_by_backend(b"{}").remarked(repaired="bom"),
+    denied_by_backend().annotate(ineffective=True),
+    allowed_by_backend(b"{}").annotate(repaired="bom"),
     by_fallback(TIMED_OUT, Fallback(), b"{}"),
     by_fallback(TIMED_OUT, Fallback(frozenset(Cause)), b"{}"),
     unknown_app("x"),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.telemetry.log import MAX_BUFFER, Writer
+from gateway.telemetry.log import MAX_BUFFER, LogWriter
 from tests.support.gateways import ROOT, wait_until
 from tests.telemetry.log.lines import Sink
 
@@ -57,7 +57,7 @@ def test_a_pipe_that_nobody_reads_holds_nobody_up_and_every_line_is_either_writt
     batches = 2 * MAX_BUFFER // len(BATCH)
     with pipe() as (reading, writing):
         os.set_blocking(writing, blocking)
-        writer = Writer(writing, dropped)
+        writer = LogWriter(writing, dropped)
         for _ in range(batches):  # returns only because nobody waits for the pipe
             writer.write(BATCH)
         assert 0 < dropped.lines < batches * 640
@@ -74,7 +74,7 @@ def test_a_pipe_that_nobody_reads_holds_nobody_up_and_every_line_is_either_writt
 
 def test_closing_does_not_wait_for_a_pipe_that_nobody_reads() -> None:
     with pipe() as (_, writing):
-        writer = Writer(writing)
+        writer = LogWriter(writing)
         for _ in range(10):
             writer.write(BATCH)
         writer.close(0.05)  # returns; the thread is a daemon and holds no exit up
@@ -86,7 +86,7 @@ def test_closing_does_not_wait_for_a_pipe_that_nobody_reads() -> None:
 
 def assert_gives_up_and_counts(fd: int) -> None:
     dropped = Count()
-    writer = Writer(fd, dropped)
+    writer = LogWriter(fd, dropped)
     for _ in range(20):
         writer.write(BATCH)
     writer.close(20.0)
@@ -111,7 +111,7 @@ def test_a_full_disk_is_given_up_and_counted() -> None:
 def test_a_reader_that_comes_back_gets_whole_lines_again() -> None:
     dropped = Count()
     with pipe() as (reading, writing):
-        writer = Writer(writing, dropped)
+        writer = LogWriter(writing, dropped)
         received = bytearray()
         for number in range(30):
             writer.write(b"line %d\n" % number)
@@ -129,11 +129,11 @@ def _read_some(fd: int, into: bytearray) -> bytearray:
 
 DISK_THAT_FILLS = """
 import os, resource, signal, sys, time
-from gateway.telemetry.log import Writer
+from gateway.telemetry.log import LogWriter
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 fd = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 lost = []
-writer = Writer(fd, lost.append)
+writer = LogWriter(fd, lost.append)
 for limit in (250, 100_000):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     for number in range(10):

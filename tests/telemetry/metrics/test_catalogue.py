@@ -1,4 +1,4 @@
-"""What no general proxy counts: remarks on rulings, and hooks whose upstream was chosen by weight."""
+"""What no general proxy counts: annotations on rulings, and hooks whose upstream was chosen by weight."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def after(*decisions: Decision) -> dict[tuple[str, ...], float]:
     return counted(metrics)
 
 
-def test_a_hook_without_remarks_has_no_series_of_them() -> None:
+def test_a_hook_without_annotations_has_no_series_of_them() -> None:
     assert after(decision(allowed_by_backend(b"{}")), decision(denied_by_backend())) == {}
 
 
-def test_each_remark_is_counted_under_its_own_name() -> None:
-    ruling = denied_by_backend().remarked(
+def test_each_annotation_is_counted_under_its_own_name() -> None:
+    ruling = denied_by_backend().annotate(
         rule="spam", repaired="bom+after", client_config="missing", ineffective=True, failed_over_from="old", cut="x",
         failover_cause="timeout", changed_fields="callee,caller", ignored_fields="callee",
         excluded=("call.caller", "OnCallEvent.caller", "_other.sessionId"),
@@ -77,7 +77,7 @@ def test_each_remark_is_counted_under_its_own_name() -> None:
 
 
 def test_a_connect_answer_that_is_as_wanted_is_counted_too() -> None:
-    ruling = allowed_by_backend(b"{}").remarked(client_config="ok")
+    ruling = allowed_by_backend(b"{}").annotate(client_config="ok")
     assert after(decision(ruling, method="connect")) == {("gateway_client_config_answers_total", "a", "ok"): 1}
 
 
@@ -90,12 +90,12 @@ def test_only_upstreams_chosen_by_weight_have_a_share() -> None:
 
 
 def test_what_is_said_again_to_a_duplicate_is_not_counted_again() -> None:
-    ruling = denied_by_backend().remarked(rule="spam", repaired="bom", ineffective=True)
+    ruling = denied_by_backend().annotate(rule="spam", repaired="bom", ineffective=True)
     once = after(decision(ruling))
     assert after(decision(ruling), decision(as_duplicate(ruling), split=True)) == once
 
 
-remarked = st.fixed_dictionaries(
+annotated = st.fixed_dictionaries(
     {},
     optional={
         "rule": st.sampled_from(["spam", "rules[0]"]),
@@ -112,27 +112,27 @@ remarked = st.fixed_dictionaries(
 
 
 @CHECKED
-@given(st.lists(st.tuples(remarked, st.sampled_from("ab"), st.sampled_from(["old", "new"]), st.booleans())))
+@given(st.lists(st.tuples(annotated, st.sampled_from("ab"), st.sampled_from(["old", "new"]), st.booleans())))
 def test_counts_are_those_of_a_naive_model(hooks: list[tuple[dict[str, Any], str, str, bool]]) -> None:
     model: Counter[tuple[str, ...]] = Counter()
     decisions = []
-    for remarks, app, upstream, split in hooks:
-        ruling = denied_by_backend().remarked(**remarks)
+    for chosen, app, upstream, split in hooks:
+        ruling = denied_by_backend().annotate(**chosen)
         decisions.append(decision(ruling, app=app, upstream=upstream, split=split))
-        if "rule" in remarks:
-            model["gateway_rule_hits_total", app, remarks["rule"], "reject"] += 1
-        if "repaired" in remarks:
-            model["gateway_repaired_answers_total", app, remarks["repaired"]] += 1
-        if "client_config" in remarks:
-            model["gateway_client_config_answers_total", app, remarks["client_config"]] += 1
-        if remarks.get("ineffective"):
+        if "rule" in chosen:
+            model["gateway_rule_hits_total", app, chosen["rule"], "reject"] += 1
+        if "repaired" in chosen:
+            model["gateway_repaired_answers_total", app, chosen["repaired"]] += 1
+        if "client_config" in chosen:
+            model["gateway_client_config_answers_total", app, chosen["client_config"]] += 1
+        if chosen.get("ineffective"):
             model["gateway_ineffective_rejects_total", app, "OnCallEvent"] += 1
-        if "failed_over_from" in remarks:
-            cause = (remarks["failover_cause"],) if "failover_cause" in remarks else ()
-            model[("gateway_failovers_total", app, *cause, remarks["failed_over_from"])] += 1
-        if "ignored_fields" in remarks:
+        if "failed_over_from" in chosen:
+            cause = (chosen["failover_cause"],) if "failover_cause" in chosen else ()
+            model[("gateway_failovers_total", app, *cause, chosen["failed_over_from"])] += 1
+        if "ignored_fields" in chosen:
             model["gateway_ineffective_changes_total", app, "OnCallEvent"] += 1
-        for field in {name.split(".")[1] for name in remarks.get("excluded", ())}:
+        for field in {name.split(".")[1] for name in chosen.get("excluded", ())}:
             model["gateway_excluded_fields_total", app, field] += 1
         if split:
             model["gateway_split_hooks_total", app, upstream, "reject"] += 1
@@ -141,7 +141,7 @@ def test_counts_are_those_of_a_naive_model(hooks: list[tuple[dict[str, Any], str
 
 # --- reloads ---
 
-ALL: Final = denied_by_backend().remarked(
+ALL: Final = denied_by_backend().annotate(
     rule="spam", repaired="bom", client_config="ok", ineffective=True, failed_over_from="old", failover_cause="timeout",
     changed_fields="callee", ignored_fields="callee", excluded=("call.caller",),
 )  # fmt: skip
@@ -184,7 +184,7 @@ def test_counting_goes_on_over_a_reload_that_changes_nothing() -> None:
 def test_rules_that_go_take_their_series_along_where_the_rules_are_told() -> None:
     metrics = metrics_of("a")
     for rule in ("spam", "night"):
-        metrics.record(decision(denied_by_backend().remarked(rule=rule)))
+        metrics.record(decision(denied_by_backend().annotate(rule=rule)))
     metrics.configure({"a"}, TARGETS)
     assert len(metrics.totals(metrics.rule_hits)) == 2
     metrics.configure({"a"}, TARGETS, rules={("a", "night")})
@@ -193,7 +193,7 @@ def test_rules_that_go_take_their_series_along_where_the_rules_are_told() -> Non
 
 def test_a_hook_that_outlives_its_rule_does_not_bring_it_back() -> None:
     metrics = metrics_of("a")
-    late = decision(denied_by_backend().remarked(rule="night"))
+    late = decision(denied_by_backend().annotate(rule="night"))
     metrics.configure({"a"}, TARGETS, rules={("a", "spam")})
     metrics.record(late)
     assert metrics.totals(metrics.rule_hits) == {}

@@ -59,7 +59,7 @@ CONTRACT: Final[dict[str, tuple[str, set[str]]]] = {
     "gateway_recorded_hooks": ("counter", {"outcome"}),
 }
 WISE: Final = set(list(CONTRACT)[-12:])
-"""Nothing of it is configured here: test_metrics_remarks.py is about these."""
+"""Nothing of it is configured here: test_catalogue.py is about these."""
 EMPTY: Final = {"gateway_certificate_days_to_expiry", *WISE} - {
     "gateway_recorded_hooks",
     "gateway_session_settings_unkept",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol, TypeVar
 
 from gateway.model.change import CannotPrepare
-from gateway.server.ipc import Prepared, Took
+from gateway.server.ipc import Committed, Prepared
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ TAKE_LIMIT: Final = 10.0
 _SILENT: Final = 2
 """Pings unanswered by which a worker counts as hanging: it holds up no other, and will be replaced."""
 
-Word = Prepared | Took
+Word = Prepared | Committed
 
 
 class Party(Protocol):
@@ -87,7 +87,7 @@ async def all_prepared(workers: Sequence[Party], serial: int) -> bool:
 
 async def those_without(workers: Sequence[P], serial: int) -> list[P]:
     """Wait until each worker has it in force, has ended, or hangs; those that say that they cannot have it."""
-    words = await _words_of(workers, Took, serial)
+    words = await _words_of(workers, Committed, serial)
     without = []
     for worker, word in zip(workers, words, strict=True):
         if word is not None and word.error is not None:

@@ -1,4 +1,4 @@
-"""The journal's part in what no general proxy knows: remarks on rulings, and what shadows came to."""
+"""The journal's part in what no general proxy knows: annotations on rulings, and what shadows came to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.admin.rpc import FindCalls, decoded, encoded
+from gateway.admin.rpc import FindDecisions, decode_reply, encode_reply
 from gateway.model.decision import Decision
 from gateway.model.hooks import parse_hook
 from gateway.model.verdicts import Ruling, allowed_by_backend, denied_by_backend
@@ -49,27 +49,27 @@ def ids(calls: list[Call]) -> list[str]:
     return [call.request_id for call in calls]
 
 
-# --- remarks ---
+# --- annotations ---
 
 
-def test_a_call_shows_its_remarks() -> None:
-    ruling = ALLOWED.remarked(rule="night", repaired="bom", cut="\ufeff", client_config="ok", failed_over_from="old")
+def test_a_call_shows_its_annotations() -> None:
+    ruling = ALLOWED.annotate(rule="night", repaired="bom", cut="\ufeff", client_config="ok", failed_over_from="old")
     call = TELLER.call(decision(ruling))
     assert (call.rule, call.repaired, call.cut, call.client_config) == ("night", "bom", "\ufeff", "ok")
     assert (call.failed_over_from, call.ineffective, call.shadow) == ("old", False, None)
 
 
 def test_a_refusal_known_to_stop_nothing_says_so() -> None:
-    call = TELLER.call(decision(denied_by_backend().remarked(ineffective=True)))
+    call = TELLER.call(decision(denied_by_backend().annotate(ineffective=True)))
     assert call.ineffective
     assert "this refusal stopped nothing" in call.means
 
 
 def test_what_an_operator_has_to_look_at_outlasts_any_number_of_successes() -> None:
     journal = Journal(recent=5)
-    journal.record(decision(denied_by_backend().remarked(ineffective=True), "ignored"))
-    journal.record(decision(ALLOWED.remarked(repaired="before", cut="Notice: x"), "repaired"))
-    journal.record(decision(denied_by_backend().remarked(rule="spam"), "by rule"))
+    journal.record(decision(denied_by_backend().annotate(ineffective=True), "ignored"))
+    journal.record(decision(ALLOWED.annotate(repaired="before", cut="Notice: x"), "repaired"))
+    journal.record(decision(denied_by_backend().annotate(rule="spam"), "by rule"))
     for number in range(20):
         journal.record(decision(request_id=str(number), time=NOW + 1 + number))
     assert ids(found(journal, failures=True)) == ["ignored", "repaired"]
@@ -82,7 +82,7 @@ def test_what_was_cut_away_counts_among_the_bytes_kept_and_goes_with_its_call() 
     cut = "\U0001f600" * 2000  # four bytes a character
     journal = Journal(recent=1, failures=2)
     for number in range(10):
-        journal.record(decision(ALLOWED.remarked(repaired="before", cut=cut), str(number)))
+        journal.record(decision(ALLOWED.annotate(repaired="before", cut=cut), str(number)))
     assert len(journal) == 2
     assert 2 * sys.getsizeof(cut) < journal.bytes < 2 * sys.getsizeof(cut) + 4096
 
@@ -91,7 +91,7 @@ def test_a_large_body_is_let_go_with_the_decision_s_own_reference_and_the_cut_st
     body = json.dumps({"appKey": "a", "sdp": "x" * 10**6}).encode()
     references = sys.getrefcount(body)
     journal = Journal()
-    journal.record(decision(allowed_by_backend(body).remarked(repaired="after", cut="trailing"), body=body))
+    journal.record(decision(allowed_by_backend(body).annotate(repaired="after", cut="trailing"), body=body))
     assert sys.getrefcount(body) == references
     assert found(journal)[0].cut == "trailing"
 
@@ -198,7 +198,7 @@ def test_with_shadows_too_the_journal_keeps_no_more_than_its_bytes(hooks: list[t
 
 def test_what_is_told_travels_between_processes_whole() -> None:
     journal = Journal()
-    journal.record(decision(ALLOWED.remarked(rule="r", repaired="bom", cut="<script>")))
+    journal.record(decision(ALLOWED.annotate(rule="r", repaired="bom", cut="<script>")))
     journal.note_shadow("id", result("body_differs", DIFFERENCE, Difference("$", None, '"x"')))
     told = asyncio.run(journal.find(Wanted(), TELLER))
-    assert decoded(FindCalls(Wanted()), encoded(told)) == told
+    assert decode_reply(FindDecisions(Wanted()), encode_reply(told)) == told

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from gateway.config import loads
-from gateway.server.doors import Doors
 from gateway.server.listener import bind
+from gateway.server.shared_sockets import SharedSockets
 
 
 @pytest.fixture(params=["127.0.0.1", "unix"])
@@ -52,7 +52,7 @@ async def is_refused(listening: socket.socket) -> bool:
 
 
 async def test_closed_to_all_it_refuses_everyone_and_open_again_it_accepts(listening: socket.socket) -> None:
-    doors = Doors([listening])
+    shared = SharedSockets([listening])
     loop = asyncio.get_running_loop()
     for _ in range(2):
         with await connect(listening) as client:
@@ -60,19 +60,19 @@ async def test_closed_to_all_it_refuses_everyone_and_open_again_it_accepts(liste
             accepted.close()
             assert await ends(client)
         with await connect(listening) as waiting:
-            doors.close_for_now()
-            doors.close_for_now()
+            shared.suspend()
+            shared.suspend()
             assert await ends(waiting)
         assert await is_refused(listening)
-        doors.open()
-        doors.open()
+        shared.resume()
+        shared.resume()
 
 
 async def test_at_the_end_what_waits_can_still_be_accepted_by_whoever_has_the_socket(listening: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     with await connect(listening) as waiting, listening.dup() as a_worker_s:
         a_worker_s.setblocking(False)
-        Doors([listening]).close()
+        SharedSockets([listening]).close()
         accepted, _ = await loop.sock_accept(a_worker_s)
         with accepted:
             await loop.sock_sendall(accepted, b"served")

@@ -14,25 +14,25 @@ from collections.abc import Sequence
 from typing import Final
 
 from gateway.http.server.acceptor import BACKLOG
-from gateway.server.listener import address_of, close, close_to_new
+from gateway.server.listener import close, close_to_new, display_address
 
 _RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER for no time at all: the connection is reset when it is closed (socket(7))."""
 
 
-class Doors:
+class SharedSockets:
     """The supervisor's side of them."""
 
     def __init__(self, sockets: Sequence[socket.socket]) -> None:
         self._sockets = list(sockets)
         self._loop = asyncio.get_running_loop()
         self._are_open = True
-        self.addresses = [address_of(sock) for sock in sockets]
+        self.addresses = [display_address(sock) for sock in sockets]
         """As the log and the admin port show them."""
         self.descriptors = [sock.fileno() for sock in sockets]
         """For the workers to inherit."""
 
-    def close_for_now(self) -> None:
+    def suspend(self) -> None:
         """Refuse every connection, those that wait already too: no worker lives."""
         if not self._are_open:
             return
@@ -45,7 +45,7 @@ class Doors:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)  # Linux: it listens no more, and may do so again
 
-    def open(self) -> None:
+    def resume(self) -> None:
         """A worker lives, and accepts: it has begun to listen itself, unless that was just before they were closed."""
         if self._are_open:
             return
