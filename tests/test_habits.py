@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from gateway import __version__
+from tests.test_documents import is_there, links
 
 ROOT: Final = Path(__file__).parent.parent
 PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -109,7 +110,12 @@ def test_the_changelog_groups_changes_as_keep_a_changelog_does() -> None:
         assert len(kinds) == len(set(kinds))
 
 
-# --- commands ---
+# --- commands and links ---
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "CODE_OF_CONDUCT.md"])
+def test_every_link_leads_somewhere(name: str) -> None:
+    assert [target for target in links(ROOT / name) if not is_there(ROOT / name, target)] == []
 
 
 @pytest.mark.parametrize("name", ["CONTRIBUTING.md", ".github/PULL_REQUEST_TEMPLATE.md", ".pre-commit-config.yaml"])
