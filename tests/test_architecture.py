@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from gateway.config import sections
+from gateway.config import reference_sections
 from gateway.model.hooks import CATALOGUE
 from gateway.model.verdicts import Verdict
 from tests.test_habits import make_targets
@@ -69,7 +70,7 @@ def defined_in(path: Path) -> set[str]:
 
 
 EVERYTHING: Final = set().union(*map(defined_in, PACKAGE.rglob("*.py")), *map(defined_in, PACKAGE.rglob("*.js")))
-KEYS: Final = {key.name for section in sections().values() for key in section.keys}
+KEYS: Final = {key.name for section in reference_sections().values() for key in section.keys}
 """The configuration's."""
 WORDS: Final = {*KEYS, *ROOMS, *CATALOGUE, *Verdict}
 
@@ -101,7 +102,7 @@ def test_every_file_that_is_named_exists(path: str) -> None:
 
 @pytest.mark.parametrize("name", dict.fromkeys(names()))
 def test_every_name_is_defined(name: str) -> None:
-    assert is_known(name)
+    assert is_known(name), f"renamed? there are {get_close_matches(name, EVERYTHING)}"
 
 
 @pytest.mark.parametrize(("name", "file"), pairs())

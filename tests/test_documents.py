@@ -1,4 +1,4 @@
-"""What is written for people agrees with the code."""
+"""What is regenerate for people agrees with the code."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import pytest
 import yaml
 
 from gateway.cli.main import app
-from gateway.cli.reference_docs import SECTIONS, cure_table, reason_table, refusal_table, written
+from gateway.cli.reference_docs import SECTIONS, cure_table, reason_table, refusal_table, regenerate
 from gateway.config import json_schema, loads
 from gateway.http.tls.handshakes import HandshakeFault
 from gateway.model.decision import Decision
 from gateway.model.hooks import parse_hook
-from gateway.model.verdicts import Annotations, Cause, Reason, denied_by_backend
+from gateway.model.verdicts import Annotations, Cause, Reason, backend_reject
 from gateway.proxy.refusals import REFUSALS
 from gateway.telemetry.log import AccessLog, LogWriter
 from gateway.telemetry.metrics import Metrics
@@ -37,7 +37,7 @@ DOCUMENTS: Final = [
     *sorted((ROOT / "deploy").rglob("*.md")),
     *sorted((ROOT / "tests").rglob("*.md")),
 ]
-"""Everything that is written for people."""
+"""Everything that is regenerate for people."""
 
 
 def name_of(path: Path) -> str:
@@ -54,7 +54,7 @@ def texts(*paths: Path) -> str:
 @pytest.mark.parametrize("path", [README, *GUIDES], ids=name_of)
 def test_the_generated_sections_are_those_of_the_code(path: Path) -> None:
     text = path.read_text("utf-8")
-    assert written(text) == text, "run `make docs`"
+    assert regenerate(text) == text, "run `make docs`"
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -115,7 +115,7 @@ def test_every_alert_that_a_document_names_is_one() -> None:
 
 async def test_the_readme_names_every_field_of_an_access_line_and_no_other(tmp_path: Path) -> None:
     annotations: dict[str, Any] = {name: name == "ineffective" or "missing" for name in Annotations.__struct_fields__}
-    ruling = denied_by_backend().annotate(**annotations)
+    ruling = backend_reject().annotate(**annotations)
     hook = parse_hook(b'{"appKey":"a"}')
     decision = Decision(ruling, 0.0, "id", "a", "OnCallEvent", 1.5, 0.1, "u", "http://t/", 1, 0.1, hook)
     path = tmp_path / "log"
@@ -134,10 +134,10 @@ def test_the_readme_names_every_event_that_the_log_tells_of_and_no_other() -> No
     (chapter,) = re.findall(r"have an `event`: (.*?)\. ", README.read_text("utf-8"), re.DOTALL)
     told = set(re.findall(r"`(\w+)`", chapter))
     source = code()
-    written = [value for value in re.findall(r'"event": ([^,}]+)', source) if value not in ("result", "event")]
-    written += re.findall(r'_fields\(("\w+")', source)
-    written += re.findall(r"\bresult = (.*)", (ROOT / "gateway/admin/api.py").read_text("utf-8"))[:1]
-    assert told == {name for value in written for name in re.findall(r'"(\w+)"', value)}
+    regenerate = [value for value in re.findall(r'"event": ([^,}]+)', source) if value not in ("result", "event")]
+    regenerate += re.findall(r'_fields\(("\w+")', source)
+    regenerate += re.findall(r"\bresult = (.*)", (ROOT / "gateway/admin/api.py").read_text("utf-8"))[:1]
+    assert told == {name for value in regenerate for name in re.findall(r'"(\w+)"', value)}
 
 
 def test_every_command_stands_in_the_readme() -> None:

@@ -54,7 +54,7 @@ ELSEWHERE: Final = {
     "config/source/files": "",
     "config/source/problems": "",
     "config/source/references": "",
-    "config/source/written": "",
+    "config/source/display": "",
     "http/client/deadline": "",
     "http/client/dial": "",
     "http/client/errors": "",

@@ -23,7 +23,7 @@ from gateway.model.text import timestamp
 from gateway.model.verdicts import Reason, Source, Verdict
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.metrics.catalogue import DURATION_BUCKETS
-from gateway.telemetry.metrics.shared import ForeignCells
+from gateway.telemetry.metrics.shared import WorkerMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -64,14 +64,14 @@ class Reading(NamedTuple):
     """What no general proxy counts."""
 
 
-def read(metrics: Metrics, others: Collection[ForeignCells] = ()) -> Reading:
+def read(metrics: Metrics, others: Collection[WorkerMetrics] = ()) -> Reading:
     """The counters as they stand now, the *others*' included."""
     for other in others:
         other.refresh()
     return Reading(
         time.monotonic(),
         metrics.totals(metrics.hooks, others),
-        metrics.together(metrics.duration, others),
+        metrics.merged_values(metrics.duration, others),
         metrics.totals(metrics.in_flight, others),
         insights.read(metrics, others),
     )

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 
-from gateway.model.text import bounded
+from gateway.model.text import shorten
 from gateway.model.verdicts import Reason, Source, Verdict
 from gateway.policy.comparison import Finding
-from gateway.telemetry.journal import MAX_LIMIT, Wanted
+from gateway.telemetry.journal import MAX_LIMIT, DecisionFilter
 from gateway.telemetry.shadow_results import DIFFERS
 
 _TEXTS: Final = (
@@ -28,7 +28,7 @@ _is_number = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,9})?").fullmatch
 _MILLISECOND: Final = 0.001
 
 
-def wanted(parameters: Iterable[tuple[str, str]], now: float) -> Wanted:
+def wanted(parameters: Iterable[tuple[str, str]], now: float) -> DecisionFilter:
     """Read a query's parameters; *now* is Unix time, for times that are so long ago.
 
     Raises ValueError with a message for whoever wrote the query.
@@ -49,7 +49,7 @@ def wanted(parameters: Iterable[tuple[str, str]], now: float) -> Wanted:
             raise ValueError(f"{name} must be one of {', '.join(words)}, not {_quoted(texts[name])}")
     since, until = (_time(name, values[name], now) if name in values else None for name in ("since", "until"))
     flags = {name: _flag(name, values.get(name, "0")) for name in _FLAGS}
-    return Wanted(
+    return DecisionFilter(
         **texts,  # type: ignore[arg-type]
         since=since,
         # Times are shown to the millisecond: the one that was copied from a call includes that call.
@@ -91,4 +91,4 @@ def _limit(text: str) -> int:
 
 
 def _quoted(text: str) -> str:
-    return repr(bounded(text, 80))
+    return repr(shorten(text, 80))

@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx
 
 from gateway import config as configuration
-from gateway.config import Config, KeyPath, Loaded, Upstream, in_words
+from gateway.config import Config, KeyPath, Loaded, Upstream, describe_defect
 from gateway.config.sections.upstreams import target_names
-from gateway.http.client.transport import origin_of
+from gateway.http.client.transport import url_origin
 from gateway.http.tls.certificates import client_context, server_context
 from gateway.policy.access import AllowedAddresses
 from gateway.policy.breaker import Breaker
@@ -26,9 +26,9 @@ from gateway.recording.masking import Mask
 from gateway.recording.pseudonyms import Pseudonyms
 from gateway.upstreams.balance import balancer
 from gateway.upstreams.headers import CompiledPolicy
-from gateway.upstreams.health import address_of_check
-from gateway.upstreams.mirror import candidates
-from gateway.upstreams.upstream import policy_of
+from gateway.upstreams.health import check_url
+from gateway.upstreams.mirror import candidate_upstreams
+from gateway.upstreams.upstream import header_policy
 
 _Part = tuple[KeyPath, Callable[[], object]]
 _ANY_METHOD = "/OnCallEvent"
@@ -47,7 +47,7 @@ def prove(config: Config) -> Iterator[tuple[KeyPath, str]]:
         except OSError as exc:  # files that were there when they were checked
             yield path, f"cannot be used: {(exc.strerror or type(exc).__name__).lower()}"
         except Exception as exc:
-            yield path, in_words(exc)
+            yield path, describe_defect(exc)
 
 
 def _parts(config: Config) -> Iterator[_Part]:
@@ -83,20 +83,20 @@ def _apps(config: Config) -> Iterator[_Part]:
 
 def _routes(config: Config) -> None:
     Table(config)
-    candidates(config)
+    candidate_upstreams(config)
 
 
 def _upstream(config: Upstream) -> None:
-    CompiledPolicy(policy_of(config, keep_underscores=False))
+    CompiledPolicy(header_policy(config, keep_underscores=False))
     balancer(config.balance)
     if config.breaker is not None:
         Breaker().configure(config.breaker)
     target_names([target.url for target in config.targets])
     for target in config.targets:
         url = httpx.URL(target.url + _ANY_METHOD)
-        origin_of(url)
+        url_origin(url)
         if config.health is not None:
-            address_of_check(url, config.health)
+            check_url(url, config.health)
 
 
 def _request(url: str, headers: dict[str, str]) -> None:

@@ -26,7 +26,7 @@ from gateway.admin.rpc import FindDecisions, NoWorkers, WorkerRpc
 from gateway.http.server.head import BadRequest
 from gateway.http.server.state import Answer
 from gateway.model.text import timestamp
-from gateway.telemetry.journal import Wanted
+from gateway.telemetry.journal import DecisionFilter
 from gateway.telemetry.metrics.exposition import CONTENT_TYPE
 
 _SECURITY_HEADERS = [
@@ -207,7 +207,7 @@ class Admin:
         reloader = self._state.reloader
         loaded, report = reloader.loaded, reloader.last_report
         activity = await self._state.events.sampler.activity()
-        replies = await self._state.rpc.ask(FindDecisions(Wanted(until=0.0)))
+        replies = await self._state.rpc.ask(FindDecisions(DecisionFilter(until=0.0)))
         return JSONResponse(
             {
                 "version": __version__,
@@ -249,4 +249,4 @@ class Admin:
 
     async def config(self, request: Request) -> Response:
         """The configuration in force, as it was written, secrets masked."""
-        return JSONResponse(self._state.reloader.loaded.shown)
+        return JSONResponse(self._state.reloader.loaded.masked)

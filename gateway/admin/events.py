@@ -22,9 +22,9 @@ from starlette.types import Receive, Scope, Send
 from gateway import __version__
 from gateway.admin.activity import MOST_APPS, Activity, Reading, Sampler
 from gateway.admin.rpc import FollowDecisions, NoWorkers, WorkerRpc
+from gateway.model.decision import counts_as_failure
 from gateway.model.text import timestamp
-from gateway.model.verdicts import Verdict
-from gateway.telemetry.journal import Call, Cursor
+from gateway.telemetry.journal import Cursor, DecisionView
 
 logger = logging.getLogger(__name__)
 
@@ -62,12 +62,12 @@ class Follower:
         self._since = time.time()
         self._cursors: dict[int, Cursor] = {}
 
-    async def look(self) -> tuple[list[Call], int]:
+    async def look(self) -> tuple[list[DecisionView], int]:
         """The calls decided since the last look, oldest first, and how many there were besides; none at first."""
         replies = await self._rpc.ask(FollowDecisions(self._cursors, self._most, self._since))
         late = {pid: self._cursors[pid] for pid in replies.incomplete if pid in self._cursors}
         self._cursors = late | {pid: news.cursor for pid, news in replies.by_pid.items()}
-        calls = [call for news in replies.by_pid.values() for call in news.calls]
+        calls = [call for news in replies.by_pid.values() for call in news.decisions]
         return sorted(calls, key=lambda call: call.time), sum(news.skipped for news in replies.by_pid.values())
 
 
@@ -88,7 +88,7 @@ class Ration:
         self._looks = looks
         self._told = self._look = self._skipped = 0
 
-    def choose(self, calls: Sequence[Call], skipped: int = 0) -> list[Call]:
+    def choose(self, calls: Sequence[DecisionView], skipped: int = 0) -> list[DecisionView]:
         """Those of this look, in their order. A look's share is kept back for failures in the looks that follow."""
         self._look += 1
         left = self._per_second - self._told
@@ -109,9 +109,9 @@ class Ration:
         return skipped
 
 
-def is_failure(call: Call) -> bool:
+def is_failure(call: DecisionView) -> bool:
     """Whether it is anything but a verdict as it was meant, as the log counts failures."""
-    return bool(call.error) or call.verdict == Verdict.ERROR or call.ineffective or call.repaired is not None
+    return counts_as_failure(call.verdict, call.error, call.ineffective, call.repaired)
 
 
 class _Listener:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from gateway.policy.comparison import Finding
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.metrics.shared import ForeignCells
+from gateway.telemetry.metrics.shared import WorkerMetrics
 
 Counts = Mapping[tuple[str, ...], float]
 """A counter's series by label values; the first one is the app, but for the recording's."""
@@ -25,7 +25,7 @@ _SUMS: Final = ("ineffective", "ineffective_changes", "repaired", "failovers", "
 _LEAST_URGENT: Final = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
 
 
-def read(metrics: Metrics, others: Collection[ForeignCells] = ()) -> dict[str, dict[tuple[str, ...], float]]:
+def read(metrics: Metrics, others: Collection[WorkerMetrics] = ()) -> dict[str, dict[tuple[str, ...], float]]:
     """The counters as they stand now, the (refreshed) *others*' included."""
     families = {
         "ineffective": metrics.ineffective_rejects,

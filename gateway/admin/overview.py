@@ -7,12 +7,12 @@ from typing import Any, Final, NamedTuple
 
 from gateway.admin.insights import Insights
 from gateway.admin.rpc import FindDecisions, ReportTargets, SetEjected, WorkerRpc
-from gateway.config import Config, Loaded, Settings, fit_to_show, written_urls
+from gateway.config import Config, Loaded, Settings, display_urls, display_value
 from gateway.config.sections.upstreams import target_names
-from gateway.model.text import bounded, timestamp
-from gateway.telemetry.journal import Call, Wanted
+from gateway.model.text import shorten, timestamp
+from gateway.telemetry.journal import DecisionFilter, DecisionView
 from gateway.upstreams.latency import quantile
-from gateway.upstreams.status import TargetReport, together
+from gateway.upstreams.status import TargetReport, merge_reports
 
 MAX_APPS: Final = 20
 """Apps named per upstream; the rest is counted."""
@@ -45,11 +45,11 @@ class Overview:
         self._loaded = loaded
         self._apps_of: tuple[Config | None, Mapping[str, list[str]]] = (None, {})
 
-    async def calls(self, wanted: Wanted) -> dict[str, Any]:
+    async def calls(self, wanted: DecisionFilter) -> dict[str, Any]:
         """The calls that are wanted, newest first, and how much they were looked for in."""
         replies = await self._rpc.ask(FindDecisions(wanted))
         found = list(replies.by_pid.values())
-        calls = sorted((call for each in found for call in each.calls), key=_time_of, reverse=True)
+        calls = sorted((call for each in found for call in each.decisions), key=_time_of, reverse=True)
         return {
             "calls": calls[: wanted.limit],
             "matched": sum(each.matched for each in found),
@@ -58,9 +58,9 @@ class Overview:
             "incomplete": list(replies.incomplete),
         }
 
-    async def call(self, request_id: str) -> Call | None:
+    async def call(self, request_id: str) -> DecisionView | None:
         """The call with this id, the newest where a client gave it to several; None where no journal holds it."""
-        answer = await self.calls(Wanted(request_id=request_id, limit=1))
+        answer = await self.calls(DecisionFilter(request_id=request_id, limit=1))
         return answer["calls"][0] if answer["calls"] else None
 
     async def upstreams(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class Overview:
             apps = apps_of.get(name, [])
             urls = [target.url for target in upstream.targets]
             names = _names(name, urls, reports)
-            written = written_urls(loaded.shown, name, len(urls))
+            written = display_urls(loaded.masked, name, len(urls))
             shown.append(
                 {
                     "name": name,
@@ -109,7 +109,7 @@ class Overview:
             app["client_config"]["methods"] = [] if wanted is None else sorted(wanted.failing)
             app["split"] = [{**share, "weight": weights.get(share["upstream"])} for share in app["split"]]
         shown["recorded"]["path"] = (
-            None if config.record is None else fit_to_show(config.record.path, loaded.shown, "record", "path")
+            None if config.record is None else display_value(config.record.path, loaded.masked, "record", "path")
         )
         return shown
 
@@ -138,7 +138,7 @@ class Overview:
         for reports in replies.by_pid.values():
             for report in reports:
                 by_target.setdefault((report.upstream, report.url), []).append(report)
-        return {key: together(reports) for key, reports in by_target.items()}
+        return {key: merge_reports(reports) for key, reports in by_target.items()}
 
     def _apps(self, config: Config) -> Mapping[str, list[str]]:
         """The apps of each upstream; looked up once per configuration."""
@@ -165,7 +165,7 @@ def _names(upstream: str, urls: list[str], reports: Mapping[tuple[str, str], Tar
     return {**target_names(urls), **living}
 
 
-def _time_of(call: Call) -> str:
+def _time_of(call: DecisionView) -> str:
     return call.time
 
 
@@ -182,18 +182,18 @@ def _shown(report: TargetReport | None) -> Mapping[str, Any]:
         return _UNKNOWN
     last_error = None
     if report.last_error is not None:
-        last_error = {"time": timestamp(report.last_error[0]), "text": bounded(report.last_error[1])}
+        last_error = {"time": timestamp(report.last_error[0]), "text": shorten(report.last_error[1])}
     return {
         "state": report.state,
         "since": None if report.since is None else timestamp(report.since),
-        "why": bounded(report.why) if report.why else None,
-        "closed_to": list(report.closed_to),
+        "why": shorten(report.reason) if report.reason else None,
+        "closed_to": list(report.ejected_for),
         "retry_in_seconds": None if report.retry_in is None else round(report.retry_in, 3),
         "in_flight": report.in_flight,
         "queued": report.queued,
         "connections": report.connections,
         "max_connections": report.max_connections,
-        "usual_ms": _ms(report.usual or None),
+        "usual_ms": _ms(report.latency or None),
         "p50_ms": _ms(quantile(report.times, 0.5)),
         "p95_ms": _ms(quantile(report.times, 0.95)),
         "p99_ms": _ms(quantile(report.times, 0.99)),

@@ -14,8 +14,8 @@ from pydantic import BaseModel
 
 from gateway.admin import systemd
 from gateway.admin.dry_run import load
-from gateway.config import Config, ConfigError, Loaded, Problem, digest_at
-from gateway.model.change import NO_DEFECTS, reason_of
+from gateway.config import Config, ConfigError, Loaded, Problem, file_digest
+from gateway.model.change import EXPECTED_ERRORS, failure_reason
 from gateway.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class Reloader:
         """How the last load went; the start's, until there was another."""
         self.last_at = self.loaded_at
         """Unix time of it."""
-        metrics.loaded(successful=True)
+        metrics.record_load(successful=True)
 
     async def reload(self, trigger: str) -> ReloadReport:
         """Load the file and put it in force whole, or change nothing. *trigger* says who asked, for the log.
@@ -153,7 +153,7 @@ class Reloader:
             report = _not_applied(self.loaded, exc)
             if isinstance(exc, MemoryError | SystemError):
                 least = _TRY_AGAIN_AFTER[-1]  # where memory is short, each attempt is a risk
-            if report != self.last_report and not isinstance(exc, NO_DEFECTS):
+            if report != self.last_report and not isinstance(exc, EXPECTED_ERRORS):
                 logger.error("a configuration could not be put in force", exc_info=exc)
         if report is None or report.successful:
             self._failures = 0
@@ -181,12 +181,12 @@ class Reloader:
     def _look(self) -> _Look:
         """The file as it is now, and what is new in it; blocking."""
         path = self.loaded.path
-        digest = digest_at(path)
+        digest = file_digest(path)
         try:
             loaded = load(path)
         except ConfigError as exc:
             # Of the text that has these problems, not of one that came in between.
-            return _Look(digest if digest_at(path) == digest else None, None, problems=exc.problems)
+            return _Look(digest if file_digest(path) == digest else None, None, problems=exc.problems)
         return _Look(loaded.digest, loaded, tuple(differences(self.loaded.config, loaded.config)))
 
     def _status(self, report: ReloadReport) -> str:
@@ -207,7 +207,7 @@ class Reloader:
 
 
 def _not_applied(loaded: Loaded, exc: Exception) -> ReloadReport:
-    problem = Problem(str(loaded.path), 1, 1, "", f"cannot be put in force: {reason_of(exc)}")
+    problem = Problem(str(loaded.path), 1, 1, "", f"cannot be put in force: {failure_reason(exc)}")
     return ReloadReport(successful=False, problems=(problem,), reason=FailureReason.NOT_APPLIED)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import msgspec
 
 from gateway.proxy.runtime import Runtime
-from gateway.telemetry.journal import Cursor, Found, Journal, News, Teller, Wanted
+from gateway.telemetry.journal import Cursor, DecisionFilter, DecisionFormatter, Journal, JournalUpdate, SearchResult
 from gateway.upstreams.status import TargetReport
 
 RPC_TIMEOUT: Final = 1.0
@@ -29,14 +29,14 @@ class RpcRequest(Generic[T]):
 
 
 @dataclass(frozen=True)
-class FindDecisions(RpcRequest[Found]):
+class FindDecisions(RpcRequest[SearchResult]):
     """Search the journal."""
 
-    wanted: Wanted
+    wanted: DecisionFilter
 
 
 @dataclass(frozen=True)
-class FollowDecisions(RpcRequest[News]):
+class FollowDecisions(RpcRequest[JournalUpdate]):
     """Report the decisions made since the last request.
 
     *cursors* are by process id; a process without one reports what began since the Unix time *since*.
@@ -69,8 +69,8 @@ class Drain(RpcRequest[bool]):
 
 
 _REPLY_TYPES: Final[Mapping[type[RpcRequest[Any]], Any]] = {
-    FindDecisions: Found,
-    FollowDecisions: News,
+    FindDecisions: SearchResult,
+    FollowDecisions: JournalUpdate,
     ReportTargets: list[TargetReport],
     SetEjected: bool,
     Drain: bool,
@@ -135,21 +135,21 @@ class RpcHandler:
         targets = self._runtime.targets
         match request:
             case FindDecisions(wanted):
-                return await self._journal.find(wanted, self._formatter())
+                return await self._journal.search(wanted, self._formatter())
             case FollowDecisions(cursors, most, since):
                 here = cursors.get(self._pid) or self._journal.cursor_at(since)
-                return self._journal.news(here, most, self._formatter())
+                return self._journal.updates(here, most, self._formatter())
             case ReportTargets():
                 return await targets.reports()
             case SetEjected(upstream, url, ejected):
-                return targets.hold(upstream, url) if ejected else targets.restore(upstream, url)
+                return targets.eject(upstream, url) if ejected else targets.restore(upstream, url)
             case Drain(on):
                 return self._drain(on)
         raise TypeError(f"no handler for {request!r}")
 
-    def _formatter(self) -> Teller:
+    def _formatter(self) -> DecisionFormatter:
         config = self._runtime.snapshot.config
-        return Teller(self._pid, config.log.mask, config.hook_types)
+        return DecisionFormatter(self._pid, config.log.mask, config.hook_types)
 
 
 class ActiveActions:

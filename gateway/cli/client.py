@@ -15,7 +15,7 @@ from gateway.cli.common import BAD_USAGE, DEFAULT_CONFIG, fail, is_usable
 from gateway.config import Address, ConfigError, load, parse_address
 from gateway.config.source.document import MAX_BYTES, parse
 from gateway.config.source.files import ReadError, read_text
-from gateway.model.text import bounded, printable
+from gateway.model.text import printable, shorten
 
 TOKEN_VARIABLE: Final = "GATEWAY_ADMIN_TOKEN"  # noqa: S105
 """Environment variable with the admin token, where neither an option nor the configuration tells it."""
@@ -122,7 +122,7 @@ def _in_words(exc: httpx.HTTPError) -> str:
 def _said(answer: httpx.Response) -> str:
     if "html" in answer.headers.get("content-type", ""):
         return f"it answers {answer.status_code} with HTML: this is hardly a gateway's admin port"
-    return printable(bounded(answer.text.strip())) or f"it answers {answer.status_code}"
+    return printable(shorten(answer.text.strip())) or f"it answers {answer.status_code}"
 
 
 def gateway_at(admin: str | None, token_file: Path | None, config: Path | None) -> Gateway:

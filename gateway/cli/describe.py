@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from gateway.config import App, Config, Defaults, Loaded, Settings, fit_to_show
+from gateway.config import App, Config, Defaults, Loaded, Settings, display_value
 from gateway.model.verdicts import Cause, Fallback, Verdict
 from gateway.policy.comparison import Compare
 from gateway.policy.event_answers import EventAnswers
@@ -155,13 +155,13 @@ def some(names: Sequence[str], most: int = _MANY) -> str:
 def wisdom(loaded: Loaded) -> Iterator[str]:
     """What the defaults and each app say of their own, a block for each, and last what a refusal comes to."""
     config = loaded.config
-    yield from _block("defaults", config.defaults, config.inherited(), config)
+    yield from _block("defaults", config.defaults, config.inherited_settings(), config)
     for name, app in config.apps.items():
         yield from _block(name, app, config.settings(name, None), config)
     if config.record is not None:
         part = "" if config.record.sample >= 1 else f"{100 * config.record.sample:.3g}% of the sessions' "
         which = "hooks that failed" if config.record.failures_only else "hooks"
-        where = fit_to_show(config.record.path, loaded.shown, "record", "path")
+        where = display_value(config.record.path, loaded.masked, "record", "path")
         yield from ("", f"{part}{which} recorded in {where}")
     yield from _refusals(config)
     yield from _changes(config)
@@ -171,7 +171,7 @@ def _block(name: str, level: App | Defaults, settings: Settings, config: Config)
     lines = list(_own(level, settings))
     if isinstance(level, Defaults) or level.static is None:
         for method, own in level.methods.items():
-            of_key = config.inherited(method) if isinstance(level, Defaults) else config.settings(name, method)
+            of_key = config.inherited_settings(method) if isinstance(level, Defaults) else config.settings(name, method)
             lines += _of_method(method, own.model_fields_set, of_key)
     if lines:
         yield from ("", name, *(f"  {what:13} {words}" for what, words in lines))

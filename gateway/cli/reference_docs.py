@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway import __version__
-from gateway.config import Key, Section, loads, sections
+from gateway.config import Key, Section, loads, reference_sections
 from gateway.model.verdicts import (
     Cause,
     Failure,
@@ -23,9 +23,9 @@ from gateway.model.verdicts import (
     Reason,
     Ruling,
     Verdict,
-    allowed_by_backend,
-    by_fallback,
-    denied_by_backend,
+    backend_allow,
+    backend_reject,
+    fallback_ruling,
 )
 from gateway.proxy.refusals import REFUSALS
 from gateway.server.signals import FAULTS, IGNORED_BY_DEFAULT, MEANINGS, WORKER_MEANINGS, Meaning, signal_name
@@ -64,15 +64,15 @@ _SIGNALS: Final[Mapping[Meaning, str]] = {
 def verdict_table() -> str:
     """What a backend did, and what the media server gets: worked out by the functions that decide it."""
     rows = [
-        ("`200` with one JSON object", *_told(allowed_by_backend(b"{}")), "–"),
-        ("any `2xx` to an event, with any body (`event_answers: any`)", *_told(allowed_by_backend(b"{}")), "–"),
-        ("`403`: final, never retried, no failure", *_told(denied_by_backend()), "–"),
+        ("`200` with one JSON object", *_outcome(backend_allow(b"{}")), "–"),
+        ("any `2xx` to an event, with any body (`event_answers: any`)", *_outcome(backend_allow(b"{}")), "–"),
+        ("`403`: final, never retried, no failure", *_outcome(backend_reject()), "–"),
     ]
     allow_alone = loads("defaults: {fallback: allow}\n").config.defaults.fallback
     for cause, words in _CAUSES.items():
-        ruling = by_fallback(Failure(cause, ProxyError.HTTP_PROTOCOL_ERROR, ""), Fallback(), b"{}")
+        ruling = fallback_ruling(Failure(cause, ProxyError.HTTP_PROTOCOL_ERROR, ""), Fallback(), b"{}")
         covered = "yes" if allow_alone.verdict(cause) is Verdict.ALLOW else "no: name it"
-        rows.append((words, *_told(ruling), covered))
+        rows.append((words, *_outcome(ruling), covered))
     return _markdown(("what the backend did", "`reason`", "answer", "let pass by `fallback: allow`"), rows)
 
 
@@ -116,28 +116,32 @@ def signal_table() -> str:
     """What each signal means to the gateway's process and to a worker."""
     rows = [
         *(
-            (_signals(MEANINGS, it), _SIGNALS[it], _signals(WORKER_MEANINGS, it))
+            (_signals_that(MEANINGS, it), _SIGNALS[it], _signals_that(WORKER_MEANINGS, it))
             for it in Meaning
             if it is not Meaning.IGNORE
         ),
-        (_named(FAULTS), "a defect, or systemd's watchdog (`SIGABRT`): the process ends where it is", _named(FAULTS)),
-        (_named(IGNORED_BY_DEFAULT), "nothing", _named(IGNORED_BY_DEFAULT)),
+        (
+            _names(FAULTS),
+            "a defect, or systemd's watchdog (`SIGABRT`): the process ends where it is",
+            _names(FAULTS),
+        ),
+        (_names(IGNORED_BY_DEFAULT), "nothing", _names(IGNORED_BY_DEFAULT)),
         ("all others, real-time signals too", "nothing; a line in the log names it", "all others"),
     ]
     return _markdown(("signal", "`gateway run`", "a worker does the same for"), rows)
 
 
-def _signals(meanings: Mapping[int, Meaning], meaning: Meaning) -> str:
-    return _named(number for number, its in meanings.items() if its is meaning)
+def _signals_that(meanings: Mapping[int, Meaning], meaning: Meaning) -> str:
+    return _names(number for number, its in meanings.items() if its is meaning)
 
 
-def _named(numbers: Iterable[int]) -> str:
+def _names(numbers: Iterable[int]) -> str:
     return ", ".join(f"`{signal_name(number)}`" for number in sorted(numbers)) or "–"
 
 
 def keys_at(place: str) -> str:
     """The keys of the configuration's section that stands there. Raises KeyError."""
-    everything = sections()
+    everything = reference_sections()
     section = everything[place]
     blocks = [section.meaning]
     if len(section.places) > 1:
@@ -151,15 +155,15 @@ def keys_at(place: str) -> str:
 def _key(above: str, key: Key, everything: Mapping[str, Section]) -> str:
     care = f" **Mind:** {key.care}" if key.care else ""
     below = f"{above}{key.name}"
-    inner = [it for it in everything.values() if any(_stands_below(place, below) for place in it.places)]
+    inner = [it for it in everything.values() if any(_is_below(place, below) for place in it.places)]
     form = f"{key.form} ([its keys](#{_anchor(inner[0])}))" if inner else key.form
-    is_told = key.default.startswith(("No default", "Required"))
+    is_sentence = key.default.startswith(("No default", "Required"))
     is_value = " " not in key.default and key.default != "none"
-    default = key.default if is_told else f"Default: `{key.default}`" if is_value else f"Default: {key.default}"
+    default = key.default if is_sentence else f"Default: `{key.default}`" if is_value else f"Default: {key.default}"
     return f"#### `{above}{key.name}`\n\n*Value: {form}.* {default}.\n\n{key.meaning}{care}"
 
 
-def _stands_below(place: str, key: str) -> bool:
+def _is_below(place: str, key: str) -> bool:
     """Whether a section is a key's value, or holds for each name or item of it."""
     rest = place.removeprefix(key)
     return rest != place and (rest in ("", "[]") or (rest[1:].isupper() and rest[1:].isalpha()))
@@ -180,17 +184,17 @@ SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
 }
 
 
-def written(text: str) -> str:
+def regenerate(text: str) -> str:
     """A document with its generated sections made anew. Raises KeyError for a section that nobody makes."""
 
-    def made(match: re.Match[str]) -> str:
+    def generate(match: re.Match[str]) -> str:
         begin, name, place, end = match.groups()
         return f"{begin}{SECTIONS[name]() if place is None else keys_at(place)}\n{end}"
 
-    return _section.sub(made, text)
+    return _section.sub(generate, text)
 
 
-def _told(ruling: Ruling) -> tuple[str, str]:
+def _outcome(ruling: Ruling) -> tuple[str, str]:
     return f"`{ruling.reason}`", f"**{ruling.verdict}**, `{ruling.status}`"
 
 
@@ -204,7 +208,7 @@ def main() -> None:
     """Write the sections into the files named on the command line."""
     for name in sys.argv[1:]:
         path = Path(name)
-        path.write_text(written(path.read_text("utf-8")), "utf-8")
+        path.write_text(regenerate(path.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ class Section(NamedTuple):
     keys: tuple[Key, ...]
 
 
-def sections() -> dict[str, Section]:
+def reference_sections() -> dict[str, Section]:
     """Every section of the file by the first of its places."""
     places: dict[type[BaseModel], list[str]] = {}
     for place, model in _models(Config, ""):

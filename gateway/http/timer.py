@@ -14,9 +14,9 @@ import math
 from collections.abc import Callable
 from typing import Final
 
-HELD_UP: Final = 0.25
+LAG_THRESHOLD: Final = 0.25
 """Seconds; what comes later than that was late because of this process."""
-GLANCE: Final = 0.01
+GRACE: Final = 0.01
 """Seconds that a loop that was held up has to look at what has arrived."""
 
 
@@ -24,14 +24,14 @@ def _nobody() -> None:
     """Whom an alarm calls that is closed."""
 
 
-class Alarm:
+class ResettableTimer:
     """Calls *ring* once the time that was set last has come. Times are loop time, in seconds."""
 
-    __slots__ = ("_due", "_excused", "_loop", "_ring", "_timer", "_timer_at", "late")
+    __slots__ = ("_callback", "_due", "_excused", "_loop", "_timer", "_timer_at", "late")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, ring: Callable[[], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
         self._loop = loop
-        self._ring = ring
+        self._callback = callback
         self._due = math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
@@ -40,7 +40,7 @@ class Alarm:
         """Seconds by which it rang too late the last time; 0 where that is no more than usual."""
 
     def __repr__(self) -> str:
-        return f"<Alarm {f'at {self._due:.3f}' if self.is_set else 'off'}>"
+        return f"<ResettableTimer {f'at {self._due:.3f}' if self.is_set else 'off'}>"
 
     @property
     def is_set(self) -> bool:
@@ -62,7 +62,7 @@ class Alarm:
     def close(self) -> None:
         """Never ring again, and let go of whoever was to hear it: else the two would keep each other in memory."""
         self._due = math.inf
-        self._ring = _nobody
+        self._callback = _nobody
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -84,9 +84,9 @@ class Alarm:
             return
         if self._excused != due:
             self.late = 0.0
-            if now - due > HELD_UP:
+            if now - due > LAG_THRESHOLD:
                 self._excused, self.late = due, now - due
-                self._start(now + GLANCE)
+                self._start(now + GRACE)
                 return
         self._due = self._excused = math.inf
-        self._ring()
+        self._callback()

@@ -19,11 +19,11 @@ class CannotPrepare(Exception):
     """Why a change cannot be made, in words for an operator."""
 
 
-NO_DEFECTS: Final = (CannotPrepare, OSError, MemoryError)
+EXPECTED_ERRORS: Final = (CannotPrepare, OSError, MemoryError)
 """What says by itself why a change was not made; anything else is logged with its traceback."""
 
 
-def reason_of(exc: BaseException) -> str:
+def failure_reason(exc: BaseException) -> str:
     """Why a change was not made, for an operator: what an unknown exception says might hold a secret, and stays out."""
     if isinstance(exc, CannotPrepare):
         return str(exc)

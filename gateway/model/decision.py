@@ -8,7 +8,7 @@ import msgspec
 
 from gateway.model.hooks import Hook
 from gateway.model.trace_context import Trace
-from gateway.model.verdicts import Ruling
+from gateway.model.verdicts import Ruling, Verdict
 
 OTHER_METHOD: Final = "_other"
 """The label of methods that neither the catalogue nor the configuration has."""
@@ -79,3 +79,20 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     """Whether its upstream was chosen by weight."""
     app_cache: AppCache | None = None
     """Its app's."""
+
+
+def is_failure(decision: Decision) -> bool:
+    """Whether an operator would look for this hook among the failures; see ``counts_as_failure``."""
+    ruling, annotations = decision.ruling, decision.ruling.annotations
+    if annotations is None:
+        return counts_as_failure(ruling.verdict, ruling.error)
+    return counts_as_failure(ruling.verdict, ruling.error, annotations.ineffective, annotations.repaired)
+
+
+def counts_as_failure(verdict: str, error: str, ineffective: bool = False, repaired: str | None = None) -> bool:
+    """Whether a decision is anything but a verdict as it was meant.
+
+    A rejection that the media server ignores is a failure, and so is an answer that had to be repaired; what a rule
+    rejected is none.
+    """
+    return bool(error) or verdict == Verdict.ERROR or ineffective or repaired is not None

@@ -81,7 +81,7 @@ _CLIENT_LEFT: Final = 499
 _LEFT: Final = "Nobody was there any more to be answered; to a media server, no answer is an error. "
 
 
-def of_refusal(kind: MethodType, stops: bool | None = None, method: str = "") -> str:
+def rejection_effect(kind: MethodType, stops: bool | None = None, method: str = "") -> str:
     """What a 403 does to a hook of a method of this type, as the end of a sentence.
 
     *stops* is whether the session's connect answer set FAIL for the method; None = that is not known. *method* is its
@@ -97,7 +97,7 @@ def of_refusal(kind: MethodType, stops: bool | None = None, method: str = "") ->
     return _STOPPED if stops else _LOGGED
 
 
-def of_answer(status: int, kind: MethodType | None, stops: bool | None = None, method: str = "") -> str:
+def answer_effect(status: int, kind: MethodType | None, stops: bool | None = None, method: str = "") -> str:
     """What the media server does with an answer of this status, in one sentence.
 
     *kind* is the method's type; None for a method of which neither catalogue nor configuration know. *stops* is
@@ -111,7 +111,7 @@ def of_answer(status: int, kind: MethodType | None, stops: bool | None = None, m
     return _LEFT + refused if status == _CLIENT_LEFT else refused
 
 
-def of_changes(changed: str | None, ignored: str | None) -> str:
+def changes_effect(changed: str | None, ignored: str | None) -> str:
     """What the media server does with the fields that a fallback changed, as a sentence after that of the answer.
 
     *ignored* are those of them that it is known not to take. Empty where nothing was changed.

@@ -13,6 +13,8 @@ from typing import Final
 
 import msgspec
 
+from gateway.model.text import shorten
+
 
 class MethodType(StrEnum):
     """How the media server treats a method's answer."""
@@ -154,7 +156,7 @@ def is_json_object(body: bytes) -> bool:
     return True
 
 
-def text_of(raw: msgspec.Raw, limit: int = 256) -> str | None:
+def field_text(raw: msgspec.Raw, limit: int = 256) -> str | None:
     """A field of the hook as text for the log, bounded; None where the hook does not carry it."""
     if not raw:
         return None
@@ -164,7 +166,7 @@ def text_of(raw: msgspec.Raw, limit: int = 256) -> str | None:
         text = bytes(raw).decode("utf-8", "replace")
         if text == "null":
             return None
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return text if len(text) <= limit else shorten(text, limit)
 
 
 def _explain(body: bytes, exc: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Text for people and logs: bounded, printable, masked; times as RFC 3339."""
+"""Text for people and logs: shortened, printable, with phone numbers masked; times as RFC 3339."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_TEXT: Final = 512
 _MILLISECONDS: Final = [f".{number:03d}Z" for number in range(1000)]
 
 
-def masked(number: str) -> str:
+def mask_number(number: str) -> str:
     """A phone number with all but its last two characters hidden; a short one is hidden whole."""
     return "*" * (len(number) - 2) + number[-2:] if len(number) > 4 else "*" * len(number)
 
@@ -27,15 +27,13 @@ def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00")
 
 
-def bounded(text: str, limit: int = MAX_TEXT) -> str:
-    """The text, cut where it is too long for a log line."""
+def shorten(text: str, limit: int = MAX_TEXT) -> str:
+    """The text, cut after *limit* characters with an ellipsis as the last one."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def printable(text: str) -> str:
-    """The text with every character that could move a terminal's cursor or forge a line escaped."""
-    return (
-        text
-        if text.isprintable()
-        else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    )
+def printable(text: str, keep: str = "") -> str:
+    """The text, its characters that could move a terminal's cursor or forge a line escaped, but not those to *keep*."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)

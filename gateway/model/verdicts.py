@@ -205,17 +205,17 @@ PROBLEM_TYPE: Final = b"application/problem+json"
 _DENIED: Final = Ruling(Verdict.REJECT, Source.BACKEND, Reason.DENIED, REJECT_STATUS)
 
 
-def allowed_by_backend(body: bytes) -> Ruling:
+def backend_allow(body: bytes) -> Ruling:
     """The backend's 200: its body goes out as it came."""
     return Ruling(Verdict.ALLOW, Source.BACKEND, Reason.OK, ALLOW_STATUS, body, JSON_TYPE)
 
 
-def denied_by_backend() -> Ruling:
+def backend_reject() -> Ruling:
     """The backend's 403: a decision, and final."""
     return _DENIED
 
 
-def by_fallback(failure: Failure, fallback: Fallback, request_body: bytes) -> Ruling:
+def fallback_ruling(failure: Failure, fallback: Fallback, request_body: bytes) -> Ruling:
     """The configured verdict for a backend's failure; *allow* echoes the request's own body, or changes fields of it.
 
     *request_body* is a hook that has been read: one JSON object.
@@ -237,7 +237,7 @@ def by_fallback(failure: Failure, fallback: Fallback, request_body: bytes) -> Ru
     )  # fmt: skip
 
 
-def as_duplicate(ruling: Ruling) -> Ruling:
+def duplicate_ruling(ruling: Ruling) -> Ruling:
     """The verdict of an earlier hook, given to the same hook come again; with the fields that it changes."""
     annotations = ruling.annotations
     if annotations is not None:
@@ -247,7 +247,7 @@ def as_duplicate(ruling: Ruling) -> Ruling:
     return msgspec.structs.replace(ruling, source=Source.DUPLICATE, annotations=annotations)
 
 
-def by_static(verdict: Verdict, request_body: bytes) -> Ruling:
+def static_ruling(verdict: Verdict, request_body: bytes) -> Ruling:
     """The verdict of an app that has no backend at all."""
     if verdict is Verdict.ALLOW:
         return Ruling(Verdict.ALLOW, Source.STATIC, Reason.OK, ALLOW_STATUS, request_body, JSON_TYPE)
@@ -257,9 +257,9 @@ def by_static(verdict: Verdict, request_body: bytes) -> Ruling:
     )  # fmt: skip
 
 
-def by_rule(verdict: Verdict, request_body: bytes, rule: str) -> Ruling:
+def rule_ruling(verdict: Verdict, request_body: bytes, rule: str) -> Ruling:
     """The verdict of a rule of the app, of this name."""
-    ruling = msgspec.structs.replace(by_static(verdict, request_body), source=Source.RULE)
+    ruling = msgspec.structs.replace(static_ruling(verdict, request_body), source=Source.RULE)
     return ruling.annotate(rule=rule)
 
 

@@ -85,19 +85,19 @@ class Signature:
             raise UnauthorizedError("the hook carries no WCS signature", self.CHALLENGE)
         good = False
         for key in self._keys:
-            good |= hmac.compare_digest(signature_of(body, key), given.lower())
+            good |= hmac.compare_digest(body_signature(body, key), given.lower())
         if not good:
             raise UnauthorizedError("the signature is not that of the body with any of the keys", self.CHALLENGE)
 
 
-def signature_of(body: bytes, key: bytes) -> bytes:
+def body_signature(body: bytes, key: bytes) -> bytes:
     """The hexadecimal HMAC-MD5 (RFC 2104) of a hook's body, as the media server computes it."""
     return hmac.digest(key, body, "md5").hex().encode("ascii")
 
 
 def signed(body: bytes, key: bytes) -> tuple[bytes, bytes]:
     """The header field that signs a body."""
-    return b"authorization", b"WCS " + signature_of(body, key)
+    return b"authorization", b"WCS " + body_signature(body, key)
 
 
 def _authorization(headers: Headers) -> tuple[bytes, bytes]:

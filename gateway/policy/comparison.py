@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 import msgspec
 
+from gateway.model.text import mask_number, shorten
 from gateway.model.verdicts import Verdict
 
 MAX_DIFFERENCES: Final = 20
@@ -295,9 +296,9 @@ class _Show:
             if isinstance(part, int):
                 text += f"[{part}]"
             else:
-                name = _bounded(self._clean(part), _MAX_KEY) or '""'
+                name = shorten(self._clean(part), _MAX_KEY) or '""'
                 text += f".{name}" if text else name
-        return _printable(_bounded(text, MAX_PATH)) or "$"
+        return _without_surrogates(shorten(text, MAX_PATH)) or "$"
 
     def _json(self, value: Any) -> str | None:
         """A value as JSON; no more of it is looked at than is shown."""
@@ -308,7 +309,7 @@ class _Show:
             text += piece
             if len(text) > MAX_SHOWN:
                 break
-        return _printable(_bounded(text, MAX_SHOWN))
+        return _without_surrogates(shorten(text, MAX_SHOWN))
 
     def _pieces(self, value: Any, depth: int) -> Iterator[str]:
         if isinstance(value, dict):
@@ -339,7 +340,7 @@ class _Show:
         """The same without the phone numbers that the bodies say they are about."""
         for number in self._numbers:
             if number in text:
-                text = text.replace(number, _masked(number))
+                text = text.replace(number, mask_number(number))
         return text
 
 
@@ -361,12 +362,7 @@ def _half_hidden(value: object) -> str | None:
     if value is None:
         return "null"
     text = _text_of(value)
-    return _printable(_windows(_masked(text), "")[0]) if text else _hidden(value)
-
-
-def _masked(number: str) -> str:
-    """As in the log: all but the last two characters hidden, of a short one all."""
-    return "*" * (len(number) - 2) + number[-2:] if len(number) > _MIN_NUMBER else "*" * len(number)
+    return _without_surrogates(_windows(mask_number(text), "")[0]) if text else _hidden(value)
 
 
 def _windows(ours: str, theirs: str) -> tuple[str, str]:
@@ -380,7 +376,7 @@ def _window(text: str, begin: int) -> str:
     end = begin + MAX_SHOWN // 2
     shown = text if not begin and len(text) <= MAX_SHOWN - 2 else text[begin:end]
     before, after = "…" if begin else "", "…" if len(text) > begin + len(shown) else ""
-    return _printable(_bounded(_quoted(f"{before}{shown}{after}"), MAX_SHOWN))
+    return _without_surrogates(shorten(_quoted(f"{before}{shown}{after}"), MAX_SHOWN))
 
 
 def _common(one: str, other: str) -> int:
@@ -399,10 +395,6 @@ def _quoted(text: str) -> str:
     return json.dumps(text[: MAX_SHOWN + 1], ensure_ascii=False)
 
 
-def _bounded(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def _printable(text: str) -> str:
+def _without_surrogates(text: str) -> str:
     """Without halves of surrogate pairs, which no UTF-8 can carry."""
     return text.encode("utf-8", "replace").decode("utf-8")

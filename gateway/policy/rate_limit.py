@@ -31,7 +31,7 @@ class Rate(NamedTuple):
         number = f"{self.per_second * _SECONDS[unit]:.6f}".rstrip("0").rstrip(".")
         return f"{number}/{unit} burst {self.burst}"
 
-    def of_one(self, workers: int) -> Rate:
+    def per_worker(self, workers: int) -> Rate:
         """The part of one worker, of so many, while it cannot count together with the others. At least one at once."""
         return Rate(self.per_second / workers, max(1, self.burst // workers))
 

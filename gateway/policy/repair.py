@@ -64,9 +64,6 @@ _LOOKALIKES: Final[dict[int, int | str]] = {
 _NOISE: Final = re.compile(r"[^\n\x20-\x7e]+")
 """What a backend may drop where it wants plain text."""
 _TAG: Final = re.compile(r"<[^<>]*+>")
-_UNPRINTABLE: Final = re.compile(
-    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]"  # line ends stay
-)
 
 
 class ResponseCheck(StrEnum):
@@ -91,7 +88,7 @@ class Repaired(NamedTuple):
     """The messages that were cut away, as PHP wrote them: bounded, but neither masked nor escaped."""
 
 
-class Doubt(StrEnum):
+class RepairFailure(StrEnum):
     """Why an answer is not repaired, in words: which of the proofs failed first."""
 
     FORM = "it is more than whole PHP messages around one object"
@@ -112,30 +109,25 @@ _decode_identifiers = msgspec.json.Decoder(_Identifiers).decode
 _decode_strings = msgspec.json.Decoder(list[str]).decode
 
 
-def repair(body: bytes, hook_body: bytes) -> Repaired | Doubt:
+def repair(body: bytes, hook_body: bytes) -> Repaired | RepairFailure:
     """The backend's own object out of a polluted answer to a hook, or why it is not certain which that is."""
     start, end = body.find(b"{"), body.rfind(b"}") + 1
     if not 0 <= start < end:
-        return Doubt.FORM
+        return RepairFailure.FORM
     before, own, after = body[:start], body[start:end], body[end:]
     if b"}" in before or b"{" in after:
-        return Doubt.FORM
+        return RepairFailure.FORM
     found_before, found_after = _read(before, to_line_start=True), _read(after, to_line_start=False)
     if found_before is None or found_after is None:
-        return Doubt.FORM
+        return RepairFailure.FORM
     kinds = _kinds(found_before, found_after)
     if not kinds or not is_json_object(own):
-        return Doubt.FORM
+        return RepairFailure.FORM
     if not _answers(own, hook_body):
-        return Doubt.IDENTITY
+        return RepairFailure.IDENTITY
     if not _is_harmless(hook_body):
-        return Doubt.ORIGIN
+        return RepairFailure.ORIGIN
     return Repaired(own, kinds, _cut(before, after))
-
-
-def printable(text: str) -> str:
-    """The text with every character escaped that could move a terminal's cursor or turn the direction of writing."""
-    return _UNPRINTABLE.sub(_escaped, text)
 
 
 # --- form ---
@@ -262,8 +254,3 @@ def _decoded(found: re.Match[str]) -> str:
 def _cut(before: bytes, after: bytes) -> str:
     parts = (part[: 4 * MAX_CUT].replace(_BOM, b"").strip() for part in (before, after))
     return b"\n".join(part for part in parts if part).decode("utf-8", "replace")[:MAX_CUT]
-
-
-def _escaped(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"

@@ -93,7 +93,7 @@ _LISTS: Final = frozenset({"restExclude", "clientExclude", "restOverwrite"})
 """Fields that hold names, separated by commas."""
 
 
-def examined(body: bytes, wanted: ClientConfig) -> Examined:
+def examine(body: bytes, wanted: ClientConfig) -> Examined:
     """What the answer sets, and under ``enforce`` the answer with the wanted fields added or raised.
 
     Every byte that need not change stays. Where a name stands twice in an object the last one counts, as it does for
@@ -124,12 +124,12 @@ def session_settings(body: bytes) -> SessionSettings:
         return {}
 
 
-def packed(settings: SessionSettings) -> bytes:
+def pack_settings(settings: SessionSettings) -> bytes:
     """The settings as text: the same for the same settings, however the answers spelt them."""
     return encode({method: settings[method] for method in sorted(settings)})
 
 
-def unpacked(text: bytes) -> SessionSettings:
+def unpack_settings(text: bytes) -> SessionSettings:
     """What ``packed`` made a text of. Raises MsgspecError."""
     return _decode_settings(text)
 

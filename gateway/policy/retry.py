@@ -47,13 +47,13 @@ _KINDS: Final = {
 }
 
 
-def kind_of(failure: Failure, *, harmless: bool) -> RetryOn | None:
+def retry_kind(failure: Failure, *, retry_safe: bool) -> RetryOn | None:
     """What ``retry.on`` calls this failure; None for one that is never tried again.
 
-    *harmless* says that the backend cannot have acted on the hook, whatever the cause: one target's connect that took
+    *retry_safe* says that the backend cannot have acted on the hook, whatever the cause: one target's connect that took
     too long, or its full queue, need not be the next one's.
     """
-    if harmless:
+    if retry_safe:
         return RetryOn.CONNECT
     return _KINDS.get(failure.cause)
 

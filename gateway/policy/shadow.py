@@ -86,7 +86,7 @@ class Shadow:
 
 
 @lru_cache(1024)
-def shadow_of(
+def find_shadow(
     settings: ShadowSettings | None, method: str | None = None, kind: MethodType | None = None
 ) -> Shadow | None:
     """A route's shadow, one object for all that are alike; None where there is none for this method.

@@ -11,15 +11,15 @@ from gateway.model.hooks import Hook
 from gateway.model.trace_context import Sampling, Trace
 from gateway.model.verdicts import ProxyError, Ruling
 from gateway.policy.access import UnauthorizedError, signed
-from gateway.proxy.refusals import Refused, problem, unauthorized
+from gateway.proxy.refusals import RequestRefused, problem, unauthorized_answer
 from gateway.proxy.routes import Route
 from gateway.proxy.runtime import Snapshot
 from gateway.proxy.tenants import Tenant
 from gateway.upstreams import Outcome, Outgoing, Upstream
-from gateway.upstreams.headers import Identity, LoopError, forwarded, own_lines, read
+from gateway.upstreams.headers import Identity, LoopError, forward_headers, hook_header_lines, parse_head
 
 
-class Life:
+class HookContext:
     """One hook so far."""
 
     __slots__ = (
@@ -49,7 +49,7 @@ class Life:
         self.started = started  # loop time, for deadlines; uvloop's counts milliseconds
         self.began = time.perf_counter()  # for durations
         self.scope = scope
-        self.received = received = read(tuple(scope["headers"]))
+        self.received = received = parse_head(tuple(scope["headers"]))
         self.identity = received.identity()
         self.method = OTHER_METHOD
         self.method_name = ""
@@ -94,7 +94,7 @@ class Life:
         try:
             route.guard.check(self.scope["headers"], self.body)
         except UnauthorizedError as exc:
-            raise Refused(unauthorized(exc)) from exc
+            raise RequestRefused(unauthorized_answer(exc)) from exc
 
     def outgoing(self, route: Route, upstream: Upstream) -> Outgoing:
         """The hook as this upstream gets it. Raises Refused where it has been through this very gateway before."""
@@ -104,10 +104,10 @@ class Life:
         client = scope["client"]
         resigned = route.sign_with is not None
         try:
-            head = forwarded(received, policy, client[0] if client else None, scope["scheme"], resigned=resigned)
+            head = forward_headers(received, policy, client[0] if client else None, scope["scheme"], resigned=resigned)
         except LoopError as exc:
-            raise Refused(problem(400, str(exc), error=ProxyError.PROXY_LOOP_DETECTED)) from exc
-        head += own_lines(self.identity)
+            raise RequestRefused(problem(400, str(exc), error=ProxyError.PROXY_LOOP_DETECTED)) from exc
+        head += hook_header_lines(self.identity)
         if route.sign_with is not None:
             head += b"%b: %b\r\n" % signed(self.body, route.sign_with)
         return Outgoing(path, policy.host(received), head, self.body, self.app, self.trace, 0, route.response_check)
@@ -152,7 +152,7 @@ class Life:
         )
 
 
-class TracedLife(Life):
+class TracedHookContext(HookContext):
     """The same where tracing is on."""
 
     __slots__ = ("trace",)

@@ -26,7 +26,7 @@ flight, in the same step of the event loop::
         flight.leave()
         raise
 
-With *claims*, a flight that has begun here looks whether another worker has the same hook (``decided_elsewhere``), and
+With *claims*, a flight that has begun here looks whether another worker has the same hook (``await_other_worker``), and
 tells the others what becomes of its own.
 """
 
@@ -40,7 +40,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.model.verdicts import Ruling, Source, Verdict, allowed_by_backend
+from gateway.model.verdicts import Ruling, Source, Verdict, backend_allow
 from gateway.policy.shared import Claim, Claims
 
 MAX_ENTRIES: Final = 10_000
@@ -50,7 +50,7 @@ MAX_JOINED: Final = 128
 MIN_WAITING: Final = 256
 """Repeats that may wait in all, however low ``server.max_in_flight`` is."""
 
-_ECHO: Final = allowed_by_backend(b"")
+_ECHO: Final = backend_allow(b"")
 """The usual yes, but for the hook's own body."""
 
 Key = int
@@ -62,7 +62,7 @@ _HASH_IS_KEYED: Final = os.environ.get("PYTHONHASHSEED", "random") in ("", "rand
 _OWN_KEY: Final = os.urandom(16)
 
 
-def key_of(method: str, body: bytes) -> Key:
+def hook_key(method: str, body: bytes) -> Key:
     """What a hook of this method, with this body, is known by in this process."""
     if _HASH_IS_KEYED:
         return hash((method, body))
@@ -80,7 +80,7 @@ class TooManyRepeats(Exception):
     """As many repeats as may join a hook in flight wait for its verdict already."""
 
 
-class Waiting:
+class WaitingRepeats:
     """The repeats that wait for a verdict, of one process: they take no place of a hook, and have a bound of their own.
 
     No app holds more than twice what is left free, so that one whose hooks are repeated without end leaves room.
@@ -168,7 +168,7 @@ class Flight:
         if keep is not None and keep > 0:
             self._duplicates.store(self._key, self, ruling, now, keep)
         else:
-            self._duplicates.landed(self._key, self)
+            self._duplicates.forget_flight(self._key, self)
         if self._claim is not None and self._duplicates.claims is not None:
             self._duplicates.claims.finish(self._claim, self.body, ruling, now, keep)
         if self._joined is not None:
@@ -176,7 +176,7 @@ class Flight:
                 if not waiter.done():
                     waiter.set_result(ruling)
 
-    async def decided_elsewhere(self, until: float) -> Ruling | None:
+    async def await_other_worker(self, until: float) -> Ruling | None:
         """The verdict of the same hook at another worker; None: this one is to ask, and tell the others.
 
         *until*: loop time at which its budget ends. Raises TimeoutError where no verdict has come by then.
@@ -206,7 +206,7 @@ class Flight:
         if self._settled:
             return
         self._settled = True
-        self._duplicates.landed(self._key, self)
+        self._duplicates.forget_flight(self._key, self)
         if self._claim is not None and self._duplicates.claims is not None:
             self._duplicates.claims.drop(self._claim)
         for waiter in self._joined or ():
@@ -284,7 +284,7 @@ class Duplicates:
             self._known[key] = flight
         return flight
 
-    def landed(self, key: Key, flight: Flight) -> None:
+    def forget_flight(self, key: Key, flight: Flight) -> None:
         """Forget a hook in flight, unless another has taken its place (the flight itself calls this)."""
         if self._known.get(key) is flight:
             del self._known[key]

@@ -31,20 +31,27 @@ from gateway.model.verdicts import (
     Ruling,
     Source,
     Verdict,
-    as_duplicate,
-    by_fallback,
-    by_rule,
-    by_static,
+    duplicate_ruling,
+    fallback_ruling,
     proxy_status,
+    rule_ruling,
+    static_ruling,
 )
-from gateway.policy.rest_client_config import examined, excluded_fields, ignored_fields, ineffective, session_settings
+from gateway.policy.rest_client_config import examine, excluded_fields, ignored_fields, ineffective, session_settings
 from gateway.policy.retry import MIN_LEFT
-from gateway.proxy.context import Life, TracedLife
-from gateway.proxy.dedupe import MIN_WAITING, Flight, OwnerLost, TooManyRepeats, Waiting, key_of
-from gateway.proxy.refusals import Refused, body_of, method_of, problem, refused_at_the_door, unknown_app
+from gateway.proxy.context import HookContext, TracedHookContext
+from gateway.proxy.dedupe import MIN_WAITING, Flight, OwnerLost, TooManyRepeats, WaitingRepeats, hook_key
+from gateway.proxy.refusals import (
+    RequestRefused,
+    answer_bad_request,
+    problem,
+    read_body,
+    read_method,
+    unknown_app_answer,
+)
 from gateway.proxy.routes import Route
 from gateway.proxy.runtime import Runtime, Snapshot
-from gateway.proxy.sessions import Sessions, session_of
+from gateway.proxy.sessions import Sessions, session_key
 from gateway.proxy.tenants import Tenant
 from gateway.upstreams import Outcome, Outgoing, Upstream
 
@@ -85,18 +92,18 @@ class HookEndpoint:
         self._traced: tuple[Listener, ...] = ()
         self._recorded: tuple[Listener, ...] = ()
         self._sessions = Sessions() if sessions is None else sessions
-        self._life_of: Callable[[Snapshot, float, Scope], Life] = Life
+        self._life_of: Callable[[Snapshot, float, Scope], HookContext] = HookContext
         self._loop = asyncio.get_running_loop()
         self._asking = 0
         """Hooks that a backend is asked for: each has a place under the limits."""
-        self._waiting = Waiting()
+        self._waiting = WaitingRepeats()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One hook, from its head to its answer."""
         life = self._life_of(self._runtime.snapshot, self._loop.time(), scope)
         exchange: Exchange | None = scope.get("extensions", {}).get(EXCHANGE)
         try:
-            life.body = exchange.body if exchange is not None else await body_of(receive)
+            life.body = exchange.body if exchange is not None else await read_body(receive)
             step = self._decide(life)
             ruling = step if isinstance(step, Ruling) else await step
             if (
@@ -105,13 +112,13 @@ class HookEndpoint:
                 or (life.route is not None and life.route.connects)
             ):
                 ruling = self._weighed(life, ruling)
-        except Refused as refusal:
+        except RequestRefused as refusal:
             ruling = refusal.ruling
         except asyncio.CancelledError:  # the end of the drain: even now the hook gets its answer
             fallback = life.route.fallback if life.route is not None else None
             ruling = _DEFECT
             if fallback is not None:
-                ruling = self._weighed(life, by_fallback(_CUT_OFF, fallback, life.body))
+                ruling = self._weighed(life, fallback_ruling(_CUT_OFF, fallback, life.body))
         except Exception:
             logger.exception("a hook met a defect of the gateway", extra={"fields": {"request_id": life.request_id}})
             ruling = _DEFECT
@@ -127,7 +134,7 @@ class HookEndpoint:
 
     def trace_with(self, sampling: Sampling | None, listener: Listener | None) -> None:
         """From now on trace the hooks that *sampling* picks, and tell *listener* too; None: trace nothing."""
-        self._life_of = Life if sampling is None else partial(TracedLife, sampling)
+        self._life_of = HookContext if sampling is None else partial(TracedHookContext, sampling)
         self._traced = () if listener is None else (listener,)
         self._listeners = (*self._always_told, *self._traced, *self._recorded)
 
@@ -138,27 +145,27 @@ class HookEndpoint:
 
     def refuse(self, refusal: BadRequest) -> Answer:
         """The answer to what never became a request; the front door asks for it, and writes it."""
-        ruling, head = refused_at_the_door(refusal), refusal.head
+        ruling, head = answer_bad_request(refusal), refusal.head
         scope = {"headers": head.headers if head is not None else ()}
         life = self._life_of(self._runtime.snapshot, self._loop.time(), scope)
         if head is not None:
-            with contextlib.suppress(Refused):
-                life.method_name = method_of({"method": head.method, "raw_path": head.path})
+            with contextlib.suppress(RequestRefused):
+                life.method_name = read_method({"method": head.method, "raw_path": head.path})
                 life.method = life.snapshot.table.method_label(life.method_name)
         self._tell(life, ruling)
         return Answer(ruling.status, _answer_headers(ruling, life.identity.request_id), ruling.body)
 
-    def _decide(self, life: Life) -> Ruling | Coroutine[Any, Any, Ruling]:
+    def _decide(self, life: HookContext) -> Ruling | Coroutine[Any, Any, Ruling]:
         """What can be decided at once, or else the asking of a backend."""
         snapshot, body = life.snapshot, life.body
-        life.method_name = method = method_of(life.scope)
+        life.method_name = method = read_method(life.scope)
         life.method = snapshot.table.method_label(method)
         if life.received.coded:
-            raise Refused(problem(400, "a hook's body is plain JSON, not compressed"))
+            raise RequestRefused(problem(400, "a hook's body is plain JSON, not compressed"))
         life.hook = hook = _parsed(body)
         found = snapshot.table.find(hook.app_key, method)
         if found is None:
-            raise Refused(unknown_app(hook.app_key))
+            raise RequestRefused(unknown_app_answer(hook.app_key))
         tenant, route = found
         life.enter(tenant, route)
         if route.guard is not None:
@@ -171,48 +178,48 @@ class HookEndpoint:
         if route.dedupe is None:
             return self._ask(life, route, upstream, outgoing, None)
         duplicates = self._runtime.duplicates
-        key = key_of(method, body) if duplicates.claims is None else duplicates.claims.key_of(method, body)
+        key = hook_key(method, body) if duplicates.claims is None else duplicates.claims.key_of(method, body)
         try:
             earlier = duplicates.find(key, body, self._loop.time())
         except TooManyRepeats:
-            return by_fallback(_TOO_MANY_REPEATS, route.fallback, body)
+            return fallback_ruling(_TOO_MANY_REPEATS, route.fallback, body)
         if earlier is None:
             flight = duplicates.begin(key, body)
             ask = self._ask if duplicates.claims is None else self._ask_once
             return ask(life, route, upstream, outgoing, flight)
-        return as_duplicate(earlier) if isinstance(earlier, Ruling) else self._joined(life, route, earlier)
+        return duplicate_ruling(earlier) if isinstance(earlier, Ruling) else self._joined(life, route, earlier)
 
-    async def _joined(self, life: Life, route: Route, earlier: asyncio.Future[Ruling]) -> Ruling:
+    async def _joined(self, life: HookContext, route: Route, earlier: asyncio.Future[Ruling]) -> Ruling:
         """The verdict of the same hook, byte for byte, that is in flight; the repeat itself takes no place."""
         app = life.app
         if not self._waiting.enter(app, max(MIN_WAITING, life.snapshot.max_in_flight)):
             earlier.cancel()
-            return by_fallback(_TOO_MANY_REPEATS, route.fallback, life.body)
+            return fallback_ruling(_TOO_MANY_REPEATS, route.fallback, life.body)
         try:
-            return as_duplicate(await earlier)
+            return duplicate_ruling(await earlier)
         except OwnerLost:
-            return by_fallback(_CUT_OFF, route.fallback, life.body)
+            return fallback_ruling(_CUT_OFF, route.fallback, life.body)
         finally:
             self._waiting.leave(app)
 
     async def _ask_once(
-        self, life: Life, route: Route, upstream: Upstream, outgoing: Outgoing, flight: Flight
+        self, life: HookContext, route: Route, upstream: Upstream, outgoing: Outgoing, flight: Flight
     ) -> Ruling:
         """The verdict that another worker has of the same hook, or gets while this one waits; else the backend's."""
         try:
-            ruling = await flight.decided_elsewhere(life.started + route.budget)
+            ruling = await flight.await_other_worker(life.started + route.budget)
         except TimeoutError:
-            flight.abandon(ruling := by_fallback(_NO_WORD, route.fallback, life.body))
+            flight.abandon(ruling := fallback_ruling(_NO_WORD, route.fallback, life.body))
             return ruling
         except BaseException:
             flight.leave()
             raise
         if ruling is not None:
-            return as_duplicate(ruling)
+            return duplicate_ruling(ruling)
         return await self._ask(life, route, upstream, outgoing, flight)
 
     async def _ask(
-        self, life: Life, route: Route, upstream: Upstream, outgoing: Outgoing, flight: Flight | None
+        self, life: HookContext, route: Route, upstream: Upstream, outgoing: Outgoing, flight: Flight | None
     ) -> Ruling:
         """The backend's verdict, or the one that stands in for it; whoever has joined the *flight* gets it too."""
         tenant = life.tenant
@@ -224,12 +231,12 @@ class HookEndpoint:
                 outcome = await upstream.ask(
                     outgoing, life.started + budget, upstream.retry if route.inherits_retry else route.retry
                 )
-                if route.failover and outcome.goes_over(route.failover_on):
+                if route.failover and outcome.should_fail_over(route.failover_on):
                     outcome = await _fail_over(life, route, outcome)
                 life.outcome, result = outcome, outcome.result
             else:
                 result = excess
-            ruling = by_fallback(result, route.fallback, life.body) if isinstance(result, Failure) else result
+            ruling = fallback_ruling(result, route.fallback, life.body) if isinstance(result, Failure) else result
             ruling = life.annotate(ruling)
             if flight is not None:
                 seen = life.outcome is not None and life.outcome.seen
@@ -244,15 +251,15 @@ class HookEndpoint:
 
     def _count(self, tenant: Tenant | None, more: int) -> None:
         """A hook takes its place, or leaves it; noted first, then looked at: so the sum is never too small."""
-        self._asking = asking = self._asking + more
+        self._asking = active_hooks = self._asking + more
         if self._runtime.places is not None:
-            self._runtime.places.note(asking)
+            self._runtime.places.note(active_hooks)
         if tenant is not None:
-            tenant.asking += more
+            tenant.active_hooks += more
             if tenant.places is not None:
-                tenant.places.note(tenant.asking)
+                tenant.places.note(tenant.active_hooks)
 
-    def _excess(self, life: Life, route: Route) -> Failure | None:
+    def _excess(self, life: HookContext, route: Route) -> Failure | None:
         """The limit that this hook is one too many for, if there is one."""
         most, places = life.snapshot.max_in_flight, self._runtime.places
         if self._asking > most or (places is not None and places.total(self._asking) > most):
@@ -262,23 +269,23 @@ class HookEndpoint:
             return None
         if (of_app := route.max_in_flight) is not None:
             places = tenant.places
-            if tenant.asking > of_app or (places is not None and places.total(tenant.asking) > of_app):
+            if tenant.active_hooks > of_app or (places is not None and places.total(tenant.active_hooks) > of_app):
                 return _TOO_MANY_OF_APP
         if tenant.limiter is not None and not tenant.limiter.take(self._loop.time()):
             self._runtime.count_rate_limited(tenant.name)
             return _TOO_FAST
         return None
 
-    def _weighed(self, life: Life, ruling: Ruling) -> Ruling:
+    def _weighed(self, life: HookContext, ruling: Ruling) -> Ruling:
         """A refusal, a changed hook or an answer to connect, in the light of what the media server will make of it."""
         route, hook = life.route, life.hook
         if route is None or hook is None or route.client_config is None:
             return ruling
-        session = session_of(hook, life.method_name)
+        session = session_key(hook, life.method_name)
         if route.connects:
             if ruling.status != ALLOW_STATUS:
                 return ruling
-            answer = examined(ruling.body, route.client_config)
+            answer = examine(ruling.body, route.client_config)
             settings = session_settings(answer.body)
             self._sessions.remember(session, answer.failing, settings)
             excluded = excluded_fields(settings, _reader(life), life.snapshot.table.method_label)
@@ -294,7 +301,7 @@ class HookEndpoint:
             return ruling
         return ruling.annotate(ineffective=True)
 
-    def _tell(self, life: Life, ruling: Ruling) -> Decision:
+    def _tell(self, life: HookContext, ruling: Ruling) -> Decision:
         decision = life.decision(ruling)
         for listener in self._listeners:
             try:
@@ -308,24 +315,24 @@ def _parsed(body: bytes) -> Hook:
     try:
         return parse_hook(body)
     except BadHookError as exc:
-        raise Refused(problem(400, str(exc))) from exc
+        raise RequestRefused(problem(400, str(exc))) from exc
 
 
-def _screened(life: Life, route: Route, hook: Hook) -> Ruling | None:
+def _screened(life: HookContext, route: Route, hook: Hook) -> Ruling | None:
     """The verdict that needs no backend; None where there is none, and the hook knows its upstream."""
     if route.rules is not None and (rule := route.rules.meet(hook, life.method_name, time.time())) is not None:
         life.rule = rule.name
         if rule.verdict is not None:
             life.upstream = None
-            return by_rule(rule.verdict, life.body, rule.name)
+            return rule_ruling(rule.verdict, life.body, rule.name)
         life.upstream = rule.upstream
     elif route.split is not None:
         # Without a session each hook goes its own way.
-        life.upstream = route.split.choose(session_of(hook, life.method_name) or life.request_id)
-    return by_static(route.static or Verdict.REJECT, life.body) if life.upstream is None else None
+        life.upstream = route.split.choose(session_key(hook, life.method_name) or life.request_id)
+    return static_ruling(route.static or Verdict.REJECT, life.body) if life.upstream is None else None
 
 
-def _reader(life: Life) -> Callable[[str, str], bool]:
+def _reader(life: HookContext) -> Callable[[str, str], bool]:
     """Tells which fields the app's rules read, by field and method: each method has the rules of its own route."""
     table, app_key = life.snapshot.table, life.hook.app_key if life.hook is not None else ""
 
@@ -337,13 +344,13 @@ def _reader(life: Life) -> Callable[[str, str], bool]:
     return reads
 
 
-def _first_budget(life: Life, route: Route) -> float:
+def _first_budget(life: HookContext, route: Route) -> float:
     """Seconds for the upstream that decides, where the others are to have time left."""
     is_alone = all(name == life.upstream for name in route.failover)
     return route.budget if is_alone or route.first_budget is None else route.first_budget
 
 
-async def _fail_over(life: Life, route: Route, outcome: Outcome) -> Outcome:
+async def _fail_over(life: HookContext, route: Route, outcome: Outcome) -> Outcome:
     """Ask, of the upstreams that may stand in for one that gave no verdict, one after the other."""
     first, causes, loop = life.upstream, route.failover_on, asyncio.get_running_loop()
     cause = outcome.result.cause if isinstance(outcome.result, Failure) else None
@@ -357,11 +364,11 @@ async def _fail_over(life: Life, route: Route, outcome: Outcome) -> Outcome:
             left /= waiting  # each its share: what a fast failure leaves over goes to those after it
         upstream = life.snapshot.upstreams[name]
         life.upstream, life.failed_over_from, life.failover_cause = name, first, cause
-        outgoing = life.outgoing(route, upstream).resent(outcome.attempts)
+        outgoing = life.outgoing(route, upstream).with_sent(outcome.attempts)
         retry = upstream.retry if route.inherits_retry else route.retry
         latest = await upstream.ask(outgoing, loop.time() + left, retry)
-        outcome = outcome.followed_by(latest, name)
-        if not latest.goes_over(causes):
+        outcome = outcome.merge_with(latest, name)
+        if not latest.should_fail_over(causes):
             break
     return outcome
 

@@ -22,7 +22,7 @@ is_method_name = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}").fullmatch
 """Whether a path's last segment, decoded, names a method; if not, the answer is 404."""
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """The request gets this answer and never reaches a backend."""
 
     def __init__(self, ruling: Ruling) -> None:
@@ -147,13 +147,13 @@ def problem(
     return Ruling(verdict, Source.GATEWAY, reason, status, body, PROBLEM_TYPE, proxy_status(error), detail)
 
 
-def unauthorized(exc: UnauthorizedError) -> Ruling:
+def unauthorized_answer(exc: UnauthorizedError) -> Ruling:
     """The answer to a hook that does not prove that it comes from the app's media server."""
     ruling = problem(401, str(exc), reason=Reason.UNAUTHORIZED, error=ProxyError.HTTP_REQUEST_DENIED)
     return msgspec.structs.replace(ruling, challenge=exc.challenge)
 
 
-def refused_at_the_door(refusal: BadRequest) -> Ruling:
+def answer_bad_request(refusal: BadRequest) -> Ruling:
     """The answer to what never became a request."""
     if isinstance(refusal, NotAllowed):
         verdict, reason, error = Verdict.REJECT, Reason.UNAUTHORIZED, ProxyError.HTTP_REQUEST_DENIED
@@ -168,7 +168,7 @@ def _title(status: int) -> str:
     return HTTPStatus(status).phrase if status != CLIENT_LEFT else "Client Left"
 
 
-def unknown_app(app_key: str) -> Ruling:
+def unknown_app_answer(app_key: str) -> Ruling:
     """The answer to a hook whose appKey no app of the configuration serves."""
     shown = app_key if len(app_key) <= 80 else app_key[:79] + "…"
     return problem(
@@ -180,13 +180,15 @@ def unknown_app(app_key: str) -> Ruling:
     )
 
 
-def method_of(scope: Scope) -> str:
+def read_method(scope: Scope) -> str:
     """The hook's method: the path's last segment, percent-decoded once. Raises Refused (404, 405)."""
     if scope["method"] != "POST":
-        raise Refused(problem(405, f"a hook is a POST, not a {scope['method']}"))
+        raise RequestRefused(problem(405, f"a hook is a POST, not a {scope['method']}"))
     name = _last_segment(scope.get("raw_path") or scope["path"].encode())
     if name is None:
-        raise Refused(problem(404, "the path's last segment is no method name; a hook goes to /<prefix>/<Method>"))
+        raise RequestRefused(
+            problem(404, "the path's last segment is no method name; a hook goes to /<prefix>/<Method>")
+        )
     return name
 
 
@@ -199,7 +201,7 @@ def _last_segment(raw: bytes) -> str | None:
     return name if is_method_name(name) else None
 
 
-async def body_of(receive: Receive) -> bytes:
+async def read_body(receive: Receive) -> bytes:
     """The body, whole and bounded by the front door."""
     message = await receive()
     body: bytes = message.get("body", b"")

@@ -23,7 +23,7 @@ from gateway.policy.rest_client_config import ClientConfig, Mode
 from gateway.policy.retry import Retry
 from gateway.policy.rules.globs import compile_glob, fold, is_glob
 from gateway.policy.rules.matcher import Rule, Rules, scope
-from gateway.policy.shadow import Shadow, ShadowSettings, shadow_of
+from gateway.policy.shadow import Shadow, ShadowSettings, find_shadow
 from gateway.policy.split import Split
 from gateway.proxy.tenants import Tenant
 
@@ -86,14 +86,14 @@ class MethodClass(NamedTuple):
     """Whether a key under ``methods`` stands for them."""
 
 
-class Classes(dict[str, int]):
+class MethodClasses(dict[str, int]):
     """From a method's name to the place of its class; the first class is that of methods of which nothing is said.
 
     Known methods are in it; the place of any other is worked out when its first hook comes. Apps whose keys under
     ``methods`` are the same share it.
     """
 
-    def __init__(self, own: Collection[str], common: Collection[str], kinds: _Kinds) -> None:
+    def __init__(self, own: Collection[str], common: Collection[str], kinds: _MethodTypes) -> None:
         self._own, self._common, self._kinds = MethodKeys(own), MethodKeys(common), kinds
         nothing_said = ((((), (), ()), ((), (), ())), False, MethodType.DIRECT)
         self._places: dict[object, int] = {nothing_said: 0}
@@ -119,7 +119,7 @@ class Classes(dict[str, int]):
         return place
 
 
-class _Kinds:
+class _MethodTypes:
     """The types of methods, as far as routes have to tell them apart."""
 
     def __init__(self, config: Config) -> None:
@@ -137,7 +137,7 @@ class _Kinds:
         return kind if self._all or kind in (MethodType.CONNECT, MethodType.EVENT) else MethodType.DIRECT
 
 
-class _OfApp(dict[int, Route]):
+class _AppRoutes(dict[int, Route]):
     """The routes of an app by the places of their classes; what is not there yet is made."""
 
     __slots__ = ("_make",)
@@ -157,7 +157,7 @@ class App(msgspec.Struct, gc=False):
 
     name: str
     """The configured name or glob."""
-    classes: Classes
+    classes: MethodClasses
     routes: Mapping[int, Route]
     tenant: Tenant
     """What lives; whoever takes the table into service puts that of before in its place."""
@@ -178,7 +178,7 @@ class Match(NamedTuple):
     app: str
     """The configured name or glob."""
     route: Route
-    why: str
+    reason: str
 
 
 class RuleNames(Container[tuple[str, str]]):
@@ -198,7 +198,7 @@ class Table:
     """All routes of one configuration. Look-ups cost the same for ten apps and for ten thousand."""
 
     def __init__(self, config: Config) -> None:
-        routes = _Routes(config)
+        routes = _RouteBuilder(config)
         self._apps = {name: routes.app(name) for name in config.apps}
         routes.forget()
         self._exact: dict[str, App] = {}
@@ -215,7 +215,7 @@ class Table:
         self._prefixes = sorted(prefixes.items(), reverse=True)
         self._globs = sorted(globs, key=lambda entry: len(entry[0]), reverse=True)
         self._other = None if config.unknown_app == "reject" else self._apps[config.unknown_app]
-        self.sharing = self._sharing()
+        self.shared_upstreams = self._sharing()
         """The upstreams that several apps use."""
         self.rules = RuleNames(config)
         configured = set(config.defaults.methods).union(*(app.methods for app in config.apps.values()))
@@ -238,14 +238,14 @@ class Table:
             return None
         tenant, route = found
         if app_key in self._exact:
-            why = "an app of exactly this name is configured"
+            reason = "an app of exactly this name is configured"
         elif self._by_glob(app_key) is not None:
-            why = f"{tenant.name!r} is the longest glob that matches"
+            reason = f"{tenant.name!r} is the longest glob that matches"
         else:
-            why = f"no app matches; unknown_app names {tenant.name!r}"
-        return Match(tenant.name, route, why)
+            reason = f"no app matches; unknown_app names {tenant.name!r}"
+        return Match(tenant.name, route, reason)
 
-    def route_of(self, app: str, method: str | None) -> Route:
+    def route_for(self, app: str, method: str | None) -> Route:
         """The route that a configured app has for a method, or for those of which nothing is said (None)."""
         compiled = self._apps[app]
         return compiled.default if method is None else compiled.route(method)
@@ -257,7 +257,7 @@ class Table:
     def _sharing(self) -> set[str]:
         users: dict[str, int] = {}
         for name, app in self._apps.items():
-            for upstream in set[str]().union(*map(upstreams_of, app.routes.values())):
+            for upstream in set[str]().union(*map(route_upstreams, app.routes.values())):
                 users[upstream] = users.get(upstream, 0) + (2 if is_glob(name) else 1)
         return {upstream for upstream, apps in users.items() if apps > 1}
 
@@ -276,7 +276,7 @@ class Table:
         return found
 
 
-def upstreams_of(route: Route) -> set[str]:
+def route_upstreams(route: Route) -> set[str]:
     """The upstreams that may decide a hook of this route."""
     names = set(route.failover)
     if route.upstream is not None:
@@ -288,16 +288,16 @@ def upstreams_of(route: Route) -> set[str]:
     return names
 
 
-class _Routes:
+class _RouteBuilder:
     """Makes routes, each once: apps that are configured alike share them, and the hooks of all find them at hand."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._kinds = _Kinds(config)
-        self._classes: dict[tuple[str, ...], Classes] = {}
+        self._kinds = _MethodTypes(config)
+        self._classes: dict[tuple[str, ...], MethodClasses] = {}
         self._rules: dict[tuple[object, ...], Rules | None] = {}
         self._routes: dict[tuple[object, ...], Route] = {}
-        self._shared: dict[tuple[int, ...], _OfApp] = {}
+        self._shared: dict[tuple[int, ...], _AppRoutes] = {}
         self._settings: list[Settings] = []
         """Of each route: while they live, nothing else has the identity of a part of theirs."""
 
@@ -313,9 +313,9 @@ class _Routes:
         keys = tuple(app.methods)
         classes = self._classes.get(keys)
         if classes is None:
-            classes = self._classes[keys] = Classes(keys, tuple(self._config.defaults.methods), self._kinds)
+            classes = self._classes[keys] = MethodClasses(keys, tuple(self._config.defaults.methods), self._kinds)
         every = self._config.settings(name, None)
-        own = _OfApp(partial(self._of_class, name, classes, None))
+        own = _AppRoutes(partial(self._of_class, name, classes, None))
         for place in range(len(classes.all)):
             own[place] = self._of_class(name, classes, every, place)
         if not any(map(is_glob, (*keys, *self._config.defaults.methods))):
@@ -323,12 +323,12 @@ class _Routes:
             own = self._shared.setdefault((id(classes), *map(id, own.values())), own)
         return App(name, classes, own, Tenant(name))
 
-    def _of_class(self, name: str, classes: Classes, every: Settings | None, place: int) -> Route:
+    def _of_class(self, name: str, classes: MethodClasses, every: Settings | None, place: int) -> Route:
         method, kind, is_named = classes.all[place]
         if is_named or every is None:
             settings = self._config.settings(name, method)
         else:
-            settings = self._config.settings_of_plain(name, method, every)
+            settings = self._config.plain_settings(name, method, every)
         rules = self._compiled(self._config.apps[name].rules, kind, static=settings.static is not None)
         return self._route(kind, settings, rules)
 
@@ -393,7 +393,7 @@ def _route(config: Config, kind: MethodType, settings: Settings, rules: Rules | 
         client_config,
         kind is MethodType.CONNECT and client_config is not None,
         _check_of(settings, kind),
-        shadow_of(settings.shadow, None, kind),
+        find_shadow(settings.shadow, None, kind),
         settings.failover_on,
         _first_budget(settings),
     )

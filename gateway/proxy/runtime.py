@@ -15,13 +15,13 @@ from gateway.config import Upstream as UpstreamConfig
 from gateway.http.tls.pem_files import NO_COPIES, Copies
 from gateway.model.change import Change, Changes
 from gateway.model.decision import UNKNOWN_APP
-from gateway.policy.shared import Shared
+from gateway.policy.shared import SharedState
 from gateway.proxy.dedupe import Duplicates
 from gateway.proxy.routes import Table
 from gateway.proxy.tenants import Tenant
 from gateway.telemetry.metrics import Metrics
 from gateway.upstreams import Contexts, Targets, Upstream
-from gateway.upstreams.mirror import Shadows, candidates
+from gateway.upstreams.mirror import Shadows, candidate_upstreams
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Runtime:
     """Holds the snapshot in force. Build it inside a running loop. Raises OSError for certificates of no use."""
 
     def __init__(
-        self, config: Config, metrics: Metrics, copies: Copies = NO_COPIES, shared: Shared | None = None
+        self, config: Config, metrics: Metrics, copies: Copies = NO_COPIES, shared: SharedState | None = None
     ) -> None:
         self.metrics = metrics
         self.shared = shared
@@ -47,16 +47,16 @@ class Runtime:
         """Hooks that backends are asked for, by all workers; None where there is no other."""
         self.targets = Targets(metrics, config.server.workers, copies, shared)
         self.duplicates = Duplicates(claims=None if shared is None else shared.claims)
-        self.leaving: dict[str, Tenant] = {}
+        self.leaving_tenants: dict[str, Tenant] = {}
         """Apps that a reload has removed, while hooks of theirs are under way."""
         self.shadows = Shadows(metrics)
         self.tenants: Mapping[str, Tenant] = {}
         """The apps that are served, by name."""
-        self.described: Mapping[str, UpstreamConfig] = {}
+        self.upstream_configs: Mapping[str, UpstreamConfig] = {}
         """All upstreams as configured, those of shadows too."""
         nothing = Config()
         self.snapshot = Snapshot(nothing, Table(nothing), {}, 1)
-        shadows = candidates(config)
+        shadows = candidate_upstreams(config)
         contexts = self.targets.contexts({**config.upstreams, **shadows})
         self._unsettled: Change | None = self._prepared(config, Table(config), shadows, contexts)
         self._unsettled.commit()
@@ -66,17 +66,17 @@ class Runtime:
 
         Raises what keeps it from being ready, and nothing has changed then.
         """
-        table, shadows = await asyncio.to_thread(lambda: (Table(config), candidates(config)))
+        table, shadows = await asyncio.to_thread(lambda: (Table(config), candidate_upstreams(config)))
         contexts = await asyncio.to_thread(self.targets.contexts, {**config.upstreams, **shadows})
         return self._prepared(config, table, shadows, contexts)
 
     async def renew_tls(self) -> None:
         """Take up the files of the upstreams' certificates wherever they have changed."""
-        await self.targets.renew_tls(self.described)
+        await self.targets.renew_tls(self.upstream_configs)
 
     def count_rate_limited(self, app: str) -> None:
         """Count a hook past its app's rate limit; one that a reload has overtaken brings no series back."""
-        self.metrics.rate_limited.labelled(app if app in self.snapshot.config.apps else UNKNOWN_APP).inc()
+        self.metrics.rate_limited.with_labels(app if app in self.snapshot.config.apps else UNKNOWN_APP).inc()
 
     async def start(self) -> None:
         """Begin what runs beside the hooks: health checks."""
@@ -127,30 +127,30 @@ class RuntimeChange(Change):
         self._described = {**config.upstreams, **shadows}
         targets = runtime.targets.prepare(
             self._described,
-            {*table.sharing, *shadows},
+            {*table.shared_upstreams, *shadows},
             contexts,
             keep_underscores=config.server.underscore_headers == "keep",
         )
         lanes = runtime.shadows.prepare(config, shadows, targets.upstreams)
         self._parts = Changes((targets, lanes))
         self._tenants = self._served(table)
-        self._scope = runtime.metrics.scope_of(config.apps, self._described, config.metrics.app_label, table.rules)
+        self._scope = runtime.metrics.make_scope(config.apps, self._described, config.metrics.app_label, table.rules)
         self._snapshot = Snapshot(config, table, targets.upstreams, config.server.max_in_flight)
-        self._before = (runtime.snapshot, runtime.described, runtime.tenants, runtime.metrics.scope)
+        self._before = (runtime.snapshot, runtime.upstream_configs, runtime.tenants, runtime.metrics.scope)
 
     def commit(self) -> None:
         """Have the hooks to come decided by the new snapshot."""
         runtime = self._runtime
         self._parts.commit()
         self._limit(self._snapshot.table)
-        runtime.metrics.adopt(self._scope)
-        runtime.described, runtime.tenants, runtime.snapshot = self._described, self._tenants, self._snapshot
+        runtime.metrics.set_scope(self._scope)
+        runtime.upstream_configs, runtime.tenants, runtime.snapshot = self._described, self._tenants, self._snapshot
 
     def revert(self) -> None:
         """Have them decided by the one before."""
         runtime = self._runtime
-        runtime.snapshot, runtime.described, runtime.tenants, scope = self._before
-        runtime.metrics.adopt(scope)
+        runtime.snapshot, runtime.upstream_configs, runtime.tenants, scope = self._before
+        runtime.metrics.set_scope(scope)
         self._limit(runtime.snapshot.table)
         self._parts.revert()
 
@@ -173,15 +173,15 @@ class RuntimeChange(Change):
         for app in table.apps:
             known = self._runtime.tenants.get(app.name)
             if known is None:
-                app.tenant = self._runtime.leaving.get(app.name) or app.tenant
-                app.tenant.in_flight = metrics.in_flight.labelled(app.name)
+                app.tenant = self._runtime.leaving_tenants.get(app.name) or app.tenant
+                app.tenant.in_flight = metrics.in_flight.with_labels(app.name)
             else:
                 app.tenant = known
             limited = app.default.rate is not None or app.default.max_in_flight is not None
             if limited and self._runtime.shared is not None and not app.tenant.is_shared:
-                app.tenant.share(self._runtime.shared.limits_of(app.name))
+                app.tenant.share(self._runtime.shared.app_limits(app.name))
             tenants[app.name] = app.tenant
-        metrics.in_flight.labelled(UNKNOWN_APP)
+        metrics.in_flight.with_labels(UNKNOWN_APP)
         return tenants
 
     def _limit(self, table: Table) -> None:
@@ -192,5 +192,7 @@ class RuntimeChange(Change):
 
 def _let_go(runtime: Runtime, apps: Mapping[str, Tenant], served: Mapping[str, Tenant]) -> None:
     """Let go of the apps that are not served any more, each once no hook of it is under way."""
-    leaving = {**runtime.leaving, **apps}
-    runtime.leaving = {name: tenant for name, tenant in leaving.items() if name not in served and not tenant.leave()}
+    leaving = {**runtime.leaving_tenants, **apps}
+    runtime.leaving_tenants = {
+        name: tenant for name, tenant in leaving.items() if name not in served and not tenant.leave()
+    }

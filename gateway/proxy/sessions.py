@@ -22,8 +22,8 @@ from zlib import crc32
 
 import msgspec
 
-from gateway.model.hooks import CATALOGUE, Hook, MethodType, own_session, text_of
-from gateway.policy.rest_client_config import MethodSettings, SessionSettings, packed, unpacked
+from gateway.model.hooks import CATALOGUE, Hook, MethodType, field_text, own_session
+from gateway.policy.rest_client_config import MethodSettings, SessionSettings, pack_settings, unpack_settings
 from gateway.policy.settings_store import CAPACITY as MOST_SETTINGS
 from gateway.policy.settings_store import WORDS as STORE_WORDS
 from gateway.policy.settings_store import TextStore, Write
@@ -75,7 +75,7 @@ class Sessions:
         self._store = TextStore(memoryview(memory), _STORE, key, KEEP)
         self._settings: dict[int, SessionSettings] = {}
         """Those that this process has looked at, by their names."""
-        self.on_unkept: Callable[[], None] = _nothing
+        self.on_settings_dropped: Callable[[], None] = _nothing
         """Called where a session's settings find no room."""
 
     def __repr__(self) -> str:
@@ -130,7 +130,7 @@ class Sessions:
             if text is None:
                 return None
             try:
-                settings = unpacked(text)
+                settings = unpack_settings(text)
             except msgspec.MsgspecError:  # of another release, whose worker is about to end
                 return None
             self._note(name, settings)
@@ -140,11 +140,11 @@ class Sessions:
         """The name of the settings, and what has to be written so that everybody can look them up by it."""
         if settings is None:
             return 0, []
-        text = packed(settings)
+        text = pack_settings(settings)
         name = self._store.name(text)
         writes = self._store.writes(name, text, now)
         if writes is None:
-            self.on_unkept()
+            self.on_settings_dropped()
             return 0, []
         self._note(name, settings)
         return name, writes
@@ -187,13 +187,13 @@ def shared_memory() -> int:
     return fd
 
 
-def session_of(hook: Hook, method: str = "") -> str | None:
+def session_key(hook: Hook, method: str = "") -> str | None:
     """What tells a hook's session from all others; None where the hook names none, the empty one, or one of HLS.
 
     A session's id is made of addresses, which two media servers in two private networks can have in common.
     """
-    session = text_of(own_session(hook, method))
-    return f"{text_of(hook.node_id)} {session}" if session else None
+    session = field_text(own_session(hook, method))
+    return f"{field_text(hook.node_id)} {session}" if session else None
 
 
 def _bit(method: str) -> int:

@@ -15,14 +15,14 @@ from gateway.telemetry.metrics.cells import Value
 class Tenant(AppCache):
     """An app that is served, by its name in the configuration: a glob is one, whatever its appKeys."""
 
-    __slots__ = ("_shared", "asking", "in_flight", "limiter", "name", "places")
+    __slots__ = ("_shared", "active_hooks", "in_flight", "limiter", "name", "places")
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
         self.in_flight: Value | None = None
         """Its hooks inside, repeats that wait for a verdict included; None before it is served."""
-        self.asking = 0
+        self.active_hooks = 0
         """Its hooks that a backend is asked for, in this process: each has a place under the limits."""
         self.places: Places | None = None
         """The same of all workers; None where there is no other, or no limit."""
@@ -46,7 +46,7 @@ class Tenant(AppCache):
     def share(self, limits: AppLimits) -> None:
         """Count its hooks together with those of the other workers from now on."""
         self._shared, self.places = limits, limits.places
-        self.places.note(self.asking)
+        self.places.note(self.active_hooks)
 
     @property
     def is_shared(self) -> bool:
@@ -55,7 +55,7 @@ class Tenant(AppCache):
 
     def leave(self) -> bool:
         """The configuration has it no more; False while hooks of it are under way."""
-        if self.asking:
+        if self.active_hooks:
             return False
         if self._shared is not None:
             self._shared.leave()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from gateway.admin.reload import Reloader
-from gateway.config import digest_at
+from gateway.config import file_digest
 from gateway.model.keep_going import KeepGoing
 
 LOOK_EVERY: Final = 0.25
@@ -91,7 +91,7 @@ class WatchedFile:
             return None
         if stamp is not None and (stamp == self._read or not self._is_whole(stamp, settle, now)):
             return None
-        digest = digest_at(self._path)
+        digest = file_digest(self._path)
         if _stamp_of(self._path) != stamp:
             return None
         if stamp is not None and digest is not None and self._is_past_the_grain(stamp, now):

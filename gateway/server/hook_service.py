@@ -13,14 +13,14 @@ from typing import Final
 
 from gateway.admin.rpc import RpcHandler
 from gateway.config import Config
-from gateway.http.server import LINGER, FrontLimits, FrontState, hold_to_limits
+from gateway.http.server import LINGER, FrontLimits, FrontState, enforce_limits
 from gateway.http.tls.certificates import Renewal, ServerTLS
 from gateway.http.tls.handshakes import FailedHandshake, HandshakeFault
 from gateway.http.tls.pem_files import NO_COPIES, Copies
 from gateway.model.change import Change, Changes, Swap, prepare
 from gateway.model.keep_going import KeepGoing
 from gateway.policy.access import AllowedAddresses
-from gateway.policy.shared import Shared
+from gateway.policy.shared import SharedState
 from gateway.proxy.endpoint import HookEndpoint
 from gateway.proxy.endpoint import Listener as DecisionListener
 from gateway.proxy.runtime import Runtime
@@ -59,7 +59,7 @@ class HookService:
         listeners: tuple[DecisionListener, ...] = (),
         sessions: Sessions | None = None,
         copies: Copies = NO_COPIES,
-        shared: Shared | None = None,
+        shared: SharedState | None = None,
     ) -> None:
         """*shared*: what several workers have in common; None where this process is the only one."""
         self._writer = writer
@@ -70,12 +70,12 @@ class HookService:
         journal = Journal()
         told = (metrics.record, self._access.record, journal.record, *listeners)
         sessions = Sessions() if sessions is None else sessions
-        sessions.on_unkept = metrics.unkept_settings.inc
+        sessions.on_settings_dropped = metrics.unkept_settings.inc
         endpoint = HookEndpoint(self.runtime, told, sessions)
-        self.runtime.shadows.note = journal.note_shadow
+        self.runtime.shadows.on_result = journal.note_shadow
         self._tracing = Tracing(metrics, endpoint.trace_with)
         self._recorder = Recorder(
-            lambda outcome, hooks: metrics.recorded_hooks.labelled(outcome).inc(hooks), endpoint.record_with
+            lambda outcome, hooks: metrics.recorded_hooks.with_labels(outcome).inc(hooks), endpoint.record_with
         )
         self._lag_monitor = LoopLagMonitor(asyncio.get_running_loop(), metrics.held_up.inc)
         self._config = config
@@ -90,11 +90,11 @@ class HookService:
             grace=config.server.drain_timeout,
             tls=None if self._tls is None else self._tls.context,
             on_failed_handshake=self._note_failed_handshake,
-            turns=None if shared is None else shared.turns,
+            accept_order=None if shared is None else shared.accept_order,
         )
         self.rpc_handler = RpcHandler(journal, self.runtime, self._listener.drain)
         """Tells operators what goes on here."""
-        self._failed_handshakes = {fault: metrics.failed_handshakes.labelled(fault) for fault in HandshakeFault}
+        self._failed_handshakes = {fault: metrics.failed_handshakes.with_labels(fault) for fault in HandshakeFault}
         self._changing = asyncio.Lock()
         """Held while a configuration is prepared or settled, or renewed certificates are put in force."""
         self._prepared: tuple[Config, Change] | None = None
@@ -158,7 +158,7 @@ class HookService:
             return
         (_, change), self._prepared = self._prepared, None
         async with self._changing:
-            hold_to_limits(self._front)
+            enforce_limits(self._front)
             self._listener.recheck()
             await change.settle()
             await self._renew_tls()

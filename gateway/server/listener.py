@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 
 from gateway.config import Address, UnixAddress
 from gateway.http.server import FrontProtocol, FrontState
-from gateway.http.server.acceptor import AT_A_TIME, BACKLOG, Acceptor, Turns, turn_away_new
+from gateway.http.server.acceptor import AT_A_TIME, BACKLOG, Acceptor, AcceptOrder, drop_new_connections
 from gateway.http.server.eviction import reclaim
 from gateway.http.server.places import Client, Place
 from gateway.http.tls.handshakes import FailedHandshake, Handshakes
@@ -107,7 +107,7 @@ def close(sockets: Sequence[socket.socket]) -> None:
 def close_to_new(sockets: Sequence[socket.socket]) -> None:
     """Have new connections ignored, until the sockets are closed a moment later."""
     for sock in sockets:
-        turn_away_new(sock)
+        drop_new_connections(sock)
 
 
 def unlink(addresses: Sequence[Address | UnixAddress]) -> None:
@@ -129,7 +129,7 @@ def display_address(sock: socket.socket) -> str:
 class Listener(uvicorn.Server):
     """uvicorn without its own signal handlers: the process has one place for signals.
 
-    *turns*: where other processes accept on the same sockets, whose turn it is.
+    *accept_order*: where other processes accept on the same sockets, whose turn it is.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Listener(uvicorn.Server):
         grace: float,
         tls: ssl.SSLContext | None = None,
         on_failed_handshake: Callable[[FailedHandshake], None] = lambda failed: None,
-        turns: Turns | None = None,
+        accept_order: AcceptOrder | None = None,
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -162,9 +162,9 @@ class Listener(uvicorn.Server):
         self.server_state = state
         self._sockets = list(sockets)
         self._front = state
-        self._turns = turns
-        if turns is not None:
-            state.places.on_change = turns.note
+        self._accept_order = accept_order
+        if accept_order is not None:
+            state.places.on_change = accept_order.note
         self._connecting: set[asyncio.Task[None]] = set()
         self._keep_going = KeepGoing("the listener's look at the clock")
         self._handshakes: Handshakes | None = None
@@ -179,9 +179,9 @@ class Listener(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept on the sockets."""
         at_a_time = _FEW if self._front.limits.reclaims else AT_A_TIME
-        acceptors = [Acceptor(sock, self._admit, self._turns, at_a_time) for sock in sockets or ()]
-        if self._turns is not None:
-            self._turns.note(self._front.places.held)
+        acceptors = [Acceptor(sock, self._admit, self._accept_order, at_a_time) for sock in sockets or ()]
+        if self._accept_order is not None:
+            self._accept_order.note(self._front.places.held)
         self.servers = cast(list[asyncio.Server], acceptors)
         self.started = True
 
@@ -191,11 +191,11 @@ class Listener(uvicorn.Server):
         for connection in list(self._front.connections):
             connection.shutdown()
         if not self.force_exit:
-            if self._turns is None:  # else the sockets are others' too, and the supervisor closes them to new ones
+            if self._accept_order is None:  # else other workers accept too, and the supervisor closes the sockets
                 close_to_new(self._sockets)
             await asyncio.sleep(_LAST_CALL)
-        if self._turns is not None:
-            self._turns.retire()
+        if self._accept_order is not None:
+            self._accept_order.retire()
         for server in self.servers:
             server.close()
         if self._handshakes is not None:
@@ -277,7 +277,7 @@ class Listener(uvicorn.Server):
     def let_go(self) -> None:
         """End every connection there is once its answer is out, an idle one after the linger; new ones are taken."""
         if self._handshakes is not None:
-            self._handshakes.distrust()
+            self._handshakes.invalidate_pending()
         for connection in list(self._front.connections):
             cast(FrontProtocol, connection).let_go()
 

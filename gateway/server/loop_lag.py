@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from gateway.http.timer import HELD_UP
+from gateway.http.timer import LAG_THRESHOLD
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class LoopLagMonitor:
     def _look(self) -> None:
         late = self._loop.time() - self._due
         self.start()  # first: also if the rest raises, there is a next look
-        if late > HELD_UP:
+        if late > LAG_THRESHOLD:
             self._count(late)
             logger.warning(
                 "this gateway was held up for %.1f s: the machine was paused, others had its CPU, or it has more to do"

@@ -7,16 +7,16 @@ import functools
 from collections.abc import Callable, Iterator
 
 from gateway.config import Config
-from gateway.http.tls.certificates import MadeOfFiles, client_context, server_context
-from gateway.http.tls.pem_files import Contents, Copies, Files, copied
-from gateway.upstreams.mirror import candidates
+from gateway.http.tls.certificates import FileBacked, client_context, server_context
+from gateway.http.tls.pem_files import Contents, Copies, Files, copy_files
+from gateway.upstreams.mirror import candidate_upstreams
 
 
 class PemCache:
     """What the files in force held when they were last of use."""
 
     def __init__(self) -> None:
-        self._kept: dict[Files, MadeOfFiles[Contents]] = {}
+        self._kept: dict[Files, FileBacked[Contents]] = {}
 
     @property
     def copies(self) -> Copies:
@@ -29,7 +29,7 @@ class PemCache:
         for files, check in _files_of(config):
             with contextlib.suppress(OSError):  # whoever uses the files tells of it
                 if (known := self._kept.get(files)) is None:
-                    known = MadeOfFiles(files, functools.partial(copied, check=check))
+                    known = FileBacked(files, functools.partial(copy_files, check=check))
                 kept[files] = known
                 known.refresh()
         self._kept = kept
@@ -39,6 +39,6 @@ def _files_of(config: Config) -> Iterator[tuple[Files, Callable[[Files], object]
     """Files that belong together, and what takes them where they are of use."""
     if (server := config.server.tls) is not None:
         yield server.files, functools.partial(server_context, minimum_version=server.minimum_version)
-    for upstream in {**config.upstreams, **candidates(config)}.values():
+    for upstream in {**config.upstreams, **candidate_upstreams(config)}.values():
         if (tls := upstream.tls) is not None and any(tls.files):
             yield tls.files, functools.partial(client_context, minimum_version=tls.minimum_version)

@@ -19,7 +19,7 @@ from gateway.admin.lifecycle import Lifecycle, Phase
 from gateway.admin.overview import Overview
 from gateway.admin.reload import Reloader, with_workers
 from gateway.admin.rpc import WorkerRpc
-from gateway.config import Config, Loaded, ServerTls, UpstreamTls, fit_to_show
+from gateway.config import Config, Loaded, ServerTls, UpstreamTls, display_value
 from gateway.http.server import FrontLimits, FrontState
 from gateway.http.tls.certificates import days_to_expiry
 from gateway.model.keep_going import KeepGoing
@@ -121,7 +121,7 @@ class Gateway:
 
 def certificate_sampler(metrics: Metrics, reloader: Reloader) -> Callable[[], None]:
     """What samples those of the configuration in force."""
-    return lambda: sample_certificates(metrics, reloader.loaded.config, reloader.loaded.shown)
+    return lambda: sample_certificates(metrics, reloader.loaded.config, reloader.loaded.masked)
 
 
 def sample_certificates(metrics: Metrics, config: Config, shown: Mapping[str, Any]) -> None:
@@ -129,7 +129,7 @@ def sample_certificates(metrics: Metrics, config: Config, shown: Mapping[str, An
     sections: list[tuple[tuple[str, ...], ServerTls | UpstreamTls | None]] = [(("server",), config.server.tls)]
     sections += [(("upstreams", name), upstream.tls) for name, upstream in config.upstreams.items()]
     files = {
-        fit_to_show(tls.certificate, shown, *place, "tls", "certificate"): tls.certificate
+        display_value(tls.certificate, shown, *place, "tls", "certificate"): tls.certificate
         for place, tls in sections
         if tls is not None and tls.certificate is not None
     }
@@ -139,7 +139,7 @@ def sample_certificates(metrics: Metrics, config: Config, shown: Mapping[str, An
             days = days_to_expiry(Path(file))
         except (OSError, ValueError):
             days = 0.0
-        metrics.certificate_days.labelled(label).set(days)
+        metrics.certificate_days.with_labels(label).set(days)
 
 
 def make_events(reading: Callable[[], Reading], rpc: WorkerRpc, reloader: Reloader, lifecycle: Lifecycle) -> Events:

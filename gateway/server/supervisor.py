@@ -65,8 +65,8 @@ from gateway.server.single import (
 from gateway.server.two_phase import Word, Words, all_prepared, those_without
 from gateway.telemetry.log import LogWriter
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.metrics.shared import ForeignCells
-from gateway.upstreams.mirror import candidates
+from gateway.telemetry.metrics.shared import WorkerMetrics
+from gateway.upstreams.mirror import candidate_upstreams
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ _QUESTIONS: Final = 16
 class Worker:
     """One child process."""
 
-    def __init__(self, slot: int, process: Child, channel: Channel, cells: ForeignCells) -> None:
+    def __init__(self, slot: int, process: Child, channel: Channel, cells: WorkerMetrics) -> None:
         self.slot = slot
         self.process = process
         self.cells = cells
@@ -290,7 +290,7 @@ class Supervisor:
     async def _spawn(self, slot: int) -> Worker:
         with contextlib.ExitStack() as undo:
             ours, theirs = map(undo.enter_context, socket.socketpair())
-            cells = undo.enter_context(contextlib.closing(ForeignCells()))
+            cells = undo.enter_context(contextlib.closing(WorkerMetrics()))
             listen = self._sockets.descriptors
             process = Child(
                 (
@@ -485,7 +485,7 @@ def _keep_series(metrics: Metrics, config: Config) -> None:
     """Keep the series, of workers that have ended too, of all that the configuration has."""
     targets = {
         (name, label)
-        for name, upstream in {**config.upstreams, **candidates(config)}.items()
+        for name, upstream in {**config.upstreams, **candidate_upstreams(config)}.items()
         for label in target_names([target.url for target in upstream.targets]).values()
     }
     metrics.configure(config.apps, targets, config.metrics.app_label, RuleNames(config))

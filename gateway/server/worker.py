@@ -21,9 +21,9 @@ import uvloop
 from gateway import __version__
 from gateway.admin.rpc import encode_reply
 from gateway.config import Config
-from gateway.model.change import NO_DEFECTS, reason_of
+from gateway.model.change import EXPECTED_ERRORS, failure_reason
 from gateway.model.keep_going import KeepGoing
-from gateway.policy.shared import Memory, Shared
+from gateway.policy.shared import Memory, SharedState
 from gateway.proxy.sessions import Sessions
 from gateway.server.executor import start_threads
 from gateway.server.hook_service import HookService
@@ -46,7 +46,7 @@ from gateway.server.ipc import (
 from gateway.server.signals import PROCESS, WORKER_MEANINGS, Receiver
 from gateway.telemetry.log import PIPE_ATOMIC, LogWriter
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.metrics.cells import Cells
+from gateway.telemetry.metrics.cells import MetricCells
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ async def serve(arguments: argparse.Namespace, writer: LogWriter) -> None:
     first = await channel.receive()
     if not isinstance(first, Build):
         return
-    metrics = Metrics(__version__, Cells(arguments.values, arguments.names))
+    metrics = Metrics(__version__, MetricCells(arguments.values, arguments.names))
     sockets = [socket.socket(fileno=fd) for fd in arguments.listen]
     try:
         service = HookService(
@@ -73,7 +73,7 @@ async def serve(arguments: argparse.Namespace, writer: LogWriter) -> None:
             writer,
             sessions=Sessions(arguments.sessions),
             copies=first.copies,
-            shared=Shared(Memory(arguments.shared, first.config.server.workers, arguments.slot)),
+            shared=SharedState(Memory(arguments.shared, first.config.server.workers, arguments.slot)),
         )
     except OSError as exc:  # certificates that were broken on the disk before the supervisor had copies of them
         logger.error("this worker cannot serve until its files are mended: %s", exc)
@@ -185,9 +185,9 @@ def _committed(service: HookService) -> str | None:
 
 
 def _told(exc: Exception) -> str:
-    if not isinstance(exc, NO_DEFECTS):
+    if not isinstance(exc, EXPECTED_ERRORS):
         logger.error("a configuration could not be put in force", exc_info=exc)
-    return reason_of(exc)
+    return failure_reason(exc)
 
 
 async def _answer(channel: Channel, service: HookService, message: Ask) -> None:

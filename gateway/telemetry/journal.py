@@ -1,7 +1,7 @@
 """The journal: the last decisions of one process, failures kept longer than successes, bounded in number and bytes.
 
-A hook pays for one reference that is put aside. What an operator sees of it (a Call) is made when somebody asks, from
-the same fields and with the same masks as its log line; never a body, never a secret.
+A hook pays for one reference that is kept. What an operator sees of it (a DecisionView) is made when somebody asks,
+from the same fields and with the same masks as its log line; never a body, never a secret.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from typing import Final
 import msgspec
 
 from gateway.model import effects
-from gateway.model.decision import AttemptRecord, Decision
-from gateway.model.hooks import AppKey, Hook, MethodType, method_type, text_of
-from gateway.model.text import bounded, masked, timestamp
+from gateway.model.decision import AttemptRecord, Decision, is_failure
+from gateway.model.hooks import AppKey, Hook, MethodType, field_text, method_type
+from gateway.model.text import mask_number, shorten, timestamp
 from gateway.model.verdicts import Annotations, Source, Verdict
-from gateway.telemetry.log import is_failure
-from gateway.telemetry.shadow_results import DIFFERING, Shadow, ShadowNotes, ShadowResult, is_outcome
+from gateway.telemetry.shadow_results import DIFFERING, Shadow, ShadowResult, ShadowResults, outcome_matches
 
 MAX_BYTES: Final = 8 * 1024 * 1024
 """Bytes that a journal keeps alive, its own share of each decision included."""
@@ -59,7 +58,7 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
     error: str
 
 
-class Call(msgspec.Struct, frozen=True, gc=False):
+class DecisionView(msgspec.Struct, frozen=True, gc=False):
     """A decision, as it is shown: CONTRACT names its fields."""
 
     request_id: str
@@ -101,7 +100,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     """What the backend answered to an event, where the hook's own body went out in its place."""
 
 
-class Wanted(msgspec.Struct, frozen=True):
+class DecisionFilter(msgspec.Struct, frozen=True):
     """Which calls are asked for; what is None does not matter. All that is set must hold."""
 
     app: str | None = None
@@ -133,10 +132,10 @@ class Wanted(msgspec.Struct, frozen=True):
     limit: int = 100
 
 
-class Found(msgspec.Struct, frozen=True):
+class SearchResult(msgspec.Struct, frozen=True):
     """What a search brought."""
 
-    calls: list[Call]
+    decisions: list[DecisionView]
     """Newest first, as many as the limit allows."""
     matched: int
     """How many there were."""
@@ -146,17 +145,17 @@ class Found(msgspec.Struct, frozen=True):
     """When the oldest of these began."""
 
 
-class News(msgspec.Struct, frozen=True):
+class JournalUpdate(msgspec.Struct, frozen=True):
     """What was recorded since a follower asked last."""
 
     cursor: Cursor
     """What to ask with next time."""
-    calls: list[Call]
+    decisions: list[DecisionView]
     """In the order in which they were recorded, failures before successes where not all have room."""
     skipped: int
 
 
-class Teller:
+class DecisionFormatter:
     """Makes Calls of decisions; *mask* and *hook_types* are the configuration's, *worker* this process's id."""
 
     def __init__(
@@ -167,25 +166,25 @@ class Teller:
         self._mask_callee = "callee" in mask
         self._hook_types = hook_types
 
-    def call(self, decision: Decision, shadow: Shadow | None = None) -> Call:
+    def format(self, decision: Decision, shadow: Shadow | None = None) -> DecisionView:
         """What is shown of a decision, and of its copy."""
         ruling, hook = decision.ruling, decision.hook
         annotations = ruling.annotations or _NO_ANNOTATIONS
-        return Call(
+        return DecisionView(
             decision.request_id,
             timestamp(decision.time),
             decision.app,
             decision.method,
-            text_of(hook.node_id, _FIELD) if hook else None,
-            text_of(hook.session_id, _FIELD) if hook else None,
-            text_of(hook.call_id, _FIELD) if hook else None,
+            field_text(hook.node_id, _FIELD) if hook else None,
+            field_text(hook.session_id, _FIELD) if hook else None,
+            field_text(hook.call_id, _FIELD) if hook else None,
             self._caller(hook) if hook else None,
             self._callee(hook) if hook else None,
             ruling.verdict,
             ruling.source,
             ruling.reason,
             ruling.status,
-            bounded(ruling.error),
+            shorten(ruling.error),
             decision.upstream,
             decision.target,
             None if decision.budget is None else _ms(decision.budget),
@@ -193,13 +192,13 @@ class Teller:
             _ms(decision.upstream_duration),
             tuple(_attempts(decision)),
             self._worker,
-            effects.of_answer(
+            effects.answer_effect(
                 ruling.status,
                 self._kind(decision.method),
                 False if annotations.ineffective else None,
                 decision.method,
             )
-            + effects.of_changes(annotations.changed_fields, annotations.ignored_fields),
+            + effects.changes_effect(annotations.changed_fields, annotations.ignored_fields),
             annotations.rule,
             annotations.repaired,
             annotations.cut,
@@ -209,12 +208,12 @@ class Teller:
             annotations.failover_cause,
             annotations.changed_fields,
             annotations.ignored_fields,
-            bounded(",".join(annotations.excluded)) if annotations.excluded else None,
+            shorten(",".join(annotations.excluded)) if annotations.excluded else None,
             shadow,
             annotations.substituted,
         )
 
-    def matches(self, decision: Decision, wanted: Wanted, shadow: Shadow | None = None) -> bool:
+    def matches(self, decision: Decision, wanted: DecisionFilter, shadow: Shadow | None = None) -> bool:
         """Whether the decision is wanted; *shadow* is what came of its copy."""
         ruling = decision.ruling
         if (
@@ -234,25 +233,25 @@ class Teller:
             or _differs(wanted.target, decision.target)
         ):
             return False
-        if not _annotations_match(ruling.annotations or _NO_ANNOTATIONS, wanted) or not is_outcome(
+        if not _annotations_match(ruling.annotations or _NO_ANNOTATIONS, wanted) or not outcome_matches(
             wanted.shadow, shadow
         ):
             return False
         hook = decision.hook
-        if wanted.call_id is not None and (hook is None or text_of(hook.call_id, _FIELD) != wanted.call_id):
+        if wanted.call_id is not None and (hook is None or field_text(hook.call_id, _FIELD) != wanted.call_id):
             return False
-        if wanted.session_id is not None and (hook is None or text_of(hook.session_id, _FIELD) != wanted.session_id):
+        if wanted.session_id is not None and (hook is None or field_text(hook.session_id, _FIELD) != wanted.session_id):
             return False
         return wanted.q is None or self._mentions(decision, wanted.q)
 
     def _mentions(self, decision: Decision, word: str) -> bool:
         word = word.casefold()
         hook = decision.hook
-        texts = [decision.request_id, bounded(decision.ruling.error)]
+        texts = [decision.request_id, shorten(decision.ruling.error)]
         if hook is not None:
             texts += [
-                text_of(hook.call_id, _FIELD) or "",
-                text_of(hook.session_id, _FIELD) or "",
+                field_text(hook.call_id, _FIELD) or "",
+                field_text(hook.session_id, _FIELD) or "",
                 self._caller(hook) or "",
                 self._callee(hook) or "",
             ]
@@ -261,15 +260,15 @@ class Teller:
         # Only the whole number finds what is masked: by parts of it, one could find out the rest.
         if hook is None or len(word) < _WHOLE_NUMBER:
             return False
-        return word in ((text_of(raw, _NUMBER) or "").casefold() for raw in (hook.caller, hook.callee))
+        return word in ((field_text(raw, _NUMBER) or "").casefold() for raw in (hook.caller, hook.callee))
 
     def _caller(self, hook: Hook) -> str | None:
-        text = text_of(hook.caller, _NUMBER)
-        return masked(text) if self._mask_caller and text is not None else text
+        text = field_text(hook.caller, _NUMBER)
+        return mask_number(text) if self._mask_caller and text is not None else text
 
     def _callee(self, hook: Hook) -> str | None:
-        text = text_of(hook.callee, _NUMBER)
-        return masked(text) if self._mask_callee and text is not None else text
+        text = field_text(hook.callee, _NUMBER)
+        return mask_number(text) if self._mask_callee and text is not None else text
 
     def _kind(self, method: str) -> MethodType | None:
         return None if method.startswith("_") else method_type(method, self._hook_types)
@@ -312,7 +311,7 @@ class Journal:
         """Decisions that a candidate saw otherwise, once more: they outlast those that it saw alike."""
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._shadows = ShadowNotes()
+        self._shadows = ShadowResults()
 
     def __repr__(self) -> str:
         return f"<Journal {len(self._successes.held)} + {len(self._failures.held)} failures, {self._bytes} bytes>"
@@ -381,29 +380,29 @@ class Journal:
             held += [each for each in self._differing.held if (each.request_id, each.time) not in known]
         return sorted(held, key=lambda decision: -decision.time)
 
-    async def find(self, wanted: Wanted, teller: Teller) -> Found:
+    async def search(self, wanted: DecisionFilter, teller: DecisionFormatter) -> SearchResult:
         """The calls that are wanted; hooks go on meanwhile."""
         held = self.newest()
-        calls: list[Call] = []
+        calls: list[DecisionView] = []
         matched = 0
         for number, decision in enumerate(held, 1):
             shadow = self._shadows.of(decision.request_id)
             if teller.matches(decision, wanted, shadow):
                 matched += 1
                 if matched <= wanted.limit:
-                    calls.append(teller.call(decision, shadow))
+                    calls.append(teller.format(decision, shadow))
             if not number % _IN_ONE_GO:
                 await asyncio.sleep(0)
-        return Found(calls, matched, len(held), timestamp(held[-1].time) if held else None)
+        return SearchResult(calls, matched, len(held), timestamp(held[-1].time) if held else None)
 
-    def news(self, cursor: Cursor, most: int, teller: Teller) -> News:
+    def updates(self, cursor: Cursor, most: int, teller: DecisionFormatter) -> JournalUpdate:
         """What was recorded since, *most* calls of it: the newest, failures before successes."""
         failures = list(islice(self._failures.since(cursor[1]), most))
         successes = list(islice(self._successes.since(cursor[0]), most - len(failures)))
         now = (self._successes.recorded, self._failures.recorded)
         new = max(0, now[0] - cursor[0]) + max(0, now[1] - cursor[1])
         told = sorted([*failures, *successes], key=lambda decision: decision.time + decision.duration)
-        return News(now, [teller.call(decision) for decision in told], new - len(told))
+        return JournalUpdate(now, [teller.format(decision) for decision in told], new - len(told))
 
     def _make_room(self) -> None:
         """Drop the oldest, successes first."""
@@ -413,7 +412,7 @@ class Journal:
                 ring.dropped += 1
 
 
-def _annotations_match(annotations: Annotations, wanted: Wanted) -> bool:
+def _annotations_match(annotations: Annotations, wanted: DecisionFilter) -> bool:
     return (
         not _differs(wanted.rule, annotations.rule)
         and (not wanted.ineffective or annotations.ineffective or annotations.ignored_fields is not None)
@@ -439,7 +438,7 @@ def _slim(decision: Decision) -> Decision:
 
 
 def _short(raw: msgspec.Raw, limit: int) -> msgspec.Raw:
-    text = text_of(raw, limit)
+    text = field_text(raw, limit)
     return msgspec.Raw() if text is None else msgspec.Raw(msgspec.json.encode(text))
 
 
@@ -467,7 +466,7 @@ def _attempts(decision: Decision) -> Iterable[Attempt]:
             _ms(record.duration),
             _ms(record.queued),
             record.outcome,
-            bounded(record.error),
+            shorten(record.error),
         )
         for record in story
     )

@@ -12,17 +12,17 @@ import logging
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from gateway.model.change import Change, Swap
-from gateway.model.decision import Decision
-from gateway.model.hooks import text_of
-from gateway.model.text import bounded, masked, printable, timestamp
-from gateway.model.verdicts import Annotations, Verdict
+from gateway.model.decision import Decision, is_failure
+from gateway.model.hooks import field_text
+from gateway.model.text import mask_number, printable, shorten, timestamp
+from gateway.model.verdicts import Annotations
+from gateway.model.writer_thread import WriterThread
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,8 @@ MAX_BUFFER: Final = 8 * 1024 * 1024
 """Bytes of lines waiting to be written; past it, lines are dropped and counted."""
 PIPE_ATOMIC: Final = 4096
 """Bytes that a pipe takes in one piece (PIPE_BUF): processes that share one must not mix their lines."""
+_PIECES: Final = 256
+"""Pieces of lines that are written in one go."""
 FLUSH_AFTER: Final = 0.05
 """Seconds for which access lines are gathered before they are handed to the writer."""
 _AT_ONCE: Final = 32
@@ -46,61 +48,44 @@ _FIELD: Final = 256
 
 
 class LogWriter:
-    """Writes lines to a file descriptor from a thread; never blocks whoever hands them in, never raises."""
+    """Writes lines to a file descriptor from a thread; never makes a caller wait, never raises."""
 
     def __init__(self, fd: int, on_drop: Callable[[int], None] = lambda lines: None, *, chunk: int = 64 * 1024) -> None:
+        """*on_drop* gets the number of lines that are lost; *chunk*: bytes written in one piece, whole lines only."""
         self._fd = fd
         self._chunk = chunk
         self.on_drop = on_drop
-        self._chunks: deque[bytes] = deque()
-        self._waiting = 0
         self._torn = False  # the last line written was cut by an error
-        self._wake = threading.Condition()
-        self._closing = False
-        self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
+        self._putting = threading.RLock()
+        self._thread = WriterThread("log-writer", self._write, batch=_PIECES, max_size=MAX_BUFFER, wake_at=1)
         self._thread.start()
 
     def write(self, lines: bytes) -> None:
-        """Queue whole lines for writing."""
-        with self._wake:
-            if self._waiting + len(lines) > MAX_BUFFER or self._closing:
+        """Queue whole lines for writing; any thread may."""
+        with self._putting:
+            if not self._thread.put(lines, len(lines)):
                 self.on_drop(lines.count(b"\n"))
-                return
-            self._chunks.append(lines)
-            self._waiting += len(lines)
-            self._wake.notify()
 
     def close(self, timeout: float = 2.0) -> None:
-        """Write what is queued, for at most *timeout* seconds, and end."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
-        self._thread.join(timeout)
+        """Write what is queued, for at most *timeout* seconds, and end. A signal handler may call it."""
+        self._thread.close(timeout)
 
-    def _run(self) -> None:
-        while True:
-            with self._wake:
-                while not self._chunks and not self._closing:
-                    self._wake.wait()
-                if not self._chunks:
-                    return
-                data = self._taken()
-            written = 0
-            with contextlib.suppress(Exception):  # any: without this thread nothing would be logged again
-                written = self._write_all(data)
-            with self._wake:
-                self._waiting -= len(data)
-            if written < len(data):
-                self.on_drop(data.count(b"\n", written))
-
-    def _taken(self) -> bytes:
-        """All that waits in one piece; the oldest piece alone where there is no memory for that."""
+    def _write(self, pieces: list[bytes]) -> None:
+        """Write all of them in one go, or one by one where there is no memory for that."""
         try:
-            data = b"".join(self._chunks)
+            data = b"".join(pieces)
         except MemoryError:
-            return self._chunks.popleft()
-        self._chunks.clear()
-        return data
+            for piece in pieces:
+                self._write_or_drop(piece)
+        else:
+            self._write_or_drop(data)
+
+    def _write_or_drop(self, data: bytes) -> None:
+        written = 0
+        with contextlib.suppress(Exception):
+            written = self._write_all(data)
+        if written < len(data):
+            self.on_drop(data.count(b"\n", written))
 
     def _write_all(self, data: bytes) -> int:
         """Bytes written before an error (a full disk, a closed pipe): the rest of this batch is given up."""
@@ -238,15 +223,15 @@ class AccessLog:
         ruling, hook, budget = decision.ruling, decision.hook, decision.budget
         node_id = session_id = call_id = caller = callee = None
         if hook is not None:
-            node_id = text_of(hook.node_id, longest)
-            session_id = text_of(hook.session_id, longest)
-            call_id = text_of(hook.call_id, longest)
-            caller = text_of(hook.caller, _NUMBER)
+            node_id = field_text(hook.node_id, longest)
+            session_id = field_text(hook.session_id, longest)
+            call_id = field_text(hook.call_id, longest)
+            caller = field_text(hook.caller, _NUMBER)
             if caller is not None and self._mask_caller:
-                caller = masked(caller)
-            callee = text_of(hook.callee, _NUMBER)
+                caller = mask_number(caller)
+            callee = field_text(hook.callee, _NUMBER)
             if callee is not None and self._mask_callee:
-                callee = masked(callee)
+                callee = mask_number(callee)
         return _AccessLine(
             timestamp(decision.time),
             decision.request_id,
@@ -260,7 +245,7 @@ class AccessLog:
             ruling.verdict,
             ruling.source,
             ruling.reason,
-            bounded(ruling.error, 2 * longest) if ruling.error else "",
+            shorten(ruling.error, 2 * longest) if ruling.error else "",
             ruling.status,
             decision.upstream,
             decision.target,
@@ -271,35 +256,23 @@ class AccessLog:
         )
 
 
-def is_failure(decision: Decision) -> bool:
-    """Whether an operator would look for this hook among the failures: anything but a verdict as it was meant.
-
-    A refusal that the media server ignores is one, and an answer that had to be repaired; what a rule refused is none.
-    """
-    ruling = decision.ruling
-    if ruling.error or ruling.verdict is Verdict.ERROR:
-        return True
-    annotations = ruling.annotations
-    return annotations is not None and (annotations.ineffective or annotations.repaired is not None)
-
-
 def _annotate_line(line: _AccessLine, annotations: Annotations, longest: int) -> _AnnotatedLine:
     annotated = _AnnotatedLine(*msgspec.structs.astuple(line))
     if annotations.rule is not None:
-        annotated.rule = bounded(annotations.rule, longest)
+        annotated.rule = shorten(annotations.rule, longest)
     annotated.repaired = annotations.repaired
     if annotations.client_config != "ok":
         annotated.client_config = annotations.client_config
     annotated.ineffective = annotations.ineffective
     if annotations.failed_over_from is not None:
-        annotated.failed_over_from = bounded(annotations.failed_over_from, longest)
+        annotated.failed_over_from = shorten(annotations.failed_over_from, longest)
         annotated.failover_cause = annotations.failover_cause
     if annotations.changed_fields is not None:
-        annotated.changed_fields = bounded(annotations.changed_fields, longest)
+        annotated.changed_fields = shorten(annotations.changed_fields, longest)
     if annotations.ignored_fields is not None:
-        annotated.ignored_fields = bounded(annotations.ignored_fields, longest)
+        annotated.ignored_fields = shorten(annotations.ignored_fields, longest)
     if annotations.excluded:
-        annotated.excluded = bounded(",".join(annotations.excluded), longest)
+        annotated.excluded = shorten(",".join(annotations.excluded), longest)
     annotated.substituted = annotations.substituted
     return annotated
 
@@ -332,7 +305,7 @@ def _more(line: _AnnotatedLine) -> str:
     return words + (" ineffective" if line.ineffective else "")
 
 
-class _Brake(logging.Filter):
+class RateLimitFilter(logging.Filter):
     """Lets the same message through a few times per period, then says how often it was held back.
 
     Running out of file descriptors, for one, makes an event loop log thousands of lines a second.
@@ -344,6 +317,7 @@ class _Brake(logging.Filter):
         self._seen: dict[tuple[str, int, str], list[float]] = {}  # period's end, count
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is logged; adds the number of suppressed repeats to the first one of a new period."""
         key = (record.name, record.levelno, str(record.msg).partition("\n")[0][:200])
         now = self._clock()
         entry = self._seen.get(key)
@@ -376,13 +350,13 @@ class _Handler(logging.Handler):
             self._writer.on_drop(1)
 
     def _format(self, record: logging.LogRecord) -> bytes:
-        message = bounded(record.getMessage(), 2000).encode("utf-8", "backslashreplace").decode("utf-8")
+        message = shorten(record.getMessage(), 2000).encode("utf-8", "backslashreplace").decode("utf-8")
         fields: dict[str, Any] = getattr(record, "fields", {})
         trace = self._exceptions.formatException(record.exc_info) if record.exc_info else None
         if self._console:
             extra = "".join(f" {name}={value}" for name, value in fields.items())
             text = f"{timestamp(record.created)} {record.levelname.lower():7} {message}{extra}"
-            lines = [text, *bounded(trace or "", _MAX_TRACE).splitlines()]
+            lines = [text, *shorten(trace or "", _MAX_TRACE).splitlines()]
             return "\n".join(map(printable, lines)).encode("utf-8", "replace")
         line = {
             "ts": timestamp(record.created),
@@ -392,7 +366,7 @@ class _Handler(logging.Handler):
             **fields,
         }
         if trace:
-            line["exception"] = bounded(trace, _MAX_TRACE)
+            line["exception"] = shorten(trace, _MAX_TRACE)
         return msgspec.json.encode(line, enc_hook=str)
 
 
@@ -404,7 +378,7 @@ def configure_logging(writer: LogWriter, *, level: str, console: bool) -> None:
 def prepare_logging(writer: LogWriter, *, level: str, console: bool) -> Change:
     """The same, ready to be committed."""
     handler = _Handler(writer, console=console)
-    handler.addFilter(_Brake())
+    handler.addFilter(RateLimitFilter())
     root = logging.getLogger()
     before, level_before = list(root.handlers), root.level
     return Swap(

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from gateway.model.text import bounded
+from gateway.model.text import shorten
 from gateway.policy.comparison import Difference, Finding
 
 MAX_NOTES: Final = 2000
@@ -83,7 +83,7 @@ class _Notes:
             self.bytes -= noted[1]
 
 
-class ShadowNotes:
+class ShadowResults:
     """What came of the last copies, by request id; those that were answered otherwise outlast those answered alike."""
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ class ShadowNotes:
             result.upstream,
             result.outcome,
             result.status,
-            bounded(result.error),
+            shorten(result.error),
             result.duration_ms,
             tuple(result.differences),
         )
@@ -117,7 +117,7 @@ class ShadowNotes:
         return None if noted is None else noted[0]
 
 
-def is_outcome(wanted: str | None, shadow: Shadow | None) -> bool:
+def outcome_matches(wanted: str | None, shadow: Shadow | None) -> bool:
     """Whether a copy came to what is wanted: an outcome, DIFFERS, or None for whatever there is."""
     if wanted is None:
         return True

@@ -11,8 +11,8 @@ from urllib.parse import quote
 import msgspec
 
 from gateway.http.client import Answer
-from gateway.model.hooks import BadHookError, is_json_object, parse_hook, text_of
-from gateway.model.text import masked
+from gateway.model.hooks import BadHookError, field_text, is_json_object, parse_hook
+from gateway.model.text import mask_number, printable
 from gateway.model.verdicts import (
     ALLOW_STATUS,
     REJECT_STATUS,
@@ -21,13 +21,13 @@ from gateway.model.verdicts import (
     Failure,
     ProxyError,
     Ruling,
-    allowed_by_backend,
-    denied_by_backend,
+    backend_allow,
+    backend_reject,
 )
 from gateway.policy.event_answers import EventCheck, plain, reports_fatal
-from gateway.policy.repair import Doubt, ResponseCheck, printable, repair
+from gateway.policy.repair import RepairFailure, ResponseCheck, repair
 
-DENIED: Final = denied_by_backend()
+DENIED: Final = backend_reject()
 
 _CODED: Final = "a compressed body, unasked"
 _MAX_CUT: Final = 2000
@@ -55,7 +55,7 @@ class _LastYes:
     __slots__ = ("body", "ruling")
 
     def __init__(self) -> None:
-        self.remember(allowed_by_backend(b"{}"))
+        self.remember(backend_allow(b"{}"))
 
     def remember(self, ruling: Ruling) -> Ruling:
         """Put this one in the place of the one before; returns it."""
@@ -79,11 +79,11 @@ def judge(answer: Answer, sent: bytes = b"", check: Check = ResponseCheck.STRICT
     status = answer.status
     if status == ALLOW_STATUS:
         if answer.body == sent and sent:
-            return allowed_by_backend(sent)  # the same again is the usual yes, and known to be JSON
+            return backend_allow(sent)  # the same again is the usual yes, and known to be JSON
         if answer.body == _last_yes.body:
             return _last_yes.ruling
         if is_json_object(answer.body):
-            return _last_yes.remember(allowed_by_backend(answer.body))
+            return _last_yes.remember(backend_allow(answer.body))
         return _not_an_object(answer) if check is ResponseCheck.STRICT else _leniently(answer, sent, check)
     if status == REJECT_STATUS:
         return DENIED
@@ -107,16 +107,16 @@ def judge_failure(failure: Failure, check: Check = ResponseCheck.STRICT) -> Ruli
 def _leniently(answer: Answer, sent: bytes, check: Check) -> Ruling | Failure:
     """Judge a 200 that is not one JSON object where that may be well all the same."""
     if check is ResponseCheck.OFF:
-        return _coded_body() if _is_coded(answer) else allowed_by_backend(answer.body)
+        return _coded_body() if _is_coded(answer) else backend_allow(answer.body)
     if check is EventCheck.ANY:
         return _delivered(answer, sent)
     mended = repair(answer.body, sent)
-    if isinstance(mended, Doubt):
+    if isinstance(mended, RepairFailure):
         if check is EventCheck.REPAIR:
             return _delivered(answer, sent)
         failure = _not_an_object(answer)
         return failure._replace(detail=f"{failure.detail}; not repaired: {mended}")
-    ruling = allowed_by_backend(mended.body)
+    ruling = backend_allow(mended.body)
     return ruling.annotate(repaired="+".join(mended.kinds), cut=_for_people(mended.cut, sent))
 
 
@@ -127,12 +127,12 @@ def _delivered(answer: Answer, sent: bytes) -> Ruling | Failure:
     """
     status, body = answer.status, answer.body
     if is_json_object(body):
-        return allowed_by_backend(body)
+        return backend_allow(body)
     coding = next((value for name, value in answer.headers if name.lower() == b"content-encoding"), b"")
     if reports_fatal(plain(body, coding) if coding else body):
         what = f"status {status} with PHP's report of a fatal error: the event may not have been recorded"
         return Failure(Cause.BAD_ANSWER, ProxyError.HTTP_PROTOCOL_ERROR, what, status)
-    ruling = allowed_by_backend(sent)
+    ruling = backend_allow(sent)
     return msgspec.structs.replace(ruling, annotations=_substituted(status, empty=not body.strip()))
 
 
@@ -150,14 +150,14 @@ def _for_people(cut: str, sent: bytes) -> str:
     except BadHookError:
         return ""
     for raw in (hook.caller, hook.callee):
-        number = (text_of(raw, _MAX_NUMBER) or "").removesuffix("…")
+        number = (field_text(raw, _MAX_NUMBER) or "").removesuffix("…")
         user = _SCHEME.sub("", number).partition("@")[0]
         for form in (number, html.escape(number), *_DIGITS.findall(number)[:_MAX_RUNS]):
             cut = _without(cut, form)
         cut = _without_spellings(cut, _NO_DIGIT.sub("", user))
         for form in (quote(number, safe=""), user):
             cut = cut if len(form) < _MIN_DIGITS else _without(cut, form)
-    return printable(cut)[:_MAX_CUT]
+    return printable(cut, keep="\n")[:_MAX_CUT]
 
 
 def _without_spellings(text: str, digits: str) -> str:
@@ -166,7 +166,7 @@ def _without_spellings(text: str, digits: str) -> str:
     def shown(found: re.Match[str]) -> str:
         there = _NO_DIGIT.sub("", found[0])
         last = min(len(there), len(digits), _OWN_DIGITS)
-        return masked(found[0]) if there[-last:] == digits[-last:] else found[0]
+        return mask_number(found[0]) if there[-last:] == digits[-last:] else found[0]
 
     return text if len(digits) < _MIN_DIGITS else _GROUPED.sub(shown, text)
 
@@ -174,8 +174,8 @@ def _without_spellings(text: str, digits: str) -> str:
 def _without(text: str, number: str) -> str:
     """The text with a number masked as in the log; a short one only where it stands by itself."""
     if len(number) >= 5:
-        return text.replace(number, masked(number))
-    return re.sub(rf"(?<!\w){re.escape(number)}(?!\w)", masked(number), text) if number else text
+        return text.replace(number, mask_number(number))
+    return re.sub(rf"(?<!\w){re.escape(number)}(?!\w)", mask_number(number), text) if number else text
 
 
 def _is_coded(answer: Answer) -> bool:

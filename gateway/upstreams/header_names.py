@@ -27,7 +27,7 @@ _odd = re.compile(rb"[^a-z0-9]")
 _logged: set[bytes] = set()
 
 
-def as_php_sees(name: bytes) -> bytes:
+def php_name(name: bytes) -> bytes:
     """The lower-case name with every character that servers may turn into ``_`` as a hyphen."""
     return _odd.sub(b"-", name)
 
@@ -40,7 +40,7 @@ def may_pass(name: bytes, taken: Collection[bytes], *, keep_odd: bool) -> bool:
     """
     seen = name
     if not _is_plain(name):
-        seen = as_php_sees(name)
+        seen = php_name(name)
         if not keep_odd:
             _log_once(name, "it has a character for which PHP may take it for another header")
             return False

@@ -1,7 +1,7 @@
 """What of a request goes on to a backend: end-to-end header fields as they came, the gateway's own in their place.
 
 A media server's heads are alike but for the body's length, so what is worked out of one is remembered for the next:
-``read`` and ``forwarded`` are pure, and cached.
+``parse_head`` and ``forward_headers`` are pure, and cached.
 
 RFC 9110, section 7.6 (hop-by-hop fields, Via); RFC 9110, section 7.2 (Host); W3C Trace Context (traceparent).
 """
@@ -18,7 +18,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from gateway.upstreams.header_names import as_php_sees, may_pass
+from gateway.http.lines import breaks_lines
+from gateway.upstreams.header_names import may_pass, php_name
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -118,15 +119,15 @@ class CompiledPolicy:
         self._preserve = policy.host == "preserve"
         self._literal = None if policy.host in ("preserve", "target") else policy.host.encode("ascii")
         self.static: Headers = tuple(static)
-        self.dropped = _DROPPED | {as_php_sees(name) for name, _ in static}
+        self.dropped = _DROPPED | {php_name(name) for name, _ in static}
         self.keep_underscores = policy.keep_underscores
 
-    def host(self, received: Received) -> bytes | None:
+    def host(self, received: RequestHead) -> bytes | None:
         """The Host to send for a request with this head; None = the target's own."""
         return received.host if self._preserve else self._literal
 
 
-class Received:
+class RequestHead:
     """A head's fields, and what the gateway itself reads in them."""
 
     __slots__ = ("coded", "fields", "host", "request_id", "traceparent")
@@ -160,16 +161,16 @@ class Received:
 
 
 @lru_cache(_REMEMBERED)
-def read(fields: Headers) -> Received:
+def parse_head(fields: Headers) -> RequestHead:
     """What stands in a head's fields, names in lower case."""
-    return Received(fields)
+    return RequestHead(fields)
 
 
 @lru_cache(_REMEMBERED)
-def forwarded(
-    received: Received, policy: CompiledPolicy, client: str | None, scheme: str, *, resigned: bool = False
+def forward_headers(
+    received: RequestHead, policy: CompiledPolicy, client: str | None, scheme: str, *, resigned: bool = False
 ) -> bytes:
-    """The header lines for the backend that all hooks with this head share; ``own_lines`` has each hook's own.
+    """The header lines for the backend that all hooks with this head share; ``hook_header_lines`` has each hook's own.
 
     They lack Host and what each attempt sets itself, and where the hook is signed anew, its Authorization. Raises
     LoopError if Via says that this very gateway has had the hook already.
@@ -203,7 +204,7 @@ def forwarded(
     return _written(lines)
 
 
-def own_lines(identity: Identity) -> bytes:
+def hook_header_lines(identity: Identity) -> bytes:
     """The header lines for the backend that belong to this hook alone."""
     return b"x-request-id: %b\r\ntraceparent: %b\r\n" % (identity.request_id, identity.traceparent)
 
@@ -211,12 +212,11 @@ def own_lines(identity: Identity) -> bytes:
 def _written(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
     lines = [b"%b: %b\r\n" % field for field in fields]
     written = b"".join(lines)
-    # One line break per line and no other: nothing that a value carries can begin another line.
-    if written.count(b"\n") != len(lines) or written.count(b"\r") != len(lines) or b"\0" in written:
+    if breaks_lines(written, len(lines)) or b"\0" in written:
         raise ValueError("a header field would break into two lines")
     return written
 
 
-def encoded(headers: Mapping[str, str]) -> tuple[tuple[bytes, bytes], ...]:
+def encode_headers(headers: Mapping[str, str]) -> tuple[tuple[bytes, bytes], ...]:
     """Configured header fields as bytes."""
     return tuple((name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in headers.items())

@@ -13,7 +13,7 @@ _DEVIATION_GAIN: Final = 1 / 4
 _DEVIATIONS: Final = 2.0
 
 
-class Usual:
+class LatencyEstimator:
     """A target's usual answer time: the smoothed mean and twice the smoothed deviation, as TCP estimates its
     round trip (RFC 6298, section 2), though less cautious than its four deviations.
 
@@ -27,7 +27,7 @@ class Usual:
         self._deviation = 0.0
 
     def __repr__(self) -> str:
-        return f"<Usual {self.estimate() * 1000:.1f} ms>"
+        return f"<LatencyEstimator {self.estimate() * 1000:.1f} ms>"
 
     def observe(self, seconds: float) -> None:
         """Take in one answer's time, not negative."""

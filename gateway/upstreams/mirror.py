@@ -50,11 +50,11 @@ _RETRY: Final = Retry()
 _SPAN: Final = 1 << 15
 """A copy's number among its hook's attempts, in a trace: what the candidate does hangs below none of the real ones."""
 
-Note = Callable[[str, ShadowResult, Decision], None]
+ResultListener = Callable[[str, ShadowResult, Decision], None]
 """Told of each result: the hook's request id, what came of its copy, and the hook's own fate."""
 
 
-def candidates(config: Config) -> dict[str, UpstreamConfig]:
+def candidate_upstreams(config: Config) -> dict[str, UpstreamConfig]:
     """The further upstreams that the shadows of a configuration need, by their reserved names.
 
     They lack health checks: the upstream itself has them, and a candidate is not asked twice for nothing.
@@ -96,8 +96,8 @@ class _Lane:
 class Shadows:
     """The copies of one process. Build it inside a running loop."""
 
-    def __init__(self, metrics: Metrics, note: Note | None = None) -> None:
-        self.note = note
+    def __init__(self, metrics: Metrics, note: ResultListener | None = None) -> None:
+        self.on_result = note
         """Whom to tell of results."""
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
@@ -120,7 +120,7 @@ class Shadows:
         return sum(len(lane.queue) for lane in self._lanes.values())
 
     @property
-    def at_work(self) -> int:
+    def active_tasks(self) -> int:
         """Tasks that bring copies to candidates, those included that are about to end."""
         return sum(len(lane.tasks) for lane in self._lanes.values()) + len(self._ending)
 
@@ -134,8 +134,8 @@ class Shadows:
     ) -> Change:
         """Have it ready to work by another configuration.
 
-        *configs*: of the ``candidates`` in it; *upstreams* has them live, among others. What waits for a candidate that
-        is gone, or that is described otherwise now, is dropped, and what is under way to it ends.
+        *configs*: its ``candidate_upstreams``; *upstreams* has them live, among others. Where a candidate is gone or
+        has other settings now, the copies that wait for it are dropped, and requests in flight to it are cancelled.
         """
         lanes = {}
         for name, described in configs.items():
@@ -270,7 +270,7 @@ class Shadows:
             return DROPPED  # by our own limit of connections: the candidate has not seen it
         theirs = _answered(outcome.result)
         comparison = await self._compare(_answered(copy.ours), theirs, copy.settings)
-        if self.note is not None:
+        if self.on_result is not None:
             result = ShadowResult(
                 copy.settings.upstream,
                 comparison.outcome,
@@ -279,7 +279,7 @@ class Shadows:
                 round(outcome.duration * 1000, 3),
                 comparison.differences,
             )
-            self.note(copy.decision.request_id, result, copy.decision)
+            self.on_result(copy.decision.request_id, result, copy.decision)
         return comparison.outcome
 
     async def _compare(self, ours: Answered, theirs: Answered, settings: ShadowSettings) -> Comparison:
@@ -291,7 +291,7 @@ class Shadows:
 
     def _count(self, app: str, upstream: str, outcome: str) -> None:
         # A hook whose app a reload has taken away must not bring the app's series back.
-        self._metrics.shadow_hooks.labelled(app if app in self._apps else UNKNOWN_APP, upstream, outcome).inc()
+        self._metrics.shadow_hooks.with_labels(app if app in self._apps else UNKNOWN_APP, upstream, outcome).inc()
 
     def _defect(self, shadow: Shadow, decision: Decision) -> None:
         logger.exception("a shadow met a defect of the gateway; its hook had been answered")

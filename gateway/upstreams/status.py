@@ -19,7 +19,7 @@ MAX_APPS: Final = 20
 _HELD: Final = "ejected by an operator"
 
 
-class Standing(StrEnum):
+class TargetState(StrEnum):
     """What a target is asked, from well to worst."""
 
     UP = "up"
@@ -32,8 +32,8 @@ class Standing(StrEnum):
     """Ejected by an operator, until it is restored."""
 
 
-_RANK: Final = {standing: rank for rank, standing in enumerate(Standing)}
-_CLOSED: Final = frozenset((Standing.EJECTED, Standing.HELD, Standing.PROBING))
+_RANK: Final = {standing: rank for rank, standing in enumerate(TargetState)}
+_CLOSED: Final = frozenset((TargetState.EJECTED, TargetState.HELD, TargetState.PROBING))
 
 
 class TargetReport(msgspec.Struct, frozen=True):
@@ -42,17 +42,17 @@ class TargetReport(msgspec.Struct, frozen=True):
     upstream: str
     url: str
     name: str
-    state: Standing
+    state: TargetState
     since: float | None
     """When it came into this state; None where it has always been up."""
-    why: str | None
-    closed_to: tuple[str, ...]
+    reason: str | None
+    ejected_for: tuple[str, ...]
     retry_in: float | None
     in_flight: int
     queued: int
     connections: int
     max_connections: int
-    usual: float
+    latency: float
     times: dict[int, int]
     """Attempts of the last minute by how long they took, for ``latency.quantile``."""
     ejections: int
@@ -62,37 +62,37 @@ class TargetReport(msgspec.Struct, frozen=True):
     """How many of the processes do not send hooks to it, but for a probe."""
 
 
-def report_of(upstream: str, url: str, target: Target, now: float) -> TargetReport:
+def target_report(upstream: str, url: str, target: Target, now: float) -> TargetReport:
     """The target as it stands; *now* is loop time."""
-    breaker, closed_to = target.breaker, target.admission.closed_to(now)
+    breaker, ejected_for = target.breaker, target.admission.ejected_apps(now)
     state = breaker.state(now)
     since: float | None = _unix(breaker.since, now)
-    why: str | None = target.why
+    reason: str | None = target.ejection_reason
     retry_at = breaker.retry_at
-    if target.held_since is not None:
-        standing, since, why = Standing.HELD, target.held_since, _HELD
+    if target.operator_ejected_since is not None:
+        standing, since, reason = TargetState.HELD, target.operator_ejected_since, _HELD
     elif state is State.OPEN:
-        standing = Standing.EJECTED
+        standing = TargetState.EJECTED
     elif state is State.HALF_OPEN:
-        standing = Standing.PROBING
-    elif closed_to:
-        standing, since = Standing.PARTLY, _unix(min(closed_to.values()), now)
+        standing = TargetState.PROBING
+    elif ejected_for:
+        standing, since = TargetState.PARTLY, _unix(min(ejected_for.values()), now)
     else:
-        standing, why = Standing.UP, None
+        standing, reason = TargetState.UP, None
     return TargetReport(
         upstream,
         url,
         target.name,
         standing,
         since,
-        why,
-        tuple(list(closed_to)[:MAX_APPS]),
+        reason,
+        tuple(list(ejected_for)[:MAX_APPS]),
         None if retry_at is None or math.isinf(retry_at) else max(0.0, retry_at - now),
         target.in_flight,
         target.transport.queued,
         target.transport.open_connections,
         target.part_of_connections,
-        target.usual.estimate(),
+        target.latency.estimate(),
         dict(target.last_minute.times(now)),
         breaker.opened_count,
         target.last_error,
@@ -101,24 +101,24 @@ def report_of(upstream: str, url: str, target: Target, now: float) -> TargetRepo
     )
 
 
-def together(reports: Sequence[TargetReport]) -> TargetReport:
+def merge_reports(reports: Sequence[TargetReport]) -> TargetReport:
     """One target's reports by several processes as one: counts added, the worst state, and what belongs to it."""
     worst = max((report.state for report in reports), key=_RANK.__getitem__)
     in_it = [report for report in reports if report.state is worst]
     # An ejection is one for all workers, and the one that met the failure knows why.
-    first = min(in_it, key=lambda report: (not report.why, math.inf if report.since is None else report.since))
+    first = min(in_it, key=lambda report: (not report.reason, math.inf if report.since is None else report.since))
     times: Counter[int] = Counter()
     for report in reports:
         times.update(report.times)
     return msgspec.structs.replace(
         first,
-        closed_to=tuple(dict.fromkeys(app for report in reports for app in report.closed_to))[:MAX_APPS],
+        ejected_for=tuple(dict.fromkeys(app for report in reports for app in report.ejected_for))[:MAX_APPS],
         retry_in=min((report.retry_in for report in in_it if report.retry_in is not None), default=None),
         in_flight=sum(report.in_flight for report in reports),
         queued=sum(report.queued for report in reports),
         connections=sum(report.connections for report in reports),
         max_connections=sum(report.max_connections for report in reports),
-        usual=max(report.usual for report in reports),
+        latency=max(report.latency for report in reports),
         times=dict(times),
         ejections=sum(report.ejections for report in reports),
         last_error=max((report.last_error for report in reports if report.last_error is not None), default=None),

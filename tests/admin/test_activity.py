@@ -18,8 +18,8 @@ from gateway.model.decision import UNKNOWN_APP, Decision
 from gateway.model.verdicts import Reason, Ruling, Source, Verdict
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.metrics.catalogue import DURATION_BUCKETS
-from gateway.telemetry.metrics.cells import Cells
-from gateway.telemetry.metrics.shared import ForeignCells
+from gateway.telemetry.metrics.cells import MetricCells
+from gateway.telemetry.metrics.shared import WorkerMetrics
 
 APPS = ["a", "b", "c"]
 FATES = [
@@ -54,7 +54,7 @@ def counting(app_label: str = "auto") -> Metrics:
     metrics = Metrics("0")
     metrics.configure(APPS, [], app_label)
     for app in (*APPS, UNKNOWN_APP):
-        metrics.in_flight.labelled(app)
+        metrics.in_flight.with_labels(app)
     return metrics
 
 
@@ -215,11 +215,11 @@ def test_a_counter_that_begins_anew_is_taken_as_new() -> None:
 
 
 def test_workers_are_counted_together_and_one_that_ends_takes_nothing_with_it() -> None:
-    supervisor, foreign = counting(), [ForeignCells(), ForeignCells()]
-    workers = [Metrics("0", Cells(cells.values_fd, cells.names_fd)) for cells in foreign]
+    supervisor, foreign = counting(), [WorkerMetrics(), WorkerMetrics()]
+    workers = [Metrics("0", MetricCells(cells.values_fd, cells.names_fd)) for cells in foreign]
     for worker in workers:
         worker.configure(APPS, [])
-        worker.in_flight.labelled("a").set(2.0)
+        worker.in_flight.with_labels("a").set(2.0)
         worker.record(decision("a", FATES[0]))
     before = read(supervisor, foreign)
     workers[0].record(decision("a", FATES[0]))
@@ -229,7 +229,7 @@ def test_workers_are_counted_together_and_one_that_ends_takes_nothing_with_it() 
     taken = step(before, after)
     assert sorted(taken.hooks.values()) == [1.0, 1.0]
     assert after.in_flight[("a",)] == 2.0
-    hooks = supervisor.together(supervisor.hooks, foreign[1:])
+    hooks = supervisor.merged_values(supervisor.hooks, foreign[1:])
     assert supervisor.totals(supervisor.hooks, foreign[1:]) == {labels: values[0] for labels, values in hooks.items()}
     for cells in foreign:
         cells.close()

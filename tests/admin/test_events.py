@@ -29,7 +29,7 @@ from gateway.model.verdicts import Reason, Ruling, Source, Verdict
 from gateway.server.executor import start_threads
 from gateway.server.listener import bind, display_address
 from gateway.server.single import admin_listener
-from gateway.telemetry.journal import Call, Journal, Teller
+from gateway.telemetry.journal import DecisionFormatter, DecisionView, Journal
 from gateway.telemetry.metrics import Metrics
 from tests.support.gateways import LISTEN, RunningGateway, running_gateway, wait_until
 
@@ -52,8 +52,8 @@ def decided(request_id: str, *, failed: bool = False, at: float = 0.0) -> Decisi
     return Decision(ruling, at, request_id, "a", "call", None, 0.01)
 
 
-def call(number: int, *, failed: bool) -> Call:
-    return Teller(1).call(decided(str(number), failed=failed))
+def call(number: int, *, failed: bool) -> DecisionView:
+    return DecisionFormatter(1).format(decided(str(number), failed=failed))
 
 
 # --- which calls are told ---
@@ -114,7 +114,7 @@ class Processes:
         for pid, journal in self.journals.items():
             if pid not in self.silent:
                 cursor = request.cursors.get(pid) or journal.cursor_at(request.since)
-                news[pid] = journal.news(cursor, request.most, Teller(pid))
+                news[pid] = journal.updates(cursor, request.most, DecisionFormatter(pid))
         return cast(Replies[T], Replies(news, sorted(self.silent)))
 
 

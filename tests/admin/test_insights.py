@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 from gateway.admin.activity import Activity, read, step
 from gateway.admin.insights import Insights, Special, moved, noteworthy
 from gateway.model.decision import Decision
-from gateway.model.verdicts import Ruling, allowed_by_backend, denied_by_backend
+from gateway.model.verdicts import Ruling, backend_allow, backend_reject
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.metrics.cells import Cells
-from gateway.telemetry.metrics.shared import ForeignCells
+from gateway.telemetry.metrics.cells import MetricCells
+from gateway.telemetry.metrics.shared import WorkerMetrics
 
 CHECKED: Final = settings(deadline=None, max_examples=80)
 APPS: Final = ("a", "b")
 TARGETS: Final = {("old", "o:1"), ("new", "n:1")}
-IGNORED: Final = denied_by_backend().annotate(ineffective=True)
+IGNORED: Final = backend_reject().annotate(ineffective=True)
 
 
-def counting(cells: Cells | None = None) -> Metrics:
+def counting(cells: MetricCells | None = None) -> Metrics:
     metrics = Metrics("0", cells)
     metrics.configure(APPS, TARGETS)
     return metrics
@@ -53,10 +53,10 @@ def test_refusals_that_stop_nothing_are_told_by_app_and_method_with_their_rate()
 def test_shares_are_those_measured_lately_and_since_the_start() -> None:
     metrics = counting()
     for _ in range(9):
-        record(metrics, allowed_by_backend(b"{}"), split=True)
+        record(metrics, backend_allow(b"{}"), split=True)
     before = read(metrics).special
-    record(metrics, allowed_by_backend(b"{}"), split=True)
-    record(metrics, denied_by_backend(), upstream="new", split=True)
+    record(metrics, backend_allow(b"{}"), split=True)
+    record(metrics, backend_reject(), upstream="new", split=True)
     (app,) = of(read(metrics).special, before)["apps"]
     assert [(share["upstream"], share["share"], share["share_of_total"]) for share in app["split"]] == [
         ("old", 0.5, 0.9091),
@@ -74,7 +74,7 @@ def test_a_candidate_agrees_by_those_of_its_answers_that_could_be_compared() -> 
         "candidate_failed": 5,
         "dropped": 2,
     }.items():
-        metrics.shadow_hooks.labelled("a", "new", outcome).inc(count)
+        metrics.shadow_hooks.with_labels("a", "new", outcome).inc(count)
     found = told(metrics)
     (shadow,) = found["apps"][0]["shadow"]
     assert (shadow["upstream"], shadow["compared"], shadow["agreement"], shadow["total"]) == ("new", 8, 0.75, 15)
@@ -83,18 +83,18 @@ def test_a_candidate_agrees_by_those_of_its_answers_that_could_be_compared() -> 
 
 def test_a_candidate_that_was_never_compared_agrees_in_no_share() -> None:
     metrics = counting()
-    metrics.shadow_hooks.labelled("a", "new", "candidate_failed").inc()
+    metrics.shadow_hooks.with_labels("a", "new", "candidate_failed").inc()
     assert told(metrics)["apps"][0]["shadow"][0]["agreement"] is None
 
 
 def test_everything_else_is_told_under_its_name() -> None:
     metrics = counting()
-    record(metrics, allowed_by_backend(b"{}").annotate(repaired="bom", client_config="missing"))
-    record(metrics, denied_by_backend().annotate(rule="spam"))
-    record(metrics, allowed_by_backend(b"{}").annotate(rule="spam", failed_over_from="old", failover_cause="timeout"))
-    metrics.rate_limited.labelled("a").inc()
-    metrics.recorded_hooks.labelled("written").inc(4)
-    metrics.recorded_hooks.labelled("dropped").inc()
+    record(metrics, backend_allow(b"{}").annotate(repaired="bom", client_config="missing"))
+    record(metrics, backend_reject().annotate(rule="spam"))
+    record(metrics, backend_allow(b"{}").annotate(rule="spam", failed_over_from="old", failover_cause="timeout"))
+    metrics.rate_limited.with_labels("a").inc()
+    metrics.recorded_hooks.with_labels("written").inc(4)
+    metrics.recorded_hooks.with_labels("dropped").inc()
     found = told(metrics)
     (app,) = found["apps"]
     assert app["repaired"] == {"total": 1, "per_second": 0.5, "kinds": {"bom": 1}}
@@ -108,16 +108,16 @@ def test_everything_else_is_told_under_its_name() -> None:
 
 def test_an_app_whose_connect_answers_are_all_as_wanted_is_not_noteworthy() -> None:
     metrics = counting()
-    record(metrics, allowed_by_backend(b"{}").annotate(client_config="ok"))
+    record(metrics, backend_allow(b"{}").annotate(client_config="ok"))
     (app,) = told(metrics)["apps"]
     assert not noteworthy(app)
-    record(metrics, allowed_by_backend(b"{}").annotate(client_config="missing"))
+    record(metrics, backend_allow(b"{}").annotate(client_config="missing"))
     assert noteworthy(told(metrics)["apps"][0])
 
 
 def test_who_needs_an_operator_comes_first_and_so_many_apps_are_told() -> None:
     metrics = counting()
-    record(metrics, allowed_by_backend(b"{}").annotate(repaired="bom"), "a")
+    record(metrics, backend_allow(b"{}").annotate(repaired="bom"), "a")
     record(metrics, IGNORED, "b")
     found = told(metrics)
     assert [app["app"] for app in found["apps"]] == ["b", "a"]
@@ -128,8 +128,8 @@ def test_who_needs_an_operator_comes_first_and_so_many_apps_are_told() -> None:
 @pytest.mark.parametrize("seconds", [0.0, 2.0])
 def test_an_app_past_its_rate_comes_before_one_of_which_there_is_only_something_to_note(seconds: float) -> None:
     metrics = counting()
-    record(metrics, allowed_by_backend(b"{}").annotate(client_config="missing"), "a")
-    metrics.rate_limited.labelled("b").inc()
+    record(metrics, backend_allow(b"{}").annotate(client_config="missing"), "a")
+    metrics.rate_limited.with_labels("b").inc()
     assert [app["app"] for app in told(metrics, seconds=seconds)["apps"]] == ["b", "a"]
 
 
@@ -151,8 +151,8 @@ def test_without_a_window_there_are_totals_and_no_rates() -> None:
 
 
 def test_workers_counts_are_told_as_one() -> None:
-    foreign = ForeignCells()
-    theirs = counting(Cells(foreign.values_fd, foreign.names_fd))
+    foreign = WorkerMetrics()
+    theirs = counting(MetricCells(foreign.values_fd, foreign.names_fd))
     mine = counting()
     record(mine, IGNORED)
     record(theirs, IGNORED)
@@ -169,7 +169,7 @@ def test_the_rates_of_many_short_steps_are_those_of_one_long_one(batches: list[l
     steps = []
     for number, batch in enumerate(batches, 1):
         for app, ineffective in batch:
-            record(metrics, IGNORED if ineffective else denied_by_backend(), app)
+            record(metrics, IGNORED if ineffective else backend_reject(), app)
         later = read(metrics)._replace(time=float(number))
         steps.append(step(reading, later))
         reading = later

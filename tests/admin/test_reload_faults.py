@@ -103,7 +103,7 @@ class Staged:
                 for name, tenant in service.runtime.tenants.items()
             },
             "targets": dict(targets._live),
-            "terms": {key: target.terms for key, target in targets._live.items()},
+            "terms": {key: target.settings for key, target in targets._live.items()},
             "transports": {key: target.transport.settings for key, target in targets._live.items()},
             "breakers": {key: target.breaker.settings for key, target in targets._live.items()},
             "retired": {key: target.retired for key, target in targets._live.items()},
@@ -111,9 +111,9 @@ class Staged:
             "contexts": dict(targets._contexts),
             "lanes": dict(service.runtime.shadows._lanes),
             "tracing": service._tracing.in_force,
-            "tracer": service._tracing._exporter._thread.is_alive() if service._tracing._exporter else None,
+            "tracer": service._tracing._exporter.is_alive if service._tracing._exporter else None,
             "recorder": service._recorder.in_force,
-            "recording": service._recorder._scribe.is_alive if service._recorder._scribe else None,
+            "recording": service._recorder._writer.thread.is_alive if service._recorder._writer else None,
             "listeners": service_listeners(service),
             "series": self.series(),
             "prepared": service._prepared,
@@ -190,7 +190,7 @@ PREPARING: Final = [
     (hook_service, "prepare_logging", 1),
     (AccessLog, "prepare", 1),
     (runtime, "Table", 1),
-    (runtime, "candidates", 1),
+    (runtime, "candidate_upstreams", 1),
     (Targets, "contexts", 1),
     (Targets, "prepare", 1),
     (Target, "__init__", 1),
@@ -201,7 +201,7 @@ PREPARING: Final = [
     (HealthCheck, "__init__", 2),
     (mirror.Shadows, "prepare", 1),
     (runtime.RuntimeChange, "_served", 1),
-    (Metrics, "scope_of", 1),
+    (Metrics, "make_scope", 1),
     (runtime, "Snapshot", 1),
 ]
 """What builds something, and may fail in the ordinary course of things."""
@@ -214,7 +214,7 @@ COMMITTING: Final = [
     (mirror.Shadows, "put", 1),
     (Tenant, "limit", 1),
     (Tenant, "limit", 2),
-    (Metrics, "adopt", 1),
+    (Metrics, "set_scope", 1),
 ]
 """What only puts something in the place of something else: no fault is known, and still none would matter."""
 ERRORS: Final = [MemoryError(), OSError(5, "Input/output error"), RuntimeError("can't start new thread")]
@@ -344,11 +344,11 @@ async def test_a_reload_that_comes_amid_the_start_waits_for_its_end(
 async def test_a_target_that_is_ejected_while_it_is_prepared_begins_its_life_ejected(staged: Staged) -> None:
     after = loads(staged.texts[AFTER], str(staged.path)).config
     await staged.service.prepare(with_workers(after, 1))
-    staged.service.runtime.targets.hold("new", "https://127.0.0.1:9/new")
+    staged.service.runtime.targets.eject("new", "https://127.0.0.1:9/new")
     staged.service.commit()
     await staged.service.settle()
     (target,) = [target for key, target in staged.service.runtime.targets._live.items() if key.upstream == "new"]
-    assert target.held_since is not None
+    assert target.operator_ejected_since is not None
 
 
 async def test_what_is_prepared_and_discarded_again_and_again_leaves_nothing_behind(staged: Staged) -> None:

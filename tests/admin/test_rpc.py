@@ -25,25 +25,25 @@ from gateway.admin.rpc import (
     encode_reply,
 )
 from gateway.server.ipc import AnswerPart, Ask, Channel
-from gateway.telemetry.journal import Attempt, Call, Found, News, Wanted
-from gateway.upstreams.status import Standing, TargetReport, together
+from gateway.telemetry.journal import Attempt, DecisionFilter, DecisionView, JournalUpdate, SearchResult
+from gateway.upstreams.status import TargetReport, TargetState, merge_reports
 
 CHECKED: Final = settings(deadline=None)
-CALL: Final = Call(
+CALL: Final = DecisionView(
     "id", "2026-01-01T00:00:00.000Z", "a", "OnCallEvent", None, "s", "c", "*", "*", "allow", "backend", "ok", 200, "",
     "u", "t", 1500.0, 2.5, 2.0, (Attempt("u", "t", 0.1, 2.0, 0.0, "ok", ""),), 5, "It goes on.",
 )  # fmt: skip
 REPORT: Final = TargetReport(
-    "u", "http://t/", "t", Standing.UP, None, None, (), None, 1, 2, 3, 4, 0.5, {7: 2}, 0, None
+    "u", "http://t/", "t", TargetState.UP, None, None, (), None, 1, 2, 3, 4, 0.5, {7: 2}, 0, None
 )  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("request_", "reply"),
     [
-        (FindDecisions(Wanted(app="a", since=1.5)), Found([CALL], 1, 7, "2026-01-01T00:00:00.000Z")),
-        (FollowDecisions({5: (3, 4)}, 20), News((5, 6), [CALL], 2)),
-        (ReportTargets(), [REPORT, msgspec.structs.replace(REPORT, state=Standing.HELD, last_error=(1.5, "no"))]),
+        (FindDecisions(DecisionFilter(app="a", since=1.5)), SearchResult([CALL], 1, 7, "2026-01-01T00:00:00.000Z")),
+        (FollowDecisions({5: (3, 4)}, 20), JournalUpdate((5, 6), [CALL], 2)),
+        (ReportTargets(), [REPORT, msgspec.structs.replace(REPORT, state=TargetState.HELD, last_error=(1.5, "no"))]),
         (SetEjected("u", "http://t/", ejected=True), True),
         (Drain(on=False), False),
     ],
@@ -117,27 +117,27 @@ def test_the_actions_in_force_are_those_that_no_later_one_ended(given_actions: l
 
 
 def test_counts_add_up_and_the_worst_state_brings_its_reason() -> None:
-    up = msgspec.structs.replace(REPORT, closed_to=("a",), usual=0.7, last_error=(9.0, "late"))
+    up = msgspec.structs.replace(REPORT, ejected_for=("a",), latency=0.7, last_error=(9.0, "late"))
     early = msgspec.structs.replace(
-        REPORT, state=Standing.EJECTED, since=5.0, why="refused", retry_in=3.0, closed_to=("b", "a"),
+        REPORT, state=TargetState.EJECTED, since=5.0, reason="refused", retry_in=3.0, ejected_for=("b", "a"),
         ejections=2, times={7: 1, 8: 1}, last_error=(8.0, "early"), workers_ejected=1,
     )  # fmt: skip
-    late = msgspec.structs.replace(early, since=6.0, why="reset", retry_in=2.0)
-    assert together([up, late, early]) == msgspec.structs.replace(
-        REPORT, state=Standing.EJECTED, since=5.0, why="refused", retry_in=2.0, closed_to=("a", "b"),
-        in_flight=3, queued=6, connections=9, max_connections=12, usual=0.7, times={7: 4, 8: 2}, ejections=4,
+    late = msgspec.structs.replace(early, since=6.0, reason="reset", retry_in=2.0)
+    assert merge_reports([up, late, early]) == msgspec.structs.replace(
+        REPORT, state=TargetState.EJECTED, since=5.0, reason="refused", retry_in=2.0, ejected_for=("a", "b"),
+        in_flight=3, queued=6, connections=9, max_connections=12, latency=0.7, times={7: 4, 8: 2}, ejections=4,
         last_error=(9.0, "late"), workers=3, workers_ejected=2,
     )  # fmt: skip
 
 
 def test_one_report_is_what_it_was() -> None:
-    assert together([REPORT]) == REPORT
+    assert merge_reports([REPORT]) == REPORT
 
 
 @CHECKED
-@given(st.lists(st.sampled_from(Standing), min_size=1, max_size=5))
-def test_states_rank_from_up_to_held(states: list[Standing]) -> None:
-    ranking = [Standing.UP, Standing.PARTLY, Standing.PROBING, Standing.EJECTED, Standing.HELD]
-    assert together([msgspec.structs.replace(REPORT, state=state) for state in states]).state == max(
+@given(st.lists(st.sampled_from(TargetState), min_size=1, max_size=5))
+def test_states_rank_from_up_to_held(states: list[TargetState]) -> None:
+    ranking = [TargetState.UP, TargetState.PARTLY, TargetState.PROBING, TargetState.EJECTED, TargetState.HELD]
+    assert merge_reports([msgspec.structs.replace(REPORT, state=state) for state in states]).state == max(
         states, key=ranking.index
     )

@@ -16,9 +16,9 @@ from gateway.admin.insights import Insights
 from gateway.cli import render_insights
 from gateway.cli.commands.watch import line_of
 from gateway.model.decision import Decision
-from gateway.model.verdicts import Ruling, allowed_by_backend, denied_by_backend
+from gateway.model.verdicts import Ruling, backend_allow, backend_reject
 from gateway.policy.comparison import Difference
-from gateway.telemetry.journal import Journal, Teller
+from gateway.telemetry.journal import DecisionFormatter, Journal
 from gateway.telemetry.shadow_results import Shadow
 from tests.cli.commands import Run, gateway
 from tests.support.faulty import FaultyBackend, Turn, added_case, refused_port, reply
@@ -145,13 +145,13 @@ def told(ruling: Ruling, shadow: Shadow | None = None) -> dict[str, Any]:
     decision = Decision(ruling, 1.7e9, "id", "a", "OnCallEvent", 1.0, 0.01)
     journal = Journal()
     journal.record(decision)
-    call: dict[str, Any] = msgspec.to_builtins(Teller(1).call(decision, shadow))
+    call: dict[str, Any] = msgspec.to_builtins(DecisionFormatter(1).format(decision, shadow))
     return call
 
 
 def test_a_candidate_that_differs_is_told_with_every_difference() -> None:
     shadow = Shadow("new", "body_differs", 200, "", 12.5, (Difference("a.b", '"x"', None),))
-    call = told(allowed_by_backend(b"{}"), shadow)
+    call = told(backend_allow(b"{}"), shadow)
     assert "new:body_differs" in line_of(call).plain
     lines = list(render_insights.story(call))
     assert lines == [("candidate", "new with 200 after 12 ms: body differs"), ("", 'a.b: "x" -> nothing')]
@@ -187,12 +187,12 @@ def test_the_remedy_for_refusals_that_stop_nothing_is_one_that_helps(
 
 
 def test_a_candidate_that_agrees_takes_no_room_in_a_line() -> None:
-    call = told(allowed_by_backend(b"{}"), Shadow("new", "match", 200, "", 1.0, ()))
+    call = told(backend_allow(b"{}"), Shadow("new", "match", 200, "", 1.0, ()))
     assert render_insights.remarks(call).plain == ""
 
 
 def test_adversarial_nothing_that_was_cut_away_or_compared_steers_the_terminal() -> None:
-    ruling = denied_by_backend().annotate(rule=ESCAPE, repaired="before", cut=ESCAPE * 10, failed_over_from=ESCAPE)
+    ruling = backend_reject().annotate(rule=ESCAPE, repaired="before", cut=ESCAPE * 10, failed_over_from=ESCAPE)
     call = told(ruling, Shadow(ESCAPE, ESCAPE, 200, ESCAPE, 1.0, (Difference(ESCAPE, ESCAPE, ESCAPE),)))
     texts = [render_insights.remarks(call).plain, *(text for line in render_insights.story(call) for text in line)]
     assert "\x1b" not in "".join(texts)

@@ -88,7 +88,7 @@ def serve(loaded: Loaded, before: Config, directory: Path) -> str:
     """
     log = directory / "log"
     config = _recording_in(directory, loaded.config)
-    json.dumps(loaded.shown)
+    json.dumps(loaded.masked)
     differences(before, config)
     pickle.loads(pickle.dumps(Build(0, config)))
     PemCache().refresh(config)

@@ -19,7 +19,7 @@ from gateway.config.sections.addresses import is_host, parse_authority
 from gateway.config.sections.upstreams import target_names
 from gateway.config.source.problems import DEFECT
 from gateway.http.client import Resolver
-from gateway.http.client.transport import origin_of
+from gateway.http.client.transport import url_origin
 from tests.support.gateways import running_gateway, wait_until
 
 PEM: Final = Path(__file__).parent / "pem"
@@ -75,7 +75,7 @@ def test_what_passes_for_a_host_is_one_for_all_that_use_it(host: str) -> None:
     url = httpx.URL(f"http://{host}/x")
     assert url.host is not None  # which decodes Punycode
     assert target_names([f"http://{host}/x"])
-    origin = origin_of(url)
+    origin = url_origin(url)
     assert origin.host.encode("idna") == origin.host.encode("ascii")
 
 
@@ -84,7 +84,7 @@ async def test_the_name_that_is_looked_up_is_the_one_that_is_written(
     written: str, sent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Python's own codec knows IDNA 2003 only, and makes strasse.de of it: somebody else's host."""
-    assert origin_of(httpx.URL(f"https://{written}/")).host == sent
+    assert url_origin(httpx.URL(f"https://{written}/")).host == sent
     asked: list[Any] = []
 
     def getaddrinfo(host: Any, *_: Any, **options: Any) -> list[Any]:
@@ -93,7 +93,7 @@ async def test_the_name_that_is_looked_up_is_the_one_that_is_written(
 
     monkeypatch.setattr("socket.getaddrinfo", getaddrinfo)
     resolver = Resolver()
-    await resolver.resolve(origin_of(httpx.URL(f"https://{written}/")).host)
+    await resolver.resolve(url_origin(httpx.URL(f"https://{written}/")).host)
     await resolver.aclose()
     assert asked == ([] if written.startswith("[") else [sent])
 

@@ -170,7 +170,7 @@ def refused(error: ConfigError, text: str, file: Path) -> None:
 
 
 def taken(loaded: Loaded, file: Path) -> None:
-    written_down = json.dumps(loaded.shown) + "".join(map(str, loaded.warnings))
+    written_down = json.dumps(loaded.masked) + "".join(map(str, loaded.warnings))
     unseen(written_down, file.read_text("utf-8"))
     told = repr(loaded.config) + told_by_commands(file, loaded) + serve(loaded, config_before(file.parent), file.parent)
     assert SECRET not in told

@@ -80,7 +80,7 @@ def test_the_most_specific_place_counts_and_at_each_the_app_s_before_that_of_def
     app: str, method: str | None, timeout: float, origin: str
 ) -> None:
     assert LAYERED.settings(app, method).timeout == timeout
-    assert LAYERED.origin(app, method, "timeout") == origin
+    assert LAYERED.setting_path(app, method, "timeout") == origin
 
 
 def test_each_setting_is_looked_for_by_itself() -> None:
@@ -88,7 +88,7 @@ def test_each_setting_is_looked_for_by_itself() -> None:
     assert (settings.timeout, settings.response_check) == (1.0, ResponseCheck.REPAIR)  # the longer of two globs
     assert (settings.retry, settings.dedupe, settings.event_answers) == (Retry(attempts=3), 2.0, EventAnswers.STRICT)
     keys = ("response_check", "retry", "dedupe", "event_answers", "fallback", "shadow")
-    assert [LAYERED.origin("a", "CallStatusEvent", key) for key in keys] == [
+    assert [LAYERED.setting_path("a", "CallStatusEvent", key) for key in keys] == [
         'apps.a.methods."*StatusEvent".response_check',
         "apps.a.methods.event.retry",
         'defaults.methods."*".dedupe',

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config import Key, loads, sections
+from gateway.config import Key, loads, reference_sections
 from gateway.config.sections.root import Config
 from gateway.config.sections.tracing import is_installed
 from gateway.config.source.document import parse
@@ -20,7 +20,7 @@ REFERENCE = (ROOT / "docs/configuration.md").read_text("utf-8")
 CHAPTERS = re.findall(r"```yaml\n(.*?)```\n\n<!-- begin: keys (\S+) -->", REFERENCE, re.DOTALL)
 PEM = Path(__file__).parent / "pem"
 
-SECTIONS = sections()
+SECTIONS = reference_sections()
 KEYS = [(place, key) for place, section in SECTIONS.items() for key in section.keys]
 
 

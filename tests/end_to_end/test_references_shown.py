@@ -67,7 +67,7 @@ def test_no_page_no_line_and_no_command_shows_what_a_reference_stands_for(
         (tmp_path / "none").rmdir()  # so that the recording cannot be written
         for _ in range(3):
             gateway.hook(appKey="a")
-        for words in ("hooks are not recorded", "does not take spans"):
+        for words in ("hooks are not recorded", "does not accept spans"):
             gateway.wait_for_line(lambda line, words=words: words in line.get("message", ""))  # type: ignore[misc]
         (tmp_path / "none").mkdir()
         headers = {"Authorization": f"Bearer {SECRETS['TOKEN']}"}

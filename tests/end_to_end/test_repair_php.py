@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from gateway.model.hooks import is_json_object
-from gateway.policy.repair import Doubt, Repaired, repair
+from gateway.policy.repair import Repaired, RepairFailure, repair
 from tests.support.gateways import RunningGateway, running_gateway, wait_until
 from tests.support.programs import Backend, apache_php, require
 
@@ -88,7 +88,7 @@ def test_what_php_prints_around_the_answer_is_cut_away(steps: str, setting: str)
 @pytest.mark.parametrize("steps", WRONG)
 def test_what_is_no_certain_answer_is_left_alone(steps: str, setting: str) -> None:
     hook = hook_of(steps)
-    assert isinstance(repair(printed(hook, setting), hook), Doubt)
+    assert isinstance(repair(printed(hook, setting), hook), RepairFailure)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -98,7 +98,7 @@ def test_adversarial_php_quotes_an_answer_and_it_is_never_taken_for_one(step: st
     for steps in (step, f"{step} exit", f"{step} own", f"own {step}", f"deprecated {step} deprecated"):
         hook = hook_of(steps, FORGERIES[form])
         body = printed(hook, setting)
-        assert isinstance(repair(body, hook), Doubt)
+        assert isinstance(repair(body, hook), RepairFailure)
         if step == "bare" and form == setting:
             assert b"\n" + FAKE.encode() in body  # PHP has escaped nothing: the attack is real
 
@@ -116,7 +116,7 @@ def test_adversarial_the_hook_itself_is_no_answer_where_php_decodes_the_ends_of_
     hook = hook_of("decoded", each_escaped(end), caller=each_escaped(beginning))
     body = printed(hook, form)
     assert f"{end}\n{hook.decode()}\n{beginning}".encode() in body  # the attack is real: it only has to be taken
-    assert isinstance(repair(body, hook), Doubt)
+    assert isinstance(repair(body, hook), RepairFailure)
 
 
 def each_escaped(text: str) -> str:

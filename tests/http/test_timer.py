@@ -15,7 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway.http.timer import GLANCE, HELD_UP, Alarm
+from gateway.http.timer import GRACE, LAG_THRESHOLD, ResettableTimer
 
 HOUR = 3600.0
 
@@ -33,7 +33,7 @@ class Timer:
 
 
 class Clock:
-    """As much of an event loop as an alarm asks for: a time that is moved by hand, and its timers."""
+    """As much of an event loop as a timer asks for: a time that is moved by hand, and its timers."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -69,45 +69,45 @@ class Clock:
         self.now = now
 
 
-def alarm_of(clock: Clock, ring: Callable[[], None]) -> Alarm:
+def new_timer(clock: Clock, ring: Callable[[], None]) -> ResettableTimer:
     loop: Any = clock
-    return Alarm(loop, ring)
+    return ResettableTimer(loop, ring)
 
 
 class Bell:
-    """An alarm and the times at which it rang."""
+    """A timer and the times at which it called."""
 
     def __init__(self) -> None:
         self.clock = Clock()
         self.rang: list[float] = []
-        self.alarm = alarm_of(self.clock, lambda: self.rang.append(self.clock.now))
+        self.timer = new_timer(self.clock, lambda: self.rang.append(self.clock.now))
 
 
 def test_it_rings_once_at_the_time_that_was_set() -> None:
     bell = Bell()
-    bell.alarm.set(5.0)
+    bell.timer.set(5.0)
     bell.clock.move_to(4.9)
     assert bell.rang == []
-    assert bell.alarm.is_set
+    assert bell.timer.is_set
     bell.clock.move_to(100.0)
     assert bell.rang == [5.0]
-    assert not bell.alarm.is_set
+    assert not bell.timer.is_set
 
 
 def test_a_time_that_is_put_off_rings_at_the_later_one_alone() -> None:
     bell = Bell()
-    bell.alarm.set(5.0)
-    bell.alarm.set(7.0)
+    bell.timer.set(5.0)
+    bell.timer.set(7.0)
     bell.clock.move_to(6.0)
-    bell.alarm.set(9.0)
+    bell.timer.set(9.0)
     bell.clock.move_to(100.0)
     assert bell.rang == [9.0]
 
 
 def test_an_earlier_time_rings_earlier_and_not_again() -> None:
     bell = Bell()
-    bell.alarm.set(9.0)
-    bell.alarm.set(5.0)
+    bell.timer.set(9.0)
+    bell.timer.set(5.0)
     bell.clock.move_to(100.0)
     assert bell.rang == [5.0]
 
@@ -115,46 +115,46 @@ def test_an_earlier_time_rings_earlier_and_not_again() -> None:
 def test_a_time_that_is_past_already_rings_at_once_but_not_within_the_setting() -> None:
     bell = Bell()
     bell.clock.move_to(10.0)
-    bell.alarm.set(9.9)
+    bell.timer.set(9.9)
     assert bell.rang == [], "whoever sets it is not ready to be rung"
     bell.clock.move_to(10.0)
     assert bell.rang == [10.0]
-    assert bell.alarm.late == 0.0
+    assert bell.timer.late == 0.0
 
 
 def test_when_it_is_late_by_far_the_loop_looks_first_at_what_has_come() -> None:
     bell = Bell()
-    bell.alarm.set(5.0)
+    bell.timer.set(5.0)
     bell.clock.hold_up(8.0)
     bell.clock.move_to(8.0)
     assert bell.rang == []
     bell.clock.move_to(9.0)
-    assert bell.rang == [8.0 + GLANCE]
-    assert bell.alarm.late == 3.0
-    bell.alarm.set(10.0)
+    assert bell.rang == [8.0 + GRACE]
+    assert bell.timer.late == 3.0
+    bell.timer.set(10.0)
     bell.clock.move_to(11.0)
-    assert bell.rang == [8.0 + GLANCE, 10.0]
-    assert bell.alarm.late == 0.0, "the time before was another matter"
+    assert bell.rang == [8.0 + GRACE, 10.0]
+    assert bell.timer.late == 0.0, "the time before was another matter"
 
 
 def test_what_has_come_meanwhile_calls_it_off() -> None:
     bell = Bell()
-    bell.alarm.set(5.0)
+    bell.timer.set(5.0)
     bell.clock.hold_up(8.0)
     bell.clock.move_to(8.0)
-    bell.alarm.clear()
+    bell.timer.clear()
     bell.clock.move_to(100.0)
     assert bell.rang == []
 
 
 def test_what_is_called_off_never_rings_and_may_be_set_again() -> None:
     bell = Bell()
-    bell.alarm.set(5.0)
-    bell.alarm.clear()
-    assert not bell.alarm.is_set
+    bell.timer.set(5.0)
+    bell.timer.clear()
+    assert not bell.timer.is_set
     bell.clock.move_to(50.0)
     assert bell.rang == []
-    bell.alarm.set(60.0)
+    bell.timer.set(60.0)
     bell.clock.move_to(100.0)
     assert bell.rang == [60.0]
 
@@ -162,9 +162,9 @@ def test_what_is_called_off_never_rings_and_may_be_set_again() -> None:
 @pytest.mark.parametrize("again", [3.0, 5.0, 8.0])
 def test_what_is_called_off_and_set_again_rings_at_the_new_time(again: float) -> None:
     bell = Bell()
-    bell.alarm.set(5.0)
-    bell.alarm.clear()
-    bell.alarm.set(again)
+    bell.timer.set(5.0)
+    bell.timer.clear()
+    bell.timer.set(again)
     bell.clock.move_to(100.0)
     assert bell.rang == [again]
 
@@ -173,12 +173,12 @@ def test_it_may_be_set_by_what_it_rings() -> None:
     def ring() -> None:
         rang.append(clock.now)
         if len(rang) < 3:
-            alarm.set(clock.now + 2.0)
+            timer.set(clock.now + 2.0)
 
     rang: list[float] = []
     clock = Clock()
-    alarm = alarm_of(clock, ring)
-    alarm.set(1.0)
+    timer = new_timer(clock, ring)
+    timer.set(1.0)
     clock.move_to(100.0)
     assert rang == [1.0, 3.0, 5.0]
 
@@ -186,7 +186,7 @@ def test_it_may_be_set_by_what_it_rings() -> None:
 def test_a_timer_that_goes_off_a_little_early_rings_no_earlier_than_due() -> None:
     # uvloop counts milliseconds: its timer may come up to one too soon.
     bell = Bell()
-    bell.alarm.set(5.0004)
+    bell.timer.set(5.0004)
     (timer,) = bell.clock.timers
     bell.clock.timers.remove(timer)
     bell.clock.now = 5.0
@@ -198,19 +198,19 @@ def test_a_timer_that_goes_off_a_little_early_rings_no_earlier_than_due() -> Non
 
 def test_closed_it_lets_go_of_its_timer() -> None:
     bell = Bell()
-    bell.alarm.set(5.0)
-    bell.alarm.close()
-    assert not bell.alarm.is_set
+    bell.timer.set(5.0)
+    bell.timer.close()
+    assert not bell.timer.is_set
     assert bell.clock.running == []
     bell.clock.move_to(100.0)
     assert bell.rang == []
-    bell.alarm.close()  # a connection may be lost twice
+    bell.timer.close()  # a connection may be lost twice
 
 
 def test_cleared_it_lets_go_of_its_timer_when_that_goes_off() -> None:
     bell = Bell()
-    bell.alarm.set(5.0)
-    bell.alarm.clear()
+    bell.timer.set(5.0)
+    bell.timer.clear()
     bell.clock.move_to(5.0)
     assert bell.clock.running == []
 
@@ -221,19 +221,19 @@ def test_a_deadline_that_is_put_off_a_million_times_makes_a_timer_each_time_one_
         now = number * 0.001
         if number % 1000 == 0:
             bell.clock.move_to(now)
-        bell.alarm.set(now + 15.0)
-        bell.alarm.clear()
+        bell.timer.set(now + 15.0)
+        bell.timer.clear()
     assert bell.rang == []
     assert bell.clock.made <= 1000 / 15 + 2
 
 
 def test_it_shows_when_it_will_ring() -> None:
     bell = Bell()
-    assert repr(bell.alarm) == "<Alarm off>"
-    bell.alarm.set(5.0)
-    assert repr(bell.alarm) == "<Alarm at 5.000>"
-    bell.alarm.clear()
-    assert repr(bell.alarm) == "<Alarm off>"
+    assert repr(bell.timer) == "<ResettableTimer off>"
+    bell.timer.set(5.0)
+    assert repr(bell.timer) == "<ResettableTimer at 5.000>"
+    bell.timer.clear()
+    assert repr(bell.timer) == "<ResettableTimer off>"
 
 
 @pytest.mark.parametrize("factory", [asyncio.SelectorEventLoop, uvloop.new_event_loop])
@@ -249,16 +249,16 @@ def test_on_a_real_loop_it_rings_once_and_not_before_its_time(
             rang.append(loop.time())
             done.set()
 
-        alarm = Alarm(loop, ring)
+        timer = ResettableTimer(loop, ring)
         due = loop.time() + 0.0305
-        alarm.set(loop.time() + HOUR)
-        alarm.set(due - 0.02)
-        alarm.set(due)
+        timer.set(loop.time() + HOUR)
+        timer.set(due - 0.02)
+        timer.set(due)
         await asyncio.wait_for(done.wait(), 10)
         await asyncio.sleep(0.01)
         assert len(rang) == 1
         assert rang[0] >= due
-        alarm.close()
+        timer.close()
 
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(wait_for_it())
@@ -267,14 +267,14 @@ def test_on_a_real_loop_it_rings_once_and_not_before_its_time(
 def test_closed_it_keeps_nobody_in_memory() -> None:
     class Owner:
         def __init__(self) -> None:
-            self.alarm = Alarm(asyncio.new_event_loop(), self.ring)
+            self.timer = ResettableTimer(asyncio.new_event_loop(), self.ring)
 
         def ring(self) -> None:
             """Nothing."""
 
     owner = Owner()
-    loop, gone = owner.alarm._loop, weakref.ref(owner)
-    owner.alarm.close()
+    loop, gone = owner.timer._loop, weakref.ref(owner)
+    owner.timer.close()
     gc.disable()
     try:
         del owner
@@ -284,7 +284,7 @@ def test_closed_it_keeps_nobody_in_memory() -> None:
         loop.close()
 
 
-class AlarmMachine(RuleBasedStateMachine):
+class ResettableTimerMachine(RuleBasedStateMachine):
     """Any order of setting, calling off, closing and waiting, against one variable."""
 
     def __init__(self) -> None:
@@ -305,17 +305,17 @@ class AlarmMachine(RuleBasedStateMachine):
         if due < min(self.bell.clock.running, default=math.inf):
             self.allowed += 1
             self.looked = -math.inf  # a time that comes first takes the place of a look that was to be
-        self.bell.alarm.set(due)
+        self.bell.timer.set(due)
         self.due = due
 
     @rule()
     def it_is_called_off(self) -> None:
-        self.bell.alarm.clear()
+        self.bell.timer.clear()
         self.due = math.inf
 
     @rule()
     def it_is_closed(self) -> None:
-        self.bell.alarm.close()
+        self.bell.timer.close()
         self.due = math.inf
         self.closed = True
         assert self.bell.clock.running == []
@@ -326,12 +326,12 @@ class AlarmMachine(RuleBasedStateMachine):
         now = clock.now + seconds
         if self.due <= now:
             rings = max(self.due, clock.now)
-            if rings - self.due > HELD_UP and self.excused != self.due:
+            if rings - self.due > LAG_THRESHOLD and self.excused != self.due:
                 self.excused = self.due
                 self.looked = clock.now
                 self.allowed += 1
             if self.excused == self.due:
-                rings = max(clock.now, self.looked + GLANCE)
+                rings = max(clock.now, self.looked + GRACE)
             if rings <= now:
                 if not self.closed:  # then it never rings again
                     self.expected.append(rings)
@@ -352,12 +352,12 @@ class AlarmMachine(RuleBasedStateMachine):
     @invariant()
     def it_rang_when_it_had_to_and_has_at_most_one_timer(self) -> None:
         assert self.bell.rang == self.expected
-        assert self.bell.alarm.is_set is (self.due != math.inf)
+        assert self.bell.timer.is_set is (self.due != math.inf)
         running = self.bell.clock.running
         assert len(running) <= 1
-        assert self.due == math.inf or running[0] <= max(self.due, self.bell.clock.now) + GLANCE
+        assert self.due == math.inf or running[0] <= max(self.due, self.bell.clock.now) + GRACE
         assert self.bell.clock.made <= self.allowed
 
 
-AlarmMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
-TestAlarmMachine = AlarmMachine.TestCase
+ResettableTimerMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestResettableTimerMachine = ResettableTimerMachine.TestCase

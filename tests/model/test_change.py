@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from gateway.model.change import CannotPrepare, Change, Changes, prepare, reason_of
+from gateway.model.change import CannotPrepare, Change, Changes, failure_reason, prepare
 from gateway.model.keep_going import KeepGoing
 
 
@@ -93,11 +93,11 @@ async def test_cleaning_up_goes_on_past_what_fails_and_says_so(what: str, caplog
 
 
 def test_a_reason_says_what_an_operator_can_mend_and_nothing_that_might_be_a_secret() -> None:
-    assert reason_of(OSError(2, "No such file or directory", "/x/cert.pem")).endswith("'/x/cert.pem'")
-    assert "memory" in reason_of(MemoryError())
-    assert "in time" in reason_of(TimeoutError())
-    assert "hunter2" not in reason_of(KeyError("hunter2"))
-    assert "KeyError" in reason_of(KeyError("hunter2"))
+    assert failure_reason(OSError(2, "No such file or directory", "/x/cert.pem")).endswith("'/x/cert.pem'")
+    assert "memory" in failure_reason(MemoryError())
+    assert "in time" in failure_reason(TimeoutError())
+    assert "hunter2" not in failure_reason(KeyError("hunter2"))
+    assert "KeyError" in failure_reason(KeyError("hunter2"))
 
 
 def test_a_loop_outlives_what_its_turns_raise_and_says_it_once_until_one_goes_well(

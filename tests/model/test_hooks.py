@@ -19,10 +19,10 @@ from gateway.model.hooks import (
     KEEP_ALIVE,
     BadHookError,
     MethodType,
+    field_text,
     is_json_object,
     method_type,
     parse_hook,
-    text_of,
 )
 
 SHARED = Path(__file__).parent.parent.parent.parent / "shared"
@@ -244,8 +244,8 @@ def test_the_captured_hooks_are_read(name: str) -> None:
     body = path.read_bytes()
     hook, whole = parse_hook(body), json.loads(body)
     assert hook.app_key == whole["appKey"]
-    assert text_of(hook.call_id) == whole["callId"]
-    assert text_of(hook.caller) == whole["caller"]
+    assert field_text(hook.call_id) == whole["callId"]
+    assert field_text(hook.caller) == whole["caller"]
 
 
 # --- what a backend's yes must look like ---
@@ -340,7 +340,7 @@ def test_the_public_suite_s_objects_are_judged_as_it_says() -> None:
 @CHECKED
 @given(values, st.integers(2, 300))
 def test_a_field_as_text_is_bounded_and_begins_as_the_field_does(value: object, limit: int) -> None:
-    text = text_of(msgspec.Raw(json.dumps(value).encode()), limit)
+    text = field_text(msgspec.Raw(json.dumps(value).encode()), limit)
     if value is None:
         assert text is None
         return
@@ -351,11 +351,11 @@ def test_a_field_as_text_is_bounded_and_begins_as_the_field_does(value: object, 
 
 
 def test_an_absent_field_is_no_text() -> None:
-    assert text_of(msgspec.Raw()) is None
+    assert field_text(msgspec.Raw()) is None
 
 
 @CHECKED
 @given(st.binary(min_size=1, max_size=100))
 def test_even_bytes_that_are_no_json_make_a_text(data: bytes) -> None:
-    text = text_of(msgspec.Raw(data))
+    text = field_text(msgspec.Raw(data))
     assert text is None or text.encode("utf-8").decode("utf-8") == text

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.model.hooks import is_json_object
 from gateway.model.json_edit import Fields, Members
-from gateway.model.verdicts import Cause, Failure, Fallback, ProxyError, as_duplicate, by_fallback
+from gateway.model.verdicts import Cause, Failure, Fallback, ProxyError, duplicate_ruling, fallback_ruling
 
 CHECKED: Final = settings(deadline=None, max_examples=300)
 NAMES: Final = ["callee", "caller", "x", "restClientConfig", "Callee"]
@@ -135,8 +135,8 @@ def test_a_fallback_changes_fields_for_its_cause_alone_and_a_repeat_gets_the_sam
     )
 
     def told(cause: Cause) -> tuple[int, bytes, str | None]:
-        ruling = by_fallback(Failure(cause, ProxyError.CONNECTION_REFUSED, "no"), fallback, b'{"callee":"1"}')
-        repeat = as_duplicate(ruling)
+        ruling = fallback_ruling(Failure(cause, ProxyError.CONNECTION_REFUSED, "no"), fallback, b'{"callee":"1"}')
+        repeat = duplicate_ruling(ruling)
         assert (repeat.status, repeat.body) == (ruling.status, ruling.body)
         changed = None if ruling.annotations is None else ruling.annotations.changed_fields
         assert changed == (None if repeat.annotations is None else repeat.annotations.changed_fields)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.model.trace_context import Sampling, Trace
-from gateway.upstreams.headers import Received, own_lines
+from gateway.upstreams.headers import RequestHead, hook_header_lines
 
 TRACE_IDS = st.integers(1, (1 << 128) - 1).map(lambda number: b"%032x" % number)
 SPANS = st.integers(1 << 63, (1 << 64) - 1)
@@ -60,7 +60,7 @@ def test_the_sender_s_trace_is_gone_on_with() -> None:
 def test_a_trace_that_begins_here_has_no_parent_and_chance_decides_of_it() -> None:
     counts = {}
     for ratio in (0.0, 0.25, 1.0):
-        traces = [Sampling(ratio).trace(Received(()).identity().traceparent, begins=True) for _ in range(4000)]
+        traces = [Sampling(ratio).trace(RequestHead(()).identity().traceparent, begins=True) for _ in range(4000)]
         found = [trace for trace in traces if trace is not None]
         assert {trace.parent for trace in found} <= {b""}
         counts[ratio] = len(found)
@@ -70,9 +70,9 @@ def test_a_trace_that_begins_here_has_no_parent_and_chance_decides_of_it() -> No
 
 
 def test_the_header_line_of_a_traced_hook_is_the_first_request_s() -> None:
-    received = Received(((b"x-request-id", b"r"),))
+    received = RequestHead(((b"x-request-id", b"r"),))
     identity = received.identity()
     trace = Sampling(1.0).trace(identity.traceparent, begins=True)
     assert trace is not None
     assert identity.traceparent.split(b"-")[1] == trace.trace_id
-    assert own_lines(identity).count(identity.traceparent) == 1
+    assert hook_header_lines(identity).count(identity.traceparent) == 1

@@ -18,11 +18,11 @@ from gateway.model.verdicts import (
     Ruling,
     Source,
     Verdict,
-    allowed_by_backend,
-    by_fallback,
-    by_static,
-    denied_by_backend,
+    backend_allow,
+    backend_reject,
+    fallback_ruling,
     proxy_status,
+    static_ruling,
 )
 
 BODY = b'{"appKey": "a",  "spacing":"kept" }'
@@ -65,7 +65,7 @@ def policies() -> list[Fallback]:
 @pytest.mark.parametrize("fallback", policies(), ids=repr)
 @pytest.mark.parametrize("cause", Cause)
 def test_the_policy_decides_per_cause_and_the_answer_is_the_contract_s(cause: Cause, fallback: Fallback) -> None:
-    ruling = by_fallback(Failure(cause, ProxyError.HTTP_PROTOCOL_ERROR, "why", 500), fallback, BODY)
+    ruling = fallback_ruling(Failure(cause, ProxyError.HTTP_PROTOCOL_ERROR, "why", 500), fallback, BODY)
     if cause in fallback.allowed:
         assert (ruling.verdict, ruling.status) == (Verdict.ALLOW, 200)
         assert (ruling.body, ruling.content_type) == (BODY, b"application/json")
@@ -96,7 +96,7 @@ def test_every_error_that_is_told_is_a_registered_one(error: ProxyError) -> None
 @settings(deadline=None)
 @given(st.sampled_from(ProxyError), st.none() | st.integers(0, 999))
 def test_the_received_status_is_told_where_there_is_one(error: ProxyError, status: int | None) -> None:
-    told = parameters(by_fallback(Failure(Cause.ERROR_STATUS, error, "", status), Fallback(), b"").proxy_status)
+    told = parameters(fallback_ruling(Failure(Cause.ERROR_STATUS, error, "", status), Fallback(), b"").proxy_status)
     assert told.pop("error") == error.value
     assert told == ({} if status is None else {"received-status": str(status)})
 
@@ -106,18 +106,18 @@ def said(ruling: Ruling) -> tuple[Verdict, Source, Reason, int, bytes, bytes | N
 
 
 def test_a_backend_s_yes_goes_out_as_it_came_and_is_nobody_else_s_doing() -> None:
-    ruling = allowed_by_backend(BODY)
+    ruling = backend_allow(BODY)
     assert said(ruling) == (Verdict.ALLOW, Source.BACKEND, Reason.OK, 200, BODY, b"application/json")
     assert (ruling.proxy_status, ruling.error) == (None, "")
 
 
 def test_a_backend_s_no_is_an_empty_403_and_nobody_else_s_doing() -> None:
-    ruling = denied_by_backend()
+    ruling = backend_reject()
     assert said(ruling) == (Verdict.REJECT, Source.BACKEND, Reason.DENIED, 403, b"", None)
     assert (ruling.proxy_status, ruling.error) == (None, "")
 
 
-@pytest.mark.parametrize("ruling", [allowed_by_backend(b"{}"), denied_by_backend(), by_static(Verdict.ALLOW, b"[]")])
+@pytest.mark.parametrize("ruling", [backend_allow(b"{}"), backend_reject(), static_ruling(Verdict.ALLOW, b"[]")])
 def test_a_ruling_with_another_body_is_the_same_in_all_else(ruling: Ruling) -> None:
     changed = ruling.with_body(b"other")
     assert changed.body == b"other"
@@ -126,12 +126,12 @@ def test_a_ruling_with_another_body_is_the_same_in_all_else(ruling: Ruling) -> N
 
 
 def test_a_static_allow_echoes_the_hook() -> None:
-    ruling = by_static(Verdict.ALLOW, BODY)
+    ruling = static_ruling(Verdict.ALLOW, BODY)
     assert said(ruling) == (Verdict.ALLOW, Source.STATIC, Reason.OK, 200, BODY, b"application/json")
 
 
 def test_a_static_reject_is_an_empty_403_that_the_gateway_owns_up_to() -> None:
-    ruling = by_static(Verdict.REJECT, BODY)
+    ruling = static_ruling(Verdict.REJECT, BODY)
     assert said(ruling) == (Verdict.REJECT, Source.STATIC, Reason.DENIED, 403, b"", None)
     assert parameters(ruling.proxy_status) == {"error": "http_request_denied"}
 

@@ -261,7 +261,7 @@ def test_adversarial_numbers_are_compared_without_being_worked_out(number: str) 
 def test_adversarial_number_that_begins_like_the_text_it_is_looked_for_in_costs_no_square_of_the_time() -> None:
     # A caller chooses both, and nothing else runs meanwhile. At this size a square takes hours; a process can be ended.
     code = """
-from gateway import comparison
+from gateway.policy import comparison
 from gateway.model.verdicts import Verdict
 comparison.MAX_BODY = 1 << 30
 body = b'{"caller":"%b","callee":"caller","x":"%b' % (b"a" * 10**6 + b"b", b"a" * 2 * 10**6)

@@ -87,7 +87,7 @@ def test_a_rate_s_own_text_reads_back_as_the_same(number: int, unit: str, burst:
 @given(RATES, st.integers(1, 64))
 @CHECKED
 def test_the_workers_parts_make_up_the_whole(rate: Rate, workers: int) -> None:
-    part = rate.of_one(workers)
+    part = rate.per_worker(workers)
     assert part.per_second * workers == pytest.approx(rate.per_second)
     assert part.burst >= 1
     assert part.burst * workers <= max(rate.burst, workers)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.model.effects import of_answer, of_refusal
+from gateway.model.effects import answer_effect, rejection_effect
 from gateway.model.hooks import MethodType, is_json_object
-from gateway.policy.rest_client_config import OUTCOMES, ClientConfig, Examined, Mode, examined, ineffective
+from gateway.policy.rest_client_config import OUTCOMES, ClientConfig, Examined, Mode, examine, ineffective
 
 ENFORCE = ClientConfig(Mode.ENFORCE)
 WARN = ClientConfig()
@@ -21,7 +21,7 @@ ADDED = b'"restClientConfig":{"OnCallEvent":' + FAIL + b"}"
 
 
 def enforced(body: bytes, methods: Mapping[str, Mapping[str, str]] | None = None) -> Examined:
-    return examined(body, ENFORCE if methods is None else ClientConfig(Mode.ENFORCE, methods))
+    return examine(body, ENFORCE if methods is None else ClientConfig(Mode.ENFORCE, methods))
 
 
 # --- what is put in, and where ---
@@ -58,7 +58,7 @@ def test_exactly_what_is_wanted_is_added_and_every_other_byte_stays(body: bytes,
 def test_what_is_no_object_sets_nothing_and_gives_way_to_one(nothing: bytes) -> None:
     assert enforced(b'{"restClientConfig":%b,"z":1}' % nothing).body == b'{%b,"z":1}' % ADDED
     assert enforced(b'{"restClientConfig":{"OnCallEvent":%b}}' % nothing).body == b"{%b}" % ADDED
-    assert examined(b'{"restClientConfig":{"OnCallEvent":%b}}' % nothing, WARN).failing == frozenset()
+    assert examine(b'{"restClientConfig":{"OnCallEvent":%b}}' % nothing, WARN).failing == frozenset()
 
 
 def test_of_a_name_that_stands_twice_the_last_counts_and_is_amended() -> None:
@@ -136,13 +136,13 @@ def test_several_methods_are_added_in_one_place() -> None:
 
 def test_warn_tells_and_leaves_the_answer_as_it_is() -> None:
     for body in (b"{}", b'{"restClientConfig":{"OnCallEvent":{"restOnError":"LOG"}}}'):
-        assert examined(body, WARN) == Examined("missing", body, frozenset())
+        assert examine(body, WARN) == Examined("missing", body, frozenset())
     said = b'{"restClientConfig":{"OnCallEvent":{"restOnError":"FAIL"},"call":{"restOnError":"LOG"}}}'
-    assert examined(said, WARN) == Examined("ok", said, frozenset({"OnCallEvent"}))
+    assert examine(said, WARN) == Examined("ok", said, frozenset({"OnCallEvent"}))
 
 
 def test_off_reads_and_wants_nothing() -> None:
-    assert examined(b"{}", ClientConfig(Mode.OFF)) == Examined("ok", b"{}", frozenset())
+    assert examine(b"{}", ClientConfig(Mode.OFF)) == Examined("ok", b"{}", frozenset())
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ def test_an_amended_answer_is_the_same_text_with_the_wanted_fields_in_it(
     assert got.outcome == ("ok" if expected == body else "enforced")
     assert got.failing == failing_of(got.body)
     assert enforced(got.body, methods) == Examined("ok", got.body, got.failing), "once is enough"
-    told = examined(body, ClientConfig(Mode.WARN, methods))
+    told = examine(body, ClientConfig(Mode.WARN, methods))
     assert told == Examined("ok" if expected == body else "missing", body, frozenset(failing_of(body)))
 
 
@@ -381,12 +381,12 @@ def test_adversarial_what_a_client_wrote_into_a_field_of_the_answer_is_not_the_a
     config = '{"restClientConfig":{"OnCallEvent":{"restOnError":"FAIL"}}}'
     for field in (json.loads(config), config, [json.loads(config)], {"a}": '"' + config}):
         body = json.dumps({"custom": field, "restClientConfig": {"OnCallEvent": {"restOnError": "LOG"}}, "z": field})
-        assert examined(body.encode(), WARN).failing == frozenset()
+        assert examine(body.encode(), WARN).failing == frozenset()
         got = json.loads(enforced(body.encode()).body)
         assert got["restClientConfig"] == {"OnCallEvent": {"restOnError": "FAIL"}}
         assert got["custom"] == got["z"] == field
         nested = json.dumps({"restClientConfig": {"custom": field, "OnCallEvent": {"custom": field}}})
-        assert examined(nested.encode(), WARN).failing == frozenset()
+        assert examine(nested.encode(), WARN).failing == frozenset()
 
 
 @pytest.mark.parametrize("depth", [*range(880, 1010, 3), 5_000, 50_000])
@@ -436,19 +436,19 @@ def test_refusals_stop_whatever_the_backend_says_only_where_that_is_enforced() -
 
 @pytest.mark.parametrize("kind", [MethodType.DIRECT, MethodType.INCOMING])
 def test_a_refusal_s_meaning_says_what_is_known_of_the_session(kind: MethodType) -> None:
-    assert of_refusal(kind, True).startswith("stopped: ")
-    assert of_refusal(kind, False).startswith("nothing but a line in the media server's log")
-    assert of_refusal(kind, None) == of_refusal(kind)
-    assert "stops it" in of_answer(403, kind, True)
-    assert "unless" not in of_answer(403, kind, True)
-    assert "stopped nothing" in of_answer(403, kind, False)
-    assert of_answer(403, kind, None) == of_answer(403, kind)
-    assert of_answer(499, kind, False).endswith(of_answer(403, kind, False))
-    assert of_answer(200, kind, False) == of_answer(200, kind)
+    assert rejection_effect(kind, True).startswith("stopped: ")
+    assert rejection_effect(kind, False).startswith("nothing but a line in the media server's log")
+    assert rejection_effect(kind, None) == rejection_effect(kind)
+    assert "stops it" in answer_effect(403, kind, True)
+    assert "unless" not in answer_effect(403, kind, True)
+    assert "stopped nothing" in answer_effect(403, kind, False)
+    assert answer_effect(403, kind, None) == answer_effect(403, kind)
+    assert answer_effect(499, kind, False).endswith(answer_effect(403, kind, False))
+    assert answer_effect(200, kind, False) == answer_effect(200, kind)
 
 
 @pytest.mark.parametrize("kind", [MethodType.CONNECT, MethodType.EVENT])
 def test_no_session_changes_what_a_refused_connect_or_event_means(kind: MethodType) -> None:
     for stops in (True, False):
-        assert of_refusal(kind, stops) == of_refusal(kind)
-        assert of_answer(403, kind, stops) == of_answer(403, kind)
+        assert rejection_effect(kind, stops) == rejection_effect(kind)
+        assert answer_effect(403, kind, stops) == answer_effect(403, kind)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.model.verdicts import Cause, Failure, ProxyError
-from gateway.policy.retry import MIN_LEFT, Retry, RetryOn, attempt_budget, kind_of, may_retry
+from gateway.policy.retry import MIN_LEFT, Retry, RetryOn, attempt_budget, may_retry, retry_kind
 
 ALL = frozenset(RetryOn)
 CHECKED = settings(deadline=None)
@@ -30,7 +30,7 @@ def test_unless_told_otherwise_a_hook_is_tried_twice_and_only_where_nobody_can_h
 
 @pytest.mark.parametrize("cause", Cause)
 def test_a_harmless_failure_is_a_connect_whatever_its_cause(cause: Cause) -> None:
-    assert kind_of(failure(cause), harmless=True) is RetryOn.CONNECT
+    assert retry_kind(failure(cause), retry_safe=True) is RetryOn.CONNECT
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_harmless_failure_is_a_connect_whatever_its_cause(cause: Cause) -> Non
     ],
 )
 def test_a_failure_that_may_have_been_acted_on_keeps_its_own_name(cause: Cause, kind: RetryOn | None) -> None:
-    assert kind_of(failure(cause), harmless=False) is kind
+    assert retry_kind(failure(cause), retry_safe=False) is kind
 
 
 @given(RETRIES, KINDS, SECONDS, SECONDS, st.integers(0, 3))

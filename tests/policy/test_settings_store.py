@@ -14,7 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.policy.rest_client_config import MethodSettings, SessionSettings, packed, session_settings, unpacked
+from gateway.policy.rest_client_config import (
+    MethodSettings,
+    SessionSettings,
+    pack_settings,
+    session_settings,
+    unpack_settings,
+)
 from gateway.policy.settings_store import CAPACITY, LONGEST, WORDS, TextStore, Write
 from gateway.proxy.sessions import KEEP, Sessions, shared_memory
 
@@ -103,8 +109,8 @@ def test_only_overwrite_takes_fields_and_never_those_that_say_whose_the_hook_is(
 @CHECKED
 @given(all_settings)
 def test_packed_settings_are_the_same_text_for_the_same_settings(found: SessionSettings) -> None:
-    assert unpacked(packed(found)) == found
-    assert packed(dict(reversed(list(found.items())))) == packed(found)
+    assert unpack_settings(pack_settings(found)) == found
+    assert pack_settings(dict(reversed(list(found.items())))) == pack_settings(found)
 
 
 # --- the store ---
@@ -205,7 +211,7 @@ def test_a_session_has_what_its_last_connect_set_and_every_default_besides(memor
 def test_what_finds_no_room_is_unknown_and_counted_and_refusals_are_known_all_the_same() -> None:
     sessions = Sessions()
     counted: list[None] = []
-    sessions.on_unkept = lambda: counted.append(None)
+    sessions.on_settings_dropped = lambda: counted.append(None)
     sessions.remember("a", {"call"}, {"call": MethodSettings(exclude=tuple(map(str, range(3000))))})
     assert sessions.settings("a", "call") is None
     assert sessions.stops("a", "call") is True

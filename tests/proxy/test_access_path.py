@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Final
 import httpx
 import pytest
 
-from gateway.policy.access import signature_of
+from gateway.policy.access import body_signature
 from tests.support.faulty import FaultyBackend, Turn, added_case, reply
 from tests.support.gateways import Answer, RunningGateway, read_answer, running_gateway, wait_until
 
@@ -38,7 +38,7 @@ def basic(userpass: str) -> str:
 
 
 def wcs(body: bytes, key: str) -> str:
-    return f"WCS {signature_of(body, key.encode()).decode()}"
+    return f"WCS {body_signature(body, key.encode()).decode()}"
 
 
 RIGHT: Final = basic(f"wcs:{PASSWORD}")

@@ -20,9 +20,9 @@ from gateway.model.verdicts import (
     Fallback,
     ProxyError,
     Ruling,
-    allowed_by_backend,
-    by_fallback,
-    denied_by_backend,
+    backend_allow,
+    backend_reject,
+    fallback_ruling,
 )
 from gateway.proxy.dedupe import (
     MAX_BYTES,
@@ -32,15 +32,15 @@ from gateway.proxy.dedupe import (
     Flight,
     OwnerLost,
     TooManyRepeats,
-    Waiting,
-    key_of,
+    WaitingRepeats,
+    hook_key,
 )
 
 METHOD = "OnCallEvent"
 BODY = b'{"appKey":"defaultApp","callId":"1"}'
-KEY = key_of(METHOD, BODY)
-ALLOWED = allowed_by_backend(b'{"answer":1}')
-DENIED = denied_by_backend()
+KEY = hook_key(METHOD, BODY)
+ALLOWED = backend_allow(b'{"answer":1}')
+DENIED = backend_reject()
 
 
 @contextmanager
@@ -54,16 +54,16 @@ def flown(flight: Flight) -> Iterator[Flight]:
 
 def keep(duplicates: Duplicates, body: bytes, ruling: Ruling = DENIED, now: float = 0.0, seconds: float = 10.0) -> None:
     """Let one hook come to its verdict."""
-    with flown(duplicates.begin(key_of(METHOD, body), body)) as flight:
+    with flown(duplicates.begin(hook_key(METHOD, body), body)) as flight:
         flight.finish(ruling, now, seconds)
 
 
 def kept(duplicates: Duplicates, body: bytes, now: float = 0.0) -> bool:
-    return isinstance(duplicates.find(key_of(METHOD, body), body, now), Ruling)
+    return isinstance(duplicates.find(hook_key(METHOD, body), body, now), Ruling)
 
 
 def joined(duplicates: Duplicates, body: bytes = BODY) -> asyncio.Future[Ruling]:
-    found = duplicates.find(key_of(METHOD, body), body, 0.0)
+    found = duplicates.find(hook_key(METHOD, body), body, 0.0)
     assert isinstance(found, asyncio.Future)
     return found
 
@@ -78,15 +78,15 @@ class Gateway:
         self.loop = asyncio.get_running_loop()
 
     async def hook(self, method: str = METHOD, body: bytes = BODY) -> Ruling:
-        found = self.duplicates.find(key_of(method, body), body, self.loop.time())
+        found = self.duplicates.find(hook_key(method, body), body, self.loop.time())
         if isinstance(found, Ruling):
             return found
         if found is not None:
             return await found
-        with flown(self.duplicates.begin(key_of(method, body), body)) as flight:
+        with flown(self.duplicates.begin(hook_key(method, body), body)) as flight:
             self.asked += 1
             await self.answering.wait()
-            ruling = allowed_by_backend(b'{"number":%d}' % self.asked)
+            ruling = backend_allow(b'{"number":%d}' % self.asked)
             flight.finish(ruling, self.loop.time(), 10.0)
             return ruling
 
@@ -232,7 +232,7 @@ async def test_of_one_hook_no_more_repeats_wait_than_may() -> None:
 @settings(deadline=None)
 @given(most=st.integers(2, 64), apps=st.lists(st.sampled_from("abcde"), max_size=200))
 def test_whichever_app_s_hooks_are_repeated_without_end_another_s_may_wait(most: int, apps: list[str]) -> None:
-    waiting, held = Waiting(), dict.fromkeys("abcde", 0)
+    waiting, held = WaitingRepeats(), dict.fromkeys("abcde", 0)
     for app in apps:
         free = most - sum(held.values())
         if waiting.enter(app, most):
@@ -293,8 +293,8 @@ def test_past_the_count_the_one_kept_longest_makes_room() -> None:
 def test_past_the_bytes_as_many_as_needed_make_room() -> None:
     duplicates = Duplicates(max_bytes=1000)
     for number in range(10):
-        keep(duplicates, b"%d" % number, allowed_by_backend(b"%0100d" % number))
-    keep(duplicates, b"10", allowed_by_backend(b"%0250d" % 10))
+        keep(duplicates, b"%d" % number, backend_allow(b"%0100d" % number))
+    keep(duplicates, b"10", backend_allow(b"%0250d" % 10))
     assert [number for number in range(10) if kept(duplicates, b"%d" % number)] == [3, 4, 5, 6, 7, 8, 9]
     assert duplicates.bytes_held == 7 * 100 + 250
 
@@ -302,15 +302,15 @@ def test_past_the_bytes_as_many_as_needed_make_room() -> None:
 def test_verdicts_kept_for_different_times_make_room_in_the_order_they_came_in() -> None:
     duplicates = Duplicates(max_bytes=1000)
     for number in range(10):
-        keep(duplicates, b"%d" % number, allowed_by_backend(b"%0100d" % number), seconds=10.0 + number)
-    keep(duplicates, b"10", allowed_by_backend(b"%0250d" % 10))
+        keep(duplicates, b"%d" % number, backend_allow(b"%0100d" % number), seconds=10.0 + number)
+    keep(duplicates, b"10", backend_allow(b"%0250d" % 10))
     assert [number for number in range(10) if kept(duplicates, b"%d" % number)] == [3, 4, 5, 6, 7, 8, 9]
 
 
 def test_what_is_larger_than_the_store_is_not_kept_and_drives_nothing_out() -> None:
     duplicates = Duplicates(max_bytes=1000)
     keep(duplicates, BODY)
-    keep(duplicates, b"large", allowed_by_backend(b"x" * 1001))
+    keep(duplicates, b"large", backend_allow(b"x" * 1001))
     assert kept(duplicates, BODY)
     assert len(duplicates) == 1
 
@@ -318,7 +318,10 @@ def test_what_is_larger_than_the_store_is_not_kept_and_drives_nothing_out() -> N
 @pytest.mark.parametrize("seed", ["random", "0", "7"])
 def test_adversarial_nobody_outside_can_know_what_a_hook_is_known_by(seed: str) -> None:
     """With a seed that somebody set, Python's own hash would be the same in every process."""
-    code = "from gateway.proxy.dedupe import key_of; print(key_of('m', b'x'), key_of('m', b'x'), key_of('m', b'y'))"
+    code = (
+        "from gateway.proxy.dedupe import hook_key; "
+        "print(hook_key('m', b'x'), hook_key('m', b'x'), hook_key('m', b'y'))"
+    )
     environment = {**os.environ, "PYTHONHASHSEED": seed}
     runs = [
         subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, timeout=60)
@@ -333,18 +336,18 @@ def test_of_an_answer_that_is_the_hook_itself_no_byte_is_kept() -> None:
     duplicates = Duplicates()
     body, answer = b"x" * 5000, bytes(bytearray(b"x" * 5000))
     assert answer is not body
-    keep(duplicates, body, allowed_by_backend(answer))
+    keep(duplicates, body, backend_allow(answer))
     assert duplicates.bytes_held == 0
     again = bytes(bytearray(body))
-    found = duplicates.find(key_of(METHOD, again), again, 0.0)
-    assert found == allowed_by_backend(body)
+    found = duplicates.find(hook_key(METHOD, again), again, 0.0)
+    assert found == backend_allow(body)
     assert isinstance(found, Ruling)
     assert found.body is again
 
 
 def test_what_else_an_answer_that_is_the_hook_itself_says_is_kept() -> None:
-    ruling = by_fallback(Failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, "late"), LENIENT, BODY)
-    for said in (ruling, allowed_by_backend(BODY).annotate(failed_over_from="php")):
+    ruling = fallback_ruling(Failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, "late"), LENIENT, BODY)
+    for said in (ruling, backend_allow(BODY).annotate(failed_over_from="php")):
         duplicates = Duplicates()
         keep(duplicates, BODY, said)
         assert duplicates.find(KEY, BODY, 0.0) == said
@@ -363,13 +366,13 @@ def test_by_default_it_holds_ten_thousand_verdicts_and_32_mib() -> None:
         keep(duplicates, b"%d" % number)
     assert len(duplicates) == 10_000
     for number in range(40):
-        keep(duplicates, b"%d" % number, allowed_by_backend(bytes(1_000_000)))
+        keep(duplicates, b"%d" % number, backend_allow(bytes(1_000_000)))
     assert 32 * 2**20 - 1_000_100 < duplicates.bytes_held <= 32 * 2**20
 
 
 def test_hooks_in_flight_are_no_verdicts_kept() -> None:
     duplicates = Duplicates(max_entries=1)
-    flights = [duplicates.begin(key_of(METHOD, b"%d" % number), b"%d" % number) for number in range(5)]
+    flights = [duplicates.begin(hook_key(METHOD, b"%d" % number), b"%d" % number) for number in range(5)]
     assert (len(duplicates), duplicates.in_flight) == (0, 5)
     for flight in flights:
         flight.finish(DENIED, 0.0, 10.0)
@@ -385,7 +388,7 @@ def test_a_flight_shows_its_state() -> None:
 
 
 BODIES = st.sampled_from([b"a", b"bb", b"cccc", b"dddddddd"])
-RULINGS = st.sampled_from([DENIED, ALLOWED, allowed_by_backend(b"bb")])
+RULINGS = st.sampled_from([DENIED, ALLOWED, backend_allow(b"bb")])
 LENIENT = Fallback(frozenset(Cause))
 
 
@@ -429,7 +432,7 @@ class DuplicatesMachine(RuleBasedStateMachine):
     @rule(body=BODIES)
     def a_hook_comes(self, body: bytes) -> None:
         with self.running():
-            found = self.duplicates.find(key_of("m", body), body, self.now)
+            found = self.duplicates.find(hook_key("m", body), body, self.now)
         expected = next((ruling for key, ruling, _ in self.live() if key == body), None)
         if body in self.flights:
             assert isinstance(found, asyncio.Future)
@@ -438,7 +441,7 @@ class DuplicatesMachine(RuleBasedStateMachine):
             assert found == expected
         else:
             assert found is None
-            self.flights[body] = (self.duplicates.begin(key_of("m", body), body), [])
+            self.flights[body] = (self.duplicates.begin(hook_key("m", body), body), [])
 
     @precondition(lambda self: self.flights)
     @rule(data=st.data(), ruling=RULINGS, seconds=st.sampled_from([None, 0.0, 3.0, 5.0, 20.0]))

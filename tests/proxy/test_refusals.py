@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope
 from gateway.http.server.protocol import CLIENT_LEFT
 from gateway.model.hooks import CATALOGUE
 from gateway.model.verdicts import Reason, Ruling, Source, Verdict
-from gateway.proxy.refusals import Refused, body_of, method_of, problem, unknown_app
+from gateway.proxy.refusals import RequestRefused, problem, read_body, read_method, unknown_app_answer
 
 
 def scope_of(path: bytes = b"/rest/my_api/OnCallEvent", method: str = "POST", *headers: tuple[bytes, bytes]) -> Scope:
@@ -63,9 +63,9 @@ def assert_problem(ruling: Ruling, status: int) -> dict[str, Any]:
     return told
 
 
-async def refused(receive: Receive, status: int) -> Refused:
-    with pytest.raises(Refused) as caught:
-        await body_of(receive)
+async def refused(receive: Receive, status: int) -> RequestRefused:
+    with pytest.raises(RequestRefused) as caught:
+        await read_body(receive)
     assert_problem(caught.value.ruling, status)
     assert caught.value.ruling.verdict is Verdict.ERROR
     assert caught.value.ruling.reason is Reason.BAD_REQUEST
@@ -77,7 +77,7 @@ async def refused(receive: Receive, status: int) -> Refused:
 
 @pytest.mark.parametrize("method", CATALOGUE)
 def test_every_method_of_the_catalogue_is_a_last_segment(method: str) -> None:
-    assert method_of(scope_of(f"/rest/my_api/{method}".encode())) == method
+    assert read_method(scope_of(f"/rest/my_api/{method}".encode())) == method
 
 
 @pytest.mark.parametrize(
@@ -95,13 +95,13 @@ def test_every_method_of_the_catalogue_is_a_last_segment(method: str) -> None:
     ],
 )
 def test_the_prefix_is_any_and_the_last_segment_is_the_method(path: bytes, method: str) -> None:
-    assert method_of(scope_of(path)) == method
+    assert read_method(scope_of(path)) == method
 
 
 def test_a_server_that_gives_no_raw_path_is_understood_too() -> None:
     scope = scope_of()
     del scope["raw_path"]
-    assert method_of(scope) == "OnCallEvent"
+    assert read_method(scope) == "OnCallEvent"
 
 
 @pytest.mark.parametrize(
@@ -133,15 +133,15 @@ def test_a_server_that_gives_no_raw_path_is_understood_too() -> None:
     ],
 )
 def test_a_path_that_does_not_end_in_a_method_s_name_is_a_404(path: bytes) -> None:
-    with pytest.raises(Refused) as caught:
-        method_of(scope_of(path))
+    with pytest.raises(RequestRefused) as caught:
+        read_method(scope_of(path))
     assert_problem(caught.value.ruling, 404)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "post"])
 def test_whatever_is_not_a_post_is_a_405(method: str) -> None:
-    with pytest.raises(Refused) as caught:
-        method_of(scope_of(method=method))
+    with pytest.raises(RequestRefused) as caught:
+        read_method(scope_of(method=method))
     assert method in assert_problem(caught.value.ruling, 405)["detail"]
 
 
@@ -152,11 +152,11 @@ def test_whatever_is_not_a_post_is_a_405(method: str) -> None:
 @given(st.lists(st.binary(max_size=20), min_size=1, max_size=5))
 def test_a_body_is_the_same_however_it_is_cut(parts: list[bytes]) -> None:
     body = b"".join(parts)
-    assert asyncio.run(body_of(Script(whole(*parts)))) == body
+    assert asyncio.run(read_body(Script(whole(*parts)))) == body
 
 
 async def test_a_message_without_a_body_or_a_sequel_is_an_empty_body() -> None:
-    assert await body_of(Script([{"type": "http.request"}])) == b""
+    assert await read_body(Script([{"type": "http.request"}])) == b""
 
 
 # --- refusals in words ---
@@ -165,7 +165,7 @@ async def test_a_message_without_a_body_or_a_sequel_is_an_empty_body() -> None:
 @settings(deadline=None)
 @given(st.text(max_size=300))
 def test_an_unknown_app_is_told_in_bounded_words_whatever_its_key(app_key: str) -> None:
-    ruling = unknown_app(app_key)
+    ruling = unknown_app_answer(app_key)
     assert_problem(ruling, 403)
     assert (ruling.verdict, ruling.reason) == (Verdict.REJECT, Reason.UNKNOWN_APP)
     assert ruling.error.isprintable()

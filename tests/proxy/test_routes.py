@@ -20,7 +20,7 @@ from gateway.model.verdicts import Cause, Fallback, Verdict
 from gateway.policy.retry import Retry, RetryOn
 from gateway.policy.rules.globs import is_glob
 from gateway.policy.rules.matcher import Rule, Rules
-from gateway.proxy.routes import Route, Table, upstreams_of
+from gateway.proxy.routes import Route, Table, route_upstreams
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 15.0
@@ -49,7 +49,7 @@ def app_of(table: Table, app_key: str, method: str = "OnCallEvent") -> str | Non
     return None if found is None else found[0].name
 
 
-def route_of(table: Table, app_key: str, method: str) -> Route:
+def route_for(table: Table, app_key: str, method: str) -> Route:
     found = table.find(app_key, method)
     assert found is not None
     return found[1]
@@ -157,7 +157,7 @@ def test_a_route_holds_what_the_method_sets_then_the_app_then_the_defaults() -> 
         ("full", "connect"): ("full", "one", None, 2.0, Fallback()),
         ("full", "Own"): ("full", "one", None, 2.0, Fallback(frozenset({Cause.OVERLOAD}))),
     }
-    found = {key: (app_of(table, *key), *msgspec.structs.astuple(route_of(table, *key))[:4]) for key in expected}
+    found = {key: (app_of(table, *key), *msgspec.structs.astuple(route_for(table, *key))[:4]) for key in expected}
     assert found == expected
 
 
@@ -189,21 +189,21 @@ apps:
 def test_a_route_holds_retry_repeats_and_the_limit_of_all_workers(
     app: str, method: str, retry: Retry, dedupe: float | None, limit: int | None
 ) -> None:
-    route = route_of(Table(loads(LIMITS).config), app, method)
+    route = route_for(Table(loads(LIMITS).config), app, method)
     assert (route.retry, route.dedupe, route.max_in_flight) == (retry, dedupe, limit)
 
 
 def test_a_static_app_has_its_verdict_and_no_upstream() -> None:
     table = Table(loads(CONFIG).config)
     for app, verdict in (("blocked", Verdict.REJECT), ("open", Verdict.ALLOW)):
-        route = route_of(table, app, "connect")
+        route = route_for(table, app, "connect")
         assert (route.upstream, route.static) == (None, verdict)
 
 
 def test_the_routes_for_people_are_the_routes_that_hooks_take() -> None:
     table = Table(loads(CONFIG).config)
-    assert table.route_of("full", None) == route_of(table, "full", "call")
-    assert table.route_of("full", "connect") == route_of(table, "full", "connect")
+    assert table.route_for("full", None) == route_for(table, "full", "call")
+    assert table.route_for("full", "connect") == route_for(table, "full", "connect")
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_the_routes_for_people_are_the_routes_that_hooks_take() -> None:
 def test_the_reason_for_a_route_is_said_in_words(app_key: str, why: str) -> None:
     match = table_of("a", "b*", unknown_app="a").explain(app_key, "connect")
     assert match is not None
-    assert match.why == why
+    assert match.reason == why
 
 
 def test_a_hook_that_no_app_serves_has_nothing_to_explain() -> None:
@@ -248,11 +248,11 @@ def test_apps_that_are_configured_alike_share_their_routes_and_no_others_do() ->
         ).config
     )
     for method in ("OnCallEvent", "connect", "call"):
-        usual = route_of(table, "a", method)
-        assert route_of(table, "b", method) is usual
+        usual = route_for(table, "a", method)
+        assert route_for(table, "b", method) is usual
         for other in ("late", "proof", "shut"):
-            assert route_of(table, other, method) != usual
-        assert (route_of(table, "own", method) is usual) is (method != "call")
+            assert route_for(table, other, method) != usual
+        assert (route_for(table, "own", method) is usual) is (method != "call")
     assert table.find("a", "call") != table.find("b", "call"), "each has its own live state"
 
 
@@ -323,7 +323,7 @@ apps:
     ],
 )
 def test_an_app_has_its_own_rules_then_those_of_defaults_that_it_can_follow(app: str, found: list[str | None]) -> None:
-    rules = route_of(Table(loads(RULED).config), app, "OnCallEvent").rules
+    rules = route_for(Table(loads(RULED).config), app, "OnCallEvent").rules
     assert rules is not None
     hooks = (("1", None), ("3", "112"), ("3", "99"))
     met = [rules.find(caller, callee, "OnCallEvent", 0) for caller, callee in hooks]
@@ -347,7 +347,7 @@ def test_the_rules_of_defaults_are_compiled_once_for_all_apps(monkeypatch: pytes
 
 def test_a_route_knows_the_upstreams_of_all_its_rules() -> None:
     table = Table(loads(RULED).config)
-    asked = [upstreams_of(route_of(table, app, "OnCallEvent")) for app in ("plain", "own", "static")]
+    asked = [route_upstreams(route_for(table, app, "OnCallEvent")) for app in ("plain", "own", "static")]
     assert asked == [{"u", "v"}, {"u", "v"}, set()]
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from gateway.model.hooks import CATALOGUE, MethodType, parse_hook
-from gateway.proxy.sessions import CAPACITY, KEEP, MEMORY, Sessions, session_of, shared_memory
+from gateway.proxy.sessions import CAPACITY, KEEP, MEMORY, Sessions, session_key, shared_memory
 
 ROOT = Path(__file__).parent.parent.parent
 STOPPABLE = sorted(name for name, kind in CATALOGUE.items() if kind in {MethodType.DIRECT, MethodType.INCOMING})
@@ -247,7 +247,7 @@ def test_two_memories_have_nothing_in_common(memory: int) -> None:
 
 def test_a_session_is_told_by_its_id_and_its_media_server() -> None:
     def of(**fields: object) -> str | None:
-        return session_of(parse_hook(json.dumps({"appKey": "a", **fields}).encode()))
+        return session_key(parse_hook(json.dumps({"appKey": "a", **fields}).encode()))
 
     assert of() is None
     assert of(nodeId="n") is None
@@ -255,12 +255,12 @@ def test_a_session_is_told_by_its_id_and_its_media_server() -> None:
     assert of(sessionId="s", nodeId="n") == of(sessionId="s", nodeId="n", callId="c") is not None
     assert of(sessionId="s", nodeId="n") != of(sessionId="s", nodeId="m") != of(sessionId="s")
     escaped = parse_hook(b'{"appKey":"a","sessionId":"\\/8.8.8.8:1\\/9.9.9.9:2"}')
-    assert session_of(escaped) == of(sessionId="/8.8.8.8:1/9.9.9.9:2")
+    assert session_key(escaped) == of(sessionId="/8.8.8.8:1/9.9.9.9:2")
 
 
 def test_the_one_session_of_all_viewers_of_hls_is_nobody_s() -> None:
     def of(session: str, method: str) -> str | None:
-        return session_of(parse_hook(json.dumps({"appKey": "a", "sessionId": session}).encode()), method)
+        return session_key(parse_hook(json.dumps({"appKey": "a", "sessionId": session}).encode()), method)
 
     assert of("test-HLS", "playHLS") is of("/192.0.2.1:1/192.0.2.2:2", "playHLS") is of("test-HLS", "call") is None
     assert of("/192.0.2.1:1/192.0.2.2:2", "playStream") is not None

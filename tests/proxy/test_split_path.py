@@ -32,7 +32,7 @@ def both() -> Iterator[list[PacedBackend]]:
         yield running
 
 
-def upstreams_of(both: Sequence[PacedBackend]) -> dict[str, Any]:
+def route_upstreams(both: Sequence[PacedBackend]) -> dict[str, Any]:
     return {name: {"url": backend.url} for name, backend in zip(("php", "new"), both, strict=True)}
 
 
@@ -70,7 +70,7 @@ def moved(before: Mapping[str, str], after: Mapping[str, str]) -> set[str]:
 
 
 def test_all_hooks_of_a_session_meet_one_backend(gateway: RunningGateway, both: list[PacedBackend]) -> None:
-    serve(gateway, upstreams_of(both), {"a": canary(50, methods={"OnCallEvent": {"timeout": "14s"}})})
+    serve(gateway, route_upstreams(both), {"a": canary(50, methods={"OnCallEvent": {"timeout": "14s"}})})
     counts = Counter(where(gateway, both).values())
     assert min(counts["php"], counts["new"]) > 10
 
@@ -80,46 +80,46 @@ def test_a_canary_goes_from_5_over_50_to_100_per_cent_and_is_rolled_back_at_once
 ) -> None:
     steps = {}
     for share in (5, 50, 100):
-        serve(gateway, upstreams_of(both), {"a": canary(share)})
+        serve(gateway, route_upstreams(both), {"a": canary(share)})
         steps[share] = where(gateway, both)
     assert moved(steps[5], steps[50]) == {"new"}
     assert moved(steps[50], steps[100]) == {"new"}
     assert set(steps[100].values()) == {"new"}
-    serve(gateway, upstreams_of(both), {"a": canary(0)})
+    serve(gateway, route_upstreams(both), {"a": canary(0)})
     assert set(where(gateway, both).values()) == {"php"}
-    serve(gateway, upstreams_of(both), {"a": canary(5)})
+    serve(gateway, route_upstreams(both), {"a": canary(5)})
     assert where(gateway, both) == steps[5]
 
 
 def test_a_reload_of_something_else_moves_no_session(gateway: RunningGateway, both: list[PacedBackend]) -> None:
-    serve(gateway, upstreams_of(both), {"a": canary(50)})
+    serve(gateway, route_upstreams(both), {"a": canary(50)})
     before = where(gateway, both)
     backwards: dict[str, Any] = {**canary(50, timeout="10s"), "upstream": canary(50)["upstream"][::-1]}
-    serve(gateway, upstreams_of(both), {"b": {"static": "reject"}, "a": backwards})
+    serve(gateway, route_upstreams(both), {"b": {"static": "reject"}, "a": backwards})
     assert where(gateway, both) == before
 
 
 def test_two_workers_and_another_process_agree_on_every_session(
     gateway: RunningGateway, both: list[PacedBackend], tmp_path: Any
 ) -> None:
-    serve(gateway, upstreams_of(both), {"a": canary(50)})
+    serve(gateway, route_upstreams(both), {"a": canary(50)})
     before = where(gateway, both)
-    text = configuration(upstreams_of(both), {"a": canary(50)}, server={"workers": 2})
+    text = configuration(route_upstreams(both), {"a": canary(50)}, server={"workers": 2})
     with running_gateway(text, tmp_path) as other:
         assert where(other, both, methods=METHODS * 2) == before
         for share, only in ((100, "new"), (0, "php")):
-            take(other, configuration(upstreams_of(both), {"a": canary(share)}, server={"workers": 2}))
+            take(other, configuration(route_upstreams(both), {"a": canary(share)}, server={"workers": 2}))
             assert set(where(other, both).values()) == {only}
 
 
 def test_the_session_decides_and_nothing_else_of_the_hook(gateway: RunningGateway, both: list[PacedBackend]) -> None:
-    serve(gateway, upstreams_of(both), {"a": canary(50)})
+    serve(gateway, route_upstreams(both), {"a": canary(50)})
     before = where(gateway, both, caller="1", nodeId="node-1")
     assert where(gateway, both, caller="2", nodeId="node-1") == before
 
 
 def test_sessions_of_two_media_servers_with_one_id_are_two(gateway: RunningGateway, both: list[PacedBackend]) -> None:
-    serve(gateway, upstreams_of(both), {"a": canary(50)})
+    serve(gateway, route_upstreams(both), {"a": canary(50)})
     before = where(gateway, both, nodeId="node-1")
     assert where(gateway, both, nodeId="node-2") != before
 
@@ -128,19 +128,19 @@ def test_sessions_of_two_media_servers_with_one_id_are_two(gateway: RunningGatew
 def test_hooks_without_a_session_are_shared_out_one_by_one(
     gateway: RunningGateway, both: list[PacedBackend], fields: dict[str, Any]
 ) -> None:
-    serve(gateway, upstreams_of(both), {"a": canary(50)})
+    serve(gateway, route_upstreams(both), {"a": canary(50)})
     answers = volley(gateway, [hook_body("a", **fields) for _ in range(60)])
     assert {answer.status for answer in answers} == {200}
     assert all(10 < backend.count < 50 for backend in both)
 
 
 def test_an_app_of_a_glob_shares_out_too(gateway: RunningGateway, both: list[PacedBackend]) -> None:
-    serve(gateway, upstreams_of(both), {"a*": canary(50)})
+    serve(gateway, route_upstreams(both), {"a*": canary(50)})
     assert set(where(gateway, both).values()) == {"php", "new"}
 
 
 def test_log_and_metrics_tell_which_backend_was_asked(gateway: RunningGateway, both: list[PacedBackend]) -> None:
-    serve(gateway, upstreams_of(both), {"a": canary(50)})
+    serve(gateway, route_upstreams(both), {"a": canary(50)})
     both[1].mode = Mode.DENY
     answers = volley(gateway, [hook_body("a", sessionId=session) for session in SESSIONS])
     lines = [gateway.access_line(answer.headers["x-request-id"]) for answer in answers]
@@ -162,7 +162,7 @@ def test_an_app_with_one_upstream_is_not_counted_among_the_split(
 def test_a_hook_that_was_refused_before_its_backend_was_chosen_is_nobody_s_share(
     gateway: RunningGateway, both: list[PacedBackend]
 ) -> None:
-    serve(gateway, upstreams_of(both), {"a": canary(50, credentials={"username": "u", "password": "p"})})
+    serve(gateway, route_upstreams(both), {"a": canary(50, credentials={"username": "u", "password": "p"})})
     (answer,) = volley(gateway, [hook_body("a", sessionId="s")])
     assert answer.status == 401
     assert gateway.access_line(answer.headers["x-request-id"])["upstream"] is None
@@ -170,7 +170,7 @@ def test_a_hook_that_was_refused_before_its_backend_was_chosen_is_nobody_s_share
 
 
 def test_adversarial_session_ids_of_any_kind_get_an_answer(gateway: RunningGateway, both: list[PacedBackend]) -> None:
-    serve(gateway, upstreams_of(both), {"a": canary(50)})
+    serve(gateway, route_upstreams(both), {"a": canary(50)})
     odd = ["", "\n", "é\u0000", "x" * 200_000, 5, -0.5, True, {"a": 1}, [1]]
     answers = volley(gateway, [hook_body("a", sessionId=session) for session in odd])
     assert {answer.status for answer in answers} == {200}

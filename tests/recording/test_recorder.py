@@ -35,11 +35,11 @@ from gateway.model.verdicts import (
     Ruling,
     Source,
     Verdict,
-    allowed_by_backend,
-    as_duplicate,
-    by_fallback,
-    by_static,
-    denied_by_backend,
+    backend_allow,
+    backend_reject,
+    duplicate_ruling,
+    fallback_ruling,
+    static_ruling,
 )
 from gateway.recording import Record, Recorder, RecordError, RecordSettings
 from gateway.recording import files as files_module
@@ -66,7 +66,7 @@ def hook_body(**fields: Any) -> bytes:
 
 def decision(body: bytes | None = None, ruling: Ruling | None = None, **changes: Any) -> Decision:
     body = hook_body(sessionId="s1", caller="+4930123456") if body is None else body
-    ruling = allowed_by_backend(body) if ruling is None else ruling
+    ruling = backend_allow(body) if ruling is None else ruling
     made = Decision(
         ruling, 1_700_000_000.25, "0123456789abcdef", "defaultApp", "OnCallEvent", 1.5, 0.0125, "php", "php:80", 1,
         0.011, parse_hook(body), body=body, method_name="OnCallEvent", size=len(body),
@@ -413,21 +413,21 @@ def test_a_line_tells_the_hook_and_its_decision() -> None:
 
 def test_an_answer_of_its_own_is_written_masked_by_the_same_pseudonyms() -> None:
     answer = {"callee": "+4930123456", "token": "S3cr3t", "x": 1}
-    made = recorded(decision(ruling=allowed_by_backend(json.dumps(answer).encode())))
+    made = recorded(decision(ruling=backend_allow(json.dumps(answer).encode())))
     got = json.loads(made.answer_body or b"")
     assert got == {"callee": json.loads(bytes(made.hook))["caller"], "token": "***", "x": 1}
 
 
 def test_a_refusal_has_no_answer_and_what_is_no_json_is_not_written() -> None:
-    assert recorded(decision(ruling=denied_by_backend())).answer_body == b""
-    polluted = recorded(decision(ruling=allowed_by_backend(b"Notice: password=S3cr3t {}")))
+    assert recorded(decision(ruling=backend_reject())).answer_body == b""
+    polluted = recorded(decision(ruling=backend_allow(b"Notice: password=S3cr3t {}")))
     assert polluted.answer_body is None
     assert b"S3cr3t" not in msgspec.json.encode(polluted)
 
 
 def test_annotations_are_written_without_what_was_cut_away() -> None:
     annotations = Annotations(rule="spam", repaired="bom+before", cut="Notice: caller +4930123456", ineffective=True)
-    made = recorded(decision(ruling=denied_by_backend().annotate(**msgspec.structs.asdict(annotations))))
+    made = recorded(decision(ruling=backend_reject().annotate(**msgspec.structs.asdict(annotations))))
     assert msgspec.json.encode(made.annotations) == b'{"rule":"spam","repaired":"bom+before","ineffective":true}'
 
 
@@ -842,18 +842,18 @@ def test_of_a_session_all_hooks_are_in_or_none_in_every_process(recorder: Record
     assert 90 < len(sessions) < 210
 
 
-FAILED: Final = by_fallback(TIMED_OUT, Fallback(), b"")
+FAILED: Final = fallback_ruling(TIMED_OUT, Fallback(), b"")
 
 
 @pytest.mark.parametrize(
     ("ruling", "is_failure"),
     [
         (None, False),
-        (denied_by_backend(), False),
-        (by_static(Verdict.ALLOW, b"{}"), False),
+        (backend_reject(), False),
+        (static_ruling(Verdict.ALLOW, b"{}"), False),
         (Ruling(Verdict.REJECT, Source.RULE, Reason.DENIED, 403, error="rule spam"), False),
         (FAILED, True),
-        (as_duplicate(FAILED), True),
+        (duplicate_ruling(FAILED), True),
         (Ruling(Verdict.REJECT, Source.GATEWAY, Reason.INTERNAL, 403, error="a defect"), True),
     ],
 )

@@ -14,7 +14,7 @@ from typing import Any, Final
 import pytest
 
 from gateway.admin.reload import FailureReason, Reloader
-from gateway.config import Loaded, digest_at, loads
+from gateway.config import Loaded, file_digest, loads
 from gateway.server import file_watch
 from gateway.server.file_watch import WatchedFile, watch_file
 from gateway.telemetry.metrics import Metrics
@@ -38,9 +38,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     def noting(path: Path) -> str | None:
         read.append(path)
-        return digest_at(path)
+        return file_digest(path)
 
-    monkeypatch.setattr(file_watch, "digest_at", noting)
+    monkeypatch.setattr(file_watch, "file_digest", noting)
     return read
 
 
@@ -84,7 +84,7 @@ def looks(watched: WatchedFile, clocks: Clocks, seconds: float) -> list[str]:
 def test_a_file_that_stays_as_it_is_is_read_once(path: Path, reads: list[Path], clocks: Clocks) -> None:
     watched = clocks.watched(path)
     clocks.passed += 3600
-    assert told(watched) == digest_at(path)
+    assert told(watched) == file_digest(path)
     assert [watched.look() for _ in range(5)] == [None] * 5
     assert reads == [path]
 
@@ -106,7 +106,7 @@ def test_a_file_that_is_being_written_is_not_read(path: Path, reads: list[Path])
             file.write(f"line {number}\n")
         assert watched.look() is None
     assert reads == []
-    assert watched.look() == digest_at(path)
+    assert watched.look() == file_digest(path)
 
 
 def test_a_file_that_is_written_in_parts_is_read_when_the_last_one_is_old_enough(
@@ -120,7 +120,7 @@ def test_a_file_that_is_written_in_parts_is_read_when_the_last_one_is_old_enough
             file.write(f"part {number}\n")
         assert looks(watched, clocks, 1.75) == []
     assert reads == []
-    assert looks(watched, clocks, 1)[0] == digest_at(path)
+    assert looks(watched, clocks, 1)[0] == file_digest(path)
 
 
 @pytest.mark.parametrize("how", ["renamed into place", "a link swapped"])
@@ -142,8 +142,8 @@ def test_a_file_that_took_another_s_place_is_whole_once_it_was_last_written_long
         (path.parent / "new").symlink_to(other)
         (path.parent / "new").replace(link)
     at_once = looks(watched, clocks, 0.5)
-    assert at_once == ([digest_at(link)] if age else [])
-    assert age or looks(watched, clocks, 2.5)[0] == digest_at(link)
+    assert at_once == ([file_digest(link)] if age else [])
+    assert age or looks(watched, clocks, 2.5)[0] == file_digest(link)
 
 
 def test_a_file_written_in_place_is_not_whole_for_its_old_time_of_change(path: Path, clocks: Clocks) -> None:
@@ -153,7 +153,7 @@ def test_a_file_written_in_place_is_not_whole_for_its_old_time_of_change(path: P
     path.write_text("half")
     os.utime(path, (1.0, 1.0))
     assert looks(watched, clocks, 1.5) == []
-    assert looks(watched, clocks, 1.5)[0] == digest_at(path)
+    assert looks(watched, clocks, 1.5)[0] == file_digest(path)
 
 
 @pytest.mark.parametrize("jump", [-86400.0, 86400.0])
@@ -165,7 +165,7 @@ def test_a_clock_that_jumps_neither_blocks_the_watch_nor_hurries_it_along(
     clocks.jumped = jump
     path.write_text("second")
     assert looks(watched, clocks, 1.5) == []
-    assert looks(watched, clocks, 1.5)[0] == digest_at(path)
+    assert looks(watched, clocks, 1.5)[0] == file_digest(path)
 
 
 @pytest.mark.parametrize("how", ["renamed into place", "written in place", "a link swapped", "the mode"])
@@ -192,7 +192,7 @@ def test_every_way_of_change_has_it_read_again(path: Path, clocks: Clocks, how: 
         case _:
             path.chmod(0o600)
     after = told(watched)
-    assert after == digest_at(link)
+    assert after == file_digest(link)
     assert (after == before) == (how == "the mode")
 
 
@@ -203,9 +203,9 @@ def test_a_change_within_the_grain_of_the_file_systems_clock_is_seen(
     stamp = file_watch._Stamp(now, now, 5, 1, 1)
     monkeypatch.setattr(file_watch, "_stamp_of", lambda _: stamp)  # a clock that stands still
     watched = WatchedFile(path)
-    assert told(watched) == digest_at(path)
+    assert told(watched) == file_digest(path)
     path.write_text("other")
-    assert watched.look() == digest_at(path)
+    assert watched.look() == file_digest(path)
 
 
 def test_a_file_that_changes_while_it_is_read_tells_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,14 +213,14 @@ def test_a_file_that_changes_while_it_is_read_tells_nothing(path: Path, monkeypa
     watched.look()
 
     def slow(path: Path) -> str | None:
-        digest = digest_at(path)
+        digest = file_digest(path)
         path.write_text("longer than first")
         return digest
 
     with monkeypatch.context() as patch:
-        patch.setattr(file_watch, "digest_at", slow)
+        patch.setattr(file_watch, "file_digest", slow)
         assert watched.look() is None
-    assert told(watched) == digest_at(path)
+    assert told(watched) == file_digest(path)
 
 
 def test_a_file_that_is_gone_for_a_while_tells_nothing_and_is_read_when_it_is_back(path: Path) -> None:
@@ -364,7 +364,7 @@ async def test_most_apps_are_removed_by_command_only(
 async def test_a_text_that_changed_since_it_was_seen_is_left_to_the_next_look(tmp_path: Path) -> None:
     stage = Stage(tmp_path, apps(1))
     stage.path.write_text(apps(2))
-    seen = digest_at(stage.path)
+    seen = file_digest(stage.path)
     assert seen is not None
     stage.path.write_text("apps: [")
     await stage.reloader.follow(seen)
@@ -380,9 +380,9 @@ async def test_a_watch_outlives_whatever_its_looks_raise(tmp_path: Path, monkeyp
         raised.append(path)
         if len(raised) < 5:
             raise MemoryError
-        return digest_at(path)
+        return file_digest(path)
 
-    monkeypatch.setattr(file_watch, "digest_at", failing)
+    monkeypatch.setattr(file_watch, "file_digest", failing)
     stage.path.write_text(apps(2))
     await stage.until(lambda: len(stage.reloader.loaded.config.apps) == 2)
 

@@ -21,7 +21,7 @@ from tests.support.gateways import RunningGateway, running_gateway, wait_until
 from tests.support.pacing import Mode, PacedBackend, configuration
 
 BUDGET: Final = 3.0
-HELD_UP: Final = 4.0
+LAG_THRESHOLD: Final = 4.0
 HOOKS: Final = 12
 """More than twice as many failures as open a breaker."""
 
@@ -41,10 +41,10 @@ def gateway(backend: PacedBackend, tmp_path: Path) -> Iterator[RunningGateway]:
 
 @contextlib.contextmanager
 def held_up(gateway: RunningGateway) -> Iterator[None]:
-    """Stop the process for HELD_UP seconds, in which the block is done."""
+    """Stop the process for LAG_THRESHOLD seconds, in which the block is done."""
     os.kill(gateway.pid, signal.SIGSTOP)
     try:
-        until = time.monotonic() + HELD_UP
+        until = time.monotonic() + LAG_THRESHOLD
         yield
         time.sleep(max(0.0, until - time.monotonic()))
     finally:
@@ -67,7 +67,10 @@ def statuses(sent: list[Future[Response]]) -> list[int]:
 def noticed(gateway: RunningGateway) -> bool:
     """Whether metric and log tell of the hold-up; they may tell of shorter ones too, that this machine had itself."""
     told = [line["held_up_ms"] / 1000 for line in gateway.lines() if line.get("event") == "held_up"]
-    return max(told, default=0.0) > HELD_UP / 2 and gateway.metric("gateway_held_up_seconds_total") >= sum(told) - 0.01
+    return (
+        max(told, default=0.0) > LAG_THRESHOLD / 2
+        and gateway.metric("gateway_held_up_seconds_total") >= sum(told) - 0.01
+    )
 
 
 def ejections(gateway: RunningGateway) -> float:

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.config import parse_duration
 from gateway.model.decision import Decision
-from gateway.model.verdicts import Ruling, denied_by_backend
+from gateway.model.verdicts import Ruling, backend_reject
 from gateway.telemetry.metrics.catalogue import DURATION_BUCKETS
 
 CHECKED = settings(deadline=None, max_examples=50)
@@ -41,7 +41,7 @@ def decision(
 ) -> Decision:
     """A hook's decision, to be counted; durations in seconds."""
     return Decision(
-        ruling or denied_by_backend(), 1e9, "id", app, method, 3.0, duration, "u", "http://t/", 1, upstream_duration
+        ruling or backend_reject(), 1e9, "id", app, method, 3.0, duration, "u", "http://t/", 1, upstream_duration
     )
 
 

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.admin.decision_filter import wanted
-from gateway.model.decision import AttemptRecord, Decision
-from gateway.model.effects import of_answer, of_refusal
+from gateway.model.decision import AttemptRecord, Decision, is_failure
+from gateway.model.effects import answer_effect, rejection_effect
 from gateway.model.hooks import MethodType, parse_hook
 from gateway.model.text import timestamp
 from gateway.model.verdicts import (
@@ -28,13 +28,12 @@ from gateway.model.verdicts import (
     Ruling,
     Source,
     Verdict,
-    allowed_by_backend,
-    by_fallback,
-    by_static,
-    denied_by_backend,
+    backend_allow,
+    backend_reject,
+    fallback_ruling,
+    static_ruling,
 )
-from gateway.telemetry.journal import MAX_LIMIT, Call, Journal, Teller, Wanted
-from gateway.telemetry.log import is_failure
+from gateway.telemetry.journal import MAX_LIMIT, DecisionFilter, DecisionFormatter, DecisionView, Journal
 
 CHECKED: Final = settings(deadline=None, max_examples=150)
 CONTRACT_FIELDS: Final = (
@@ -44,18 +43,18 @@ CONTRACT_FIELDS: Final = (
     "excluded shadow substituted"
 ).split()
 NOW: Final = 1_700_000_000.0
-TELLER: Final = Teller(77)
+TELLER: Final = DecisionFormatter(77)
 TIMED_OUT: Final = Failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, "no answer within 1.5 s")
 REFUSED: Final = Failure(Cause.UNREACHABLE, ProxyError.CONNECTION_REFUSED, "h:1: connection refused")
-ALLOWED: Final = allowed_by_backend(b'{"a":1}')
+ALLOWED: Final = backend_allow(b'{"a":1}')
 RULINGS: Final = [
     ALLOWED,
-    denied_by_backend(),
-    by_fallback(TIMED_OUT, Fallback(), b""),
-    by_fallback(REFUSED, Fallback(frozenset({Cause.UNREACHABLE})), b"{}"),
-    by_static(Verdict.REJECT, b""),
+    backend_reject(),
+    fallback_ruling(TIMED_OUT, Fallback(), b""),
+    fallback_ruling(REFUSED, Fallback(frozenset({Cause.UNREACHABLE})), b"{}"),
+    static_ruling(Verdict.REJECT, b""),
     Ruling(Verdict.ERROR, Source.GATEWAY, Reason.BAD_REQUEST, 400, error="the body is empty"),
-    denied_by_backend().annotate(ineffective=True),
+    backend_reject().annotate(ineffective=True),
     ALLOWED.annotate(repaired="bom", cut="\ufeff" * 100),
     ALLOWED.annotate(rule="night"),
 ]
@@ -70,8 +69,8 @@ def decision(ruling: Ruling = ALLOWED, fields: dict[str, Any] | None = None, **c
     return msgspec.structs.replace(made, **changes)
 
 
-def found(journal: Journal, teller: Teller = TELLER, /, **query: Any) -> list[Call]:
-    return asyncio.run(journal.find(Wanted(**query), teller)).calls
+def found(journal: Journal, teller: DecisionFormatter = TELLER, /, **query: Any) -> list[DecisionView]:
+    return asyncio.run(journal.search(DecisionFilter(**query), teller)).decisions
 
 
 def filled(decisions: Iterable[Decision], **limits: int) -> Journal:
@@ -81,7 +80,7 @@ def filled(decisions: Iterable[Decision], **limits: int) -> Journal:
     return journal
 
 
-def ids(calls: Iterable[Call]) -> list[str]:
+def ids(calls: Iterable[DecisionView]) -> list[str]:
     return [call.request_id for call in calls]
 
 
@@ -95,7 +94,7 @@ def test_the_last_are_kept_and_the_newest_come_first() -> None:
 
 
 def test_failures_outlast_any_number_of_successes() -> None:
-    failure = decision(by_fallback(TIMED_OUT, Fallback(), b""), request_id="failed")
+    failure = decision(fallback_ruling(TIMED_OUT, Fallback(), b""), request_id="failed")
     journal = filled([failure, *(decision(request_id=str(n), time=NOW + 1 + n) for n in range(50))], recent=5)
     assert "failed" in ids(found(journal))
     assert ids(found(journal, failures=True)) == ["failed"]
@@ -107,8 +106,8 @@ def test_what_began_later_is_newer_though_it_ended_first() -> None:
 
 
 def test_an_empty_journal_has_no_oldest_call() -> None:
-    nothing = asyncio.run(Journal().find(Wanted(), TELLER))
-    assert (nothing.calls, nothing.matched, nothing.held, nothing.oldest) == ([], 0, 0, None)
+    nothing = asyncio.run(Journal().search(DecisionFilter(), TELLER))
+    assert (nothing.decisions, nothing.matched, nothing.held, nothing.oldest) == ([], 0, 0, None)
 
 
 @CHECKED
@@ -141,9 +140,9 @@ def test_successes_make_room_for_failures() -> None:
 def test_a_large_body_is_let_go_and_what_is_shown_of_its_hook_stays() -> None:
     body = json.dumps({"appKey": "a" * 9000, "callId": "c" * 90_000, "caller": "1234567", "sdp": "x" * 10**6}).encode()
     references = sys.getrefcount(body)
-    answer = allowed_by_backend(body)
+    answer = backend_allow(body)
     kept = decision(answer, hook=parse_hook(body), size=2 * len(body))
-    before = TELLER.call(kept)
+    before = TELLER.format(kept)
     journal = filled([kept])
     del kept, answer
     assert sys.getrefcount(body) == references
@@ -204,7 +203,7 @@ def queries(draw: st.DrawFn) -> dict[str, Any]:
     return query | {"failures": draw(st.booleans()), "limit": draw(st.integers(1, 6))}
 
 
-def is_wanted(call: Call, each: Decision, query: dict[str, Any]) -> bool:
+def is_wanted(call: DecisionView, each: Decision, query: dict[str, Any]) -> bool:
     """The filters, said once more over what is shown."""
     if query["failures"] and not is_failure(each):
         return False
@@ -222,18 +221,20 @@ def is_wanted(call: Call, each: Decision, query: dict[str, Any]) -> bool:
 @CHECKED
 @given(decisions(), queries())
 def test_a_query_finds_what_a_look_at_each_call_finds(made: list[Decision], query: dict[str, Any]) -> None:
-    result = asyncio.run(filled(made).find(Wanted(**query), TELLER))
-    naive = [TELLER.call(each) for each in made if is_wanted(TELLER.call(each), each, query)]
+    result = asyncio.run(filled(made).search(DecisionFilter(**query), TELLER))
+    naive = [TELLER.format(each) for each in made if is_wanted(TELLER.format(each), each, query)]
     assert result.matched == len(naive)
     assert result.held == len(made)
-    assert [call.time for call in result.calls] == sorted((call.time for call in naive), reverse=True)[: query["limit"]]
-    assert all(call in naive for call in result.calls)
+    assert [call.time for call in result.decisions] == sorted((call.time for call in naive), reverse=True)[
+        : query["limit"]
+    ]
+    assert all(call in naive for call in result.decisions)
     assert result.oldest == (timestamp(min(each.time for each in made)) if made else None)
 
 
 def test_a_masked_number_is_found_as_a_whole_and_by_what_is_shown_of_it_and_by_no_other_part() -> None:
     journal = filled([decision(fields={"caller": "0301234567", "callee": "12345"})])
-    teller = Teller(1, ("caller", "callee"))
+    teller = DecisionFormatter(1, ("caller", "callee"))
     (shown,) = found(journal, teller)
     assert (shown.caller, shown.callee) == ("********67", "***45")
     assert found(journal, teller, q="0301234567")
@@ -249,7 +250,7 @@ def test_a_search_lets_other_tasks_run() -> None:
 
     async def search() -> None:
         nonlocal turns
-        task = asyncio.create_task(journal.find(Wanted(), TELLER))
+        task = asyncio.create_task(journal.search(DecisionFilter(), TELLER))
         while not task.done():
             await asyncio.sleep(0)
             turns += 1
@@ -264,28 +265,28 @@ def test_a_search_lets_other_tasks_run() -> None:
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
-        ({}, Wanted()),
-        ({"app": "tenant-*", "q": "A b"}, Wanted(app="tenant-*", q="A b")),
-        ({"verdict": "reject", "source": "fallback"}, Wanted(verdict="reject", source="fallback")),
-        ({"since": "90s"}, Wanted(since=NOW - 90)),
-        ({"since": "1.5h"}, Wanted(since=NOW - 5400)),
-        ({"since": "1600000000.5"}, Wanted(since=1600000000.5)),
-        ({"since": "2023-11-14T22:13:20Z"}, Wanted(since=NOW)),
-        ({"since": "2023-11-14T22:13:20"}, Wanted(since=NOW)),
-        ({"since": "2023-11-14T23:13:20+01:00"}, Wanted(since=NOW)),
-        ({"since": "2023-11-14T23:13:20 01:00"}, Wanted(since=NOW)),
-        ({"failures": "1", "limit": "1000"}, Wanted(failures=True, limit=1000)),
-        ({"failures": "false"}, Wanted()),
+        ({}, DecisionFilter()),
+        ({"app": "tenant-*", "q": "A b"}, DecisionFilter(app="tenant-*", q="A b")),
+        ({"verdict": "reject", "source": "fallback"}, DecisionFilter(verdict="reject", source="fallback")),
+        ({"since": "90s"}, DecisionFilter(since=NOW - 90)),
+        ({"since": "1.5h"}, DecisionFilter(since=NOW - 5400)),
+        ({"since": "1600000000.5"}, DecisionFilter(since=1600000000.5)),
+        ({"since": "2023-11-14T22:13:20Z"}, DecisionFilter(since=NOW)),
+        ({"since": "2023-11-14T22:13:20"}, DecisionFilter(since=NOW)),
+        ({"since": "2023-11-14T23:13:20+01:00"}, DecisionFilter(since=NOW)),
+        ({"since": "2023-11-14T23:13:20 01:00"}, DecisionFilter(since=NOW)),
+        ({"failures": "1", "limit": "1000"}, DecisionFilter(failures=True, limit=1000)),
+        ({"failures": "false"}, DecisionFilter()),
         (
             {"rule": "rules[0]", "ineffective": "1", "repaired": "true"},
-            Wanted(rule="rules[0]", ineffective=True, repaired=True),
+            DecisionFilter(rule="rules[0]", ineffective=True, repaired=True),
         ),
-        ({"shadow": "differs"}, Wanted(shadow="differs")),
-        ({"shadow": "candidate_failed", "repaired": "0"}, Wanted(shadow="candidate_failed")),
-        (dict.fromkeys(("app", "verdict", "q", "since", "until", "failures", "limit"), ""), Wanted()),
+        ({"shadow": "differs"}, DecisionFilter(shadow="differs")),
+        ({"shadow": "candidate_failed", "repaired": "0"}, DecisionFilter(shadow="candidate_failed")),
+        (dict.fromkeys(("app", "verdict", "q", "since", "until", "failures", "limit"), ""), DecisionFilter()),
     ],
 )
-def test_a_query_is_read(query: dict[str, str], expected: Wanted) -> None:
+def test_a_query_is_read(query: dict[str, str], expected: DecisionFilter) -> None:
     assert wanted(query.items(), NOW) == expected
 
 
@@ -321,7 +322,7 @@ def test_the_time_copied_from_a_call_includes_that_call_at_both_ends() -> None:
     (call,) = found(journal)
     for name in ("since", "until"):
         asked = wanted([(name, call.time)], NOW)
-        assert asyncio.run(journal.find(asked, TELLER)).matched == 1, name
+        assert asyncio.run(journal.search(asked, TELLER)).matched == 1, name
 
 
 @CHECKED
@@ -336,7 +337,7 @@ def test_any_other_text_is_a_query_or_refused(query: dict[str, str]) -> None:
     except ValueError:
         return
     assert 1 <= asked.limit <= MAX_LIMIT
-    asyncio.run(filled([decision()]).find(asked, TELLER))
+    asyncio.run(filled([decision()]).search(asked, TELLER))
 
 
 # --- following ---
@@ -359,12 +360,12 @@ def test_a_follower_is_told_each_call_once_or_that_it_was_skipped(
         for ruling in batch:
             number += 1
             journal.record(decision(ruling, request_id=str(number), time=NOW + number))
-        news = journal.news(cursor, most, TELLER)
-        assert len(news.calls) <= most
+        news = journal.updates(cursor, most, TELLER)
+        assert len(news.decisions) <= most
         failed = [ruling for ruling in batch if is_failure(decision(ruling))]
-        told_failed = [call for call in news.calls if call.error or call.ineffective or call.repaired]
+        told_failed = [call for call in news.decisions if call.error or call.ineffective or call.repaired]
         assert len(told_failed) == min(len(failed), most, kept)
-        told += ids(news.calls)
+        told += ids(news.decisions)
         skipped += news.skipped
         cursor = news.cursor
     assert "before" not in told
@@ -376,27 +377,27 @@ def test_who_begins_to_follow_at_a_time_is_told_what_began_since() -> None:
     journal = filled(
         decision(RULINGS[2 * (n % 2)], request_id=str(n), time=NOW + n) for n in range(6)
     )  # successes and failures in turn
-    assert ids(journal.news(journal.cursor_at(NOW + 3), 10, TELLER).calls) == ["3", "4", "5"]
-    assert journal.news(journal.cursor_at(NOW + 6), 10, TELLER).calls == []
-    assert len(journal.news(journal.cursor_at(0.0), 10, TELLER).calls) == 6
+    assert ids(journal.updates(journal.cursor_at(NOW + 3), 10, TELLER).decisions) == ["3", "4", "5"]
+    assert journal.updates(journal.cursor_at(NOW + 6), 10, TELLER).decisions == []
+    assert len(journal.updates(journal.cursor_at(0.0), 10, TELLER).decisions) == 6
 
 
 # --- what is shown ---
 
 
 def test_a_call_has_the_fields_of_the_contract() -> None:
-    assert list(msgspec.structs.asdict(TELLER.call(decision()))) == CONTRACT_FIELDS
+    assert list(msgspec.structs.asdict(TELLER.format(decision()))) == CONTRACT_FIELDS
 
 
 def test_a_call_says_what_its_log_line_says() -> None:
-    call = TELLER.call(decision(fields={"nodeId": "n", "sessionId": "s", "callId": "c", "caller": 5}))
+    call = TELLER.format(decision(fields={"nodeId": "n", "sessionId": "s", "callId": "c", "caller": 5}))
     assert (call.node_id, call.session_id, call.call_id, call.caller, call.callee) == ("n", "s", "c", "5", None)
     assert (call.time, call.budget_ms, call.duration_ms) == ("2023-11-14T22:13:20.000Z", 1500.0, 20.0)
     assert (call.verdict, call.source, call.reason, call.status, call.worker) == ("allow", "backend", "ok", 200, 77)
 
 
 def test_the_one_attempt_that_brought_the_verdict_is_told_though_it_was_not_recorded() -> None:
-    (attempt,) = TELLER.call(decision(denied_by_backend(), upstream_duration=0.01)).attempts
+    (attempt,) = TELLER.format(decision(backend_reject(), upstream_duration=0.01)).attempts
     assert msgspec.structs.asdict(attempt) == {
         "upstream": "u", "target": "t:80", "began_ms": 0.1, "duration_ms": 10.0, "queued_ms": 0.0, "outcome": "denied",
         "error": "",
@@ -408,7 +409,7 @@ def test_recorded_attempts_are_told_with_their_times_counted_from_the_hook_s_hea
         AttemptRecord("gone", "t:80", 0.0, 0.5, 0.2, "timeout", "no answer"),
         AttemptRecord("u", "t:81", 0.5, 0.1, 0.0, "ok", ""),
     )
-    attempts = TELLER.call(decision(story=story, asked_after=0.001, attempts=2)).attempts
+    attempts = TELLER.format(decision(story=story, asked_after=0.001, attempts=2)).attempts
     assert [(each.target, each.began_ms, each.duration_ms, each.queued_ms) for each in attempts] == [
         ("t:80", 1.0, 500.0, 200.0),
         ("t:81", 501.0, 100.0, 0.0),
@@ -421,7 +422,7 @@ def test_recorded_attempts_are_told_with_their_times_counted_from_the_hook_s_hea
 
 @pytest.mark.parametrize("ruling", [RULINGS[4], RULINGS[5], msgspec.structs.replace(ALLOWED, source=Source.DUPLICATE)])
 def test_who_was_not_decided_by_a_backend_made_no_attempt(ruling: Ruling) -> None:
-    assert TELLER.call(decision(ruling, target=None, attempts=0)).attempts == ()
+    assert TELLER.format(decision(ruling, target=None, attempts=0)).attempts == ()
 
 
 @CHECKED
@@ -431,7 +432,7 @@ def test_whatever_a_caller_wrote_is_shown_bounded_and_as_json(text: str, ruling:
     body = json.dumps({"appKey": "a", **fields, "sdp": "sdp-of-the-body"}).encode()
     (call,) = found(filled([decision(ruling, hook=parse_hook(body), size=len(body))]))
     encoded = msgspec.json.encode(call)
-    assert msgspec.json.decode(encoded, type=Call) == call
+    assert msgspec.json.decode(encoded, type=DecisionView) == call
     assert b"sdp-of-the-body" not in encoded
     assert len(call.call_id or "") <= 256
     assert len(call.caller or "") <= 64
@@ -443,10 +444,10 @@ def test_whatever_a_caller_wrote_is_shown_bounded_and_as_json(text: str, ruling:
 def test_every_answer_has_a_meaning_for_every_type_of_method() -> None:
     for kind in (*MethodType, None):
         for status in (200, 400, 401, 403, 405, 408, 413, 431, 499):
-            words = of_answer(status, kind)
+            words = answer_effect(status, kind)
             assert words.endswith(".")
             assert "edia server" in words
-        assert of_answer(400, kind) == of_answer(403, kind), "anything but exactly 200 is an interaction error"
+        assert answer_effect(400, kind) == answer_effect(403, kind), "anything but exactly 200 is an interaction error"
 
 
 @pytest.mark.parametrize(
@@ -465,11 +466,11 @@ def test_every_answer_has_a_meaning_for_every_type_of_method() -> None:
 def test_an_answer_means_what_the_media_server_s_documentation_says(
     status: int, kind: MethodType | None, words: str
 ) -> None:
-    assert words in of_answer(status, kind)
+    assert words in answer_effect(status, kind)
 
 
 def test_only_what_connect_refuses_is_stopped_whatever_the_session_set() -> None:
-    assert [kind for kind in MethodType if "restOnError" not in of_refusal(kind)] == [
+    assert [kind for kind in MethodType if "restOnError" not in rejection_effect(kind)] == [
         MethodType.CONNECT, MethodType.EVENT,
     ]  # fmt: skip
 
@@ -485,5 +486,5 @@ def test_only_what_connect_refuses_is_stopped_whatever_the_session_set() -> None
     ],
 )
 def test_a_call_s_meaning_goes_by_its_method(method: str, words: str) -> None:
-    teller = Teller(1, (), {"MyEvent": MethodType.EVENT})
-    assert words in teller.call(decision(denied_by_backend(), method=method)).means
+    teller = DecisionFormatter(1, (), {"MyEvent": MethodType.EVENT})
+    assert words in teller.format(decision(backend_reject(), method=method)).means

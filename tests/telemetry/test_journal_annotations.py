@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from gateway.admin.rpc import FindDecisions, decode_reply, encode_reply
 from gateway.model.decision import Decision
 from gateway.model.hooks import parse_hook
-from gateway.model.verdicts import Ruling, allowed_by_backend, denied_by_backend
+from gateway.model.verdicts import Ruling, backend_allow, backend_reject
 from gateway.policy.comparison import Difference, Finding
-from gateway.telemetry.journal import Call, Journal, Teller, Wanted
-from gateway.telemetry.shadow_results import MAX_NOTED, MAX_NOTES, Shadow, ShadowNotes
+from gateway.telemetry.journal import DecisionFilter, DecisionFormatter, DecisionView, Journal
+from gateway.telemetry.shadow_results import MAX_NOTED, MAX_NOTES, Shadow, ShadowResults
 
 CHECKED: Final = settings(deadline=None, max_examples=60)
 NOW: Final = 1_700_000_000.0
-TELLER: Final = Teller(77)
-ALLOWED: Final = allowed_by_backend(b'{"a":1}')
+TELLER: Final = DecisionFormatter(77)
+ALLOWED: Final = backend_allow(b'{"a":1}')
 DIFFERENCE: Final = Difference("verdict", "allow", "reject")
 
 
@@ -41,11 +41,11 @@ def result(outcome: str = "match", *differences: Difference, **changes: Any) -> 
     return msgspec.structs.replace(made, **changes)
 
 
-def found(journal: Journal, **query: Any) -> list[Call]:
-    return asyncio.run(journal.find(Wanted(**query), TELLER)).calls
+def found(journal: Journal, **query: Any) -> list[DecisionView]:
+    return asyncio.run(journal.search(DecisionFilter(**query), TELLER)).decisions
 
 
-def ids(calls: list[Call]) -> list[str]:
+def ids(calls: list[DecisionView]) -> list[str]:
     return [call.request_id for call in calls]
 
 
@@ -54,22 +54,22 @@ def ids(calls: list[Call]) -> list[str]:
 
 def test_a_call_shows_its_annotations() -> None:
     ruling = ALLOWED.annotate(rule="night", repaired="bom", cut="\ufeff", client_config="ok", failed_over_from="old")
-    call = TELLER.call(decision(ruling))
+    call = TELLER.format(decision(ruling))
     assert (call.rule, call.repaired, call.cut, call.client_config) == ("night", "bom", "\ufeff", "ok")
     assert (call.failed_over_from, call.ineffective, call.shadow) == ("old", False, None)
 
 
 def test_a_refusal_known_to_stop_nothing_says_so() -> None:
-    call = TELLER.call(decision(denied_by_backend().annotate(ineffective=True)))
+    call = TELLER.format(decision(backend_reject().annotate(ineffective=True)))
     assert call.ineffective
     assert "this refusal stopped nothing" in call.means
 
 
 def test_what_an_operator_has_to_look_at_outlasts_any_number_of_successes() -> None:
     journal = Journal(recent=5)
-    journal.record(decision(denied_by_backend().annotate(ineffective=True), "ignored"))
+    journal.record(decision(backend_reject().annotate(ineffective=True), "ignored"))
     journal.record(decision(ALLOWED.annotate(repaired="before", cut="Notice: x"), "repaired"))
-    journal.record(decision(denied_by_backend().annotate(rule="spam"), "by rule"))
+    journal.record(decision(backend_reject().annotate(rule="spam"), "by rule"))
     for number in range(20):
         journal.record(decision(request_id=str(number), time=NOW + 1 + number))
     assert ids(found(journal, failures=True)) == ["ignored", "repaired"]
@@ -91,7 +91,7 @@ def test_a_large_body_is_let_go_with_the_decision_s_own_reference_and_the_cut_st
     body = json.dumps({"appKey": "a", "sdp": "x" * 10**6}).encode()
     references = sys.getrefcount(body)
     journal = Journal()
-    journal.record(decision(allowed_by_backend(body).annotate(repaired="after", cut="trailing"), body=body))
+    journal.record(decision(backend_allow(body).annotate(repaired="after", cut="trailing"), body=body))
     assert sys.getrefcount(body) == references
     assert found(journal)[0].cut == "trailing"
 
@@ -147,8 +147,8 @@ def test_a_call_that_is_kept_twice_is_told_once() -> None:
     journal = Journal()
     journal.record(decision())
     journal.note_shadow("id", result("verdict_differs", DIFFERENCE))
-    answer = asyncio.run(journal.find(Wanted(), TELLER))
-    assert (len(answer.calls), answer.matched, answer.held) == (1, 1, 1)
+    answer = asyncio.run(journal.search(DecisionFilter(), TELLER))
+    assert (len(answer.decisions), answer.matched, answer.held) == (1, 1, 1)
 
 
 def test_a_result_for_a_hook_that_nobody_remembers_is_no_matter() -> None:
@@ -158,14 +158,14 @@ def test_a_result_for_a_hook_that_nobody_remembers_is_no_matter() -> None:
 
 
 def test_adversarial_results_are_bounded_in_number_and_bytes() -> None:
-    notes = ShadowNotes()
+    notes = ShadowResults()
     wide = Difference("p" * 256, "\U0001f600" * 200, "y" * 200)
     for number in range(3 * MAX_NOTES):
         notes.note(f"id-{number}", result("body_differs", *[wide] * 20, error="e" * 10_000))
         assert notes.bytes <= MAX_NOTED
     assert notes.of("id-0") is None
     assert notes.of(f"id-{3 * MAX_NOTES - 1}") is not None
-    small = ShadowNotes()
+    small = ShadowResults()
     for number in range(2 * MAX_NOTES):
         small.note(f"id-{number}", result())
     assert small.of(f"id-{MAX_NOTES // 4}") is None
@@ -174,7 +174,7 @@ def test_adversarial_results_are_bounded_in_number_and_bytes() -> None:
 
 
 def test_adversarial_one_request_id_for_all_hooks_leaves_one_result() -> None:
-    notes = ShadowNotes()
+    notes = ShadowResults()
     notes.note("same", result("body_differs", DIFFERENCE))
     size = notes.bytes
     for _ in range(10):
@@ -200,5 +200,5 @@ def test_what_is_told_travels_between_processes_whole() -> None:
     journal = Journal()
     journal.record(decision(ALLOWED.annotate(rule="r", repaired="bom", cut="<script>")))
     journal.note_shadow("id", result("body_differs", DIFFERENCE, Difference("$", None, '"x"')))
-    told = asyncio.run(journal.find(Wanted(), TELLER))
-    assert decode_reply(FindDecisions(Wanted()), encode_reply(told)) == told
+    told = asyncio.run(journal.search(DecisionFilter(), TELLER))
+    assert decode_reply(FindDecisions(DecisionFilter()), encode_reply(told)) == told

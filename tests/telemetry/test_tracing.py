@@ -18,7 +18,7 @@ from gateway.config import Config, loads
 from gateway.model.decision import AttemptRecord, Decision
 from gateway.model.hooks import parse_hook
 from gateway.model.trace_context import Sampling, Trace
-from gateway.model.verdicts import Verdict, allowed_by_backend, by_static
+from gateway.model.verdicts import Verdict, backend_allow, static_ruling
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.tracing import Tracing
 from gateway.telemetry.tracing import exporter as exporter_module
@@ -378,11 +378,11 @@ async def test_a_reload_that_leaves_tracing_as_it_was_leaves_its_thread_alone() 
         assert tracing._exporter is exporter is not None
         await take(loads(text.replace("127.0.0.1/a", "127.0.0.1/b")).config)  # spans name targets
         assert tracing._exporter is not exporter
-        assert not exporter._thread.is_alive()
+        assert not exporter.is_alive
         last = tracing._exporter
         await tracing.aclose()
         assert last is not None
-        assert not last._thread.is_alive()
+        assert not last.is_alive
     assert [sampling is not None for sampling in switched] == [True, True, False]
 
 
@@ -402,7 +402,7 @@ def test_a_collector_s_certificate_is_checked(tmp_path: Path) -> None:
             if is_taken:
                 assert wait_until(lambda: collector.taken)
             else:
-                line = gateway.wait_for_line(lambda line: "does not take spans" in line.get("message", ""))
+                line = gateway.wait_for_line(lambda line: "does not accept spans" in line.get("message", ""))
                 assert "CERTIFICATE_VERIFY_FAILED" in line["message"]
                 assert collector.exports == []
 
@@ -442,7 +442,7 @@ def test_a_dead_collector_costs_no_hook_and_the_log_tells_of_it_once(tmp_path: P
         config = configuration(f"http://127.0.0.1:{refused}", backend, refused)
         with running_gateway(config, tmp_path) as gateway:
             assert gateway.hook(appKey="ok", headers=closing).status_code == 200
-            gateway.wait_for_line(lambda line: "does not take spans" in line.get("message", ""))
+            gateway.wait_for_line(lambda line: "does not accept spans" in line.get("message", ""))
             assert gateway.hook(appKey="ok", callId="2", headers=closing).status_code == 200
             assert gateway.stop() == 0
             told = [line for line in gateway.lines() if "tracing" in line.get("message", "")]
@@ -469,7 +469,7 @@ def exporter_of(url: str, metrics: Metrics) -> Exporter:
 
 def decision(number: int = 0) -> Decision:
     hook = parse_hook(b'{"appKey":"a","callId":"\xf0\x9f\x93\x9e"}')
-    return Decision(by_static(Verdict.ALLOW, b"{}"), 1.0, f"r{number}", "a", "connect", None, 0.5, hook=hook)
+    return Decision(static_ruling(Verdict.ALLOW, b"{}"), 1.0, f"r{number}", "a", "connect", None, 0.5, hook=hook)
 
 
 def put(exporter: Exporter, count: int) -> None:
@@ -544,7 +544,7 @@ def test_spans_that_the_collector_rejects_are_counted_as_dropped() -> None:
 def test_spans_are_given_up_and_counted_when_patience_ends_and_a_collector_that_is_back_gets_the_next(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(exporter_module, "_PATIENCE", (0.01, 0.01))
+    monkeypatch.setattr(exporter_module, "_RETRY_DELAYS", (0.01, 0.01))
     metrics = Metrics("x")
     with caplog.at_level("INFO"), Collector([Reply(503)] * 3) as collector:
         exporter = exporter_of(collector.url, metrics)
@@ -559,12 +559,12 @@ def test_spans_are_given_up_and_counted_when_patience_ends_and_a_collector_that_
         for record in caplog.records
         if "tracing" in record.name
     ]
-    assert told == ["does not take spans: it answers 503", "takes spans again"]
+    assert told == ["does not accept spans: it answers 503", "accepts spans again"]
 
 
 @pytest.mark.usefixtures("_hasty")
 def test_patience_with_a_dead_collector_ends_with_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporter_module, "_PATIENCE", (3600.0,))
+    monkeypatch.setattr(exporter_module, "_RETRY_DELAYS", (3600.0,))
     metrics = Metrics("x")
     with refused_port() as refused:
         exporter = exporter_of(f"http://127.0.0.1:{refused}", metrics)
@@ -593,9 +593,7 @@ def test_the_connection_to_a_busy_collector_is_kept_and_grows_no_older_than_it_m
 def test_a_text_that_is_no_sound_utf_8_still_makes_a_span() -> None:
     trace = Trace(b"1" * 32, b"", 1 << 63)
     attempt = AttemptRecord("u", "t:1", 0.0, 0.1, 0.0, "timeout", "half a pair: \ud83d")
-    one = Decision(
-        allowed_by_backend(b"{}"), 1.0, "r", "a", "connect", 1.0, 0.5, "u", "t:1", 1, 0.1, None, 0.0, (attempt,)
-    )
+    one = Decision(backend_allow(b"{}"), 1.0, "r", "a", "connect", 1.0, 0.5, "u", "t:1", 1, 0.1, None, 0.0, (attempt,))
     spans = spans_of(encoder().encode([make_record(one, trace)]))
     assert spans[1].message == "half a pair: ?"
     assert spans[1].attributes["server.address"] == "t:1"  # a target that the configuration has no more

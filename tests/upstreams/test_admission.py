@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.policy.breaker import BreakerSettings
-from gateway.upstreams.admission import Admission, Shut, Ticket
+from gateway.upstreams.admission import Admission, EjectionScope, Ticket
 
 FAILURES = 3
 OPEN_FOR = 5.0
@@ -24,7 +24,7 @@ def admitted(admission: Admission, tenant: str, now: float) -> Ticket:
     return ticket
 
 
-def fail(admission: Admission, tenant: str, now: float, *, reached: bool, times: int = FAILURES) -> list[Shut]:
+def fail(admission: Admission, tenant: str, now: float, *, reached: bool, times: int = FAILURES) -> list[EjectionScope]:
     return [
         admission.failed(admitted(admission, tenant, now), tenant, now, reached=reached, hard=not reached)
         for _ in range(times)
@@ -32,11 +32,11 @@ def fail(admission: Admission, tenant: str, now: float, *, reached: bool, times:
 
 
 def test_hooks_left_without_an_answer_close_the_target_to_their_tenant_alone(admission: Admission) -> None:
-    assert fail(admission, "a", 1.0, reached=True) == [Shut.NOBODY, Shut.NOBODY, Shut.TENANT]
+    assert fail(admission, "a", 1.0, reached=True) == [EjectionScope.NONE, EjectionScope.NONE, EjectionScope.APP]
     assert admission.admit("a", 1.0) is None
     assert admission.ready("b", 1.0)
-    assert not admission.is_closed(1.0)
-    assert [admission.is_closed_to(tenant, 1.0) for tenant in "ab"] == [True, False]
+    assert not admission.admits_all(1.0)
+    assert [admission.is_ejected_for(tenant, 1.0) for tenant in "ab"] == [True, False]
     assert not admission.is_ejected(1.0)
 
 
@@ -62,15 +62,15 @@ def test_one_probe_of_the_tenant_s_goes_through_when_its_wait_is_over(admission:
 def test_a_tenant_s_success_opens_the_target_to_it_again(admission: Admission) -> None:
     fail(admission, "a", 0.0, reached=True)
     admission.succeeded(admitted(admission, "a", OPEN_FOR), "a", OPEN_FOR)
-    assert admission.is_closed(OPEN_FOR)
-    assert fail(admission, "a", OPEN_FOR, reached=True, times=FAILURES - 1) == [Shut.NOBODY] * (FAILURES - 1)
+    assert admission.admits_all(OPEN_FOR)
+    assert fail(admission, "a", OPEN_FOR, reached=True, times=FAILURES - 1) == [EjectionScope.NONE] * (FAILURES - 1)
 
 
 def test_a_success_between_makes_a_tenant_s_failures_no_row(admission: Admission) -> None:
     for now in range(4):
         fail(admission, "a", float(now), reached=True, times=FAILURES - 1)
         admission.succeeded(admitted(admission, "a", float(now)), "a", float(now))
-    assert admission.is_closed(5.0)
+    assert admission.admits_all(5.0)
 
 
 def test_a_probe_that_was_cancelled_leaves_its_place_to_the_next(admission: Admission) -> None:
@@ -96,5 +96,5 @@ def test_a_last_resort_that_the_common_breaker_refuses_costs_the_tenant_nothing(
 def test_a_common_probe_that_is_left_without_an_answer_keeps_the_target_closed_to_all(admission: Admission) -> None:
     fail(admission, "a", 0.0, reached=False)
     ticket = admitted(admission, "b", OPEN_FOR)
-    assert admission.failed(ticket, "b", OPEN_FOR, reached=True, hard=False) is Shut.ALL
+    assert admission.failed(ticket, "b", OPEN_FOR, reached=True, hard=False) is EjectionScope.ALL
     assert admission.admit("c", OPEN_FOR) is None

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.upstreams import header_names
-from gateway.upstreams.header_names import as_php_sees, may_pass
-from gateway.upstreams.headers import CompiledPolicy, Identity, Policy, forwarded, own_lines, read
+from gateway.upstreams.header_names import may_pass, php_name
+from gateway.upstreams.headers import CompiledPolicy, Identity, Policy, forward_headers, hook_header_lines, parse_head
 from tests.support.faulty import FaultyBackend
 from tests.support.gateways import RunningGateway, running_gateway
 from tests.support.programs import Backend, apache_php, apache_php_fpm, php_server
@@ -34,8 +34,8 @@ def nothing_logged_yet(monkeypatch: pytest.MonkeyPatch) -> None:
 def through(fields: list[tuple[str, str]], **policy: Any) -> list[tuple[bytes, bytes]]:
     """The fields that a backend gets of a client's."""
     compiled = CompiledPolicy(Policy(**policy))
-    received = read(tuple((name.lower().encode(), value.encode()) for name, value in fields))
-    lines = forwarded(received, compiled, "192.0.2.7", "http") + own_lines(Identity(b"id", b"trace"))
+    received = parse_head(tuple((name.lower().encode(), value.encode()) for name, value in fields))
+    lines = forward_headers(received, compiled, "192.0.2.7", "http") + hook_header_lines(Identity(b"id", b"trace"))
     return [(name, value) for name, _, value in (line.partition(b": ") for line in lines.split(b"\r\n") if line)]
 
 
@@ -77,7 +77,7 @@ def test_what_passes_looks_to_php_like_nothing_that_is_taken(name: bytes, taken:
     is_plain = not any(char in ODD for char in name.decode())
     if passes and not is_plain:
         assert keep
-        assert as_php_sees(name) not in taken
+        assert php_name(name) not in taken
     if is_plain:
         assert passes or name == b"proxy" or name.startswith((b"x-gateway-", b"x-forwarded-"))
 

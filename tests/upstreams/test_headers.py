@@ -19,11 +19,11 @@ from gateway.upstreams.headers import (
     Identity,
     LoopError,
     Policy,
-    Received,
-    encoded,
-    forwarded,
-    own_lines,
-    read,
+    RequestHead,
+    encode_headers,
+    forward_headers,
+    hook_header_lines,
+    parse_head,
 )
 
 CHECKED = settings(deadline=None, max_examples=100)
@@ -48,7 +48,9 @@ def lines_of(
 ) -> bytes:
     """What is written for the backend, but for what each attempt adds."""
     compiled = CompiledPolicy(policy or Policy())
-    return forwarded(read(tuple(fields)), compiled, client, scheme, resigned=resigned) + own_lines(IDENTITY)
+    return forward_headers(parse_head(tuple(fields)), compiled, client, scheme, resigned=resigned) + hook_header_lines(
+        IDENTITY
+    )
 
 
 def sent_on(
@@ -72,7 +74,7 @@ def values_of(headers: Fields, name: bytes) -> list[bytes]:
 
 
 def identity_of(*fields: tuple[bytes, bytes]) -> Identity:
-    return read(fields).identity()
+    return parse_head(fields).identity()
 
 
 # --- what goes on ---
@@ -209,7 +211,7 @@ CLIENT: Headers = ((b"accept", b"*/*"), (b"host", b"client.example:8080"))
 def test_the_host_is_the_policy_s_or_the_client_s_or_the_target_s(
     host: str, headers: Headers, sent: bytes | None
 ) -> None:
-    assert CompiledPolicy(Policy(host)).host(read(headers)) == sent
+    assert CompiledPolicy(Policy(host)).host(parse_head(headers)) == sent
 
 
 def test_the_gateway_adds_itself_to_the_end_of_via() -> None:
@@ -234,7 +236,7 @@ def test_a_hook_that_comes_back_is_a_loop(before: list[bytes]) -> None:
 
 
 def test_configured_fields_take_the_place_of_the_client_s_in_any_case() -> None:
-    policy = Policy(headers=encoded({"X-Api-Key": "ours", "Authorization": "Bearer ours"}))
+    policy = Policy(headers=encode_headers({"X-Api-Key": "ours", "Authorization": "Bearer ours"}))
     on = sent_on([(b"x-api-key", b"theirs"), (b"x-api-key", b"again"), (b"authorization", b"WCS 00")], policy)
     assert values_of(on, b"x-api-key") == [b"ours"]
     assert values_of(on, b"authorization") == [b"Bearer ours"]
@@ -297,18 +299,20 @@ def test_a_line_break_in_one_field_is_not_made_up_for_by_another() -> None:
 @given(header_lists, st.sampled_from(["target", "preserve", "fixed.example"]), st.booleans())
 def test_what_is_remembered_is_what_is_worked_out(headers: Fields, host: str, resigned: bool) -> None:
     fields, policy = tuple(headers), CompiledPolicy(Policy(host))
-    forwarded(read(fields), policy, "192.0.2.7", "http", resigned=resigned)
-    remembered = forwarded(read(fields), policy, "192.0.2.7", "http", resigned=resigned)
-    assert remembered == forwarded.__wrapped__(Received(fields), policy, "192.0.2.7", "http", resigned=resigned)
-    fresh = Received(fields)
-    assert all(getattr(read(fields), name) == getattr(fresh, name) for name in Received.__slots__)
+    forward_headers(parse_head(fields), policy, "192.0.2.7", "http", resigned=resigned)
+    remembered = forward_headers(parse_head(fields), policy, "192.0.2.7", "http", resigned=resigned)
+    assert remembered == forward_headers.__wrapped__(
+        RequestHead(fields), policy, "192.0.2.7", "http", resigned=resigned
+    )
+    fresh = RequestHead(fields)
+    assert all(getattr(parse_head(fields), name) == getattr(fresh, name) for name in RequestHead.__slots__)
 
 
 def test_one_head_goes_on_as_each_upstream_client_and_scheme_has_it() -> None:
-    received = read(tuple(SIGNED))
+    received = parse_head(tuple(SIGNED))
     ours, theirs = CompiledPolicy(Policy(credentials=("u", "p"))), CompiledPolicy(Policy())
     written = {
-        forwarded(received, policy, client, scheme, resigned=resigned)
+        forward_headers(received, policy, client, scheme, resigned=resigned)
         for policy in (ours, theirs)
         for client in ("192.0.2.7", "192.0.2.8", None)
         for scheme in ("http", "https")
@@ -320,8 +324,8 @@ def test_one_head_goes_on_as_each_upstream_client_and_scheme_has_it() -> None:
 def test_a_head_that_changes_without_end_fills_no_memory() -> None:
     policy = CompiledPolicy(Policy())
     for number in range(2000):
-        forwarded(read(((b"x-number", b"%d" % number),)), policy, None, "http")
-    for cache in (read.cache_info(), forwarded.cache_info()):
+        forward_headers(parse_head(((b"x-number", b"%d" % number),)), policy, None, "http")
+    for cache in (parse_head.cache_info(), forward_headers.cache_info()):
         assert cache.maxsize is not None
         assert cache.currsize <= cache.maxsize < 2000
 
@@ -393,15 +397,15 @@ def test_the_state_of_a_trace_that_was_not_kept_is_dropped(headers: Fields) -> N
 
 
 def test_a_coded_body_is_told_by_its_head() -> None:
-    assert not read(()).coded
-    assert not read(((b"content-encoding", b"Identity"),)).coded
+    assert not parse_head(()).coded
+    assert not parse_head(((b"content-encoding", b"Identity"),)).coded
     for coding in (b"gzip", b"GZIP", b"br", b"identity, gzip", b""):
-        assert read(((b"content-encoding", coding),)).coded
-    assert read(((b"content-encoding", b"identity"), (b"content-encoding", b""))).coded
+        assert parse_head(((b"content-encoding", coding),)).coded
+    assert parse_head(((b"content-encoding", b"identity"), (b"content-encoding", b""))).coded
 
 
 def test_two_hooks_with_the_same_head_have_names_of_their_own() -> None:
-    one, other = read(CLIENT).identity(), read(CLIENT).identity()
+    one, other = parse_head(CLIENT).identity(), parse_head(CLIENT).identity()
     assert one.request_id != other.request_id
     assert one.traceparent != other.traceparent
 

@@ -9,21 +9,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.upstreams.latency import LastMinute, Usual, quantile
+from gateway.upstreams.latency import LastMinute, LatencyEstimator, quantile
 
 CHECKED = settings(deadline=None)
 SECONDS = st.floats(0, 100)
 
 
-def usual_of(times: list[float]) -> Usual:
-    usual = Usual()
+def usual_of(times: list[float]) -> LatencyEstimator:
+    usual = LatencyEstimator()
     for seconds in times:
         usual.observe(seconds)
     return usual
 
 
 def test_nothing_is_known_at_first() -> None:
-    assert Usual().estimate() == 0.0
+    assert LatencyEstimator().estimate() == 0.0
 
 
 def test_the_first_answer_counts_double() -> None:
@@ -61,7 +61,7 @@ def test_what_was_long_ago_is_forgotten(past: list[float], one: float, other: fl
 def test_most_answers_of_a_target_with_some_spread_come_within_the_estimate() -> None:
     rng = random.Random(7)
     times = [rng.gauss(0.1, 0.01) for _ in range(2000)]
-    usual, within = Usual(), 0
+    usual, within = LatencyEstimator(), 0
     for seconds in times:
         within += seconds <= usual.estimate()
         usual.observe(seconds)
@@ -69,7 +69,7 @@ def test_most_answers_of_a_target_with_some_spread_come_within_the_estimate() ->
 
 
 def test_it_shows_milliseconds() -> None:
-    assert repr(usual_of([0.05])) == "<Usual 100.0 ms>"
+    assert repr(usual_of([0.05])) == "<LatencyEstimator 100.0 ms>"
 
 
 # --- the last minute ---

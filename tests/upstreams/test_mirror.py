@@ -22,18 +22,18 @@ from gateway.model.verdicts import (
     ProxyError,
     Ruling,
     Source,
-    allowed_by_backend,
-    as_duplicate,
-    by_fallback,
-    by_rule,
-    by_static,
-    denied_by_backend,
+    backend_allow,
+    backend_reject,
+    duplicate_ruling,
+    fallback_ruling,
+    rule_ruling,
+    static_ruling,
 )
 from gateway.policy.comparison import Compare, Difference
-from gateway.policy.shadow import DEFAULT_METHODS, Shadow, ShadowResult, ShadowSettings, shadow_of
+from gateway.policy.shadow import DEFAULT_METHODS, Shadow, ShadowResult, ShadowSettings, find_shadow
 from gateway.telemetry.metrics import Metrics
 from gateway.upstreams import Outcome, Outgoing, Targets, Upstream, mirror
-from gateway.upstreams.mirror import MAX_BYTES, MAX_QUEUED, MAX_TASKS, Shadows, candidates
+from gateway.upstreams.mirror import MAX_BYTES, MAX_QUEUED, MAX_TASKS, Shadows, candidate_upstreams
 from tests.support.faulty import FaultyBackend, Turn, added_case, gated_case, refused_port, reply, right_answer
 
 TRACE_ID = b"0123456789abcdef0123456789abcdef"
@@ -72,7 +72,7 @@ class Stage:
 
     def prepared(self, config: Config) -> Changes:
         self.config = config
-        further = candidates(config)
+        further = candidate_upstreams(config)
         configs = {**config.upstreams, **further}
         targets = self.targets.prepare(configs, (), self.targets.contexts(configs))
         self.upstreams = targets.upstreams
@@ -91,7 +91,7 @@ class Stage:
     def shadow(self) -> Shadow:
         app = self.config.apps["a"]
         assert isinstance(app.shadow, ShadowSettings)
-        shadow = shadow_of(app.shadow)
+        shadow = find_shadow(app.shadow)
         assert shadow is not None
         return shadow
 
@@ -108,7 +108,7 @@ class Stage:
     ) -> None:
         """A hook has been answered: *ours* is what the backend said, *ruling* what went out where that differs."""
         self.number += 1
-        said = ours or allowed_by_backend(right_answer(body))
+        said = ours or backend_allow(right_answer(body))
         head = b"x-request-id: r%d\r\n" % self.number
         if trace is not None:
             head += b"traceparent: %b\r\n" % trace.traceparent()
@@ -129,7 +129,7 @@ class Stage:
     async def settled(self) -> dict[str, int]:
         """Wait until nothing is queued or under way; the outcomes."""
         async with asyncio.timeout(10):
-            while self.shadows.queued or self.shadows.at_work:
+            while self.shadows.queued or self.shadows.active_tasks:
                 await asyncio.sleep(0.005)
         assert self.shadows.bytes == 0
         return self.counted()
@@ -180,7 +180,7 @@ async def test_another_verdict_is_told_with_both(backend: FaultyBackend, stages:
 
 async def test_a_refusal_by_both_matches(backend: FaultyBackend, stages: Stages) -> None:
     stage = stages(configuration(backend.url_of("denied"), compare="body"))
-    stage.offer(ours=denied_by_backend())
+    stage.offer(ours=backend_reject())
     assert await stage.settled() == {"match": 1}
 
 
@@ -192,7 +192,7 @@ async def test_another_body_is_told_field_by_field_without_what_is_ignored(
 
     with added_case("other_body", "Other fields than ours.", script):
         stage = stages(configuration(backend.url_of("other_body"), compare="body", ignore=["ts"]))
-        stage.offer(ours=allowed_by_backend(b'{"restPolicy":"NOTIFY","ts":1,"caller":"+4930124"}'))
+        stage.offer(ours=backend_allow(b'{"restPolicy":"NOTIFY","ts":1,"caller":"+4930124"}'))
         assert await stage.settled() == {"body_differs": 1}
     assert stage.results[0][1].differences == (
         Difference("caller", '"******24"', '"******23"'),
@@ -202,7 +202,7 @@ async def test_another_body_is_told_field_by_field_without_what_is_ignored(
 
 async def test_bodies_are_looked_at_only_where_that_is_asked_for(backend: FaultyBackend, stages: Stages) -> None:
     stage = stages(configuration(backend.url_of("ok")))
-    stage.offer(ours=allowed_by_backend(b'{"other":1}'))
+    stage.offer(ours=backend_allow(b'{"other":1}'))
     assert await stage.settled() == {"match": 1}
 
 
@@ -265,7 +265,7 @@ async def test_what_went_out_may_have_been_amended_and_the_backend_s_own_answer_
     backend: FaultyBackend, stages: Stages
 ) -> None:
     stage = stages(configuration(backend.url_of("ok"), compare="body", methods=["connect"]))
-    said = allowed_by_backend(right_answer(body_of()))
+    said = backend_allow(right_answer(body_of()))
     stage.offer(ours=said, ruling=said.with_body(b'{"restClientConfig":{}}'), method="connect")
     assert await stage.settled() == {"match": 1}
 
@@ -275,7 +275,7 @@ async def test_large_bodies_are_compared_too(backend: FaultyBackend, stages: Sta
     with added_case("large_body", "A large body.", lambda turn: [reply(large % 1)]):
         stage = stages(configuration(backend.url_of("large_body"), compare="body"))
         for _ in range(3):
-            stage.offer(ours=allowed_by_backend(large % 2))
+            stage.offer(ours=backend_allow(large % 2))
         assert await stage.settled() == {"body_differs": 3}
     assert stage.results[0][1].differences == (Difference("n", "2", "1"),)
 
@@ -311,10 +311,10 @@ FAILURE = Failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, "too late")
 @pytest.mark.parametrize(
     "ruling",
     [
-        by_fallback(FAILURE, Fallback(), b"{}"),
-        as_duplicate(denied_by_backend()),
-        by_static(denied_by_backend().verdict, b"{}"),
-        by_rule(denied_by_backend().verdict, b"{}", "spam"),
+        fallback_ruling(FAILURE, Fallback(), b"{}"),
+        duplicate_ruling(backend_reject()),
+        static_ruling(backend_reject().verdict, b"{}"),
+        rule_ruling(backend_reject().verdict, b"{}", "spam"),
     ],
     ids=["fallback", "duplicate", "static", "rule"],
 )
@@ -358,7 +358,7 @@ def test_methods_are_named_or_matched_by_globs(methods: tuple[str, ...], covered
     shadow = Shadow(ShadowSettings("new", methods=methods))
     assert {method for method in covered | others if shadow.covers(method)} == covered
     for method in covered | others:
-        assert (shadow_of(shadow.settings, method) is not None) == (method in covered)
+        assert (find_shadow(shadow.settings, method) is not None) == (method in covered)
 
 
 async def test_nothing_is_made_for_a_hook_outside_the_sample(backend: FaultyBackend, stages: Stages) -> None:
@@ -386,13 +386,13 @@ async def test_with_a_hung_candidate_the_queue_stays_within_its_bounds(backend: 
         for _ in range(5000):
             stage.offer()
             assert stage.shadows.queued <= MAX_QUEUED
-            assert stage.shadows.at_work <= MAX_TASKS
+            assert stage.shadows.active_tasks <= MAX_TASKS
             assert stage.shadows.bytes <= MAX_BYTES
         await asyncio.sleep(0.05)
         for _ in range(5000):
             stage.offer()
             assert stage.shadows.queued <= MAX_QUEUED
-        assert stage.shadows.at_work == MAX_TASKS
+        assert stage.shadows.active_tasks == MAX_TASKS
         assert stage.counted()["dropped"] >= 10_000 - 2 * (MAX_QUEUED + MAX_TASKS)
         assert len(backend.requests_of("gated")) <= MAX_TASKS
         assert backend.open_connections() <= MAX_TASKS
@@ -439,8 +439,8 @@ async def test_hooks_get_their_turn_between_copies_that_fail_at_once(
 
     monkeypatch.setattr(mirror, "MAX_TASKS", 1)
     stage = stages(configuration(backend.url_of("ok")))
-    assert stage.targets.hold("shadow:new", backend.url_of("ok"))
-    stage.shadows.note = lambda *_: told.add(turns)
+    assert stage.targets.eject("shadow:new", backend.url_of("ok"))
+    stage.shadows.on_result = lambda *_: told.add(turns)
     for _ in range(50):
         stage.offer()
     turn()
@@ -481,11 +481,11 @@ async def test_a_copy_that_comes_just_as_the_last_task_ends_does_not_wait_for_th
     loop = asyncio.get_running_loop()
 
     def offer_at_its_end(*_: object) -> None:
-        stage.shadows.note = None
+        stage.shadows.on_result = None
         # After the task's last step, before the loop tells of its end.
         loop.call_soon(lambda: loop.call_soon(stage.offer))
 
-    stage.shadows.note = offer_at_its_end
+    stage.shadows.on_result = offer_at_its_end
     stage.offer()
     assert await stage.settled() == {"match": 2}
 
@@ -515,7 +515,7 @@ async def test_a_defect_is_counted_and_raises_nothing(
         raise ValueError("no")
 
     stage.offer(prepare=prepare)
-    stage.shadows.note = refuse
+    stage.shadows.on_result = refuse
     stage.offer()
     assert await stage.settled() == {"dropped": 2}
     assert Counter(record.levelname for record in caplog.records) == {"ERROR": 2}
@@ -527,7 +527,7 @@ async def test_a_defect_is_counted_and_raises_nothing(
 def test_candidates_are_upstreams_of_their_own_without_health_checks() -> None:
     config = configuration("http://127.0.0.1:2/", compare="body")
     assert config.upstreams["new"].health is not None
-    further = candidates(config)
+    further = candidate_upstreams(config)
     assert set(further) == {"shadow:new"}
     assert further["shadow:new"] == config.upstreams["new"].model_copy(update={"health": None})
 
@@ -543,7 +543,7 @@ def test_the_shadow_of_a_method_needs_its_candidate_too() -> None:
       b: {upstream: php, shadow: {upstream: new}}
       c: {upstream: php, shadow: off}
     """
-    assert set(candidates(loads(text).config)) == {"shadow:new", "shadow:newer"}
+    assert set(candidate_upstreams(loads(text).config)) == {"shadow:new", "shadow:newer"}
 
 
 async def test_a_reload_that_changes_nothing_of_a_candidate_keeps_its_queue(
@@ -554,7 +554,7 @@ async def test_a_reload_that_changes_nothing_of_a_candidate_keeps_its_queue(
         for _ in range(MAX_TASKS + 20):
             stage.offer()
         await stage.take(configuration(backend.url_of("gated"), sample="50%"))
-        assert stage.shadows.queued + stage.shadows.at_work > 20
+        assert stage.shadows.queued + stage.shadows.active_tasks > 20
         opened.set()
         assert await stage.settled() == {"match": MAX_TASKS + 20}
 
@@ -598,9 +598,9 @@ async def test_a_hook_whose_app_is_gone_brings_no_series_back(backend: FaultyBac
     stage.offer()
     config = configuration(backend.url_of("ok"))
     other = config.model_copy(update={"apps": {"b": config.apps["a"]}})
-    stage.shadows.prepare(other, candidates(config), stage.upstreams).commit()
+    stage.shadows.prepare(other, candidate_upstreams(config), stage.upstreams).commit()
     async with asyncio.timeout(5):
-        while stage.shadows.at_work:
+        while stage.shadows.active_tasks:
             await asyncio.sleep(0.005)
     assert list(stage.metrics.totals(stage.metrics.shadow_hooks)) == [("_unknown", "new", "match")]
 

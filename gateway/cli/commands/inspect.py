@@ -43,7 +43,7 @@ from gateway.cli.describe import (
     shares_in_words,
     wisdom,
 )
-from gateway.config import Config, Loaded, Settings, fit_to_show, json_schema, path_text, written_urls
+from gateway.config import Config, Loaded, Settings, display_urls, display_value, json_schema, path_text
 from gateway.model import effects
 from gateway.model.hooks import PLAY_HLS, BadHookError, Hook, MethodType, method_type, parse_hook
 from gateway.model.verdicts import Cause, Fallback, Verdict
@@ -56,7 +56,7 @@ from gateway.policy.sampling import Sample, session_or_call
 from gateway.policy.shadow import Shadow
 from gateway.proxy.refusals import is_method_name
 from gateway.proxy.routes import Match, Table
-from gateway.proxy.sessions import session_of
+from gateway.proxy.sessions import session_key
 from gateway.recording import RecordSettings
 
 _WIDE = 2000
@@ -147,7 +147,7 @@ class _Explained:
 
     def __init__(self, loaded: Loaded, match: Match, hook: Hook, method: str, when: float) -> None:
         self._config = config = loaded.config
-        self._shown = loaded.shown
+        self._shown = loaded.masked
         self._match = match
         self._hook = hook
         self._method = method
@@ -158,7 +158,7 @@ class _Explained:
     def lines(self) -> Iterable[str]:
         """All there is to tell once the app is known."""
         route, settings = self._match.route, self._settings
-        yield f"app       {self._match.app} ({self._match.why})"
+        yield f"app       {self._match.app} ({self._match.reason})"
         if route.guard is not None:
             is_basic = isinstance(route.guard, BasicCredentials)
             yield f"proof     {'HTTP Basic credentials' if is_basic else 'a WCS signature of its body'}, else 401"
@@ -194,7 +194,7 @@ class _Explained:
         if rule is not None:
             why = f", by rule {rule.name}"
         elif route.split is not None:
-            session = session_of(self._hook, self._method)
+            session = session_key(self._hook, self._method)
             name = route.split.choose(session or "")
             part = f"{share_of(settings.split, name)} of the sessions ({shares_in_words(settings.split)})"
             why = f", which has {part}; this session stays there while the weights do"
@@ -250,7 +250,7 @@ class _Explained:
         return f"{told}; {enforcing(wanted, self._method, fields)} adds that"
 
     def _from(self, key: str) -> str:
-        return self._config.origin(self._match.app, self._method, key) or "the default"
+        return self._config.setting_path(self._match.app, self._method, key) or "the default"
 
     def _retry_from(self, name: str) -> str:
         if self._settings.retry is not None or name not in self._config.upstreams:
@@ -260,7 +260,7 @@ class _Explained:
 
     def _targets(self, name: str) -> Iterable[str]:
         targets = self._config.upstreams[name].targets
-        urls = written_urls(self._shown, name, len(targets))
+        urls = display_urls(self._shown, name, len(targets))
         return (url + (" (backup)" if it.backup else "") for it, url in zip(targets, urls, strict=True))
 
     def _retry_of(self, name: str) -> Retry:
@@ -273,7 +273,7 @@ class _Explained:
             return "of this method none"
         if upstream == shadow.upstream:
             return "of this one none: it decides this one itself"
-        if shadow.sample >= 1 or session_of(self._hook, self._method) is not None:
+        if shadow.sample >= 1 or session_key(self._hook, self._method) is not None:
             return (
                 "of this one too"
                 if Shadow(shadow).takes(self._hook, "", self._method)
@@ -292,12 +292,12 @@ class _Explained:
         else:
             return f"no: its session is not among {100 * record.sample:.3g}%"
         only = ", only if no backend, rule or static app decides it" if record.failures_only else ""
-        return f"in {fit_to_show(record.path, self._shown, 'record', 'path')}{what}{only}"
+        return f"in {display_value(record.path, self._shown, 'record', 'path')}{what}{only}"
 
     def _refusal(self) -> str:
         wanted = self._settings.client_config
         counts = wanted.stops(self._method)
-        told = effects.of_refusal(self._kind, counts, self._method)
+        told = effects.rejection_effect(self._kind, counts, self._method)
         if self._kind not in (MethodType.DIRECT, MethodType.INCOMING) or self._method == PLAY_HLS:
             return told
         if counts:

@@ -27,13 +27,13 @@ from gateway.recording.replay import (
     BODIES_DIFFER,
     MAX_HOOKS,
     Example,
+    HookFilter,
     Options,
     Player,
     Recording,
     Report,
     Tally,
     UnreadableError,
-    Wanted,
 )
 
 _INTERRUPTED: Final = 130
@@ -95,7 +95,7 @@ def replay(
         to, _rate(rate), as_recorded, concurrency, compare, frozenset(ignore or ()), timeout
     )  # fmt: skip
     try:
-        recording = Recording(_expanded(files), Wanted(only or (), all_methods=all_methods), limit)
+        recording = Recording(_expanded(files), HookFilter(only or (), all_methods=all_methods), limit)
     except UnreadableError as exc:
         fail(printable(str(exc)), BAD_USAGE)
     except KeyboardInterrupt:

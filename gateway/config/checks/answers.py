@@ -39,13 +39,13 @@ class AnswerChecks:
         self._defaults = defaults
         self._methods = methods
 
-    def defaults(self) -> None:
+    def check_defaults(self) -> None:
         """The defaults; what they say of failover may be for apps that have one."""
         for place, level in _levels(("defaults",), self._defaults):
             self._fallback(place, level)
         self._excluded(("defaults",), self._defaults, _items(self._defaults.get("rules")))
 
-    def app(self, path: Path, app: dict[str, Any]) -> None:
+    def check_app(self, path: Path, app: dict[str, Any]) -> None:
         """An app, with its methods."""
         levels = _levels(path, app)
         for place, level in levels:
@@ -71,7 +71,7 @@ class AnswerChecks:
         """Whether a key stands for events alone."""
         return self._methods.kinds(key) == {MethodType.EVENT}
 
-    def _meets(self, rule: dict[str, Any], key: str) -> bool:
+    def _can_meet(self, rule: dict[str, Any], key: str) -> bool:
         """Whether a hook of a method that the key stands for can meet the rule."""
         kinds = self._methods.kinds(key)
         if not (names := _names(rule.get("methods", []))):
@@ -103,7 +103,7 @@ class AnswerChecks:
             for name in [it.strip() for it in names.split(",")] if isinstance(names, str) else ():
                 if name in FIXED:
                     self._warn(place, _NEEDED.format(name))
-                elif name in _NUMBERS and any(name in rule and self._meets(rule, str(method)) for rule in rules):
+                elif name in _NUMBERS and any(name in rule and self._can_meet(rule, str(method)) for rule in rules):
                     self._warn(place, _READ.format(name))
 
 
@@ -119,8 +119,8 @@ def _names(value: object) -> list[str]:
 
 
 def _items(value: object) -> list[dict[str, Any]]:
-    return [item for item in _listed(value) if isinstance(item, dict)]
+    return [item for item in _as_list(value) if isinstance(item, dict)]
 
 
-def _listed(value: object) -> Iterable[Any]:
+def _as_list(value: object) -> Iterable[Any]:
     return value if isinstance(value, list) else ()

@@ -13,12 +13,12 @@ from gateway.config.checks.methods import MethodChecks
 from gateway.config.sections.rest_client_config import KNOWN_FIELDS
 from gateway.config.sections.rules import MAX_METHODS, MAX_RULES
 from gateway.config.sections.split import MAX_FAILOVERS, MAX_SHARES
-from gateway.config.source.problems import Path, Speller
+from gateway.config.source.problems import NameSuggester, Path
 from gateway.model.hooks import PLAY_HLS, MethodType
 from gateway.policy.shadow import PREFIX
 
 _COUNT: Final = "restOnError"
-_NEEDLESS: Final = {
+_USELESS: Final = {
     MethodType.CONNECT: "does nothing here: a refused connect is declined in any case",
     MethodType.EVENT: "does nothing here: an event has happened already and cannot be refused",
 }
@@ -32,7 +32,7 @@ class AppChecks:
         self,
         problem: Callable[[Path, str], None],
         warn: Callable[[Path, str], None],
-        speller: Speller,
+        suggester: NameSuggester,
         defaults: dict[str, Any],
         methods: MethodChecks,
         upstreams: Mapping[str, Any] | None,
@@ -40,12 +40,12 @@ class AppChecks:
         """*upstreams* is None where they cannot be told."""
         self._problem = problem
         self._warn = warn
-        self._speller = speller
+        self._suggester = suggester
         self._defaults = defaults
         self._methods = methods
         self._upstreams = upstreams
 
-    def level(self, path: Path, level: dict[str, Any]) -> None:
+    def check_level(self, path: Path, level: dict[str, Any]) -> None:
         """What may stand in the defaults and in an app alike."""
         if "upstream" in level:
             self._choice((*path, "upstream"), level["upstream"])
@@ -56,9 +56,9 @@ class AppChecks:
         if isinstance(wanted := level.get("rest_client_config"), dict):
             self._client_config((*path, "rest_client_config", "methods"), wanted.get("methods"))
 
-    def app(self, path: Path, app: dict[str, Any]) -> None:
+    def check_app(self, path: Path, app: dict[str, Any]) -> None:
         """An app, with its methods."""
-        self.level(path, app)
+        self.check_level(path, app)
         # A static app's are never asked, but they are built like any other's.
         chosen = None if "static" in app else app.get("upstream", self._defaults.get("upstream"))
         if "shadow" in app:
@@ -68,17 +68,17 @@ class AppChecks:
                 if isinstance(settings, dict) and "shadow" in settings:
                     self._shadow((*path, "methods", method, "shadow"), settings["shadow"], chosen)
 
-    def asked(self, app: dict[str, Any]) -> Iterator[str]:
+    def reachable_upstreams(self, app: dict[str, Any]) -> Iterator[str]:
         """The names of all upstreams that an app's hooks may reach, some of them twice."""
         wider = self._defaults
         yield from (name for _, name in _choices((), app.get("upstream", wider.get("upstream"))))
         yield from (name for _, name in _names((), app.get("failover", wider.get("failover"))))
         methods = app.get("methods")
-        others = [*_listed(app.get("rules")), *_listed(wider.get("rules")), app.get("shadow")]
-        others += [it.get("shadow") for it in (methods.values() if _is(methods) else ()) if _is(it)]
-        yield from (it["upstream"] for it in others if _is(it) and isinstance(it.get("upstream"), str))
+        others = [*_as_list(app.get("rules")), *_as_list(wider.get("rules")), app.get("shadow")]
+        others += [it.get("shadow") for it in (methods.values() if _is_mapping(methods) else ()) if _is_mapping(it)]
+        yield from (it["upstream"] for it in others if _is_mapping(it) and isinstance(it.get("upstream"), str))
 
-    def reserved(self, name: str) -> None:
+    def check_reserved_name(self, name: str) -> None:
         """An upstream must not take the name of a candidate."""
         if name.startswith(PREFIX):
             self._problem(("upstreams", name), f"names that begin with {PREFIX} are the gateway's own: choose another")
@@ -87,17 +87,17 @@ class AppChecks:
 
     def _exists(self, path: Path, name: object) -> None:
         if self._upstreams is not None and isinstance(name, str) and name and name not in self._upstreams:
-            self._problem(path, f"no upstream has this name{self._speller.hint(name, self._upstreams)}")
+            self._problem(path, f"no upstream has this name{self._suggester.suggest(name, self._upstreams)}")
 
     def _choice(self, path: Path, chosen: object) -> None:
         names = list(_choices(path, chosen))
         for place, name in names:
             self._exists(place, name)
-        shares = _listed(chosen)
+        shares = _as_list(chosen)
         if not 2 <= len(shares) <= MAX_SHARES:
             return
         self._distinct(names, 1)
-        if all(_is(share) and share.get("weight") == 0 for share in shares):
+        if all(_is_mapping(share) and share.get("weight") == 0 for share in shares):
             self._problem(path, "must have a weight above 0: with these, no upstream would be asked")
 
     def _failover(self, path: Path, level: dict[str, Any]) -> None:
@@ -105,8 +105,8 @@ class AppChecks:
         if len(names) > MAX_FAILOVERS:
             return
         chosen = level.get("upstream", self._defaults.get("upstream"))
-        rules = [*_listed(level.get("rules")), *_listed(self._defaults.get("rules"))]
-        is_only_one = not any(_is(rule) and rule.get("upstream", chosen) != chosen for rule in rules)
+        rules = [*_as_list(level.get("rules")), *_as_list(self._defaults.get("rules"))]
+        is_only_one = not any(_is_mapping(rule) and rule.get("upstream", chosen) != chosen for rule in rules)
         for place, name in names:
             self._exists(place, name)
             if name == chosen and is_only_one:
@@ -125,8 +125,8 @@ class AppChecks:
 
     def _rules(self, path: Path, rules: object, *, static: bool) -> None:
         first: dict[str, int] = {}
-        for index, rule in enumerate(_listed(rules)[:MAX_RULES]):
-            if not _is(rule):
+        for index, rule in enumerate(_as_list(rules)[:MAX_RULES]):
+            if not _is_mapping(rule):
                 continue
             if isinstance(name := rule.get("name"), str) and (same := first.setdefault(name, index)) != index:
                 self._problem((*path, index, "name"), f"is the name of item [{same}] of this list too")
@@ -139,14 +139,14 @@ class AppChecks:
     def _known(self, path: Path, methods: object, *, verdict: bool = False) -> None:
         """Names and globs that stand for no method are probably mistyped."""
         for place, name in islice(_names(path, methods), MAX_METHODS):
-            self._methods.item(place, name)
+            self._methods.check_item(place, name)
             if verdict:
-                self._methods.swallowed(place, name)
+                self._methods.check_for_events(place, name)
 
     # --- shadows ---
 
     def _shadow(self, path: Path, shadow: object, chosen: object) -> None:
-        if not _is(shadow):
+        if not _is_mapping(shadow):
             return
         candidate = shadow.get("upstream")
         self._exists((*path, "upstream"), candidate)
@@ -159,27 +159,27 @@ class AppChecks:
     def _client_config(self, path: Path, methods: object) -> None:
         for method, fields in methods.items() if isinstance(methods, dict) else ():
             place = (*path, method)
-            self._methods.key(place, method)
+            self._methods.check_key(place, method)
             for field in fields if isinstance(fields, dict) else ():
                 if field not in KNOWN_FIELDS:
-                    hint = self._speller.hint(field, KNOWN_FIELDS)
+                    hint = self._suggester.suggest(field, KNOWN_FIELDS)
                     self._warn((*place, field), f"no field of a method that the media server is known to read{hint}")
-            if isinstance(fields, dict) and _COUNT in fields and (why := self._needless(method)):
+            if isinstance(fields, dict) and _COUNT in fields and (why := self._why_useless(method)):
                 self._warn((*place, _COUNT), why)
 
-    def _needless(self, method: str) -> str:
+    def _why_useless(self, method: str) -> str:
         """Why restOnError does nothing for a key; empty where it does something."""
         if method == PLAY_HLS:
             return _HLS
         kinds = self._methods.kinds(method)
-        return next(iter(map(_NEEDLESS.__getitem__, kinds)), "") if kinds <= _NEEDLESS.keys() else ""
+        return next(iter(map(_USELESS.__getitem__, kinds)), "") if kinds <= _USELESS.keys() else ""
 
 
-def _is(value: object) -> TypeGuard[dict[str, Any]]:
+def _is_mapping(value: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict)
 
 
-def _listed(value: object) -> list[Any]:
+def _as_list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
@@ -187,7 +187,7 @@ def _names(path: Path, value: object) -> Iterator[tuple[Path, str]]:
     """The texts of one, or of a list, each with its place."""
     if isinstance(value, str):
         yield path, value
-    for index, item in enumerate(_listed(value)):
+    for index, item in enumerate(_as_list(value)):
         if isinstance(item, str):
             yield (*path, index), item
 
@@ -196,6 +196,6 @@ def _choices(path: Path, value: object) -> Iterator[tuple[Path, str]]:
     """The names of one upstream, or of several with their weights, each with its place."""
     if isinstance(value, str):
         yield path, value
-    for index, share in enumerate(_listed(value)):
-        if _is(share) and isinstance(share.get("name"), str):
+    for index, share in enumerate(_as_list(value)):
+        if _is_mapping(share) and isinstance(share.get("name"), str):
             yield (*path, index, "name"), share["name"]

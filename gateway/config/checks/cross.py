@@ -20,8 +20,8 @@ from gateway.config.sections.tls import TlsFiles
 from gateway.config.sections.tracing import is_installed
 from gateway.config.sections.types import format_duration, parse_duration
 from gateway.config.sections.upstreams import MAX_TARGETS, Health
-from gateway.config.source.document import Document, Scalar, Unresolved, is_brought_in
-from gateway.config.source.problems import Path, Problem, Speller, path_text, quote
+from gateway.config.source.document import Document, Scalar, Unresolved, is_from_reference
+from gateway.config.source.problems import NameSuggester, Path, Problem, path_text, quote
 from gateway.model.hooks import CATALOGUE, MethodType
 from gateway.policy.retry import Retry, RetryOn
 
@@ -45,12 +45,12 @@ _PORTS: Final = {"http": 80, "https": 443}
 class CrossChecks:
     """Runs all checks on one document; ``problems`` and ``warnings`` hold what they found."""
 
-    def __init__(self, document: Document, data: dict[str, Any], speller: Speller, directory: str) -> None:
+    def __init__(self, document: Document, data: dict[str, Any], suggester: NameSuggester, directory: str) -> None:
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
         self._document = document
         self._data = data
-        self._speller = speller
+        self._suggester = suggester
         self._directory = directory
         self._tls_files = TlsFiles(directory)
         self._server = self._section("server")
@@ -58,12 +58,12 @@ class CrossChecks:
         self._upstreams = self._section("upstreams")
         self._apps = self._section("apps")
         methods = {**CATALOGUE, **self._section("hook_types")}
-        self._methods = MethodChecks(self._problem, self._warn, speller, methods)
+        self._methods = MethodChecks(self._problem, self._warn, suggester, methods)
         self._has_default_upstream = "upstream" in self._defaults or not isinstance(data.get("defaults", {}), dict)
         self._each_app = AppChecks(
             self._problem,
             self._warn,
-            speller,
+            suggester,
             self._defaults,
             self._methods,
             self._upstreams if isinstance(data.get("upstreams", {}), dict) else None,
@@ -76,15 +76,15 @@ class CrossChecks:
         self._tracing()
         self._record()
         for name, upstream in self._upstreams.items():
-            self._each_app.reserved(name)
+            self._each_app.check_reserved_name(name)
             if isinstance(upstream, dict):
                 self._upstream(("upstreams", name), upstream)
         self._default_settings()
         for name, app in self._apps.items():
             if isinstance(app, dict):
                 self._app(name, app)
-        self._methods.types(self._section("hook_types"))
-        self._methods.keep_alive(self._defaults, self._apps)
+        self._methods.check_type_names(self._section("hook_types"))
+        self._methods.check_keep_alive(self._defaults, self._apps)
         self._unknown_app()
 
     def _section(self, name: str) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class CrossChecks:
     def _as_written(self, path: Path, words: str) -> str:
         """A value in words, or as the file has it, where a reference brings it in."""
         node = self._document.node(path)
-        return quote(node.text) if isinstance(node, Scalar) and is_brought_in(node) else words
+        return quote(node.text) if isinstance(node, Scalar) and is_from_reference(node) else words
 
     def _duration(self, path: Path, seconds: float) -> str:
         return self._as_written(path, format_duration(seconds))
@@ -113,7 +113,7 @@ class CrossChecks:
         is_list = isinstance(listen, list)
         taken: list[Address | UnixAddress] = []
         for index, text in enumerate(listen if is_list else [listen]):
-            address = _parsed(text, parse_listen_address)
+            address = _parse_or_none(text, parse_listen_address)
             if address is None:
                 continue
             if any(overlap(address, other) for other in taken):
@@ -121,7 +121,7 @@ class CrossChecks:
                 words = self._as_written(place, str(address))
                 self._problem(place, f"{words} is taken by another address of this list")
             taken.append(address)
-        admin = _parsed(self._server.get("admin", str(_DEFAULTS.server.admin)), parse_address)
+        admin = _parse_or_none(self._server.get("admin", str(_DEFAULTS.server.admin)), parse_address)
         if admin is None:
             return
         if any(overlap(admin, other) for other in taken):
@@ -175,10 +175,10 @@ class CrossChecks:
             )
             return None
         limit = round(request_timeout - margin, 9)
-        is_told = (format_duration(margin), format_duration(request_timeout)) == (margin_text, whole_text)
+        is_literal = (format_duration(margin), format_duration(request_timeout)) == (margin_text, whole_text)
         self._limit_text = (
             f"reaches the media server's own limit: request_timeout {whole_text} less margin {margin_text} leaves "
-            f"less{f' than {format_duration(limit)}' if is_told else ''}; a hook answered later counts as an error "
+            f"less{f' than {format_duration(limit)}' if is_literal else ''}; a hook answered later counts as an error "
             "there"
         )
         return limit
@@ -211,7 +211,7 @@ class CrossChecks:
 
     def _upstream_tls(self, path: Path, upstream: dict[str, Any], tls: dict[str, Any]) -> None:
         targets = upstream.get("targets", [upstream])
-        urls = [_url_parts(it.get("url")) if isinstance(it, dict) else None for it in _listed(targets)]
+        urls = [_url_parts(it.get("url")) if isinstance(it, dict) else None for it in _as_list(targets)]
         if urls and all(url is not None and url[0] == "http" for url in urls):
             self._problem((*path, "tls"), "has no effect: no target is https")
         for key, other in (("certificate", "key"), ("key", "certificate")):
@@ -241,8 +241,8 @@ class CrossChecks:
             self._budget(("defaults",), self._defaults["timeout"])
         else:
             self._budget(("defaults",), format_duration(_DEFAULTS.defaults.timeout))
-        self._each_app.level(("defaults",), self._defaults)
-        self._answers.defaults()
+        self._each_app.check_level(("defaults",), self._defaults)
+        self._answers.check_defaults()
         self._retry(("defaults",), self._defaults)
         self._each_method(("defaults", "methods"), self._defaults.get("methods"))
 
@@ -252,11 +252,11 @@ class CrossChecks:
             self._static_app(path, app)
         elif "upstream" not in app and not self._has_default_upstream:
             self._problem(path, "has no upstream: name one here or in defaults, or write static: allow or reject")
-        self._each_app.app(path, app)
-        self._answers.app(path, app)
+        self._each_app.check_app(path, app)
+        self._answers.check_app(path, app)
         if "timeout" in app:
             self._budget(path, app["timeout"])
-        self._who_may_ask(path, app)
+        self._authentication(path, app)
         if "static" not in app:
             self._retry(path, app)
         self._each_method((*path, "methods"), app.get("methods"), static="static" in app)
@@ -266,17 +266,17 @@ class CrossChecks:
             if not isinstance(method, str):
                 continue
             place = (*path, method)
-            self._methods.key(place, method, "; if the media server has it, give its type there")
+            self._methods.check_key(place, method, "; if the media server has it, give its type there")
             if not isinstance(settings, dict):
                 continue
             if "timeout" in settings:
                 self._budget(place, settings["timeout"])
             if "event_answers" in settings:
-                self._methods.event_answers((*place, "event_answers"), method)
+                self._methods.check_event_answers((*place, "event_answers"), method)
             if not static and not self._methods.kinds(method).isdisjoint(_ONCE_ONLY):
                 self._retry(place, settings)
 
-    def _who_may_ask(self, path: Path, app: dict[str, Any]) -> None:
+    def _authentication(self, path: Path, app: dict[str, Any]) -> None:
         credentials, signature = app.get("credentials"), app.get("signature")
         if isinstance(credentials, dict) and credentials.get("password") == "":
             self._problem((*path, "credentials", "password"), "must not be empty")
@@ -293,7 +293,7 @@ class CrossChecks:
             self._one_authorization((*path, "signature", "upstream_key"), app)
 
     def _one_authorization(self, path: Path, app: dict[str, Any]) -> None:
-        for name in dict.fromkeys(self._each_app.asked(app)):
+        for name in dict.fromkeys(self._each_app.reachable_upstreams(app)):
             upstream = self._upstreams.get(name)
             if not isinstance(upstream, dict):
                 continue
@@ -317,7 +317,7 @@ class CrossChecks:
     def _unknown_app(self) -> None:
         name = self._data.get("unknown_app")
         if isinstance(name, str) and name != "reject" and name not in self._apps:
-            self._problem(("unknown_app",), f"no app has this name{self._speller.hint(name, self._apps)}")
+            self._problem(("unknown_app",), f"no app has this name{self._suggester.suggest(name, self._apps)}")
         if not self._apps and isinstance(self._data.get("apps", {}), dict):
             self._warn(("apps",), "there are no apps: every hook will be refused")
 
@@ -332,7 +332,7 @@ def _seconds(value: object, default: float | None = None) -> float | None:
         return None
 
 
-def _listed(value: object) -> list[Any]:
+def _as_list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
@@ -345,7 +345,7 @@ def _url_parts(text: object) -> tuple[str, str | None, int | None, str] | None:
         return None
 
 
-def _parsed(text: object, parse: Callable[[str], AnyAddress]) -> AnyAddress | None:
+def _parse_or_none(text: object, parse: Callable[[str], AnyAddress]) -> AnyAddress | None:
     try:
         return parse(text) if isinstance(text, str) else None
     except ValueError:

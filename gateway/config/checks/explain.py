@@ -7,9 +7,9 @@ from typing import Final
 from pydantic_core import ErrorDetails
 
 from gateway.config.checks.shape import keys_at, may_hold_secret
-from gateway.config.sections.types import SAYS, WANTS
-from gateway.config.source.document import Document, Mapping, Node, Scalar, Unresolved, is_brought_in
-from gateway.config.source.problems import MAX_QUOTED, Path, Problem, Speller, quote
+from gateway.config.sections.types import INVALID, INVALID_VALUE
+from gateway.config.source.document import Document, Mapping, Node, Scalar, Unresolved, is_from_reference
+from gateway.config.source.problems import MAX_QUOTED, NameSuggester, Path, Problem, quote
 
 _KEY_MARK: Final = "[key]"
 _FORMS: Final = {
@@ -21,23 +21,23 @@ _FORMS: Final = {
 }
 
 
-def explain(document: Document, error: ErrorDetails, speller: Speller) -> Problem | None:
+def explain(document: Document, error: ErrorDetails, suggester: NameSuggester) -> Problem | None:
     """One of pydantic's errors as a Problem; None where another problem has been reported of the same value."""
     kind, path = error["type"], error["loc"]
     if kind == "missing":
         return document.problem(path, "is required")
     if kind == "extra_forbidden":
-        return document.problem(path, f"unknown key{speller.hint(str(path[-1]), keys_at(path[:-1]))}")
-    path, is_key = _place(document, path)
+        return document.problem(path, f"unknown key{suggester.suggest(str(path[-1]), keys_at(path[:-1]))}")
+    path, is_key = _locate(document, path)
     node = document.node(path)
     if isinstance(node, Unresolved) and not is_key:
         return None
     context = error.get("ctx", {})
-    if kind == SAYS:
+    if kind == INVALID:
         return document.problem(path, context["text"])
-    if kind == WANTS:
+    if kind == INVALID_VALUE:
         form = context["text"]
-        if not is_brought_in(node):
+        if not is_from_reference(node):
             form += context.get("hint", "")
     elif kind in {"literal_error", "enum"}:
         form = "must be " + context["expected"].replace("'", "")
@@ -45,10 +45,10 @@ def explain(document: Document, error: ErrorDetails, speller: Speller) -> Proble
         form = _FORMS.get(kind, "is not valid here")
     if is_key or kind == "too_long" or node is None or may_hold_secret(path):
         return document.problem(path, form)
-    return document.problem(path, f"{form}, not {_written(node)}")
+    return document.problem(path, f"{form}, not {_quote_node(node)}")
 
 
-def _place(document: Document, path: Path) -> tuple[Path, bool]:
+def _locate(document: Document, path: Path) -> tuple[Path, bool]:
     """The part of pydantic's location that the file has, and whether the key itself is meant."""
     if path and path[-1] == _KEY_MARK and document.node(path) is None:
         return path[:-1], True
@@ -57,7 +57,7 @@ def _place(document: Document, path: Path) -> tuple[Path, bool]:
     return path, False
 
 
-def _written(node: Node) -> str:
+def _quote_node(node: Node) -> str:
     """The value as the file has it, bounded; references stay unexpanded."""
     if not isinstance(node, Scalar):
         return "a mapping" if isinstance(node, Mapping) else "a list"

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from gateway.config.sections.apps import keys_of
+from gateway.config.sections.apps import compile_method_keys
 from gateway.config.sections.rules import MAX_METHOD
-from gateway.config.source.problems import Path, Speller, path_text
+from gateway.config.source.problems import NameSuggester, Path, path_text
 from gateway.model.hooks import KEEP_ALIVE, MethodType, method_type
 from gateway.model.verdicts import Cause
 from gateway.policy.method_keys import TYPES, is_name
@@ -31,13 +31,13 @@ class MethodChecks:
         self,
         problem: Callable[[Path, str], None],
         warn: Callable[[Path, str], None],
-        speller: Speller,
+        suggester: NameSuggester,
         known: Mapping[str, Any],
     ) -> None:
         """*known*: the catalogue's methods and those of ``hook_types``, with what is written there as their type."""
         self._problem = problem
         self._warn = warn
-        self._speller = speller
+        self._suggester = suggester
         self._known = known
         self._kinds = {
             name: MethodType(kind) for name, kind in known.items() if isinstance(kind, str) and kind in TYPES
@@ -51,13 +51,13 @@ class MethodChecks:
             return frozenset(kind for name, kind in self._kinds.items() if compile_glob(key).fullmatch(name))
         return frozenset({MethodType(key) if key in TYPES else method_type(key, self._kinds)})
 
-    def types(self, hook_types: Iterable[object]) -> None:
+    def check_type_names(self, hook_types: Iterable[object]) -> None:
         """No method can have a name that stands for a type."""
         for name in hook_types:
             if isinstance(name, str) and name in TYPES and not is_name(name):
                 self._problem(("hook_types", name), "stands for all methods of a type: no method can be named so")
 
-    def key(self, path: Path, key: object, hint: str = "") -> None:
+    def check_key(self, path: Path, key: object, hint: str = "") -> None:
         """A key under ``methods``; *hint* is said where nothing else comes to mind."""
         if not isinstance(key, str) or key in TYPES:
             return
@@ -65,21 +65,21 @@ class MethodChecks:
             if len(key) <= MAX_METHOD and not self.kinds(key):
                 self._warn(path, _NO_MATCH)
         elif key not in self._known:
-            found = self._speller.hint(key, {*self._known, *TYPES})
+            found = self._suggester.suggest(key, {*self._known, *TYPES})
             self._warn(path, f"{NO_METHOD}{found or hint}")
 
-    def item(self, path: Path, name: str) -> None:
+    def check_item(self, path: Path, name: str) -> None:
         """A name, glob or type in a list of methods, where upper and lower case do not differ."""
         folded = fold(name)
         if folded in TYPES:
             return
         if not is_glob(name):
             if folded not in self._folded:
-                self._warn(path, f"{NO_METHOD}{self._speller.hint(name, {*self._known, *TYPES})}")
+                self._warn(path, f"{NO_METHOD}{self._suggester.suggest(name, {*self._known, *TYPES})}")
         elif len(name) <= MAX_METHOD and not self._matched(folded):
             self._warn(path, _NO_MATCH)
 
-    def swallowed(self, path: Path, glob: str) -> None:
+    def check_for_events(self, path: Path, glob: str) -> None:
         """A glob of a rule with a verdict that takes in events beside methods that ask: that is seldom meant."""
         if is_glob(glob) and len(glob) <= MAX_METHOD:
             kinds = self._matched(fold(glob))
@@ -90,7 +90,7 @@ class MethodChecks:
                     "name the methods, or the types that ask: connect, direct, incoming",
                 )
 
-    def event_answers(self, path: Path, key: str) -> None:
+    def check_event_answers(self, path: Path, key: str) -> None:
         """Where no event can be meant, it says nothing."""
         if (kinds := self.kinds(key)) and MethodType.EVENT not in kinds:
             self._warn(path, "does nothing here: it is for methods of type event")
@@ -104,7 +104,7 @@ class MethodChecks:
 
     # --- streams that a fault of the backend would end ---
 
-    def keep_alive(self, defaults: dict[str, Any], apps: Mapping[str, Any]) -> None:
+    def check_keep_alive(self, defaults: dict[str, Any], apps: Mapping[str, Any]) -> None:
         """Warn where a backend that fails, however it does, would end live streams, and nobody said that it should."""
         kind = self._kinds.get(KEEP_ALIVE, MethodType.DIRECT)
         ended: list[str] = []
@@ -113,7 +113,7 @@ class MethodChecks:
             if not isinstance(app, dict) or "static" in app:
                 continue
             path, fallback = next(_fallbacks(("apps", name), app, defaults, kind), ((), "reject"))
-            lacking = _lacking(fallback)
+            lacking = _causes_not_allowed(fallback)
             if path[-2:-1] != (KEEP_ALIVE,):
                 if lacking:
                     ended.append(name)
@@ -143,7 +143,7 @@ def _fallbacks(
 ) -> Iterator[tuple[Path, object]]:
     """What is written for failed hooks that ask whether a stream may go on, the most specific first, with its place."""
     own, common = _methods(app), _methods(defaults)
-    ranks = (keys_of(tuple(level)).ranks(KEEP_ALIVE, kind) for level in (own, common))
+    ranks = (compile_method_keys(tuple(level)).ranks(KEEP_ALIVE, kind) for level in (own, common))
     for mine, wider in zip(*ranks, strict=True):
         levels = [((*path, "methods", key), own[key]) for key in mine]
         levels += [(("defaults", "methods", key), common[key]) for key in wider]
@@ -160,7 +160,7 @@ def _methods(level: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {key: it for key, it in methods.items() if isinstance(key, str) and isinstance(it, dict)}
 
 
-def _lacking(fallback: object) -> list[Cause]:
+def _causes_not_allowed(fallback: object) -> list[Cause]:
     """The causes that do not let a hook pass; none where that cannot be told."""
     if fallback in ("allow", "reject"):
         return [cause for cause in Cause if fallback == "reject" or cause not in _ALLOWED_ALONE]

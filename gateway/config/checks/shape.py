@@ -21,9 +21,9 @@ def keys_at(path: Path) -> tuple[str, ...]:
     """The keys that the mapping at a path may have; empty where they are the user's own names."""
     below: Any = Config
     for segment in path:
-        keys = _below(below)
+        keys = _child_annotations(below)
         below = keys.get(segment) if isinstance(segment, str) and segment in keys else keys.get(_ANY)
-    return tuple(key for key in _below(below) if key != _ANY)
+    return tuple(key for key in _child_annotations(below) if key != _ANY)
 
 
 def may_hold_secret(path: Path) -> bool:
@@ -34,13 +34,13 @@ def may_hold_secret(path: Path) -> bool:
     )
 
 
-def shown(document: Document) -> dict[str, Any]:
+def mask_secrets(document: Document) -> dict[str, Any]:
     """The file as written, references unexpanded, literal secrets as ``***``: fit for an operator's screen."""
-    whole: dict[str, Any] = _shown(document.root, SECRET_PATHS)
+    whole: dict[str, Any] = _mask_node(document.root, SECRET_PATHS)
     return whole
 
 
-def _below(annotation: Any) -> dict[str, Any]:
+def _child_annotations(annotation: Any) -> dict[str, Any]:
     if isinstance(annotation, ReadAs):
         annotation = annotation.model
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -50,7 +50,7 @@ def _below(annotation: Any) -> dict[str, Any]:
     if get_origin(annotation) is tuple:
         return {_ANY: get_args(annotation)[0]}
     for argument in get_args(annotation):
-        if below := _below(argument):
+        if below := _child_annotations(argument):
             return below
     return {}
 
@@ -60,7 +60,7 @@ def _is_secret(annotation: Any) -> bool:
 
 
 def _secret_paths(annotation: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    below = _below(annotation)
+    below = _child_annotations(annotation)
     if not below and _is_secret(annotation):
         yield above
     for key, inner in below.items():
@@ -73,26 +73,26 @@ _NEAREST: Final = tuple((path, len(path) - (2 if path[-1] == _ANY else 1)) for p
 """Each with the length of the path of the section that it is in."""
 
 
-def _shown(node: Node, secrets: tuple[tuple[str, ...], ...]) -> Any:
+def _mask_node(node: Node, secrets: tuple[tuple[str, ...], ...]) -> Any:
     """*secrets* are the paths, from this node down, of secrets in it."""
     if isinstance(node, Scalar):
-        return _masked(node) if () in secrets else _original(node)
+        return _mask_scalar(node) if () in secrets else _source_value(node)
     if isinstance(node, Sequence):
-        return [_shown(item, _inside(secrets, _ANY)) for item in node.items]
+        return [_mask_node(item, _inside(secrets, _ANY)) for item in node.items]
     if not secrets:
-        return {key: _shown(entry.node, ()) for key, entry in node.entries.items()}
-    return {key: _shown(entry.node, _inside(secrets, key)) for key, entry in node.entries.items()}
+        return {key: _mask_node(entry.node, ()) for key, entry in node.entries.items()}
+    return {key: _mask_node(entry.node, _inside(secrets, key)) for key, entry in node.entries.items()}
 
 
 def _inside(secrets: tuple[tuple[str, ...], ...], key: str) -> tuple[tuple[str, ...], ...]:
     return tuple(path[1:] for path in secrets if path and path[0] in (_ANY, key))
 
 
-def _original(node: Scalar) -> Any:
+def _source_value(node: Scalar) -> Any:
     return node.text if isinstance(node.value, str) else node.value
 
 
-def _masked(node: Scalar) -> Any:
+def _mask_scalar(node: Scalar) -> Any:
     """The secret's references, with all that stands between them masked."""
     references = [match.group() for match in REFERENCE.finditer(node.text) if match.group(1) is not None]
     if not references or not isinstance(node.value, str):

@@ -12,7 +12,7 @@ import httpx
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from gateway.config.sections.types import HowMany, says, text_schema, wants
+from gateway.config.sections.types import ListLength, invalid, invalid_value, text_schema
 
 _ADDRESS: Final = r"(?:\[[0-9A-Fa-f:.%A-Za-z]+\]|[A-Za-z0-9._-]*):[0-9]{1,5}"
 _ADDRESS_FORM: Final = "must be an address such as 127.0.0.1:8080, [::1]:8080 or :8080"
@@ -57,11 +57,11 @@ class Address(NamedTuple):
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         def read(value: object) -> Address:
             if not isinstance(value, str):
-                raise wants(_ADDRESS_FORM)
+                raise invalid_value(_ADDRESS_FORM)
             try:
                 return parse_address(value)
             except ValueError as exc:
-                raise wants(str(exc)) from exc
+                raise invalid_value(str(exc)) from exc
 
         return core_schema.no_info_plain_validator_function(read)
 
@@ -206,11 +206,11 @@ class _ListenRule:
     @staticmethod
     def _read(value: object) -> Address | UnixAddress:
         if not isinstance(value, str):
-            raise wants(_LISTEN_FORM)
+            raise invalid_value(_LISTEN_FORM)
         try:
             return parse_listen_address(value)
         except ValueError as exc:
-            raise wants(str(exc)) from exc
+            raise invalid_value(str(exc)) from exc
 
 
 class _OneOrMore:
@@ -226,9 +226,9 @@ class _OneOrMore:
     @staticmethod
     def _as_list(value: object) -> object:
         if value == []:
-            raise says("must name at least one address")
+            raise invalid("must name at least one address")
         if isinstance(value, list) and len(value) > _MAX_ADDRESSES:
-            raise says(f"must name at most {_MAX_ADDRESSES} addresses")
+            raise invalid(f"must name at most {_MAX_ADDRESSES} addresses")
         return value if isinstance(value, list) else [value]
 
 
@@ -290,14 +290,14 @@ class _NetworkRule:
     @staticmethod
     def _read(value: object) -> IPv4Network | IPv6Network:
         if not isinstance(value, str):
-            raise wants(_NETWORK_FORM)
+            raise invalid_value(_NETWORK_FORM)
         try:
             return parse_network(value)
         except HostBitsError as exc:
-            raise wants("must have no bits beyond its prefix", exc.hint) from exc
+            raise invalid_value("must have no bits beyond its prefix", exc.hint) from exc
         except ValueError as exc:
-            raise wants(str(exc)) from exc
+            raise invalid_value(str(exc)) from exc
 
 
 Network = Annotated[IPv4Network | IPv6Network, _NetworkRule()]
-Networks = Annotated[tuple[Network, ...], HowMany(0, _MAX_NETWORKS, "networks")]
+Networks = Annotated[tuple[Network, ...], ListLength(0, _MAX_NETWORKS, "networks")]

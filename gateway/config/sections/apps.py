@@ -12,7 +12,12 @@ from gateway.config.sections.authorization import Credentials, Signature
 from gateway.config.sections.fallback import FAILOVER_RESERVE, VERDICTS_BY_CAUSE, FailoverOn
 from gateway.config.sections.fields import BUDGET, IN_FLIGHT, REPEATS, MethodKey, Section
 from gateway.config.sections.rate_limit import RateLimit
-from gateway.config.sections.rest_client_config import CLIENT_CONFIG, RESPONSE_CHECK, ClientConfigPart, merged
+from gateway.config.sections.rest_client_config import (
+    CLIENT_CONFIG,
+    RESPONSE_CHECK,
+    ClientConfigPart,
+    merge_client_config,
+)
 from gateway.config.sections.rules import DefaultRules, OwnRules
 from gateway.config.sections.shadow import METHOD_SHADOW, SHADOW
 from gateway.config.sections.split import Failover, UpstreamChoice
@@ -315,7 +320,7 @@ class Settings(NamedTuple):
     """Part of the budget kept free for *failover*, where it is asked after a timeout."""
 
 
-def levels_of(
+def setting_levels(
     app: App, method: str | None, defaults: Defaults, hook_types: Mapping[str, MethodType] = NO_TYPES
 ) -> Iterator[tuple[tuple[str, ...], CommonMethod | Defaults]]:
     """The places that may set something for hooks of a method: of each setting, the first that has it counts.
@@ -348,17 +353,17 @@ def _ranked(
 ) -> tuple[tuple[bool, str], ...]:
     """An exact name, then globs, the longest first, then the type; of each, the app's before that of defaults."""
     found: list[tuple[bool, str]] = []
-    for mine, wider in zip(*(keys_of(keys).ranks(method, kind) for keys in (own, common)), strict=True):
+    for mine, wider in zip(*(compile_method_keys(keys).ranks(method, kind) for keys in (own, common)), strict=True):
         found += [(True, key) for key in mine]
         found += [(False, key) for key in wider]
     return tuple(found)
 
 
-keys_of: Final = lru_cache(1024)(MethodKeys)
+compile_method_keys: Final = lru_cache(1024)(MethodKeys)
 """The keys of a mapping, compiled: most apps have the same ones."""
 
 
-def settings_of(
+def merge_settings(
     app: App, method: str | None, defaults: Defaults, hook_types: Mapping[str, MethodType] = NO_TYPES
 ) -> Settings:
     """What comes of all levels; *method* is None for what the app says for all methods.
@@ -372,7 +377,7 @@ def settings_of(
     rules = app.rules or defaults.rules
     if rules and app.rules:
         rules += defaults.rules
-    client_config = merged(app.rest_client_config, defaults.rest_client_config, hook_types)
+    client_config = merge_client_config(app.rest_client_config, defaults.rest_client_config, hook_types)
     max_in_flight = app.max_in_flight or defaults.max_in_flight
     timeout = _first(levels, "timeout")
     fallback = _first(levels, "fallback")
@@ -411,7 +416,7 @@ def settings_of(
     )
 
 
-def settings_of_plain(every: Settings, app: App, method: str | None, defaults: Defaults) -> Settings:
+def plain_settings(every: Settings, app: App, method: str | None, defaults: Defaults) -> Settings:
     """The same for a method that no key under ``methods`` stands for: nearly what the app has for *every* method."""
     dedupe = None if every.static is not None else _dedupe((app, defaults), method)
     return every if dedupe == every.dedupe else every._replace(dedupe=dedupe)

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import ConfigDict, Field
 
 from gateway.config.sections.fields import Password, Section, SigningKey, Username
-from gateway.config.sections.types import HowMany, NotNull
+from gateway.config.sections.types import ListLength, NotNull
 
 MAX_KEYS: Final = 8
 
@@ -39,7 +39,7 @@ class Signature(Section):
         "pass: nothing is checked here, the header goes on for the backend to check. Default verify; with pass, "
         "whoever can connect is believed, unless the backend checks.",
     )
-    keys: Annotated[tuple[SigningKey, ...], HowMany(1, MAX_KEYS, "keys")] = Field(
+    keys: Annotated[tuple[SigningKey, ...], ListLength(1, MAX_KEYS, "keys")] = Field(
         default=(),
         description="The media server's rest_hook_secret_key; up to 8, so that a new one can be in place before the "
         "old one goes. Required to verify; best written as ${env:NAME} or ${file:/path}. Remove the old one "

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from gateway.config.sections.types import SAYS, OneOf, OneOrMany, says, text_schema, wants
+from gateway.config.sections.types import INVALID, OneOf, OneOrMany, invalid, invalid_value, text_schema
 from gateway.model.json_edit import Fields
 from gateway.model.verdicts import Cause, Fallback
 from gateway.policy.rest_client_config import FIXED
@@ -28,9 +28,11 @@ _fixed: Final = {name.lower(): name for name in FIXED}
 
 def _field(name: str) -> str:
     if not _is_field(name):
-        raise says("must be the name of a hook's field, such as callee: a letter, then at most 63 letters, digits or _")
+        raise invalid(
+            "must be the name of a hook's field, such as callee: a letter, then at most 63 letters, digits or _"
+        )
     if fixed := _fixed.get(name.lower()):
-        raise says(f"cannot be changed: the media server never takes {fixed} from an answer")
+        raise invalid(f"cannot be changed: the media server never takes {fixed} from an answer")
     return name
 
 
@@ -38,12 +40,12 @@ def _value(value: object) -> object:
     if isinstance(value, str):
         if len(value) <= _MAX_TEXT and _is_line(value):
             return value
-        raise says(f"must be one line of at most {_MAX_TEXT} characters")
+        raise invalid(f"must be one line of at most {_MAX_TEXT} characters")
     if isinstance(value, bool):
         return value
     if isinstance(value, int | float) and -_LARGEST <= value <= _LARGEST:  # which no nan is
         return value
-    raise wants('must be text such as "1000", a number, true or false')
+    raise invalid_value('must be text such as "1000", a number, true or false')
 
 
 class FallbackRule:
@@ -58,7 +60,7 @@ class FallbackRule:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         cause = core_schema.custom_error_schema(
             core_schema.literal_schema(self._CAUSES),
-            custom_error_type=SAYS,
+            custom_error_type=INVALID,
             custom_error_message="{text}",
             custom_error_context={"text": f"unknown cause; there are {', '.join(self._CAUSES)}"},
         )
@@ -104,16 +106,16 @@ class FallbackRule:
         if value == "allow":
             return self._ALLOW
         if not isinstance(value, dict):
-            raise wants(self.form)
+            raise invalid_value(self.form)
         return value
 
     def _verdict(self, value: object, changed: core_schema.ValidatorFunctionWrapHandler) -> object:
         if isinstance(value, str) and value in self._VERDICTS:
             return value
         if not isinstance(value, dict):
-            raise wants(self._VERDICT)
+            raise invalid_value(self._VERDICT)
         if "allow" not in value:
-            raise says(self._VERDICT)
+            raise invalid(self._VERDICT)
         return changed(value)["allow"]
 
     @staticmethod
@@ -137,9 +139,9 @@ class FallbackRule:
 
 def _fields(value: object, fields: core_schema.ValidatorFunctionWrapHandler) -> Fields:
     if not isinstance(value, dict):
-        raise wants('must be a mapping of fields to what they are to be, such as {callee: "1000"}')
+        raise invalid_value('must be a mapping of fields to what they are to be, such as {callee: "1000"}')
     if not 1 <= len(value) <= MAX_FIELDS:
-        raise says(f"must hold 1 to {MAX_FIELDS} fields; allow by itself gives the hook back as it came")
+        raise invalid(f"must hold 1 to {MAX_FIELDS} fields; allow by itself gives the hook back as it came")
     return Fields(fields(value))
 
 
@@ -169,7 +171,7 @@ class _ReserveRule:
         if isinstance(value, str) and _is_percent(value):
             share = float(value[:-1]) / 100
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= self._MOST:
-            raise wants(self.form)
+            raise invalid_value(self.form)
         return float(share)
 
 

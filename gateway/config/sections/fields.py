@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from gateway.config.sections.addresses import parse_authority
-from gateway.config.sections.types import Checked, DurationIn, Secret, SecretRule, Text, WholeNumber, says
+from gateway.config.sections.types import Checked, DurationIn, Secret, SecretRule, Text, WholeNumber, invalid
 
 
 class Section(BaseModel):
@@ -129,7 +129,7 @@ class _HeadersRule:
     @staticmethod
     def _distinct(headers: dict[str, Secret]) -> dict[str, Secret]:
         if len({name.lower() for name in headers}) < len(headers):
-            raise says("must name each header once: upper and lower case do not differ")
+            raise invalid("must name each header once: upper and lower case do not differ")
         return headers
 
 

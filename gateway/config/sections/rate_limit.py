@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from gateway.config.sections.types import text_schema, wants
+from gateway.config.sections.types import invalid_value, text_schema
 from gateway.policy.rate_limit import FORM, PATTERN, Rate, parse_rate
 
 UNLIMITED: Final = "off"
@@ -30,12 +30,12 @@ class _RateRule:
         if value == UNLIMITED:
             return UNLIMITED
         if not isinstance(value, str):
-            raise wants(self.form)
+            raise invalid_value(self.form)
         try:
             return parse_rate(value)
         except ValueError as exc:
             text = str(exc)
-            raise wants(self.form if text == FORM else text) from exc
+            raise invalid_value(self.form if text == FORM else text) from exc
 
 
 RateLimit = Annotated[Rate | Literal["off"] | None, _RateRule()]

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from gateway.config.sections.fields import Section
 from gateway.config.sections.tls import FilePath, absolute_path
-from gateway.config.sections.types import Fraction, HowMany, ReadAs, SizeIn, Text, TrueOrFalse, WholeNumber
+from gateway.config.sections.types import Fraction, ListLength, ReadAs, SizeIn, Text, TrueOrFalse, WholeNumber
 from gateway.recording import FILES, MASKED, RecordSettings
 from gateway.recording.files import BEGINS, DIGITS, is_recording
 
@@ -51,7 +51,7 @@ class Record(Section):
         description=f"How many files are kept, the current one counted. Default {FILES}; the oldest is deleted, so all "
         "together take at most files times max_size.",
     )
-    mask: Annotated[tuple[FieldName, ...], HowMany(0, MAX_MASKED, "fields")] = Field(
+    mask: Annotated[tuple[FieldName, ...], ListLength(0, MAX_MASKED, "fields")] = Field(
         default=MASKED,
         description="Fields whose values are replaced by pseudonyms, the same for the same value within a file, so "
         "that a replay still matches up. Default caller and callee; an empty list writes phone numbers out.",

@@ -10,7 +10,7 @@ from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from gateway.config.sections.fields import MethodKey, Section
-from gateway.config.sections.types import NotNull, OneOf, ReadAs, Text, says
+from gateway.config.sections.types import NotNull, OneOf, ReadAs, Text, invalid
 from gateway.model.hooks import PLAY_HLS, MethodType, method_type
 from gateway.policy.method_keys import MethodKeys, is_name, known_methods
 from gateway.policy.repair import ResponseCheck
@@ -48,7 +48,7 @@ class _WantedRule:
         for name, value in fields.items():
             values = KNOWN_FIELDS.get(name, ())
             if values and value not in values:
-                raise says(f"must have a {name} that is {' or '.join(values)}")
+                raise invalid(f"must have a {name} that is {' or '.join(values)}")
         return fields
 
 
@@ -92,7 +92,7 @@ _Items = tuple[tuple[str, _Item], ...]
 _DEFAULT: Final = ClientConfig()
 
 
-def merged(
+def merge_client_config(
     own: ClientConfigPart | None, wider: ClientConfigPart | None, hook_types: Mapping[str, MethodType] | None = None
 ) -> ClientConfig:
     """What both levels come to, mode and methods each for itself, globs and types written out."""
@@ -103,10 +103,10 @@ def merged(
     methods = wider.methods if own.methods is None else own.methods
     if methods is None:
         return ClientConfig(mode, _DEFAULT.methods)
-    return ClientConfig(mode, methods if all(map(is_name, methods)) else _written_out(methods, hook_types or {}))
+    return ClientConfig(mode, methods if all(map(is_name, methods)) else _expand(methods, hook_types or {}))
 
 
-def _written_out(
+def _expand(
     methods: Mapping[str, Mapping[str, str]], hook_types: Mapping[str, MethodType]
 ) -> Mapping[str, Mapping[str, str]]:
     return _expanded(tuple((key, tuple(fields.items())) for key, fields in methods.items()), tuple(hook_types.items()))

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from gateway.config.sections.addresses import Address, ListenAddresses, Networks
-from gateway.config.sections.apps import App, Defaults, Settings, levels_of, settings_of, settings_of_plain
+from gateway.config.sections.apps import App, Defaults, Settings, merge_settings, plain_settings, setting_levels
 from gateway.config.sections.fields import IN_FLIGHT, UNKNOWN_APP, AppName, MethodName, Section, Token, UpstreamName
 from gateway.config.sections.recording import RECORD
 from gateway.config.sections.tls import ServerTls
@@ -210,9 +210,9 @@ class Config(Section):
         "refusal means.",
     )
 
-    def inherited(self, method: str | None = None) -> Settings:
+    def inherited_settings(self, method: str | None = None) -> Settings:
         """What applies to an app that sets nothing of its own; *method* as for ``settings``."""
-        return settings_of(App(), method, self.defaults, self.hook_types)
+        return merge_settings(App(), method, self.defaults, self.hook_types)
 
     def settings(self, app: str, method: str | None) -> Settings:
         """What applies to a hook of the app at key *app*, of all levels that say something of its method.
@@ -220,18 +220,18 @@ class Config(Section):
         *method* may be any name, configured or not; or a glob or a type, for what such a key comes to; None stands for
         what is said of all methods. Raises KeyError where ``apps`` has no such key.
         """
-        return settings_of(self.apps[app], method, self.defaults, self.hook_types)
+        return merge_settings(self.apps[app], method, self.defaults, self.hook_types)
 
-    def settings_of_plain(self, app: str, method: str | None, every: Settings) -> Settings:
+    def plain_settings(self, app: str, method: str | None, every: Settings) -> Settings:
         """The same where no key under ``methods`` stands for the method, out of what holds for *every* one: quicker."""
-        return settings_of_plain(every, self.apps[app], method, self.defaults)
+        return plain_settings(every, self.apps[app], method, self.defaults)
 
-    def origin(self, app: str, method: str | None, key: str) -> str:
+    def setting_path(self, app: str, method: str | None, key: str) -> str:
         """Which part of the file sets *key* for these hooks, as a path; empty where none does.
 
         Raises KeyError where ``apps`` has no such key.
         """
-        for path, section in levels_of(self.apps[app], method, self.defaults, self.hook_types):
+        for path, section in setting_levels(self.apps[app], method, self.defaults, self.hook_types):
             if key in section.model_fields_set:
                 return path_text((*path, key) if path[:1] == ("defaults",) else ("apps", app, *path, key))
         return ""

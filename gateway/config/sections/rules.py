@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandl
 from pydantic_core import CoreSchema, core_schema
 
 from gateway.config.sections.fields import UPSTREAM_REFERENCE, Section
-from gateway.config.sections.types import HowMany, OneOf, OneOrMany, ReadAs, Text, says, wants
+from gateway.config.sections.types import ListLength, OneOf, OneOrMany, ReadAs, Text, invalid, invalid_value
 from gateway.model.verdicts import Verdict
 from gateway.policy.rules.globs import is_glob, is_prefix
 from gateway.policy.rules.matcher import Rule, Windows, parse_windows
@@ -65,11 +65,11 @@ class _WindowsRule:
 
     def _read(self, value: object) -> Windows:
         if not isinstance(value, str):
-            raise wants(self.form)
+            raise invalid_value(self.form)
         try:
             return parse_windows(value)
         except ValueError as exc:
-            raise wants(str(exc)) from exc
+            raise invalid_value(str(exc)) from exc
 
 
 class RuleSection(Section):
@@ -133,9 +133,9 @@ def _rule(
     upstream: str | None,
 ) -> Rule:
     if (verdict is None) == (upstream is None):
-        raise says("must have a verdict or an upstream" + ("" if verdict is None else ": one of them, not both"))
+        raise invalid("must have a verdict or an upstream" + ("" if verdict is None else ": one of them, not both"))
     if caller is None and callee is None and methods is None and time is None:
-        raise says("must have a condition: caller, callee, methods or time")
+        raise invalid("must have a condition: caller, callee, methods or time")
     return Rule(name or "", caller or (), callee or (), methods or (), time, verdict, upstream)
 
 
@@ -155,7 +155,7 @@ class RuleList:
     def _named(self, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
         globs = (glob for rule in rules for glob in (*rule.caller, *rule.callee))
         if sum(is_glob(glob) and not is_prefix(glob) for glob in globs) > MAX_SLOW:
-            raise says(f"must hold at most {MAX_SLOW} numbers with a ? or with a * that is not at their end")
+            raise invalid(f"must hold at most {MAX_SLOW} numbers with a ? or with a * that is not at their end")
         return tuple(
             rule if rule.name else rule._replace(name=f"{self.prefix}rules[{index}]")
             for index, rule in enumerate(rules)
@@ -163,6 +163,6 @@ class RuleList:
 
 
 _ITEMS = tuple[Annotated[Rule, ReadAs(RuleSection, _rule)], ...]
-_RULES: Final = Annotated[_ITEMS, HowMany(0, MAX_RULES, "rules")]
+_RULES: Final = Annotated[_ITEMS, ListLength(0, MAX_RULES, "rules")]
 OwnRules = Annotated[_ITEMS, RuleList()]
 DefaultRules = Annotated[_ITEMS, RuleList("defaults.")]

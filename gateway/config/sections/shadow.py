@@ -8,7 +8,7 @@ from pydantic import Field
 
 from gateway.config.sections.fields import UPSTREAM_REFERENCE, Section
 from gateway.config.sections.rules import METHODS, MethodGlob
-from gateway.config.sections.types import Fraction, HowMany, ReadAs, Text
+from gateway.config.sections.types import Fraction, ListLength, ReadAs, Text
 from gateway.policy.comparison import Compare
 from gateway.policy.shadow import DEFAULT_METHODS, ShadowSettings
 
@@ -43,7 +43,7 @@ class MethodShadow(Section):
         description="verdict: yes or no only; body: the values of the answers' fields too. Default verdict; with body, "
         "name under ignore what differs from answer to answer, such as a time.",
     )
-    ignore: Annotated[frozenset[FieldPath], HowMany(0, MAX_IGNORED, "fields")] = Field(
+    ignore: Annotated[frozenset[FieldPath], ListLength(0, MAX_IGNORED, "fields")] = Field(
         default=frozenset(),
         description="Fields, or dotted paths of fields, that may differ. Default none; whatever stands here can be "
         "wrong without being told.",

@@ -8,7 +8,7 @@ from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from gateway.config.sections.fields import UPSTREAM_REFERENCE, Section, is_upstream_reference
-from gateway.config.sections.types import HowMany, OneOrMany, ReadAs, WholeNumber, wants
+from gateway.config.sections.types import ListLength, OneOrMany, ReadAs, WholeNumber, invalid_value
 from gateway.policy.split import Share
 
 MAX_SHARES: Final = 16
@@ -29,7 +29,7 @@ class ShareSection(Section):
 
 
 _SHARES: Final = Annotated[
-    tuple[Annotated[Share, ReadAs(ShareSection, Share)], ...], HowMany(2, MAX_SHARES, "upstreams with their weights")
+    tuple[Annotated[Share, ReadAs(ShareSection, Share)], ...], ListLength(2, MAX_SHARES, "upstreams with their weights")
 ]
 
 
@@ -50,10 +50,10 @@ class _UpstreamRule:
     def _read(self, value: object, shares: core_schema.ValidatorFunctionWrapHandler) -> Any:
         if isinstance(value, str):
             if not is_upstream_reference(value):
-                raise wants(UPSTREAM_REFERENCE.form)
+                raise invalid_value(UPSTREAM_REFERENCE.form)
             return value
         if not isinstance(value, list):
-            raise wants(self.form)
+            raise invalid_value(self.form)
         return shares(value)
 
 

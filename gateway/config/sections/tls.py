@@ -13,10 +13,10 @@ from pydantic_core import CoreSchema, core_schema
 
 from gateway.config.sections.addresses import find_unfit_for_path, is_host
 from gateway.config.sections.fields import Section
-from gateway.config.sections.types import Checked, NotNull, says, text_schema, wants
-from gateway.config.source.files import ReadError, refuse_unreadable
+from gateway.config.sections.types import Checked, NotNull, invalid, invalid_value, text_schema
+from gateway.config.source.files import ReadError, check_readable
 from gateway.config.source.problems import quote
-from gateway.http.tls.pem_files import held_still
+from gateway.http.tls.pem_files import snapshot_files
 
 MAX_FILE: Final = 4 * 1024 * 1024
 """Bytes; a whole system's authorities take a quarter of a megabyte."""
@@ -25,7 +25,7 @@ _PATH_FORM: Final = "must be the path of a file: absolute, or from the directory
 _CONTEXT: Final = "directory"
 
 
-def context_of(directory: str) -> dict[str, str]:
+def validation_context(directory: str) -> dict[str, str]:
     """The validation context in which relative paths start at *directory*."""
     return {_CONTEXT: directory}
 
@@ -56,7 +56,7 @@ class _FilePathRule:
         try:
             return absolute_path(value, directory)
         except ValueError as exc:
-            raise says(str(exc)) from exc
+            raise invalid(str(exc)) from exc
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class _VersionRule:
     def _read(self, value: object) -> str:
         text = str(value) if isinstance(value, float) else value
         if not isinstance(text, str) or text not in self.versions:
-            raise wants(self.form)
+            raise invalid_value(self.form)
         return text
 
 
@@ -210,7 +210,7 @@ class TlsFiles:
 
 def _unreadable(path: str) -> str | None:
     try:
-        refuse_unreadable(path, MAX_FILE, "4 MiB")
+        check_readable(path, MAX_FILE, "4 MiB")
     except ReadError as exc:
         return f"the file cannot be read: {exc}"
     return None
@@ -219,7 +219,7 @@ def _unreadable(path: str) -> str | None:
 def _no_certificate(path: str) -> str | None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        with held_still((path,)) as (file,):
+        with snapshot_files((path,)) as (file,):
             context.load_verify_locations(cafile=file)
     except OSError:  # SSLError among them, with OpenSSL's words for programmers
         return "the file holds no certificate in PEM form"
@@ -231,7 +231,7 @@ def _misfit(certificate: str, key: str, is_weak_fine: bool) -> tuple[str, str] |
     if is_weak_fine:  # whoever speaks TLS 1.0 has certificates of that time
         context.set_ciphers("DEFAULT:@SECLEVEL=0")
     try:
-        with held_still((certificate, key)) as (chain, private):
+        with snapshot_files((certificate, key)) as (chain, private):
             assert chain is not None
             context.load_cert_chain(chain, private, password=_ask_nobody)
     except _EncryptedError:

@@ -19,32 +19,32 @@ from typing import Any, Final
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-WANTS: Final = "wants"
+INVALID_VALUE: Final = "invalid_value"
 """Type of an error whose text continues with ``, not VALUE``."""
-SAYS: Final = "says"
+INVALID: Final = "invalid"
 """Type of an error whose text is complete."""
 _TEXT: Final = "{text}"
 
 REFERENCE_PATTERN: Final = r"[$][{]"
 
 
-def wants(text: str, hint: str = "") -> PydanticCustomError:
+def invalid_value(text: str, hint: str = "") -> PydanticCustomError:
     """An error that says what the value must be; what it is instead is added later.
 
     The *hint* is made of the value, and follows the text unless a reference brings that value in.
     """
-    return PydanticCustomError(WANTS, _TEXT, {"text": text, "hint": hint})
+    return PydanticCustomError(INVALID_VALUE, _TEXT, {"text": text, "hint": hint})
 
 
-def says(text: str) -> PydanticCustomError:
+def invalid(text: str) -> PydanticCustomError:
     """An error that says all there is to say."""
-    return PydanticCustomError(SAYS, _TEXT, {"text": text})
+    return PydanticCustomError(INVALID, _TEXT, {"text": text})
 
 
-def wanting(schema: CoreSchema, text: str) -> CoreSchema:
+def with_message(schema: CoreSchema, text: str) -> CoreSchema:
     """A schema that has one message for whatever is wrong."""
     return core_schema.custom_error_schema(
-        schema, custom_error_type=WANTS, custom_error_message=_TEXT, custom_error_context={"text": text}
+        schema, custom_error_type=INVALID_VALUE, custom_error_message=_TEXT, custom_error_context={"text": text}
     )
 
 
@@ -119,15 +119,15 @@ class DurationIn:
 
         def read(value: object) -> float | None:
             if not isinstance(value, str):
-                raise wants(form)
+                raise invalid_value(form)
             if self.off and value == "off":
                 return None
             try:
                 seconds = parse_duration(value)
             except ValueError as exc:
-                raise wants(form) from exc
+                raise invalid_value(form) from exc
             if not low <= seconds <= high:
-                raise wants(f"must be between {self.low} and {self.high}")
+                raise invalid_value(f"must be between {self.low} and {self.high}")
             return seconds
 
         return core_schema.no_info_plain_validator_function(read)
@@ -159,9 +159,9 @@ class SizeIn:
             except ValueError:
                 size = None
             if size is None:
-                raise wants("must be a size such as 64KiB or 1MiB")
+                raise invalid_value("must be a size such as 64KiB or 1MiB")
             if not low <= size <= high:
-                raise wants(f"must be between {self.low} and {self.high}")
+                raise invalid_value(f"must be between {self.low} and {self.high}")
             return size
 
         return core_schema.no_info_plain_validator_function(read)
@@ -189,7 +189,7 @@ class WholeNumber:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         schema = core_schema.int_schema(strict=True, ge=self.low, le=self.high)
-        return wanting(schema, f"must be a whole number from {self.low} to {self.high}")
+        return with_message(schema, f"must be a whole number from {self.low} to {self.high}")
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ class NumberIn:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         schema = core_schema.float_schema(strict=True, ge=self.low, le=self.high, allow_inf_nan=False)
-        return wanting(schema, self.form)
+        return with_message(schema, self.form)
 
 
 class Fraction:
@@ -230,7 +230,7 @@ class Fraction:
         elif isinstance(value, str) and _is_percent(value):
             share = float(value[:-1]) / 100
         if not 0 < share <= 1:
-            raise wants(self.form)
+            raise invalid_value(self.form)
         return float(share)
 
 
@@ -248,7 +248,7 @@ class Processes:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         number = core_schema.int_schema(strict=True, ge=1, le=self.high)
         return core_schema.no_info_before_validator_function(
-            self._count, wanting(number, f"must be a whole number from 1 to {self.high}, or auto")
+            self._count, with_message(number, f"must be a whole number from 1 to {self.high}, or auto")
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
@@ -269,7 +269,7 @@ class TrueOrFalse:
     form: Final = "must be true or false"
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return wanting(core_schema.bool_schema(strict=True), self.form)
+        return with_message(core_schema.bool_schema(strict=True), self.form)
 
 
 @dataclass(frozen=True)
@@ -300,7 +300,7 @@ class ReadAs:
             if isinstance(value, str) and value in words:
                 return words[value]
             if not isinstance(value, dict):
-                raise wants(self.form)
+                raise invalid_value(self.form)
             return self.into(**dict(keys(value)))
 
         return core_schema.no_info_wrap_validator_function(
@@ -335,7 +335,7 @@ class Text:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         schema = core_schema.str_schema(pattern=self.pattern, max_length=self.max_length, strict=True)
-        return wanting(schema, self.form)
+        return with_message(schema, self.form)
 
 
 @dataclass(frozen=True)
@@ -352,7 +352,7 @@ class OneOf:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         schema = core_schema.literal_schema(list(self.members))
-        return wanting(schema, self.form)
+        return with_message(schema, self.form)
 
 
 @dataclass(frozen=True)
@@ -372,11 +372,11 @@ class Checked:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         def check(value: object) -> str:
             if not isinstance(value, str):
-                raise wants(self.form)
+                raise invalid_value(self.form)
             try:
                 return self.read(value)
             except ValueError as exc:
-                raise says(str(exc)) from exc
+                raise invalid(str(exc)) from exc
 
         return core_schema.no_info_plain_validator_function(check)
 
@@ -385,7 +385,7 @@ class Checked:
 
 
 @dataclass(frozen=True)
-class HowMany:
+class ListLength:
     """Annotates ``tuple[X, ...]``: a list of so many items; *items* is their name in the plural."""
 
     low: int
@@ -403,7 +403,7 @@ class HowMany:
         """The list as it came. Raises the error that says how many items there may be."""
         if isinstance(value, list) and not self.low <= len(value) <= self.high:
             bounds = f"{self.low} to {self.high}" if self.low else f"at most {self.high}"
-            raise says(f"must hold {bounds} {self.items}")
+            raise invalid(f"must hold {bounds} {self.items}")
         return value
 
 
@@ -429,7 +429,7 @@ class OneOrMany:
     def _as_list(self, value: object) -> object:
         if not isinstance(value, list):
             return [value]
-        return HowMany(self.low, self.high, self.items).bounded(value)
+        return ListLength(self.low, self.high, self.items).bounded(value)
 
 
 class NotNull:
@@ -477,7 +477,7 @@ class Secret:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        text = wanting(core_schema.str_schema(strict=True), "must be text (in quotes if it looks like a number)")
+        text = with_message(core_schema.str_schema(strict=True), "must be text (in quotes if it looks like a number)")
         return core_schema.no_info_after_validator_function(cls, text, serialization=core_schema.to_string_ser_schema())
 
 
@@ -492,7 +492,7 @@ class SecretRule:
             try:
                 self.check(secret.reveal())
             except ValueError as exc:
-                raise says(str(exc)) from exc
+                raise invalid(str(exc)) from exc
             return secret
 
         return core_schema.no_info_after_validator_function(apply, handler(source))

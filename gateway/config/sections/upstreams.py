@@ -20,7 +20,7 @@ from gateway.config.sections.types import (
     TrueOrFalse,
     WholeNumber,
     format_duration,
-    says,
+    invalid,
 )
 from gateway.policy.breaker import BreakerSettings
 from gateway.policy.retry import Retry, RetryOn
@@ -131,20 +131,20 @@ class _TargetsRule:
             if "url" not in info.data:  # it is wrong, which has been said
                 return [{"url": "http://unknown"}]
             if info.data["url"] is None:
-                raise says("must have a url, or targets")
+                raise invalid("must have a url, or targets")
             return [{"url": info.data["url"]}]
         if info.data.get("url", "") is not None:
-            raise says("stand beside a url: an upstream has one or the other")
+            raise invalid("stand beside a url: an upstream has one or the other")
         if value == []:
-            raise says("must name at least one target")
+            raise invalid("must name at least one target")
         if isinstance(value, list) and len(value) > MAX_TARGETS:
-            raise says(f"must name at most {MAX_TARGETS} targets")
+            raise invalid(f"must name at most {MAX_TARGETS} targets")
         return value
 
     @staticmethod
     def _with_a_first_choice(targets: tuple[Target, ...]) -> tuple[Target, ...]:
         if all(target.backup for target in targets):
-            raise says("must name a target that is no backup")
+            raise invalid("must name a target that is no backup")
         return targets
 
 

@@ -83,7 +83,7 @@ class Mapping:
 Node = Scalar | Sequence | Mapping
 
 
-def is_brought_in(node: Node | None) -> bool:
+def is_from_reference(node: Node | None) -> bool:
     """Whether a reference brings in the value, or a part of it: what it stands for must be in no message."""
     return isinstance(node, Scalar) and isinstance(node.value, str) and node.value != node.text
 
@@ -108,7 +108,7 @@ class Document:
         """The node at a key path, or None."""
         node: Node | None = self.root
         for segment in path:
-            node = _child(node, segment)
+            node = _child_node(node, segment)
         return node
 
     def position(self, path: Path) -> tuple[int, int]:
@@ -118,7 +118,7 @@ class Document:
         for segment in path:
             if isinstance(node, Mapping) and isinstance(segment, str) and segment in node.entries:
                 line, column, node = node.entries[segment]
-            elif (child := _child(node, segment)) is not None:
+            elif (child := _child_node(node, segment)) is not None:
                 node = child
                 line, column = node.line, node.column
             else:
@@ -132,17 +132,17 @@ class Document:
 
     def plain(self) -> dict[str, Any]:
         """The whole as dictionaries, lists and values, references expanded."""
-        data: dict[str, Any] = _plain(self.root)
+        data: dict[str, Any] = _plain_value(self.root)
         return data
 
 
 def parse(text: str, file: str) -> Document:
     """Read a configuration's text. Raises ConfigError where no tree can be made of it."""
-    _refuse_unprintable(text, file)
+    _reject_unprintable(text, file)
     builder = _Builder(file)
     try:
         for event in yaml.parse(text, Loader=_LOADER):
-            builder.take(event)
+            builder.add(event)
     except yaml.YAMLError as exc:
         unreadable = _syntax_problem(exc, file)
     else:
@@ -160,7 +160,7 @@ def _syntax_problem(exc: yaml.YAMLError, file: str) -> Problem:
     return Problem(file, line, column, "", f"not valid YAML: {said}" if said else "not valid YAML")
 
 
-def _refuse_unprintable(text: str, file: str) -> None:
+def _reject_unprintable(text: str, file: str) -> None:
     if found := _find_unprintable(text):
         at = found.start()
         line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
@@ -168,7 +168,7 @@ def _refuse_unprintable(text: str, file: str) -> None:
         raise ConfigError([Problem(file, line, column, "", message)])
 
 
-def _child(node: Node | None, segment: str | int) -> Node | None:
+def _child_node(node: Node | None, segment: str | int) -> Node | None:
     if isinstance(node, Mapping) and isinstance(segment, str):
         entry = node.entries.get(segment)
         return entry.node if entry else None
@@ -177,14 +177,14 @@ def _child(node: Node | None, segment: str | int) -> Node | None:
     return None
 
 
-def _plain(node: Node) -> Any:
+def _plain_value(node: Node) -> Any:
     # Recursion is safe: the tree is at most MAX_DEPTH deep, aliases included.
     if type(node) is Mapping:
         return {
-            key: child.value if type(child := entry[2]) is Scalar else _plain(child)
+            key: child.value if type(child := entry[2]) is Scalar else _plain_value(child)
             for key, entry in node.entries.items()
         }
-    return node.value if isinstance(node, Scalar) else [_plain(item) for item in node.items]  # type: ignore[union-attr]
+    return node.value if isinstance(node, Scalar) else [_plain_value(item) for item in node.items]  # type: ignore[union-attr]
 
 
 def resolve(text: str) -> str | bool | float | None:
@@ -241,7 +241,7 @@ class _Builder:
         self._documents = 0
         self._expander = Expander()
 
-    def take(self, event: Any) -> None:
+    def add(self, event: Any) -> None:
         kind = type(event)
         if kind is yaml.ScalarEvent:
             self._scalar(event)
@@ -256,7 +256,7 @@ class _Builder:
         elif kind is yaml.DocumentStartEvent:
             self._documents += 1
             if self._documents > 1:
-                self._give_up(event, "a second YAML document begins here; a configuration is one document")
+                self._fail(event, "a second YAML document begins here; a configuration is one document")
 
     def document(self) -> Document:
         root = self._root
@@ -272,7 +272,7 @@ class _Builder:
     def _scalar(self, event: Any) -> None:
         self._count_nodes(event, 1)
         if event.tag is not None:
-            self._refuse_tag(event)
+            self._reject_tag(event)
         mark = event.start_mark
         line, column = mark.line + 1, mark.column + 1
         text: str = event.value
@@ -300,11 +300,11 @@ class _Builder:
     def _open(self, event: Any, node: Sequence | Mapping) -> None:
         self._count_nodes(event, 1)
         if event.tag is not None:
-            self._refuse_tag(event)
+            self._reject_tag(event)
         if self._awaits_key():
-            self._give_up(event, "a key must be a single value, not a list or a mapping")
+            self._fail(event, "a key must be a single value, not a list or a mapping")
         if len(self._stack) >= MAX_DEPTH:
-            self._give_up(event, f"nested more than {MAX_DEPTH} levels deep")
+            self._fail(event, f"nested more than {MAX_DEPTH} levels deep")
         self._stack.append(_Frame(node, event.anchor, self._count - 1))
         if event.anchor is not None:
             self._anchors[event.anchor] = _Anchor(None, 0, 0)
@@ -324,15 +324,15 @@ class _Builder:
     def _alias(self, event: Any) -> None:
         anchor = self._anchors.get(event.anchor)
         if anchor is None:
-            self._give_up(event, f"the alias *{event.anchor[:60]} has no anchor before it")
+            self._fail(event, f"the alias *{event.anchor[:60]} has no anchor before it")
         if anchor.node is None:
-            self._give_up(event, f"the alias *{event.anchor[:60]} stands inside its own anchor")
+            self._fail(event, f"the alias *{event.anchor[:60]} stands inside its own anchor")
         self._count_nodes(event, anchor.size)
         if len(self._stack) + anchor.height > MAX_DEPTH:
-            self._give_up(event, f"nested more than {MAX_DEPTH} levels deep")
+            self._fail(event, f"nested more than {MAX_DEPTH} levels deep")
         if self._awaits_key():
             if not isinstance(anchor.node, Scalar):
-                self._give_up(event, "a key must be a single value, not a list or a mapping")
+                self._fail(event, "a key must be a single value, not a list or a mapping")
             frame = self._stack[-1]
             frame.key, frame.merging = anchor.node.text, False
             frame.line, frame.column = event.start_mark.line + 1, event.start_mark.column + 1
@@ -381,9 +381,9 @@ class _Builder:
     def _count_nodes(self, event: Any, size: int) -> None:
         self._count += size
         if self._count > MAX_NODES:
-            self._give_up(event, f"more than {MAX_NODES:,} values, aliases counted as what they stand for")
+            self._fail(event, f"more than {MAX_NODES:,} values, aliases counted as what they stand for")
 
-    def _refuse_tag(self, event: Any) -> None:
+    def _reject_tag(self, event: Any) -> None:
         tag = event.tag.replace("tag:yaml.org,2002:", "!!", 1)
         mark = event.start_mark
         self._report(mark.line + 1, mark.column + 1, f"the tag {quote(tag)} is not allowed: remove it")
@@ -398,7 +398,7 @@ class _Builder:
         if len(self.problems) > MAX_PROBLEMS:
             raise ConfigError(self.problems)
 
-    def _give_up(self, event: Any, message: str) -> NoReturn:
+    def _fail(self, event: Any, message: str) -> NoReturn:
         mark = event.start_mark
         self.problems.append(Problem(self._file, mark.line + 1, mark.column + 1, "", message))
         raise ConfigError(self.problems)

@@ -23,7 +23,7 @@ def read_text(path: str | os.PathLike[str], limit: int, size_text: str) -> str:
 
 def read_bytes(path: str | os.PathLike[str], limit: int, size_text: str) -> bytes:
     """A regular file's bytes, at most *limit*; the size is looked at before the content. Raises ReadError."""
-    with _opened(path, limit, size_text) as descriptor, open(descriptor, "rb", closefd=False) as file:
+    with _open_regular(path, limit, size_text) as descriptor, open(descriptor, "rb", closefd=False) as file:
         data = file.read(limit + 1)
     if data is None:  # some files of /proc and /sys are regular ones, and wait as a pipe does
         raise ReadError("nothing can be read from it now")
@@ -32,19 +32,19 @@ def read_bytes(path: str | os.PathLike[str], limit: int, size_text: str) -> byte
     return data
 
 
-def refuse_unreadable(path: str, limit: int, size_text: str) -> None:
+def check_readable(path: str, limit: int, size_text: str) -> None:
     """Raises ReadError where ``read_text`` would, but for what the file holds."""
-    with _opened(path, limit, size_text):
+    with _open_regular(path, limit, size_text):
         pass
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str], limit: int, size_text: str) -> Iterator[int]:
+def _open_regular(path: str | os.PathLike[str], limit: int, size_text: str) -> Iterator[int]:
     try:
         # O_NONBLOCK: opening a pipe that nobody writes to would otherwise wait for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            _refuse_by_status(os.fstat(descriptor), limit, size_text)
+            _check_status(os.fstat(descriptor), limit, size_text)
             yield descriptor
         finally:
             os.close(descriptor)
@@ -53,7 +53,7 @@ def _opened(path: str | os.PathLike[str], limit: int, size_text: str) -> Iterato
         raise ReadError((reason or "it has no valid name").lower()) from exc
 
 
-def _refuse_by_status(status: os.stat_result, limit: int, size_text: str) -> None:
+def _check_status(status: os.stat_result, limit: int, size_text: str) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise ReadError("it is a directory")
     if not stat.S_ISREG(status.st_mode):

@@ -83,7 +83,7 @@ def quote(text: str, limit: int = MAX_QUOTED) -> str:
     return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in quoted)
 
 
-def in_words(exc: Exception) -> str:
+def describe_defect(exc: Exception) -> str:
     """What is said of a value whose check, or whose use, fails in an unforeseen way.
 
     The exception's own words are left out, since they may quote a secret.
@@ -93,13 +93,13 @@ def in_words(exc: Exception) -> str:
     return f"cannot be used ({type(exc).__name__}{place}); {DEFECT}"
 
 
-class Speller:
+class NameSuggester:
     """Finds the name that was probably meant; bounded, so that a file of typing errors costs no minutes."""
 
     def __init__(self) -> None:
         self._comparisons_left = _MAX_COMPARISONS
 
-    def hint(self, word: str, candidates: Collection[str]) -> str:
+    def suggest(self, word: str, candidates: Collection[str]) -> str:
         """``; did you mean "…"?`` for the nearest candidate, or nothing."""
         if not word or len(word) > MAX_QUOTED or len(candidates) > self._comparisons_left:
             return ""

@@ -10,7 +10,7 @@ from gateway.http.client.errors import (
     ExchangeError,
     QueueTimedOut,
 )
-from gateway.http.client.pool import Pool, Terms
+from gateway.http.client.pool import Pool, RequestOptions
 from gateway.http.client.resolver import Resolver
 from gateway.http.client.transport import Transport, TransportSettings
 
@@ -24,8 +24,8 @@ __all__ = [
     "ExchangeError",
     "Pool",
     "QueueTimedOut",
+    "RequestOptions",
     "Resolver",
-    "Terms",
     "Transport",
     "TransportSettings",
 ]

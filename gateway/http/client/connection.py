@@ -17,7 +17,7 @@ import msgspec
 
 from gateway.http.client.errors import AnswerTimedOut, BadAnswer, ConnectionLost, ExchangeError, too_late
 from gateway.http.client.fast_path import plain_answer
-from gateway.http.timer import Alarm
+from gateway.http.timer import ResettableTimer
 from gateway.model.verdicts import Cause, Failure, ProxyError
 
 MAX_HEAD: Final = 64 * 1024
@@ -66,15 +66,15 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._poll = select.poll()
         self._waiter: asyncio.Future[Answer] | None = None
-        self._alarm = Alarm(loop, self._on_deadline)
+        self._timer = ResettableTimer(loop, self._on_deadline)
         self.exchanges = 0
         self._began = 0.0
         self.reusable = False
         """Whether the last exchange left the connection fit for another."""
         self.server_keepalive: float | None = None
         """Seconds that the backend's own ``Keep-Alive: timeout=`` promises; None where it says nothing."""
-        self.terms: object = None
-        """The TLS terms on which the pool made it; None = it is not to be used again."""
+        self.tls_settings: object = None
+        """The TLS settings with which the pool made it; None = do not use it again."""
         self.peer = ""
         """The IP address that was dialled."""
         self.born = 0.0
@@ -119,7 +119,7 @@ class Connection(asyncio.Protocol):
         if transport is None or transport.is_closing():
             self._fail(self._lost("closed without an answer"))
         else:
-            self._alarm.set(deadline)
+            self._timer.set(deadline)
             transport.write(head + body)
         return waiter
 
@@ -188,7 +188,7 @@ class Connection(asyncio.Protocol):
             self._on_end(exc)
         else:
             self._drop_idle()
-        self._alarm.close()
+        self._timer.close()
         self._parser = None  # type: ignore[assignment]  # breaks the cycle between parser and protocol
 
     # --- httptools' callbacks ---
@@ -318,7 +318,7 @@ class Connection(asyncio.Protocol):
     def _on_deadline(self) -> None:
         what = "answer not complete in time" if self._received else "no answer in time"
         failure = self._failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, what)
-        self._fail(too_late(AnswerTimedOut, failure, self._alarm.late))
+        self._fail(too_late(AnswerTimedOut, failure, self._timer.late))
 
     def _fail(self, fault: ExchangeError) -> None:
         waiter = self._waiter
@@ -328,7 +328,7 @@ class Connection(asyncio.Protocol):
 
     def _settle(self) -> None:
         self._waiter = None
-        self._alarm.clear()
+        self._timer.clear()
 
     def _drop_idle(self) -> None:
         self.reusable = False
@@ -350,7 +350,7 @@ class Connection(asyncio.Protocol):
         # that takes its time before it closes may have worked on it meanwhile.
         stale = self.exchanges > 1 and not self._received and self._loop.time() - self._began < _CROSSING
         failure = self._failure(Cause.UNREACHABLE, ProxyError.CONNECTION_TERMINATED, how)
-        return ConnectionLost(failure, harmless=stale)
+        return ConnectionLost(failure, retry_safe=stale)
 
 
 def _promised_seconds(value: bytes) -> float | None:

@@ -24,10 +24,10 @@ from gateway.model.verdicts import Cause, Failure, ProxyError
 class ExchangeError(httpx.TransportError):
     """An exchange that brought no whole answer; ``failure`` has its cause and its words."""
 
-    def __init__(self, failure: Failure, *, harmless: bool = False) -> None:
+    def __init__(self, failure: Failure, *, retry_safe: bool = False) -> None:
         super().__init__(failure.detail)
         self.failure = failure
-        self.harmless = harmless
+        self.retry_safe = retry_safe
         """Whether the backend cannot have acted on the request: it may be sent again without being asked."""
         self.queued = 0.0
         """Seconds for which it had waited until a connection was free."""
@@ -59,11 +59,11 @@ class BadAnswer(ExchangeError, httpx.RemoteProtocolError):
     """What came back is not one whole HTTP answer within the limits."""
 
 
-def too_late(kind: type[ExchangeError], failure: Failure, late: float, *, harmless: bool = False) -> ExchangeError:
+def too_late(kind: type[ExchangeError], failure: Failure, late: float, *, retry_safe: bool = False) -> ExchangeError:
     """The time ran out, and the loop was *late* seconds late to see it; 0 where it was not."""
     if late:
         failure = failure._replace(detail=f"{failure.detail}; this gateway itself was held up for {late:.1f} s")
-    fault = kind(failure, harmless=harmless)
+    fault = kind(failure, retry_safe=retry_safe)
     fault.held_up = late > 0.0
     return fault
 
@@ -84,7 +84,7 @@ def is_own_limit(exc: OSError) -> bool:
 
 def connect_failed(exc: OSError, address: str) -> ConnectFailed:
     """Translate what the operating system or TLS said while a connection was being made."""
-    return ConnectFailed(_connect_failure(exc, address), harmless=True)
+    return ConnectFailed(_connect_failure(exc, address), retry_safe=True)
 
 
 def _connect_failure(exc: OSError, address: str) -> Failure:

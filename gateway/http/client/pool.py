@@ -22,7 +22,7 @@ from gateway.http.client.deadline import Deadline
 from gateway.http.client.dial import dial_first
 from gateway.http.client.errors import ConnectTimedOut, ExchangeError, QueueTimedOut, connect_failed, too_late
 from gateway.http.client.resolver import Resolver, is_address
-from gateway.http.client.wait_queue import Turn, Turns
+from gateway.http.client.wait_queue import Waiter, WaitQueue
 from gateway.model.verdicts import Cause, Failure, ProxyError
 from gateway.policy.shared import POLL_EVERY, Quota
 
@@ -44,7 +44,7 @@ class Origin(NamedTuple):
         return f"{host}:{self.port}"
 
 
-class Terms(msgspec.Struct, frozen=True, gc=False):
+class RequestOptions(msgspec.Struct, frozen=True, gc=False):
     """What one exchange may take: loop times by which its parts must be done, and in whose name it runs."""
 
     queue: float
@@ -58,7 +58,7 @@ class Terms(msgspec.Struct, frozen=True, gc=False):
     """Whose exchange it is, where several share the pool."""
     read: float | None = None
     """Seconds for the answer, counted from when the connection is there, in place of *answer*."""
-    told_in: bytes = b""
+    timeout_header: bytes = b""
     """Header field in which the backend is told the milliseconds left of the budget; empty = it is not told."""
 
 
@@ -92,13 +92,13 @@ class Pool:
         self._resolver = resolver
         self.tls: ssl.SSLContext | None = None
         self._server_name: str | None = None
-        self._terms: tuple[ssl.SSLContext | None, str | None] = (None, None)
+        self._tls_settings: tuple[ssl.SSLContext | None, str | None] = (None, None)
         self._loop = asyncio.get_running_loop()
         self._idle: deque[Connection] = deque()
         self._connections: set[Connection] = set()
         self._opening = 0
         self._busy = 0  # exchanges that have a place: with a connection, or about to open one
-        self._queue = Turns()
+        self._queue = WaitQueue()
         self._in_use: dict[str, int] = {}
         self._reaper: asyncio.TimerHandle | None = None
         self._reap_at = math.inf
@@ -135,51 +135,51 @@ class Pool:
         self._reap()
 
     def secure(self, tls: ssl.SSLContext, server_name: str | None) -> None:
-        """Make connections over TLS from now on; those made on other terms are closed, busy ones when they are done."""
+        """Make connections over TLS from now on; close those made with other settings, busy ones later."""
         if (tls, server_name) != (self.tls, self._server_name):
             self.tls, self._server_name = tls, server_name
-            self._terms = (tls, server_name)
+            self._tls_settings = (tls, server_name)
             while self._idle:
                 self._forget(self._idle[0], abort=True)
 
-    async def exchange(self, head: bytes, body: bytes, terms: Terms, *, fresh: bool = False) -> Answer:
+    async def exchange(self, head: bytes, body: bytes, options: RequestOptions, *, fresh: bool = False) -> Answer:
         """Send one request over a connection of its own time and return the whole answer.
 
         *head* lacks the empty line at its end: what is left of the budget is known only when the queue is behind.
         *fresh* asks for a connection that has carried nothing yet. Raises ExchangeError's kinds.
         """
         queued = 0.0
-        if self._has_place(terms.tenant) and self._reserve():
-            self._take_place(terms.tenant)
+        if self._has_place(options.tenant) and self._reserve():
+            self._take_place(options.tenant)
             connection = None if fresh else self._take_idle()
         else:
             began = time.perf_counter()  # as every duration is: the loop's clock stands still while it is busy
             try:
-                connection = await self._wait_for_turn(terms)
+                connection = await self._wait_in_queue(options)
             except QueueTimedOut as exc:
                 exc.queued = time.perf_counter() - began
                 raise
             queued = time.perf_counter() - began
-            terms = msgspec.structs.replace(
-                terms, connect=terms.connect + queued
+            options = msgspec.structs.replace(
+                options, connect=options.connect + queued
             )  # the time to connect begins with the turn
             if connection is not None and (fresh or not connection.is_quiet()):
                 self._forget(connection, abort=True)
                 connection = None
         if connection is None:
-            connection = await self._open(terms)
+            connection = await self._open(options)
         try:
-            if terms.told_in:
-                left = max(0.0, terms.budget - self._loop.time())
-                head += b"%b: %d\r\n" % (terms.told_in, left * 1000)
-            until = terms.answer if terms.read is None else self._loop.time() + terms.read
+            if options.timeout_header:
+                left = max(0.0, options.budget - self._loop.time())
+                head += b"%b: %d\r\n" % (options.timeout_header, left * 1000)
+            until = options.answer if options.read is None else self._loop.time() + options.read
             answer = await connection.exchange(head + b"\r\n", body, until)
             return msgspec.structs.replace(answer, queued=queued) if queued else answer
         except ExchangeError as exc:
             exc.queued = queued
             raise
         finally:
-            self._release(connection, terms.tenant)
+            self._release(connection, options.tenant)
 
     async def aclose(self) -> None:
         """Close what is idle now and every busy connection as soon as its exchange ends."""
@@ -194,16 +194,16 @@ class Pool:
 
     # --- getting a connection ---
 
-    async def _open(self, terms: Terms) -> Connection:
+    async def _open(self, options: RequestOptions) -> Connection:
         """A new connection for one who has a place; where it cannot be made, the place is left."""
         if self._idle and (self._quota is not None or self.open_connections >= self.limits.max_connections):
             self._forget(self._idle[0], abort=True)  # an idle one makes room for the new one
         self._opening += 1
         try:
-            connection = await self._connect(terms)
+            connection = await self._connect(options)
         except BaseException:
             self._opening -= 1
-            self._leave_place(terms.tenant)
+            self._leave_place(options.tenant)
             raise
         self._opening -= 1
         self._connections.add(connection)
@@ -254,10 +254,10 @@ class Pool:
         while (
             self._busy < self.limits.max_connections
             and self._reserve()
-            and (turn := self._queue.take(self._has_place)) is not None
+            and (waiter := self._queue.take(self._has_place)) is not None
         ):
-            self._take_place(turn.tenant)
-            turn.future.set_result(self._take_idle())
+            self._take_place(waiter.tenant)
+            waiter.future.set_result(self._take_idle())
         self._note()
 
     def _call_again(self) -> None:
@@ -274,46 +274,46 @@ class Pool:
             self._forget(connection, abort=True)
         return None
 
-    async def _wait_for_turn(self, terms: Terms) -> Connection | None:
+    async def _wait_in_queue(self, options: RequestOptions) -> Connection | None:
         """Queue until a place is free; returns a connection to use or None, leave to open one.
 
         Who could not be answered in time any more leaves at once: its place is better given to one that can.
         """
-        latest = terms.queue - terms.usual
-        ahead = self._queue.ahead_of(terms.tenant) if self.limits.shared else self._queue.waiting
-        expected = terms.usual * (ahead + 1) / self.limits.max_connections
+        latest = options.queue - options.usual
+        ahead = self._queue.ahead_of(options.tenant) if self.limits.shared else self._queue.waiting
+        expected = options.usual * (ahead + 1) / self.limits.max_connections
         if self._loop.time() + expected > latest:
             raise self._overloaded("is busy, and the queue too long to be answered in time")
-        turn = self._queue.add(self._loop.create_future(), terms.tenant)
-        timer = self._loop.call_at(latest, self._turn_expired, turn)
+        waiter = self._queue.add(self._loop.create_future(), options.tenant)
+        timer = self._loop.call_at(latest, self._wait_expired, waiter)
         if self._quota is not None:
             self._note()
             if self._poll is None:
                 self._poll = self._loop.call_later(POLL_EVERY, self._call_again)
         try:
-            return await turn.future
+            return await waiter.future
         except BaseException:
-            if not self._queue.remove(turn) and not turn.future.cancelled() and turn.future.exception() is None:
+            if not self._queue.remove(waiter) and not waiter.future.cancelled() and waiter.future.exception() is None:
                 # Cancelled in the very moment in which its turn came: what it was given goes on to the next.
-                connection = turn.future.result()
+                connection = waiter.future.result()
                 if connection is not None:
                     self._keep_idle(connection)
-                self._leave_place(terms.tenant)
+                self._leave_place(options.tenant)
             raise
         finally:
             timer.cancel()
             self._note()
 
-    def _turn_expired(self, turn: Turn) -> None:
-        if self._queue.remove(turn) and not turn.future.done():
-            turn.future.set_exception(self._overloaded("stayed busy for too long"))
+    def _wait_expired(self, waiter: Waiter) -> None:
+        if self._queue.remove(waiter) and not waiter.future.done():
+            waiter.future.set_exception(self._overloaded("stayed busy for too long"))
 
     def _overloaded(self, what: str) -> QueueTimedOut:
         detail = f"{self.origin}: every connection that the limit of {self.limits.max_connections} allows {what}"
-        return QueueTimedOut(Failure(Cause.OVERLOAD, ProxyError.CONNECTION_LIMIT_REACHED, detail), harmless=True)
+        return QueueTimedOut(Failure(Cause.OVERLOAD, ProxyError.CONNECTION_LIMIT_REACHED, detail), retry_safe=True)
 
-    async def _connect(self, terms: Terms) -> Connection:
-        limit = min(terms.connect, terms.budget)
+    async def _connect(self, options: RequestOptions) -> Connection:
+        limit = min(options.connect, options.budget)
         deadline = Deadline(self._loop, limit)
         try:
             async with deadline:
@@ -322,16 +322,16 @@ class Pool:
                     return await self._dial(addresses[0])
                 return await self._dial_one_of(addresses, limit)
         except TimeoutError as exc:
-            self._resolver.doubt(self.origin.host)
-            if terms.budget <= terms.connect:
+            self._resolver.recheck(self.origin.host)
+            if options.budget <= options.connect:
                 failure = Failure(Cause.TIMEOUT, ProxyError.CONNECTION_TIMEOUT, f"{self.origin}: not connected in time")
             else:
                 failure = Failure(
                     Cause.UNREACHABLE, ProxyError.CONNECTION_TIMEOUT, f"{self.origin}: no connection in time"
                 )
-            raise too_late(ConnectTimedOut, failure, deadline.late, harmless=True) from exc
+            raise too_late(ConnectTimedOut, failure, deadline.late, retry_safe=True) from exc
         except OSError as exc:
-            self._resolver.doubt(self.origin.host)
+            self._resolver.recheck(self.origin.host)
             raise connect_failed(exc, str(self.origin)) from exc
 
     async def _dial_one_of(self, addresses: tuple[str, ...], limit: float) -> Connection:
@@ -352,7 +352,7 @@ class Pool:
             self._resolver.failed.discard(address, self.origin.port)
 
     async def _dial(self, address: str) -> Connection:
-        terms = self._terms
+        tls_settings = self._tls_settings
         _, connection = await self._loop.create_connection(
             self._new_connection,
             address,
@@ -360,7 +360,7 @@ class Pool:
             ssl=self.tls,
             server_hostname=(self._server_name or self.origin.host.removesuffix(".")) if self.tls is not None else None,
         )
-        connection.terms = terms
+        connection.tls_settings = tls_settings
         connection.peer = address
         connection.born = self._loop.time()
         if self.limits.max_age < math.inf:
@@ -373,7 +373,7 @@ class Pool:
             while self._connections:
                 addresses = await self._resolver.next_answer(self.origin.host)
                 for connection in [each for each in self._connections if each.peer not in addresses]:
-                    connection.terms = None
+                    connection.tls_settings = None
                     if connection in self._idle:
                         self._forget(connection, abort=True)
         finally:
@@ -393,7 +393,7 @@ class Pool:
 
     def _keep_idle(self, connection: Connection) -> None:
         is_beyond = len(self._connections) > self.limits.max_connections  # the limit was higher
-        if self._closed or connection.terms is not self._terms or is_beyond or not self._may_idle():
+        if self._closed or connection.tls_settings is not self._tls_settings or is_beyond or not self._may_idle():
             self._forget(connection, abort=True)
             return
         now, keepalive = self._loop.time(), self.limits.keepalive or 0.0

@@ -93,7 +93,7 @@ class Resolver:
             await asyncio.shield(self._refresh(host, name))
         return name.addresses
 
-    def doubt(self, host: str) -> None:
+    def recheck(self, host: str) -> None:
         """None of the host's addresses took a connection: look the name up again, unless that was just done."""
         name = self._names.get(host)
         if name is not None and asyncio.get_running_loop().time() - name.checked > RETRY_AFTER:

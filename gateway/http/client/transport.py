@@ -20,8 +20,9 @@ from typing import Any, Final
 
 import httpx
 
-from gateway.http.client.pool import Origin, Pool, PoolLimits, Terms
+from gateway.http.client.pool import Origin, Pool, PoolLimits, RequestOptions
 from gateway.http.client.resolver import Resolver
+from gateway.http.lines import breaks_lines
 from gateway.policy.shared import Quota
 
 _DEFAULT_PORTS: Final = {b"http": 80, b"https": 443}
@@ -58,7 +59,7 @@ async def _whole(stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> bytes:
     return b"".join([chunk async for chunk in stream])
 
 
-def origin_of(url: httpx.URL) -> Origin:
+def url_origin(url: httpx.URL) -> Origin:
     """Where connections for a URL go, its host as it is sent and looked up. Raises httpx.UnsupportedProtocol."""
     if url.raw_scheme not in _DEFAULT_PORTS:
         raise httpx.UnsupportedProtocol(f"{url.scheme!r} is neither http nor https")
@@ -126,7 +127,7 @@ class Transport(httpx.AsyncBaseTransport):
         answer = await self.pool(request.url).exchange(
             self._head(request, len(body)),
             body,
-            self._terms(request.extensions),
+            self._request_options(request.extensions),
             fresh=bool(request.extensions.get("fresh_connection")),
         )
         return httpx.Response(
@@ -151,7 +152,7 @@ class Transport(httpx.AsyncBaseTransport):
             await self.resolver.aclose()
 
     def _new_pool(self, url: httpx.URL) -> Pool:
-        pool = Pool(origin_of(url), self.settings.limits, self.resolver, self._quota)
+        pool = Pool(url_origin(url), self.settings.limits, self.resolver, self._quota)
         if url.raw_scheme == b"https":
             pool.secure(self._tls_for_pools(), self.settings.server_name)
         return pool
@@ -171,20 +172,19 @@ class Transport(httpx.AsyncBaseTransport):
         if self.settings.keepalive is None:
             lines.append(b"Connection: close")
         head = b"\r\n".join(lines)
-        # One line break per line and no other: nothing that a header's value carries can begin another line.
-        if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1 or b"\0" in head:
+        if breaks_lines(head, len(lines) - 1) or b"\0" in head:
             raise httpx.LocalProtocolError("a request's line would break in two")
         return head + b"\r\n"
 
-    def _terms(self, extensions: dict[str, Any]) -> Terms:
+    def _request_options(self, extensions: dict[str, Any]) -> RequestOptions:
         now = self._loop.time()
         deadline = extensions.get("deadline")
         if deadline is not None:
-            return Terms(deadline, now + self.settings.connect_timeout, deadline, deadline)
+            return RequestOptions(deadline, now + self.settings.connect_timeout, deadline, deadline)
         phases: dict[str, float | None] = extensions.get("timeout") or {}
         queue, connect_phase, read = phases.get("pool"), phases.get("connect"), phases.get("read")
         never = now + 86400.0
-        return Terms(
+        return RequestOptions(
             never if queue is None else now + queue,
             now + min(self.settings.connect_timeout, 86400.0 if connect_phase is None else connect_phase),
             never,

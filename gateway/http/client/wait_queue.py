@@ -9,7 +9,7 @@ from collections.abc import Callable
 from gateway.http.client.connection import Connection
 
 
-class Turn:
+class Waiter:
     """A request in the queue; its future brings a connection to use, or None for leave to open one."""
 
     __slots__ = ("future", "number", "tenant")
@@ -20,22 +20,22 @@ class Turn:
         self.number = number
 
 
-class Turns:
+class WaitQueue:
     """All who wait. Finding the next looks at one of each tenant's, however long the queue is."""
 
     def __init__(self) -> None:
-        self._by_tenant: dict[str, deque[Turn]] = {}
+        self._by_tenant: dict[str, deque[Waiter]] = {}
         self.waiting = 0
         """How many wait."""
         self._last = 0
 
-    def add(self, future: asyncio.Future[Connection | None], tenant: str) -> Turn:
+    def add(self, future: asyncio.Future[Connection | None], tenant: str) -> Waiter:
         """Join the queue at its end."""
         self._last += 1
-        turn = Turn(future, tenant, self._last)
-        self._by_tenant.setdefault(tenant, deque()).append(turn)
+        waiter = Waiter(future, tenant, self._last)
+        self._by_tenant.setdefault(tenant, deque()).append(waiter)
         self.waiting += 1
-        return turn
+        return waiter
 
     def ahead_of(self, tenant: str) -> int:
         """About how many go before one more of this tenant's: all of its own, and of each other tenant's one.
@@ -45,31 +45,31 @@ class Turns:
         own = self._by_tenant.get(tenant)
         return len(self._by_tenant) if own is None else len(own) + len(self._by_tenant) - 1
 
-    def remove(self, turn: Turn) -> bool:
+    def remove(self, waiter: Waiter) -> bool:
         """Leave the queue; whether the turn was still in it."""
-        turns = self._by_tenant.get(turn.tenant)
-        if turns is None or turn not in turns:
+        waiters = self._by_tenant.get(waiter.tenant)
+        if waiters is None or waiter not in waiters:
             return False
-        turns.remove(turn)
-        self._left(turn.tenant, turns)
+        waiters.remove(waiter)
+        self._left(waiter.tenant, waiters)
         return True
 
-    def take(self, may: Callable[[str], bool]) -> Turn | None:
+    def take(self, may: Callable[[str], bool]) -> Waiter | None:
         """Take out whoever came first among the tenants that *may* have a place now."""
-        first: Turn | None = None
-        for tenant, turns in list(self._by_tenant.items()):
-            while turns and turns[0].future.done():  # cancelled just now; it need not take itself out any more
-                turns.popleft()
-                self._left(tenant, turns)
-            if turns and (first is None or turns[0].number < first.number) and may(tenant):
-                first = turns[0]
+        first: Waiter | None = None
+        for tenant, waiters in list(self._by_tenant.items()):
+            while waiters and waiters[0].future.done():  # cancelled just now; it need not take itself out any more
+                waiters.popleft()
+                self._left(tenant, waiters)
+            if waiters and (first is None or waiters[0].number < first.number) and may(tenant):
+                first = waiters[0]
         if first is not None:
-            turns = self._by_tenant[first.tenant]
-            turns.popleft()
-            self._left(first.tenant, turns)
+            waiters = self._by_tenant[first.tenant]
+            waiters.popleft()
+            self._left(first.tenant, waiters)
         return first
 
-    def _left(self, tenant: str, turns: deque[Turn]) -> None:
+    def _left(self, tenant: str, waiters: deque[Waiter]) -> None:
         self.waiting -= 1
-        if not turns:
+        if not waiters:
             del self._by_tenant[tenant]

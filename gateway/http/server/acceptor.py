@@ -41,7 +41,7 @@ _DROP_SYN: Final = (
 """A classic socket filter (Linux's Documentation/networking/filter.rst)."""
 
 
-class Turns(Protocol):
+class AcceptOrder(Protocol):
     """Of several processes that accept on the same sockets: whose turn it is."""
 
     def note(self, connections: int) -> None:
@@ -57,19 +57,19 @@ class Turns(Protocol):
 class Acceptor:
     """Accepts on one listening socket, as an ``asyncio.Server`` for uvicorn to close. Build it inside a running loop.
 
-    *turns*: of a socket that several processes share; *at_a_time*: connections accepted before others have their turn.
+    *accept_order*: for a socket that several processes share. *at_a_time*: connections accepted before other events.
     """
 
     def __init__(
         self,
         sock: socket.socket,
         on_connection: Callable[[socket.socket, object], None],
-        turns: Turns | None = None,
+        accept_order: AcceptOrder | None = None,
         at_a_time: int = AT_A_TIME,
     ) -> None:
         self._sock = sock
         self._on_connection = on_connection
-        self._turns = turns
+        self._accept_order = accept_order
         self._at_a_time = at_a_time
         self._loop = asyncio.get_running_loop()
         self._pause: asyncio.TimerHandle | None = None
@@ -103,7 +103,7 @@ class Acceptor:
 
     def _accept(self) -> None:
         for _ in range(self._at_a_time):
-            if self._turns is not None and self._turns.is_ahead():
+            if self._accept_order is not None and self._accept_order.is_ahead():
                 self._wait(_BEHIND, self._accept_left_over)
                 return
             if not self._accept_one():
@@ -157,7 +157,7 @@ class Acceptor:
             self._pause = None
 
 
-def turn_away_new(sock: socket.socket) -> None:
+def drop_new_connections(sock: socket.socket) -> None:
     """Have the kernel ignore new connections to a TCP socket that is about to be closed.
 
     Those that it has begun are finished and can be accepted. A client that comes now tries again within a second, when

@@ -8,7 +8,7 @@ from gateway.http.server.protocol import FrontProtocol
 from gateway.http.server.state import FrontState
 
 
-def hold_to_limits(state: FrontState) -> None:
+def enforce_limits(state: FrontState) -> None:
     """After a reload: let connections beyond the limits go, those that have been idle longest first."""
     connections = sorted(cast(set[FrontProtocol], state.connections), key=FrontProtocol.idle_since)
     excess = max(0, len(connections) - state.limits.max_connections)

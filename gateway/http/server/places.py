@@ -41,7 +41,7 @@ class PoolSizes(NamedTuple):
         return min(_MOST_HANDSHAKES, max(_FEWEST_HANDSHAKES, self.members))
 
 
-class Standing(Enum):
+class TargetState(Enum):
     """What a connection's peer may expect."""
 
     MEMBER = "member"
@@ -57,11 +57,11 @@ class Place:
 
     __slots__ = ("_client", "_handshake", "_places", "standing")
 
-    def __init__(self, places: Places, standing: Standing, client: Client) -> None:
+    def __init__(self, places: Places, standing: TargetState, client: Client) -> None:
         self._places = places
         self._handshake = False
         self._client = client
-        self.standing: Standing | None = standing
+        self.standing: TargetState | None = standing
         """None once it has been left."""
 
     def __repr__(self) -> str:
@@ -81,7 +81,7 @@ class Place:
 
     def begin_handshake(self, sizes: PoolSizes, *, listed: bool) -> bool:
         """Whether its TLS handshake may begin; *listed*: the address is one that the configuration names."""
-        if self.standing is Standing.STRANGER:
+        if self.standing is TargetState.STRANGER:
             return True  # bounded by the strangers' own places
         self._handshake = self._places.handshake_began(sizes, self.site, listed=listed)
         return self._handshake
@@ -97,7 +97,7 @@ class Places:
     """All places of one process's hook port."""
 
     def __init__(self) -> None:
-        self._held: Counter[Standing] = Counter()
+        self._held: Counter[TargetState] = Counter()
         self._strangers: Counter[str] = Counter()
         self._handshakes: Counter[str] = Counter()
         self.on_change: Callable[[int], None] | None = None
@@ -111,7 +111,7 @@ class Places:
         """Connections that hold a place."""
         return self._held.total()
 
-    def count(self, standing: Standing) -> int:
+    def count(self, standing: TargetState) -> int:
         """Connections of this standing."""
         return self._held[standing]
 
@@ -121,24 +121,24 @@ class Places:
         if standing is None:
             return None
         self._held[standing] += 1
-        if standing is Standing.STRANGER:
+        if standing is TargetState.STRANGER:
             self._strangers[site_of(client)] += 1
         self._tell()
         return Place(self, standing, client)
 
-    def _standing(self, sizes: PoolSizes, client: Client, *, allowed: bool) -> Standing | None:
+    def _standing(self, sizes: PoolSizes, client: Client, *, allowed: bool) -> TargetState | None:
         if not allowed:
             mine, most = self._strangers[site_of(client)], _at_most(sizes.strangers)
-            has_room = self._held[Standing.STRANGER] < sizes.strangers and mine < most
-            return Standing.STRANGER if has_room else None
-        if self._held[Standing.MEMBER] < sizes.members:
-            return Standing.MEMBER
-        return Standing.EXCESS if self._held[Standing.EXCESS] < sizes.excess else None
+            has_room = self._held[TargetState.STRANGER] < sizes.strangers and mine < most
+            return TargetState.STRANGER if has_room else None
+        if self._held[TargetState.MEMBER] < sizes.members:
+            return TargetState.MEMBER
+        return TargetState.EXCESS if self._held[TargetState.EXCESS] < sizes.excess else None
 
-    def left(self, standing: Standing, client: Client) -> None:
+    def left(self, standing: TargetState, client: Client) -> None:
         """A place is free again (the place itself says so)."""
         self._held[standing] -= 1
-        if standing is Standing.STRANGER:
+        if standing is TargetState.STRANGER:
             _take_one(self._strangers, site_of(client))
         self._tell()
 

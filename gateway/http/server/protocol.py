@@ -19,10 +19,10 @@ from uvicorn.server import ServerState
 from gateway.http.server.chunked import ChunkedBody
 from gateway.http.server.exchange import EXCHANGE, Exchange
 from gateway.http.server.head import MAX_HEAD, BadRequest, Head, NotAllowed, TooManyConnections, read_head
-from gateway.http.server.places import Place, Standing
+from gateway.http.server.places import Place, TargetState
 from gateway.http.server.response import ResponseWriter, whole_answer
 from gateway.http.server.state import TOO_MANY, Answer, FrontState
-from gateway.http.timer import Alarm
+from gateway.http.timer import ResettableTimer
 from gateway.policy.access import AllowedAddresses
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class FrontProtocol(asyncio.Protocol):
         self._chunked: ChunkedBody | None = None
         self._exchange: Exchange | None = None
         self._scope = _NO_SCOPE
-        self._alarm = Alarm(self._loop, self._expired)
+        self._timer = ResettableTimer(self._loop, self._expired)
         self._idle = True
         self._checked_by: AllowedAddresses | None = None
         self._allowed = False
@@ -97,7 +97,7 @@ class FrontProtocol(asyncio.Protocol):
             self._scheme = "https"
         self._last_use = self._loop.time()
         self._state.connections.add(self)  # type: ignore[arg-type]  # uvicorn types its own classes only
-        if self.place.standing is Standing.EXCESS:
+        if self.place.standing is TargetState.EXCESS:
             self._refuse(TooManyConnections(403, TOO_MANY))
         else:
             self._wait(self._state.limits.read_timeout)
@@ -143,7 +143,7 @@ class FrontProtocol(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
         self._state.connections.discard(self)
         self.place.leave()
-        self._alarm.close()
+        self._timer.close()
         self._stop_stalling()
         for future in (self._gone, self.writable, self._next):
             if future is not None and not future.done():
@@ -186,17 +186,17 @@ class FrontProtocol(asyncio.Protocol):
     def keep_shorter(self) -> None:
         """Have an idle connection go by the time for which they are kept now."""
         if self._idle and self._is_at_rest() and not self._leaving:
-            self._alarm.clear()
+            self._timer.clear()
             kept = max(self._state.limits.keepalive_timeout, self._state.linger)
             self._wait(max(0.0, self._last_use + kept - self._loop.time()))
 
     def recheck(self) -> None:
         """The list of addresses that may send hooks has changed: who is not on it any more gives its place up."""
         if self._is_allowed():
-            if self.place.standing is Standing.STRANGER and (place := self._state.admit(self._client)) is not None:
+            if self.place.standing is TargetState.STRANGER and (place := self._state.admit(self._client)) is not None:
                 self.place.leave()
                 self.place = place
-        elif self.place.standing is Standing.MEMBER:
+        elif self.place.standing is TargetState.MEMBER:
             self.let_go()
 
     @property
@@ -447,7 +447,7 @@ class FrontProtocol(asyncio.Protocol):
         self._head = self._chunked = None
         self._buffer = b""
         self._discarding = True
-        self._alarm.set(self._loop.time() + _DISCARD_TIME)
+        self._timer.set(self._loop.time() + _DISCARD_TIME)
         if self._transport.can_write_eof() and not self._half_closed:
             self._transport.write_eof()
             self._transport.resume_reading()
@@ -458,12 +458,12 @@ class FrontProtocol(asyncio.Protocol):
 
     def _wait(self, seconds: float) -> None:
         """Begin the time that the client has, unless it runs already."""
-        if not self._alarm.is_set:
-            self._alarm.set(self._loop.time() + seconds)
+        if not self._timer.is_set:
+            self._timer.set(self._loop.time() + seconds)
 
     def _stop_waiting(self) -> None:
         self._idle = False
-        self._alarm.clear()
+        self._timer.clear()
 
     def _stop_stalling(self) -> None:
         if self._stalled is not None:

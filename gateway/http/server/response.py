@@ -8,6 +8,8 @@ from typing import Final
 
 from starlette.types import Message
 
+from gateway.http.lines import breaks_lines
+
 STATUS_LINES: Final = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode("ascii")) for status in HTTPStatus
 }
@@ -17,7 +19,7 @@ def whole_answer(status: int, headers: Iterable[tuple[bytes, bytes]], body: byte
     """An answer in one piece; *headers* hold its Content-Length. Raises RuntimeError for one that breaks its line."""
     lines = [b"%b: %b\r\n" % field for field in headers]
     head = b"".join(lines)
-    if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines):
+    if breaks_lines(head, len(lines)):
         raise RuntimeError("a header of the answer would break into two lines")
     return b"%b%b%b%b" % (STATUS_LINES[status], head, b"\r\n" if keep_alive else b"connection: close\r\n\r\n", body)
 
@@ -70,7 +72,7 @@ class ResponseWriter:
             parts.append(b"connection: close\r\n")
         parts.append(b"\r\n")
         head = b"".join(parts)
-        if head.count(b"\n") != len(parts) or head.count(b"\r") != len(parts):
+        if breaks_lines(head, len(parts)):
             raise RuntimeError("a header of the answer would break into two lines")
         return head
 

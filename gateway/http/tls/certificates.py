@@ -12,7 +12,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Final, Generic, NamedTuple, Self, TypeVar
 
-from gateway.http.tls.pem_files import NO_COPIES, Copies, Files, held_still, in_memory, read_regular
+from gateway.http.tls.pem_files import NO_COPIES, Copies, Files, in_memory, read_regular, snapshot_files
 
 _VERSIONS: Final = {
     "1.0": ssl.TLSVersion.TLSv1,
@@ -24,7 +24,7 @@ _DAY: Final = 86400.0
 _T = TypeVar("_T")
 
 
-class MadeOfFiles(Generic[_T]):
+class FileBacked(Generic[_T]):
     """Something made of files, and made anew when they have changed."""
 
     def __init__(self, files: Files, make: Callable[[Files], _T], copies: Copies = NO_COPIES) -> None:
@@ -67,7 +67,7 @@ class MadeOfFiles(Generic[_T]):
         return True
 
     def _made(self) -> _T:
-        with held_still(self._files) as paths:
+        with snapshot_files(self._files) as paths:
             return self._make(paths)
 
     def _stamps(self) -> tuple[tuple[int, int] | None, ...]:
@@ -131,11 +131,11 @@ class ServerTLS:
 
     def __init__(self, files: Files, minimum_version: str, copies: Copies = NO_COPIES) -> None:
         """*files*: certificate, key, ``client_ca``. Raises OSError (ssl.SSLError)."""
-        self._loaded = MadeOfFiles(files, lambda paths: _server_side(paths, minimum_version), copies)
+        self._loaded = FileBacked(files, lambda paths: _server_side(paths, minimum_version), copies)
         self.context = _Front(self._loaded.value.context)
 
     def refresh(self) -> Renewal:
-        """Take the files up if they have changed. Raises OSError as MadeOfFiles does, and changes nothing."""
+        """Take the files up if they have changed. Raises OSError as FileBacked does, and changes nothing."""
         before = self._loaded.value
         if not self._loaded.refresh():
             return Renewal.NOTHING

@@ -100,14 +100,14 @@ class Handshakes:
     def __repr__(self) -> str:
         return f"<Handshakes {self._under_way} under way>"
 
-    def distrust(self) -> None:
+    def invalidate_pending(self) -> None:
         """Let go of the connections whose handshakes are still under way as soon as they are done."""
         self._generation += 1
 
     def close(self) -> None:
         """Nothing more is accepted: the connections whose handshakes are under way end as soon as nothing is lost."""
         self._closing = True
-        self.distrust()
+        self.invalidate_pending()
 
     def begin(self, sock: socket.socket, address: object, protocol: Secured, on_done: Callable[[bool], None]) -> None:
         """Begin the handshake of an accepted connection; *on_done* is told whether it succeeded."""

@@ -67,7 +67,7 @@ def in_memory(contents: Contents) -> Iterator[Files]:
 
 
 @contextlib.contextmanager
-def held_still(files: Files) -> Iterator[Files]:
+def snapshot_files(files: Files) -> Iterator[Files]:
     """Paths at which OpenSSL finds what the files hold now, also if they change meanwhile.
 
     OpenSSL itself would wait for ever where a file has become a pipe that nobody writes to. Raises OSError.
@@ -80,7 +80,7 @@ def held_still(files: Files) -> Iterator[Files]:
         yield paths
 
 
-def copied(files: Files, check: Callable[[Files], object]) -> Contents:
+def copy_files(files: Files, check: Callable[[Files], object]) -> Contents:
     """What the files hold, once *check* takes just that. Raises OSError, as it does, where they are of no use."""
     contents = contents_of(files)
     with in_memory(contents) as paths:

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from gateway.model.hooks import Hook, MethodType, text_of
+from gateway.model.hooks import Hook, MethodType, field_text
 from gateway.model.verdicts import Verdict
 from gateway.policy.rules.globs import compile_glob, fold, is_glob, is_prefix
 from gateway.policy.rules.time_windows import Windows, parse_windows
@@ -108,7 +108,7 @@ class Rules:
         """The first rule that this hook meets at this time (seconds since 1970)."""
         if not self.reads_texts:
             return self.find(None, None, method, now)
-        return self.find(text_of(hook.caller, sys.maxsize), text_of(hook.callee, sys.maxsize), method, now)
+        return self.find(field_text(hook.caller, sys.maxsize), field_text(hook.callee, sys.maxsize), method, now)
 
     def reads(self, field: str, method: str) -> bool:
         """Whether a rule for this method looks at the field, ``caller`` or ``callee``; looks at every rule."""

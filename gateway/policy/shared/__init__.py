@@ -11,7 +11,7 @@ from gateway.policy.shared.limits import AppLimits, Bucket, Places
 from gateway.policy.shared.memory import Memory
 from gateway.policy.shared.quotas import POLL_EVERY, Quota
 from gateway.policy.shared.supervisor import SharedMemory
-from gateway.policy.shared.worker import Shared
+from gateway.policy.shared.worker import SharedState
 
 __all__ = [
     "POLL_EVERY",
@@ -22,7 +22,7 @@ __all__ = [
     "Memory",
     "Places",
     "Quota",
-    "Shared",
     "SharedBreaker",
     "SharedMemory",
+    "SharedState",
 ]

@@ -14,7 +14,7 @@ _SLACK: Final = 2
 """Connections by which one worker may have more than another and still accept."""
 
 
-class Turns:
+class AcceptOrder:
     """One worker's view. Until its first ``note``, and after ``retire``, it accepts nothing."""
 
     def __init__(self, memory: Memory) -> None:
@@ -25,7 +25,7 @@ class Turns:
         self._retired = False
 
     def __repr__(self) -> str:
-        return f"<Turns {[self._words[self._memory.clients(slot)] for slot in range(self._memory.workers)]}>"
+        return f"<AcceptOrder {[self._words[self._memory.clients(slot)] for slot in range(self._memory.workers)]}>"
 
     def note(self, connections: int) -> None:
         """This worker has so many connections."""

@@ -85,7 +85,7 @@ class SharedBreaker(Breaker):
         """An app has a breaker that the other workers are to look for."""
         self._memory.words[self._at + _APPS] = time.monotonic_ns()
 
-    def of_app(self, app: str, *, create: bool) -> SharedBreaker | None:
+    def for_app(self, app: str, *, create: bool) -> SharedBreaker | None:
         """An app's own breaker for this target; unless *create*, only if some worker has given it one."""
         name = f"{self._name} app {app}"
         if self._left or not (create or is_known(self._memory, BREAKER_NAMES, name)):

@@ -18,12 +18,12 @@ from zlib import crc32
 
 import msgspec
 
-from gateway.model.verdicts import Ruling, Verdict, allowed_by_backend, as_duplicate, denied_by_backend
+from gateway.model.verdicts import Ruling, Verdict, backend_allow, backend_reject, duplicate_ruling
 from gateway.policy.shared.memory import ARENA, LOCK_OF_CLAIMS, ROW, ROWS, Memory
 
 MAX_ANSWER: Final = ARENA // 8
 """Bytes of a verdict that is written down."""
-HANDED_ON: Final = 2.0
+HANDOVER_TIME: Final = 2.0
 """Seconds for which a verdict that is not kept is there for those who wait for it."""
 _SLACK: Final = 1.0
 """Seconds beyond its budget after which a hook in flight counts as lost, also if its owner lives."""
@@ -45,8 +45,8 @@ _HEAD: Final = 9
 _OWNER, _STATE, _TIME, _PLACE, _SIZE = (ROW * word for word in range(1, 6))
 _MICROSECONDS: Final = 1_000_000
 
-_USUAL: Final = allowed_by_backend(b"")
-_REFUSED: Final = denied_by_backend()
+_USUAL: Final = backend_allow(b"")
+_REFUSED: Final = backend_reject()
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Ruling).decode
 
@@ -61,7 +61,7 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     mine: bool
 
 
-class Known(msgspec.Struct, frozen=True, gc=False):
+class KnownVerdict(msgspec.Struct, frozen=True, gc=False):
     """The verdict of the same hook at another worker."""
 
     ruling: Ruling
@@ -76,7 +76,7 @@ class Claims:
         self._memory = memory
         self._words = memory.words
         self._serial = 0
-        self._followed: dict[asyncio.Future[Known | None], tuple[Claim, bytes]] = {}
+        self._followed: dict[asyncio.Future[KnownVerdict | None], tuple[Claim, bytes]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.key_of: Callable[[str, bytes], int] = self._by_own_hash if memory.hashes_alike else self._by_digest
         """What a hook of this method, with this body, is known by in all workers: never 0."""
@@ -84,7 +84,7 @@ class Claims:
     def __repr__(self) -> str:
         return f"<Claims of {self._memory!r}, {len(self._followed)} followed>"
 
-    def take(self, key: int, body: bytes, now: float, until: float) -> Claim | Known | None:
+    def take(self, key: int, body: bytes, now: float, until: float) -> Claim | KnownVerdict | None:
         """Claim a hook that is to be decided *until* then.
 
         The claim is one's own, or another worker's; Known: that has the verdict; None: the table cannot be looked at
@@ -104,7 +104,7 @@ class Claims:
                     if now < time and owner >> 32 != self._memory.owner and self._memory.is_alive(owner >> 32):
                         return Claim(key, row, at, owner, mine=False)
                 elif state & _KEPT and now < time and (ruling := self._read(at, key, body)) is not None:
-                    return Known(ruling, time - now)
+                    return KnownVerdict(ruling, time - now)
             else:
                 at = self._oldest(first, keys)
             self._serial = self._serial + 1 & 0xFFFFFFFF
@@ -123,7 +123,7 @@ class Claims:
         if keep is not None and keep > 0:
             state |= _KEPT
         else:
-            keep = HANDED_ON
+            keep = HANDOVER_TIME
         if not self._memory.lock(LOCK_OF_CLAIMS + claim.row):
             return
         try:
@@ -150,7 +150,7 @@ class Claims:
         finally:
             self._memory.unlock(LOCK_OF_CLAIMS + claim.row)
 
-    def look(self, claim: Claim, body: bytes) -> Known | Claim | None:
+    def look(self, claim: Claim, body: bytes) -> KnownVerdict | Claim | None:
         """What has become of another worker's claim: its verdict, nothing yet (the claim), or it is lost (None)."""
         words, at = self._words, claim.at
         if words[at + _OWNER] != claim.owner:
@@ -162,14 +162,14 @@ class Claims:
         try:
             if words[at + _OWNER] != claim.owner or (ruling := self._read(at, claim.key, body)) is None:
                 return None
-            return Known(ruling, 0.0)
+            return KnownVerdict(ruling, 0.0)
         finally:
             self._memory.unlock(LOCK_OF_CLAIMS + claim.row)
 
-    def follow(self, claim: Claim, body: bytes) -> asyncio.Future[Known | None]:
+    def follow(self, claim: Claim, body: bytes) -> asyncio.Future[KnownVerdict | None]:
         """What comes of another worker's claim, as soon as it does; the future is the caller's to cancel."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Known | None] = loop.create_future()
+        future: asyncio.Future[KnownVerdict | None] = loop.create_future()
         self._followed[future] = (claim, body)
         if self._timer is None:
             self._timer = loop.call_later(_SOONEST, self._look_at_all, loop)
@@ -187,7 +187,7 @@ class Claims:
                 del self._followed[future]
             elif (found := self.look(claim, body)) is not claim:
                 del self._followed[future]
-                future.set_result(found if isinstance(found, Known) else None)
+                future.set_result(found if isinstance(found, KnownVerdict) else None)
         wait = min(_LATEST, max(_SOONEST, _EACH * len(self._followed)))
         self._timer = loop.call_later(wait, self._look_at_all, loop) if self._followed else None
 
@@ -207,7 +207,7 @@ class Claims:
     def _write(self, key: int, body: bytes, ruling: Ruling) -> tuple[int, int, int]:
         """How the verdict is told: its kind, and where in the ring it lies."""
         echoes = ruling.verdict is Verdict.ALLOW and ruling.body == body
-        kept = as_duplicate(ruling).annotations  # what is told of a repeat, too
+        kept = duplicate_ruling(ruling).annotations  # what is told of a repeat, too
         plain = msgspec.structs.replace(ruling, body=b"" if echoes else ruling.body, annotations=kept)
         if echoes and plain == _USUAL:
             return _ECHO, 0, 0

@@ -71,7 +71,7 @@ class Bucket:
         self._lock = LOCK_OF_LIMITS + entry
         self._per_second = rate.per_second
         self._burst = rate.burst
-        self._alone = Limiter(rate.of_one(memory.workers), now)
+        self._alone = Limiter(rate.per_worker(memory.workers), now)
         """Stands in while another worker was stopped amid a change."""
 
     def take(self, now: float) -> bool:
@@ -94,7 +94,7 @@ class Bucket:
         """Go on with another rate. What has been taken stays taken."""
         self._per_second = rate.per_second
         self._burst = rate.burst
-        self._alone.configure(rate.of_one(self._memory.workers))
+        self._alone.configure(rate.per_worker(self._memory.workers))
 
 
 class AppLimits:
@@ -110,7 +110,7 @@ class AppLimits:
     def limiter(self, rate: Rate, now: float) -> Limiter | Bucket:
         """What counts hooks that come at this rate."""
         if self._entry is None:
-            return Limiter(rate.of_one(self._memory.workers), now)
+            return Limiter(rate.per_worker(self._memory.workers), now)
         return Bucket(self._memory, self._entry, rate, now)
 
     def leave(self) -> None:

@@ -83,7 +83,7 @@ LIMIT_NAMES: Final = Names(_LIMITS, LIMIT_WORDS, LIMITS, _OWN_HOLDS * 8, LOCK_OF
 BREAKER_NAMES: Final = Names(_BREAKERS, BREAKER_WORDS, BREAKERS, _OWN_HOLDS * 8 + LIMITS, LOCK_OF_BREAKERS)
 
 
-def shared_memory(workers: int) -> int:
+def create_memory(workers: int) -> int:
     """The descriptor of memory for so many workers: handed on to them, and kept open by its maker.
 
     Pages that nobody has come to cost nothing.

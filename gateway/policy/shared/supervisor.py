@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 
-from gateway.policy.shared.memory import Memory, shared_memory
+from gateway.policy.shared.memory import Memory, create_memory
 
 
 class SharedMemory:
     """What the workers share; ``fd`` is handed on to each of them, and ``environment`` is part of its own."""
 
     def __init__(self, workers: int) -> None:
-        self.fd = shared_memory(workers)
+        self.fd = create_memory(workers)
         self._memory = Memory(self.fd, workers)
         self.environment: dict[str, str] = {}
         if os.environ.get("PYTHONHASHSEED", "random") in ("", "random"):

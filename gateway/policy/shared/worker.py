@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from gateway.policy.shared.accept_order import Turns
+from gateway.policy.shared.accept_order import AcceptOrder
 from gateway.policy.shared.breakers import SharedBreaker
 from gateway.policy.shared.claims import Claims
 from gateway.policy.shared.limits import AppLimits
 from gateway.policy.shared.memory import BEAT_EVERY, Memory
 
 
-class Shared:
+class SharedState:
     """Build it inside a running loop."""
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
         self._loop = asyncio.get_running_loop()
         self.claims = Claims(memory)
-        self.turns = Turns(memory)
+        self.accept_order = AcceptOrder(memory)
         self.all_hooks = AppLimits(memory, "server").places
         """Hooks that all workers have inside."""
         self.on_beat: Callable[[], None] | None = None
@@ -30,11 +30,11 @@ class Shared:
     def __repr__(self) -> str:
         return f"<Shared {self._memory!r}>"
 
-    def limits_of(self, app: str) -> AppLimits:
+    def app_limits(self, app: str) -> AppLimits:
         """The counts of an app, by its name in the configuration."""
         return AppLimits(self._memory, f"app {app}")
 
-    def breaker_of(self, upstream: str, url: str) -> SharedBreaker | None:
+    def target_breaker(self, upstream: str, url: str) -> SharedBreaker | None:
         """The breaker of a target; None where there is no room for one more."""
         return SharedBreaker.of(self._memory, f"target {upstream} {url}")
 

@@ -33,7 +33,7 @@ class UnreadableError(Exception):
     """A file cannot be read; the message says which and why."""
 
 
-class Wanted:
+class HookFilter:
     """Which hooks are to be played.
 
     *only* are ``APP`` or ``APP/METHOD``, globs both. Without *all_methods*, methods that a pattern does not name are
@@ -50,15 +50,15 @@ class Wanted:
 
     def has(self, app: str, method: str) -> bool | None:
         """Whether a hook is wanted; None if it is but for its method, which may have side effects."""
-        harmless = self._all_methods or method_type(method) is MethodType.INCOMING
+        without_effects = self._all_methods or method_type(method) is MethodType.INCOMING
         if not self._patterns:
-            return harmless or None
+            return without_effects or None
         found: bool | None = False
         for app_is, method_is in self._patterns:
             if app_is.fullmatch(app) is None:
                 continue
             if method_is is None:
-                if harmless:
+                if without_effects:
                     return True
                 found = None
             elif method_is.fullmatch(method) is not None:
@@ -87,7 +87,7 @@ class Played(NamedTuple):
 class Recording:
     """What some files hold. Close it."""
 
-    def __init__(self, paths: Sequence[str], wanted: Wanted, limit: int | None = None) -> None:
+    def __init__(self, paths: Sequence[str], hook_filter: HookFilter, limit: int | None = None) -> None:
         """Look through all of them. Raises UnreadableError."""
         self._names: list[str] = []
         """As they are told: a file's name need not be text."""
@@ -109,7 +109,7 @@ class Recording:
             raise UnreadableError(f"{len(paths)} files are more than the {MAX_FILES} that one replay takes")
         try:
             for path in paths:
-                self._look_through(path, wanted)
+                self._look_through(path, hook_filter)
         except BaseException:
             self.close()
             raise
@@ -144,7 +144,7 @@ class Recording:
         for stream in self._files:
             stream.close()
 
-    def _look_through(self, path: str, wanted: Wanted) -> None:
+    def _look_through(self, path: str, hook_filter: HookFilter) -> None:
         name = printable(path)
         try:
             if not os.path.isfile(path):  # a named pipe would be waited for, and cannot be read twice
@@ -176,12 +176,12 @@ class Recording:
                             raise UnreadableError(f"{name}: it is no recording: line {line} has more than {size} bytes")
                     self._note_broken(f"{name}:{line}", f"it is longer than {MAX_LINE} bytes")
                 else:
-                    self._look_at(data, (number, line, offset), wanted)
+                    self._look_at(data, (number, line, offset), hook_filter)
                 offset += size
         except (OSError, ValueError) as exc:  # ValueError: a NUL in the name
             raise UnreadableError(f"{name}: {getattr(exc, 'strerror', None) or exc}") from exc
 
-    def _look_at(self, data: bytes, place: tuple[int, int, int], wanted: Wanted) -> None:
+    def _look_at(self, data: bytes, place: tuple[int, int, int], hook_filter: HookFilter) -> None:
         where = f"{self._names[place[0]]}:{place[1]}"
         try:
             record = read(data)
@@ -192,7 +192,7 @@ class Recording:
         except BadHookError as exc:
             self._note_broken(where, f"its hook is none: {exc}")
             return
-        has = wanted.has(record.app, record.method)
+        has = hook_filter.has(record.app, record.method)
         if has is None:
             self.left_out[record.method[:64]] += 1
         elif not has:

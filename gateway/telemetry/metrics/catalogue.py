@@ -10,9 +10,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from gateway.model.decision import UNKNOWN_APP, Decision
 from gateway.model.verdicts import Annotations, Source
-from gateway.telemetry.metrics.cells import Cells, Counter, Distribution, Family, Gauge, Histogram, Series, Value
+from gateway.telemetry.metrics.cells import Counter, Distribution, Family, Gauge, Histogram, MetricCells, Series, Value
 from gateway.telemetry.metrics.exposition import render
-from gateway.telemetry.metrics.shared import ForeignCells
+from gateway.telemetry.metrics.shared import WorkerMetrics
 
 DURATION_BUCKETS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 15.0,
@@ -75,8 +75,8 @@ _F = TypeVar("_F", bound=Family)
 class Metrics:
     """All families of this process. ``app`` and ``method`` come from the configuration, never from a caller."""
 
-    def __init__(self, version: str, cells: Cells | None = None) -> None:
-        cells = cells or Cells()
+    def __init__(self, version: str, cells: MetricCells | None = None) -> None:
+        cells = cells or MetricCells()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return self._add(Counter(cells, name, text, labels))
@@ -134,42 +134,42 @@ class Metrics:
         )
         self.ready = gauge(
             "gateway_ready", "1 while hooks are taken; 0 while starting or draining.", merge=max
-        ).labelled()
+        ).with_labels()
         self.reload_successful = gauge(
             "gateway_config_last_reload_successful",
             "1 if the last load of the configuration was taken, else 0.",
             merge=max,
-        ).labelled()
+        ).with_labels()
         self.reload_time = gauge(
             "gateway_config_last_reload_success_timestamp_seconds",
             "Unix time of the last load of the configuration that was taken.",
             merge=max,
-        ).labelled()
+        ).with_labels()
         self._reloads = counter("gateway_config_reloads_total", "Reloads of the configuration.", "result")
         for result in ("success", "failure"):
-            self._reloads.labelled(result)
+            self._reloads.with_labels(result)
         self._reload_failures = counter(
             "gateway_config_reload_failures_total",
             "Reloads that changed nothing: invalid, not_applied (could not be put in force), mass_removal.",
             "reason",
         )
         for reason in ("invalid", "not_applied", "mass_removal"):
-            self._reload_failures.labelled(reason)
+            self._reload_failures.with_labels(reason)
         self.log_dropped = counter(
             "gateway_log_lines_dropped_total", "Log lines given up because nobody took them in time."
-        ).labelled()
+        ).with_labels()
         self.held_up = counter(
             "gateway_held_up_seconds_total",
             "Seconds for which processes were held up, their timers late by over 0.25 s.",
-        ).labelled()
+        ).with_labels()
         self.spans_exported = counter(
             "gateway_spans_exported_total", "Spans that the tracing collector has taken."
-        ).labelled()
+        ).with_labels()
         self.spans_dropped = counter(
             "gateway_spans_dropped_total", "Spans given up: queue_full, or not_delivered to the collector.", "reason"
         )
         for reason in ("queue_full", "not_delivered"):
-            self.spans_dropped.labelled(reason)
+            self.spans_dropped.with_labels(reason)
         self._describe_protocol(counter)
         self.certificate_days = gauge(
             "gateway_certificate_days_to_expiry",
@@ -183,13 +183,13 @@ class Metrics:
         self.dropped_connections = counter(
             "gateway_dropped_connections_total",
             "Connections to the hook port closed at once, for all places of their kind were held.",
-        ).labelled()
-        self.workers = gauge("gateway_workers", "Processes that serve hooks.").labelled()
+        ).with_labels()
+        self.workers = gauge("gateway_workers", "Processes that serve hooks.").with_labels()
         self.worker_deaths = counter(
             "gateway_worker_deaths_total", "Workers that ended unasked, and were replaced."
-        ).labelled()
+        ).with_labels()
         info = gauge("gateway_build_info", "1; the labels tell what runs.", "version", "python", merge=max)
-        info.labelled(version, platform.python_version()).set(1)
+        info.with_labels(version, platform.python_version()).set(1)
 
         self.scope = Scope(frozenset((UNKNOWN_APP,)), frozenset(), True, None)
         """What series may begin for."""
@@ -227,7 +227,7 @@ class Metrics:
         self.unkept_settings = counter(
             "gateway_session_settings_unkept_total",
             "Answers to connect whose settings found no room: what they set, restOnError apart, is not known.",
-        ).labelled()
+        ).with_labels()
         self.repaired_answers = counter(
             "gateway_repaired_answers_total",
             "Backends' answers cut down to their JSON object, by what was cut away: bom, before, after.",
@@ -265,7 +265,7 @@ class Metrics:
             "outcome",
         )
         for outcome in ("written", "dropped", "deleted"):
-            self.recorded_hooks.labelled(outcome)
+            self.recorded_hooks.with_labels(outcome)
 
     def _add(self, family: _F) -> _F:
         self._families.append(family)
@@ -299,12 +299,12 @@ class Metrics:
 
     def record_reload(self, failed_by: str | None) -> None:
         """Count an attempt to load a new configuration; *failed_by* is the reason where it changed nothing."""
-        self._reloads.labelled("success" if failed_by is None else "failure").inc()
+        self._reloads.with_labels("success" if failed_by is None else "failure").inc()
         if failed_by is not None:
-            self._reload_failures.labelled(failed_by).inc()
-        self.loaded(successful=failed_by is None)
+            self._reload_failures.with_labels(failed_by).inc()
+        self.record_load(successful=failed_by is None)
 
-    def loaded(self, *, successful: bool) -> None:
+    def record_load(self, *, successful: bool) -> None:
         """Note how the last load of the configuration, at start or later, went."""
         self.reload_successful.set(1.0 if successful else 0.0)
         if successful:
@@ -322,22 +322,22 @@ class Metrics:
         *app_label*: whether histograms carry the app: ``auto`` (up to APP_LABEL_LIMIT apps), ``always``, ``never``.
         *rules*: None keeps those of every app that stays.
         """
-        scope = self.scope_of(apps, {upstream for upstream, _ in targets}, app_label, rules)
-        self.adopt(scope)
+        scope = self.make_scope(apps, {upstream for upstream, _ in targets}, app_label, rules)
+        self.set_scope(scope)
         self.prune(targets)
 
-    def scope_of(
+    def make_scope(
         self,
         apps: Collection[str],
         upstreams: Iterable[str],
         app_label: str = "auto",
         rules: Container[tuple[str, str]] | None = None,
     ) -> Scope:
-        """What ``adopt`` takes; the same as ``configure`` takes, but that the upstreams' names are enough."""
-        labelled = app_label == "always" or (app_label == "auto" and len(apps) <= APP_LABEL_LIMIT)
-        return Scope(frozenset((*apps, UNKNOWN_APP)), frozenset(upstreams), labelled, rules)
+        """What ``set_scope`` takes; the same as ``configure`` takes, but that the upstreams' names are enough."""
+        with_labels = app_label == "always" or (app_label == "auto" and len(apps) <= APP_LABEL_LIMIT)
+        return Scope(frozenset((*apps, UNKNOWN_APP)), frozenset(upstreams), with_labels, rules)
 
-    def adopt(self, scope: Scope) -> None:
+    def set_scope(self, scope: Scope) -> None:
         """Let series of this scope begin from now on, and no others."""
         self.scope = scope
         self._hook_series.clear()
@@ -372,14 +372,14 @@ class Metrics:
         for sampler in self._samplers:
             sampler()
 
-    def render(self, others: Collection[ForeignCells] = ()) -> bytes:
+    def render(self, others: Collection[WorkerMetrics] = ()) -> bytes:
         """Everything in Prometheus's text format, this process's and the *others'* series as one."""
         self.sample()
         for other in others:
             other.refresh()
-        return render((family, _together(family, others)) for family in self._families)
+        return render((family, _merged_series(family, others)) for family in self._families)
 
-    def inherit(self, other: ForeignCells) -> None:
+    def inherit(self, other: WorkerMetrics) -> None:
         """Take over what a process that has ended had counted; its gauges end with it."""
         other.refresh()
         for family in self._families:
@@ -387,11 +387,13 @@ class Metrics:
                 for series in other.series(family):
                     family.add(series)
 
-    def together(self, family: Family, others: Collection[ForeignCells] = ()) -> dict[tuple[str, ...], Sequence[float]]:
+    def merged_values(
+        self, family: Family, others: Collection[WorkerMetrics] = ()
+    ) -> dict[tuple[str, ...], Sequence[float]]:
         """A family's values by label values, this process's and the (refreshed) *others'* as one."""
-        return dict(_together(family, others))
+        return dict(_merged_series(family, others))
 
-    def totals(self, family: Counter, others: Collection[ForeignCells] = ()) -> dict[tuple[str, ...], float]:
+    def totals(self, family: Counter, others: Collection[WorkerMetrics] = ()) -> dict[tuple[str, ...], float]:
         """The same for a counter or gauge, in a tenth of the time."""
         totals = family.totals()
         for other in others:
@@ -418,10 +420,10 @@ class Metrics:
         return _HookSeries(
             decision,
             self._era,
-            self.hooks.labelled(app, decision.method, ruling.verdict, ruling.source, ruling.reason),
-            self.duration.labelled(histogram_app, decision.method),
-            self.overhead.labelled(histogram_app),
-            self.budget_used.labelled(histogram_app),
+            self.hooks.with_labels(app, decision.method, ruling.verdict, ruling.source, ruling.reason),
+            self.duration.with_labels(histogram_app, decision.method),
+            self.overhead.with_labels(histogram_app),
+            self.budget_used.with_labels(histogram_app),
         )
 
     def _count_annotations(self, decision: Decision) -> None:
@@ -454,25 +456,25 @@ class Metrics:
         app = decision.app if decision.app in self.scope.apps else UNKNOWN_APP
         verdict, rules = decision.ruling.verdict, self.scope.rules
         if annotations.rule is not None and (rules is None or (app, annotations.rule) in rules):
-            yield self.rule_hits.labelled(app, annotations.rule, verdict)
+            yield self.rule_hits.with_labels(app, annotations.rule, verdict)
         if annotations.repaired is not None:
-            yield self.repaired_answers.labelled(app, annotations.repaired)
+            yield self.repaired_answers.with_labels(app, annotations.repaired)
         if annotations.client_config is not None:
-            yield self.client_config_answers.labelled(app, annotations.client_config)
+            yield self.client_config_answers.with_labels(app, annotations.client_config)
         if annotations.ineffective:
-            yield self.ineffective_rejects.labelled(app, decision.method)
+            yield self.ineffective_rejects.with_labels(app, decision.method)
         if annotations.ignored_fields is not None:
-            yield self.ineffective_changes.labelled(app, decision.method)
+            yield self.ineffective_changes.with_labels(app, decision.method)
         for field in {name.rpartition(".")[2] for name in annotations.excluded}:
-            yield self.excluded_fields.labelled(app, field)
+            yield self.excluded_fields.with_labels(app, field)
         # As with apps, a rule or an upstream that a reload has removed does not come back.
         if annotations.failed_over_from is not None and annotations.failed_over_from in self.scope.upstreams:
-            yield self.failovers.labelled(app, annotations.failed_over_from, annotations.failover_cause or "")
+            yield self.failovers.with_labels(app, annotations.failed_over_from, annotations.failover_cause or "")
         if decision.split and decision.upstream is not None and decision.upstream in self.scope.upstreams:
-            yield self.split_hooks.labelled(app, decision.upstream, verdict)
+            yield self.split_hooks.with_labels(app, decision.upstream, verdict)
 
 
-def _together(family: Family, others: Collection[ForeignCells]) -> Iterable[Series]:
+def _merged_series(family: Family, others: Collection[WorkerMetrics]) -> Iterable[Series]:
     if not others:
         return family.read()
     merged = {series.labels: series.values for series in family.read()}

@@ -28,7 +28,7 @@ _SCRATCH: Final = 64
 """Cells at the block's beginning that belong to no series."""
 
 
-class Cells:
+class MetricCells:
     """The block of floats. Cells are handed out in runs, zeroed, and taken back after a quarantine.
 
     A worker's block lies in memory that its supervisor has mapped too (*values_fd*), with a journal of who owns which
@@ -41,7 +41,7 @@ class Cells:
         names_fd: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.values = mapped(values_fd)
+        self.values = map_memory(values_fd)
         self._names_fd = names_fd
         self._clock = clock
         self._next = _SCRATCH
@@ -72,7 +72,7 @@ class Cells:
             os.write(self._names_fd, msgspec.json.encode(entry) + b"\n")
 
 
-def mapped(fd: int = -1) -> memoryview[float]:
+def map_memory(fd: int = -1) -> memoryview[float]:
     """The block's memory: anonymous, or the file's. Pages that are never touched cost nothing."""
     if fd >= 0 and os.fstat(fd).st_size < MEMORY:
         os.ftruncate(fd, MEMORY)
@@ -84,7 +84,7 @@ class Value:
 
     __slots__ = ("_index", "_values")
 
-    def __init__(self, cells: Cells, index: int) -> None:
+    def __init__(self, cells: MetricCells, index: int) -> None:
         self._values = cells.values
         self._index = index
 
@@ -106,7 +106,7 @@ class Distribution:
 
     __slots__ = ("_bounds", "_index", "_sum", "_values")
 
-    def __init__(self, cells: Cells, index: int, bounds: Sequence[float]) -> None:
+    def __init__(self, cells: MetricCells, index: int, bounds: Sequence[float]) -> None:
         self._values = cells.values
         self._index = index
         self._bounds = bounds
@@ -133,7 +133,7 @@ class Family:
     length: int
     """Cells per series."""
 
-    def __init__(self, cells: Cells, name: str, help_text: str, labels: Sequence[str] = ()) -> None:
+    def __init__(self, cells: MetricCells, name: str, help_text: str, labels: Sequence[str] = ()) -> None:
         self.name = name
         self.help_text = help_text
         self.labels = tuple(labels)
@@ -178,7 +178,7 @@ class Counter(Family):
     kind = "counter"
     length = 1
 
-    def labelled(self, *labels: str) -> Value:
+    def with_labels(self, *labels: str) -> Value:
         """The series with these label values, made if need be."""
         return Value(self._cells, self._index(labels))
 
@@ -206,7 +206,7 @@ class Gauge(Counter):
 
     def __init__(
         self,
-        cells: Cells,
+        cells: MetricCells,
         name: str,
         help_text: str,
         labels: Sequence[str] = (),
@@ -225,11 +225,13 @@ class Histogram(Family):
 
     kind = "histogram"
 
-    def __init__(self, cells: Cells, name: str, help_text: str, labels: Sequence[str], bounds: Sequence[float]) -> None:
+    def __init__(
+        self, cells: MetricCells, name: str, help_text: str, labels: Sequence[str], bounds: Sequence[float]
+    ) -> None:
         super().__init__(cells, name, help_text, labels)
         self.bounds = tuple(bounds)
         self.length = len(self.bounds) + 2
 
-    def labelled(self, *labels: str) -> Distribution:
+    def with_labels(self, *labels: str) -> Distribution:
         """The series with these label values, made if need be."""
         return Distribution(self._cells, self._index(labels), self.bounds)

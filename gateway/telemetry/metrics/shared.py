@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 import msgspec
 
-from gateway.telemetry.metrics.cells import Counter, Family, Series, mapped
+from gateway.telemetry.metrics.cells import Counter, Family, Series, map_memory
 
 _decode = msgspec.json.Decoder(tuple[str, str, tuple[str, ...], int]).decode
 
 
-class ForeignCells:
-    """The reader's side of a worker's Cells."""
+class WorkerMetrics:
+    """The reader's side of a worker's MetricCells."""
 
     def __init__(self) -> None:
         with contextlib.ExitStack() as undo:
@@ -22,7 +22,7 @@ class ForeignCells:
             undo.callback(os.close, self.values_fd)
             self.names_fd = os.memfd_create("gateway-names")
             undo.callback(os.close, self.names_fd)
-            self._values = mapped(self.values_fd)
+            self._values = map_memory(self.values_fd)
             undo.pop_all()
         self._series: dict[str, dict[tuple[str, ...], int]] = {}
         self._read = 0

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from gateway.model.decision import AttemptRecord, Decision
-from gateway.model.hooks import text_of
+from gateway.model.hooks import field_text
 from gateway.model.trace_context import Trace
 from gateway.model.verdicts import Reason, Source
 
@@ -79,9 +79,9 @@ def make_record(decision: Decision, trace: Trace) -> HookRecord:
         ),
         ruling.error,
         decision.request_id,
-        text_of(hook.node_id) if hook else None,
-        text_of(hook.session_id) if hook else None,
-        text_of(hook.call_id) if hook else None,
+        field_text(hook.node_id) if hook else None,
+        field_text(hook.session_id) if hook else None,
+        field_text(hook.call_id) if hook else None,
         decision.asked_after,
         decision.story or _only_attempt(decision),
     )

@@ -270,7 +270,7 @@ def test_answers_read_either_way_never_mix_on_one_connection(
         wire.end()
         fault = wire.outcome()
         assert isinstance(fault, ConnectionLost)
-        assert fault.harmless is bool(turns), "a kept connection that closes without a byte has acted on nothing"
+        assert fault.retry_safe is bool(turns), "a kept connection that closes without a byte has acted on nothing"
     else:
         wire.connection._on_deadline()
         fault = wire.outcome()

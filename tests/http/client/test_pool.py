@@ -107,7 +107,7 @@ async def test_waiting_in_vain_for_a_connection_is_overload_and_asks_nobody() ->
         await until(lambda: len(gate.arrived) == 1)
         with pytest.raises(QueueTimedOut) as caught:
             await exchange(transport, there.url, b"2", within=0.05)
-        assert (caught.value.failure.cause, caught.value.harmless) == (Cause.OVERLOAD, True)
+        assert (caught.value.failure.cause, caught.value.retry_safe) == (Cause.OVERLOAD, True)
         assert transport.queued == 0
         gate.open.set()
         assert await first == b"1"
@@ -432,7 +432,7 @@ async def test_a_kept_connection_that_ends_without_a_byte_is_a_harmless_loss(how
         await exchange(transport, there.url)
         with pytest.raises(ConnectionLost) as caught:
             await exchange(transport, there.url)
-        assert (caught.value.failure.cause, caught.value.harmless) == (Cause.UNREACHABLE, True)
+        assert (caught.value.failure.cause, caught.value.retry_safe) == (Cause.UNREACHABLE, True)
         assert transport.open_connections == 0
 
 
@@ -450,7 +450,7 @@ async def test_a_kept_connection_that_ends_after_a_while_may_have_worked_on_the_
         await exchange(transport, there.url)
         with pytest.raises(ConnectionLost) as caught:
             await exchange(transport, there.url)
-        assert (caught.value.failure.cause, caught.value.harmless) == (Cause.UNREACHABLE, False)
+        assert (caught.value.failure.cause, caught.value.retry_safe) == (Cause.UNREACHABLE, False)
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
@@ -463,7 +463,7 @@ async def test_a_new_connection_that_ends_without_a_byte_is_no_harmless_loss(how
     async with backend(play) as there, transport_of() as transport:
         with pytest.raises(ConnectionLost) as caught:
             await exchange(transport, there.url)
-        assert (caught.value.failure.cause, caught.value.harmless) == (Cause.UNREACHABLE, False)
+        assert (caught.value.failure.cause, caught.value.retry_safe) == (Cause.UNREACHABLE, False)
 
 
 async def test_a_kept_connection_that_breaks_off_after_a_byte_is_no_harmless_loss() -> None:
@@ -479,7 +479,7 @@ async def test_a_kept_connection_that_breaks_off_after_a_byte_is_no_harmless_los
         await exchange(transport, there.url)
         with pytest.raises(ConnectionLost) as caught:
             await exchange(transport, there.url)
-        assert not caught.value.harmless
+        assert not caught.value.retry_safe
 
 
 # --- answers that nobody asked for ---

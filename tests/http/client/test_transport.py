@@ -133,7 +133,7 @@ async def test_a_deadline_that_is_over_before_connecting_is_a_timeout() -> None:
     async with backend(echo) as there, transport_of() as transport:
         with pytest.raises(ConnectTimedOut) as caught:
             await exchange(transport, there.url, within=-1.0)
-        assert (caught.value.failure.cause, caught.value.harmless) == (Cause.TIMEOUT, True)
+        assert (caught.value.failure.cause, caught.value.retry_safe) == (Cause.TIMEOUT, True)
         assert transport.open_connections == 0
 
 
@@ -142,7 +142,7 @@ async def test_a_budget_that_ends_while_connecting_is_a_timeout() -> None:
         async with transport_of(connect_timeout=5.0) as transport:
             with pytest.raises(ConnectTimedOut) as caught:
                 await exchange(transport, f"http://127.0.0.1:{port}/hook", within=0.1)
-            assert (caught.value.failure.cause, caught.value.harmless) == (Cause.TIMEOUT, True)
+            assert (caught.value.failure.cause, caught.value.retry_safe) == (Cause.TIMEOUT, True)
             assert transport.open_connections == 0
 
 
@@ -151,7 +151,7 @@ async def test_a_connect_timeout_inside_the_budget_is_unreachable() -> None:
         async with transport_of(connect_timeout=0.1) as transport:
             with pytest.raises(ConnectTimedOut) as caught:
                 await exchange(transport, f"http://127.0.0.1:{port}/hook", within=5.0)
-            assert (caught.value.failure.cause, caught.value.harmless) == (Cause.UNREACHABLE, True)
+            assert (caught.value.failure.cause, caught.value.retry_safe) == (Cause.UNREACHABLE, True)
             assert transport.open_connections == 0
 
 
@@ -201,7 +201,7 @@ async def test_a_refused_connection_is_unreachable() -> None:
                 await exchange(transport, f"http://127.0.0.1:{bound.getsockname()[1]}/hook")
             failure = caught.value.failure
             assert (failure.cause, failure.proxy_error) == (Cause.UNREACHABLE, ProxyError.CONNECTION_REFUSED)
-            assert caught.value.harmless
+            assert caught.value.retry_safe
             assert transport.open_connections == 0
 
 
@@ -392,6 +392,6 @@ def test_each_error_is_httpxs_of_its_phase_and_keeps_its_failure(
     assert isinstance(error, of_httpx)
     assert isinstance(error, ExchangeError)
     assert error.failure is FAILURE
-    assert not error.harmless, "unless it is known to be"
-    assert own(FAILURE, harmless=True).harmless
+    assert not error.retry_safe, "unless it is known to be"
+    assert own(FAILURE, retry_safe=True).retry_safe
     assert str(error) == "what happened"

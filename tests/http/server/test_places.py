@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.http.server.places import Place, Places, PoolSizes, Standing, site_of
+from gateway.http.server.places import Place, Places, PoolSizes, TargetState, site_of
 
 SIZES = PoolSizes(members=10, excess=3, strangers=8)
 MEMBER, STRANGERS = ("10.0.0.1", 5000), [(f"192.0.2.{n}", 1) for n in range(6)]
@@ -26,14 +26,14 @@ def test_strangers_never_take_a_members_place_and_every_pool_keeps_its_bound(ste
     for client, arrives, which in steps:
         if arrives:
             before = Counter(place.standing for place in held)
-            mine = sum(place.standing is Standing.STRANGER and place.site == client[0] for place in held)
+            mine = sum(place.standing is TargetState.STRANGER and place.site == client[0] for place in held)
             place = places.take(SIZES, client, allowed=client is MEMBER)
             if client is MEMBER:
-                has_room = before[Standing.MEMBER] < SIZES.members
-                assert (place is not None and place.standing is Standing.MEMBER) == has_room
-                assert (place is None) == (not has_room and before[Standing.EXCESS] == SIZES.excess)
+                has_room = before[TargetState.MEMBER] < SIZES.members
+                assert (place is not None and place.standing is TargetState.MEMBER) == has_room
+                assert (place is None) == (not has_room and before[TargetState.EXCESS] == SIZES.excess)
             else:
-                has_room = before[Standing.STRANGER] < SIZES.strangers and mine < SIZES.strangers // 4
+                has_room = before[TargetState.STRANGER] < SIZES.strangers and mine < SIZES.strangers // 4
                 assert (place is not None) == has_room
             if place is not None:
                 held.append(place)
@@ -42,7 +42,7 @@ def test_strangers_never_take_a_members_place_and_every_pool_keeps_its_bound(ste
             gone.leave()
             gone.leave()  # once more does no harm
         assert places.held == len(held)
-        assert all(places.count(standing) == sum(p.standing is standing for p in held) for standing in Standing)
+        assert all(places.count(standing) == sum(p.standing is standing for p in held) for standing in TargetState)
     for place in held:
         place.leave()
     assert places.held == 0

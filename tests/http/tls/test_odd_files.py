@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.http.tls.certificates import MadeOfFiles, days_to_expiry, server_context
-from gateway.http.tls.pem_files import copied
+from gateway.http.tls.certificates import FileBacked, days_to_expiry, server_context
+from gateway.http.tls.pem_files import copy_files
 
 KINDS = ["pipe", "/dev/zero", "directory", "sparse", "missing"]
 
@@ -35,8 +35,8 @@ def test_a_file_that_is_none_is_refused_at_once_and_not_named(kind: str, tmp_pat
 
     def look() -> None:
         for use in (
-            lambda: MadeOfFiles(files, lambda paths: server_context(paths, "1.2")),
-            lambda: copied(files, lambda paths: None),
+            lambda: FileBacked(files, lambda paths: server_context(paths, "1.2")),
+            lambda: copy_files(files, lambda paths: None),
             lambda: days_to_expiry(path),
         ):
             with pytest.raises(OSError, match=r"file|large|directory") as caught:
@@ -55,7 +55,7 @@ def test_a_file_that_is_none_is_refused_at_once_and_not_named(kind: str, tmp_pat
 def test_a_renewal_by_such_a_file_keeps_what_there_is(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "odd.pem"
     path.write_text("first")
-    made = MadeOfFiles((str(path),), lambda paths: Path(str(paths[0])).read_text())
+    made = FileBacked((str(path),), lambda paths: Path(str(paths[0])).read_text())
     path.unlink()
     odd(kind, tmp_path)
     with pytest.raises(OSError, match=r"file|large|directory"):

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from gateway.config import loads
-from gateway.http.tls.certificates import MadeOfFiles, Renewal, ServerTLS, days_to_expiry, server_context
-from gateway.http.tls.pem_files import Files, copied, in_memory
+from gateway.http.tls.certificates import FileBacked, Renewal, ServerTLS, days_to_expiry, server_context
+from gateway.http.tls.pem_files import Files, copy_files, in_memory
 from gateway.server.pem_cache import PemCache
 from tests.support.faulty import Certificates
 from tests.support.secured import Files as Replaced
 from tests.support.secured import config
 
 
-def text_of(files: Files) -> str:
+def field_text(files: Files) -> str:
     """All of these files' contents, in turn."""
     texts = [Path(file).read_text() for file in files if file is not None]
     if "broken" in texts:
@@ -36,14 +36,14 @@ def files(tmp_path: Path) -> tuple[str, ...]:
 def test_what_is_in_memory_reads_like_files_and_is_gone_afterwards() -> None:
     with in_memory((b"one", None, b"two")) as paths:
         assert paths[1] is None
-        assert text_of(paths) == "one two"
-        assert text_of(paths) == "one two"  # a second time, too
+        assert field_text(paths) == "one two"
+        assert field_text(paths) == "one two"  # a second time, too
     with pytest.raises(OSError, match="No such file"):
-        text_of(paths)
+        field_text(paths)
 
 
 def test_files_that_are_of_use_are_taken_whatever_copies_there_are(files: Files) -> None:
-    made = MadeOfFiles(files, text_of, {files: (b"old", b"copies")})
+    made = FileBacked(files, field_text, {files: (b"old", b"copies")})
     assert made.value == "one two"
     assert not made.refresh()
 
@@ -55,10 +55,10 @@ def test_where_files_are_of_no_use_their_copies_are_until_they_are_mended(files:
     if content is not None:
         second.write_text(content)
     with pytest.raises(OSError, match=r"broken|No such file"):
-        MadeOfFiles(files, text_of)
+        FileBacked(files, field_text)
     with pytest.raises(OSError, match=r"broken|No such file"):
-        MadeOfFiles(files, text_of, {(files[0],): (b"another's",)})
-    made = MadeOfFiles(files, text_of, {files: (b"old", b"copies")})
+        FileBacked(files, field_text, {(files[0],): (b"another's",)})
+    made = FileBacked(files, field_text, {files: (b"old", b"copies")})
     assert made.value == "old copies"
     with pytest.raises(OSError, match=r"broken|No such file"):
         made.refresh()  # said once
@@ -70,11 +70,11 @@ def test_where_files_are_of_no_use_their_copies_are_until_they_are_mended(files:
 
 def test_copies_are_made_of_what_fits_together_alone(ours: Certificates, theirs: Certificates) -> None:
     certificate, key = map(str, ours.valid)
-    contents = copied((certificate, key, None), lambda files: server_context(files, "1.2"))
+    contents = copy_files((certificate, key, None), lambda files: server_context(files, "1.2"))
     assert contents == (ours.valid[0].read_bytes(), ours.valid[1].read_bytes(), None)
     for pair in ((certificate, str(theirs.valid[1])), (key, key)):
         with pytest.raises(ssl.SSLError):
-            copied((*pair, None), lambda files: server_context(files, "1.2"))
+            copy_files((*pair, None), lambda files: server_context(files, "1.2"))
 
 
 def test_spares_follow_a_renewal_keep_what_was_good_and_forget_what_is_configured_no_more(
@@ -126,7 +126,7 @@ def test_what_could_keep_its_reader_waiting_for_ever_is_an_error_at_once(
     _, key = map(str, ours.valid)
     for attempt in (
         lambda: ServerTLS((str(odd), key, None), "1.2"),
-        lambda: copied((str(odd), key, None), lambda files: server_context(files, "1.2")),
+        lambda: copy_files((str(odd), key, None), lambda files: server_context(files, "1.2")),
         lambda: days_to_expiry(odd),
     ):
         with pytest.raises(OSError, match=r"regular|directory"):

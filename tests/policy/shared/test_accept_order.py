@@ -5,17 +5,17 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.policy.shared.accept_order import Turns
+from gateway.policy.shared.accept_order import AcceptOrder
 from tests.policy.shared.workers import Workers, workers
 
 CHECKED = settings(deadline=None, max_examples=60)
 
 
-def turns_of(running: Workers) -> list[Turns]:
-    turns = [Turns(memory) for memory in running.memories]
-    for each in turns:
+def accept_orders(running: Workers) -> list[AcceptOrder]:
+    order = [AcceptOrder(memory) for memory in running.memories]
+    for each in order:
         each.note(0)
-    return turns
+    return order
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=120))
@@ -23,22 +23,22 @@ def turns_of(running: Workers) -> list[Turns]:
 def test_connections_come_to_be_shared_out_evenly(steps: list[tuple[int, bool]]) -> None:
     """Each step: this worker is awake first; a connection comes, or one of the worker's goes."""
     with workers(3) as running:
-        turns, held = turns_of(running), [0, 0, 0]
+        order, held = accept_orders(running), [0, 0, 0]
         for first, comes in steps:
             if comes:
-                taker = next(slot for slot in (first, (first + 1) % 3, (first + 2) % 3) if not turns[slot].is_ahead())
+                taker = next(slot for slot in (first, (first + 1) % 3, (first + 2) % 3) if not order[slot].is_ahead())
                 before = min(held)
                 held[taker] += 1
-                turns[taker].note(held[taker])
+                order[taker].note(held[taker])
                 assert held[taker] <= before + 2
             elif held[first]:
                 held[first] -= 1
-                turns[first].note(held[first])
+                order[first].note(held[first])
 
 
 def test_nobody_leaves_a_connection_to_a_worker_that_is_lost_ended_or_accepts_no_more() -> None:
     with workers(2) as running:
-        one, other = turns_of(running)
+        one, other = accept_orders(running)
         one.note(10)
         assert one.is_ahead()
         running.stopped.add(1)  # no signs of life
@@ -51,7 +51,7 @@ def test_nobody_leaves_a_connection_to_a_worker_that_is_lost_ended_or_accepts_no
         assert not one.is_ahead()
         other.note(0)  # a connection of its last ones ends
         assert not one.is_ahead()
-        successor = Turns(running.replace(1))
+        successor = AcceptOrder(running.replace(1))
         assert not one.is_ahead()  # until it accepts
         successor.note(0)
         assert one.is_ahead()

@@ -6,7 +6,7 @@ import math
 
 from gateway.policy.breaker import BreakerSettings
 from gateway.policy.shared import SharedBreaker
-from gateway.upstreams.admission import Admission, Shut
+from gateway.upstreams.admission import Admission, EjectionScope
 from tests.policy.shared.workers import Workers, workers
 
 SETTINGS = BreakerSettings(failures=4, window=60.0, open_for=5.0)
@@ -21,7 +21,7 @@ def of(running: Workers) -> list[Admission]:
     return made
 
 
-def hang(admission: Admission, app: str, now: float) -> Shut:
+def hang(admission: Admission, app: str, now: float) -> EjectionScope:
     """A hook of this app is taken there and left without an answer."""
     ticket = admission.admit(app, now)
     assert ticket is not None
@@ -38,8 +38,8 @@ def test_an_app_s_hooks_that_hang_at_all_workers_close_the_target_to_it_everywhe
     with workers(2) as running:
         one, other = of(running)
         assert [hang(each, "a", running.now) for each in (one, other, one, other)] == [
-            *(Shut.NOBODY, Shut.NOBODY, Shut.NOBODY),
-            Shut.TENANT,
+            *(EjectionScope.NONE, EjectionScope.NONE, EjectionScope.NONE),
+            EjectionScope.APP,
         ]
         assert [each.admit("a", running.now) for each in (one, other)] == [None, None]
         for each in (one, other):
@@ -52,16 +52,16 @@ def test_an_app_s_hooks_that_hang_at_all_workers_close_the_target_to_it_everywhe
         one.succeeded(probe, "a", running.now)
         for each in (one, other):
             answer(each, "a", running.now)
-        assert all(each.is_closed(running.now) for each in (one, other))
+        assert all(each.admits_all(running.now) for each in (one, other))
 
 
 def test_an_answer_at_one_worker_ends_the_row_of_an_app_at_another() -> None:
     with workers(2) as running:
         one, other = of(running)
         for _ in range(3):
-            assert hang(one, "a", running.now) is Shut.NOBODY
+            assert hang(one, "a", running.now) is EjectionScope.NONE
         answer(other, "a", running.now)
-        assert [hang(one, "a", running.now) for _ in range(4)][-1] is Shut.TENANT
+        assert [hang(one, "a", running.now) for _ in range(4)][-1] is EjectionScope.APP
         assert other.admit("a", running.now) is None, "it looks again"
 
 
@@ -85,4 +85,4 @@ def test_a_worker_that_has_the_target_no_more_leaves_it_to_the_others() -> None:
         assert other.admit("a", running.now) is None
         one.leave()
         assert other.admit("a", running.now) is None
-        assert other.closed_to(running.now).keys() == {"a"}
+        assert other.ejected_apps(running.now).keys() == {"a"}

@@ -18,23 +18,23 @@ from gateway.model.verdicts import (
     Fallback,
     ProxyError,
     Ruling,
-    allowed_by_backend,
-    by_fallback,
-    denied_by_backend,
+    backend_allow,
+    backend_reject,
+    fallback_ruling,
 )
 from gateway.policy.shared import Claim, Claims
-from gateway.policy.shared.claims import HANDED_ON, MAX_ANSWER, Known
-from gateway.policy.shared.memory import ARENA, ROWS, SILENCE_LIMIT, shared_memory
+from gateway.policy.shared.claims import HANDOVER_TIME, MAX_ANSWER, KnownVerdict
+from gateway.policy.shared.memory import ARENA, ROWS, SILENCE_LIMIT, create_memory
 from tests.policy.shared.workers import Workers, workers
 
 BODY = b'{"appKey":"a"}'
 KEY = 7
-LATE = by_fallback(Failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, "late", 504), Fallback(), BODY)
-ECHOED = by_fallback(
+LATE = fallback_ruling(Failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, "late", 504), Fallback(), BODY)
+ECHOED = fallback_ruling(
     Failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, "late"), Fallback(frozenset({Cause.TIMEOUT})), BODY
 )
-CHANGED = allowed_by_backend(b'{"appKey":"a","callee":"1000"}').annotate(changed_fields="callee")
-RULINGS = (allowed_by_backend(BODY), denied_by_backend(), allowed_by_backend(b'{"n":1}'), LATE, ECHOED, CHANGED)
+CHANGED = backend_allow(b'{"appKey":"a","callee":"1000"}').annotate(changed_fields="callee")
+RULINGS = (backend_allow(BODY), backend_reject(), backend_allow(b'{"n":1}'), LATE, ECHOED, CHANGED)
 
 
 def mine(claims: Claims, now: float, key: int = KEY) -> Claim:
@@ -51,8 +51,8 @@ def theirs(claims: Claims, now: float, key: int = KEY) -> Claim:
     return found
 
 
-def verdict(found: Known | Claim | None) -> Ruling:
-    assert isinstance(found, Known)
+def verdict(found: KnownVerdict | Claim | None) -> Ruling:
+    assert isinstance(found, KnownVerdict)
     return found.ruling
 
 
@@ -68,7 +68,7 @@ def test_a_verdict_is_known_to_all_with_every_word_of_it_for_its_time(ruling: Ru
         running.advance(4.0)
         found = other.take(KEY, BODY, running.now, running.now + 5.0)
         assert verdict(found) == ruling
-        assert isinstance(found, Known)
+        assert isinstance(found, KnownVerdict)
         assert found.keep == pytest.approx(6.0, abs=0.001)
         running.advance(6.0)
         mine(other, running.now)
@@ -80,11 +80,11 @@ def test_a_verdict_that_is_not_kept_is_for_those_who_waited_for_it() -> None:
         claim = mine(one, running.now)
         waiting = theirs(other, running.now)
         one.finish(claim, BODY, LATE, running.now, None)
-        running.advance(HANDED_ON / 2)
+        running.advance(HANDOVER_TIME / 2)
         assert verdict(other.look(waiting, BODY)) == LATE
         again = mine(third, running.now)
         assert other.look(waiting, BODY) is None
-        third.finish(again, BODY, denied_by_backend(), running.now, 1.0)
+        third.finish(again, BODY, backend_reject(), running.now, 1.0)
 
 
 def test_a_hook_without_a_verdict_is_free_for_the_next() -> None:
@@ -122,15 +122,15 @@ def test_what_is_too_large_or_overwritten_is_not_known() -> None:
         one, other = map(Claims, running.memories)
         claim = mine(one, running.now)
         waiting = theirs(other, running.now)
-        one.finish(claim, BODY, allowed_by_backend(bytes(MAX_ANSWER)), running.now, 10.0)
+        one.finish(claim, BODY, backend_allow(bytes(MAX_ANSWER)), running.now, 10.0)
         assert other.look(waiting, BODY) is None
-        large = allowed_by_backend(bytes(MAX_ANSWER - 200))
+        large = backend_allow(bytes(MAX_ANSWER - 200))
         for key in range(1, ARENA // MAX_ANSWER + 3):
             one.finish(mine(one, running.now, key), BODY, large, running.now, 10.0)
         known = [
             key
             for key in range(1, ARENA // MAX_ANSWER + 3)
-            if isinstance(other.take(key, BODY, running.now, running.now), Known)
+            if isinstance(other.take(key, BODY, running.now, running.now), KnownVerdict)
         ]
         assert known == list(range(3, ARENA // MAX_ANSWER + 3))
 
@@ -147,7 +147,7 @@ async def test_whoever_follows_a_claim_is_told_what_comes_of_it() -> None:
         assert not any(future.done() for future in (followed[0], *followed[2:]))
         one.finish(claim, BODY, LATE, running.now, 1.0)
         one.drop(lost)
-        assert await followed[0] == await followed[2] == Known(LATE, 0.0)
+        assert await followed[0] == await followed[2] == KnownVerdict(LATE, 0.0)
         assert await followed[3] is None
         await asyncio.sleep(0.03)
         assert other._timer is None
@@ -185,7 +185,7 @@ class Machine(RuleBasedStateMachine):
             return  # as ``Duplicates`` has it: a repeat joins there
         now = self.running.now
         found = self.claims[slot].take(hook * ROWS, BODY, now, now + 3.0)
-        if isinstance(found, Known):
+        if isinstance(found, KnownVerdict):
             answer, until = self.kept[hook]
             assert found.ruling.body == answer
             assert now < until + 0.001
@@ -206,7 +206,7 @@ class Machine(RuleBasedStateMachine):
             return
         del self.flights[slot, hook]
         self.number += 1
-        ruling = allowed_by_backend(b'{"n":%d}' % self.number)
+        ruling = backend_allow(b'{"n":%d}' % self.number)
         self.said.setdefault(hook, set()).add(ruling.body)
         in_force = self.claims[slot].look(claim, BODY) is not None
         self.claims[slot].finish(claim, BODY, ruling, self.running.now, keep)
@@ -225,7 +225,7 @@ class Machine(RuleBasedStateMachine):
         if slot in self.running.stopped:
             return
         found = self.claims[slot].look(claim, BODY)
-        if isinstance(found, Known):
+        if isinstance(found, KnownVerdict):
             assert found.ruling.body in self.said[hook], "another hook's verdict"
         elif found is claim:
             self.following.append((slot, hook, claim))
@@ -266,7 +266,7 @@ for hook in range(1, hooks + 1):
 
 def test_of_three_processes_that_claim_the_same_hooks_side_by_side_each_hook_is_one_s() -> None:
     hooks = 3000
-    fd = shared_memory(3)
+    fd = create_memory(3)
     with_pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "pass_fds": (fd,)}
     children = [
         subprocess.Popen([sys.executable, "-c", _CLAIMER, str(fd), str(slot), str(hooks)], **with_pipes)

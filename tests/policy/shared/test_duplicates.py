@@ -6,14 +6,14 @@ import asyncio
 
 import pytest
 
-from gateway.model.verdicts import Ruling, allowed_by_backend
+from gateway.model.verdicts import Ruling, backend_allow
 from gateway.policy.shared import Claims
 from gateway.policy.shared.memory import Memory
 from gateway.proxy.dedupe import Duplicates, OwnerLost
 from tests.policy.shared.workers import Workers, workers
 
 BODY = b'{"appKey":"a","callId":"1"}'
-ALLOWED = allowed_by_backend(b'{"n":1}')
+ALLOWED = backend_allow(b'{"n":1}')
 KEY = 12345
 
 
@@ -35,8 +35,8 @@ async def test_a_repeat_elsewhere_and_those_that_join_it_there_get_the_verdict(a
     with workers(2) as running:
         one, other = of(running)
         first, second = one.begin(KEY, BODY), other.begin(KEY, BODY)
-        assert await first.decided_elsewhere(soon()) is None
-        waiting = asyncio.create_task(second.decided_elsewhere(soon()))
+        assert await first.await_other_worker(soon()) is None
+        waiting = asyncio.create_task(second.await_other_worker(soon()))
         joined = other.find(KEY, BODY, 0.0)
         assert isinstance(joined, asyncio.Future)
         await asyncio.sleep(0.01)
@@ -44,7 +44,7 @@ async def test_a_repeat_elsewhere_and_those_that_join_it_there_get_the_verdict(a
         first.finish(ALLOWED, soon(0.0), 10.0)
         assert await waiting == await joined == ALLOWED
         later = other.begin(KEY, BODY)
-        assert await later.decided_elsewhere(soon()) == ALLOWED
+        assert await later.await_other_worker(soon()) == ALLOWED
         assert other.find(KEY, BODY, soon(0.0)) == ALLOWED, "from now on it is known here, too"
 
 
@@ -53,8 +53,8 @@ async def test_of_those_who_wait_for_one_that_is_lost_one_asks(how: str, always_
     with workers(3) as running:
         one, *others = of(running)
         first, *rest = (each.begin(KEY, BODY) for each in (one, *others))
-        assert await first.decided_elsewhere(soon()) is None
-        waiting = [asyncio.create_task(flight.decided_elsewhere(soon())) for flight in rest]
+        assert await first.await_other_worker(soon()) is None
+        waiting = [asyncio.create_task(flight.await_other_worker(soon())) for flight in rest]
         await asyncio.sleep(0.01)
         if how == "leaves":
             first.leave()
@@ -73,22 +73,22 @@ async def test_who_waits_too_long_or_is_cancelled_leaves_the_other_worker_s_flig
     with workers(2) as running:
         one, other = of(running)
         first, late = one.begin(KEY, BODY), other.begin(KEY, BODY)
-        assert await first.decided_elsewhere(soon()) is None
+        assert await first.await_other_worker(soon()) is None
         with pytest.raises(TimeoutError):
-            await late.decided_elsewhere(soon(0.01))
+            await late.await_other_worker(soon(0.01))
         joined = late.join()
         late.leave()
         with pytest.raises(OwnerLost):
             await joined
         cut = other.begin(KEY, BODY)
-        task = asyncio.create_task(cut.decided_elsewhere(soon()))
+        task = asyncio.create_task(cut.await_other_worker(soon()))
         await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         cut.leave()
         again = other.begin(KEY, BODY)
-        waiting = asyncio.create_task(again.decided_elsewhere(soon()))
+        waiting = asyncio.create_task(again.await_other_worker(soon()))
         await asyncio.sleep(0.01)
         first.finish(ALLOWED, soon(0.0), 10.0)
         assert await waiting == ALLOWED
@@ -100,6 +100,6 @@ async def test_while_the_table_is_locked_for_good_each_worker_asks(
     monkeypatch.setattr(Memory, "lock", lambda self, at: False)
     with workers(2) as running:
         flights = [each.begin(KEY, BODY) for each in of(running)]
-        assert [await flight.decided_elsewhere(soon()) for flight in flights] == [None, None]
+        assert [await flight.await_other_worker(soon()) for flight in flights] == [None, None]
         for flight in flights:
             flight.finish(ALLOWED, soon(0.0), 10.0)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from gateway.policy.shared.memory import BREAKER_NAMES, LIMIT_NAMES, SILENCE_LIMIT, Memory, shared_memory
+from gateway.policy.shared.memory import BREAKER_NAMES, LIMIT_NAMES, SILENCE_LIMIT, Memory, create_memory
 from gateway.policy.shared.names import leave_entry, take_entry
 from tests.policy.shared.workers import workers
 
@@ -23,7 +23,7 @@ time.sleep(60)
 
 
 def test_a_lock_is_not_waited_for_while_its_owner_is_stopped_and_ends_with_it() -> None:
-    fd = shared_memory(2)
+    fd = create_memory(2)
     memory = Memory(fd, 2, 0)
     holder = subprocess.Popen([sys.executable, "-c", _HOLDER, str(fd)], stdout=subprocess.PIPE, pass_fds=(fd,))
     try:

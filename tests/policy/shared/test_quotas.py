@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from gateway.http.client import Answer, Pool, Terms, Transport, TransportSettings
+from gateway.http.client import Answer, Pool, RequestOptions, Transport, TransportSettings
 from gateway.policy.shared import SharedBreaker
 from gateway.policy.shared.memory import Memory
 from tests.http.client.loopback import PATIENCE, Backend, Peer, backend, until
@@ -59,8 +59,8 @@ async def pools_to(there: Backend, most: int, count: int = 2) -> AsyncIterator[l
 
 def ask(pool: Pool, body: bytes, within: float = PATIENCE) -> asyncio.Task[Answer]:
     deadline = asyncio.get_running_loop().time() + within
-    terms = Terms(deadline, deadline, deadline, deadline)
-    return asyncio.create_task(pool.exchange(HEAD % len(body), body, terms))
+    options = RequestOptions(deadline, deadline, deadline, deadline)
+    return asyncio.create_task(pool.exchange(HEAD % len(body), body, options))
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 8, 64])

@@ -10,14 +10,14 @@ from types import SimpleNamespace
 import pytest
 
 from gateway.policy.shared import memory
-from gateway.policy.shared.memory import BEAT_EVERY, Memory, shared_memory
+from gateway.policy.shared.memory import BEAT_EVERY, Memory, create_memory
 
 
 class Workers:
     """Some workers; their locks do not keep each other out, being one process's, but nothing runs side by side."""
 
     def __init__(self, count: int) -> None:
-        self._fd = shared_memory(count)
+        self._fd = create_memory(count)
         self.now = 1000.0
         self.stopped: set[int] = set()
         self._supervisor = Memory(self._fd, count)

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from gateway.cli.main import app
-from gateway.recording.replay import Options, Player, Recording, Tally, UnreadableError, Wanted
+from gateway.recording.replay import HookFilter, Options, Player, Recording, Tally, UnreadableError
 from gateway.recording.replay import reader as reading_module
 from tests.support.faulty import CASES, FaultyBackend, make_certificates, tls_backend
 from tests.support.gateways import ROOT, wait_until
@@ -319,7 +319,7 @@ def test_adversarial_whatever_a_backend_does_a_hook_is_counted_once_and_in_time(
     write(path, record())
 
     async def play(url: str, few: asyncio.Semaphore) -> Tally:
-        recording, tally = Recording([str(path)], Wanted()), Tally()
+        recording, tally = Recording([str(path)], HookFilter()), Tally()
         async with few, asyncio.timeout(PATIENCE):
             await Player(recording, Options(url, timeout=0.7), tally).play()
         recording.close()
@@ -544,7 +544,7 @@ def test_all_methods_are_played_where_that_is_asked_for(path: Path, same: Backen
 def test_only_says_which_and_naming_a_method_is_asking_for_it(
     only: list[str], app: str, method: str, expected: bool | None
 ) -> None:
-    assert Wanted(only).has(app, method) is expected
+    assert HookFilter(only).has(app, method) is expected
 
 
 def test_a_method_from_a_file_cannot_lead_to_another_path(path: Path, same: Backend) -> None:
@@ -610,7 +610,7 @@ line_changes = st.dictionaries(
 def test_whatever_stands_in_a_file_a_line_is_a_hook_or_broken(path: Path, made: list[dict[str, Any] | bytes]) -> None:
     whole = [change.replace(b"\n", b"") if isinstance(change, bytes) else {**record(), **change} for change in made]
     write(path, *whole)
-    recording = Recording([str(path)], Wanted(all_methods=True))
+    recording = Recording([str(path)], HookFilter(all_methods=True))
     try:
         played = list(recording.hooks())
         assert len(played) + recording.broken_count == len(made)
@@ -621,7 +621,7 @@ def test_whatever_stands_in_a_file_a_line_is_a_hook_or_broken(path: Path, made: 
 
 def test_a_file_that_is_cut_while_it_is_played_is_told(path: Path) -> None:
     write(path, record(), record())
-    recording = Recording([str(path)], Wanted())
+    recording = Recording([str(path)], HookFilter())
     path.write_bytes(b"")
     with pytest.raises(UnreadableError, match="it has changed"):
         list(recording.hooks())

@@ -13,7 +13,7 @@ from hypothesis import settings
 
 from gateway.model.decision import Decision
 from gateway.model.hooks import BadHookError, Hook, parse_hook
-from gateway.model.verdicts import Cause, Failure, ProxyError, Ruling, denied_by_backend
+from gateway.model.verdicts import Cause, Failure, ProxyError, Ruling, backend_reject
 from gateway.telemetry.log import LogWriter
 from tests.support.gateways import ROOT
 
@@ -51,7 +51,7 @@ def decision(ruling: Ruling | None = None, body: bytes | dict[str, Any] = b"", *
     """A backend's refusal of this hook, unless something else is said; *changes* are to the decision's own fields."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     made = Decision(
-        ruling or denied_by_backend(), 1_700_000_000.1234, "id-1", "a", "OnCallEvent", 1.5, 0.0205, "u",
+        ruling or backend_reject(), 1_700_000_000.1234, "id-1", "a", "OnCallEvent", 1.5, 0.0205, "u",
         "http://t/", 2, 0.01, hook_of(raw),
     )  # fmt: skip
     return msgspec.structs.replace(made, **changes)

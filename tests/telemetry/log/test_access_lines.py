@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.model.decision import Decision
-from gateway.model.text import MAX_TEXT, bounded, masked, printable, timestamp
+from gateway.model.decision import Decision, is_failure
+from gateway.model.text import MAX_TEXT, mask_number, printable, shorten, timestamp
 from gateway.model.verdicts import (
     Cause,
     Fallback,
@@ -24,13 +24,13 @@ from gateway.model.verdicts import (
     Ruling,
     Source,
     Verdict,
-    allowed_by_backend,
-    by_fallback,
-    by_static,
-    denied_by_backend,
+    backend_allow,
+    backend_reject,
+    fallback_ruling,
+    static_ruling,
 )
-from gateway.proxy.refusals import problem, unknown_app
-from gateway.telemetry.log import PIPE_ATOMIC, AccessLog, is_failure
+from gateway.proxy.refusals import problem, unknown_app_answer
+from gateway.telemetry.log import PIPE_ATOMIC, AccessLog
 from tests.telemetry.log.lines import (
     CHECKED,
     HOSTILE,
@@ -80,7 +80,7 @@ async def test_an_access_line_has_the_contract_s_fields_and_the_two_numbers_and_
 
 async def test_an_access_line_says_what_the_decision_says(sink: Sink) -> None:
     body = {"appKey": "k", "nodeId": "n", "sessionId": "s", "callId": "c", "caller": "100", "callee": 200}
-    assert await line_of(sink, decision(by_fallback(TIMED_OUT, Fallback(), b""), body)) == {
+    assert await line_of(sink, decision(fallback_ruling(TIMED_OUT, Fallback(), b""), body)) == {
         "ts": "2023-11-14T22:13:20.123Z",
         "request_id": "id-1",
         "node_id": "n",
@@ -106,7 +106,7 @@ async def test_an_access_line_says_what_the_decision_says(sink: Sink) -> None:
 
 async def test_what_few_hooks_have_stands_only_on_lines_that_have_it(sink: Sink) -> None:
     cut = "\ufeff<br />Notice: SECRET-NOTICE"
-    ruling = allowed_by_backend(b"{}").annotate(rule="night", repaired="bom+before", cut=cut, client_config="missing")
+    ruling = backend_allow(b"{}").annotate(rule="night", repaired="bom+before", cut=cut, client_config="missing")
     line = await line_of(sink, decision(ruling.annotate(ineffective=True, failed_over_from="old")))
     more = {name: line[name] for name in ANNOTATIONS}
     assert more == {
@@ -122,27 +122,25 @@ async def test_what_few_hooks_have_stands_only_on_lines_that_have_it(sink: Sink)
 
 @pytest.mark.parametrize("name", ANNOTATIONS)
 async def test_a_line_has_no_annotation_but_its_own(sink: Sink, name: str) -> None:
-    line = await line_of(sink, decision(denied_by_backend().annotate(**{name: ANNOTATIONS[name]})))
+    line = await line_of(sink, decision(backend_reject().annotate(**{name: ANNOTATIONS[name]})))
     assert {key for key in line if key in ANNOTATIONS} == {name}
     assert line[name] == ANNOTATIONS[name]
 
 
 async def test_a_connect_answer_that_is_as_wanted_is_not_worth_a_word(sink: Sink) -> None:
-    line = await line_of(sink, decision(allowed_by_backend(b"{}").annotate(client_config="ok")))
+    line = await line_of(sink, decision(backend_allow(b"{}").annotate(client_config="ok")))
     assert set(line) == {*CONTRACT_FIELDS, "caller", "callee"}
 
 
 async def test_a_line_for_people_has_the_annotations_too(sink: Sink) -> None:
-    ruling = denied_by_backend().annotate(
-        rule="sp\x1b[2Jam", repaired="after", ineffective=True, failed_over_from="old"
-    )
+    ruling = backend_reject().annotate(rule="sp\x1b[2Jam", repaired="after", ineffective=True, failed_over_from="old")
     (line,) = await record(sink, decision(ruling), console=True)
     assert rb" rule=sp\x1b[2Jam repaired=after failed_over_from=old ineffective" in line
 
 
 async def test_adversarial_annotations_do_not_make_a_line_too_long_for_a_pipe(sink: Sink) -> None:
     long = "\x00" * 5000
-    ruling = by_fallback(TIMED_OUT._replace(detail=long), Fallback(), b"")
+    ruling = fallback_ruling(TIMED_OUT._replace(detail=long), Fallback(), b"")
     hook = {"appKey": "a", "callId": long, "sessionId": long, "caller": long, "callee": long, "nodeId": long}
     names = ",".join(f"field{number:03d}" for number in range(32))
     annotations = {"changed_fields": names, "ignored_fields": names, "excluded": tuple(names.split(","))}
@@ -217,7 +215,7 @@ async def test_a_line_says_of_a_hook_what_its_body_says(
         assert line[key] == said(hook.get(name), 256)
     for name in NUMBER_FIELDS:
         number = said(hook.get(name), 64)
-        assert line[name] == (masked(number) if name in masked_fields and number is not None else number)
+        assert line[name] == (mask_number(number) if name in masked_fields and number is not None else number)
     assert line["duration_ms"] == pytest.approx(seconds * 1000, abs=0.001)
     assert line["upstream_ms"] == pytest.approx(seconds * 500, abs=0.001)
     assert line["budget_ms"] == (None if budget is None else pytest.approx(budget * 1000, abs=0.001))
@@ -225,7 +223,7 @@ async def test_a_line_says_of_a_hook_what_its_body_says(
 
 @given(st.text())
 def test_masking_keeps_the_length_and_hides_all_but_the_end(number: str) -> None:
-    hidden = masked(number)
+    hidden = mask_number(number)
     assert len(hidden) == len(number)
     shown = 2 if len(number) > 4 else 0
     assert hidden[: len(number) - shown] == "*" * (len(number) - shown)
@@ -234,8 +232,8 @@ def test_masking_keeps_the_length_and_hides_all_but_the_end(number: str) -> None
 
 async def test_no_body_and_no_secret_comes_into_a_line(sink: Sink) -> None:
     body = {"appKey": "a", "sdp": "SECRET-SDP", "password": "SECRET-PW", "custom": {"token": "SECRET-TOKEN"}}
-    echoed = by_fallback(TIMED_OUT, Fallback(frozenset(Cause)), json.dumps(body).encode())
-    rulings = [allowed_by_backend(b'{"x": "SECRET-ANSWER"}'), echoed, by_static(Verdict.ALLOW, echoed.body)]
+    echoed = fallback_ruling(TIMED_OUT, Fallback(frozenset(Cause)), json.dumps(body).encode())
+    rulings = [backend_allow(b'{"x": "SECRET-ANSWER"}'), echoed, static_ruling(Verdict.ALLOW, echoed.body)]
     for console in (False, True):
         sink_of_kind = Sink(sink.path.with_suffix(f".{console}"))
         written = await record(sink_of_kind, *(decision(ruling, body) for ruling in rulings), console=console)
@@ -252,8 +250,8 @@ def decisions_about(text: str) -> list[Decision]:
     """The text wherever a caller or backend can bring one into a line."""
     return [
         decision(body=hook_with(text)),
-        decision(unknown_app(text), {**hook_with(text), "appKey": text}),
-        decision(by_fallback(TIMED_OUT._replace(detail=text), Fallback(), b""), hook_with(text)),
+        decision(unknown_app_answer(text), {**hook_with(text), "appKey": text}),
+        decision(fallback_ruling(TIMED_OUT._replace(detail=text), Fallback(), b""), hook_with(text)),
     ]
 
 
@@ -272,7 +270,7 @@ async def assert_one_valid_line_each(sink: Sink, strings: list[str]) -> None:
     for text, line in zip(strings, written[::3], strict=True):
         assert_bounded(line, 256, text, {*TEXT_FIELDS.values()})
         for name in NUMBER_FIELDS:
-            assert json.loads(line)[name] == bounded(text, 64)
+            assert json.loads(line)[name] == shorten(text, 64)
     for text, line in zip(strings, written[2::3], strict=True):
         assert_bounded(line, MAX_TEXT, text, {"error"})
     # Written with its line feed in one piece, it cannot mix with another process's.
@@ -282,12 +280,12 @@ async def assert_one_valid_line_each(sink: Sink, strings: list[str]) -> None:
 def assert_bounded(line: bytes, longest: int, text: str, names: set[str]) -> None:
     """The fields hold the text up to its bound, or a quarter of that where the line were else too long for a pipe."""
     read = json.loads(line)
-    whole = {**read, **dict.fromkeys(names, bounded(text, longest))}
+    whole = {**read, **dict.fromkeys(names, shorten(text, longest))}
     if "error" in names:
-        whole.update({name: bounded(text, longest // 2) for name in TEXT_FIELDS.values()})
+        whole.update({name: shorten(text, longest // 2) for name in TEXT_FIELDS.values()})
     if len(msgspec.json.encode(whole)) >= PIPE_ATOMIC:
         longest //= 4
-    assert {read[name] for name in names} == {bounded(text, longest)}
+    assert {read[name] for name in names} == {shorten(text, longest)}
 
 
 async def test_hostile_strings_make_one_printable_console_line_each(sink: Sink) -> None:
@@ -310,10 +308,10 @@ def test_printable_text_is_printable_and_stays_as_it_is_where_it_was_so(text: st
 @CHECKED
 @given(st.text(max_size=1000), st.integers(1, 600))
 def test_bounded_text_is_cut_at_its_limit_and_says_so(text: str, limit: int) -> None:
-    cut = bounded(text, limit)
+    cut = shorten(text, limit)
     assert len(cut) <= limit
     assert cut == text if len(text) <= limit else cut == text[: limit - 1] + "…"
-    assert len(bounded("x" * 10_000)) == MAX_TEXT
+    assert len(shorten("x" * 10_000)) == MAX_TEXT
 
 
 @CHECKED
@@ -328,20 +326,20 @@ def test_a_timestamp_reads_back_as_the_same_millisecond(seconds: float) -> None:
 # --- which hooks get a line ---
 
 AS_MEANT = [
-    allowed_by_backend(b"{}"),
-    denied_by_backend(),
-    by_static(Verdict.ALLOW, b"{}"),
-    by_static(Verdict.REJECT, b"{}"),
+    backend_allow(b"{}"),
+    backend_reject(),
+    static_ruling(Verdict.ALLOW, b"{}"),
+    static_ruling(Verdict.REJECT, b"{}"),
     Ruling(Verdict.REJECT, Source.RULE, Reason.DENIED, 403).annotate(rule="spam"),
-    allowed_by_backend(b"{}").annotate(failed_over_from="old"),
-    allowed_by_backend(b"{}").annotate(client_config="missing"),
+    backend_allow(b"{}").annotate(failed_over_from="old"),
+    backend_allow(b"{}").annotate(client_config="missing"),
 ]
 FAILURES = [
-    denied_by_backend().annotate(ineffective=True),
-    allowed_by_backend(b"{}").annotate(repaired="bom"),
-    by_fallback(TIMED_OUT, Fallback(), b"{}"),
-    by_fallback(TIMED_OUT, Fallback(frozenset(Cause)), b"{}"),
-    unknown_app("x"),
+    backend_reject().annotate(ineffective=True),
+    backend_allow(b"{}").annotate(repaired="bom"),
+    fallback_ruling(TIMED_OUT, Fallback(), b"{}"),
+    fallback_ruling(TIMED_OUT, Fallback(frozenset(Cause)), b"{}"),
+    unknown_app_answer("x"),
     problem(400, "no"),
     problem(413, "no"),
 ]

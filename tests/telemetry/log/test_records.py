@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.model.text import bounded
+from gateway.model.text import shorten
 from gateway.telemetry.log import REPEATS, REPEATS_PER, configure_logging
 from tests.telemetry.log.lines import Sink, naughty_strings
 
@@ -134,7 +134,7 @@ def test_hostile_text_in_messages_and_fields_makes_one_line_each(sink: Sink, con
     configure_logging(sink.writer, level="info", console=console)
     strings = naughty_strings()
     for number, text in enumerate(strings):  # from a logger each: the same message too often is held back
-        extra = {"fields": {"request_id": bounded(text)}}
+        extra = {"fields": {"request_id": shorten(text)}}
         logging.getLogger(f"gateway.x.{number}").info("%s", text, extra=extra)
     lines = sink.lines()
     assert len(lines) == len(strings)

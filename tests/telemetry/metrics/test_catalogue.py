@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.model.decision import UNKNOWN_APP, Decision
-from gateway.model.verdicts import Ruling, allowed_by_backend, as_duplicate, denied_by_backend
+from gateway.model.verdicts import Ruling, backend_allow, backend_reject, duplicate_ruling
 from gateway.telemetry.metrics import Metrics
 
 CHECKED: Final = settings(deadline=None, max_examples=80)
@@ -54,11 +54,11 @@ def after(*decisions: Decision) -> dict[tuple[str, ...], float]:
 
 
 def test_a_hook_without_annotations_has_no_series_of_them() -> None:
-    assert after(decision(allowed_by_backend(b"{}")), decision(denied_by_backend())) == {}
+    assert after(decision(backend_allow(b"{}")), decision(backend_reject())) == {}
 
 
 def test_each_annotation_is_counted_under_its_own_name() -> None:
-    ruling = denied_by_backend().annotate(
+    ruling = backend_reject().annotate(
         rule="spam", repaired="bom+after", client_config="missing", ineffective=True, failed_over_from="old", cut="x",
         failover_cause="timeout", changed_fields="callee,caller", ignored_fields="callee",
         excluded=("call.caller", "OnCallEvent.caller", "_other.sessionId"),
@@ -77,22 +77,22 @@ def test_each_annotation_is_counted_under_its_own_name() -> None:
 
 
 def test_a_connect_answer_that_is_as_wanted_is_counted_too() -> None:
-    ruling = allowed_by_backend(b"{}").annotate(client_config="ok")
+    ruling = backend_allow(b"{}").annotate(client_config="ok")
     assert after(decision(ruling, method="connect")) == {("gateway_client_config_answers_total", "a", "ok"): 1}
 
 
 def test_only_upstreams_chosen_by_weight_have_a_share() -> None:
-    chosen = [decision(allowed_by_backend(b"{}"), upstream=name, split=True) for name in ("old", "old", "new")]
-    assert after(*chosen, decision(allowed_by_backend(b"{}"), upstream="new")) == {
+    chosen = [decision(backend_allow(b"{}"), upstream=name, split=True) for name in ("old", "old", "new")]
+    assert after(*chosen, decision(backend_allow(b"{}"), upstream="new")) == {
         ("gateway_split_hooks_total", "a", "old", "allow"): 2,
         ("gateway_split_hooks_total", "a", "new", "allow"): 1,
     }
 
 
 def test_what_is_said_again_to_a_duplicate_is_not_counted_again() -> None:
-    ruling = denied_by_backend().annotate(rule="spam", repaired="bom", ineffective=True)
+    ruling = backend_reject().annotate(rule="spam", repaired="bom", ineffective=True)
     once = after(decision(ruling))
-    assert after(decision(ruling), decision(as_duplicate(ruling), split=True)) == once
+    assert after(decision(ruling), decision(duplicate_ruling(ruling), split=True)) == once
 
 
 annotated = st.fixed_dictionaries(
@@ -117,7 +117,7 @@ def test_counts_are_those_of_a_naive_model(hooks: list[tuple[dict[str, Any], str
     model: Counter[tuple[str, ...]] = Counter()
     decisions = []
     for chosen, app, upstream, split in hooks:
-        ruling = denied_by_backend().annotate(**chosen)
+        ruling = backend_reject().annotate(**chosen)
         decisions.append(decision(ruling, app=app, upstream=upstream, split=split))
         if "rule" in chosen:
             model["gateway_rule_hits_total", app, chosen["rule"], "reject"] += 1
@@ -141,7 +141,7 @@ def test_counts_are_those_of_a_naive_model(hooks: list[tuple[dict[str, Any], str
 
 # --- reloads ---
 
-ALL: Final = denied_by_backend().annotate(
+ALL: Final = backend_reject().annotate(
     rule="spam", repaired="bom", client_config="ok", ineffective=True, failed_over_from="old", failover_cause="timeout",
     changed_fields="callee", ignored_fields="callee", excluded=("call.caller",),
 )  # fmt: skip
@@ -151,9 +151,9 @@ def test_what_a_reload_removes_takes_its_series_along() -> None:
     metrics = metrics_of("a", "b")
     for app in ("a", "b"):
         metrics.record(decision(ALL, app=app, upstream="new", split=True))
-        metrics.rate_limited.labelled(app).inc()
+        metrics.rate_limited.with_labels(app).inc()
         for upstream in ("old", "new"):
-            metrics.shadow_hooks.labelled(app, upstream, "match").inc()
+            metrics.shadow_hooks.with_labels(app, upstream, "match").inc()
     metrics.configure({"a"}, {("old", "o:1")})
     assert {key[1] for key in counted(metrics)} == {"a"}
     assert metrics.totals(metrics.split_hooks) == {}
@@ -184,7 +184,7 @@ def test_counting_goes_on_over_a_reload_that_changes_nothing() -> None:
 def test_rules_that_go_take_their_series_along_where_the_rules_are_told() -> None:
     metrics = metrics_of("a")
     for rule in ("spam", "night"):
-        metrics.record(decision(denied_by_backend().annotate(rule=rule)))
+        metrics.record(decision(backend_reject().annotate(rule=rule)))
     metrics.configure({"a"}, TARGETS)
     assert len(metrics.totals(metrics.rule_hits)) == 2
     metrics.configure({"a"}, TARGETS, rules={("a", "night")})
@@ -193,7 +193,7 @@ def test_rules_that_go_take_their_series_along_where_the_rules_are_told() -> Non
 
 def test_a_hook_that_outlives_its_rule_does_not_bring_it_back() -> None:
     metrics = metrics_of("a")
-    late = decision(denied_by_backend().annotate(rule="night"))
+    late = decision(backend_reject().annotate(rule="night"))
     metrics.configure({"a"}, TARGETS, rules={("a", "spam")})
     metrics.record(late)
     assert metrics.totals(metrics.rule_hits) == {}
@@ -204,6 +204,6 @@ def test_a_hook_that_outlives_its_rule_does_not_bring_it_back() -> None:
 
 def test_a_shadow_s_series_stay_while_only_the_candidate_s_own_copy_is_left() -> None:
     metrics = metrics_of("a")
-    metrics.shadow_hooks.labelled("a", "new", "match").inc()
+    metrics.shadow_hooks.with_labels("a", "new", "match").inc()
     metrics.configure({"a"}, {("shadow:new", "n:1")})
     assert metrics.totals(metrics.shadow_hooks) == {("a", "new", "match"): 1}

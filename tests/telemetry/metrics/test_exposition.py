@@ -15,9 +15,9 @@ from gateway.model.verdicts import (
     Failure,
     Fallback,
     ProxyError,
-    allowed_by_backend,
-    by_fallback,
-    denied_by_backend,
+    backend_allow,
+    backend_reject,
+    fallback_ruling,
 )
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.metrics.catalogue import APP_LABEL_LIMIT
@@ -33,10 +33,10 @@ from tests.support.samples import (
 )
 
 RULINGS = [
-    allowed_by_backend(b"{}"),
-    denied_by_backend(),
-    *(by_fallback(Failure(cause, ProxyError.DNS_ERROR, ""), Fallback(frozenset({cause})), b"") for cause in Cause),
-    *(by_fallback(Failure(cause, ProxyError.DNS_ERROR, ""), Fallback(), b"") for cause in Cause),
+    backend_allow(b"{}"),
+    backend_reject(),
+    *(fallback_ruling(Failure(cause, ProxyError.DNS_ERROR, ""), Fallback(frozenset({cause})), b"") for cause in Cause),
+    *(fallback_ruling(Failure(cause, ProxyError.DNS_ERROR, ""), Fallback(), b"") for cause in Cause),
 ]
 
 decisions = st.builds(
@@ -95,12 +95,12 @@ def test_series_of_what_a_reload_removes_go_away_and_the_others_stay() -> None:
     metrics.configure({"a", "b"}, {("u", "http://1/"), ("u", "http://2/"), ("w", "http://3/")})
     for app in ("a", "b"):
         metrics.record(decision(app))
-        metrics.in_flight.labelled(app).inc()
+        metrics.in_flight.with_labels(app).inc()
     for upstream, target in (("u", "http://1/"), ("u", "http://2/"), ("w", "http://3/")):
-        metrics.attempts.labelled(upstream, target, "ok").inc()
-        metrics.target_up.labelled(upstream, target).set(1)
-        metrics.upstream_duration.labelled(upstream).observe(0.1)
-        metrics.retries.labelled(upstream, "unreachable").inc()
+        metrics.attempts.with_labels(upstream, target, "ok").inc()
+        metrics.target_up.with_labels(upstream, target).set(1)
+        metrics.upstream_duration.with_labels(upstream).observe(0.1)
+        metrics.retries.with_labels(upstream, "unreachable").inc()
     metrics.configure({"a"}, {("u", "http://2/")})
     read = samples_of(metrics.render())
     ours = [(name, dict(pairs)) for name, pairs in read if name.startswith("gateway_")]
@@ -155,7 +155,7 @@ def test_beyond_five_hundred_apps_a_further_reload_keeps_the_shared_histogram() 
 
 def test_every_metric_of_the_contract_that_needs_no_hook_is_there_from_the_start() -> None:
     metrics = Metrics("1.2.3")
-    metrics.loaded(successful=True)
+    metrics.record_load(successful=True)
     read = samples_of(metrics.render())
     assert values(read, "gateway_build_info", version="1.2.3") == [1]
     assert values(read, "gateway_config_last_reload_successful") == [1]
@@ -177,7 +177,7 @@ def test_a_reload_that_fails_is_told_and_keeps_the_time_of_the_last_good_one() -
 
 def test_gauges_that_nobody_keeps_are_sampled_at_each_scrape() -> None:
     metrics = Metrics("1")
-    connections = metrics.target_connections.labelled("u", "t")
+    connections = metrics.target_connections.with_labels("u", "t")
     metrics.on_scrape(connections.inc)
     metrics.render()
     assert values(samples_of(metrics.render()), "gateway_target_connections", upstream="u") == [2]

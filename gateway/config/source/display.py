@@ -11,7 +11,7 @@ from gateway.config.source.references import REFERENCE
 _UNKNOWN: Final = "…"
 
 
-def fit_to_show(value: str, shown: Mapping[str, Any], *path: str) -> str:
+def display_value(value: str, shown: Mapping[str, Any], *path: str) -> str:
     """The value, or what the file has at its path where that holds a reference."""
     node: Any = shown
     for segment in path:
@@ -21,7 +21,7 @@ def fit_to_show(value: str, shown: Mapping[str, Any], *path: str) -> str:
     return node if REFERENCE.search(node) else value
 
 
-def written_urls(shown: Mapping[str, Any], upstream: str, count: int) -> Sequence[str]:
+def display_urls(shown: Mapping[str, Any], upstream: str, count: int) -> Sequence[str]:
     """The URLs of an upstream's targets as the file has them."""
     try:
         section = shown["upstreams"][upstream]

@@ -1,4 +1,4 @@
-"""On what terms a hook gets a connection: its place in the queue, its tenant's share, what the backend is told."""
+"""How a request gets a connection: its place in the queue, its tenant's share, what the backend is told."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from gateway.http.client import (
     AnswerTimedOut,
     Pool,
     QueueTimedOut,
+    RequestOptions,
     Resolver,
-    Terms,
     Transport,
     TransportSettings,
 )
@@ -49,20 +49,20 @@ def pool_to(there: Backend, transport: Transport) -> Pool:
     return transport.pool(httpx.URL(there.url))
 
 
-def terms(
+def options(
     within: float = PATIENCE,
     *,
     usual: float = 0.0,
     tenant: str = "",
     read: float | None = None,
-    told_in: bytes = b"",
-) -> Terms:
+    timeout_header: bytes = b"",
+) -> RequestOptions:
     """A hook's, which have one deadline for everything."""
     deadline = asyncio.get_running_loop().time() + within
-    return Terms(deadline, deadline, deadline, deadline, usual, tenant, read, told_in)
+    return RequestOptions(deadline, deadline, deadline, deadline, usual, tenant, read, timeout_header)
 
 
-def ask(pool: Pool, body: bytes, on: Terms) -> asyncio.Task[Answer]:
+def ask(pool: Pool, body: bytes, on: RequestOptions) -> asyncio.Task[Answer]:
     return asyncio.create_task(pool.exchange(HEAD % len(body), body, on))
 
 
@@ -73,7 +73,7 @@ async def test_a_request_is_written_as_it_was_handed_over_with_the_end_of_its_he
     gate = Gate()
     gate.open.set()
     async with backend(gate.play) as there, transport_of() as transport:
-        answer = await pool_to(there, transport).exchange(HEAD % 7, b'{"a":1}', terms())
+        answer = await pool_to(there, transport).exchange(HEAD % 7, b'{"a":1}', options())
         assert gate.arrived == [HEAD % 7 + b'\r\n{"a":1}']
         assert answer == Answer(200, ((b"Content-Length", b"7"),), b'{"a":1}')
 
@@ -87,7 +87,7 @@ def told(request: bytes) -> int:
 async def test_the_backend_is_told_the_milliseconds_left_when_its_turn_has_come() -> None:
     gate = Gate()
     async with backend(gate.play) as there, transport_of(max_connections=1) as transport:
-        pool, on = pool_to(there, transport), terms(told_in=b"x-left")
+        pool, on = pool_to(there, transport), options(timeout_header=b"x-left")
         first = ask(pool, b"1", on)
         await until(lambda: len(gate.arrived) == 1)
         second = ask(pool, b"2", on)
@@ -102,9 +102,9 @@ async def test_an_answer_has_the_seconds_that_its_request_queued_and_no_others()
     gate = Gate()
     async with backend(gate.play) as there, transport_of(max_connections=1) as transport:
         pool = pool_to(there, transport)
-        first = ask(pool, b"1", terms())
+        first = ask(pool, b"1", options())
         await until(lambda: len(gate.arrived) == 1)
-        second = ask(pool, b"2", terms())
+        second = ask(pool, b"2", options())
         await until(lambda: pool.queued == 1)
         await asyncio.sleep(0.05)
         gate.open.set()
@@ -117,7 +117,7 @@ async def test_the_time_for_an_answer_alone_ends_it_before_the_budget_does() -> 
     gate = Gate()
     async with backend(gate.play) as there, transport_of() as transport:
         with pytest.raises(AnswerTimedOut) as caught:
-            await pool_to(there, transport).exchange(HEAD % 0, b"", terms(3600, read=0.05))
+            await pool_to(there, transport).exchange(HEAD % 0, b"", options(3600, read=0.05))
         assert caught.value.failure.cause is Cause.TIMEOUT
         assert transport.open_connections == 0
 
@@ -129,11 +129,11 @@ async def test_who_could_not_be_answered_in_time_does_not_even_queue() -> None:
     gate = Gate()
     async with backend(gate.play) as there, transport_of(max_connections=1) as transport:
         pool = pool_to(there, transport)
-        first = ask(pool, b"1", terms())
+        first = ask(pool, b"1", options())
         await until(lambda: len(gate.arrived) == 1)
         with pytest.raises(QueueTimedOut, match="queue too long") as caught:
-            await pool.exchange(HEAD % 1, b"2", terms(PATIENCE, usual=PATIENCE))
-        assert (caught.value.failure.cause, caught.value.harmless) == (Cause.OVERLOAD, True)
+            await pool.exchange(HEAD % 1, b"2", options(PATIENCE, usual=PATIENCE))
+        assert (caught.value.failure.cause, caught.value.retry_safe) == (Cause.OVERLOAD, True)
         gate.open.set()
         assert (await first).body == b"1"
         assert gate.bodies() == [b"1"]
@@ -143,12 +143,12 @@ async def test_those_who_stand_before_one_in_the_queue_count() -> None:
     gate = Gate()
     async with backend(gate.play) as there, transport_of(max_connections=1) as transport:
         pool = pool_to(there, transport)
-        tasks = [ask(pool, b"%d" % number, terms(3600, usual=1000.0)) for number in range(3)]
+        tasks = [ask(pool, b"%d" % number, options(3600, usual=1000.0)) for number in range(3)]
         await until(lambda: len(gate.arrived) == 1 and pool.queued == 2)
         # Its own usual time and those of three turns would fit into 4000 seconds, and not into these.
         with pytest.raises(QueueTimedOut, match="queue too long"):
-            await pool.exchange(HEAD % 1, b"3", terms(3900, usual=1000.0))
-        tasks.append(ask(pool, b"4", terms(4100, usual=1000.0)))
+            await pool.exchange(HEAD % 1, b"3", options(3900, usual=1000.0))
+        tasks.append(ask(pool, b"4", options(4100, usual=1000.0)))
         await until(lambda: pool.queued == 3)
         gate.open.set()
         assert [answer.body for answer in await asyncio.gather(*tasks)] == [b"0", b"1", b"2", b"4"]
@@ -158,10 +158,10 @@ async def test_who_has_less_left_than_an_answer_takes_leaves_the_queue_before_th
     gate = Gate()
     async with backend(gate.play) as there, transport_of(max_connections=64) as transport:
         pool = pool_to(there, transport)
-        tasks = [ask(pool, b"1", terms(3600)) for _ in range(64)]
+        tasks = [ask(pool, b"1", options(3600)) for _ in range(64)]
         await until(lambda: len(gate.arrived) == 64)
         with pytest.raises(QueueTimedOut, match="stayed busy"):
-            await asyncio.wait_for(pool.exchange(HEAD % 1, b"2", terms(100, usual=98.0)), 50)
+            await asyncio.wait_for(pool.exchange(HEAD % 1, b"2", options(100, usual=98.0)), 50)
         assert pool.queued == 0
         gate.open.set()
         assert len(await asyncio.gather(*tasks)) == 64
@@ -173,7 +173,7 @@ async def test_an_idle_connection_is_used_however_long_answers_take() -> None:
     async with backend(gate.play) as there, transport_of(max_connections=1) as transport:
         pool = pool_to(there, transport)
         for body in (b"1", b"2"):
-            assert (await pool.exchange(HEAD % 1, body, terms(PATIENCE, usual=3600.0))).body == body
+            assert (await pool.exchange(HEAD % 1, body, options(PATIENCE, usual=3600.0))).body == body
 
 
 # --- tenants ---
@@ -184,9 +184,9 @@ async def test_one_tenant_whose_hooks_hang_leaves_room_for_the_next() -> None:
     async with backend(gate.play) as there, transport_of() as transport:
         transport.configure(TransportSettings(max_connections=6, shared=True))
         pool = pool_to(there, transport)
-        hanging = [ask(pool, b"a", terms(tenant="a")) for _ in range(10)]
+        hanging = [ask(pool, b"a", options(tenant="a")) for _ in range(10)]
         await until(lambda: len(gate.arrived) == 4 and pool.queued == 6)
-        other = ask(pool, b"b", terms(tenant="b"))
+        other = ask(pool, b"b", options(tenant="b"))
         await until(lambda: gate.bodies() == [b"a"] * 4 + [b"b"])
         gate.open.set()
         assert [answer.body for answer in await asyncio.gather(other, *hanging)] == [b"b"] + [b"a"] * 10
@@ -198,7 +198,7 @@ async def test_where_nobody_shares_it_one_may_have_every_connection() -> None:
     gate = Gate()
     async with backend(gate.play) as there, transport_of(max_connections=6) as transport:
         pool = pool_to(there, transport)
-        tasks = [ask(pool, b"a", terms(tenant="a")) for _ in range(10)]
+        tasks = [ask(pool, b"a", options(tenant="a")) for _ in range(10)]
         await until(lambda: len(gate.arrived) == 6 and pool.queued == 4)
         gate.open.set()
         assert len(await asyncio.gather(*tasks)) == 10
@@ -209,11 +209,11 @@ async def test_one_in_the_queue_is_not_held_up_by_another_tenants_who_came_befor
     async with backend(gate.play) as there, transport_of() as transport:
         transport.configure(TransportSettings(max_connections=3, shared=True))
         pool = pool_to(there, transport)
-        tasks = [ask(pool, name.encode(), terms(tenant=name)) for name in ("a", "b", "c")]
+        tasks = [ask(pool, name.encode(), options(tenant=name)) for name in ("a", "b", "c")]
         await until(lambda: len(gate.arrived) == 3)
-        tasks.append(ask(pool, b"a", terms(tenant="a")))
+        tasks.append(ask(pool, b"a", options(tenant="a")))
         await until(lambda: pool.queued == 1)
-        tasks.append(ask(pool, b"d", terms(tenant="d")))
+        tasks.append(ask(pool, b"d", options(tenant="d")))
         await until(lambda: pool.queued == 2)
         tasks[1].cancel()  # b's place is free: the last one, which a may not have while it holds another
         await until(lambda: gate.bodies()[3:] == [b"d"])
@@ -227,15 +227,15 @@ async def test_a_long_queue_of_one_tenant_s_does_not_turn_another_away() -> None
     async with backend(gate.play) as there, transport_of() as transport:
         transport.configure(TransportSettings(max_connections=2, shared=True))
         pool = pool_to(there, transport)
-        tasks = [ask(pool, name.encode(), terms(tenant=name)) for name in ("a", "b")]
+        tasks = [ask(pool, name.encode(), options(tenant=name)) for name in ("a", "b")]
         await until(lambda: len(gate.arrived) == 2)
-        tasks += [ask(pool, b"a", terms(tenant="a")) for _ in range(100)]
+        tasks += [ask(pool, b"a", options(tenant="a")) for _ in range(100)]
         await until(lambda: pool.queued == 100)
         # A hundred waiting at 2 s each are more than a minute; but the next place is not theirs.
-        tasks.append(ask(pool, b"c", terms(tenant="c", usual=2.0)))
+        tasks.append(ask(pool, b"c", options(tenant="c", usual=2.0)))
         await until(lambda: pool.queued == 101)
         with pytest.raises(QueueTimedOut, match="queue too long"):
-            await pool.exchange(HEAD % 1, b"a", terms(tenant="a", usual=2.0))
+            await pool.exchange(HEAD % 1, b"a", options(tenant="a", usual=2.0))
         tasks[1].cancel()
         await until(lambda: gate.bodies()[2:] == [b"c"])
         gate.open.set()
