@@ -18,7 +18,7 @@ MAX_HEAD: Final = 32 * 1024
 MAX_REQUEST_LINE: Final = 8 * 1024
 MAX_FIELDS: Final = 100
 _MAX_NAMES: Final = 1024
-"""Field names whose lower case is remembered; odd ones beyond are worked out each time."""
+"""Field names whose lower case is remembered."""
 
 _REMEMBERED: Final = 512
 """Heads that are remembered, of at most so many bytes each."""
@@ -73,7 +73,6 @@ class Head(msgspec.Struct, frozen=True, gc=False):
         return msgspec.structs.replace(self, length=length)
 
 
-_names: dict[bytes, bytes] = {}
 _LENGTH_NAMES: Final = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
 """As Java writes it, and as proxies do; spelt otherwise, a head is read anew each time."""
 _framing_line = re.compile(rb"\r\n(?:content-length|transfer-encoding)[^\r\n]*:", re.IGNORECASE).search
@@ -124,7 +123,7 @@ def parse_head(data: bytes) -> Head:
     keep_alive, expects_continue = version == b"HTTP/1.1", False
     for line in lines[1:]:
         name, colon, value = line.partition(b":")
-        lower = _names.get(name) or _lower(name)
+        lower = _lower_name(name)
         if not colon:
             raise BadRequest(400, "a header line has no colon")
         value = value.strip(b" \t")
@@ -147,7 +146,16 @@ def parse_head(data: bytes) -> Head:
         expects_continue = False  # whoever speaks it cannot mean it (RFC 9110, section 10.1.1)
     _check_host(hosts, authority, version)
     length = _framing(framing, version)
-    return Head(method, path, query, tuple(headers), length, keep_alive, expects_continue, _decoded(path))
+    return Head(
+        method=method,
+        path=path,
+        query=query,
+        headers=tuple(headers),
+        length=length,
+        keep_alive=keep_alive,
+        expects_continue=expects_continue,
+        decoded_path=_decoded(path),
+    )
 
 
 def _request_line(line: bytes) -> tuple[str, bytes, bytes, bytes, bytes | None]:
@@ -175,13 +183,11 @@ def _decoded(path: bytes) -> str:
     return unquote_to_bytes(path).decode("utf-8", "replace") if b"%" in path else path.decode("ascii")
 
 
-def _lower(name: bytes) -> bytes:
+@lru_cache(_MAX_NAMES)
+def _lower_name(name: bytes) -> bytes:
     if not _is_name(name) or len(name) > 256:
         raise BadRequest(400, "a header's name has characters that no name may have, or white space around it")
-    lower = name.lower()
-    if len(_names) < _MAX_NAMES:
-        _names[name] = lower
-    return lower
+    return name.lower()
 
 
 def _check_host(hosts: list[bytes], authority: bytes | None, version: bytes) -> None:
