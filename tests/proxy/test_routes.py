@@ -293,7 +293,7 @@ def test_apps_that_differ_in_a_key_share_no_route(key: str) -> None:
         "apps": {"usual": BASE, "other": {**own, key: DIFFERENT[key]}},
     }
     table = Table(loads(json.dumps(document)).config)
-    assert route_of(table, "other", "ErrorEvent") != route_of(table, "usual", "ErrorEvent")
+    assert route_for(table, "other", "ErrorEvent") != route_for(table, "usual", "ErrorEvent")
 
 
 # --- rules ---
