@@ -81,7 +81,7 @@ class HookService:
         self._config = config
         self._front = FrontState(_limits(config), LINGER, endpoint.refuse)
         self._front.addresses = AllowedAddresses(config.server.allow_from)
-        self._front.dropped = metrics.dropped_connections.inc
+        self._front.on_drop = metrics.dropped_connections.inc
         self._tls = _server_tls(config, copies)
         self._listener = Listener(
             hook_app(endpoint),
@@ -212,7 +212,7 @@ class HookService:
             logger.info("server.tls: the certificate's files have changed and are in use")
         elif renewed is Renewal.AUTHORITIES:
             logger.info("server.tls: client_ca has changed and is in use; connections made before it are let go")
-            self._listener.let_go()
+            self._listener.close_gracefully()
 
     def _note_failed_handshake(self, failed: FailedHandshake) -> None:
         """Count it and tell of it; one that its client broke off says nothing: port scans and health checks do so."""

@@ -1,4 +1,4 @@
-"""Listening sockets, and uvicorn wrapped so that one place decides when it starts and stops."""
+"""Serves accepted connections: uvicorn, wrapped so that one place decides when it starts and stops."""
 
 from __future__ import annotations
 
@@ -6,23 +6,21 @@ import asyncio
 import contextlib
 import functools
 import math
-import os
 import socket
 import ssl
-import stat
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final, cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from gateway.config import Address, UnixAddress
 from gateway.http.server import FrontProtocol, FrontState
-from gateway.http.server.acceptor import AT_A_TIME, BACKLOG, Acceptor, AcceptOrder, drop_new_connections
+from gateway.http.server.acceptor import AT_A_TIME, BACKLOG, Acceptor, AcceptOrder
 from gateway.http.server.eviction import reclaim
-from gateway.http.server.places import Client, Place
+from gateway.http.server.slots import Client, Slot
 from gateway.http.tls.handshakes import FailedHandshake, Handshakes
 from gateway.model.keep_going import KeepGoing
+from gateway.server.sockets import StartError, close_to_new
 
 _LAST_CALL: Final = 0.1
 """Seconds for connections that the kernel has begun to be made, before the socket is closed."""
@@ -31,99 +29,6 @@ _FEW: Final = 8
 _TRIES: Final = 200
 _TRY_EVERY: Final = 0.01
 """Seconds between two tries to find a connection that can give way to a new one."""
-
-
-class StartError(Exception):
-    """The process cannot serve; the message says what an operator can do about it."""
-
-
-def bind(addresses: Sequence[Address | UnixAddress], key: str) -> list[socket.socket]:
-    """Listening sockets for the addresses; raises StartError naming the configuration's *key*."""
-    sockets: list[socket.socket] = []
-    for address in addresses:
-        try:
-            sockets.append(_listen(address))
-        except OSError as exc:
-            close(sockets)
-            raise StartError(f"cannot listen on {address} ({key}): {(exc.strerror or str(exc)).lower()}") from exc
-    return sockets
-
-
-def _listen(address: Address | UnixAddress) -> socket.socket:
-    if isinstance(address, UnixAddress):
-        return _listen_unix(address.path)
-    dualstack = not address.host and socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if ":" in address.host or dualstack else socket.AF_INET
-    with _port_of_its_own(address, family) as port:
-        return socket.create_server((address.host, port), family=family, dualstack_ipv6=dualstack, backlog=BACKLOG)
-
-
-@contextlib.contextmanager
-def _port_of_its_own(address: Address, family: socket.AddressFamily) -> Iterator[int]:
-    """The port; for a 0, one that the system picks: by number, a socket keeps it also while it does not listen."""
-    if address.port:
-        yield address.port
-        return
-    with socket.socket(family, socket.SOCK_STREAM) as picked:
-        picked.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        picked.bind((address.host, 0))
-        yield picked.getsockname()[1]
-
-
-def _listen_unix(path: str) -> socket.socket:
-    """A unix socket; the file that a gateway left behind which is no more is replaced, one in use is an error."""
-    with contextlib.suppress(FileNotFoundError):
-        if stat.S_ISSOCK(os.lstat(path).st_mode) and not _is_served(path):
-            os.unlink(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.bind(path)
-        os.chmod(path, 0o660)  # its owner and group may send hooks
-        sock.listen(BACKLOG)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _is_served(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # where its queue is full, connecting would wait for ever
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            return False
-        except BlockingIOError:
-            return True
-    return True
-
-
-def close(sockets: Sequence[socket.socket]) -> None:
-    """Close sockets that are not served."""
-    for opened in sockets:
-        opened.close()
-
-
-def close_to_new(sockets: Sequence[socket.socket]) -> None:
-    """Have new connections ignored, until the sockets are closed a moment later."""
-    for sock in sockets:
-        drop_new_connections(sock)
-
-
-def unlink(addresses: Sequence[Address | UnixAddress]) -> None:
-    """Remove the files of unix sockets, while they are still listened on: later they might be a successor's."""
-    for address in addresses:
-        if isinstance(address, UnixAddress):
-            with contextlib.suppress(OSError):
-                os.unlink(address.path)
-
-
-def display_address(sock: socket.socket) -> str:
-    """host:port as it was bound, with the port that a 0 became; ``unix:`` and the path of a unix socket."""
-    if sock.family == socket.AF_UNIX:
-        return f"unix:{sock.getsockname()}"
-    host, port = sock.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Listener(uvicorn.Server):
@@ -164,7 +69,7 @@ class Listener(uvicorn.Server):
         self._front = state
         self._accept_order = accept_order
         if accept_order is not None:
-            state.places.on_change = accept_order.note
+            state.slots.on_change = accept_order.note
         self._connecting: set[asyncio.Task[None]] = set()
         self._keep_going = KeepGoing("the listener's look at the clock")
         self._handshakes: Handshakes | None = None
@@ -181,7 +86,7 @@ class Listener(uvicorn.Server):
         at_a_time = _FEW if self._front.limits.reclaims else AT_A_TIME
         acceptors = [Acceptor(sock, self._admit, self._accept_order, at_a_time) for sock in sockets or ()]
         if self._accept_order is not None:
-            self._accept_order.note(self._front.places.held)
+            self._accept_order.note(self._front.slots.held)
         self.servers = cast(list[asyncio.Server], acceptors)
         self.started = True
 
@@ -211,27 +116,27 @@ class Listener(uvicorn.Server):
     def _admit(self, sock: socket.socket, address: object) -> None:
         """Give an accepted connection its place, if there is one."""
         client: Client = (str(address[0]), int(address[1])) if isinstance(address, tuple) else None
-        place = self._front.admit(client)
-        if place is not None:
-            self._welcome(sock, address, client, place)
+        slot = self._front.admit(client)
+        if slot is not None:
+            self._welcome(sock, address, client, slot)
         elif self._front.limits.reclaims and len(self._connecting) < self._front.limits.max_connections:
             self._run(self._wait_for_place(sock, address, client))
         else:
             self._turn_away(sock, address, client)
 
-    def _welcome(self, sock: socket.socket, address: object, client: Client, place: Place) -> None:
+    def _welcome(self, sock: socket.socket, address: object, client: Client, slot: Slot) -> None:
         try:
-            protocol = FrontProtocol(self.config, self.server_state, {}, place)
+            protocol = FrontProtocol(self.config, self.server_state, {}, slot)
         except BaseException:
-            place.leave()
+            slot.leave()
             raise
         if self._handshakes is None:
             self._run(_connect(sock, protocol, is_tcp=client is not None))
-        elif self._front.begin_handshake(place, client):
+        elif self._front.begin_handshake(slot, client):
             self._handshakes.begin(sock, address, protocol, functools.partial(_handshake_done, protocol))
         else:
-            place.leave()
-            self._front.dropped()
+            slot.leave()
+            self._front.on_drop()
             self._handshakes.refuse(sock, address)
 
     async def _wait_for_place(self, sock: socket.socket, address: object, client: Client) -> None:
@@ -239,11 +144,11 @@ class Listener(uvicorn.Server):
         self._front.waiting += 1
         try:
             for _ in range(_TRIES):
-                place = self._front.admit(client)
-                if place is None and reclaim(self._front.connections, asyncio.get_running_loop().time()):
-                    place = self._front.admit(client)
-                if place is not None:
-                    self._welcome(sock, address, client, place)
+                slot = self._front.admit(client)
+                if slot is None and reclaim(self._front.connections, asyncio.get_running_loop().time()):
+                    slot = self._front.admit(client)
+                if slot is not None:
+                    self._welcome(sock, address, client, slot)
                     return
                 await asyncio.sleep(_TRY_EVERY)
         finally:
@@ -252,13 +157,13 @@ class Listener(uvicorn.Server):
 
     def _turn_away(self, sock: socket.socket, address: object, client: Client) -> None:
         """Refuse a connection for which there is no place, without waiting for what it brings."""
-        self._front.dropped()
+        self._front.on_drop()
         if self._handshakes is not None:
             self._handshakes.refuse(sock, address)
             return
         with contextlib.suppress(OSError):
             sock.setblocking(False)
-            sock.send(self._front.farewell(client))
+            sock.send(self._front.busy_answer(client))
             sock.shutdown(socket.SHUT_WR)
             sock.recv(64 * 1024)  # what is left unread would reset the connection, and the answer with it
         sock.close()
@@ -274,12 +179,12 @@ class Listener(uvicorn.Server):
             self._front.draining = on
         return not self.should_exit
 
-    def let_go(self) -> None:
+    def close_gracefully(self) -> None:
         """End every connection there is once its answer is out, an idle one after the linger; new ones are taken."""
         if self._handshakes is not None:
             self._handshakes.invalidate_pending()
         for connection in list(self._front.connections):
-            cast(FrontProtocol, connection).let_go()
+            cast(FrontProtocol, connection).close_gracefully()
 
     def recheck(self) -> None:
         """Look again at who may hold a connection: the configuration lists other addresses."""
@@ -311,15 +216,15 @@ async def _connect(sock: socket.socket, protocol: FrontProtocol, *, is_tcp: bool
 
 
 def _forget(sock: socket.socket, protocol: FrontProtocol) -> None:
-    protocol.place.leave()
+    protocol.slot.leave()
     sock.close()
 
 
 def _handshake_done(protocol: FrontProtocol, succeeded: bool) -> None:
     if succeeded:
-        protocol.place.end_handshake()
+        protocol.slot.end_handshake()
     else:
-        protocol.place.leave()
+        protocol.slot.leave()
 
 
 async def wait_until_started(listeners: Sequence[Listener], tasks: Sequence[asyncio.Task[None]]) -> None:

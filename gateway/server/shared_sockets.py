@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from gateway.http.server.acceptor import BACKLOG
-from gateway.server.listener import close, close_to_new, display_address
+from gateway.server.sockets import close, close_to_new, display_address
 
 _RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER for no time at all: the connection is reset when it is closed (socket(7))."""

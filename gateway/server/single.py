@@ -30,8 +30,9 @@ from gateway.server.children import reap_orphans
 from gateway.server.executor import start_threads
 from gateway.server.file_watch import watch_file
 from gateway.server.hook_service import HookService
-from gateway.server.listener import Listener, StartError, bind, close, display_address, unlink, wait_until_started
+from gateway.server.listener import Listener, wait_until_started
 from gateway.server.signals import PROCESS, Receiver
+from gateway.server.sockets import StartError, bind, close, display_address, unlink
 from gateway.telemetry.log import LogWriter
 from gateway.telemetry.metrics import Metrics
 

@@ -26,7 +26,7 @@ from gateway.proxy.tenants import Tenant
 from gateway.recording import Recorder
 from gateway.server import hook_service
 from gateway.server.hook_service import HookService
-from gateway.server.listener import bind
+from gateway.server.sockets import bind
 from gateway.telemetry.log import AccessLog, LogWriter
 from gateway.telemetry.metrics import Metrics
 from gateway.upstreams import Targets, mirror

@@ -43,7 +43,10 @@ REPORT: Final = TargetReport(
     [
         (FindDecisions(DecisionFilter(app="a", since=1.5)), SearchResult([CALL], 1, 7, "2026-01-01T00:00:00.000Z")),
         (FollowDecisions({5: (3, 4)}, 20), JournalUpdate((5, 6), [CALL], 2)),
-        (ReportTargets(), [REPORT, msgspec.structs.replace(REPORT, state=TargetState.HELD, last_error=(1.5, "no"))]),
+        (
+            ReportTargets(),
+            [REPORT, msgspec.structs.replace(REPORT, state=TargetState.EJECTED_BY_OPERATOR, last_error=(1.5, "no"))],
+        ),
         (SetEjected("u", "http://t/", ejected=True), True),
         (Drain(on=False), False),
     ],
@@ -137,7 +140,13 @@ def test_one_report_is_what_it_was() -> None:
 @CHECKED
 @given(st.lists(st.sampled_from(TargetState), min_size=1, max_size=5))
 def test_states_rank_from_up_to_held(states: list[TargetState]) -> None:
-    ranking = [TargetState.UP, TargetState.PARTLY, TargetState.PROBING, TargetState.EJECTED, TargetState.HELD]
+    ranking = [
+        TargetState.UP,
+        TargetState.PARTLY,
+        TargetState.PROBING,
+        TargetState.EJECTED,
+        TargetState.EJECTED_BY_OPERATOR,
+    ]
     assert merge_reports([msgspec.structs.replace(REPORT, state=state) for state in states]).state == max(
         states, key=ranking.index
     )
