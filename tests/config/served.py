@@ -21,7 +21,8 @@ import pytest
 
 from gateway import __version__
 from gateway.admin.reload import differences
-from gateway.cli.commands.inspect import check, explain
+from gateway.cli.commands.check import check
+from gateway.cli.commands.explain import explain
 from gateway.config import Config, Loaded
 from gateway.http.client.lookups import LookupThreads
 from gateway.server import fd_limits
@@ -151,7 +152,8 @@ def told_by_commands(file: Path, loaded: Loaded) -> str:
         out = stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         errors = stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
         patched = stack.enter_context(pytest.MonkeyPatch.context())
-        patched.setattr("gateway.cli.commands.inspect.load_or_fail", lambda path: loaded)  # it has just been loaded
+        for command in ("check", "explain"):  # it has just been loaded
+            patched.setattr(f"gateway.cli.commands.{command}.load_or_fail", lambda path: loaded)
         check(file)
         for app, method in zip(loaded.config.apps, itertools.cycle(("OnCallEvent", "connect", "X"))):
             hook.write_text(json.dumps({"appKey": app, "callee": "112"}), "utf-8")
