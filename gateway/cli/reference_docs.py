@@ -153,7 +153,7 @@ def keys_at(place: str) -> str:
 
 
 def _key(above: str, key: Key, everything: Mapping[str, Section]) -> str:
-    care = f" **Mind:** {key.care}" if key.care else ""
+    care = f" **Note:** {key.care}" if key.care else ""
     below = f"{above}{key.name}"
     inner = [it for it in everything.values() if any(_is_below(place, below) for place in it.places)]
     form = f"{key.form} ([its keys](#{_anchor(inner[0])}))" if inner else key.form
