@@ -24,7 +24,7 @@ from gateway.admin.rpc import (
     decode_reply,
     encode_reply,
 )
-from gateway.server.ipc import AnswerPart, Ask, Channel
+from gateway.server.ipc import Ask, Channel, ReplyPart
 from gateway.telemetry.journal import Attempt, DecisionFilter, DecisionView, JournalUpdate, SearchResult
 from gateway.upstreams.status import TargetReport, TargetState, merge_reports
 
@@ -65,12 +65,12 @@ async def test_a_process_without_workers_gets_no_replies() -> None:
 async def test_a_long_answer_travels_in_pieces_that_hold_up_nobody(size: int) -> None:
     ours, theirs = socket.socketpair()
     near, far = await Channel.over(ours), await Channel.over(theirs)
-    telling = asyncio.create_task(far.tell(3, b"x" * size))
+    telling = asyncio.create_task(far.send_reply(3, b"x" * size))
     pieces = []
     async with asyncio.timeout(10):
         while True:
             told = await near.receive()
-            assert isinstance(told, AnswerPart)
+            assert isinstance(told, ReplyPart)
             assert told.number == 3
             assert told.piece is not None
             assert len(told.piece) <= 15 * 1024
