@@ -67,7 +67,10 @@ def _parts(config: Config) -> Iterator[_Part]:
         yield ("server", "tls"), partial(server_context, server.tls.files, server.tls.minimum_version)
     if config.tracing is not None:
         endpoint, headers = config.tracing.endpoint, config.tracing.headers
-        yield ("tracing",), partial(_request, f"{endpoint}/v1/traces", {k: v.reveal() for k, v in headers.items()})
+        yield (
+            ("tracing",),
+            partial(_request, f"{endpoint}/v1/traces", {k: v.get_secret_value() for k, v in headers.items()}),
+        )
     if config.record is not None:
         yield ("record",), partial(_recording, config.record)
     secured = set()
