@@ -21,8 +21,6 @@ REMAINING: Final = frozenset(
         "config/checks/cross AppChecks",
         "config/sections/apps Settings",
         "config/sections/rules Rule",
-        "proxy/context Decision",
-        "proxy/context Outgoing",
         "proxy/dedupe _Stored",
         "proxy/refusals Ruling",
         "proxy/routes Route",

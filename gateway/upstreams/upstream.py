@@ -20,7 +20,8 @@ from gateway.upstreams.admission import Ticket
 from gateway.upstreams.answers import DENIED, judge, judge_failure
 from gateway.upstreams.balance import balancer
 from gateway.upstreams.headers import CompiledPolicy, Policy, encode_headers
-from gateway.upstreams.target import Outgoing, Target
+from gateway.upstreams.outgoing import Outgoing
+from gateway.upstreams.target import Target
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
