@@ -69,7 +69,6 @@ ELSEWHERE: Final = {
     "recording/replay/reader": "",
     "recording/replay/report": "",
     "recording/settings": "",
-    "telemetry/shadow_results": "",
     "upstreams/registry": "upstreams/test_upstream_targets.py",
     "upstreams/status": "admin/test_rpc.py",
     "upstreams/target": "upstreams/test_upstream_targets.py",
