@@ -24,7 +24,7 @@ from gateway.config import Upstream as UpstreamConfig
 from gateway.model.change import Change
 from gateway.model.decision import UNKNOWN_APP, Decision
 from gateway.model.verdicts import Cause, Failure, Ruling, Source
-from gateway.policy.comparison import Answered, Compare, Comparison, compare
+from gateway.policy.comparison import Compare, ComparedAnswer, Comparison, compare
 from gateway.policy.retry import Retry
 from gateway.policy.shadow import DROPPED, MARK, Shadow, ShadowResult, ShadowSettings, candidate_name
 from gateway.telemetry.metrics.catalogue import Metrics
@@ -220,7 +220,16 @@ class Shadows:
         lane.bytes += size
         self._bytes += size
         now = self._loop.time()
-        copy = _Copy(shadow.settings, decision, ours, outgoing, lane.upstream, now, decision.budget, size)
+        copy = _Copy(
+            settings=shadow.settings,
+            decision=decision,
+            ours=ours,
+            outgoing=outgoing,
+            upstream=lane.upstream,
+            offered=now,
+            budget=decision.budget,
+            size=size,
+        )
         lane.queue.append(copy)
         if len(lane.tasks) < MAX_TASKS:
             lane.tasks.add(self._loop.create_task(self._work(lane), name=f"shadow {shadow.candidate}"))
@@ -272,17 +281,17 @@ class Shadows:
         comparison = await self._compare(_answered(copy.ours), theirs, copy.settings)
         if self.on_result is not None:
             result = ShadowResult(
-                copy.settings.upstream,
-                comparison.outcome,
-                theirs.status or None,
-                theirs.error,
-                round(outcome.duration * 1000, 3),
-                comparison.differences,
+                upstream=copy.settings.upstream,
+                outcome=comparison.outcome,
+                status=theirs.status or None,
+                error=theirs.error,
+                duration_ms=round(outcome.duration * 1000, 3),
+                differences=comparison.differences,
             )
             self.on_result(copy.decision.request_id, result, copy.decision)
         return comparison.outcome
 
-    async def _compare(self, ours: Answered, theirs: Answered, settings: ShadowSettings) -> Comparison:
+    async def _compare(self, ours: ComparedAnswer, theirs: ComparedAnswer, settings: ShadowSettings) -> Comparison:
         alike = settings.compare is Compare.VERDICT or ours.body == theirs.body
         if alike or max(len(ours.body), len(theirs.body)) < LARGE:
             return compare(ours, theirs, settings.compare, settings.ignore, self._mask)
@@ -339,7 +348,7 @@ def _marked(outgoing: Outgoing) -> Outgoing:
     return msgspec.structs.replace(outgoing, head=head + MARK, trace=None)
 
 
-def _answered(result: Ruling | Failure) -> Answered:
+def _answered(result: Ruling | Failure) -> ComparedAnswer:
     if isinstance(result, Failure):
-        return Answered(None, result.received_status or 0, b"", result.detail)
-    return Answered(result.verdict, result.status, result.body, "")
+        return ComparedAnswer(None, result.received_status or 0, b"", result.detail)
+    return ComparedAnswer(result.verdict, result.status, result.body, "")
