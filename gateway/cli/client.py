@@ -174,7 +174,7 @@ def _configured(config: Path | None) -> tuple[Address, str | None]:
         # The gateway may run with an earlier version of the file, and the variables of its secrets may not be set here.
         return _reachable(_address_in(path), path), None
     token = loaded.admin.token
-    return _reachable(loaded.server.admin, path), None if token is None else token.reveal()
+    return _reachable(loaded.server.admin, path), None if token is None else token.get_secret_value()
 
 
 def _address_in(path: Path) -> Address:
