@@ -315,7 +315,9 @@ class Duplicates:
         if kept is None:
             kept = shelves[keep] = deque()
         self._number += 1
-        stored = self._known[key] = _Stored(key, ruling, echoes, now + keep, keep, self._number, size)
+        stored = self._known[key] = _Stored(
+            key=key, ruling=ruling, echoes=echoes, expires=now + keep, keep=keep, number=self._number, size=size
+        )
         kept.append(stored)
         self._stored += 1
         self._bytes_held += size

@@ -73,7 +73,7 @@ class HookService:
         sessions = Sessions() if sessions is None else sessions
         sessions.on_settings_dropped = metrics.unkept_settings.inc
         endpoint = HookEndpoint(self.runtime, consumers, sessions)
-        self.runtime.shadows.on_result = journal.note_shadow
+        self.runtime.shadows.on_result = journal.record_shadow
         self._tracing = Tracing(metrics, endpoint.trace_with)
         self._recorder = Recorder(
             lambda outcome, hooks: metrics.recorded_hooks.with_labels(outcome).inc(hooks), endpoint.record_with

@@ -156,8 +156,8 @@ def announce_ready(loaded: Loaded, hooks: list[str], admin: str) -> None:
         "ready: hooks on %s, admin on http://%s, %s, %s, from %s",
         ", ".join(hook if hook.startswith("unix:") else f"{scheme}://{hook}" for hook in hooks),
         admin,
-        _counted(len(config.apps), "app"),
-        _counted(len(config.upstreams), "upstream"),
+        _plural(len(config.apps), "app"),
+        _plural(len(config.upstreams), "upstream"),
         loaded.path,
         extra={"fields": {"event": "ready", "version": __version__, "hooks": hooks, "admin": admin}},
     )
@@ -166,7 +166,7 @@ def announce_ready(loaded: Loaded, hooks: list[str], admin: str) -> None:
     warn_if_few_descriptors(config)
 
 
-def _counted(number: int, noun: str) -> str:
+def _plural(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 

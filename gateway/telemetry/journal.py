@@ -20,7 +20,8 @@ from gateway.model.decision import AttemptRecord, Decision, is_failure
 from gateway.model.hooks import AppKey, Hook, MethodType, field_text, method_type
 from gateway.model.text import mask_number, shorten, timestamp
 from gateway.model.verdicts import Annotations, Source, Verdict
-from gateway.telemetry.shadow_results import DIFFERING, Shadow, ShadowResult, ShadowResults, outcome_matches
+from gateway.policy.shadow import ShadowResult
+from gateway.telemetry.shadow_results import DIFFERING, ShadowResults, outcome_matches
 
 MAX_BYTES: Final = 8 * 1024 * 1024
 """Bytes that a journal keeps alive, its own share of each decision included."""
@@ -95,7 +96,7 @@ class DecisionView(msgspec.Struct, frozen=True, gc=False):
     ignored_fields: str | None = None
     excluded: str | None = None
     """Of an answer to connect: what its restExclude leaves out though the gateway needs it."""
-    shadow: Shadow | None = None
+    shadow: ShadowResult | None = None
     substituted: str | None = None
     """What the backend answered to an event, where the hook's own body went out in its place."""
 
@@ -166,54 +167,54 @@ class DecisionFormatter:
         self._mask_callee = "callee" in mask
         self._hook_types = hook_types
 
-    def format(self, decision: Decision, shadow: Shadow | None = None) -> DecisionView:
+    def format(self, decision: Decision, shadow: ShadowResult | None = None) -> DecisionView:
         """What is shown of a decision, and of its copy."""
         ruling, hook = decision.ruling, decision.hook
         annotations = ruling.annotations or _NO_ANNOTATIONS
         return DecisionView(
-            decision.request_id,
-            timestamp(decision.time),
-            decision.app,
-            decision.method,
-            field_text(hook.node_id, _FIELD) if hook else None,
-            field_text(hook.session_id, _FIELD) if hook else None,
-            field_text(hook.call_id, _FIELD) if hook else None,
-            self._caller(hook) if hook else None,
-            self._callee(hook) if hook else None,
-            ruling.verdict,
-            ruling.source,
-            ruling.reason,
-            ruling.status,
-            shorten(ruling.error),
-            decision.upstream,
-            decision.target,
-            None if decision.budget is None else _ms(decision.budget),
-            _ms(decision.duration),
-            _ms(decision.upstream_duration),
-            tuple(_attempts(decision)),
-            self._worker,
-            effects.answer_effect(
+            request_id=decision.request_id,
+            time=timestamp(decision.time),
+            app=decision.app,
+            method=decision.method,
+            node_id=field_text(hook.node_id, _FIELD) if hook else None,
+            session_id=field_text(hook.session_id, _FIELD) if hook else None,
+            call_id=field_text(hook.call_id, _FIELD) if hook else None,
+            caller=self._caller(hook) if hook else None,
+            callee=self._callee(hook) if hook else None,
+            verdict=ruling.verdict,
+            source=ruling.source,
+            reason=ruling.reason,
+            status=ruling.status,
+            error=shorten(ruling.error),
+            upstream=decision.upstream,
+            target=decision.target,
+            budget_ms=None if decision.budget is None else _ms(decision.budget),
+            duration_ms=_ms(decision.duration),
+            upstream_ms=_ms(decision.upstream_duration),
+            attempts=tuple(_attempts(decision)),
+            worker=self._worker,
+            means=effects.answer_effect(
                 ruling.status,
                 self._kind(decision.method),
                 False if annotations.ineffective else None,
                 decision.method,
             )
             + effects.changes_effect(annotations.changed_fields, annotations.ignored_fields),
-            annotations.rule,
-            annotations.repaired,
-            annotations.cut,
-            annotations.ineffective,
-            annotations.client_config,
-            annotations.failed_over_from,
-            annotations.failover_cause,
-            annotations.changed_fields,
-            annotations.ignored_fields,
-            shorten(",".join(annotations.excluded)) if annotations.excluded else None,
-            shadow,
-            annotations.substituted,
+            rule=annotations.rule,
+            repaired=annotations.repaired,
+            cut=annotations.cut,
+            ineffective=annotations.ineffective,
+            client_config=annotations.client_config,
+            failed_over_from=annotations.failed_over_from,
+            failover_cause=annotations.failover_cause,
+            changed_fields=annotations.changed_fields,
+            ignored_fields=annotations.ignored_fields,
+            excluded=shorten(",".join(annotations.excluded)) if annotations.excluded else None,
+            shadow=shadow,
+            substituted=annotations.substituted,
         )
 
-    def matches(self, decision: Decision, wanted: DecisionFilter, shadow: Shadow | None = None) -> bool:
+    def matches(self, decision: Decision, wanted: DecisionFilter, shadow: ShadowResult | None = None) -> bool:
         """Whether the decision is wanted; *shadow* is what came of its copy."""
         ruling = decision.ruling
         if (
@@ -344,12 +345,12 @@ class Journal:
                 decision = msgspec.structs.replace(decision, size=size)
         self._keep(ring, decision)
 
-    def note_shadow(self, request_id: str, result: ShadowResult, decision: Decision | None = None) -> None:
+    def record_shadow(self, request_id: str, result: ShadowResult, decision: Decision | None = None) -> None:
         """Remember what came of a hook's copy.
 
         *decision*: the hook's, where it is at hand; else it is looked for where it matters.
         """
-        self._shadows.note(request_id, result)
+        self._shadows.record(request_id, result)
         if result.outcome in DIFFERING:
             decision = decision or self._last(request_id)
             if decision is not None:
@@ -386,7 +387,7 @@ class Journal:
         calls: list[DecisionView] = []
         matched = 0
         for number, decision in enumerate(held, 1):
-            shadow = self._shadows.of(decision.request_id)
+            shadow = self._shadows.find(decision.request_id)
             if teller.matches(decision, wanted, shadow):
                 matched += 1
                 if matched <= wanted.limit:
@@ -457,16 +458,26 @@ def _attempts(decision: Decision) -> Iterable[Attempt]:
     if not story and is_usual and upstream is not None and target is not None:
         # The usual case is not recorded: one attempt, which brought the verdict.
         outcome = "ok" if decision.ruling.verdict is Verdict.ALLOW else "denied"
-        story = (AttemptRecord(upstream, target, 0.0, decision.upstream_duration, 0.0, outcome, ""),)
+        story = (
+            AttemptRecord(
+                upstream=upstream,
+                target=target,
+                began=0.0,
+                duration=decision.upstream_duration,
+                queued=0.0,
+                outcome=outcome,
+                error="",
+            ),
+        )
     return (
         Attempt(
-            record.upstream,
-            record.target,
-            _ms(decision.asked_after + record.began),
-            _ms(record.duration),
-            _ms(record.queued),
-            record.outcome,
-            shorten(record.error),
+            upstream=record.upstream,
+            target=record.target,
+            began_ms=_ms(decision.asked_after + record.began),
+            duration_ms=_ms(record.duration),
+            queued_ms=_ms(record.queued),
+            outcome=record.outcome,
+            error=shorten(record.error),
         )
         for record in story
     )

@@ -220,7 +220,16 @@ class Shadows:
         lane.bytes += size
         self._bytes += size
         now = self._loop.time()
-        copy = _Copy(shadow.settings, decision, ours, outgoing, lane.upstream, now, decision.budget, size)
+        copy = _Copy(
+            settings=shadow.settings,
+            decision=decision,
+            ours=ours,
+            outgoing=outgoing,
+            upstream=lane.upstream,
+            offered=now,
+            budget=decision.budget,
+            size=size,
+        )
         lane.queue.append(copy)
         if len(lane.tasks) < MAX_TASKS:
             lane.tasks.add(self._loop.create_task(self._work(lane), name=f"shadow {shadow.candidate}"))
@@ -272,12 +281,12 @@ class Shadows:
         comparison = await self._compare(_answered(copy.ours), theirs, copy.settings)
         if self.on_result is not None:
             result = ShadowResult(
-                copy.settings.upstream,
-                comparison.outcome,
-                theirs.status or None,
-                theirs.error,
-                round(outcome.duration * 1000, 3),
-                comparison.differences,
+                upstream=copy.settings.upstream,
+                outcome=comparison.outcome,
+                status=theirs.status or None,
+                error=theirs.error,
+                duration_ms=round(outcome.duration * 1000, 3),
+                differences=comparison.differences,
             )
             self.on_result(copy.decision.request_id, result, copy.decision)
         return comparison.outcome

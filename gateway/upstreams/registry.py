@@ -184,7 +184,14 @@ class Targets:
         target = change.targets.get(key) or self._live.get(key)
         if target is None:
             breaker = None if self._shared is None else self._shared.target_breaker(key.upstream, key.url)
-            target = Target(key.upstream, key.url, name, self._resolver, self._metrics, breaker)
+            target = Target(
+                upstream=key.upstream,
+                url=key.url,
+                name=name,
+                resolver=self._resolver,
+                metrics=self._metrics,
+                shared=breaker,
+            )
             self._resolver.prefetch(target.url.raw_host.decode("ascii"))
         elif target.settings is not None:
             change.settings_before.append((target, target.settings))

@@ -10,18 +10,15 @@ from collections.abc import Coroutine, Iterable
 from typing import Any, Final, NamedTuple
 
 import httpx
-import msgspec
 
 from gateway.http.client import Answer, Pool, RequestOptions, Resolver, Transport, TransportSettings
-from gateway.model.trace_context import Trace
 from gateway.policy.breaker import BreakerSettings
-from gateway.policy.event_answers import EventCheck
-from gateway.policy.repair import ResponseCheck
 from gateway.policy.shared import SharedBreaker
 from gateway.telemetry.metrics.catalogue import Metrics
 from gateway.telemetry.metrics.cells import Value
 from gateway.upstreams.admission import Admission, EjectionScope, Ticket
 from gateway.upstreams.latency import LastMinute, LatencyEstimator
+from gateway.upstreams.outgoing import Outgoing
 
 logger = logging.getLogger(__name__)
 
@@ -31,33 +28,6 @@ _FRAMING: Final = b"content-length: %d\r\n"
 _CLOSING: Final = b"content-length: %d\r\nconnection: close\r\n"
 NO_BREAKER: Final = BreakerSettings(failures=sys.maxsize)
 """``breaker: off``: only active health checks and operators eject."""
-
-
-class Outgoing(msgspec.Struct, frozen=True, gc=False):
-    """A hook on its way to a backend."""
-
-    path: str
-    """What is appended to the target's URL: ``/<Method>`` and the query."""
-    host: bytes | None
-    """The Host to send; None = each target's own."""
-    head: bytes
-    """The header lines that every target gets alike."""
-    body: bytes
-    tenant: str
-    """The app in whose name it is asked."""
-    trace: Trace | None = None
-    """Where it is traced: its head names the span of the request that brings it."""
-    sent: int = 0
-    """Requests that have brought it to backends before."""
-    check: ResponseCheck | EventCheck = ResponseCheck.STRICT
-    """What an answer must be to count as a verdict."""
-
-    def with_sent(self, sent: int) -> Outgoing:
-        """The same hook for the request that comes after *sent* others."""
-        if self.trace is None:
-            return self
-        head = self.trace.resent(self.head, self.sent + 1, sent + 1)
-        return msgspec.structs.replace(self, head=head, sent=sent)
 
 
 class TargetSettings(NamedTuple):

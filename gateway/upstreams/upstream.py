@@ -20,7 +20,8 @@ from gateway.upstreams.admission import Ticket
 from gateway.upstreams.answers import DENIED, judge, judge_failure
 from gateway.upstreams.balance import balancer
 from gateway.upstreams.headers import CompiledPolicy, Policy, encode_headers
-from gateway.upstreams.target import Outgoing, Target
+from gateway.upstreams.outgoing import Outgoing
+from gateway.upstreams.target import Target
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
@@ -64,15 +65,25 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
         story = other.story
         if not story and isinstance(other.result, Ruling) and other.target is not None:
             outcome = "denied" if other.result is DENIED else "ok"
-            story = (AttemptRecord(upstream, other.target, 0.0, other.duration, 0.0, outcome, ""),)
+            story = (
+                AttemptRecord(
+                    upstream=upstream,
+                    target=other.target,
+                    began=0.0,
+                    duration=other.duration,
+                    queued=0.0,
+                    outcome=outcome,
+                    error="",
+                ),
+            )
         return Outcome(
-            result,
-            other.target,
-            self.attempts + other.attempts,
-            self.duration + other.duration,
-            self.seen or other.seen,
-            self.began,
-            (*self.story, *(msgspec.structs.replace(record, began=record.began + later) for record in story)),
+            result=result,
+            target=other.target,
+            attempts=self.attempts + other.attempts,
+            duration=self.duration + other.duration,
+            seen=self.seen or other.seen,
+            began=self.began,
+            story=(*self.story, *(msgspec.structs.replace(record, began=record.began + later) for record in story)),
         )
 
 
@@ -173,7 +184,9 @@ class Upstream:
         duration = time.perf_counter() - began
         self._duration.observe(duration)
         name = target.name if target is not None else None
-        return Outcome(result, name, requests, duration, seen, began, story)
+        return Outcome(
+            result=result, target=name, attempts=requests, duration=duration, seen=seen, began=began, story=story
+        )
 
     # --- choosing ---
 
@@ -308,7 +321,15 @@ class Upstream:
             outcome, error = "denied" if result is DENIED else "ok", ""
         else:
             outcome, error = result.cause.value, result.detail
-        return AttemptRecord(self.name, target.name, began, ended - began, attempt.queued, outcome, error)
+        return AttemptRecord(
+            upstream=self.name,
+            target=target.name,
+            began=began,
+            duration=ended - began,
+            queued=attempt.queued,
+            outcome=outcome,
+            error=error,
+        )
 
     def _count_retry(self, target: Target, attempt: _Attempt) -> None:
         if isinstance(attempt.result, Failure) and not target.retired:

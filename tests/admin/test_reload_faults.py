@@ -134,7 +134,7 @@ class Staged:
 def service_listeners(service: HookService) -> object:
     """Who is told of decisions, and how a hook's life begins."""
     endpoint = service._tracing._switch.__self__  # type: ignore[attr-defined]
-    return endpoint._listeners, getattr(endpoint._life_of, "args", None)
+    return endpoint._listeners, getattr(endpoint._new_context, "args", None)
 
 
 @pytest.fixture

@@ -421,12 +421,12 @@ class Metrics:
         app = decision.app if decision.app in self.scope.apps else UNKNOWN_APP
         histogram_app = app if self.scope.app_label else ""
         return _HookSeries(
-            decision,
-            self._era,
-            self.hooks.with_labels(app, decision.method, ruling.verdict, ruling.source, ruling.reason),
-            self.duration.with_labels(histogram_app, decision.method),
-            self.overhead.with_labels(histogram_app),
-            self.budget_used.with_labels(histogram_app),
+            decision=decision,
+            era=self._era,
+            hooks=self.hooks.with_labels(app, decision.method, ruling.verdict, ruling.source, ruling.reason),
+            duration=self.duration.with_labels(histogram_app, decision.method),
+            overhead=self.overhead.with_labels(histogram_app),
+            budget_used=self.budget_used.with_labels(histogram_app),
         )
 
     def _count_annotations(self, decision: Decision) -> None:
