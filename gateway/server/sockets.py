@@ -13,7 +13,7 @@ from gateway.http.server.acceptor import BACKLOG, drop_new_connections
 
 
 class StartError(Exception):
-    """The process cannot serve; the message says what an operator can do about it."""
+    """The process cannot serve; the message says what the operator can do."""
 
 
 def bind(addresses: Sequence[Address | UnixAddress], key: str) -> list[socket.socket]:
@@ -33,13 +33,13 @@ def _listen(address: Address | UnixAddress) -> socket.socket:
         return _listen_unix(address.path)
     dualstack = not address.host and socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if ":" in address.host or dualstack else socket.AF_INET
-    with _port_of_its_own(address, family) as port:
+    with _reserved_port(address, family) as port:
         return socket.create_server((address.host, port), family=family, dualstack_ipv6=dualstack, backlog=BACKLOG)
 
 
 @contextlib.contextmanager
-def _port_of_its_own(address: Address, family: socket.AddressFamily) -> Iterator[int]:
-    """The port; for a 0, one that the system picks: by number, a socket keeps it also while it does not listen."""
+def _reserved_port(address: Address, family: socket.AddressFamily) -> Iterator[int]:
+    """The port; for 0, one that the system picks. Bound by number, a socket keeps it while it does not listen."""
     if address.port:
         yield address.port
         return
@@ -50,7 +50,7 @@ def _port_of_its_own(address: Address, family: socket.AddressFamily) -> Iterator
 
 
 def _listen_unix(path: str) -> socket.socket:
-    """A unix socket; the file that a gateway left behind which is no more is replaced, one in use is an error."""
+    """A unix socket. The file that an ended gateway left behind is replaced; one in use is an error."""
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISSOCK(os.lstat(path).st_mode) and not _is_served(path):
             os.unlink(path)
@@ -67,7 +67,7 @@ def _listen_unix(path: str) -> socket.socket:
 
 def _is_served(path: str) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # where its queue is full, connecting would wait for ever
+        probe.setblocking(False)  # a full queue would block the connect for ever
         try:
             probe.connect(path)
         except ConnectionRefusedError:
@@ -78,19 +78,19 @@ def _is_served(path: str) -> bool:
 
 
 def close(sockets: Sequence[socket.socket]) -> None:
-    """Close sockets that are not served."""
+    """Close sockets that nothing serves."""
     for opened in sockets:
         opened.close()
 
 
 def close_to_new(sockets: Sequence[socket.socket]) -> None:
-    """Have new connections ignored, until the sockets are closed a moment later."""
+    """Ignore new connections until the sockets are closed, a moment later."""
     for sock in sockets:
         drop_new_connections(sock)
 
 
 def unlink(addresses: Sequence[Address | UnixAddress]) -> None:
-    """Remove the files of unix sockets, while they are still listened on: later they might be a successor's."""
+    """Remove the files of unix sockets. Call it before they are closed: after that they may be a successor's."""
     for address in addresses:
         if isinstance(address, UnixAddress):
             with contextlib.suppress(OSError):
@@ -98,7 +98,7 @@ def unlink(addresses: Sequence[Address | UnixAddress]) -> None:
 
 
 def display_address(sock: socket.socket) -> str:
-    """host:port as it was bound, with the port that a 0 became; ``unix:`` and the path of a unix socket."""
+    """``host:port`` as bound, with the port that 0 became; ``unix:`` and the path for a unix socket."""
     if sock.family == socket.AF_UNIX:
         return f"unix:{sock.getsockname()}"
     host, port = sock.getsockname()[:2]

@@ -39,18 +39,19 @@ from gateway.server.ipc import (
     Prepare,
     Stop,
 )
-from gateway.server.pem_cache import PemCache
-from gateway.server.shared_sockets import SharedSockets
-from gateway.server.single import (
+from gateway.server.main_process import (
     admin_listener,
     announce_ready,
     announce_stopping,
+    bind_all,
     certificate_sampler,
     make_events,
     run_admin,
     warn_if_few_descriptors,
 )
-from gateway.server.sockets import StartError, bind, close, display_address, unlink
+from gateway.server.pem_cache import PemCache
+from gateway.server.shared_sockets import SharedSockets
+from gateway.server.sockets import StartError, display_address, unlink
 from gateway.server.two_phase import wait_until_committed, wait_until_prepared
 from gateway.server.worker_handle import Inheritance, WorkerHandle
 from gateway.telemetry.log import LogWriter
@@ -85,14 +86,8 @@ class Supervisor:
         sessions = shared_memory()  # what all workers remember of the clients' sessions; it outlives each of them
         self._shared = SharedMemory(server.workers)
         """The workers' duplicates, limits and breakers; it outlives them, too."""
-        sockets = bind(server.listen, "server.listen")
-        try:
-            self._admin_sockets = bind((server.admin,), "server.admin")
-        except StartError:
-            unlink(server.listen)
-            close(sockets)
-            raise
-        self._sockets = SharedSockets(sockets)
+        hook_sockets, self._admin_sockets = bind_all(loaded.config)
+        self._sockets = SharedSockets(hook_sockets)
         self.lifecycle = Lifecycle()  # first: it notes when the process began
         self._metrics = Metrics(__version__)
         writer.on_drop = self._metrics.log_dropped.inc

@@ -15,7 +15,7 @@ from gateway.admin.rpc import RPC_TIMEOUT, RpcRequest
 from gateway.model.keep_going import KeepGoing
 from gateway.policy.shared import SharedMemory
 from gateway.server.children import Child
-from gateway.server.ipc import AnswerPart, Ask, Built, Channel, Committed, Prepared, Ready, Serve
+from gateway.server.ipc import Ask, Built, Channel, Committed, Prepared, Ready, ReplyPart, Serve
 from gateway.server.two_phase import Acknowledgement, Acknowledgements
 from gateway.telemetry.metrics.shared import WorkerMetrics
 
@@ -161,11 +161,11 @@ class WorkerHandle:
                 self.ready.set()
             case Prepared() | Committed():
                 self._acknowledgements.add(message)
-            case AnswerPart():
+            case ReplyPart():
                 self._add_part(message)
         return True
 
-    def _add_part(self, part: AnswerPart) -> None:
+    def _add_part(self, part: ReplyPart) -> None:
         pending = self._requests.get(part.number)
         if pending is None or pending.reply.done():
             return  # too late

@@ -27,7 +27,7 @@ from gateway.config import Address, Loaded, loads
 from gateway.model.decision import Decision
 from gateway.model.verdicts import Reason, Ruling, Source, Verdict
 from gateway.server.executor import start_threads
-from gateway.server.single import admin_listener
+from gateway.server.main_process import admin_listener
 from gateway.server.sockets import bind, display_address
 from gateway.telemetry.journal import DecisionFormatter, DecisionView, Journal
 from gateway.telemetry.metrics import Metrics

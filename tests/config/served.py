@@ -28,8 +28,8 @@ from gateway.http.client.lookups import LookupThreads
 from gateway.server import fd_limits
 from gateway.server.hook_service import HookService
 from gateway.server.ipc import Build
+from gateway.server.main_process import sample_certificates
 from gateway.server.pem_cache import PemCache
-from gateway.server.single import sample_certificates
 from gateway.telemetry.log import LogWriter
 from gateway.telemetry.metrics import Metrics
 
@@ -113,7 +113,7 @@ async def _serve(config: Config, before: Config, writer: LogWriter) -> None:
     async with asyncio.timeout(_TIME_LIMIT):
         service = HookService(config, [], metrics, writer)
         await service.start()
-        await service.take(config)
+        await service.reload(config)
         for app, method in zip(list(config.apps)[:_MOST_APPS], itertools.cycle(("OnCallEvent", "connect"))):
             for name in dict.fromkeys((method, *list(config.apps[app].methods)[:1])):
                 await _decide(service, app.replace("*", "").replace("?", "x"), name)
@@ -122,9 +122,9 @@ async def _serve(config: Config, before: Config, writer: LogWriter) -> None:
         metrics.sample()
         metrics.render()
         repr(service.runtime.targets)
-        await service.take(before)
+        await service.reload(before)
         service.stop(at_once=True)
-        await service.stopped()
+        await service.wait_for_end()
     assert not trouble
 
 

@@ -115,7 +115,7 @@ async def test_the_renewal_of_certificates(failing: Failing) -> None:
         runtime=SimpleNamespace(renew_tls=failing.awaited),
     )
     stage._renew_tls = lambda: HookService._renew_tls(stage)
-    await outlives(HookService._keep_tls_fresh(stage), failing)
+    await outlives(HookService._renew_tls_periodically(stage), failing)
 
 
 async def test_a_health_check(failing: Failing, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ async def test_a_look_at_the_loop_s_own_pauses(failing: Failing) -> None:
     for _ in range(4):
         monitor._due -= 60.0  # it is late by a minute
         try:
-            monitor._look()
+            monitor._check()
         except (MemoryError, RuntimeError, KeyError):
             assert monitor._timer is not None
     assert failing.was_well.is_set()

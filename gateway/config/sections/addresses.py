@@ -129,12 +129,12 @@ def parse_authority(text: str) -> tuple[str, int | None]:
     """
     match = _match_authority(text)
     if match is None:
-        raise ValueError("must be a host, and a port behind a colon where it is not the usual one")
+        raise ValueError("must be a host, with :PORT unless that is the default port")
     host, port = match[1], None if match[2] is None else int(match[2])
     if host.startswith("["):
         host = str(ipaddress.IPv6Address(host[1:-1]))
     elif not is_host(host) and not _is_name(host):
-        raise ValueError("must have a host that is a name as DNS has them, or an IP address")
+        raise ValueError("must have a host that is a DNS name or an IP address")
     if port is not None and not 1 <= port <= 65535:
         raise ValueError("must have a port from 1 to 65535")
     return host, port

@@ -52,7 +52,7 @@ def parse_target_url(text: str) -> str:
     if parts.scheme not in {"http", "https"} or not parts.netloc:
         raise ValueError("must be a URL that begins with http:// or https:// and names a host")
     if "@" in parts.netloc:
-        raise ValueError("must not hold a user name or password: write them under credentials")
+        raise ValueError("must not contain a user name or password: write them under credentials")
     if "?" in text or "#" in text:
         raise ValueError("must end with its path: a query (?) or fragment (#) is not allowed")
     if port == 0 or parts.netloc.endswith(":"):
@@ -103,7 +103,7 @@ def _token(text: str) -> None:
 
 def _no_controls(text: str) -> None:
     if _CONTROLS(text):
-        raise ValueError("must not hold control characters such as a line break")
+        raise ValueError("must not contain control characters such as a line break")
 
 
 def _signing_key(text: str) -> None:
@@ -115,7 +115,7 @@ def _username(text: str) -> str:
     _not_empty(text)
     _no_controls(text)
     if ":" in text:  # RFC 7617, section 2
-        raise ValueError("must not hold a colon: HTTP Basic ends the user name there")
+        raise ValueError("must not contain a colon: HTTP Basic ends the user name there")
     return text
 
 

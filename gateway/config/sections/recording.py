@@ -70,7 +70,7 @@ def path_problem(value: object, directory: str) -> tuple[str | None, str | None]
     above = os.path.dirname(path)
     try:
         if not stat.S_ISDIR(os.stat(above).st_mode):
-            return "stands in what is no directory", None
+            return "is in something that is not a directory", None
         file = _status_of(path)
         _status_of(f"{path}.{10**DIGITS - 1}")  # older files' names are longer: the system says whether it takes them
     except (OSError, ValueError) as exc:
@@ -79,11 +79,11 @@ def path_problem(value: object, directory: str) -> tuple[str | None, str | None]
     if file is not None and stat.S_ISLNK(file.st_mode):
         return None, "is a symbolic link, and none is followed: nothing is recorded"
     if file is not None and not stat.S_ISREG(file.st_mode):
-        return "is there, but is no regular file", None
+        return "exists, but is not a regular file", None
     if not os.access(above, os.W_OK | os.X_OK) or (file is not None and not os.access(path, os.W_OK)):
         return None, "cannot be written by this user: the gateway's own must be able to, or nothing is recorded"
     if file is not None and not _is_recording(path):
-        return None, "is there, but holds something else than a recording: it is left as it is, and nothing is recorded"
+        return None, "exists, but is not a recording: it is left unchanged, and nothing is recorded"
     return None, None
 
 

@@ -240,7 +240,7 @@ def _misfit(certificate: str, key: str, is_weak_fine: bool) -> tuple[str, str] |
     else:
         return None
     if reason.endswith(("_TOO_SMALL", "_TOO_WEAK")):
-        return "certificate", f"OpenSSL refuses the certificate as too weak: {reason.replace('_', ' ').lower()}"
+        return "certificate", f"OpenSSL rejects the certificate as too weak: {reason.replace('_', ' ').lower()}"
     if reason in {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}:
         return "key", "the key does not belong to the certificate"
     return "key", "the file holds no private key in PEM form"

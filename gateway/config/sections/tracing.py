@@ -23,7 +23,7 @@ def is_installed() -> bool:
 
 def _endpoint(text: str) -> str:
     if "@" in text:
-        raise ValueError("must not hold a user name or password: write Authorization under headers")
+        raise ValueError("must not contain a user name or password: write Authorization under headers")
     url = parse_target_url(text)
     if url.endswith("/v1/traces"):
         raise ValueError("must not end with /v1/traces: the gateway appends that")

@@ -123,7 +123,7 @@ def _as_target_list(value: object, info: ValidationInfo) -> object:
             raise invalid("must have a url, or targets")
         return [{"url": info.data["url"]}]
     if info.data.get("url", "") is not None:
-        raise invalid("stand beside a url: an upstream has one or the other")
+        raise invalid("cannot be combined with url: an upstream has one or the other")
     if value == []:
         raise invalid("must name at least one target")
     if isinstance(value, list) and len(value) > MAX_TARGETS:
