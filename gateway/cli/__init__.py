@@ -1,7 +1,4 @@
-"""The ``gateway`` command: one module per kind of subcommand.
-
-Its signals have their meanings before anything else is imported.
-"""
+"""The ``gateway`` command. Signal handlers are installed before anything else is imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every subcommand shares: the -c option, exit statuses, and how a user's mistake is told."""
+"""What the subcommands share: the -c option, exit statuses, error messages, reading a hook's file."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from gateway.config.sections.addresses import is_host
 from gateway.model.text import printable
 
 FAILED: Final = 1
-"""Exit status: it could not be done."""
+"""Exit status: failed at run time."""
 BAD_USAGE: Final = 2
-"""Exit status: wrong usage or a wrong configuration."""
+"""Exit status: wrong usage or configuration."""
 
 _MAX_HOOK: Final = 64 * 2**20
-"""Bytes of a hook's file: server.max_body can be no larger."""
+"""Bytes of a hook's file; the largest possible server.max_body."""
 _FIRST: Final = 64 * 1024
 
 ConfigOption = Annotated[
@@ -31,17 +31,19 @@ ConfigOption = Annotated[
 ]
 DEFAULT_CONFIG: Final = Path("gateway.yaml")
 
-HookFile = Annotated[str, typer.Argument(metavar="FILE|-", help="A hook's JSON body; - reads standard input.")]
+HookFile = Annotated[
+    str, typer.Argument(metavar="FILE|-", help="File with a hook's JSON body; - reads standard input.")
+]
 MethodOption = Annotated[
-    str, typer.Option("--method", "-m", metavar="METHOD", help="The REST method, the last segment of the hook's path.")
+    str, typer.Option("--method", "-m", metavar="METHOD", help="REST method: the last segment of the hook's path.")
 ]
 
 
 def new_app() -> typer.Typer:
-    """The command line without its commands."""
+    """A command line without commands."""
     return typer.Typer(
         name="gateway",
-        help="A gateway between Flashphoner Web Call Server and the web backends that decide its calls.",
+        help="A gateway between Flashphoner Web Call Server and the web backends that answer its REST hooks.",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
@@ -50,13 +52,13 @@ def new_app() -> typer.Typer:
 
 
 def fail(message: str, status: int = FAILED) -> NoReturn:
-    """Say what went wrong on standard error and end."""
+    """Print an error on standard error and end with this exit status."""
     print(f"gateway: {message}", file=sys.stderr)
     raise typer.Exit(status)
 
 
 def load_or_fail(path: Path) -> Loaded:
-    """The configuration; every problem printed and exit status 2 where it has any."""
+    """The configuration; if it has errors, all are printed and the exit status is 2."""
     try:
         return load(path)
     except ConfigError as exc:
@@ -66,14 +68,14 @@ def load_or_fail(path: Path) -> Loaded:
 
 
 def is_usable(url: httpx.URL) -> bool:
-    """Whether a request can be sent there; raises ValueError for a host that only looks like a name."""
+    """Whether a request can be sent to the URL. Raises ValueError for an invalid host name."""
     host = url.raw_host.decode("ascii", "replace").partition("%")[0].removesuffix(".")
-    # Read as people write it, a name that begins with xn-- is decoded, if it can be.
+    # url.host would decode a name that begins with xn--.
     return url.scheme in ("http", "https") and bool(url.host) and is_host(host) and 0 < (url.port or 80) < 65536
 
 
 def read_hook_file(name: str) -> bytes:
-    """The bytes of a hook's file, or of standard input."""
+    """The bytes of a hook's file, or of standard input. An unreadable file ends the program with exit status 2."""
     if name == "-" and sys.stdin is None:
         fail("standard input is closed", BAD_USAGE)
     try:
@@ -81,27 +83,27 @@ def read_hook_file(name: str) -> bytes:
     except (OSError, ValueError) as exc:
         fail(f"{printable(name)}: {getattr(exc, 'strerror', None) or exc}", BAD_USAGE)
     if len(data) > _MAX_HOOK:
-        fail(f"{printable(name)}: is larger than {_MAX_HOOK >> 20} MiB, which no hook is", BAD_USAGE)
+        fail(f"{printable(name)}: is larger than {_MAX_HOOK >> 20} MiB, the maximum for a hook", BAD_USAGE)
     return data
 
 
 def _read(name: str) -> bytes:
-    """A file's bytes, or those of a pipe that somebody writes to: never without end, nor waiting for nobody."""
+    """The bytes of a file, or of a pipe with a writer; bounded, and never waiting for a writer."""
     fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(fd, "rb") as file:
         mode = os.fstat(fd).st_mode
         if stat.S_ISREG(mode):
             data: bytes | None = file.read(_MAX_HOOK + 1)
-            if data is None:  # some files of /proc wait as a pipe does
-                raise OSError(errno.EAGAIN, "nothing can be read from it now")
+            if data is None:  # some files in /proc block like a pipe
+                raise OSError(errno.EAGAIN, "no data to read")
             return data
         if not stat.S_ISFIFO(mode):
             raise OSError(errno.EINVAL, "is a directory" if stat.S_ISDIR(mode) else "is neither a file nor a pipe")
         try:
             first = os.read(fd, _FIRST)
         except BlockingIOError:
-            first = None  # somebody is about to write
+            first = None  # there is a writer, but no data yet
         if first == b"":
-            raise OSError(errno.EPIPE, "is a pipe to which nobody writes")
+            raise OSError(errno.EPIPE, "is a pipe without a writer")
         os.set_blocking(fd, True)
         return (first or b"") + file.read(_MAX_HOOK + 1)

@@ -1,4 +1,4 @@
-"""``gateway demo``: an embedded backend that does as the callee says, a gateway before it, hooks and their verdicts."""
+"""``gateway demo``: a backend that behaves as the callee says, a gateway in front, sample hooks and their verdicts."""
 
 from __future__ import annotations
 
@@ -44,43 +44,43 @@ _JSON: Final = b"Content-Type: application/json\r\n"
 
 
 class Behaviour(NamedTuple):
-    """What the embedded backend does for a callee that begins with this name."""
+    """What the demo backend does for a callee that starts with this name."""
 
     callee: str
     does: str
 
 
 BEHAVIOURS: Final = (
-    Behaviour("PPP005", "accepts: 200, the hook's own JSON"),
-    Behaviour("REFUSE", "refuses: 403, empty"),
+    Behaviour("PPP005", "allows: 200, the hook's own JSON"),
+    Behaviour("REFUSE", "rejects: 403, empty"),
     Behaviour("HANG", "hangs: never answers"),
-    Behaviour("NOTICE", "prints a PHP notice before its JSON, status 200"),
-    Behaviour("EMPTY", "dies of a fatal error: 200, empty"),
+    Behaviour("NOTICE", "prints a PHP notice before the JSON: 200"),
+    Behaviour("EMPTY", "stops with a fatal error: 200, empty"),
     Behaviour("ERROR", "fails: 500 with an error page"),
     Behaviour("LOGIN", "redirects to a login page: 302"),
-    Behaviour("CLOSE", "closes the connection without a byte"),
+    Behaviour("CLOSE", "closes the connection without an answer"),
 )
 
 
 class DemoBackend:
-    """A backend on loopback that accepts, refuses, hangs and breaks according to the callee."""
+    """A backend on loopback that allows, rejects, hangs or fails, depending on the callee."""
 
     def __init__(self) -> None:
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def listen(self, host: str, port: int) -> int:
-        """Serve there and return the port; raises StartError if that cannot be."""
+        """Start to listen and return the port. Raises StartError if that fails."""
         try:
             server = await asyncio.start_server(self._serve, host, port, limit=_MAX_REQUEST)
         except OSError as exc:
-            raise StartError(f"the demo's backend cannot listen on {host}:{port}: {exc.strerror or exc}") from exc
+            raise StartError(f"the demo backend cannot listen on {host}:{port}: {exc.strerror or exc}") from exc
         self._servers.append(server)
         bound: int = server.sockets[0].getsockname()[1]
         return bound
 
     async def aclose(self) -> None:
-        """Stop, whatever hangs."""
+        """Stop, including requests that hang."""
         for server in self._servers:
             server.close()
         for task in self._tasks:
@@ -92,8 +92,8 @@ class DemoBackend:
         if task is not None:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        gone = (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError)
-        with contextlib.suppress(*gone):
+        errors = (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError)
+        with contextlib.suppress(*errors):
             while (answer := await self._answer(await _read_request(reader))) is not None:
                 writer.write(answer)
                 await writer.drain()
@@ -152,64 +152,64 @@ def sample_hook(app_key: str = "defaultApp", callee: str = "PPP005", number: int
 
 
 @dataclass(frozen=True)
-class _Shown:
+class _Outcome:
     does: str
     status: int
     decision: Decision
 
 
 async def run_demo(loaded: Loaded, writer: LogWriter) -> None:
-    """Play the backends of the configuration, show the samples' verdicts, then serve until a signal."""
+    """Start the demo backends, show the verdicts of sample hooks, then serve until a signal."""
     backend = DemoBackend()
     decisions: asyncio.Queue[Decision] = asyncio.Queue()
     try:
-        await _play_backends(backend, loaded)
-        gateway = Gateway(_readable(loaded), writer, listeners=(decisions.put_nowait,))
+        await _start_backends(backend, loaded)
+        gateway = Gateway(_with_console_log(loaded), writer, listeners=(decisions.put_nowait,))
         serving = asyncio.create_task(gateway.serve())
         started = asyncio.create_task(gateway.started.wait())
         await asyncio.wait((serving, started), return_when=asyncio.FIRST_COMPLETED)
         if started.done():
-            showing = asyncio.create_task(_show(gateway, decisions))
-            await asyncio.wait((serving, showing), return_when=asyncio.FIRST_COMPLETED)
-            if not showing.done():
-                showing.cancel()  # a signal came amid the samples
+            samples = asyncio.create_task(_show_samples(gateway, decisions))
+            await asyncio.wait((serving, samples), return_when=asyncio.FIRST_COMPLETED)
+            if not samples.done():
+                samples.cancel()  # a signal came during the samples
             with contextlib.suppress(asyncio.CancelledError, httpx.HTTPError):
-                await showing
+                await samples
         started.cancel()
         await serving
     finally:
         await backend.aclose()
 
 
-def _readable(loaded: Loaded) -> Loaded:
-    """The same with log lines for people."""
+def _with_console_log(loaded: Loaded) -> Loaded:
+    """The configuration with log lines for people."""
     log = loaded.config.log.model_copy(update={"format": "console"})
     return replace(loaded, config=loaded.config.model_copy(update={"log": log}))
 
 
-async def _play_backends(backend: DemoBackend, loaded: Loaded) -> None:
+async def _start_backends(backend: DemoBackend, loaded: Loaded) -> None:
     targets = [target for upstream in loaded.config.upstreams.values() for target in upstream.targets]
     addresses = {url.netloc: url for url in (httpx.URL(target.url) for target in targets)}
     for url in addresses.values():
         if url.scheme != "http" or url.host not in ("127.0.0.1", "localhost", "::1"):
-            raise StartError(f"the demo plays backends on loopback only, and {url} is elsewhere")
+            raise StartError(f"demo backends run on loopback only, and {url} is not on loopback")
         await backend.listen(url.host, url.port or 80)
 
 
-async def _show(gateway: Gateway, decisions: asyncio.Queue[Decision]) -> None:
+async def _show_samples(gateway: Gateway, decisions: asyncio.Queue[Decision]) -> None:
     base = f"http://{gateway.hook_address}/rest/my_api"
-    shown: list[_Shown] = []
+    outcomes: list[_Outcome] = []
     async with httpx.AsyncClient(trust_env=False, timeout=20.0) as client:
         for does, method, hook in _samples():
             response = await client.post(f"{base}/{method}", json=hook)
-            shown.append(_Shown(does, response.status_code, await decisions.get()))
-    await asyncio.sleep(0.1)  # the access lines of these hooks come before the table, not amid it
+            outcomes.append(_Outcome(does, response.status_code, await decisions.get()))
+    await asyncio.sleep(0.1)  # so that the access log lines come before the table
     console = Console()
     console.print()
-    console.print(_table(shown))
+    console.print(_table(outcomes))
     console.print(
-        f"\nServing. Hooks: {base}/<Method>   Console: http://{gateway.admin_address}/   Ctrl-C ends it.\n"
-        "Try, in another terminal (callees: " + ", ".join(entry.callee for entry in BEHAVIOURS) + "):\n"
+        f"\nServing. Hooks: {base}/<Method>   Console: http://{gateway.admin_address}/   Ctrl-C to stop.\n"
+        "Try this in another terminal (callees: " + ", ".join(entry.callee for entry in BEHAVIOURS) + "):\n"
         f"  curl -i {base}/OnCallEvent -d '"
         '{"appKey":"defaultApp","callee":"REFUSE"}\'\n',
         markup=False,
@@ -223,22 +223,20 @@ def _samples() -> list[tuple[str, str, Mapping[str, Any]]]:
         (entry.does, "OnCallEvent", sample_hook(callee=entry.callee, number=number))
         for number, entry in enumerate(BEHAVIOURS, 1)
     ]
-    samples.append(
-        ("hangs at a mere notification (CallStatusEvent)", "CallStatusEvent", sample_hook(callee="HANG", number=90))
-    )
-    samples.append(("is not asked: app blocked is static", "OnCallEvent", sample_hook("blocked", number=91)))
-    samples.append(("is not asked: app stranger is not configured", "OnCallEvent", sample_hook("stranger", number=92)))
+    samples.append(("hangs on an event (CallStatusEvent)", "CallStatusEvent", sample_hook(callee="HANG", number=90)))
+    samples.append(("not contacted: app blocked is static", "OnCallEvent", sample_hook("blocked", number=91)))
+    samples.append(("not contacted: app stranger is not configured", "OnCallEvent", sample_hook("stranger", number=92)))
     return samples
 
 
-def _table(shown: list[_Shown]) -> Table:
+def _table(outcomes: list[_Outcome]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("the backend", "→ the media server gets", "→ why", "ms"):
+    for heading in ("backend", "→ answer to the media server", "→ reason", "ms"):
         table.add_column(heading, justify="right" if heading == "ms" else "left")
-    for row in shown:
+    for row in outcomes:
         ruling = row.decision.ruling
         colour = "green" if row.status == 200 else "red"
-        why = f"{ruling.source}: {ruling.reason}" + (f" ({ruling.error})" if ruling.error else "")
+        reason = f"{ruling.source}: {ruling.reason}" + (f" ({ruling.error})" if ruling.error else "")
         milliseconds = f"{row.decision.duration * 1000:.1f}"
-        table.add_row(row.does, f"[{colour}]{row.status} {ruling.verdict}[/]", why, milliseconds)
+        table.add_row(row.does, f"[{colour}]{row.status} {ruling.verdict}[/]", reason, milliseconds)
     return table

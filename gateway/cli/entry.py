@@ -1,4 +1,4 @@
-"""Where the command line begins. A gateway that serves carries none of the other commands with it."""
+"""The start of the command line. ``gateway run`` does not load the other commands."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ def main() -> None:
     try:
         _app()()
         sys.stdout.flush()
-    except OSError as exc:  # nobody reads the output, or the disk is full
+    except OSError as exc:  # the reader is gone, or the disk is full
         os.dup2(os.open(os.devnull, os.O_RDWR), 1)
         sys.stderr.write(f"gateway: standard output: {(exc.strerror or str(exc)).lower()}\n")
         sys.exit(FAILED)
 
 
 def _app() -> typer.Typer:
-    """All commands, or the one that serves: the others' tables, bars and replays take 3 MB, which it would keep."""
+    """The command line; for ``run`` with that command alone, because the others take 3 MB of memory."""
     name = "run_only" if sys.argv[1:2] == ["run"] else "main"
     app: typer.Typer = import_module(f"gateway.cli.{name}").app
     return app
 
 
 def _open_standard_streams() -> None:
-    """Give a closed standard stream /dev/null, lest its number be taken by a socket that is then written to."""
+    """Open /dev/null for closed standard streams. Otherwise a socket could get their descriptor and be written to."""
     for fd in range(3):
         try:
             os.fstat(fd)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # workers have it too
-    # Python has left out what was closed when it began; standard input stays so, for nothing can be read from it.
-    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the end
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # workers inherit it
+    # Python sets closed streams to None at start. Standard input stays None, because there is nothing to read.
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open until the end
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a dash shows a question mark
+        sys.stdout.reconfigure(errors="replace")  # a terminal without a character shows ?

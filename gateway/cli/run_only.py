@@ -1,4 +1,4 @@
-"""``gateway run`` by itself, for a process that is to serve and nothing else."""
+"""``gateway run`` alone, for a process that only serves."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from gateway.cli.commands import serve
 from gateway.cli.common import new_app
 
 app = new_app()
-app.callback()(lambda: None)  # else the one command would be the program itself
+app.callback()(lambda: None)  # otherwise typer makes a single command the program itself
 app.command("run")(serve.run)

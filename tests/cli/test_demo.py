@@ -25,17 +25,17 @@ from tests.support.gateways import ROOT, wait_until
 PATIENCE: Final = 30.0
 
 EXPECTED: Final = {
-    "accepts": ("200 allow", "backend: ok"),
-    "refuses": ("403 reject", "backend: denied"),
+    "allows": ("200 allow", "backend: ok"),
+    "rejects": ("403 reject", "backend: denied"),
     "hangs: never answers": ("403 reject", "fallback: timeout"),
     "prints a PHP notice": ("403 reject", "fallback: bad_answer"),
-    "dies of a fatal error": ("403 reject", "fallback: bad_answer"),
+    "stops with a fatal error": ("403 reject", "fallback: bad_answer"),
     "fails: 500": ("403 reject", "fallback: error_status"),
     "redirects to a login page": ("403 reject", "fallback: error_status"),
     "closes the connection": ("403 reject", "fallback: unreachable"),
-    "hangs at a mere notification": ("200 allow", "fallback: timeout"),
-    "is not asked: app blocked": ("403 reject", "static: denied"),
-    "is not asked: app stranger": ("403 reject", "gateway: unknown_app"),
+    "hangs on an event": ("200 allow", "fallback: timeout"),
+    "not contacted: app blocked": ("403 reject", "static: denied"),
+    "not contacted: app stranger": ("403 reject", "gateway: unknown_app"),
 }
 """What the media server gets and why, by how the row begins."""
 
@@ -114,7 +114,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
 
 def rows_of(printed: str) -> dict[str, tuple[str, str]]:
     """The table: what the backend did, what the media server got, and why."""
-    table = printed[printed.index("the backend") : printed.index("Serving.")]
+    table = printed[printed.rindex("\n", 0, printed.index("→ answer")) + 1 : printed.index("Serving.")]
     cells = [re.split(r" {2,}", line.strip()) for line in table.splitlines()[2:] if line.strip()]
     assert {len(row) for row in cells} == {4}, table
     return {row[0]: (row[1], row[2]) for row in cells}

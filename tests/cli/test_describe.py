@@ -339,4 +339,4 @@ def test_a_static_app_s_rules_come_before_its_verdict(config: Path) -> None:
     told = explained(config, "guarded", caller="x")
     assert told["verdict"] == "always allow: the app is static, no backend is contacted"
     assert told["rule"].startswith("none of 2 matches at ")
-    assert explained(config, "open")["rule"].startswith("the only one does not meet it at ")
+    assert explained(config, "open")["rule"].startswith("the only rule does not match at ")

@@ -16,8 +16,13 @@ from gateway.config import loads
 def demo(
     config: Annotated[
         Path | None,
-        typer.Option("-c", "--config", metavar="FILE", help="Play the backends of this configuration."),
+        typer.Option(
+            "-c",
+            "--config",
+            metavar="FILE",
+            help="Start demo backends for this configuration (default: a built-in one).",
+        ),
     ] = None,
 ) -> None:
-    """Start an embedded backend and a gateway on loopback, show a few hooks and their verdicts, then serve."""
+    """Start a demo backend and a gateway on loopback, show some hooks and their verdicts, then serve."""
     serve(loads(DEMO_CONFIG, "demo.yaml") if config is None else load_or_fail(config), run_demo)

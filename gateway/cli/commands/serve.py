@@ -1,4 +1,4 @@
-"""``gateway run``, and how whatever serves is run."""
+"""``gateway run``, and the frame that every serving command runs in."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from gateway.telemetry.log import PIPE_ATOMIC, LogWriter, configure_logging
 
 _STDOUT = 1
 _LAST_LINES = 0.5
-"""Seconds that the log has for its last lines where a signal ends what has ended already but for that."""
+"""Seconds to write the last log lines when a signal ends the process."""
 
 
 def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Serve until SIGTERM or SIGINT; SIGHUP reloads."""
+    """Serve until SIGTERM or SIGINT; SIGHUP reloads the configuration."""
     serve(load_or_fail(config), _run)
 
 
@@ -30,12 +30,12 @@ async def _run(loaded: Loaded, writer: LogWriter) -> None:
     process = Gateway if loaded.config.server.workers == 1 else Supervisor
     try:
         await process(loaded, writer).serve()
-    except OSError as exc:  # no worker could be started, say: standard output, which others fail by, is the writer's
+    except OSError as exc:  # for example, no worker could be started
         raise StartError(f"cannot serve: {(exc.strerror or str(exc)).lower()}") from exc
 
 
 def serve(loaded: Loaded, main: Any) -> None:
-    """Serve a configuration until *main*, which is given it and the log's writer, comes to its end."""
+    """Serve a configuration until *main* returns; *main* gets the configuration and the log's writer."""
     fd_limits.raise_limit()
     log = loaded.config.log
     writer = LogWriter(_STDOUT, chunk=PIPE_ATOMIC)
