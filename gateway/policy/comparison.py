@@ -66,7 +66,7 @@ class Finding(StrEnum):
     """Theirs is no verdict at all."""
 
 
-class Answered(NamedTuple):
+class ComparedAnswer(NamedTuple):
     """An answer to a hook, or the want of one."""
 
     verdict: Verdict | None
@@ -102,8 +102,8 @@ _FAILED: Final = Comparison(Finding.CANDIDATE_FAILED)
 
 
 def compare(
-    ours: Answered,
-    theirs: Answered,
+    ours: ComparedAnswer,
+    theirs: ComparedAnswer,
     how: Compare,
     ignore: frozenset[str] = frozenset(),
     mask: frozenset[str] = frozenset(),

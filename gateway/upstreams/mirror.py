@@ -24,7 +24,7 @@ from gateway.config import Upstream as UpstreamConfig
 from gateway.model.change import Change
 from gateway.model.decision import UNKNOWN_APP, Decision
 from gateway.model.verdicts import Cause, Failure, Ruling, Source
-from gateway.policy.comparison import Answered, Compare, Comparison, compare
+from gateway.policy.comparison import Compare, ComparedAnswer, Comparison, compare
 from gateway.policy.retry import Retry
 from gateway.policy.shadow import DROPPED, MARK, Shadow, ShadowResult, ShadowSettings, candidate_name
 from gateway.telemetry.metrics.catalogue import Metrics
@@ -282,7 +282,7 @@ class Shadows:
             self.on_result(copy.decision.request_id, result, copy.decision)
         return comparison.outcome
 
-    async def _compare(self, ours: Answered, theirs: Answered, settings: ShadowSettings) -> Comparison:
+    async def _compare(self, ours: ComparedAnswer, theirs: ComparedAnswer, settings: ShadowSettings) -> Comparison:
         alike = settings.compare is Compare.VERDICT or ours.body == theirs.body
         if alike or max(len(ours.body), len(theirs.body)) < LARGE:
             return compare(ours, theirs, settings.compare, settings.ignore, self._mask)
@@ -339,7 +339,7 @@ def _marked(outgoing: Outgoing) -> Outgoing:
     return msgspec.structs.replace(outgoing, head=head + MARK, trace=None)
 
 
-def _answered(result: Ruling | Failure) -> Answered:
+def _answered(result: Ruling | Failure) -> ComparedAnswer:
     if isinstance(result, Failure):
-        return Answered(None, result.received_status or 0, b"", result.detail)
-    return Answered(result.verdict, result.status, result.body, "")
+        return ComparedAnswer(None, result.received_status or 0, b"", result.detail)
+    return ComparedAnswer(result.verdict, result.status, result.body, "")

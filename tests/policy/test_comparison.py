@@ -20,21 +20,21 @@ from gateway.policy.comparison import (
     MAX_DIFFERENCES,
     MAX_PATH,
     MAX_SHOWN,
-    Answered,
     Compare,
+    ComparedAnswer,
     Comparison,
     Difference,
     Finding,
     compare,
 )
 
-REJECTED = Answered(Verdict.REJECT, 403, b"", "")
-FAILED = Answered(None, 0, b"", "no connection")
+REJECTED = ComparedAnswer(Verdict.REJECT, 403, b"", "")
+FAILED = ComparedAnswer(None, 0, b"", "no connection")
 PHONES = frozenset({"caller", "callee"})
 
 
-def allowed(body: bytes | str) -> Answered:
-    return Answered(Verdict.ALLOW, 200, body.encode() if isinstance(body, str) else body, "")
+def allowed(body: bytes | str) -> ComparedAnswer:
+    return ComparedAnswer(Verdict.ALLOW, 200, body.encode() if isinstance(body, str) else body, "")
 
 
 def compared(ours: bytes | str, theirs: bytes | str, *ignore: str, mask: frozenset[str] = frozenset()) -> Comparison:
@@ -66,7 +66,7 @@ def places(ours: Any, theirs: Any, *ignore: str, mask: frozenset[str] = frozense
     ],
 )
 def test_verdicts_come_first(
-    how: Compare, ours: Answered, theirs: Answered, outcome: Finding, differences: tuple[Difference, ...]
+    how: Compare, ours: ComparedAnswer, theirs: ComparedAnswer, outcome: Finding, differences: tuple[Difference, ...]
 ) -> None:
     assert compare(ours, theirs, how) == Comparison(outcome, differences)
 

@@ -458,9 +458,9 @@ def test_every_answer_has_a_meaning_for_every_type_of_method() -> None:
         (403, MethodType.CONNECT, "declines the client's session"),
         (403, MethodType.INCOMING, "unless the session's connect answer set restOnError=FAIL"),
         (403, MethodType.DIRECT, "unless the session's connect answer set restOnError=FAIL"),
-        (403, MethodType.EVENT, "cannot be refused"),
+        (403, MethodType.EVENT, "cannot be rejected"),
         (403, None, "restOnError=FAIL"),
-        (499, MethodType.CONNECT, "Nobody was there any more"),
+        (499, MethodType.CONNECT, "The client left before the answer"),
     ],
 )
 def test_an_answer_means_what_the_media_server_s_documentation_says(
@@ -480,9 +480,9 @@ def test_only_what_connect_refuses_is_stopped_whatever_the_session_set() -> None
     [
         ("connect", "declines"),
         ("OnCallEvent", "restOnError"),
-        ("NewStatusEvent", "cannot be refused"),
-        ("MyEvent", "cannot be refused"),
-        ("_other", "stops at most what is no event"),
+        ("NewStatusEvent", "cannot be rejected"),
+        ("MyEvent", "cannot be rejected"),
+        ("_other", "only if it is no event"),
     ],
 )
 def test_a_call_s_meaning_goes_by_its_method(method: str, words: str) -> None:

@@ -62,7 +62,7 @@ def test_a_call_shows_its_annotations() -> None:
 def test_a_refusal_known_to_stop_nothing_says_so() -> None:
     call = TELLER.format(decision(backend_reject().annotate(ineffective=True)))
     assert call.ineffective
-    assert "this refusal stopped nothing" in call.means
+    assert "this rejection stopped nothing" in call.means
 
 
 def test_what_an_operator_has_to_look_at_outlasts_any_number_of_successes() -> None:

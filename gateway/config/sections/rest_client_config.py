@@ -61,18 +61,18 @@ class ClientConfigSection(Section):
 
     mode: Annotated[Mode | None, one_of(*Mode)] = Field(
         default=None,
-        description="off: such answers are not looked at; warn: those that do not set what is wanted are counted and "
-        "logged; enforce: what is missing is added to them, and to the answer of an allow fallback, all else kept. "
-        "Default: the next wider level's, at last warn; with enforce, refusals that never had an effect begin to stop "
-        "calls.",
+        description="off: such answers are not checked; warn: answers that do not set what is wanted are counted and "
+        "logged; enforce: what is missing is added to them, and to the answer of an allow fallback, and everything "
+        "else is kept. Default: the next wider level's, or warn. With enforce, rejections that never had an effect "
+        "begin to stop calls.",
     )
     methods: Annotated[dict[MethodKey, Wanted] | None, NotNull()] = Field(
         default=None,
-        description="The fields wanted, by method: restOnError: FAIL makes a refusal of it count. Keys are names, "
-        "globs or types of methods, the most specific one first for each field; a glob or a type stands for the "
-        "methods of the catalogue and of hook_types, and as for restOnError only for those that can be refused. "
-        "Default: the next wider level's, at last {OnCallEvent: {restOnError: FAIL}}; a mapping here replaces that as "
-        "a whole. An event cannot be refused, and a refused connect or playHLS always is: for them it does nothing.",
+        description="The wanted fields, by method: restOnError: FAIL makes its rejection count. Keys are names, globs "
+        "or types of methods, the most specific one first for each field; a glob or a type means the methods of the "
+        "catalogue and of hook_types, and for restOnError only those that can be rejected. Default: the next wider "
+        "level's, or {OnCallEvent: {restOnError: FAIL}}. A mapping here replaces that entirely. It has no effect on "
+        "events, which cannot be rejected, nor on connect and playHLS, whose rejection always counts.",
     )
 
 

@@ -113,7 +113,7 @@ def test_an_ignored_rejection_is_shown_with_what_to_do(page: Page, gateway: Runn
     )
     show(page, request_id)
     expect(page.locator("#decision-body .badge.bad")).to_have_text("the media server ignores this rejection")
-    expect(page.locator("#decision-body .means")).to_contain_text("this refusal stopped nothing")
+    expect(page.locator("#decision-body .means")).to_contain_text("this rejection stopped nothing")
 
 
 def test_the_problems_name_ignored_rejections(page: Page, gateway: RunningGateway) -> None:

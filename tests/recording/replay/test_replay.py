@@ -544,7 +544,7 @@ def test_all_methods_are_played_where_that_is_asked_for(path: Path, same: Backen
 def test_only_says_which_and_naming_a_method_is_asking_for_it(
     only: list[str], app: str, method: str, expected: bool | None
 ) -> None:
-    assert HookFilter(only).has(app, method) is expected
+    assert HookFilter(only).matches(app, method) is expected
 
 
 def test_a_method_from_a_file_cannot_lead_to_another_path(path: Path, same: Backend) -> None:
