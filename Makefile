@@ -4,19 +4,40 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
+# Several processes share the tests out, a file at a time, so that the gateway that a file's tests ask is started once;
+# more than there are cores, for most tests wait most of their time.
+WORKERS ?= 4
+PYTEST := $(BIN)/python -m pytest -q --dist loadfile --no-loadscope-reorder
+
 LOCK   := $(VENV)/lock/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
           --custom-compile-command 'make lock'
 
-.PHONY: install run test lint format bench bench-record soak chaos rehearsal fuzz lock audit docs clean
+# Whoever starts make may have told Python not to keep bytecode: each of the thousand processes would compile for itself.
+export PYTHONDONTWRITEBYTECODE :=
+
+.PHONY: install run check test test-all lint format bench bench-record soak chaos rehearsal fuzz lock audit docs clean
 
 install: $(VENV)/.installed
 
 run: install
 	@$(BIN)/gateway demo -c gateway.yaml
 
+# A minute, at each change: the linters, and every test that starts no process and no browser (which is proved: one that
+# does is an error), properties with few examples each.
+check: lint
+	@HYPOTHESIS_PROFILE=dev $(PYTEST) -n 2 -m "not process and not slow"
+
+# Ten minutes on two cores, before a change is shared: all but what is slow by nature. TESTS=tests/test_proxy.py runs
+# that alone, all of it, and one test after the other.
 test: $(VENV)/.test-tools
 	@tests/tools/install
-	@$(BIN)/python -m pytest $(TESTS)
+	@HYPOTHESIS_PROFILE=ci $(if $(TESTS),$(BIN)/python -m pytest $(TESTS),$(PYTEST) -n $(WORKERS) -m "not slow")
+
+# What `make test` leaves out: chaos, other distributions, rehearsals, and each property again with ten times the
+# examples. The two together are everything.
+test-all: $(VENV)/.test-tools
+	@tests/tools/install
+	@HYPOTHESIS_PROFILE=thorough $(PYTEST) -n $(WORKERS) -m "slow or thorough"
 
 lint: $(VENV)/.test-tools
 	@$(BIN)/ruff check .

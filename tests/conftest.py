@@ -11,6 +11,8 @@ from gateways import RunningGateway, running_gateway
 from pacing import EMPTY, reloadable_gateway, take
 from secured import HANDSHAKE_LIMIT, Files, config
 
+pytest_plugins = ["loop"]
+
 
 def pytest_configure() -> None:
     """A shell that starts the tests in the background has them ignore Ctrl-C, and so would each gateway of theirs."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -13,7 +12,6 @@ from gateway.config import parse_duration
 from gateway.metrics.catalogue import DURATION_BUCKETS
 from gateway.verdicts import Decision, Ruling, denied_by_backend
 
-CHECKED = settings(deadline=None, max_examples=50)
 LONGEST_HOOK = parse_duration("10m")
 """Seconds: the longest budget that the configuration allows."""
 BOUNDS = (0.5, 1.0, 2.5)

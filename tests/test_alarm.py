@@ -359,5 +359,5 @@ class AlarmMachine(RuleBasedStateMachine):
         assert self.bell.clock.made <= self.allowed
 
 
-AlarmMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+AlarmMachine.TestCase.settings = settings(stateful_step_count=40)
 TestAlarmMachine = AlarmMachine.TestCase

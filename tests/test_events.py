@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 import httpx
 import pytest
 from gateways import LISTEN, RunningGateway, running_gateway, wait_until
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.activity import Reading, Sampler
@@ -56,9 +56,6 @@ def call(number: int, *, failed: bool) -> Call:
 
 
 # --- which calls are told ---
-
-
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.lists(st.booleans(), max_size=60), st.integers(0, 5)), min_size=4, max_size=4))
 def test_of_a_second_s_calls_so_many_are_told_failures_first_and_the_rest_is_counted(
     looks: list[tuple[list[bool], int]],

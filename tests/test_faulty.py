@@ -18,7 +18,7 @@ import faulty
 import httptools
 import pytest
 from faulty import BAD_ANSWER, CASES, DENIED, ERROR_STATUS, OK, TIMEOUT, UNREACHABLE, Expected, FaultyBackend
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 BODY: Final = b'{"appKey":"defaultApp","callId":"c1"}'
@@ -312,7 +312,6 @@ async def test_request_is_recorded_as_it_came(backend: FaultyBackend) -> None:
     assert (request.method, request.body, request.chunked, request.turn) == ("POST", BODY, False, 1)
 
 
-@settings(max_examples=25, deadline=None)
 @given(body=st.binary(max_size=3000), size=st.integers(1, 700))
 def test_chunked_request_is_decoded_and_marked(body: bytes, size: int, backend: FaultyBackend) -> None:
     start = b"POST /rest/my_api/ok_close/Chunked HTTP/1.1"

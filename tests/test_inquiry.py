@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.admin.inquiry import (
@@ -28,7 +28,6 @@ from gateway.journal import Attempt, Call, Found, News, Wanted
 from gateway.server.channel import Ask, Channel, Told
 from gateway.upstreams.report import Standing, TargetReport, together
 
-CHECKED: Final = settings(deadline=None)
 CALL: Final = Call(
     "id", "2026-01-01T00:00:00.000Z", "a", "OnCallEvent", None, "s", "c", "*", "*", "allow", "backend", "ok", 200, "",
     "u", "t", 1500.0, 2.5, 2.0, (Attempt("u", "t", 0.1, 2.0, 0.0, "ok", ""),), 5, "It goes on.",
@@ -83,9 +82,6 @@ async def test_a_long_answer_travels_in_pieces_that_hold_up_nobody(size: int) ->
 
 
 # --- orders ---
-
-
-@CHECKED
 @given(
     st.lists(
         st.one_of(
@@ -134,7 +130,6 @@ def test_one_report_is_what_it_was() -> None:
     assert together([REPORT]) == REPORT
 
 
-@CHECKED
 @given(st.lists(st.sampled_from(Standing), min_size=1, max_size=5))
 def test_states_rank_from_up_to_held(states: list[Standing]) -> None:
     ranking = [Standing.UP, Standing.PARTLY, Standing.PROBING, Standing.EJECTED, Standing.HELD]

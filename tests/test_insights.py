@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.activity import Activity, read, step
@@ -15,7 +15,6 @@ from gateway.metrics.cells import Cells
 from gateway.metrics.foreign import ForeignCells
 from gateway.verdicts import Decision, Ruling, allowed_by_backend, denied_by_backend
 
-CHECKED: Final = settings(deadline=None, max_examples=80)
 APPS: Final = ("a", "b")
 TARGETS: Final = {("old", "o:1"), ("new", "n:1")}
 IGNORED: Final = denied_by_backend().remarked(ineffective=True)
@@ -160,7 +159,6 @@ def test_workers_counts_are_told_as_one() -> None:
     foreign.close()
 
 
-@CHECKED
 @given(st.lists(st.lists(st.tuples(st.sampled_from(APPS), st.booleans()), max_size=8), max_size=6))
 def test_the_rates_of_many_short_steps_are_those_of_one_long_one(batches: list[list[tuple[str, bool]]]) -> None:
     metrics = counting()

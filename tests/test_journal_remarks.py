@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.admin.inquiry import FindCalls, decoded, encoded
@@ -19,7 +19,6 @@ from gateway.journal import Call, Journal, Teller, Wanted
 from gateway.shadownotes import MAX_NOTED, MAX_NOTES, Shadow, ShadowNotes
 from gateway.verdicts import Decision, Ruling, allowed_by_backend, denied_by_backend
 
-CHECKED: Final = settings(deadline=None, max_examples=60)
 NOW: Final = 1_700_000_000.0
 TELLER: Final = Teller(77)
 ALLOWED: Final = allowed_by_backend(b'{"a":1}')
@@ -181,7 +180,6 @@ def test_adversarial_one_request_id_for_all_hooks_leaves_one_result() -> None:
     assert notes.bytes == size
 
 
-@CHECKED
 @given(st.lists(st.tuples(st.integers(0, 40), st.sampled_from(list(Finding)), st.integers(0, 60_000)), max_size=60))
 def test_with_shadows_too_the_journal_keeps_no_more_than_its_bytes(hooks: list[tuple[int, Finding, int]]) -> None:
     journal = Journal(20, 20, 60_000, differing=5)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import CHECKED, Samples, apps_of, assert_histograms_hold, decision, observations, samples_of, values
+from samples import Samples, apps_of, assert_histograms_hold, decision, observations, samples_of, values
 
 from gateway.metrics import Metrics
 from gateway.metrics.catalogue import APP_LABEL_LIMIT, UNKNOWN_APP
@@ -41,7 +41,6 @@ decisions = st.builds(
 CONFIGURED = {"a", "tenant-*", 'quoted"app\\', "ünï"}
 
 
-@CHECKED
 @given(st.lists(decisions, min_size=1, max_size=30))
 def test_what_is_recorded_is_what_a_scrape_reads(recorded: list[Decision]) -> None:
     metrics = Metrics("1.2.3")

@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 from gateways import ROOT, wait_until
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config import loads
@@ -51,7 +51,6 @@ from gateway.verdicts import (
     denied_by_backend,
 )
 
-CHECKED: Final = settings(deadline=None, max_examples=150)
 KEY: Final = Key(b"k" * 32)
 OTHER_KEY: Final = Key(b"o" * 32)
 RUN: Final = KEY.run
@@ -91,7 +90,6 @@ numbers = st.from_regex(r"(\+|00|0)?[1-9][0-9]{5,14}", fullmatch=True)
 names = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=80)
 
 
-@CHECKED
 @given(names | numbers)
 def test_a_pseudonym_is_the_same_every_time_and_has_the_same_length_and_shape(text: str) -> None:
     made = Pseudonyms(KEY).of(text)
@@ -101,7 +99,6 @@ def test_a_pseudonym_is_the_same_every_time_and_has_the_same_length_and_shape(te
     assert [c.isalnum() for c in made] == [c.isalnum() for c in text]
 
 
-@CHECKED
 @given(st.lists(numbers, unique=True, min_size=2, max_size=40))
 def test_different_numbers_never_become_one(written: list[str]) -> None:
     pseudonyms = Pseudonyms(KEY)
@@ -114,7 +111,6 @@ def test_all_extensions_of_three_digits_stay_apart() -> None:
     assert len(set(made)) == 1000
 
 
-@CHECKED
 @given(st.from_regex(r"\+?[1-9][0-9]{13,14}", fullmatch=True) | st.from_regex(r"[a-z]{12,20}[0-9]{3}", fullmatch=True))
 def test_another_run_has_other_pseudonyms(text: str) -> None:
     assert len({text, Pseudonyms(KEY).of(text), Pseudonyms(OTHER_KEY).of(text)}) == 3
@@ -227,7 +223,6 @@ def without_secrets(tree: Any) -> Any:
     return [without_secrets(value) for value in tree] if isinstance(tree, list) else tree
 
 
-@CHECKED
 @given(trees, st.sampled_from([None, 1, "\t"]), st.booleans())
 def test_secrets_are_starred_at_any_depth_and_nothing_else_is_touched(tree: Any, indent: Any, ascii_only: bool) -> None:
     document = json.dumps({"x": tree}, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "replace")
@@ -247,7 +242,6 @@ def planted(tree: Any, secret: Any) -> Iterator[Any]:
     yield {"p\u0061ssword": secret, "Hash": secret}
 
 
-@CHECKED
 @given(trees)
 def test_adversarial_a_secret_is_never_written_however_deep_it_stands(tree: Any) -> None:
     for document in planted(tree, SECRET):
@@ -355,7 +349,6 @@ def test_masked_fields_at_any_depth_whatever_their_case() -> None:
     assert isinstance(made["a"][0]["Callee"]["n"], int)
 
 
-@CHECKED
 @given(st.integers() | st.floats(allow_nan=False, allow_infinity=False))
 def test_a_masked_number_stays_a_number(number: float) -> None:
     assert isinstance(masked({"caller": number})["caller"], int | float)
@@ -477,7 +470,6 @@ def test_a_line_that_is_none_is_refused(changes: dict[str, Any]) -> None:
         read(json.dumps({**line, **changes}).encode())
 
 
-@CHECKED
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_any_bytes_are_a_line_or_refused(line: bytes) -> None:
     with pytest.raises(RecordError):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.clientconfig import MethodSettings, SessionSettings, packed, session_settings, unpacked
@@ -19,7 +19,6 @@ from gateway.sessions import KEEP, Sessions, shared_memory
 from gateway.settingstore import CAPACITY, LONGEST, WORDS, TextStore, Write
 
 ROOT = Path(__file__).parent.parent
-CHECKED: Final = settings(deadline=None, max_examples=200)
 LIMIT: Final = 60.0
 KEY: Final = bytes(16)
 
@@ -100,7 +99,6 @@ def test_only_overwrite_takes_fields_and_never_those_that_say_whose_the_hook_is(
     assert not MethodSettings(overwrite=("callee",)).overwrites("callee")
 
 
-@CHECKED
 @given(all_settings)
 def test_packed_settings_are_the_same_text_for_the_same_settings(found: SessionSettings) -> None:
     assert unpacked(packed(found)) == found
@@ -108,9 +106,6 @@ def test_packed_settings_are_the_same_text_for_the_same_settings(found: SessionS
 
 
 # --- the store ---
-
-
-@CHECKED
 @given(st.lists(st.binary(max_size=60), max_size=30))
 def test_a_text_is_found_by_its_name_and_kept_once(texts: list[bytes]) -> None:
     memory = bytearray(8 * WORDS)
@@ -159,7 +154,6 @@ def interleavings(draw: st.DrawFn) -> tuple[list[bytes], list[int]]:
     return texts, turns
 
 
-@CHECKED
 @given(interleavings())
 def test_adversarial_whatever_two_writers_do_to_each_other_no_text_is_made_up(
     drawn: tuple[list[bytes], list[int]],
@@ -229,7 +223,6 @@ writers = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=100)
 @given(writers, st.lists(st.integers(0, 2), max_size=60))
 def test_adversarial_whatever_workers_do_to_each_other_a_session_has_one_s_settings_or_none_are_known(
     connects: list[tuple[str, frozenset[str], SessionSettings]], turns: list[int]

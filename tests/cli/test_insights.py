@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from faulty import FaultyBackend, Turn, added_case, refused_port, reply
 from gateways import RunningGateway, running_gateway, wait_until
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from matters import sections
 
@@ -205,7 +205,6 @@ totals = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=100)
 @given(totals, st.none() | words, st.none() | st.sampled_from(["off", "warn", "enforce"]))
 def test_whatever_was_counted_is_told_in_printable_lines(totals: Any, path: str | None, mode: str | None) -> None:
     told = Insights(totals, [totals], 2.0).as_json(10)

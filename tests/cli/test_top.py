@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import pytest
 from gateways import ROOT, RunningGateway, running_gateway
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from programs import free_port
 from rich.cells import cell_len
@@ -110,7 +110,6 @@ def drawn(view: View, width: int, height: int) -> list[str]:
     return console.export_text().removesuffix("\n").split("\n")
 
 
-@settings(deadline=None, max_examples=50)
 @given(
     st.lists(apps, max_size=40),
     st.lists(targets, max_size=30),

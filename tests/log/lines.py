@@ -10,13 +10,11 @@ from typing import Any
 
 import msgspec
 from gateways import ROOT
-from hypothesis import settings
 
 from gateway.hooks import BadHookError, Hook, parse_hook
 from gateway.log import Writer
 from gateway.verdicts import Cause, Decision, Failure, ProxyError, Ruling, denied_by_backend
 
-CHECKED = settings(deadline=None, max_examples=60)
 TEXT_FIELDS = {"nodeId": "node_id", "sessionId": "session_id", "callId": "call_id"}
 NUMBER_FIELDS = ("caller", "callee")
 TIMED_OUT = Failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, "no answer within 1.5 s")

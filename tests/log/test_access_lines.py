@@ -30,7 +30,7 @@ from gateway.verdicts import (
     by_static,
     denied_by_backend,
 )
-from log.lines import CHECKED, HOSTILE, NAUGHTY, NUMBER_FIELDS, TEXT_FIELDS, TIMED_OUT, Sink, decision, naughty_strings
+from log.lines import HOSTILE, NAUGHTY, NUMBER_FIELDS, TEXT_FIELDS, TIMED_OUT, Sink, decision, naughty_strings
 
 CONTRACT_FIELDS = (
     "ts request_id node_id app method session_id call_id verdict source reason error status upstream target attempts "
@@ -177,7 +177,6 @@ VALUES = st.one_of(
 )
 
 
-@CHECKED
 @given(
     hook=st.fixed_dictionaries({}, optional=dict.fromkeys((*TEXT_FIELDS, *NUMBER_FIELDS), VALUES)),
     ascii_only=st.booleans(),
@@ -288,7 +287,6 @@ async def test_hostile_strings_make_one_printable_console_line_each(sink: Sink) 
     assert max(map(len, written)) < 16 * 1024
 
 
-@CHECKED
 @given(st.text(st.characters(exclude_categories=[])))
 def test_printable_text_is_printable_and_stays_as_it_is_where_it_was_so(text: str) -> None:
     shown = printable(text)
@@ -296,7 +294,6 @@ def test_printable_text_is_printable_and_stays_as_it_is_where_it_was_so(text: st
     assert (shown == text) is text.isprintable()
 
 
-@CHECKED
 @given(st.text(max_size=1000), st.integers(1, 600))
 def test_bounded_text_is_cut_at_its_limit_and_says_so(text: str, limit: int) -> None:
     cut = bounded(text, limit)
@@ -305,7 +302,6 @@ def test_bounded_text_is_cut_at_its_limit_and_says_so(text: str, limit: int) -> 
     assert len(bounded("x" * 10_000)) == MAX_TEXT
 
 
-@CHECKED
 @given(st.floats(0, 4e9))
 def test_a_timestamp_reads_back_as_the_same_millisecond(seconds: float) -> None:
     shown = timestamp(seconds)
