@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest -q --dist loadfile --no-loadscope-reorder
 LOCK   := $(VENV)/lock/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
           --custom-compile-command 'make lock'
 
-# Whoever starts make may have told Python not to keep bytecode: each of the thousand processes would compile for itself.
+# Tests start a thousand processes; without kept bytecode each would compile the gateway again.
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: install run check test test-all lint format bench bench-record soak chaos rehearsal fuzz lock audit docs clean
@@ -53,7 +53,7 @@ format: $(VENV)/.test-tools
 # and what a developer has built without that takes a sixth more CPU time.
 BENCH_PYTHON ?= $(firstword $(wildcard /usr/bin/python3) $(PYTHON))
 bench: $(VENV)/bench/.installed
-	@PYTHONPATH=tests $(VENV)/bench/bin/python -m bench --gateway $(VENV)/bench/bin/gateway $(BENCH)
+	@$(VENV)/bench/bin/python -m tests.bench --gateway $(VENV)/bench/bin/gateway $(BENCH)
 
 # Records the CPU instructions per hook that tests/test_instructions.py holds this Python and machine to.
 bench-record: $(VENV)/.test-tools
@@ -62,17 +62,17 @@ bench-record: $(VENV)/.test-tools
 
 # Twenty minutes of load with faults in it; SOAK="--minutes 6" for less.
 soak: $(VENV)/.test-tools
-	@$(BIN)/python tests/soak/soak.py $(SOAK)
+	@$(BIN)/python -m tests.soak.soak $(SOAK)
 
 # Ten minutes of faults of all classes at once, judged hook by hook; CHAOS="--minutes 2 --seed 7" repeats a schedule.
 chaos: $(VENV)/.test-tools
 	@tests/tools/install
-	@PYTHONPATH=tests $(BIN)/python -m chaos $(CHAOS)
+	@$(BIN)/python -m tests.chaos $(CHAOS)
 
 # A backend is replaced, with real PHP; two minutes, prints a table; REHEARSAL="--hooks 500" for less.
 rehearsal: $(VENV)/.test-tools
 	@tests/tools/install
-	@PYTHONPATH=tests $(BIN)/python -m rehearsal $(REHEARSAL)
+	@$(BIN)/python -m tests.rehearsal $(REHEARSAL)
 
 # Each target for FUZZ_SECONDS under atheris, in a venv of its own; what was found before is where it begins.
 FUZZ_TARGETS ?= head chunked answer hook config connect repair
@@ -80,7 +80,7 @@ FUZZ_SECONDS ?= 180
 fuzz: $(VENV)/fuzz/.installed
 	@for target in $(FUZZ_TARGETS); do \
 	  mkdir -p $(VENV)/fuzz/corpus/$$target && \
-	  $(VENV)/fuzz/bin/python tests/fuzz/run_fuzz.py $$target $(VENV)/fuzz/corpus/$$target tests/fuzz/found/$$target \
+	  $(VENV)/fuzz/bin/python -m tests.fuzz.run_fuzz $$target $(VENV)/fuzz/corpus/$$target tests/fuzz/found/$$target \
 	    -max_total_time=$(FUZZ_SECONDS) -max_len=3000 -timeout=20 -artifact_prefix=$$target- || exit 1; \
 	done
 
@@ -99,7 +99,7 @@ audit:
 	@$(VENV)/audit/bin/pip-audit --require-hashes -r deploy/requirements-otel.lock -r deploy/requirements-build.lock
 
 docs: install
-	@$(BIN)/python -m gateway.documents README.md deploy/docs/*.md
+	@$(BIN)/python -m gateway.cli.reference_docs README.md docs/*.md
 
 clean:
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

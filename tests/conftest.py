@@ -6,12 +6,13 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from faulty import Certificates, make_certificates
-from gateways import RunningGateway, running_gateway
-from pacing import EMPTY, reloadable_gateway, take
-from secured import HANDSHAKE_LIMIT, Files, config
 
-pytest_plugins = ["loop"]
+from tests.support.faulty import Certificates, make_certificates
+from tests.support.gateways import RunningGateway, running_gateway
+from tests.support.pacing import EMPTY, reloadable_gateway, take
+from tests.support.secured import HANDSHAKE_LIMIT, Files, config
+
+pytest_plugins = ["tests.support.loop"]
 
 
 def pytest_configure() -> None:

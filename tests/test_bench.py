@@ -11,17 +11,18 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from bench.contenders import Kind
-from bench.hooks import APP_MARK, CALL_MARK, STRIDE, call_body, raw_request
-from bench.load import Answers, LoadError, parse_wrk, percentile
-from bench.plot import Bar, Panel, drawing
-from bench.procstat import cpu_seconds, family, memory, parse_rollup, parse_stat
-from bench.rate import is_whole
-from bench.readme import BEGIN, END, section
-from bench.scenarios import SCENARIOS, Measurement, Outcome, Result, hooks_total
-from bench.targets import Measured, judged
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests.bench.contenders import Kind
+from tests.bench.hooks import APP_MARK, CALL_MARK, STRIDE, call_body, raw_request
+from tests.bench.load import Answers, LoadError, parse_wrk, percentile
+from tests.bench.plot import Bar, Panel, drawing
+from tests.bench.procstat import cpu_seconds, family, memory, parse_rollup, parse_stat
+from tests.bench.rate import is_whole
+from tests.bench.readme import BEGIN, END, section
+from tests.bench.scenarios import SCENARIOS, Measurement, Outcome, Result, hooks_total
+from tests.bench.targets import Measured, judged
 
 
 def outcome(name: str, **cpu_us: list[float]) -> Outcome:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 
 import pytest
-from chaos.report import table
-from chaos.run import run
+
+from tests.chaos.report import table
+from tests.chaos.run import run
 
 SEED = int(os.environ.get("CHAOS_SEED", "12"))
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "60"))

@@ -8,15 +8,15 @@ import random
 from typing import Any
 
 import pytest
-from chaos.configs import BROKEN, AppRules, History, Place, Rules, first_rules, half_of, other_rules, text_of
-from chaos.facts import ALLOW, DELIVERED, Attempt, Held, Windows
-from chaos.faults import FAULTS
-from chaos.modes import MODES, outcomes
-from chaos.oracle import Oracle
-from chaos.schedule import steps
-from chaos.scripts import SCRIPTS
 
 from gateway.config import ConfigError, loads
+from tests.chaos.configs import BROKEN, AppRules, History, Place, Rules, first_rules, half_of, other_rules, text_of
+from tests.chaos.facts import ALLOW, DELIVERED, Attempt, Held, Windows
+from tests.chaos.faults import FAULTS
+from tests.chaos.modes import MODES, outcomes
+from tests.chaos.oracle import Oracle
+from tests.chaos.schedule import steps
+from tests.chaos.scripts import SCRIPTS
 
 OWN, ANSWER = "sha of the hook", "sha of the answer"
 AT = 100.0

@@ -1,4 +1,4 @@
-"""What is written for people agrees with the code."""
+"""What is regenerate for people agrees with the code."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ import pytest
 import yaml
 
 from gateway.cli.main import app
+from gateway.cli.reference_docs import SECTIONS, cure_table, reason_table, refusal_table, regenerate
 from gateway.config import json_schema, loads
-from gateway.documents import SECTIONS, cure_table, reason_table, refusal_table, written
-from gateway.hooks import parse_hook
-from gateway.log import AccessLog, Writer
-from gateway.metrics import Metrics
-from gateway.requests import REFUSALS
-from gateway.tls.handshakes import HandshakeFault
-from gateway.verdicts import Cause, Decision, Reason, Remarks, denied_by_backend
+from gateway.http.tls.handshakes import HandshakeFault
+from gateway.model.decision import Decision
+from gateway.model.hooks import parse_hook
+from gateway.model.verdicts import Annotations, Cause, Reason, backend_reject
+from gateway.proxy.refusals import REFUSALS
+from gateway.telemetry.log import AccessLog, LogWriter
+from gateway.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-GUIDES = sorted((ROOT / "deploy/docs").glob("*.md"))
+GUIDES = sorted((ROOT / "docs").glob("*.md"))
 PEM = ROOT / "tests/config/pem"
-OPERATIONS = ROOT / "deploy/docs/operations.md"
-TROUBLESHOOTING = ROOT / "deploy/docs/troubleshooting.md"
+OPERATIONS = ROOT / "docs/operations.md"
+TROUBLESHOOTING = ROOT / "docs/troubleshooting.md"
 DOCUMENTS: Final = [
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md")),
+    *GUIDES,
     *sorted((ROOT / "deploy").rglob("*.md")),
     *sorted((ROOT / "tests").rglob("*.md")),
 ]
-"""Everything that is written for people."""
+"""Everything that is regenerate for people."""
 
 
 def name_of(path: Path) -> str:
@@ -52,7 +54,7 @@ def texts(*paths: Path) -> str:
 @pytest.mark.parametrize("path", [README, *GUIDES], ids=name_of)
 def test_the_generated_sections_are_those_of_the_code(path: Path) -> None:
     text = path.read_text("utf-8")
-    assert written(text) == text, "run `make docs`"
+    assert regenerate(text) == text, "run `make docs`"
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -112,13 +114,13 @@ def test_every_alert_that_a_document_names_is_one() -> None:
 
 
 async def test_the_readme_names_every_field_of_an_access_line_and_no_other(tmp_path: Path) -> None:
-    remarks: dict[str, Any] = {name: name == "ineffective" or "missing" for name in Remarks.__struct_fields__}
-    ruling = denied_by_backend().remarked(**remarks)
+    annotations: dict[str, Any] = {name: name == "ineffective" or "missing" for name in Annotations.__struct_fields__}
+    ruling = backend_reject().annotate(**annotations)
     hook = parse_hook(b'{"appKey":"a"}')
     decision = Decision(ruling, 0.0, "id", "a", "OnCallEvent", 1.5, 0.1, "u", "http://t/", 1, 0.1, hook)
     path = tmp_path / "log"
     with path.open("wb") as file:
-        writer = Writer(file.fileno())
+        writer = LogWriter(file.fileno())
         log = AccessLog(writer)
         log.configure(access="all", console=False, mask=())
         log.record(decision)
@@ -132,10 +134,10 @@ def test_the_readme_names_every_event_that_the_log_tells_of_and_no_other() -> No
     (chapter,) = re.findall(r"have an `event`: (.*?)\. ", README.read_text("utf-8"), re.DOTALL)
     told = set(re.findall(r"`(\w+)`", chapter))
     source = code()
-    written = [value for value in re.findall(r'"event": ([^,}]+)', source) if value not in ("result", "event")]
-    written += re.findall(r'_fields\(("\w+")', source)
-    written += re.findall(r"\bresult = (.*)", (ROOT / "gateway/admin/api.py").read_text("utf-8"))[:1]
-    assert told == {name for value in written for name in re.findall(r'"(\w+)"', value)}
+    regenerate = [value for value in re.findall(r'"event": ([^,}]+)', source) if value not in ("result", "event")]
+    regenerate += re.findall(r'_fields\(("\w+")', source)
+    regenerate += re.findall(r"\bresult = (.*)", (ROOT / "gateway/admin/api.py").read_text("utf-8"))[:1]
+    assert told == {name for value in regenerate for name in re.findall(r'"(\w+)"', value)}
 
 
 def test_every_command_stands_in_the_readme() -> None:
@@ -190,7 +192,7 @@ def test_the_configuration_to_begin_with_of_the_operations_guide_is_a_valid_one(
 
 
 def test_every_section_of_the_configuration_stands_in_the_example_or_the_documents() -> None:
-    text = texts(README, ROOT / "gateway.yaml", ROOT / "deploy/docs/configuration.md")
+    text = texts(README, ROOT / "gateway.yaml", ROOT / "docs/configuration.md")
     assert [key for key in json_schema()["properties"] if f"{key}:" not in text and f"`{key}" not in text] == []
 
 
@@ -221,7 +223,7 @@ def test_every_message_that_is_explained_can_be_met() -> None:
 def test_every_failure_of_a_backend_that_the_code_can_tell_of_is_explained() -> None:
     source = code()
     found = re.findall(r'\b(?:_bad|_lost|_too_large)\(f?"([^"]+)"', source)
-    found += re.findall(r'\bwhat(?:, error)? = "([^"]+)"', (ROOT / "gateway/upstreams/judging.py").read_text("utf-8"))
+    found += re.findall(r'\bwhat(?:, error)? = "([^"]+)"', (ROOT / "gateway/upstreams/answers.py").read_text("utf-8"))
     found += re.findall(r'errno\.E\w+: "([^"]+)"', source)
     assert len(found) > 20
     text = TROUBLESHOOTING.read_text("utf-8")

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from bench.instructions import ALLOWED, Recorded, build_key, count, figure_for, record, recorded, regression
-from programs import require
+
+from tests.bench.instructions import ALLOWED, Recorded, build_key, count, figure_for, record, recorded, regression
+from tests.support.programs import require
 
 FIGURE = Recorded(100_000, "3.11.2 (GCC 12.2.0)", "valgrind-3.19.0", "2024-01-02")
 

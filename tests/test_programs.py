@@ -17,7 +17,8 @@ from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 
 import pytest
-from programs import (
+
+from tests.support.programs import (
     CALL_ID,
     Backend,
     apache_php,

@@ -6,10 +6,11 @@ import json
 from collections import Counter
 
 import pytest
-from rehearsal.__main__ import rehearse, table
-from rehearsal.day import CLIENT_CONFIG, Hook, day
-from rehearsal.sending import Sent
-from rehearsal.stage import Expected, fault
+
+from tests.rehearsal.__main__ import rehearse, table
+from tests.rehearsal.day import CLIENT_CONFIG, Hook, day
+from tests.rehearsal.sending import Sent
+from tests.rehearsal.stage import Expected, fault
 
 HOOKS = 300
 RATE = 600.0

@@ -12,12 +12,12 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from gateway.admin.decision_filter import wanted
 from gateway.admin.endpoints import AdminState
 from gateway.admin.events import APPS_WANTED, DEFAULT_APPS, number_of_apps
-from gateway.admin.inquiry import Drain
 from gateway.admin.overview import Overview
-from gateway.admin.queries import wanted
-from gateway.log import timestamp
+from gateway.admin.rpc import Drain
+from gateway.model.text import timestamp
 
 logger = logging.getLogger(__name__)
 
@@ -74,11 +74,11 @@ class Api:
 
     async def eject(self, request: Request) -> Response:
         """Have a target ejected until it is restored."""
-        return await self._hold(request, held=True)
+        return await self._set_ejected(request, ejected=True)
 
     async def restore(self, request: Request) -> Response:
         """Have hooks sent to a target again."""
-        return await self._hold(request, held=False)
+        return await self._set_ejected(request, ejected=False)
 
     async def drain(self, request: Request) -> Response:
         """Be ready no more, and have every answer close its connection; hooks are decided as before."""
@@ -88,15 +88,15 @@ class Api:
         """Take a drain back."""
         return await self._drain(on=False)
 
-    async def _hold(self, request: Request, *, held: bool) -> Response:
+    async def _set_ejected(self, request: Request, *, ejected: bool) -> Response:
         upstream, name = request.path_params["upstream"], request.path_params["target"]
         target = await self._overview.find_target(upstream, name)
         if target is None:
             return PlainTextResponse("there is no such target; GET /api/upstreams lists them all\n", 404)
-        done = await self._overview.hold(target, held=held)
-        result = "ejected" if held else "restored"
+        done = await self._overview.set_ejected(target, ejected=ejected)
+        result = "ejected" if ejected else "restored"
         if done.changed:
-            words = "ejected by an operator, until it is restored" if held else "restored by an operator"
+            words = "ejected by an operator, until it is restored" if ejected else "restored by an operator"
             fields = {"event": result, "upstream": upstream, "target": name}
             logger.warning("%s: target %s is %s", upstream, name, words, extra={"fields": fields})
         answer = {
@@ -105,7 +105,7 @@ class Api:
             "target": name,
             "incomplete": list(done.incomplete),
         }
-        if held and not done.others_up:
+        if ejected and not done.others_up:
             answer["warning"] = (
                 f"No other target of {upstream} is up: its hooks get the fallback's verdict until one is."
             )
@@ -121,7 +121,7 @@ class Api:
             )
             logger.warning("%s", words, extra={"fields": {"event": "drain" if on else "undrain"}})
         lifecycle.drain_for_operator(on=on)
-        await self._state.inquiry.ask(Drain(on))
+        await self._state.rpc.ask(Drain(on))
         return _json({"result": lifecycle.phase})
 
 

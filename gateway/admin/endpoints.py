@@ -17,16 +17,17 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway import __version__, console
+from gateway import __version__
+from gateway.admin import console
 from gateway.admin.events import APPS_WANTED, DEFAULT_APPS, Events, number_of_apps, silence
-from gateway.admin.inquiry import FindCalls, Inquiry, Nobody
-from gateway.front.head import BadRequest
-from gateway.front.state import Answer
-from gateway.journal import Wanted
-from gateway.lifecycle import Lifecycle, Phase
-from gateway.log import timestamp
-from gateway.metrics.exposition import CONTENT_TYPE
-from gateway.reloading import FailureReason, Reloader
+from gateway.admin.lifecycle import Lifecycle, Phase
+from gateway.admin.reload import FailureReason, Reloader
+from gateway.admin.rpc import FindDecisions, NoWorkers, WorkerRpc
+from gateway.http.server.head import BadRequest
+from gateway.http.server.state import Answer
+from gateway.model.text import timestamp
+from gateway.telemetry.journal import DecisionFilter
+from gateway.telemetry.metrics.exposition import CONTENT_TYPE
 
 _SECURITY_HEADERS = [
     (b"cache-control", b"no-store"),
@@ -60,8 +61,8 @@ class AdminState:
     render_metrics: Callable[[], bytes]
     """Prometheus's text; called in a thread."""
     worker_pids: Callable[[], list[int]] = lambda: [os.getpid()]
-    inquiry: Inquiry = field(default_factory=Nobody)
-    """Asks the processes that decide hooks."""
+    rpc: WorkerRpc = field(default_factory=NoWorkers)
+    """Sends requests to the processes that decide hooks."""
     events: Events = field(default_factory=silence)
     listen: Sequence[str] = ()
     """Where hooks are taken, by the addresses that were really got."""
@@ -206,7 +207,7 @@ class Admin:
         reloader = self._state.reloader
         loaded, report = reloader.loaded, reloader.last_report
         activity = await self._state.events.sampler.activity()
-        held = await self._state.inquiry.ask(FindCalls(Wanted(until=0.0)))
+        replies = await self._state.rpc.ask(FindDecisions(DecisionFilter(until=0.0)))
         return JSONResponse(
             {
                 "version": __version__,
@@ -226,7 +227,7 @@ class Admin:
                 "admin": self._state.admin,
                 "draining": self._state.lifecycle.phase is Phase.DRAINING,
                 "hooks": activity.hooks_as_json(),
-                "journal": {"held": sum(found.held for found in held.by.values())},
+                "journal": {"held": sum(found.held for found in replies.by_pid.values())},
                 "warnings": [str(warning) for warning in loaded.warnings[:_MOST_TEXTS]],
                 "last_reload": {
                     "time": timestamp(reloader.last_at),
@@ -248,4 +249,4 @@ class Admin:
 
     async def config(self, request: Request) -> Response:
         """The configuration in force, as it was written, secrets masked."""
-        return JSONResponse(self._state.reloader.loaded.shown)
+        return JSONResponse(self._state.reloader.loaded.masked)

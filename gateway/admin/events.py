@@ -20,11 +20,11 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from gateway import __version__
-from gateway.activity import MOST_APPS, Activity, Reading, Sampler
-from gateway.admin.inquiry import FollowCalls, Inquiry, Nobody
-from gateway.journal import Call, Cursor
-from gateway.log import timestamp
-from gateway.verdicts import Verdict
+from gateway.admin.activity import MOST_APPS, Activity, Reading, Sampler
+from gateway.admin.rpc import FollowDecisions, NoWorkers, WorkerRpc
+from gateway.model.decision import counts_as_failure
+from gateway.model.text import timestamp
+from gateway.telemetry.journal import Cursor, DecisionView
 
 logger = logging.getLogger(__name__)
 
@@ -56,19 +56,19 @@ _KEEP_ALIVE: Final = b": keep-alive\n\n"
 class Follower:
     """Looks at every process's journal again and again, and brings what it has not brought before."""
 
-    def __init__(self, inquiry: Inquiry, most: int = CALLS_PER_SECOND) -> None:
-        self._inquiry = inquiry
+    def __init__(self, rpc: WorkerRpc, most: int = CALLS_PER_SECOND) -> None:
+        self._rpc = rpc
         self._most = most
         self._since = time.time()
         self._cursors: dict[int, Cursor] = {}
 
-    async def look(self) -> tuple[list[Call], int]:
+    async def look(self) -> tuple[list[DecisionView], int]:
         """The calls decided since the last look, oldest first, and how many there were besides; none at first."""
-        told = await self._inquiry.ask(FollowCalls(self._cursors, self._most, self._since))
-        late = {pid: self._cursors[pid] for pid in told.incomplete if pid in self._cursors}
-        self._cursors = late | {pid: news.cursor for pid, news in told.by.items()}
-        calls = [call for news in told.by.values() for call in news.calls]
-        return sorted(calls, key=lambda call: call.time), sum(news.skipped for news in told.by.values())
+        replies = await self._rpc.ask(FollowDecisions(self._cursors, self._most, self._since))
+        late = {pid: self._cursors[pid] for pid in replies.incomplete if pid in self._cursors}
+        self._cursors = late | {pid: news.cursor for pid, news in replies.by_pid.items()}
+        calls = [call for news in replies.by_pid.values() for call in news.decisions]
+        return sorted(calls, key=lambda call: call.time), sum(news.skipped for news in replies.by_pid.values())
 
 
 def event(name: str, data: object) -> bytes:
@@ -88,7 +88,7 @@ class Ration:
         self._looks = looks
         self._told = self._look = self._skipped = 0
 
-    def choose(self, calls: Sequence[Call], skipped: int = 0) -> list[Call]:
+    def choose(self, calls: Sequence[DecisionView], skipped: int = 0) -> list[DecisionView]:
         """Those of this look, in their order. A look's share is kept back for failures in the looks that follow."""
         self._look += 1
         left = self._per_second - self._told
@@ -109,9 +109,9 @@ class Ration:
         return skipped
 
 
-def is_failure(call: Call) -> bool:
+def is_failure(call: DecisionView) -> bool:
     """Whether it is anything but a verdict as it was meant, as the log counts failures."""
-    return bool(call.error) or call.verdict == Verdict.ERROR or call.ineffective or call.repaired is not None
+    return counts_as_failure(call.verdict, call.error, call.ineffective, call.repaired)
 
 
 class _Listener:
@@ -191,15 +191,15 @@ def silence() -> Events:
     async def no_upstreams() -> object:
         return {"upstreams": []}
 
-    return Events(Sampler(lambda: nothing._replace(time=time.monotonic())), Nobody(), time.time(), no_upstreams)
+    return Events(Sampler(lambda: nothing._replace(time=time.monotonic())), NoWorkers(), time.time(), no_upstreams)
 
 
 class Events:
     """All listeners, and the task that looks for them; *started* in Unix time."""
 
-    def __init__(self, sampler: Sampler, inquiry: Inquiry, started: float, upstreams: Upstreams) -> None:
+    def __init__(self, sampler: Sampler, rpc: WorkerRpc, started: float, upstreams: Upstreams) -> None:
         self.sampler = sampler
-        self._inquiry = inquiry
+        self._rpc = rpc
         self._upstreams = upstreams
         self._hello = event("hello", {"version": __version__, "started": timestamp(started)})
         self._listeners: set[_Listener] = set()
@@ -247,7 +247,7 @@ class Events:
     async def _look_around(self) -> None:
         """Look four times a second until nobody listens any more."""
         loop = asyncio.get_running_loop()
-        follower, ration = Follower(self._inquiry), Ration()
+        follower, ration = Follower(self._rpc), Ration()
         self._latest.clear()
         # Each goes its own way: a worker that hangs takes a while to be given up, and the others do not wait for that.
         others = [

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from gateway.admin.inquiry import FindCalls, HoldTarget, Inquiry, ReportTargets
-from gateway.config import Config, Loaded, Settings, fit_to_show, written_urls
-from gateway.insights import Insights
-from gateway.journal import Call, Wanted
-from gateway.latency import quantile
-from gateway.log import bounded, timestamp
-from gateway.upstreams.registry import target_names
-from gateway.upstreams.report import TargetReport, together
+from gateway.admin.insights import Insights
+from gateway.admin.rpc import FindDecisions, ReportTargets, SetEjected, WorkerRpc
+from gateway.config import Config, Loaded, Settings, display_urls, display_value
+from gateway.config.sections.upstreams import target_names
+from gateway.model.text import shorten, timestamp
+from gateway.telemetry.journal import DecisionFilter, DecisionView
+from gateway.upstreams.latency import quantile
+from gateway.upstreams.status import TargetReport, merge_reports
 
 MAX_APPS: Final = 20
 """Apps named per upstream; the rest is counted."""
@@ -26,41 +26,41 @@ class Known(NamedTuple):
     url: str
 
 
-class Held(NamedTuple):
-    """What an order to eject or restore a target did."""
+class EjectionResult(NamedTuple):
+    """The result of ejecting or restoring a target."""
 
     changed: bool
-    """Whether it did anything in any process, as far as they have said."""
+    """Whether it changed anything in a process that replied."""
     incomplete: Sequence[int]
-    """The ids of processes that have not said so in time; they will hear of it all the same."""
+    """The ids of the processes that did not reply in time; they carry it out later."""
     others_up: int
-    """Other targets of the upstream that are asked by every process."""
+    """The other targets of the upstream that every process sends hooks to."""
 
 
 class Overview:
     """All processes' journals and targets as one."""
 
-    def __init__(self, inquiry: Inquiry, loaded: Callable[[], Loaded]) -> None:
-        self._inquiry = inquiry
+    def __init__(self, rpc: WorkerRpc, loaded: Callable[[], Loaded]) -> None:
+        self._rpc = rpc
         self._loaded = loaded
         self._apps_of: tuple[Config | None, Mapping[str, list[str]]] = (None, {})
 
-    async def calls(self, wanted: Wanted) -> dict[str, Any]:
+    async def calls(self, wanted: DecisionFilter) -> dict[str, Any]:
         """The calls that are wanted, newest first, and how much they were looked for in."""
-        told = await self._inquiry.ask(FindCalls(wanted))
-        found = list(told.by.values())
-        calls = sorted((call for each in found for call in each.calls), key=_time_of, reverse=True)
+        replies = await self._rpc.ask(FindDecisions(wanted))
+        found = list(replies.by_pid.values())
+        calls = sorted((call for each in found for call in each.decisions), key=_time_of, reverse=True)
         return {
             "calls": calls[: wanted.limit],
             "matched": sum(each.matched for each in found),
             "held": sum(each.held for each in found),
             "oldest": min((each.oldest for each in found if each.oldest is not None), default=None),
-            "incomplete": list(told.incomplete),
+            "incomplete": list(replies.incomplete),
         }
 
-    async def call(self, request_id: str) -> Call | None:
+    async def call(self, request_id: str) -> DecisionView | None:
         """The call with this id, the newest where a client gave it to several; None where no journal holds it."""
-        answer = await self.calls(Wanted(request_id=request_id, limit=1))
+        answer = await self.calls(DecisionFilter(request_id=request_id, limit=1))
         return answer["calls"][0] if answer["calls"] else None
 
     async def upstreams(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class Overview:
             apps = apps_of.get(name, [])
             urls = [target.url for target in upstream.targets]
             names = _names(name, urls, reports)
-            written = written_urls(loaded.shown, name, len(urls))
+            written = display_urls(loaded.masked, name, len(urls))
             shown.append(
                 {
                     "name": name,
@@ -109,7 +109,7 @@ class Overview:
             app["client_config"]["methods"] = [] if wanted is None else sorted(wanted.failing)
             app["split"] = [{**share, "weight": weights.get(share["upstream"])} for share in app["split"]]
         shown["recorded"]["path"] = (
-            None if config.record is None else fit_to_show(config.record.path, loaded.shown, "record", "path")
+            None if config.record is None else display_value(config.record.path, loaded.masked, "record", "path")
         )
         return shown
 
@@ -121,24 +121,24 @@ class Overview:
         names = _names(upstream, [target.url for target in config.targets], await self._reports())
         return next((Known(upstream, name, url) for url, each in names.items() if each == name), None)
 
-    async def hold(self, target: Known, *, held: bool) -> Held:
+    async def set_ejected(self, target: Known, *, ejected: bool) -> EjectionResult:
         """Eject the target in every process until it is restored, or restore it."""
-        told = await self._inquiry.ask(HoldTarget(target.upstream, target.url, held))
+        replies = await self._rpc.ask(SetEjected(target.upstream, target.url, ejected))
         reports = await self._reports()
         others = [
             report
             for (upstream, url), report in reports.items()
             if upstream == target.upstream and url != target.url and not report.workers_ejected
         ]
-        return Held(any(told.by.values()) or not told.by, told.incomplete, len(others))
+        return EjectionResult(any(replies.by_pid.values()) or not replies.by_pid, replies.incomplete, len(others))
 
     async def _reports(self) -> dict[tuple[str, str], TargetReport]:
-        told = await self._inquiry.ask(ReportTargets())
+        replies = await self._rpc.ask(ReportTargets())
         by_target: dict[tuple[str, str], list[TargetReport]] = {}
-        for reports in told.by.values():
+        for reports in replies.by_pid.values():
             for report in reports:
                 by_target.setdefault((report.upstream, report.url), []).append(report)
-        return {key: together(reports) for key, reports in by_target.items()}
+        return {key: merge_reports(reports) for key, reports in by_target.items()}
 
     def _apps(self, config: Config) -> Mapping[str, list[str]]:
         """The apps of each upstream; looked up once per configuration."""
@@ -165,7 +165,7 @@ def _names(upstream: str, urls: list[str], reports: Mapping[tuple[str, str], Tar
     return {**target_names(urls), **living}
 
 
-def _time_of(call: Call) -> str:
+def _time_of(call: DecisionView) -> str:
     return call.time
 
 
@@ -182,18 +182,18 @@ def _shown(report: TargetReport | None) -> Mapping[str, Any]:
         return _UNKNOWN
     last_error = None
     if report.last_error is not None:
-        last_error = {"time": timestamp(report.last_error[0]), "text": bounded(report.last_error[1])}
+        last_error = {"time": timestamp(report.last_error[0]), "text": shorten(report.last_error[1])}
     return {
         "state": report.state,
         "since": None if report.since is None else timestamp(report.since),
-        "why": bounded(report.why) if report.why else None,
-        "closed_to": list(report.closed_to),
+        "why": shorten(report.reason) if report.reason else None,
+        "closed_to": list(report.ejected_for),
         "retry_in_seconds": None if report.retry_in is None else round(report.retry_in, 3),
         "in_flight": report.in_flight,
         "queued": report.queued,
         "connections": report.connections,
         "max_connections": report.max_connections,
-        "usual_ms": _ms(report.usual or None),
+        "usual_ms": _ms(report.latency or None),
         "p50_ms": _ms(quantile(report.times, 0.5)),
         "p95_ms": _ms(quantile(report.times, 0.95)),
         "p99_ms": _ms(quantile(report.times, 0.99)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from gateway.signals import MEANINGS, PROCESS, interruptible
+from gateway.server.signals import MEANINGS, PROCESS, interruptible
 
 _SERVING = ("run", "demo")
 
@@ -16,8 +16,8 @@ _SERVING = ("run", "demo")
 def main() -> None:
     """Run the command line; the exit status is 0, 1 (failed at run time) or 2 (usage or configuration)."""
     if next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None) in _SERVING:
-        PROCESS.hold(MEANINGS)
-        with PROCESS.to_the_last():
+        PROCESS.install(MEANINGS)
+        with PROCESS.exit_at_end():
             _run()
     else:
         with interruptible():

@@ -12,10 +12,10 @@ from typing import Annotated, Final, NoReturn
 import httpx
 import typer
 
+from gateway.admin.dry_run import load
 from gateway.config import ConfigError, Loaded
-from gateway.config.addresses import is_host
-from gateway.log import printable
-from gateway.proving import load
+from gateway.config.sections.addresses import is_host
+from gateway.model.text import printable
 
 FAILED: Final = 1
 """Exit status: it could not be done."""

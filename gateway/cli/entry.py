@@ -26,7 +26,7 @@ def main() -> None:
 
 def _app() -> typer.Typer:
     """All commands, or the one that serves: the others' tables, bars and replays take 3 MB, which it would keep."""
-    name = "running" if sys.argv[1:2] == ["run"] else "main"
+    name = "run_only" if sys.argv[1:2] == ["run"] else "main"
     app: typer.Typer = import_module(f"gateway.cli.{name}").app
     return app
 

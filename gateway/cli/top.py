@@ -20,10 +20,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from gateway.cli import noting, showing
-from gateway.cli.asking import AdminOption, Gateway, NoAnswer, Refusal, TokenOption, WatchedConfig, gateway_at
+from gateway.cli import render, render_insights
+from gateway.cli.client import AdminOption, Gateway, NoAnswer, Refusal, TokenOption, WatchedConfig, gateway_at
 from gateway.cli.common import fail
-from gateway.cli.showing import Json, clock, milliseconds, plain, rate
+from gateway.cli.render import Json, clock, milliseconds, plain, rate
 
 _LOOK_EVERY: Final = 1.0
 _KEY_EVERY: Final = 0.2
@@ -148,7 +148,7 @@ def screen(view: View, width: int, height: int, url: str) -> ConsoleRenderable:
     if status is None or activity is None or upstreams is None or failures is None:
         return Text(view.trouble or "…", style="bold red")
     head = list(_head(view, status, activity, url))
-    targets = showing.targets(upstreams)
+    targets = render.targets(upstreams)
     room = height - len(head) - _HEADINGS - 1
     for_targets = min(len(targets), max(2, room // 3))
     spare = room - for_targets - max(1, len(activity["apps"]))  # where all apps have room
@@ -163,16 +163,16 @@ def screen(view: View, width: int, height: int, url: str) -> ConsoleRenderable:
 
 
 def _head(view: View, status: Json, activity: Json, url: str) -> Iterable[Text]:
-    title = showing.headline(status)
+    title = render.headline(status)
     title.append(f" · {clock(activity['time'])}", style="dim" if view.trouble is None else "bold red")
     title.append(f" · p99 {milliseconds(activity['total']['p99_ms'])}")
     yield _cut(title)
-    yield _cut(showing.hooks(status))
+    yield _cut(render.hooks(status))
     if view.trouble is not None:
         yield _cut(Text(f" {plain(view.trouble)} ", style="bold white on red"))
-    if view.insights is not None and (notable := noting.at_a_glance(view.insights)) is not None:
+    if view.insights is not None and (notable := render_insights.at_a_glance(view.insights)) is not None:
         yield _cut(notable)
-    for trouble in showing.troubles(status):
+    for trouble in render.troubles(status):
         yield _cut(Text(f" {trouble} ", style="bold white on red"))
 
 
@@ -210,7 +210,7 @@ def _apps(activity: Json, lines: int, width: int) -> Table:
             Text(plain(app["app"])),
             *(rate(app[key]) for key in ("per_second", "allow", "reject", "error")),
             *(milliseconds(app[key]) for key in ("p50_ms", "p99_ms")),
-            Text(showing.reasons(app), style="red"),
+            Text(render.reasons(app), style="red"),
             style=quiet,
         )
     _fill(table, lines - len(apps))
@@ -226,11 +226,11 @@ def _targets(targets: list[tuple[str, Json]], lines: int, width: int) -> Table:
     for name, (_, target) in zip(names, targets[:lines], strict=True):
         table.add_row(
             Text(name),
-            showing.state(target),
+            render.state(target),
             clock(target["since"])[-8:],
             plain(target["in_flight"]),
             milliseconds(target["p99_ms"]),
-            Text(showing.why(target), style="" if target["state"] == "up" else "red"),
+            Text(render.why(target), style="" if target["state"] == "up" else "red"),
         )
     _fill(table, lines - len(targets))
     return table
@@ -247,9 +247,9 @@ def _failures(calls: list[Json], width: int) -> Table:
             clock(call["time"])[-8:],
             Text(plain(call["app"])),
             Text(plain(call["method"])),
-            showing.verdict(call),
+            render.verdict(call),
             Text(plain(call["reason"])),
-            Text(plain(call["error"])) or noting.remarks(call),
+            Text(plain(call["error"])) or render_insights.remarks(call),
         )
     if not calls:
         table.add_row("", Text("none", style="dim"))

@@ -1,19 +1,19 @@
 """The configuration: the typed model, YAML with line numbers, secrets, durations; one load function for all."""
 
-from .addresses import Address, UnixAddress, parse_address, parse_listen_address
-from .apps import DEDUPED, App, Defaults, Method, Settings
-from .authorization import Credentials, Signature
-from .backends import Health, Target, Upstream
-from .load import Loaded, digest_at, digest_of, load, loads
-from .model import Admin, Config, Log, MediaServer, Server
-from .problems import ConfigError, Problem, in_words, path_text
-from .problems import Path as KeyPath
-from .reference import Key, Section, sections
-from .schema import json_schema
-from .tls import ServerTls, UpstreamTls
-from .tracing import Tracing
-from .values import Secret, format_duration, parse_duration, parse_size
-from .written import fit_to_show, written_urls
+from gateway.config.load import Loaded, file_digest, load, loads, text_digest
+from gateway.config.reference import Key, Section, reference_sections
+from gateway.config.schema import json_schema
+from gateway.config.sections.addresses import Address, UnixAddress, parse_address, parse_listen_address
+from gateway.config.sections.apps import DEDUPED, App, Defaults, Method, Settings
+from gateway.config.sections.authorization import Credentials, Signature
+from gateway.config.sections.root import Admin, Config, Log, MediaServer, Server
+from gateway.config.sections.tls import ServerTls, UpstreamTls
+from gateway.config.sections.tracing import Tracing
+from gateway.config.sections.types import Secret, format_duration, parse_duration, parse_size
+from gateway.config.sections.upstreams import Health, Target, Upstream
+from gateway.config.source.display import display_urls, display_value
+from gateway.config.source.problems import ConfigError, Problem, describe_defect, path_text
+from gateway.config.source.problems import Path as KeyPath
 
 __all__ = [
     "DEDUPED",
@@ -43,11 +43,11 @@ __all__ = [
     "UnixAddress",
     "Upstream",
     "UpstreamTls",
-    "digest_at",
-    "digest_of",
-    "fit_to_show",
+    "describe_defect",
+    "display_urls",
+    "display_value",
+    "file_digest",
     "format_duration",
-    "in_words",
     "json_schema",
     "load",
     "loads",
@@ -56,6 +56,6 @@ __all__ = [
     "parse_listen_address",
     "parse_size",
     "path_text",
-    "sections",
-    "written_urls",
+    "reference_sections",
+    "text_digest",
 ]

@@ -12,15 +12,15 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from .checks import CrossChecks
-from .document import MAX_BYTES, Document, parse
-from .explain import explain
-from .files import ReadError, read_bytes, read_text
-from .model import Config
-from .problems import MAX_PROBLEMS, ConfigError, Problem, Speller, in_words
-from .problems import Path as KeyPath
-from .shape import shown
-from .tls import context_of
+from gateway.config.checks.cross import CrossChecks
+from gateway.config.checks.explain import explain
+from gateway.config.checks.shape import mask_secrets
+from gateway.config.sections.root import Config
+from gateway.config.sections.tls import validation_context
+from gateway.config.source.document import MAX_BYTES, Document, parse
+from gateway.config.source.files import ReadError, read_bytes, read_text
+from gateway.config.source.problems import MAX_PROBLEMS, ConfigError, NameSuggester, Problem, describe_defect
+from gateway.config.source.problems import Path as KeyPath
 
 _SIZE_TEXT: Final = "16 MiB"
 _LASTING: Final = frozenset((errno.EACCES, errno.ELOOP))
@@ -29,11 +29,11 @@ _MAX_ERRORS: Final = 100_000
 """Pydantic describes its errors all at once, at about 1 kB each."""
 
 
-Prove = Callable[[Config], Iterable[tuple[KeyPath, str]]]
+BuildCheck = Callable[[Config], Iterable[tuple[KeyPath, str]]]
 """Says of which values of a configuration that passed all checks nothing can be built, and why."""
 
 
-def _take_for_granted(config: Config) -> Iterable[tuple[KeyPath, str]]:
+def _accept(config: Config) -> Iterable[tuple[KeyPath, str]]:
     return ()
 
 
@@ -44,93 +44,93 @@ class Loaded:
     config: Config
     warnings: tuple[Problem, ...]
     """What looks mistaken but is allowed, by position."""
-    shown: dict[str, Any]
+    masked: dict[str, Any]
     """The file as written, references unexpanded and literal secrets masked."""
     path: Path
     digest: str
     """SHA-256 of the file's text: whether another look at it is the same."""
 
 
-def digest_of(text: str) -> str:
+def text_digest(text: str) -> str:
     """What ``Loaded.digest`` would be for this text."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def digest_at(path: Path) -> str | None:
+def file_digest(path: Path) -> str | None:
     """The digest of the text in this file, or why it can never be read; None where it cannot be just now."""
     try:
-        return digest_of(read_bytes(path, MAX_BYTES, _SIZE_TEXT).decode("utf-8", "replace"))
+        return text_digest(read_bytes(path, MAX_BYTES, _SIZE_TEXT).decode("utf-8", "replace"))
     except ReadError as exc:
         cause = exc.__cause__
         return None if isinstance(cause, OSError) and cause.errno not in _LASTING else str(exc)
 
 
-def load(path: str | Path, prove: Prove = _take_for_granted) -> Loaded:
-    """Read and check a configuration file; *prove* comes last. Raises ConfigError with every problem found."""
+def load(path: str | Path, check_build: BuildCheck = _accept) -> Loaded:
+    """Read and check a configuration file; *check_build* comes last. Raises ConfigError with every problem found."""
     try:
         text = read_text(path, MAX_BYTES, _SIZE_TEXT)
     except ReadError as exc:
         raise ConfigError([Problem(str(path), 1, 1, "", f"cannot be read: {exc}")]) from exc
-    return _load(text, str(path), prove)
+    return _load(text, str(path), check_build)
 
 
-def loads(text: str, name: str = "gateway.yaml", prove: Prove = _take_for_granted) -> Loaded:
+def loads(text: str, name: str = "gateway.yaml", check_build: BuildCheck = _accept) -> Loaded:
     """Check a configuration's text; *name* stands for the file in messages. Raises ConfigError."""
     if len(text) > MAX_BYTES:
         raise ConfigError([Problem(name, 1, 1, "", "cannot be read: it is larger than 16 MiB")])
-    return _load(text, name, prove)
+    return _load(text, name, check_build)
 
 
-def _load(text: str, name: str, prove: Prove) -> Loaded:
+def _load(text: str, name: str, check_build: BuildCheck) -> Loaded:
     try:
-        return _checked(text, name, prove)
+        return _check(text, name, check_build)
     except ConfigError:
         raise
     except Exception as exc:
-        unforeseen = Problem(name, 1, 1, "", in_words(exc))
+        unforeseen = Problem(name, 1, 1, "", describe_defect(exc))
     # Raised out here, and so without a cause: its words may quote a secret.
     raise ConfigError([unforeseen])
 
 
-def _checked(text: str, name: str, prove: Prove) -> Loaded:
+def _check(text: str, name: str, check_build: BuildCheck) -> Loaded:
     document = parse(text, name)
     data = document.plain()
-    speller = Speller()
+    suggester = NameSuggester()
     directory = os.path.dirname(os.path.abspath(name))
-    config, problems = _validate(document, data, speller, directory)
-    checks = CrossChecks(document, data, speller, directory)
+    config, problems = _validate(document, data, suggester, directory)
+    checks = CrossChecks(document, data, suggester, directory)
     problems += [*document.problems, *checks.problems]
     if config is None or problems:
         raise ConfigError(problems)
-    if problems := [document.problem(path, message) for path, message in prove(config)]:
+    if problems := [document.problem(path, message) for path, message in check_build(config)]:
         raise ConfigError(problems)
     warnings = sorted(checks.warnings, key=lambda it: (it.line, it.column, it.path))
-    return Loaded(config, tuple(warnings), shown(document), Path(name), digest_of(text))
+    return Loaded(config, tuple(warnings), mask_secrets(document), Path(name), text_digest(text))
 
 
 def _validate(
-    document: Document, data: dict[str, Any], speller: Speller, directory: str
+    document: Document, data: dict[str, Any], suggester: NameSuggester, directory: str
 ) -> tuple[Config | None, list[Problem]]:
     """The model, or what keeps it from being built. Pydantic's error holds secrets, so it goes no further."""
     try:
-        return Config.model_validate(data, context=context_of(directory)), []
+        return Config.model_validate(data, context=validation_context(directory)), []
     except ValidationError as exc:
         count = exc.error_count()
         errors = exc.errors(include_url=False, include_input=False) if count <= _MAX_ERRORS else []
     except Exception as exc:
-        return None, [document.problem(_culprit(data, directory), in_words(exc))]
+        return None, [document.problem(_find_defective_part(data, directory), describe_defect(exc))]
     if count > _MAX_ERRORS:
         message = f"{count:,} values are wrong, too many to list: this is hardly a configuration of the gateway"
         return None, [document.problem((), message)]
-    found = (explain(document, error, speller) for error in errors[: MAX_PROBLEMS + 1])
+    found = (explain(document, error, suggester) for error in errors[: MAX_PROBLEMS + 1])
     return None, [problem for problem in found if problem is not None]
 
 
-def _culprit(data: dict[str, Any], directory: str) -> KeyPath:
+def _find_defective_part(data: dict[str, Any], directory: str) -> KeyPath:
     """The part of the file at which the model fails in an unforeseen way; the whole, where it is no single one."""
     for path, part in _parts(data):
         try:
-            Config.model_validate(part, context=context_of(directory))
+            Config.model_validate(part, context=validation_context(directory))
         except ValidationError:
             pass
         except Exception:

@@ -15,9 +15,9 @@ from typing import Any, Final, Literal, NamedTuple, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from .addresses import Address
-from .model import Config
-from .values import OneOrMany, ReadAs, Secret
+from gateway.config.sections.addresses import Address
+from gateway.config.sections.root import Config
+from gateway.config.sections.types import OneOrMany, ReadAs, Secret
 
 TOP: Final = "top"
 """Where the section stands that is the whole file."""
@@ -54,7 +54,7 @@ class Section(NamedTuple):
     keys: tuple[Key, ...]
 
 
-def sections() -> dict[str, Section]:
+def reference_sections() -> dict[str, Section]:
     """Every section of the file by the first of its places."""
     places: dict[type[BaseModel], list[str]] = {}
     for place, model in _models(Config, ""):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from .model import Config
+from gateway.config.sections.root import Config
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 

@@ -16,7 +16,7 @@ from unicodedata import normalize
 
 import msgspec
 
-from .pseudonyms import Pseudonyms
+from gateway.recording.pseudonyms import Pseudonyms
 
 STARS: Final = "***"
 """What stands in a secret's place."""

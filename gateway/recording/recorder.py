@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from gateway.changes import CannotPrepare, Change
-from gateway.sampling import Sample
-from gateway.verdicts import Decision, Reason, Source, Verdict
-
-from .files import RecordFiles
-from .lines import written
-from .masking import Mask
-from .pseudonyms import Pseudonyms
-from .settings import RecordSettings
+from gateway.model.change import CannotPrepare, Change
+from gateway.model.decision import Decision
+from gateway.model.verdicts import Reason, Source, Verdict
+from gateway.model.writer_thread import WriterThread
+from gateway.policy.sampling import Sample
+from gateway.recording.files import RecordFiles
+from gateway.recording.format import written
+from gateway.recording.masking import Mask
+from gateway.recording.pseudonyms import Pseudonyms
+from gateway.recording.settings import RecordSettings
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +64,9 @@ class Recorder:
         self._count_unlocked = count
         self._switch = switch
         self._settings: RecordSettings | None = None
-        self._scribe: _Scribe | None = None
-        self._ending: list[_Scribe] = []
+        self._writer: _RecordWriter | None = None
+        self._writers: list[_RecordWriter] = []
+        """All whose threads have been started, and have not ended as far as is known."""
         self._sample = Sample(1.0)
         self._failures_only = False
 
@@ -94,33 +94,33 @@ class Recorder:
             return RecorderChange(self, self.in_force, (None, None))
         for outcome in ("written", "dropped", "deleted"):
             self._count(outcome, 0)  # what they are counted by is made here, before another thread adds to it
-        scribe = _Scribe(settings, self._count)
-        scribe.start()
-        return RecorderChange(self, self.in_force, (settings, scribe))
+        writer = _RecordWriter(settings, self._count)
+        writer.start()
+        self._writers = [*(known for known in self._writers if known.thread.is_alive), writer]
+        return RecorderChange(self, self.in_force, (settings, writer))
 
     @property
-    def in_force(self) -> tuple[RecordSettings | None, _Scribe | None]:
+    def in_force(self) -> tuple[RecordSettings | None, _RecordWriter | None]:
         """What ``put`` was told last."""
-        return self._settings, self._scribe
+        return self._settings, self._writer
 
-    def put(self, settings: RecordSettings | None, scribe: _Scribe | None) -> None:
-        """Go on with the scribe that was made for these settings; None and None: record nothing."""
+    def put(self, settings: RecordSettings | None, writer: _RecordWriter | None) -> None:
+        """Go on with the writer that was made for these settings; None and None: record nothing."""
         if settings is not None:
             self._failures_only = settings.failures_only
             self._sample = Sample(settings.sample)
-        self._settings, self._scribe = settings, scribe
+        self._settings, self._writer = settings, writer
         if self._switch is not None:
             self._switch(None if settings is None else self.record)
 
-    def end(self, scribe: _Scribe) -> None:
-        """Have a scribe write what it has, and end."""
-        scribe.end()
-        self._ending = [ending for ending in (*self._ending, scribe) if ending.is_alive]
+    def end(self, writer: _RecordWriter) -> None:
+        """Have a writer write what it has, and end; nobody waits for it."""
+        writer.thread.end()
 
     def record(self, decision: Decision) -> None:
         """Put a hook aside to be written, if it is wanted. Never waits."""
-        scribe, ruling, hook = self._scribe, decision.ruling, decision.hook
-        if scribe is None or hook is None:
+        writer, ruling, hook = self._writer, decision.ruling, decision.hook
+        if writer is None or hook is None:
             return
         # What was refused at the door is no hook of an app's: a stranger could fill the files with it.
         if ruling.verdict is Verdict.ERROR or ruling.reason is Reason.UNKNOWN_APP:
@@ -129,18 +129,20 @@ class Recorder:
             return
         if not self._sample.takes(hook, decision.request_id, decision.method_name):
             return
-        if decision.size > MAX_HOOK or not scribe.put(decision):
+        if decision.size > MAX_HOOK or not writer.thread.put(decision, decision.size + _OWN):
             self._count("dropped", 1)
 
     def close(self, timeout: float = 2.0) -> None:
         """Write what is queued, for at most so many seconds, and end. Blocks."""
         self.configure(None)
         until = time.monotonic() + timeout
-        for scribe in self._ending:
-            scribe.join(max(0.0, until - time.monotonic()))
-            if left := scribe.give_up():
+        for writer in self._writers:
+            writer.thread.end()
+        for writer in self._writers:
+            writer.thread.join(max(0.0, until - time.monotonic()))
+            if left := writer.thread.give_up():
                 self._count("dropped", left)
-        self._ending.clear()
+        self._writers.clear()
 
     def _count(self, outcome: str, hooks: int) -> None:
         with self._counting:
@@ -148,13 +150,13 @@ class Recorder:
 
 
 class RecorderChange(Change):
-    """A scribe that has been started and has nothing to write yet, or none."""
+    """A writer that has been started and has nothing to write yet, or none."""
 
     def __init__(
         self,
         recorder: Recorder,
-        before: tuple[RecordSettings | None, _Scribe | None],
-        after: tuple[RecordSettings | None, _Scribe | None],
+        before: tuple[RecordSettings | None, _RecordWriter | None],
+        after: tuple[RecordSettings | None, _RecordWriter | None],
     ) -> None:
         self._recorder = recorder
         self._before = before
@@ -170,8 +172,8 @@ class RecorderChange(Change):
 
     def finish(self) -> None:
         """Have the old one write what it has; nobody waits for it."""
-        if (scribe := self._before[1]) is not None and scribe is not self._after[1]:
-            self._recorder.end(scribe)
+        if (writer := self._before[1]) is not None and writer is not self._after[1]:
+            self._recorder.end(writer)
 
     async def settle(self) -> None:
         """The same."""
@@ -179,97 +181,54 @@ class RecorderChange(Change):
 
     async def discard(self) -> None:
         """End the new one."""
-        if (scribe := self._after[1]) is not None and scribe is not self._before[1]:
-            self._recorder.end(scribe)
+        if (writer := self._after[1]) is not None and writer is not self._before[1]:
+            self._recorder.end(writer)
 
 
-class _Scribe:
-    """A queue, and the thread that writes it down by one configuration."""
+class _RecordWriter:
+    """Writes hooks down by one configuration, in a thread of its own."""
 
     def __init__(self, settings: RecordSettings, count: Count) -> None:
         self._settings = settings
         self._count = count
-        self._queue: deque[Decision] = deque()
-        self._put = 0  # bytes, ever; the loop's
-        self._taken = 0  # the thread's
-        self._wake = threading.Event()
-        self._ending = False
         self._warned: float | None = None
         self._mask = Mask(settings.mask, Pseudonyms(settings.key))
         self._files = RecordFiles(settings.path, settings.max_size, settings.files, settings.key.run)
-        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
-
-    @property
-    def is_alive(self) -> bool:
-        return self._thread.is_alive()
+        self.thread: WriterThread[Decision] = WriterThread(
+            "recorder",
+            self._write,
+            batch=_BATCH,
+            batch_size=_BATCH_BYTES,
+            max_items=MAX_QUEUE,
+            max_size=MAX_QUEUED,
+            every=_EVERY,
+            finish=self._files.close,
+        )
 
     def start(self) -> None:
         """Raises CannotPrepare where the system denies a thread."""
         try:
-            self._thread.start()
+            self.thread.start()
         except RuntimeError as exc:
             raise CannotPrepare(f"record: no thread is to be had: {exc}") from exc
 
-    def put(self, decision: Decision) -> bool:
-        """Queue a hook; False if there is no room."""
-        queue = self._queue
-        if len(queue) >= MAX_QUEUE or self._put - self._taken >= MAX_QUEUED:
-            return False
-        self._put += decision.size + _OWN
-        queue.append(decision)
-        if len(queue) == _BATCH:
-            self._wake.set()
-        return True
-
-    def end(self) -> None:
-        """Write what is queued, and end."""
-        self._ending = True
-        self._wake.set()
-
-    def join(self, timeout: float) -> None:
-        """Wait for the end."""
-        self._thread.join(timeout)
-
-    def give_up(self) -> int:
-        """Write no more; how many hooks were still queued."""
-        left = 0
-        with contextlib.suppress(IndexError):  # the thread takes them too
-            while True:
-                self._queue.popleft()
-                left += 1
-        return left
-
-    def _run(self) -> None:
-        run, mask, files = self._settings.key.run, self._mask, self._files
+    def _write(self, decisions: list[Decision]) -> None:
         try:
-            while True:
-                is_last = self._ending
-                while self._queue:
-                    try:
-                        self._write(files, mask, run)
-                    except Exception:
-                        logger.exception("record: a defect of the gateway has cost some hooks their lines")
-                if is_last:
-                    return
-                self._wake.wait(_EVERY)
-                self._wake.clear()
-        finally:
-            files.close()
+            self._append(decisions)
+        except Exception:
+            logger.exception("record: a defect of the gateway has cost some hooks their lines")
 
-    def _write(self, files: RecordFiles, mask: Mask, run: str) -> None:
+    def _append(self, decisions: list[Decision]) -> None:
         lines: list[bytes] = []
-        size = hooks = 0
-        while self._queue and hooks < _BATCH and size < _BATCH_BYTES:
-            decision = self._queue.popleft()
-            hooks += 1
-            line = self._line(decision, mask, run)
-            self._taken += decision.size + _OWN
-            if line is not None:
+        hooks = len(decisions)
+        for number, decision in enumerate(decisions, 1):
+            if (line := self._line(decision)) is not None:
                 lines.append(line)
-                size += len(line)
-            if hooks % _AT_ONCE == 0:
+            if number % _AT_ONCE == 0:
                 time.sleep(_PAUSE)
-        done = files.append(lines)
+        decisions.clear()  # their lines are all that is needed
+        self.thread.release()
+        done = self._files.append(lines)
         if done.written:
             self._count("written", done.written)
         if done.written < hooks:
@@ -278,11 +237,11 @@ class _Scribe:
             self._count("deleted", done.deleted)
         self._note(done.error)
 
-    def _line(self, decision: Decision, mask: Mask, run: str) -> bytes | None:
+    def _line(self, decision: Decision) -> bytes | None:
         if not decision.body:
             return None  # too large to be kept
         try:
-            return written(decision, mask, run, self._settings.mask)
+            return written(decision, self._mask, self._settings.key.run, self._settings.mask)
         except Exception:
             logger.exception("a hook could not be recorded; it was answered all the same")
             return None

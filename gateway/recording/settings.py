@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from .pseudonyms import Key
+from gateway.recording.pseudonyms import Key
 
 MAX_SIZE: Final = 64 * 2**20
 """Bytes of one file, unless configured."""

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from gateway.signals import MEANINGS
+from gateway.server.signals import MEANINGS
 
 _FIRST: Final = 1
 """The process that the kernel gives the children of those that have ended; in a container, the gateway may be it."""
@@ -70,7 +70,7 @@ class Child:
             os.close(fd)
 
 
-def in_words(status: int) -> str:
+def exit_reason(status: int) -> str:
     """How a child ended."""
     return f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
 
@@ -78,11 +78,11 @@ def in_words(status: int) -> str:
 async def reap_orphans() -> None:
     """As process 1, wait for processes that others have left behind; runs until it is cancelled."""
     while os.getpid() == _FIRST:
-        reap_those_that_ended()
+        reap_ended()
         await asyncio.sleep(_REAP_EVERY)
 
 
-def reap_those_that_ended() -> None:
+def reap_ended() -> None:
     """Reap ended children that nobody else waits for."""
     with contextlib.suppress(ChildProcessError):  # there are none
         while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:

@@ -10,29 +10,30 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gateway import __version__, notify
-from gateway.activity import Reading, Sampler, read
+from gateway import __version__
+from gateway.admin import systemd
+from gateway.admin.activity import Reading, Sampler, read
 from gateway.admin.endpoints import AdminState, refuse_plainly
 from gateway.admin.events import Events
-from gateway.admin.inquiry import Inquiry
+from gateway.admin.lifecycle import Lifecycle, Phase
 from gateway.admin.overview import Overview
-from gateway.app import admin_app
-from gateway.config import Config, Loaded, ServerTls, UpstreamTls, fit_to_show
-from gateway.front import FrontLimits, FrontState
-from gateway.lifecycle import Lifecycle, Phase
-from gateway.log import Writer
-from gateway.loops import KeepGoing
-from gateway.metrics import Metrics
-from gateway.proxy import Listener as DecisionListener
-from gateway.reloading import Reloader, with_workers
-from gateway.server import descriptors
+from gateway.admin.reload import Reloader, with_workers
+from gateway.admin.rpc import WorkerRpc
+from gateway.config import Config, Loaded, ServerTls, UpstreamTls, display_value
+from gateway.http.server import FrontLimits, FrontState
+from gateway.http.tls.certificates import days_to_expiry
+from gateway.model.keep_going import KeepGoing
+from gateway.proxy.endpoint import Listener as DecisionListener
+from gateway.server import fd_limits
+from gateway.server.app import admin_app
 from gateway.server.children import reap_orphans
-from gateway.server.hookservice import HookService
-from gateway.server.listening import Listener, StartError, address_of, all_started, bind, close, unlink
-from gateway.server.threads import start_threads
-from gateway.server.watch import keep_up
-from gateway.signals import PROCESS, Receiver
-from gateway.tls.certificates import days_to_expiry
+from gateway.server.executor import start_threads
+from gateway.server.file_watch import watch_file
+from gateway.server.hook_service import HookService
+from gateway.server.listener import Listener, StartError, bind, close, display_address, unlink, wait_until_started
+from gateway.server.signals import PROCESS, Receiver
+from gateway.telemetry.log import LogWriter
+from gateway.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ _ADMIN_LIMITS = FrontLimits(
     max_body=64 * 1024,
     read_timeout=5.0,
     keepalive_timeout=60.0,
-    max_connections=descriptors.ADMIN,
+    max_connections=fd_limits.ADMIN,
     max_refused=0,
     reclaims=True,
 )
@@ -51,7 +52,7 @@ _ADMIN_LIMITS = FrontLimits(
 class Gateway:
     """A gateway in this process: build it, ``await serve()``, and it runs until a signal or ``stop()``."""
 
-    def __init__(self, loaded: Loaded, writer: Writer, *, listeners: tuple[DecisionListener, ...] = ()) -> None:
+    def __init__(self, loaded: Loaded, writer: LogWriter, *, listeners: tuple[DecisionListener, ...] = ()) -> None:
         server = loaded.config.server
         self._loaded = loaded
         self._hook_sockets = bind(server.listen, "server.listen")
@@ -65,7 +66,7 @@ class Gateway:
         self._metrics = Metrics(__version__)
         self._service = HookService(loaded.config, self._hook_sockets, self._metrics, writer, listeners)
         self._reloader = Reloader(loaded, self._metrics, self._take)
-        self._metrics.on_scrape(sampling_certificates(self._metrics, self._reloader))
+        self._metrics.on_scrape(certificate_sampler(self._metrics, self._reloader))
         self._metrics.on_scrape(lambda: self._metrics.ready.set(self.lifecycle.phase is Phase.READY))
         self._keep_going = KeepGoing("what follows a reload")
         self._stop = asyncio.Event()
@@ -74,12 +75,12 @@ class Gateway:
     @property
     def hook_address(self) -> str:
         """The first hook listener as host:port, with the port that it really got."""
-        return address_of(self._hook_sockets[0])
+        return display_address(self._hook_sockets[0])
 
     @property
     def admin_address(self) -> str:
         """The admin listener as host:port."""
-        return address_of(self._admin_sockets[0])
+        return display_address(self._admin_sockets[0])
 
     def stop(self) -> None:
         """Begin the orderly end; called a second time, end at once."""
@@ -89,16 +90,16 @@ class Gateway:
 
     async def serve(self) -> None:
         """Serve until told to stop; returns when everything in flight is answered or the drain's time is over."""
-        respondent = self._service.respondent
-        listen = [address_of(sock) for sock in self._hook_sockets]
-        events = events_of(lambda: read(self._metrics), respondent, self._reloader, self.lifecycle)
+        rpc_handler = self._service.rpc_handler
+        listen = [display_address(sock) for sock in self._hook_sockets]
+        events = make_events(lambda: read(self._metrics), rpc_handler, self._reloader, self.lifecycle)
         state = AdminState(
             self._reloader, self.lifecycle, self._metrics.render,
-            inquiry=respondent, events=events, listen=listen, admin=self.admin_address,
+            rpc=rpc_handler, events=events, listen=listen, admin=self.admin_address,
         )  # fmt: skip
         admin = admin_listener(state, self._admin_sockets)
         self._metrics.workers.set(1)
-        async with serving_admin(admin, self._reloader, self._stop, self.stop), contextlib.aclosing(events):
+        async with run_admin(admin, self._reloader, self._stop, self.stop), contextlib.aclosing(events):
             await self._service.start()
             self.lifecycle.ready()
             self.started.set()
@@ -115,12 +116,12 @@ class Gateway:
         config = with_workers(loaded.config, 1)
         await self._service.take(config)
         with self._keep_going:
-            warn_of_shortage(config)
+            warn_if_few_descriptors(config)
 
 
-def sampling_certificates(metrics: Metrics, reloader: Reloader) -> Callable[[], None]:
+def certificate_sampler(metrics: Metrics, reloader: Reloader) -> Callable[[], None]:
     """What samples those of the configuration in force."""
-    return lambda: sample_certificates(metrics, reloader.loaded.config, reloader.loaded.shown)
+    return lambda: sample_certificates(metrics, reloader.loaded.config, reloader.loaded.masked)
 
 
 def sample_certificates(metrics: Metrics, config: Config, shown: Mapping[str, Any]) -> None:
@@ -128,7 +129,7 @@ def sample_certificates(metrics: Metrics, config: Config, shown: Mapping[str, An
     sections: list[tuple[tuple[str, ...], ServerTls | UpstreamTls | None]] = [(("server",), config.server.tls)]
     sections += [(("upstreams", name), upstream.tls) for name, upstream in config.upstreams.items()]
     files = {
-        fit_to_show(tls.certificate, shown, *place, "tls", "certificate"): tls.certificate
+        display_value(tls.certificate, shown, *place, "tls", "certificate"): tls.certificate
         for place, tls in sections
         if tls is not None and tls.certificate is not None
     }
@@ -138,13 +139,13 @@ def sample_certificates(metrics: Metrics, config: Config, shown: Mapping[str, An
             days = days_to_expiry(Path(file))
         except (OSError, ValueError):
             days = 0.0
-        metrics.certificate_days.labelled(label).set(days)
+        metrics.certificate_days.with_labels(label).set(days)
 
 
-def events_of(reading: Callable[[], Reading], inquiry: Inquiry, reloader: Reloader, lifecycle: Lifecycle) -> Events:
-    """What is told as it happens, of all processes that *inquiry* asks."""
-    overview = Overview(inquiry, lambda: reloader.loaded)
-    return Events(Sampler(reading), inquiry, lifecycle.started_at, overview.upstreams)
+def make_events(reading: Callable[[], Reading], rpc: WorkerRpc, reloader: Reloader, lifecycle: Lifecycle) -> Events:
+    """What is told as it happens, of all processes that *rpc* asks."""
+    overview = Overview(rpc, lambda: reloader.loaded)
+    return Events(Sampler(reading), rpc, lifecycle.started_at, overview.upstreams)
 
 
 def admin_listener(state: AdminState, sockets: Sequence[socket.socket]) -> Listener:
@@ -154,7 +155,7 @@ def admin_listener(state: AdminState, sockets: Sequence[socket.socket]) -> Liste
 
 
 @contextlib.asynccontextmanager
-async def serving_admin(
+async def run_admin(
     admin: Listener, reloader: Reloader, stop: asyncio.Event, on_stop_signal: Callable[[], None]
 ) -> AsyncIterator[None]:
     """The admin listener, the signals and the file watch around whatever serves the hooks."""
@@ -174,12 +175,12 @@ async def serving_admin(
     await start_threads()
     reaping = asyncio.create_task(reap_orphans())
     signals = Receiver(drain=on_stop_signal, end=at_once, reload=on_hangup, ignore=_note_ignored)
-    with PROCESS.passed_to(signals, asyncio.get_running_loop()):
+    with PROCESS.forward_to(signals, asyncio.get_running_loop()):
         serving = asyncio.create_task(admin.run_until_stopped())
-        watching = asyncio.create_task(keep_up(reloader, stop))
+        watching = asyncio.create_task(watch_file(reloader, stop))
         try:
-            await all_started([admin], [serving])
-            async with notify.watchdog():
+            await wait_until_started([admin], [serving])
+            async with systemd.watchdog():
                 yield
         finally:
             stop.set()
@@ -200,7 +201,7 @@ def _note_ignored(name: str) -> None:
 def announce_ready(loaded: Loaded, hooks: list[str], admin: str) -> None:
     """Say to systemd and in the log what serves where, and the configuration's warnings."""
     config = loaded.config
-    notify.ready(f"serving {len(config.apps)} apps")
+    systemd.ready(f"serving {len(config.apps)} apps")
     scheme = "http" if config.server.tls is None else "https"
     logger.info(
         "ready: hooks on %s, admin on http://%s, %d apps, %d upstreams, from %s",
@@ -213,17 +214,17 @@ def announce_ready(loaded: Loaded, hooks: list[str], admin: str) -> None:
     )
     for warning in loaded.warnings:
         logger.warning("%s", warning)
-    warn_of_shortage(config)
+    warn_if_few_descriptors(config)
 
 
-def warn_of_shortage(config: Config) -> None:
+def warn_if_few_descriptors(config: Config) -> None:
     """Say in the log where fewer connections can be granted than the configuration wants, and what to do."""
-    if (words := descriptors.shortage(config)) is not None:
+    if (words := fd_limits.shortage(config)) is not None:
         logger.warning("%s", words, extra={"fields": {"event": "few_descriptors"}})
 
 
 def announce_stopping(loaded: Loaded) -> None:
     """Say to systemd and in the log that the end has begun."""
     limit = loaded.config.server.drain_timeout
-    notify.stopping(limit)
+    systemd.stopping(limit)
     logger.info("stopping: no new connections; hooks in flight have %g s", limit)

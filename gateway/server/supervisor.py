@@ -20,54 +20,53 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from gateway import __version__
-from gateway.activity import Reading, read
+from gateway.admin.activity import Reading, read
 from gateway.admin.endpoints import AdminState
-from gateway.admin.inquiry import PATIENCE, Orders, Question, T, decoded
-from gateway.admin.inquiry import Told as Said
+from gateway.admin.lifecycle import Lifecycle, Phase
+from gateway.admin.reload import Reloader, with_workers
+from gateway.admin.rpc import RPC_TIMEOUT, ActiveActions, Replies, RpcRequest, T, decode_reply
 from gateway.config import Config, Loaded
-from gateway.lifecycle import Lifecycle, Phase
-from gateway.log import Writer
-from gateway.loops import KeepGoing
-from gateway.metrics import Metrics
-from gateway.metrics.foreign import ForeignCells
-from gateway.reloading import Reloader, with_workers
-from gateway.routing import RuleNames
-from gateway.runtime import rehearse
-from gateway.server.agreement import Word, Words, all_prepared, those_without
-from gateway.server.channel import (
+from gateway.config.sections.upstreams import target_names
+from gateway.model.keep_going import KeepGoing
+from gateway.policy.shared import SharedMemory
+from gateway.proxy.routes import RuleNames
+from gateway.proxy.runtime import rehearse
+from gateway.proxy.sessions import shared_memory
+from gateway.server.children import Child, exit_reason
+from gateway.server.hook_service import LOOK_AT_CERTIFICATES_EVERY
+from gateway.server.ipc import (
+    AnswerPart,
     Ask,
-    Begin,
+    Build,
     Built,
     Channel,
     Commit,
+    Committed,
     Discard,
     Ping,
     Prepare,
     Prepared,
     Ready,
+    Serve,
     Stop,
-    Take,
-    Told,
-    Took,
 )
-from gateway.server.children import Child, in_words
-from gateway.server.doors import Doors
-from gateway.server.hookservice import LOOK_AT_CERTIFICATES_EVERY
-from gateway.server.listening import StartError, address_of, bind, close, unlink
+from gateway.server.listener import StartError, bind, close, display_address, unlink
+from gateway.server.pem_cache import PemCache
+from gateway.server.shared_sockets import SharedSockets
 from gateway.server.single import (
     admin_listener,
     announce_ready,
     announce_stopping,
-    events_of,
-    sampling_certificates,
-    serving_admin,
-    warn_of_shortage,
+    certificate_sampler,
+    make_events,
+    run_admin,
+    warn_if_few_descriptors,
 )
-from gateway.server.spares import Spares
-from gateway.sessions import shared_memory
-from gateway.shadowing import candidates
-from gateway.sharing import SharedMemory
-from gateway.upstreams.registry import target_names
+from gateway.server.two_phase import Word, Words, all_prepared, those_without
+from gateway.telemetry.log import LogWriter
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.metrics.shared import WorkerMetrics
+from gateway.upstreams.mirror import candidate_upstreams
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +94,7 @@ _QUESTIONS: Final = 16
 class Worker:
     """One child process."""
 
-    def __init__(self, slot: int, process: Child, channel: Channel, cells: ForeignCells) -> None:
+    def __init__(self, slot: int, process: Child, channel: Channel, cells: WorkerMetrics) -> None:
         self.slot = slot
         self.process = process
         self.cells = cells
@@ -118,15 +117,15 @@ class Worker:
         """Tell it something."""
         self._channel.send(message)
 
-    async def ask(self, question: Question[Any]) -> bytes | None:
-        """What it tells within PATIENCE, encoded; None = nothing."""
+    async def ask(self, question: RpcRequest[Any]) -> bytes | None:
+        """Its reply within RPC_TIMEOUT, encoded; None = none."""
         number = next(self._questions)
         asked = self._asked[number] = _Asked(self._loop.create_future(), [])
         try:
             self.send(Ask(number, question))
             if not self.ready.is_set() or self._listening.done():
                 return None  # it will hear of it, but has other things to do first
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(RPC_TIMEOUT):
                 return await asked.told
         except TimeoutError:
             return None
@@ -174,16 +173,16 @@ class Worker:
                 return False
             case Built():
                 self.is_built = True
-                self.send(Begin())
+                self.send(Serve())
             case Ready():
                 self.ready.set()
-            case Prepared() | Took():
+            case Prepared() | Committed():
                 self._words.add(message)
-            case Told():
+            case AnswerPart():
                 self._hear(message)
         return True
 
-    def _hear(self, told: Told) -> None:
+    def _hear(self, told: AnswerPart) -> None:
         asked = self._asked.get(told.number)
         if asked is None or asked.told.done():
             return  # too late
@@ -205,7 +204,7 @@ class _Asked(NamedTuple):
 class Supervisor:
     """The parent process: build it, ``await serve()``, and it runs until a signal or ``stop()``."""
 
-    def __init__(self, loaded: Loaded, writer: Writer) -> None:
+    def __init__(self, loaded: Loaded, writer: LogWriter) -> None:
         server = loaded.config.server
         self._loaded = loaded
         self._sessions = shared_memory()
@@ -219,20 +218,20 @@ class Supervisor:
             unlink(server.listen)
             close(sockets)
             raise
-        self._doors = Doors(sockets)
+        self._sockets = SharedSockets(sockets)
         self.lifecycle = Lifecycle()  # first: it notes when the process began
         self._metrics = Metrics(__version__)
         writer.on_drop = self._metrics.log_dropped.inc
         self._reloader = Reloader(loaded, self._metrics, self._take)
-        self._metrics.on_scrape(sampling_certificates(self._metrics, self._reloader))
+        self._metrics.on_scrape(certificate_sampler(self._metrics, self._reloader))
         self._metrics.on_scrape(lambda: self._metrics.ready.set(self.lifecycle.phase is Phase.READY))
         self._workers: dict[int, Worker] = {}
         self._config: Config = loaded.config
         self._serial = self._last_serial = 0
         """Of the configuration in force, and of the one that was tried last."""
         self._keep_going = KeepGoing("what follows a reload, or a worker's end,")
-        self._orders = Orders()
-        self._spares = Spares()
+        self._actions = ActiveActions()
+        self._pem_cache = PemCache()
         self._look_at_files = asyncio.Event()
         self._asking = asyncio.Semaphore(_QUESTIONS)
         self._reading = threading.Lock()
@@ -250,16 +249,16 @@ class Supervisor:
 
     async def serve(self) -> None:
         """Serve until told to stop; returns when every worker has ended."""
-        hooks, address = self._doors.addresses, address_of(self._admin_sockets[0])
-        events = events_of(self._read, self, self._reloader, self.lifecycle)
+        hooks, address = self._sockets.addresses, display_address(self._admin_sockets[0])
+        events = make_events(self._read, self, self._reloader, self.lifecycle)
         state = AdminState(
             self._reloader, self.lifecycle, self._render, self._worker_pids, self, events, hooks, address
         )
         admin = admin_listener(state, self._admin_sockets)
         _keep_series(self._metrics, self._config)
         keeping: list[asyncio.Task[None]] = []
-        sparing = asyncio.create_task(self._keep_spares())
-        async with serving_admin(admin, self._reloader, self._stop, self.stop), contextlib.aclosing(events):
+        refreshing = asyncio.create_task(self._refresh_pem_cache())
+        async with run_admin(admin, self._reloader, self._stop, self.stop), contextlib.aclosing(events):
             try:
                 await self._start_all()
                 keeping = [asyncio.create_task(self._keep(worker)) for worker in self._workers.values()]
@@ -272,7 +271,7 @@ class Supervisor:
                 announce_stopping(self._loaded)
                 pinging.cancel()
             finally:
-                sparing.cancel()
+                refreshing.cancel()
                 self._stop.set()
                 unlink(self._loaded.config.server.listen)
                 await self._stop_all(keeping)
@@ -291,8 +290,8 @@ class Supervisor:
     async def _spawn(self, slot: int) -> Worker:
         with contextlib.ExitStack() as undo:
             ours, theirs = map(undo.enter_context, socket.socketpair())
-            cells = undo.enter_context(contextlib.closing(ForeignCells()))
-            listen = self._doors.descriptors
+            cells = undo.enter_context(contextlib.closing(WorkerMetrics()))
+            listen = self._sockets.descriptors
             process = Child(
                 (
                     sys.executable, "-m", "gateway.server.worker",
@@ -314,7 +313,7 @@ class Supervisor:
         theirs.close()
         worker = Worker(slot, process, channel, cells)
         self._workers[slot] = worker
-        worker.send(Take(self._serial, self._config, self._orders.standing(), self._spares.copies))
+        worker.send(Build(self._serial, self._config, self._actions.in_force(), self._pem_cache.copies))
         return worker
 
     async def _keep(self, worker: Worker) -> None:
@@ -332,13 +331,13 @@ class Supervisor:
             if self._stop.is_set():
                 return
             if not self._serving():
-                self._doors.close_for_now()
+                self._sockets.suspend()
             self._metrics.worker_deaths.inc()
             early = early + 1 if self._loop.time() - worker.started_at < _SETTLED else 0
             wait = _BACKOFF[min(early, len(_BACKOFF) - 1)]
             logger.error(
                 "worker %d (pid %d) ended with %s; it is replaced%s",
-                worker.slot, worker.process.pid, in_words(status), f" in {wait:g} s" if wait else " now",
+                worker.slot, worker.process.pid, exit_reason(status), f" in {wait:g} s" if wait else " now",
                 extra={"fields": {"event": "worker_died", "pid": worker.process.pid}},
             )  # fmt: skip
             await asyncio.sleep(wait)
@@ -347,7 +346,7 @@ class Supervisor:
                 return
             worker = successor
             if await _comes_up(worker, self._stop):
-                self._doors.open()
+                self._sockets.resume()
                 self._count_workers()
                 logger.info("worker %d (pid %d) serves", worker.slot, worker.process.pid)
 
@@ -368,13 +367,13 @@ class Supervisor:
                 await asyncio.sleep(_RESPAWN_AFTER)
         return None
 
-    async def _keep_spares(self) -> None:
+    async def _refresh_pem_cache(self) -> None:
         """Have copies of what the workers take up by themselves when it is renewed."""
         keep_going = KeepGoing("the copying of certificates")
         while True:
             self._look_at_files.clear()
             with keep_going:
-                await asyncio.to_thread(self._spares.look, self._config)
+                await asyncio.to_thread(self._pem_cache.refresh, self._config)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._look_at_files.wait(), LOOK_AT_CERTIFICATES_EVERY)
 
@@ -392,7 +391,7 @@ class Supervisor:
                     worker.send(Ping())
 
     async def _stop_all(self, keeping: Sequence[asyncio.Task[None]]) -> None:
-        self._doors.close()
+        self._sockets.close()
         for worker in self._workers.values():
             worker.send(Stop(at_once=False))
         if not keeping:  # the start failed: nobody waits for them yet
@@ -420,7 +419,7 @@ class Supervisor:
             for worker in asked:
                 worker.send(message)
             if not await all_prepared(asked, serial):
-                await rehearse(config, self._spares.copies)  # no worker may begin with what cannot be built
+                await rehearse(config, self._pem_cache.copies)  # no worker may begin with what cannot be built
         except BaseException:
             for worker in asked:
                 worker.send(Discard(serial))
@@ -440,23 +439,23 @@ class Supervisor:
             for worker in await those_without(workers, serial):
                 worker.send(Stop(at_once=False))
         with self._keep_going:
-            warn_of_shortage(config)
+            warn_if_few_descriptors(config)
             self._look_at_files.set()
             _keep_series(self._metrics, config)
 
-    async def ask(self, question: Question[T]) -> Said[T]:
-        """What each worker tells in time; what is an order is told to those that begin later, too."""
-        self._orders.note(question)
+    async def ask(self, request: RpcRequest[T]) -> Replies[T]:
+        """The replies of the workers in time. An action is carried out by workers that start later, too."""
+        self._actions.record(request)
         async with self._asking:
             workers = list(self._workers.values())
-            told = await asyncio.gather(*(worker.ask(question) for worker in workers))
-        by, incomplete = {}, []
-        for worker, data in zip(workers, told, strict=True):
+            replies = await asyncio.gather(*(worker.ask(request) for worker in workers))
+        by_pid, incomplete = {}, []
+        for worker, data in zip(workers, replies, strict=True):
             if data is None:
                 incomplete.append(worker.process.pid)
             else:
-                by[worker.process.pid] = decoded(question, data)
-        return Said(by, incomplete)
+                by_pid[worker.process.pid] = decode_reply(request, data)
+        return Replies(by_pid, incomplete)
 
     def _render(self) -> bytes:
         with self._reading:
@@ -486,7 +485,7 @@ def _keep_series(metrics: Metrics, config: Config) -> None:
     """Keep the series, of workers that have ended too, of all that the configuration has."""
     targets = {
         (name, label)
-        for name, upstream in {**config.upstreams, **candidates(config)}.items()
+        for name, upstream in {**config.upstreams, **candidate_upstreams(config)}.items()
         for label in target_names([target.url for target in upstream.targets]).values()
     }
     metrics.configure(config.apps, targets, config.metrics.app_label, RuleNames(config))

@@ -19,34 +19,34 @@ from typing import NamedTuple
 import uvloop
 
 from gateway import __version__
-from gateway.admin.inquiry import encoded
-from gateway.changes import NO_DEFECTS, reason_of
+from gateway.admin.rpc import encode_reply
 from gateway.config import Config
-from gateway.log import PIPE_ATOMIC, Writer
-from gateway.loops import KeepGoing
-from gateway.metrics import Metrics
-from gateway.metrics.cells import Cells
-from gateway.server.channel import (
+from gateway.model.change import EXPECTED_ERRORS, failure_reason
+from gateway.model.keep_going import KeepGoing
+from gateway.policy.shared import Memory, SharedState
+from gateway.proxy.sessions import Sessions
+from gateway.server.executor import start_threads
+from gateway.server.hook_service import HookService
+from gateway.server.ipc import (
     Ask,
-    Begin,
+    Build,
     Built,
     Channel,
     Commit,
+    Committed,
     Discard,
     Ping,
     Pong,
     Prepare,
     Prepared,
     Ready,
+    Serve,
     Stop,
-    Take,
-    Took,
 )
-from gateway.server.hookservice import HookService
-from gateway.server.threads import start_threads
-from gateway.sessions import Sessions
-from gateway.sharing import Memory, Shared
-from gateway.signals import PROCESS, WORKER_MEANINGS, Receiver
+from gateway.server.signals import PROCESS, WORKER_MEANINGS, Receiver
+from gateway.telemetry.log import PIPE_ATOMIC, LogWriter
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.metrics.cells import MetricCells
 
 logger = logging.getLogger(__name__)
 
@@ -56,14 +56,14 @@ _LAST_LINES = 0.5
 """Seconds that the log has for its last lines where a signal ends what has ended already but for that."""
 
 
-async def serve(arguments: argparse.Namespace, writer: Writer) -> None:
+async def serve(arguments: argparse.Namespace, writer: LogWriter) -> None:
     """Run until the supervisor says stop, or is gone."""
     await start_threads()
     channel = await Channel.over(socket.socket(fileno=arguments.channel))
     first = await channel.receive()
-    if not isinstance(first, Take):
+    if not isinstance(first, Build):
         return
-    metrics = Metrics(__version__, Cells(arguments.values, arguments.names))
+    metrics = Metrics(__version__, MetricCells(arguments.values, arguments.names))
     sockets = [socket.socket(fileno=fd) for fd in arguments.listen]
     try:
         service = HookService(
@@ -73,18 +73,18 @@ async def serve(arguments: argparse.Namespace, writer: Writer) -> None:
             writer,
             sessions=Sessions(arguments.sessions),
             copies=first.copies,
-            shared=Shared(Memory(arguments.shared, first.config.server.workers, arguments.slot)),
+            shared=SharedState(Memory(arguments.shared, first.config.server.workers, arguments.slot)),
         )
     except OSError as exc:  # certificates that were broken on the disk before the supervisor had copies of them
         logger.error("this worker cannot serve until its files are mended: %s", exc)
         return
-    with PROCESS.passed_to(Receiver(drain=service.stop), asyncio.get_running_loop()):
+    with PROCESS.forward_to(Receiver(drain=service.stop), asyncio.get_running_loop()):
         await _run(service, channel, first, metrics)
 
 
-async def _run(service: HookService, channel: Channel, first: Take, metrics: Metrics) -> None:
-    for order in first.orders:
-        await service.respondent.answer(order)
+async def _run(service: HookService, channel: Channel, first: Build, metrics: Metrics) -> None:
+    for action in first.actions:
+        await service.rpc_handler.answer(action)
     gate = _Gate(asyncio.Event(), asyncio.Event())
     listening = asyncio.create_task(_listen(channel, service, gate))
     channel.send(Built())
@@ -123,7 +123,7 @@ async def _listen(channel: Channel, service: HookService, gate: _Gate) -> None:
                 match message:
                     case None:
                         there_is_more = False
-                    case Begin() | Prepare() | Commit() | Discard():
+                    case Serve() | Prepare() | Commit() | Discard():
                         reloads.put_nowait(message)
                     case Ask():
                         task = asyncio.create_task(_answer(channel, service, message))
@@ -140,7 +140,7 @@ async def _listen(channel: Channel, service: HookService, gate: _Gate) -> None:
     gate.opened.set()
 
 
-_Reload = Begin | Prepare | Commit | Discard
+_Reload = Serve | Prepare | Commit | Discard
 
 
 async def _reload(channel: Channel, service: HookService, messages: asyncio.Queue[_Reload], gate: _Gate) -> None:
@@ -151,7 +151,7 @@ async def _reload(channel: Channel, service: HookService, messages: asyncio.Queu
         message = await messages.get()
         with keep_going:
             match message:
-                case Begin():
+                case Serve():
                     gate.opened.set()
                     await gate.passed.wait()
                 case Prepare():
@@ -160,7 +160,7 @@ async def _reload(channel: Channel, service: HookService, messages: asyncio.Queu
                 case Commit():
                     error = error or _committed(service)
                     await (service.settle() if error is None else service.discard())
-                    channel.send(Took(message.serial, error))
+                    channel.send(Committed(message.serial, error))
                 case Discard():
                     await service.discard()
 
@@ -185,15 +185,15 @@ def _committed(service: HookService) -> str | None:
 
 
 def _told(exc: Exception) -> str:
-    if not isinstance(exc, NO_DEFECTS):
+    if not isinstance(exc, EXPECTED_ERRORS):
         logger.error("a configuration could not be put in force", exc_info=exc)
-    return reason_of(exc)
+    return failure_reason(exc)
 
 
 async def _answer(channel: Channel, service: HookService, message: Ask) -> None:
     told: bytes | None = None
     try:
-        told = encoded(await service.respondent.answer(message.question))
+        told = encode_reply(await service.rpc_handler.answer(message.question))
     except Exception:
         logger.exception("a question could not be answered")
     with contextlib.suppress(OSError):  # the supervisor is gone, and so will be this process
@@ -210,7 +210,7 @@ async def _sample(metrics: Metrics) -> None:
 
 def main() -> None:
     """Entry of the child process; its arguments are descriptors that the supervisor has left open."""
-    PROCESS.hold(WORKER_MEANINGS)  # until here the parent had them blocked
+    PROCESS.install(WORKER_MEANINGS)  # until here the parent had them blocked
     parser = argparse.ArgumentParser(prog="gateway worker")
     parser.add_argument("--channel", type=int, required=True)
     parser.add_argument("--values", type=int, required=True)
@@ -220,9 +220,9 @@ def main() -> None:
     parser.add_argument("--slot", type=int, required=True)
     parser.add_argument("--listen", type=int, nargs="+", required=True)
     arguments = parser.parse_args()
-    writer = Writer(sys.stdout.fileno(), chunk=PIPE_ATOMIC)
-    PROCESS.start(lambda: writer.close(_LAST_LINES))
-    with PROCESS.to_the_last():
+    writer = LogWriter(sys.stdout.fileno(), chunk=PIPE_ATOMIC)
+    PROCESS.defer_signals(lambda: writer.close(_LAST_LINES))
+    with PROCESS.exit_at_end():
         try:
             uvloop.run(serve(arguments, writer))
         finally:

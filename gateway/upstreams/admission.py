@@ -12,18 +12,18 @@ from typing import Final
 
 import msgspec
 
-from gateway.breaker import Breaker, BreakerSettings, State
-from gateway.sharing import SharedBreaker
+from gateway.policy.breaker import Breaker, BreakerSettings, State
+from gateway.policy.shared import SharedBreaker
 
 _MAX_TENANTS: Final = 10_000
 """Apps of whose failures one target keeps count; a success forgets them."""
 
 
-class Shut(Enum):
-    """To whom a failure has closed the target just now."""
+class EjectionScope(Enum):
+    """For which apps a failure has just ejected a target."""
 
-    NOBODY = 0
-    TENANT = 1
+    NONE = 0
+    APP = 1
     ALL = 2
 
 
@@ -57,7 +57,7 @@ class Admission:
         for breaker in (self.common, *self._own.values()):
             breaker.configure(settings)
 
-    def is_closed(self, now: float) -> bool:
+    def admits_all(self, now: float) -> bool:
         """Whether every hook may pass, whosever it is."""
         return self.common.state(now) is State.CLOSED and all(
             breaker.state(now) is State.CLOSED for breaker in self._own.values()
@@ -67,13 +67,13 @@ class Admission:
         """Whether it is shut to everyone, until a probe finds it well."""
         return self.common.state(now) is not State.CLOSED
 
-    def closed_to(self, now: float) -> dict[str, float]:
+    def ejected_apps(self, now: float) -> dict[str, float]:
         """The apps that it is closed to on their own account, each with the loop time since which it is."""
         return {
             tenant: breaker.since for tenant, breaker in self._own.items() if breaker.state(now) is not State.CLOSED
         }
 
-    def is_closed_to(self, tenant: str, now: float) -> bool:
+    def is_ejected_for(self, tenant: str, now: float) -> bool:
         """Whether it is closed to this app on the app's own account."""
         own = self._own.get(tenant)
         return own is not None and own.state(now) is not State.CLOSED
@@ -136,25 +136,27 @@ class Admission:
         hard: bool,
         silent_since: float = math.inf,
         patience: float = 0.0,
-    ) -> Shut:
+    ) -> EjectionScope:
         """The hook failed there; *reached* = the target had been connected to. Returns to whom this closed it."""
         own = self._own.get(tenant)
         if not self._shared or not reached:
             if own is not None and ticket.own is not None:
                 own.abandoned(ticket.own, now)
             opened = self.common.failed(ticket.common, now, hard=hard, silent_since=silent_since, patience=patience)
-            return Shut.ALL if opened else Shut.NOBODY
+            return EjectionScope.ALL if opened else EjectionScope.NONE
         if self.common.state(now) is not State.CLOSED and self.common.failed(ticket.common, now, hard=hard):
-            return Shut.ALL  # a probe for everyone that was left without an answer
+            return EjectionScope.ALL  # a probe for everyone that was left without an answer
         if own is None:
             if len(self._own) >= _MAX_TENANTS:
                 self.leave()
-            own = self._give(tenant, None if self._everybodys is None else self._everybodys.of_app(tenant, create=True))
+            own = self._give(
+                tenant, None if self._everybodys is None else self._everybodys.for_app(tenant, create=True)
+            )
         mine = ticket.own if ticket.own is not None else own.admit(now)
         opened = mine is not None and own.failed(mine, now, hard=hard)
         if opened and self._everybodys is not None:
             self._everybodys.note_app()
-        return Shut.TENANT if opened else Shut.NOBODY
+        return EjectionScope.APP if opened else EjectionScope.NONE
 
     def leave(self) -> None:
         """Forget the apps' own breakers; those of other workers stay."""
@@ -174,7 +176,7 @@ class Admission:
         if len(self._looked) >= _MAX_TENANTS:
             self._looked.clear()
         self._looked[tenant] = changed
-        found = self._everybodys.of_app(tenant, create=False)
+        found = self._everybodys.for_app(tenant, create=False)
         return None if found is None else self._give(tenant, found)
 
     def _give(self, tenant: str, breaker: Breaker | None) -> Breaker:

@@ -14,10 +14,10 @@ from typing import Final
 import httpx
 
 from gateway.config import Health
-from gateway.loops import KeepGoing
-from gateway.transport import TransportSettings
-from gateway.transport.client import Transport
-from gateway.upstreams.admission import Shut
+from gateway.http.client import TransportSettings
+from gateway.http.client.transport import Transport
+from gateway.model.keep_going import KeepGoing
+from gateway.upstreams.admission import EjectionScope
 from gateway.upstreams.target import Target
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ _FALL: Final = 2
 """Failed checks in a row that eject a target."""
 
 
-def address_of_check(target: httpx.URL, config: Health) -> httpx.URL:
+def check_url(target: httpx.URL, config: Health) -> httpx.URL:
     """What is asked for at a target."""
     return target.copy_with(raw_path=config.path.encode("ascii"))
 
@@ -38,13 +38,13 @@ class HealthCheck:
         self, target: Target, config: Health, tls: ssl.SSLContext | None = None, server_name: str | None = None
     ) -> None:
         self.config = config
-        self.terms = (tls, server_name)
+        self.tls_options = (tls, server_name)
         self._settings = TransportSettings(config.timeout, None, 1, 64 * 1024, tls=tls, server_name=server_name)
         self._target = target
         self._failures = 0
         self._ejected = False
         self._loop = asyncio.get_running_loop()
-        self._url = address_of_check(target.url, config)
+        self._url = check_url(target.url, config)
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -57,7 +57,7 @@ class HealthCheck:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         if self._ejected:
-            self._target.recovered(self._loop.time())
+            self._target.record_recovery(self._loop.time())
 
     async def _run(self) -> None:
         config = self.config
@@ -87,13 +87,13 @@ class HealthCheck:
             self._failures = 0
             if self._ejected:  # what the hooks' own failures opened, only a hook closes
                 self._ejected = False
-                target.recovered(now)
+                target.record_recovery(now)
             return
         self._failures += 1
-        target.note_failure(f"health check: {problem}")
+        target.record_error(f"health check: {problem}")
         if self._failures == _FALL:
             logger.warning("%s: its health check fails: %s", target.name, problem)
         if self._failures >= _FALL:
             self._ejected = True
             if target.breaker.eject(now):
-                target.shut(Shut.ALL, "", f"health check: {problem}")
+                target.shut(EjectionScope.ALL, "", f"health check: {problem}")

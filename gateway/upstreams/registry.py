@@ -5,24 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections import Counter
 from collections.abc import Collection, Container, Mapping
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-import httpx
-
-from gateway.changes import Change
 from gateway.config import Upstream as UpstreamConfig
 from gateway.config import UpstreamTls
-from gateway.metrics.catalogue import Metrics
-from gateway.sharing import Shared
-from gateway.tls.certificates import MadeOfFiles, client_context
-from gateway.tls.copies import NO_COPIES, Copies
-from gateway.transport import Resolver, TransportSettings
+from gateway.config.sections.upstreams import target_names
+from gateway.http.client import Resolver, TransportSettings
+from gateway.http.tls.certificates import FileBacked, client_context
+from gateway.http.tls.pem_files import NO_COPIES, Copies
+from gateway.model.change import Change
+from gateway.policy.shared import SharedState
+from gateway.telemetry.metrics.catalogue import Metrics
 from gateway.upstreams.health import HealthCheck
-from gateway.upstreams.report import TargetReport, report_of
-from gateway.upstreams.target import Target, TargetTerms
+from gateway.upstreams.status import TargetReport, target_report
+from gateway.upstreams.target import Target, TargetSettings
 from gateway.upstreams.upstream import Member, Upstream
 
 logger = logging.getLogger(__name__)
@@ -36,14 +34,14 @@ class _Key(NamedTuple):
     url: str
 
 
-Contexts = Mapping[UpstreamTls, MadeOfFiles[ssl.SSLContext]]
+Contexts = Mapping[UpstreamTls, FileBacked[ssl.SSLContext]]
 
 
 class Targets:
     """Live targets by upstream and URL, with their health checks."""
 
     def __init__(
-        self, metrics: Metrics, workers: int = 1, copies: Copies = NO_COPIES, shared: Shared | None = None
+        self, metrics: Metrics, workers: int = 1, copies: Copies = NO_COPIES, shared: SharedState | None = None
     ) -> None:
         self._metrics = metrics
         self._copies = copies
@@ -107,7 +105,7 @@ class Targets:
         self._live, self._contexts, self._sharing = live
         for key in self._holds:
             if (held := self._live.get(key)) is not None:
-                held.hold()
+                held.eject()
 
     async def keep(self, wanted: Container[_Key]) -> None:
         """Close all other targets; hooks on them end first."""
@@ -140,12 +138,12 @@ class Targets:
         reports: list[TargetReport] = []
         for number, (key, target) in enumerate(list(self._live.items()), 1):
             if not target.retired:
-                reports.append(report_of(key.upstream, key.url, target, self._loop.time()))
+                reports.append(target_report(key.upstream, key.url, target, self._loop.time()))
             if not number % _IN_ONE_GO:
                 await asyncio.sleep(0)
         return reports
 
-    def hold(self, upstream: str, url: str) -> bool:
+    def eject(self, upstream: str, url: str) -> bool:
         """Have a target ejected until it is restored, over reloads; returns whether that changes anything.
 
         One that is not there yet begins its life ejected.
@@ -153,7 +151,7 @@ class Targets:
         key = _Key(upstream, url)
         self._holds.add(key)
         target = self._live.get(key)
-        return target is not None and target.hold()
+        return target is not None and target.eject()
 
     def restore(self, upstream: str, url: str) -> bool:
         """Let hooks pass to a target again, whatever had closed it; returns whether that changes anything."""
@@ -171,7 +169,7 @@ class Targets:
             config = configs[name]
             settings = self._settings(name, config, self._sharing, self._contexts)
             for key in (_Key(name, target.url) for target in config.targets):
-                self._live[key].configure(TargetTerms(settings, config.breaker))
+                self._live[key].configure(TargetSettings(settings, config.breaker))
                 await self.replace_check(key, self._new_check(key, self._live[key], config, settings))
 
     async def aclose(self) -> None:
@@ -185,15 +183,15 @@ class Targets:
         """The target with this key, a new one where there is none, entered into the change."""
         target = change.targets.get(key) or self._live.get(key)
         if target is None:
-            breaker = None if self._shared is None else self._shared.breaker_of(key.upstream, key.url)
+            breaker = None if self._shared is None else self._shared.target_breaker(key.upstream, key.url)
             target = Target(key.upstream, key.url, name, self._resolver, self._metrics, breaker)
             self._resolver.prefetch(target.url.raw_host.decode("ascii"))
-        elif target.terms is not None:
-            change.terms_before.append((target, target.terms))
+        elif target.settings is not None:
+            change.settings_before.append((target, target.settings))
         settings = replace(settings, max_connections=self._most(target, config.max_connections))
         target.transport.prepare(settings)
         change.targets[key] = target
-        change.terms.append((target, TargetTerms(settings, config.breaker)))
+        change.settings.append((target, TargetSettings(settings, config.breaker)))
         change.checks[key] = self._new_check(key, target, config, settings)
         return target
 
@@ -219,8 +217,8 @@ class Targets:
             server_name=None if config.tls is None else config.tls.server_name,
         )
 
-    def _context(self, tls: UpstreamTls) -> MadeOfFiles[ssl.SSLContext]:
-        return MadeOfFiles(tls.files, lambda files: client_context(files, tls.minimum_version), self._copies)
+    def _context(self, tls: UpstreamTls) -> FileBacked[ssl.SSLContext]:
+        return FileBacked(tls.files, lambda files: client_context(files, tls.minimum_version), self._copies)
 
     async def _renewed(self, configs: Mapping[str, UpstreamConfig]) -> list[str]:
         """The upstreams whose files have changed; their contexts are made anew."""
@@ -244,11 +242,11 @@ class Targets:
         """The health check that the configuration wants of a target: the one that runs, where that is just so."""
         if config.health is None:
             return None
-        terms = (settings.tls, settings.server_name)
+        tls_options = (settings.tls, settings.server_name)
         running = self._checks.get(key)
-        if running is not None and (running.config, running.terms) == (config.health, terms):
+        if running is not None and (running.config, running.tls_options) == (config.health, tls_options):
             return running
-        return HealthCheck(target, config.health, *terms)
+        return HealthCheck(target, config.health, *tls_options)
 
     def _sample(self) -> None:
         now = self._loop.time()
@@ -273,8 +271,8 @@ class TargetsChange(Change):
         self.targets: dict[_Key, Target] = {}
         """All that the configuration has."""
         self.checks: dict[_Key, HealthCheck | None] = {}
-        self.terms: list[tuple[Target, TargetTerms]] = []
-        self.terms_before: list[tuple[Target, TargetTerms]] = []
+        self.settings: list[tuple[Target, TargetSettings]] = []
+        self.settings_before: list[tuple[Target, TargetSettings]] = []
         self._registry = registry
         self._before = before
         self._contexts = contexts
@@ -282,16 +280,16 @@ class TargetsChange(Change):
 
     def commit(self) -> None:
         """Have the targets work by the new configuration; those that are to go are closed afterwards."""
-        for target, terms in self.terms:
-            target.configure(terms)
+        for target, settings in self.settings:
+            target.configure(settings)
         every = {**self._before.targets, **self.targets}
         self._registry.put(Live(every, self._contexts, self._sharing))
 
     def revert(self) -> None:
         """Have those that lived before work as before."""
         self._registry.put(self._before)
-        for target, terms in self.terms_before:
-            target.configure(terms)
+        for target, settings in self.settings_before:
+            target.configure(settings)
 
     async def settle(self) -> None:
         """Close the targets that are gone (hooks on them end first); begin and end health checks."""
@@ -307,10 +305,3 @@ class TargetsChange(Change):
         for key, target in self.targets.items():
             if self._before.targets.get(key) is not target:
                 await target.retire()
-
-
-def target_names(urls: list[str]) -> dict[str, str]:
-    """A short name for each URL, unique among them: host and port, with the path where two share those."""
-    netlocs = {url: httpx.URL(url).netloc.decode("ascii") for url in urls}
-    count = Counter(netlocs.values())
-    return {url: netloc if count[netloc] == 1 else netloc + httpx.URL(url).path for url, netloc in netlocs.items()}

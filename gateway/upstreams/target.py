@@ -12,16 +12,16 @@ from typing import Any, Final, NamedTuple
 import httpx
 import msgspec
 
-from gateway.breaker import BreakerSettings
-from gateway.delivery import EventCheck
-from gateway.latency import LastMinute, Usual
-from gateway.metrics.catalogue import Metrics
-from gateway.metrics.cells import Value
-from gateway.repair import ResponseCheck
-from gateway.sharing import SharedBreaker
-from gateway.tracecontext import Trace
-from gateway.transport import Answer, Pool, Resolver, Terms, Transport, TransportSettings
-from gateway.upstreams.admission import Admission, Shut, Ticket
+from gateway.http.client import Answer, Pool, RequestOptions, Resolver, Transport, TransportSettings
+from gateway.model.trace_context import Trace
+from gateway.policy.breaker import BreakerSettings
+from gateway.policy.event_answers import EventCheck
+from gateway.policy.repair import ResponseCheck
+from gateway.policy.shared import SharedBreaker
+from gateway.telemetry.metrics.catalogue import Metrics
+from gateway.telemetry.metrics.cells import Value
+from gateway.upstreams.admission import Admission, EjectionScope, Ticket
+from gateway.upstreams.latency import LastMinute, LatencyEstimator
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     check: ResponseCheck | EventCheck = ResponseCheck.STRICT
     """What an answer must be to count as a verdict."""
 
-    def resent(self, sent: int) -> Outgoing:
+    def with_sent(self, sent: int) -> Outgoing:
         """The same hook for the request that comes after *sent* others."""
         if self.trace is None:
             return self
@@ -60,10 +60,10 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
         return msgspec.structs.replace(self, head=head, sent=sent)
 
 
-class TargetTerms(NamedTuple):
+class TargetSettings(NamedTuple):
     """What a configuration says of a target."""
 
-    settings: TransportSettings
+    transport: TransportSettings
     breaker: BreakerSettings | None
 
 
@@ -84,20 +84,20 @@ class Target:
         self.name = name
         self.host_header = parsed.netloc
         self.transport = Transport(resolver=resolver, quota=None if shared is None else shared.quota)
-        self.terms: TargetTerms | None = None
+        self.settings: TargetSettings | None = None
         """What it works by; None before it is in use."""
         self._shared = shared
         self.admission = Admission(shared)
         self.breaker = self.admission.common
-        self.usual = Usual()
+        self.latency = LatencyEstimator()
         self.last_minute = LastMinute()
         self.in_flight = 0
         self.retired = False
         self.last_error: tuple[float, str] | None = None
         """Unix time and words of the last failure, for people."""
-        self.why = ""
+        self.ejection_reason = ""
         """Why it was last closed, to everyone or to an app, for people."""
-        self.held_since: float | None = None
+        self.operator_ejected_since: float | None = None
         """Unix time since which an operator has it ejected."""
         self._told_out: dict[str | None, float] = {}  # since when, by the app; None: everyone's
         self._upstream = upstream
@@ -107,10 +107,10 @@ class Target:
         self._loop = asyncio.get_running_loop()
         self._outcomes: dict[str, Value] = {}
         self._metrics = metrics
-        self._up = metrics.target_up.labelled(upstream, name)
-        self._ejected = metrics.target_ejected.labelled(upstream, name)
-        self._connections = metrics.target_connections.labelled(upstream, name)
-        self._ejections = metrics.target_ejections.labelled(upstream, name)
+        self._up = metrics.target_up.with_labels(upstream, name)
+        self._ejected = metrics.target_ejected.with_labels(upstream, name)
+        self._connections = metrics.target_connections.with_labels(upstream, name)
+        self._ejections = metrics.target_ejections.with_labels(upstream, name)
         self._up.set(1.0)
 
     def __repr__(self) -> str:
@@ -127,11 +127,11 @@ class Target:
         most = self.transport.settings.max_connections
         return most if self._shared is None else self._shared.quota.part(most)
 
-    def configure(self, terms: TargetTerms) -> None:
+    def configure(self, settings: TargetSettings) -> None:
         """Take up another configuration's limits; connections, breaker and counts stay."""
-        self.terms = terms
-        self.transport.configure(terms.settings)
-        self.admission.configure(terms.breaker or NO_BREAKER, shared=terms.settings.shared)
+        self.settings = settings
+        self.transport.configure(settings.transport)
+        self.admission.configure(settings.breaker or NO_BREAKER, shared=settings.transport.shared)
 
     def exchange(self, outgoing: Outgoing, deadline: float, *, fresh: bool) -> Coroutine[Any, Any, Answer]:
         """Bring a hook to it for its whole answer; awaited, raises ExchangeError's kinds. *deadline* is loop time."""
@@ -139,15 +139,21 @@ class Target:
         host = outgoing.host
         begin = self._beginning(outgoing.path) if host is None else self._begin(outgoing.path, host)
         connect = self._loop.time() + settings.connect_timeout
-        terms = Terms(
-            deadline, connect, deadline, deadline, self.usual.estimate(), outgoing.tenant, None, b"x-request-timeout-ms"
+        options = RequestOptions(
+            queue=deadline,
+            connect=connect,
+            answer=deadline,
+            budget=deadline,
+            usual=self.latency.estimate(),
+            tenant=outgoing.tenant,
+            timeout_header=b"x-request-timeout-ms",
         )
         pool = self._pool
         if pool is None:  # not before it is needed: the system's certificate authorities take a while to load
             pool = self._pool = self.transport.pool(self.url)
         framing = _CLOSING if settings.keepalive is None else _FRAMING
         head = b"".join((begin, outgoing.head, framing % len(outgoing.body)))
-        return pool.exchange(head, outgoing.body, terms, fresh=fresh)
+        return pool.exchange(head, outgoing.body, options, fresh=fresh)
 
     def _beginning(self, path: str) -> bytes:
         """Request line and Host for a method, prepared wherever it is asked for again."""
@@ -167,18 +173,18 @@ class Target:
             return
         counter = self._outcomes.get(outcome)
         if counter is None:
-            counter = self._outcomes[outcome] = self._metrics.attempts.labelled(self._upstream, self.name, outcome)
+            counter = self._outcomes[outcome] = self._metrics.attempts.with_labels(self._upstream, self.name, outcome)
         counter.inc()
 
-    def note_failure(self, detail: str) -> None:
+    def record_error(self, detail: str) -> None:
         """Remember a failure's words for whoever asks what is wrong with this target."""
         self.last_error = (time.time(), detail)
 
-    def hold(self) -> bool:
+    def eject(self) -> bool:
         """Eject it until ``restore``, as an operator wants it; returns whether that is new."""
-        if self.held_since is not None:
+        if self.operator_ejected_since is not None:
             return False
-        self.held_since = time.time()
+        self.operator_ejected_since = time.time()
         self.breaker.eject(self._loop.time(), hold=True)
         self._ejections.inc()
         return True
@@ -186,15 +192,15 @@ class Target:
     def restore(self) -> bool:
         """Let hooks pass again, whatever had closed it; returns whether anything had."""
         now = self._loop.time()
-        was_closed = self.admission.is_closed(now)
-        self.held_since = None
+        was_closed = self.admission.admits_all(now)
+        self.operator_ejected_since = None
         self.admission.restore(now)
         self._tell_back(now, tuple(self._told_out))
         return not was_closed
 
-    def recovered(self, now: float) -> None:
+    def record_recovery(self, now: float) -> None:
         """What a health check held against it is over; what an operator holds is not."""
-        if self.held_since is None:
+        if self.operator_ejected_since is None:
             self.breaker.restore(now)
             self._tell_back(now, (None,))
 
@@ -212,12 +218,12 @@ class Target:
         if self._told_out:
             self._tell_back(now, (None, tenant))
 
-    def shut(self, whom: Shut, tenant: str, detail: str) -> None:
+    def shut(self, whom: EjectionScope, tenant: str, detail: str) -> None:
         """A breaker opened just now: count it, and tell whoever reads the log at night, though not of each probe."""
-        if self.retired or whom is Shut.NOBODY:
+        if self.retired or whom is EjectionScope.NONE:
             return
-        self.why = detail
-        app = None if whom is Shut.ALL else tenant
+        self.ejection_reason = detail
+        app = None if whom is EjectionScope.ALL else tenant
         if app is None:
             self._ejections.inc()
         if app in self._told_out:
@@ -235,11 +241,11 @@ class Target:
         for app in apps:
             if app not in self._told_out:
                 continue
-            if self.admission.is_ejected(now) if app is None else self.admission.is_closed_to(app, now):
+            if self.admission.is_ejected(now) if app is None else self.admission.is_ejected_for(app, now):
                 continue
             seconds = now - self._told_out.pop(app)
             if not self._told_out:
-                self.why = ""
+                self.ejection_reason = ""
             whose = "" if app is None else f" for app {app}"
             extra = self._fields("target_back", app)
             logger.warning(
@@ -254,5 +260,5 @@ class Target:
     def sample(self, now: float) -> None:
         """Set the gauges that only a scrape needs."""
         self._connections.set(self.transport.open_connections)
-        self._up.set(1.0 if self.admission.is_closed(now) else 0.0)
+        self._up.set(1.0 if self.admission.admits_all(now) else 0.0)
         self._ejected.set(1.0 if self.admission.is_ejected(now) else 0.0)

@@ -10,16 +10,17 @@ from typing import Final
 
 import msgspec
 
-from gateway.balance import balancer
 from gateway.config import Upstream as UpstreamConfig
-from gateway.forwarding import CompiledPolicy, Policy, encoded
-from gateway.metrics.catalogue import Metrics
-from gateway.retry import Retry, RetryOn, attempt_budget, kind_of, may_retry
-from gateway.transport import Answer, ConnectionLost, ExchangeError
+from gateway.http.client import Answer, ConnectionLost, ExchangeError
+from gateway.model.decision import AttemptRecord
+from gateway.model.verdicts import Cause, Failure, ProxyError, Ruling
+from gateway.policy.retry import Retry, RetryOn, attempt_budget, may_retry, retry_kind
+from gateway.telemetry.metrics.catalogue import Metrics
 from gateway.upstreams.admission import Ticket
-from gateway.upstreams.judging import DENIED, judge, judge_failure
+from gateway.upstreams.answers import DENIED, judge, judge_failure
+from gateway.upstreams.balance import balancer
+from gateway.upstreams.headers import CompiledPolicy, Policy, encode_headers
 from gateway.upstreams.target import Outgoing, Target
-from gateway.verdicts import AttemptRecord, Cause, Failure, ProxyError, Ruling
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
@@ -37,7 +38,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     story: tuple[AttemptRecord, ...] = ()
     """Every attempt, where there is more to tell than one that brought a verdict without waiting in a queue."""
 
-    def goes_over(self, causes: Container[Cause]) -> bool:
+    def should_fail_over(self, causes: Container[Cause]) -> bool:
         """Whether another upstream is to be asked, where one is after these failures.
 
         ``unreachable`` is what no target can have seen. A connection that broke after the hook was sent leaves open
@@ -50,7 +51,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
         late = result.cause is Cause.OVERLOAD or (self.seen and result.cause is Cause.UNREACHABLE)
         return (Cause.TIMEOUT if late else result.cause) in causes
 
-    def followed_by(self, other: Outcome, upstream: str) -> Outcome:
+    def merge_with(self, other: Outcome, upstream: str) -> Outcome:
         """Both as one: what became of the hook at another upstream, of this name, which was asked after this one.
 
         Where only this one can have seen the hook, its failure stays the hook's: a backend that fails on what a caller
@@ -125,12 +126,12 @@ class Upstream:
     ) -> None:
         self.name = name
         self.retry = config.retry
-        self.policy = CompiledPolicy(policy_of(config, keep_underscores=keep_underscores))
+        self.policy = CompiledPolicy(header_policy(config, keep_underscores=keep_underscores))
         self._loop = asyncio.get_running_loop()
         self._groups = [group for group in _by_rank(members) if group]
         self._members = members
         self._balancer = balancer(config.balance)
-        self._duration = metrics.upstream_duration.labelled(name)
+        self._duration = metrics.upstream_duration.with_labels(name)
         self._retries = metrics.retries
 
     def __repr__(self) -> str:
@@ -168,7 +169,7 @@ class Upstream:
             if not may_retry(retry, len(tried), attempt.kind, left, self._usual()):
                 break
             self._count_retry(target, attempt)
-            outgoing = outgoing.resent(before + requests)
+            outgoing = outgoing.with_sent(before + requests)
         duration = time.perf_counter() - began
         self._duration.observe(duration)
         name = target.name if target is not None else None
@@ -209,7 +210,7 @@ class Upstream:
         return None
 
     def _usual(self) -> float:
-        return min(member.target.usual.estimate() for member in self._members)
+        return min(member.target.latency.estimate() for member in self._members)
 
     # --- attempting ---
 
@@ -238,7 +239,7 @@ class Upstream:
                 target.count(Cause.UNREACHABLE)
                 self._count_retry(target, attempt)
                 lost = self._record(attempt, target, 0.0, time.perf_counter() - began)
-                outgoing = outgoing.resent(outgoing.sent + requests)
+                outgoing = outgoing.with_sent(outgoing.sent + requests)
                 fresh = True
         except BaseException:
             # Cancelled: that says nothing of the target.
@@ -258,12 +259,12 @@ class Upstream:
         if isinstance(result, Ruling):
             target.count("denied" if result is DENIED else "ok")
             own = max(0.0, seconds - attempt.queued)  # its own time, not the queue's
-            target.usual.observe(own)
+            target.latency.observe(own)
             target.last_minute.observe(own, now)
             target.answered(ticket, tenant, now)
             return
         target.count(result.cause)
-        target.note_failure(result.detail)
+        target.record_error(result.detail)
         if attempt.seen:
             target.last_minute.observe(max(0.0, seconds - attempt.queued), now)
         if attempt.stale or attempt.held_up or _is_full(result):
@@ -290,7 +291,7 @@ class Upstream:
         for member in self._members:
             if member.target is not target and member.target.admission.ready(tenant, now):
                 return 0.0
-        return max(_PATIENCE, 2 * target.usual.estimate())
+        return max(_PATIENCE, 2 * target.latency.estimate())
 
     def _recorded(self, attempt: _Attempt, target: Target, began: float, ended: float) -> tuple[AttemptRecord, ...]:
         """An attempt for the hook's story, after the one on a closed connection if it began with that."""
@@ -311,7 +312,7 @@ class Upstream:
 
     def _count_retry(self, target: Target, attempt: _Attempt) -> None:
         if isinstance(attempt.result, Failure) and not target.retired:
-            self._retries.labelled(self.name, attempt.result.cause).inc()
+            self._retries.with_labels(self.name, attempt.result.cause).inc()
 
 
 _ALL_EJECTED: Final = Failure(
@@ -332,18 +333,18 @@ _NOBODY_THERE: Final = frozenset((502, 503, 504))
 
 def _answered(answer: Answer, outgoing: Outgoing, requests: int) -> _Attempt:
     result = judge(answer, outgoing.body, outgoing.check)
-    kind = kind_of(result, harmless=False) if isinstance(result, Failure) else None
+    kind = retry_kind(result, retry_safe=False) if isinstance(result, Failure) else None
     return _Attempt(result, kind, seen=True, stale=False, requests=requests, queued=answer.queued)
 
 
 def _failed(fault: ExchangeError, outgoing: Outgoing, requests: int) -> _Attempt:
     result = judge_failure(fault.failure, outgoing.check)
-    kind = kind_of(result, harmless=fault.harmless) if isinstance(result, Failure) else None
-    stale = fault.harmless and isinstance(fault, ConnectionLost)
+    kind = retry_kind(result, retry_safe=fault.retry_safe) if isinstance(result, Failure) else None
+    stale = fault.retry_safe and isinstance(fault, ConnectionLost)
     return _Attempt(
         result,
         kind,
-        seen=not fault.harmless,
+        seen=not fault.retry_safe,
         stale=stale,
         requests=requests,
         queued=fault.queued,
@@ -369,9 +370,9 @@ def _by_rank(members: list[Member]) -> tuple[list[Member], list[Member]]:
     return [member for member in members if not member.backup], [member for member in members if member.backup]
 
 
-def policy_of(config: UpstreamConfig, *, keep_underscores: bool) -> Policy:
+def header_policy(config: UpstreamConfig, *, keep_underscores: bool) -> Policy:
     """The header rules of an upstream's configuration."""
-    headers = encoded({name: value.reveal() for name, value in config.headers.items()})
+    headers = encode_headers({name: value.reveal() for name, value in config.headers.items()})
     credentials = None
     if config.credentials is not None:
         credentials = (config.credentials.username, config.credentials.password.reveal())

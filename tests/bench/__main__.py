@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
-from bench import figures, readme, report
-from bench.contenders import Workshop, make_certificate
-from bench.load import LoadError
-from bench.machine import busy, machine, versions
-from bench.processes import BenchError, Cpus, allow_descriptors
-from bench.scenarios import SCENARIOS, measure
-from bench.targets import Measured
+from tests.bench import figures, readme, report
+from tests.bench.contenders import Workshop, make_certificate
+from tests.bench.load import LoadError
+from tests.bench.machine import busy, machine, versions
+from tests.bench.processes import BenchError, Cpus, allow_descriptors
+from tests.bench.scenarios import SCENARIOS, measure
+from tests.bench.targets import Measured
 
 RESULTS: Final = Path(__file__).resolve().parent / "results"
 README: Final = RESULTS.parents[2] / "README.md"

@@ -13,8 +13,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from bench.hooks import app_name
-from bench.processes import (
+from tests.bench.hooks import app_name
+from tests.bench.processes import (
     BenchError,
     Cpus,
     accepts,

@@ -12,12 +12,21 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from bench.contenders import Certificate, Contender, Kind, Setting, Workshop, apps_section, backend, gateway
-from bench.hooks import call_body, raw_request
-from bench.load import Answers, RateRun, keep_rate, percentile, saturate
-from bench.processes import OWN_ENVIRONMENT, BenchError, accepts, allow_descriptors, ask, await_that, free_port, running
-from bench.procstat import memory
-from bench.scenarios import HOOK_SIZE, WARM_UP, Entrant, loaded, next_run, request_file, started
+from tests.bench.contenders import Certificate, Contender, Kind, Setting, Workshop, apps_section, backend, gateway
+from tests.bench.hooks import call_body, raw_request
+from tests.bench.load import Answers, RateRun, keep_rate, percentile, saturate
+from tests.bench.processes import (
+    OWN_ENVIRONMENT,
+    BenchError,
+    accepts,
+    allow_descriptors,
+    ask,
+    await_that,
+    free_port,
+    running,
+)
+from tests.bench.procstat import memory
+from tests.bench.scenarios import HOOK_SIZE, WARM_UP, Entrant, loaded, next_run, request_file, started
 
 _MANY: Final = 10_000
 """Apps, and hooks in flight."""
@@ -131,7 +140,7 @@ def memory_held(shop: Workshop, say: Say) -> MemoryHeld:
         say(f"  only {count} hooks in flight: the limit on open files is {descriptors}, and may not be raised")
     port = free_port()
     output = shop.path("holding.log")
-    command = [sys.executable, "-m", "bench.holding", str(port)]
+    command = [sys.executable, "-m", "tests.bench.holding", str(port)]
     with (
         running(command, cpus=shop.cpus.load, output=output, environment=OWN_ENVIRONMENT) as process,
         gateway(

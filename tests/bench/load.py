@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bench.processes import OWN_ENVIRONMENT
+from tests.bench.processes import OWN_ENVIRONMENT
 
 _HERE: Final = Path(__file__).resolve().parent
 _SCRIPT: Final = _HERE / "hook.lua"
@@ -94,7 +94,7 @@ class RateRun:
 
     def __init__(self, port: int, file: Path, *, cpus: str, rate: float, seconds: float, run: int, apps: int) -> None:
         command = [
-            *("taskset", "-c", cpus, sys.executable, "-m", "bench.rate", str(port), str(file)),
+            *("taskset", "-c", cpus, sys.executable, "-m", "tests.bench.rate", str(port), str(file)),
             *("--rate", str(rate), "--seconds", str(seconds), "--run", str(run), "--apps", str(apps)),
         ]
         self._limit = seconds + 60

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from bench.processes import program
+from tests.bench.processes import program
 
 _VERSION: Final = re.compile(r"\d+(?:\.\d+)+")
 

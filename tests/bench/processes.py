@@ -21,7 +21,7 @@ _START_LIMIT: Final = 30.0
 _STOP_LIMIT: Final = 5.0
 _WANTED_DESCRIPTORS: Final = 65_536
 _PLAIN_ENVIRONMENT: Final = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-OWN_ENVIRONMENT: Final = {**_PLAIN_ENVIRONMENT, "PYTHONPATH": str(_HERE.parent)}
+OWN_ENVIRONMENT: Final = {**_PLAIN_ENVIRONMENT, "PYTHONPATH": str(_HERE.parent.parent)}
 """For the programs of this package."""
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from bench.hooks import Requests
+from tests.bench.hooks import Requests
 
 _PATIENCE: Final = 10.0
 """Seconds for the last answers."""

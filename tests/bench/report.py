@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench.contenders import Kind
-from bench.figures import HalfCapacity
-from bench.plot import Bar, Panel, drawing
-from bench.scenarios import Outcome, Result
-from bench.targets import Measured, judged, workers_gain
+from tests.bench.contenders import Kind
+from tests.bench.figures import HalfCapacity
+from tests.bench.plot import Bar, Panel, drawing
+from tests.bench.scenarios import Outcome, Result
+from tests.bench.targets import Measured, judged, workers_gain
 
 _READING = """\
 How to read it: each contender has a CPU to itself, wrk and a static nginx backend share another, all on loopback. The

@@ -11,11 +11,11 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from bench.contenders import Behind, Certificate, Contender, Kind, Setting, Workshop, backend, contender
-from bench.hooks import app_name, call_body, raw_request
-from bench.load import Load, LoadError, saturate
-from bench.processes import BenchError, ask
-from bench.procstat import cpu_seconds, memory
+from tests.bench.contenders import Behind, Certificate, Contender, Kind, Setting, Workshop, backend, contender
+from tests.bench.hooks import app_name, call_body, raw_request
+from tests.bench.load import Load, LoadError, saturate
+from tests.bench.processes import BenchError, ask
+from tests.bench.procstat import cpu_seconds, memory
 
 HOOK_SIZE: Final = 3614
 """Bytes of an incoming call's hook with its SDP, as on the wire."""

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from bench.figures import HalfCapacity, MemoryHeld, Stall, Start
-from bench.scenarios import Outcome
+from tests.bench.figures import HalfCapacity, MemoryHeld, Stall, Start
+from tests.bench.scenarios import Outcome
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The command: ``python -m chaos``; half of the time with TLS on the hook port, half without."""
+"""The command: ``python -m tests.chaos``; half of the time with TLS on the hook port, half without."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections import Counter
 
 import pytest
 
-from chaos.report import table
-from chaos.run import Result, run
+from tests.chaos.report import table
+from tests.chaos.run import Result, run
 
 
 def main() -> None:

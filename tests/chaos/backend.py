@@ -1,4 +1,4 @@
-"""The backends, a process of their own: ``python -m chaos.backend FILE``.
+"""The backends, a process of their own: ``python -m tests.chaos.backend FILE``.
 
 Three ports: *healthy*, *sick* and *standby*. Prints them as a JSON object, then obeys lines on its standard input: a
 mode's name for what *sick* does from now on. Each hook that comes is written to FILE before anything is answered.
@@ -18,8 +18,8 @@ import zlib
 from pathlib import Path
 from typing import Final, TextIO
 
-from chaos.modes import MIX, MODES, REFUSE
-from chaos.scripts import SCRIPTS, End
+from tests.chaos.modes import MIX, MODES, REFUSE
+from tests.chaos.scripts import SCRIPTS, End
 
 DELAY: Final = 0.003
 HANG: Final = 30.0

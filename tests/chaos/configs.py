@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import yaml
 
-from chaos.facts import BAD_ANSWER, CALLER_NET, CAUSES, ERROR_STATUS, OVERLOAD, TIMEOUT, UNREACHABLE
+from tests.chaos.facts import BAD_ANSWER, CALLER_NET, CAUSES, ERROR_STATUS, OVERLOAD, TIMEOUT, UNREACHABLE
 
 FILLERS: Final = 12
 MAX_CONNECTIONS: Final = 160

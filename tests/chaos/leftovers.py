@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from chaos import processes
-from chaos.facts import NUMBER, SDP_MARK, SECRET
-from chaos.stage import Stage, is_ours
+from tests.chaos import processes
+from tests.chaos.facts import NUMBER, SDP_MARK, SECRET
+from tests.chaos.stage import Stage, is_ours
 
 SETTLE: Final = 15.0
 """Seconds in which everything is back where it was, once nothing is asked any more."""

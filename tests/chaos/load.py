@@ -1,4 +1,4 @@
-"""The callers, a process of their own: ``python -m chaos.load FILE HOST:PORT RATE SEED [CA…]``.
+"""The callers, a process of their own: ``python -m tests.chaos.load FILE HOST:PORT RATE SEED [CA…]``.
 
 They call as Java's HttpURLConnection does: keep-alive connections, one hook at a time on each, and a POST whose
 connection closes before a byte of the answer is sent again, once and silently, on a new connection. Every hook has a
@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from chaos.facts import CALLER, NUMBER, PATIENCE, SDP_MARK, Attempt, Called
+from tests.chaos.facts import CALLER, NUMBER, PATIENCE, SDP_MARK, Attempt, Called
 
 CONNECTIONS: Final = {"untouched": 10, "victim": 24}
 METHODS: Final = ("OnCallEvent", "OnCallEvent", "OnCallEvent", "call", "connect", "CallStatusEvent", "CallStatusEvent")

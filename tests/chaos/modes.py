@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from chaos.facts import ALLOW, BAD_ANSWER, DELIVERED, DENY, ERROR_STATUS, TIMEOUT, UNREACHABLE
+from tests.chaos.facts import ALLOW, BAD_ANSWER, DELIVERED, DENY, ERROR_STATUS, TIMEOUT, UNREACHABLE
 
 
 class Mode(NamedTuple):

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from chaos.configs import AppRules, History, Rules
-from chaos.facts import (
+from tests.chaos.configs import AppRules, History, Rules
+from tests.chaos.facts import (
     ALLOW,
     BAD_ANSWER,
     DELIVERED,
@@ -28,7 +28,7 @@ from chaos.facts import (
     Held,
     Windows,
 )
-from chaos.modes import MODES, outcomes
+from tests.chaos.modes import MODES, outcomes
 
 STRICT: Final = 0.1
 """Seconds over the budget that a hook may take."""

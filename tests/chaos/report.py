@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chaos.run import Result
+from tests.chaos.run import Result
 
 
 def table(results: Sequence[Result]) -> str:

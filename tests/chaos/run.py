@@ -16,14 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from faulty import make_certificates
-
-from chaos.configs import first_rules, text_of
-from chaos.faults import FAULTS
-from chaos.leftovers import after_the_end, compare, measure, read_log
-from chaos.oracle import Violations
-from chaos.schedule import Planned, steps
-from chaos.stage import Stage
+from tests.chaos.configs import first_rules, text_of
+from tests.chaos.faults import FAULTS
+from tests.chaos.leftovers import after_the_end, compare, measure, read_log
+from tests.chaos.oracle import Violations
+from tests.chaos.schedule import Planned, steps
+from tests.chaos.stage import Stage
+from tests.support.faulty import make_certificates
 
 STEP_LIMIT: Final = 120.0
 """Seconds after which a step that does not end is a violation."""

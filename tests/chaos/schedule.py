@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from chaos.faults import FAULTS
+from tests.chaos.faults import FAULTS
 
 
 class Planned(NamedTuple):

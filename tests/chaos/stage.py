@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
-from faulty import Certificates
 
-from chaos import processes
-from chaos.configs import History, Place, Rules, text_of
-from chaos.facts import CALLER, SECRET, Held, Windows
-from chaos.oracle import Oracle, Violations
+from tests.chaos import processes
+from tests.chaos.configs import History, Place, Rules, text_of
+from tests.chaos.facts import CALLER, SECRET, Held, Windows
+from tests.chaos.oracle import Oracle, Violations
+from tests.support.faulty import Certificates
 
 ROOT: Final = Path(__file__).parent.parent.parent
 START: Final = 20.0
@@ -180,7 +180,7 @@ class Stage:
         """Start backends, gateway and callers."""
         self.config = self.directory / "gateway.yaml"
         self.log = self.directory / "log" / "gateway.log"
-        self.backend = Helper("chaos.backend", str(self.directory / "backend.jsonl"))
+        self.backend = Helper("tests.chaos.backend", str(self.directory / "backend.jsonl"))
         ports = json.loads(self.backend.read())
         hooks, admin = free_ports(2)
         self.hooks, self.admin = hooks, admin
@@ -203,7 +203,7 @@ class Stage:
                 raise RuntimeError(f"the gateway did not start: {self.log.read_text()[-3000:]}")
             time.sleep(0.05)
         authorities = [] if self.certificates is None else [str(one.ca) for one in self.certificates]
-        self.load = Helper("chaos.load", str(self.directory / "load.jsonl"), self.place.hooks, str(self._rate),
+        self.load = Helper("tests.chaos.load", str(self.directory / "load.jsonl"), self.place.hooks, str(self._rate),
                            str(self._seed), *authorities)  # fmt: skip
 
     def _install_tls(self) -> dict[str, str] | None:

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from gateways import ROOT
 from typer.testing import CliRunner
 
 from gateway.cli.main import app
+from tests.support.gateways import ROOT
 
 PATIENCE: Final = 30.0
 HOOK: Final = b'{"appKey": "defaultApp", "callee": "PPP005"}'

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gateways import RunningGateway, running_gateway
 
-from cli.commands import CONFIG, HOOK
-from cli.watched import CONFIG as WATCHED
-from cli.watched import NAUGHTY
-from gateway.cli.asking import TOKEN_VARIABLE
+from gateway.cli.client import TOKEN_VARIABLE
+from tests.cli.commands import CONFIG, HOOK
+from tests.cli.watched import CONFIG as WATCHED
+from tests.cli.watched import NAUGHTY
+from tests.support.gateways import RunningGateway, running_gateway
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ import httpx
 import jsonschema
 import pytest
 import yaml
-from gateways import ROOT
 
-from cli.commands import CONFIG, HOOK, explained, gateway, shell
 from gateway import __version__
-from gateway.verdicts import Cause
+from gateway.model.verdicts import Cause
+from tests.cli.commands import CONFIG, HOOK, explained, gateway, shell
+from tests.support.gateways import ROOT
 
 # --- usage ---
 

@@ -13,12 +13,12 @@ from typing import Any, Final
 
 import pytest
 import typer
-from gateways import RunningGateway
-from programs import require
 
-from cli.commands import Run, gateway, shell
-from cli.test_streams import RECORDED
 from gateway.cli.main import app
+from tests.cli.commands import Run, gateway, shell
+from tests.cli.test_streams import RECORDED
+from tests.support.gateways import RunningGateway
+from tests.support.programs import require
 
 LONG: Final = "9" * 400
 HUGE: Final = [LONG, f"-{LONG}", f"{LONG}s", "1e400"]
@@ -61,7 +61,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @contextlib.contextmanager
-def bounded() -> Iterator[None]:
+def shorten() -> Iterator[None]:
     """Neither time nor memory without end."""
 
     def give_up(number: int, frame: object) -> None:
@@ -101,7 +101,7 @@ def test_no_value_of_an_option_brings_a_traceback_hangs_or_takes_all_memory(
 ) -> None:
     for value in (*HUGE, *TEXTS, *(PLACES if parameter.name in NAMES_A_FILE else ())):
         words = arguments(name, parameter, value, running)
-        with bounded():
+        with shorten():
             run = gateway(*words)  # Run itself refuses a traceback
         assert run.status in (0, 1, 2), (words, run)
         if value in HUGE and parameter.name in ENDS_WITH_2:
@@ -133,7 +133,7 @@ def test_a_hook_may_come_through_a_pipe_that_somebody_writes_to(config: Path) ->
 
 
 def test_a_report_is_written_to_no_pipe_that_nobody_reads(place: Path) -> None:
-    with bounded():
+    with shorten():
         run = gateway("replay", "recorded.jsonl", "--to", "http://127.0.0.1:1", "--all-methods", "--json", "pipe")
     assert run.status == 2
     assert "pipe: No such device or address" in run.err

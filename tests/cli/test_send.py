@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from faulty import refused_port
 
-from cli.commands import HOOK, PATIENCE, explained, gateway
+from tests.cli.commands import HOOK, PATIENCE, explained, gateway
+from tests.support.faulty import refused_port
 
 
 class Backend(BaseHTTPRequestHandler):

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.cli.main import app
-from gateway.split import Share, Split
+from gateway.policy.split import Share, Split
 
 CONFIG: Final = """\
 upstreams: {php: {url: http://h}, new: {url: http://i}, other: {url: http://j, retry: {attempts: 3}}}

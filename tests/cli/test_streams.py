@@ -12,9 +12,9 @@ from typing import Final
 import httpx
 import pytest
 import yaml
-from gateways import ROOT, wait_until
 
-from cli.commands import PATIENCE, shell
+from tests.cli.commands import PATIENCE, shell
+from tests.support.gateways import ROOT, wait_until
 
 
 def test_a_reader_that_has_seen_enough_is_no_mistake(tmp_path: Path) -> None:

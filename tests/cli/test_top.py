@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from gateways import ROOT, RunningGateway, running_gateway
 from hypothesis import given
 from hypothesis import strategies as st
-from programs import free_port
 from rich.cells import cell_len
 from rich.console import Console
 
-from cli.commands import PATIENCE
-from cli.watched import CONFIG, ask
 from gateway.cli.top import View, screen
+from tests.cli.commands import PATIENCE
+from tests.cli.watched import CONFIG, ask
+from tests.support.gateways import ROOT, RunningGateway, running_gateway
+from tests.support.programs import free_port
 
 pytestmark = pytest.mark.usefixtures("nowhere")
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateways import LISTEN, RunningGateway
-
-from cli.commands import Run, gateway
+from tests.cli.commands import Run, gateway
+from tests.support.gateways import LISTEN, RunningGateway
 
 TOKEN: Final = "token-of-the-admin"
 NAUGHTY: Final = "call\x1b[31m\x07\x9b2J\u202e"

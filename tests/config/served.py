@@ -20,17 +20,17 @@ import httpx
 import pytest
 
 from gateway import __version__
-from gateway.cli.inspecting import check, explain
+from gateway.admin.reload import differences
+from gateway.cli.commands.inspect import check, explain
 from gateway.config import Config, Loaded
-from gateway.log import Writer
-from gateway.metrics import Metrics
-from gateway.reloading import differences
-from gateway.server import descriptors
-from gateway.server.channel import Take
-from gateway.server.hookservice import HookService
+from gateway.http.client.lookups import LookupThreads
+from gateway.server import fd_limits
+from gateway.server.hook_service import HookService
+from gateway.server.ipc import Build
+from gateway.server.pem_cache import PemCache
 from gateway.server.single import sample_certificates
-from gateway.server.spares import Spares
-from gateway.transport.lookups import LookupThreads
+from gateway.telemetry.log import LogWriter
+from gateway.telemetry.metrics import Metrics
 
 _ANSWERS: Final = frozenset((200, 401, 403))
 _MOST_APPS: Final = 6
@@ -88,13 +88,13 @@ def serve(loaded: Loaded, before: Config, directory: Path) -> str:
     """
     log = directory / "log"
     config = _recording_in(directory, loaded.config)
-    json.dumps(loaded.shown)
+    json.dumps(loaded.masked)
     differences(before, config)
-    pickle.loads(pickle.dumps(Take(0, config)))
-    Spares().look(config)
-    descriptors.shortage(config)
+    pickle.loads(pickle.dumps(Build(0, config)))
+    PemCache().refresh(config)
+    fd_limits.shortage(config)
     with open(log, "wb") as file, asyncio.Runner(loop_factory=_NoNetwork) as runner:
-        writer = Writer(os.dup(file.fileno()))
+        writer = LogWriter(os.dup(file.fileno()))
         try:
             runner.run(_serve(config, before, writer))
         finally:
@@ -105,7 +105,7 @@ def serve(loaded: Loaded, before: Config, directory: Path) -> str:
     return told
 
 
-async def _serve(config: Config, before: Config, writer: Writer) -> None:
+async def _serve(config: Config, before: Config, writer: LogWriter) -> None:
     trouble: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: trouble.append(context))
     metrics = Metrics(__version__)
@@ -151,7 +151,7 @@ def told_by_commands(file: Path, loaded: Loaded) -> str:
         out = stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         errors = stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
         patched = stack.enter_context(pytest.MonkeyPatch.context())
-        patched.setattr("gateway.cli.inspecting.load_or_fail", lambda path: loaded)  # it has just been loaded
+        patched.setattr("gateway.cli.commands.inspect.load_or_fail", lambda path: loaded)  # it has just been loaded
         check(file)
         for app, method in zip(loaded.config.apps, itertools.cycle(("OnCallEvent", "connect", "X"))):
             hook.write_text(json.dumps({"appKey": app, "callee": "112"}), "utf-8")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config import ConfigError, Loaded, Problem, loads
-from gateway.hooks import KEEP_ALIVE
+from gateway.model.hooks import KEEP_ALIVE
 
 UPSTREAMS = "upstreams: {u: {url: http://h}, v: {url: http://i}}\n"
 

@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.clientconfig import ClientConfig, Mode
-from gateway.comparison import Compare
 from gateway.config import Settings, loads
-from gateway.ratelimit import Rate
+from gateway.model.verdicts import Verdict
+from gateway.policy.comparison import Compare
+from gateway.policy.rate_limit import Rate
+from gateway.policy.repair import ResponseCheck
+from gateway.policy.rest_client_config import ClientConfig, Mode
+from gateway.policy.rules.matcher import Rule
+from gateway.policy.shadow import DEFAULT_METHODS, ShadowSettings
+from gateway.policy.split import Share
+from gateway.proxy.routes import Table
 from gateway.recording import RecordSettings
-from gateway.repair import ResponseCheck
-from gateway.routing import Table
-from gateway.rules.screening import Rule
-from gateway.shadow import DEFAULT_METHODS, ShadowSettings
-from gateway.split import Share
-from gateway.verdicts import Verdict
 
 UPSTREAMS = "upstreams: {u: {url: http://h}, v: {url: http://i}, w: {url: http://j}}\n"
 WANTED = {"OnCallEvent": {"restOnError": "FAIL"}}

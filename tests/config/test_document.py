@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.config import ConfigError, load
-from gateway.config.document import MAX_DEPTH, parse
+from gateway.config.source.document import MAX_DEPTH, parse
 
 
 def plain(text: str) -> Any:

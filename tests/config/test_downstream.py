@@ -10,17 +10,17 @@ from typing import Any, Final
 
 import httpx
 import pytest
-from gateways import running_gateway, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.admin.dry_run import prove
 from gateway.config import Config, ConfigError, KeyPath, Upstream, load, loads
-from gateway.config.addresses import is_host, parse_authority
-from gateway.config.problems import DEFECT
-from gateway.proving import prove
-from gateway.transport import Resolver
-from gateway.transport.client import origin_of
-from gateway.upstreams.registry import target_names
+from gateway.config.sections.addresses import is_host, parse_authority
+from gateway.config.sections.upstreams import target_names
+from gateway.config.source.problems import DEFECT
+from gateway.http.client import Resolver
+from gateway.http.client.transport import url_origin
+from tests.support.gateways import running_gateway, wait_until
 
 PEM: Final = Path(__file__).parent / "pem"
 HOST: Final = "must be a URL whose host is an IP address such as 192.168.1.101, or a host name"
@@ -75,7 +75,7 @@ def test_what_passes_for_a_host_is_one_for_all_that_use_it(host: str) -> None:
     url = httpx.URL(f"http://{host}/x")
     assert url.host is not None  # which decodes Punycode
     assert target_names([f"http://{host}/x"])
-    origin = origin_of(url)
+    origin = url_origin(url)
     assert origin.host.encode("idna") == origin.host.encode("ascii")
 
 
@@ -84,7 +84,7 @@ async def test_the_name_that_is_looked_up_is_the_one_that_is_written(
     written: str, sent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Python's own codec knows IDNA 2003 only, and makes strasse.de of it: somebody else's host."""
-    assert origin_of(httpx.URL(f"https://{written}/")).host == sent
+    assert url_origin(httpx.URL(f"https://{written}/")).host == sent
     asked: list[Any] = []
 
     def getaddrinfo(host: Any, *_: Any, **options: Any) -> list[Any]:
@@ -93,7 +93,7 @@ async def test_the_name_that_is_looked_up_is_the_one_that_is_written(
 
     monkeypatch.setattr("socket.getaddrinfo", getaddrinfo)
     resolver = Resolver()
-    await resolver.resolve(origin_of(httpx.URL(f"https://{written}/")).host)
+    await resolver.resolve(url_origin(httpx.URL(f"https://{written}/")).host)
     await resolver.aclose()
     assert asked == ([] if written.startswith("[") else [sent])
 
@@ -212,7 +212,7 @@ def test_what_the_checks_overlook_is_reported_at_its_place_and_without_its_words
 
 
 def test_a_validator_that_fails_is_a_problem_of_its_section(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.config.addresses.parse_network", _fail)
+    monkeypatch.setattr("gateway.config.sections.addresses.parse_network", _fail)
     problems = said("log: {level: info}\nserver: {allow_from: [10.0.0.1]}\n")
     assert len(problems) == 1
     assert problems[0].startswith("2:10: server.allow_from: cannot be used (ZeroDivisionError in test_downstream.py:")
@@ -220,7 +220,7 @@ def test_a_validator_that_fails_is_a_problem_of_its_section(monkeypatch: pytest.
 
 
 def test_a_check_that_fails_is_a_problem_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.config.checks.CrossChecks.__init__", _fail)
+    monkeypatch.setattr("gateway.config.checks.cross.CrossChecks.__init__", _fail)
     problems = said("log: {level: info}\n")
     assert len(problems) == 1
     assert problems[0].startswith("1:1: cannot be used (ZeroDivisionError in test_downstream.py:")

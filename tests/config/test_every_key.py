@@ -18,9 +18,9 @@ import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
+from gateway.admin.dry_run import prove
 from gateway.config import Config, ConfigError, Loaded, json_schema, load, loads
-from gateway.config.problems import DEFECT
-from gateway.proving import prove
+from gateway.config.source.problems import DEFECT
 
 from .keys import Document, Place, Raw, fill, places, put, value_at, written
 from .served import serve, told_by_commands, without_network
@@ -169,7 +169,7 @@ def refused(error: ConfigError, text: str, file: Path) -> None:
 
 
 def taken(loaded: Loaded, file: Path) -> None:
-    written_down = json.dumps(loaded.shown) + "".join(map(str, loaded.warnings))
+    written_down = json.dumps(loaded.masked) + "".join(map(str, loaded.warnings))
     unseen(written_down, file.read_text("utf-8"))
     told = repr(loaded.config) + told_by_commands(file, loaded) + serve(loaded, config_before(file.parent), file.parent)
     assert SECRET not in told

@@ -9,8 +9,8 @@ from typing import Any, Final
 import pytest
 
 from gateway.config import ConfigError, loads
-from gateway.hooks import KEEP_ALIVE
-from gateway.verdicts import Cause
+from gateway.model.hooks import KEEP_ALIVE
+from gateway.model.verdicts import Cause
 
 UPSTREAM: Final = "upstreams: {u: {url: http://h}}\n"
 QUIET: Final = "defaults: {methods: {StreamKeepAliveEvent: {fallback: reject}}}\n" + UPSTREAM

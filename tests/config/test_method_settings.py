@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config import Config, loads
-from gateway.delivery import EventAnswers
-from gateway.hooks import CATALOGUE, MethodType, method_type
-from gateway.methodkeys import MethodKeys
-from gateway.repair import ResponseCheck
-from gateway.retry import Retry
-from gateway.routing import Table
-from gateway.verdicts import Cause, Fallback
+from gateway.model.hooks import CATALOGUE, MethodType, method_type
+from gateway.model.verdicts import Cause, Fallback
+from gateway.policy.event_answers import EventAnswers
+from gateway.policy.method_keys import MethodKeys
+from gateway.policy.repair import ResponseCheck
+from gateway.policy.retry import Retry
+from gateway.proxy.routes import Table
 
 ALL: Final = Fallback(frozenset(Cause))
 
@@ -80,7 +80,7 @@ def test_the_most_specific_place_counts_and_at_each_the_app_s_before_that_of_def
     app: str, method: str | None, timeout: float, origin: str
 ) -> None:
     assert LAYERED.settings(app, method).timeout == timeout
-    assert LAYERED.origin(app, method, "timeout") == origin
+    assert LAYERED.setting_path(app, method, "timeout") == origin
 
 
 def test_each_setting_is_looked_for_by_itself() -> None:
@@ -88,7 +88,7 @@ def test_each_setting_is_looked_for_by_itself() -> None:
     assert (settings.timeout, settings.response_check) == (1.0, ResponseCheck.REPAIR)  # the longer of two globs
     assert (settings.retry, settings.dedupe, settings.event_answers) == (Retry(attempts=3), 2.0, EventAnswers.STRICT)
     keys = ("response_check", "retry", "dedupe", "event_answers", "fallback", "shadow")
-    assert [LAYERED.origin("a", "CallStatusEvent", key) for key in keys] == [
+    assert [LAYERED.setting_path("a", "CallStatusEvent", key) for key in keys] == [
         'apps.a.methods."*StatusEvent".response_check',
         "apps.a.methods.event.retry",
         'defaults.methods."*".dedupe',

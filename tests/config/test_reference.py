@@ -1,4 +1,4 @@
-"""The configuration's reference in deploy/docs: no key is left out, and every example of it can be used."""
+"""The configuration's reference in docs: no key is left out, and every example of it can be used."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from gateway.config import Key, loads, sections
-from gateway.config.document import parse
-from gateway.config.model import Config
-from gateway.config.tracing import is_installed
+from gateway.config import Key, loads, reference_sections
+from gateway.config.sections.root import Config
+from gateway.config.sections.tracing import is_installed
+from gateway.config.source.document import parse
 
 ROOT = Path(__file__).parents[2]
-REFERENCE = (ROOT / "deploy/docs/configuration.md").read_text("utf-8")
+REFERENCE = (ROOT / "docs/configuration.md").read_text("utf-8")
 CHAPTERS = re.findall(r"```yaml\n(.*?)```\n\n<!-- begin: keys (\S+) -->", REFERENCE, re.DOTALL)
 PEM = Path(__file__).parent / "pem"
 
-SECTIONS = sections()
+SECTIONS = reference_sections()
 KEYS = [(place, key) for place, section in SECTIONS.items() for key in section.keys]
 
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from gateway.config import ConfigError, Loaded, Problem, loads
-from gateway.hooks import KEEP_ALIVE
+from gateway.model.hooks import KEEP_ALIVE
 
 UPSTREAM = "upstreams: {u: {url: http://backend/api}}\n"
 APP = "apps: {a: {upstream: u}}\n"

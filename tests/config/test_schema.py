@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from gateway.config import json_schema, loads
-from gateway.config.document import parse
+from gateway.config.source.document import parse
 
 EXAMPLE = Path(__file__).parents[2] / "gateway.yaml"
 SCHEMA = json_schema()

@@ -95,7 +95,7 @@ def test_what_is_shown_is_the_file_with_references_kept_and_literal_secrets_mask
         "credentials: {username: wcs, password: hunter2-S3CRET}, headers: {A: '${env:GATEWAY_TEST_SECRET}', "
         "B: 'Bearer ${env:GATEWAY_TEST_SECRET}', C: hunter2-S3CRET, D: 'x$${y'}, max_connections: 5, keepalive: off"
     )
-    assert loaded.shown == {
+    assert loaded.masked == {
         "upstreams": {
             "u": {
                 "url": "http://h",
@@ -121,7 +121,7 @@ def test_keys_and_passwords_of_apps_are_masked_and_what_is_around_them_is_shown(
         "  b: {static: allow, signature: {keys: [hunter2-S3CRET, '${env:GATEWAY_TEST_SECRET}'], mode: pass, "
         "upstream_key: hunter2-S3CRET}}\n"
     )
-    assert loaded.shown["apps"] == {
+    assert loaded.masked["apps"] == {
         "a": {"static": "allow", "credentials": {"username": "wcs", "password": "***"}},
         "b": {
             "static": "allow",
@@ -133,7 +133,7 @@ def test_keys_and_passwords_of_apps_are_masked_and_what_is_around_them_is_shown(
 
 def test_names_that_look_like_secrets_are_shown() -> None:
     loaded = loads("apps: {token: {static: allow}, password: {static: reject}}\n")
-    assert loaded.shown == {"apps": {"token": {"static": "allow"}, "password": {"static": "reject"}}}
+    assert loaded.masked == {"apps": {"token": {"static": "allow"}, "password": {"static": "reject"}}}
 
 
 def test_a_secret_reached_through_an_alias_or_a_merge_is_masked_too() -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from gateway.breaker import BreakerSettings
 from gateway.config import Address, Config, Health, Secret, Settings, Target, UnixAddress, load, loads
-from gateway.hooks import MethodType
-from gateway.retry import Retry, RetryOn
-from gateway.verdicts import Cause, Fallback, Verdict
+from gateway.model.hooks import MethodType
+from gateway.model.verdicts import Cause, Fallback, Verdict
+from gateway.policy.breaker import BreakerSettings
+from gateway.policy.retry import Retry, RetryOn
 
 EXAMPLE = Path(__file__).parents[2] / "gateway.yaml"
 PEM = Path(__file__).parent / "pem"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config import ConfigError, Loaded, load, loads
-from gateway.config.tls import MAX_FILE
+from gateway.config.sections.tls import MAX_FILE
 
 PEM = Path(__file__).parent / "pem"
 UPSTREAM = "upstreams: {u: {url: http://h}}\n"

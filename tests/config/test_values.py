@@ -18,7 +18,7 @@ from gateway.config import (
     parse_listen_address,
     parse_size,
 )
-from gateway.config.addresses import overlap, parse_network
+from gateway.config.sections.addresses import overlap, parse_network
 
 
 @pytest.mark.parametrize(

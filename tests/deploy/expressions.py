@@ -13,8 +13,9 @@ from typing import Any, Final, NamedTuple
 
 import httpx
 import yaml
-from gateways import ROOT, wait_until
-from programs import free_port, require
+
+from tests.support.gateways import ROOT, wait_until
+from tests.support.programs import free_port, require
 
 PROMETHEUS: Final = ROOT / "deploy" / "prometheus"
 DASHBOARD: Final = ROOT / "deploy" / "grafana" / "wcs-gateway.json"

@@ -13,8 +13,9 @@ from typing import Final
 
 import httpx
 import pytest
-from gateways import LISTEN, ROOT, RunningGateway, running_gateway, wait_until
-from programs import Balancer, haproxy, require
+
+from tests.support.gateways import LISTEN, ROOT, RunningGateway, running_gateway, wait_until
+from tests.support.programs import Balancer, haproxy, require
 
 pytestmark = pytest.mark.real
 

@@ -17,12 +17,12 @@ from typing import Any, Final
 import httpx
 import pytest
 import yaml
-from gateways import ROOT, running_gateway, wait_until
-from programs import free_port, php_server, require
 
-from deploy.images import instructions
-from deploy.packaged import complaints, packaged
 from gateway.config import loads
+from tests.deploy.images import instructions
+from tests.deploy.packaged import complaints, packaged
+from tests.support.gateways import ROOT, running_gateway, wait_until
+from tests.support.programs import free_port, php_server, require
 
 pytestmark = pytest.mark.real
 

@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import pytest
 import yaml
-from gateways import ROOT
 
-from deploy.expressions import BUILT_IN, DASHBOARD, dashboard
-from gateway.verdicts import Source, Verdict
+from gateway.model.verdicts import Source, Verdict
+from tests.deploy.expressions import BUILT_IN, DASHBOARD, dashboard
+from tests.support.gateways import ROOT
 
 PROVISIONING: Final = ROOT / "deploy" / "grafana" / "provisioning"
 BOARD: Final = dashboard()

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import pytest
 import yaml
-from gateways import LISTEN, ROOT, running_gateway, wait_until
 
-from deploy.images import instructions
-from deploy.packaged import complaints, packaged
 from gateway.config import Loaded, loads
+from tests.deploy.images import instructions
+from tests.deploy.packaged import complaints, packaged
+from tests.support.gateways import LISTEN, ROOT, running_gateway, wait_until
 
 KUBERNETES: Final = ROOT / "deploy" / "kubernetes"
 DOCKER: Final = ROOT / "deploy" / "docker"

@@ -19,11 +19,10 @@ import pytest
 import typer.core
 import typer.main
 import yaml
-from faulty import FaultyBackend, Turn, added_case, make_certificates, reply
-from gateways import ROOT, RunningGateway, running_gateway, wait_until
-from programs import require
 
-from deploy.expressions import (
+from gateway.cli.main import app
+from gateway.telemetry.metrics import Metrics
+from tests.deploy.expressions import (
     PROMETHEUS,
     Expression,
     Prometheus,
@@ -35,10 +34,11 @@ from deploy.expressions import (
     rules,
     shown,
 )
-from gateway.cli.main import app
-from gateway.metrics import Metrics
+from tests.support.faulty import FaultyBackend, Turn, added_case, make_certificates, reply
+from tests.support.gateways import ROOT, RunningGateway, running_gateway, wait_until
+from tests.support.programs import require
 
-RUNBOOKS: Final = ROOT / "deploy" / "docs" / "alerts.md"
+RUNBOOKS: Final = ROOT / "docs" / "alerts.md"
 TESTS: Final = sorted((PROMETHEUS / "tests").glob("*.yml"))
 PATIENCE: Final = 30.0
 """Seconds for what takes one on an idle machine."""
@@ -158,7 +158,7 @@ def test_an_alert_says_how_bad_it_is_what_happened_and_where_to_read_on(rule: di
     assert told.keys() == {"summary", "description", "runbook_url"}
     assert len(told["summary"]) < 160
     assert told["description"].endswith(".")
-    assert told["runbook_url"] == f"deploy/docs/alerts.md#{rule['alert'].lower()}"
+    assert told["runbook_url"] == f"docs/alerts.md#{rule['alert'].lower()}"
 
 
 def test_every_alert_has_its_runbook_and_no_other_has() -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from gateways import ROOT, RunningGateway, running_gateway, wait_until
-from programs import require
 
 from gateway.config import Config
+from tests.support.gateways import ROOT, RunningGateway, running_gateway, wait_until
+from tests.support.programs import require
 
 pytestmark = pytest.mark.real
 

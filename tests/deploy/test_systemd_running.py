@@ -21,8 +21,9 @@ from typing import Final
 
 import httpx
 import pytest
-from gateways import ROOT, wait_until
-from programs import free_port, require
+
+from tests.support.gateways import ROOT, wait_until
+from tests.support.programs import free_port, require
 
 pytestmark = pytest.mark.real
 

@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
 from urllib.parse import unquote
 
-from gateway.clientconfig import ClientConfig, Mode, examined
-from gateway.hooks import is_json_object
-from gateway.repair import MAX_CUT, Doubt, Repaired, ResponseCheck
-from gateway.repair import repair as mend
-from gateway.transport import Answer
+from gateway.http.client import Answer
+from gateway.model.hooks import is_json_object
+from gateway.model.verdicts import Failure
+from gateway.policy.repair import MAX_CUT, Repaired, RepairFailure, ResponseCheck
+from gateway.policy.repair import repair as mend
+from gateway.policy.rest_client_config import ClientConfig, Mode, examine
 from gateway.upstreams import judge
-from gateway.verdicts import Failure
 
 _FIRST_WORD: Final = 0x80
 _DEEP: Final = 200
@@ -123,8 +123,8 @@ def connect(data: bytes) -> None:
     """What goes out means what came but for the fields wanted, which are as wanted; a second look changes nothing."""
     wanted = _WANTED[data[0] % len(_WANTED)] if data else {}
     body = _built(data[1:]) if data and data[0] >= _FIRST_WORD else spelt_out(data[1:], _CONNECT_WORDS)
-    told = examined(body, ClientConfig(Mode.WARN, wanted))
-    got = examined(body, ClientConfig(Mode.ENFORCE, wanted))
+    told = examine(body, ClientConfig(Mode.WARN, wanted))
+    got = examine(body, ClientConfig(Mode.ENFORCE, wanted))
     assert told.body == body, body
     before = _read(body)
     if before is None:
@@ -142,7 +142,7 @@ def connect(data: bytes) -> None:
     for method, fields in wanted.items():
         for field, value in fields.items():
             _is_as_wanted(_setting(before, method, field), _setting(after, method, field), field, value)
-    again = examined(got.body, ClientConfig(Mode.ENFORCE, wanted))
+    again = examine(got.body, ClientConfig(Mode.ENFORCE, wanted))
     assert again == got._replace(outcome="ok"), (again, got, body)
     if before.last(_SECTION) is None and not any(key == _SECTION for key, _ in before):
         _is_inserted(body, got.body)
@@ -276,7 +276,10 @@ def repair(data: bytes) -> None:
     elif parts.count(own) == 1 and all(field.isalnum() and field.isascii() for field in fields):
         assert is_json_object(body) or not all(_is_clean(byte) for byte in program[:12]), body
     ruling = judge(Answer(200, (), body), hook, ResponseCheck.REPAIR)
-    assert isinstance(ruling, Failure) is (isinstance(found, Doubt) and not is_json_object(body)), (ruling, body)
+    assert isinstance(ruling, Failure) is (isinstance(found, RepairFailure) and not is_json_object(body)), (
+        ruling,
+        body,
+    )
 
 
 def _written(data: bytes) -> str:

@@ -13,15 +13,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
 
 import httptools
-from fuzz_answers import ANSWER_TARGETS
 
 from gateway.config import ConfigError, loads
-from gateway.front.chunked import ChunkedBody
-from gateway.front.head import BadRequest, Head, parse_head, read_head
-from gateway.hooks import BadHookError, is_json_object, parse_hook, text_of
-from gateway.transport.connection import Answer, Connection
-from gateway.transport.faults import ExchangeError
-from gateway.transport.plain import plain_answer
+from gateway.http.client.connection import Answer, Connection
+from gateway.http.client.errors import ExchangeError
+from gateway.http.client.fast_path import plain_answer
+from gateway.http.server.chunked import ChunkedBody
+from gateway.http.server.head import BadRequest, Head, parse_head, read_head
+from gateway.model.hooks import BadHookError, field_text, is_json_object, parse_hook
+from tests.fuzz.fuzz_answers import ANSWER_TARGETS
 
 MAX_BODY: Final = 1000
 """Bytes that the readers under test take; small, so that the fuzzer gets past it."""
@@ -308,7 +308,7 @@ def hook(data: bytes) -> None:
     assert taken.app_key == expected, (taken, data)
     assert is_json_object(data)
     for raw in (taken.node_id, taken.session_id, taken.call_id, taken.caller, taken.callee):
-        text = text_of(raw)
+        text = field_text(raw)
         assert text is None or len(text) <= 256
 
 

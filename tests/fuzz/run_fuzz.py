@@ -14,9 +14,8 @@ import atheris  # type: ignore[import-untyped]  # has a venv of its own: make fu
 
 HERE = Path(__file__).parent
 
-sys.path[:0] = [str(HERE), str(HERE.parent.parent)]
-with atheris.instrument_imports(include=["gateway", "fuzz_targets", "fuzz_answers", "yaml", "json"]):
-    targets = importlib.import_module("fuzz_targets").TARGETS
+with atheris.instrument_imports(include=["gateway", "tests.fuzz", "yaml", "json"]):
+    targets = importlib.import_module("tests.fuzz.fuzz_targets").TARGETS
 
 
 def main() -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from fuzz_targets import TARGETS
+
+from tests.fuzz.fuzz_targets import TARGETS
 
 FOUND: Final = Path(__file__).parent / "found"
 INPUTS: Final = sorted(path for path in FOUND.glob("*/*") if path.is_file())

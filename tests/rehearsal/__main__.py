@@ -1,4 +1,4 @@
-"""The command: ``python -m rehearsal``."""
+"""The command: ``python -m tests.rehearsal``."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Final
 
 import pytest
 
-from rehearsal.play import Rehearsal, configuration
-from rehearsal.stage import Row, set_up
+from tests.rehearsal.play import Rehearsal, configuration
+from tests.rehearsal.stage import Row, set_up
 
 TITLE: Final = """\
 | step | hooks | allow | reject | affected | lost | CPU per hook | × plain | seen |

@@ -1,8 +1,8 @@
 """The new backend of the rehearsal: the old one's rules, ported to Python.
 
-``python -m rehearsal.candidate PORT`` serves the rules as they should be; ``--as-ported`` the first version of them, in
-which one list is too short and one setting of the connect answer is another. SIGUSR1 makes it answer 500 to everything,
-as after a bad deployment; SIGUSR2 makes it well again.
+``python -m tests.rehearsal.candidate PORT`` serves the rules as they should be; ``--as-ported`` the first version of
+them, in which one list is too short and one setting of the connect answer is another. SIGUSR1 makes it answer 500 to
+everything, as after a bad deployment; SIGUSR2 makes it well again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from rehearsal.day import CLIENT_CONFIG, CLOSED_BRANCH, CLOSED_BRANCH_AS_PORTED, PORTED_CLIENT_CONFIG, is_refused
+from tests.rehearsal.day import CLIENT_CONFIG, CLOSED_BRANCH, CLOSED_BRANCH_AS_PORTED, PORTED_CLIENT_CONFIG, is_refused
 
 
 class Candidate:

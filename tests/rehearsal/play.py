@@ -12,12 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from gateways import wait_until
-
-from gateway.hooks import MethodType, method_type
-from rehearsal.day import CLIENT_CONFIG, NUISANCE, UNLISTED, Hook, day
-from rehearsal.sending import Sending, Sent
-from rehearsal.stage import PHP_WORKERS, SETTLE_LIMIT, Expected, Row, Stage, comes_true, gateway_command
+from gateway.model.hooks import MethodType, method_type
+from tests.rehearsal.day import CLIENT_CONFIG, NUISANCE, UNLISTED, Hook, day
+from tests.rehearsal.sending import Sending, Sent
+from tests.rehearsal.stage import PHP_WORKERS, SETTLE_LIMIT, Expected, Row, Stage, comes_true, gateway_command
+from tests.support.gateways import wait_until
 
 COMPARED: Final = ("connect", "OnCallEvent", "CallStatusEvent")
 """These backends have no side effects, so that every method may be shadowed."""

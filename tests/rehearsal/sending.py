@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from rehearsal.day import Hook, Session
+from tests.rehearsal.day import Hook, Session
 
 CONNECTIONS: Final = 16
 SESSIONS_AT_ONCE: Final = 8

@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from bench.procstat import cpu_seconds
-from gateways import ROOT, RunningGateway, running_gateway, wait_until
-from programs import Backend, apache_php, free_port
-
-from rehearsal.day import CLIENT_CONFIG, Hook, Session
-from rehearsal.sending import Sending, Sent
+from tests.bench.procstat import cpu_seconds
+from tests.rehearsal.day import CLIENT_CONFIG, Hook, Session
+from tests.rehearsal.sending import Sending, Sent
+from tests.support.gateways import ROOT, RunningGateway, running_gateway, wait_until
+from tests.support.programs import Backend, apache_php, free_port
 
 PHP_WORKERS: Final = 8
 SENDING_LIMIT: Final = 60.0
@@ -28,7 +27,6 @@ SETTLE_LIMIT: Final = 20.0
 """Seconds for what is to become true after the last answer: a counter, a line of the log."""
 SELDOM: Final = 0.25
 STOP_LIMIT: Final = 10.0
-TESTS: Final = Path(__file__).resolve().parent.parent
 
 
 class Candidate:
@@ -46,11 +44,11 @@ class Candidate:
         arguments = ["--as-ported"] if as_ported else []
         with self._log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "rehearsal.candidate", str(self.port), *arguments],
+                [sys.executable, "-m", "tests.rehearsal.candidate", str(self.port), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                cwd=TESTS,
+                cwd=ROOT,
             )
         process = self._process
         assert wait_until(lambda: process.poll() is not None or _accepts(self.port), SETTLE_LIMIT)

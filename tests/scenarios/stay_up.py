@@ -1,4 +1,4 @@
-"""Measures how one gateway process stays up, and prints a Markdown table: ``python tests/scenarios/stay_up.py``.
+"""Measures how one gateway process stays up, and prints a Markdown table: ``python -m tests.scenarios.stay_up``.
 
 A row is a scenario of a bad day on real sockets. It takes about two minutes and wants a quiet machine: the times are
 the callers' own, and callers, backends and gateway share its processors.
@@ -11,7 +11,6 @@ import multiprocessing
 import multiprocessing.connection
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -19,10 +18,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from gateways import RunningGateway, wait_until
-from pacing import (
+from tests.support.gateways import RunningGateway, wait_until
+from tests.support.pacing import (
     EMPTY,
     Answered,
     Callers,

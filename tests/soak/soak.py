@@ -15,7 +15,6 @@ import os
 import random
 import resource
 import statistics
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -24,10 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-HERE: Final = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
-
-from gateways import RunningGateway, running_gateway  # noqa: E402  # not installed: beside this folder
+from tests.support.gateways import RunningGateway, running_gateway
 
 FAULTS: Final = ("error", "html", "half", "reset", "hang", "refused", "not-json", "client-leaves", "unknown")
 FAULTS_IN_HUNDRED: Final = 5

@@ -10,9 +10,9 @@ import time
 from collections.abc import AsyncIterator
 from typing import Final
 
-from chaos.facts import STRANGER_NET
-from chaos.faults.registry import PROBE_WITHIN, fault
-from chaos.stage import Stage, connections
+from tests.chaos.facts import STRANGER_NET
+from tests.chaos.faults.registry import PROBE_WITHIN, fault
+from tests.chaos.stage import Stage, connections
 
 # --- strangers ---
 

@@ -9,9 +9,9 @@ import random
 import signal
 import time
 
-from chaos.configs import BROKEN, Rules, half_of, other_rules, text_of
-from chaos.faults.registry import WATCHED, fault
-from chaos.stage import Stage
+from tests.chaos.configs import BROKEN, Rules, half_of, other_rules, text_of
+from tests.chaos.faults.registry import WATCHED, fault
+from tests.chaos.stage import Stage
 
 # --- the configuration ---
 

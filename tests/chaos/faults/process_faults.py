@@ -10,10 +10,10 @@ import resource
 import signal
 import time
 
-from chaos import processes
-from chaos.facts import Held
-from chaos.faults.registry import fault
-from chaos.stage import BACK_WITHIN, Stage
+from tests.chaos import processes
+from tests.chaos.facts import Held
+from tests.chaos.faults.registry import fault
+from tests.chaos.stage import BACK_WITHIN, Stage
 
 # --- workers ---
 

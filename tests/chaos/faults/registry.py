@@ -6,7 +6,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from chaos.stage import Stage
+from tests.chaos.stage import Stage
 
 Fault = Callable[[Stage, random.Random], Awaitable[None]]
 FAULTS: Final[dict[str, dict[str, Fault]]] = {}

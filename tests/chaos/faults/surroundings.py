@@ -8,9 +8,9 @@ import random
 import time
 from collections.abc import Iterator
 
-from chaos.faults.registry import fault
-from chaos.modes import MIX, MODES, REFUSE
-from chaos.stage import Stage
+from tests.chaos.faults.registry import fault
+from tests.chaos.modes import MIX, MODES, REFUSE
+from tests.chaos.stage import Stage
 
 # --- the backend ---
 

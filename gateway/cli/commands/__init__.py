@@ -1,0 +1,1 @@
+"""The commands, by what they do: each adds its own to the command line."""

@@ -1,0 +1,23 @@
+"""``gateway demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gateway.cli.commands.serve import serve
+from gateway.cli.common import load_or_fail
+from gateway.cli.demo import DEMO_CONFIG, run_demo
+from gateway.config import loads
+
+
+def demo(
+    config: Annotated[
+        Path | None,
+        typer.Option("-c", "--config", metavar="FILE", help="Play the backends of this configuration."),
+    ] = None,
+) -> None:
+    """Start an embedded backend and a gateway on loopback, show a few hooks and their verdicts, then serve."""
+    serve(loads(DEMO_CONFIG, "demo.yaml") if config is None else load_or_fail(config), run_demo)

@@ -1,0 +1,215 @@
+"""The parts of the documentation that are made from the code, so that they cannot say anything else than it does.
+
+``python -m gateway.cli.reference_docs FILE…`` writes them into the files, between
+``<!-- begin: NAME -->`` and ``<!-- end -->``; ``<!-- begin: keys PLACE -->`` begins the keys of the configuration's
+section at that place.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+from gateway import __version__
+from gateway.config import Key, Section, loads, reference_sections
+from gateway.model.verdicts import (
+    Cause,
+    Failure,
+    Fallback,
+    ProxyError,
+    Reason,
+    Ruling,
+    Verdict,
+    backend_allow,
+    backend_reject,
+    fallback_ruling,
+)
+from gateway.proxy.refusals import REFUSALS
+from gateway.server.signals import FAULTS, IGNORED_BY_DEFAULT, MEANINGS, WORKER_MEANINGS, Meaning, signal_name
+from gateway.telemetry.metrics import Metrics
+
+_section = re.compile(r"(<!-- begin: ([a-z-]+)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+
+_CAUSES: Final[Mapping[Cause, str]] = {
+    Cause.TIMEOUT: "gave no complete answer within the budget",
+    Cause.UNREACHABLE: "refused, reset or closed the connection without an answer; its name was not resolved, TLS "
+    "failed; or every target is ejected (of each `failover` too)",
+    Cause.OVERLOAD: "was not asked: `max_in_flight` or `rate_limit` was reached, or `max_connections` and the queue is "
+    "too long",
+    Cause.BAD_ANSWER: "answered `200` with anything but one JSON object (a PHP notice before it, a byte-order mark, "
+    "HTML, nothing), which `response_check: repair` could not mend; an answer cut short, malformed or too large; "
+    "to an event: any `2xx` with PHP's report of a fatal error",
+    Cause.ERROR_STATUS: "answered with any other status: redirects, `204`, `500` …",
+}
+_REASONS: Final[Mapping[Reason, str]] = {
+    Reason.OK: "the backend, a rule, an app with `static: allow`, or the original of a repeated hook said yes",
+    Reason.DENIED: "the backend, a rule, an app with `static: reject`, or the original of a repeated hook said no",
+    Reason.UNKNOWN_APP: "no app of the configuration serves the hook's `appKey`",
+    Reason.BAD_REQUEST: "the request is no hook, or not one that may be sent on",
+    Reason.UNAUTHORIZED: "it comes from an address that may not ask, or does not prove whose it is",
+    Reason.INTERNAL: "a defect of the gateway; its log has the traceback",
+}
+
+_SIGNALS: Final[Mapping[Meaning, str]] = {
+    Meaning.DRAIN: "answers the hooks in flight, for at most `server.drain_timeout`, and ends with status 0; a second "
+    "one ends at once",
+    Meaning.END: "ends at once: hooks in flight get their `fallback`",
+    Meaning.RELOAD: "reads the configuration again",
+}
+
+
+def verdict_table() -> str:
+    """What a backend did, and what the media server gets: worked out by the functions that decide it."""
+    rows = [
+        ("`200` with one JSON object", *_outcome(backend_allow(b"{}")), "–"),
+        ("any `2xx` to an event, with any body (`event_answers: any`)", *_outcome(backend_allow(b"{}")), "–"),
+        ("`403`: final, never retried, no failure", *_outcome(backend_reject()), "–"),
+    ]
+    allow_alone = loads("defaults: {fallback: allow}\n").config.defaults.fallback
+    for cause, words in _CAUSES.items():
+        ruling = fallback_ruling(Failure(cause, ProxyError.HTTP_PROTOCOL_ERROR, ""), Fallback(), b"{}")
+        covered = "yes" if allow_alone.verdict(cause) is Verdict.ALLOW else "no: name it"
+        rows.append((words, *_outcome(ruling), covered))
+    return _markdown(("what the backend did", "`reason`", "answer", "let pass by `fallback: allow`"), rows)
+
+
+def refusal_table() -> str:
+    """What is refused before a backend is asked."""
+    rows = [
+        (refusal.when, f"`{refusal.reason}`", f"`{status}`")
+        for status, refusals in REFUSALS.items()
+        for refusal in refusals
+    ]
+    return _markdown(("a request that is", "`reason`", "answer"), rows)
+
+
+def cure_table() -> str:
+    """What to do about each refusal."""
+    rows = [
+        (f"`{status}`", f"`{refusal.reason}`", refusal.when, refusal.cure)
+        for status, refusals in REFUSALS.items()
+        for refusal in refusals
+    ]
+    return _markdown(("answer", "`reason`", "the request is", "what to do"), rows)
+
+
+def reason_table() -> str:
+    """Every reason of a decision, in one line each."""
+    causes = {Reason(cause.value): f"the backend {words}" for cause, words in _CAUSES.items()}
+    rows = [(f"[`{reason}`](#{reason})", causes.get(reason) or _REASONS[reason]) for reason in Reason]
+    return _markdown(("`reason`", "what happened"), rows)
+
+
+def metric_table() -> str:
+    """Every metric with its kind, labels and meaning."""
+    rows = [
+        (f"`{family.name}`", family.kind, ", ".join(f"`{label}`" for label in family.labels) or "–", family.help_text)
+        for family in Metrics(__version__).families
+    ]
+    return _markdown(("metric", "kind", "labels", "meaning"), rows)
+
+
+def signal_table() -> str:
+    """What each signal means to the gateway's process and to a worker."""
+    rows = [
+        *(
+            (_signals_that(MEANINGS, it), _SIGNALS[it], _signals_that(WORKER_MEANINGS, it))
+            for it in Meaning
+            if it is not Meaning.IGNORE
+        ),
+        (
+            _names(FAULTS),
+            "a defect, or systemd's watchdog (`SIGABRT`): the process ends where it is",
+            _names(FAULTS),
+        ),
+        (_names(IGNORED_BY_DEFAULT), "nothing", _names(IGNORED_BY_DEFAULT)),
+        ("all others, real-time signals too", "nothing; a line in the log names it", "all others"),
+    ]
+    return _markdown(("signal", "`gateway run`", "a worker does the same for"), rows)
+
+
+def _signals_that(meanings: Mapping[int, Meaning], meaning: Meaning) -> str:
+    return _names(number for number, its in meanings.items() if its is meaning)
+
+
+def _names(numbers: Iterable[int]) -> str:
+    return ", ".join(f"`{signal_name(number)}`" for number in sorted(numbers)) or "–"
+
+
+def keys_at(place: str) -> str:
+    """The keys of the configuration's section that stands there. Raises KeyError."""
+    everything = reference_sections()
+    section = everything[place]
+    blocks = [section.meaning]
+    if len(section.places) > 1:
+        others = ", ".join(f"`{other}`" for other in section.places[1:])
+        blocks[0] += f" The same keys stand at {others}."
+    above = "" if place == "top" else f"{place}."
+    blocks += [_key(above, key, everything) for key in section.keys]
+    return "\n\n".join(blocks)
+
+
+def _key(above: str, key: Key, everything: Mapping[str, Section]) -> str:
+    care = f" **Mind:** {key.care}" if key.care else ""
+    below = f"{above}{key.name}"
+    inner = [it for it in everything.values() if any(_is_below(place, below) for place in it.places)]
+    form = f"{key.form} ([its keys](#{_anchor(inner[0])}))" if inner else key.form
+    is_sentence = key.default.startswith(("No default", "Required"))
+    is_value = " " not in key.default and key.default != "none"
+    default = key.default if is_sentence else f"Default: `{key.default}`" if is_value else f"Default: {key.default}"
+    return f"#### `{above}{key.name}`\n\n*Value: {form}.* {default}.\n\n{key.meaning}{care}"
+
+
+def _is_below(place: str, key: str) -> bool:
+    """Whether a section is a key's value, or holds for each name or item of it."""
+    rest = place.removeprefix(key)
+    return rest != place and (rest in ("", "[]") or (rest[1:].isupper() and rest[1:].isalpha()))
+
+
+def _anchor(section: Section) -> str:
+    """Where its keys begin, as GitHub names the heading of the first one."""
+    return re.sub(r"[^\w-]", "", f"{section.places[0]}.{section.keys[0].name}".lower())
+
+
+SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
+    "verdicts": verdict_table,
+    "refusals": refusal_table,
+    "cures": cure_table,
+    "reasons": reason_table,
+    "metrics": metric_table,
+    "signals": signal_table,
+}
+
+
+def regenerate(text: str) -> str:
+    """A document with its generated sections made anew. Raises KeyError for a section that nobody makes."""
+
+    def generate(match: re.Match[str]) -> str:
+        begin, name, place, end = match.groups()
+        return f"{begin}{SECTIONS[name]() if place is None else keys_at(place)}\n{end}"
+
+    return _section.sub(generate, text)
+
+
+def _outcome(ruling: Ruling) -> tuple[str, str]:
+    return f"`{ruling.reason}`", f"**{ruling.verdict}**, `{ruling.status}`"
+
+
+def _markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [list(head), *map(list, rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> None:
+    """Write the sections into the files named on the command line."""
+    for name in sys.argv[1:]:
+        path = Path(name)
+        path.write_text(regenerate(path.read_text("utf-8")), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

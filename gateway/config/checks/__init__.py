@@ -1,0 +1,1 @@
+"""Checks across sections: what each value allows by itself, and all of them together do not."""

@@ -1,0 +1,1 @@
+"""The configuration's model, one file a section: every key, what it may be, its default, its meaning."""

@@ -1,0 +1,103 @@
+"""The record: hooks and their decisions written down, to be replayed against another backend."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from gateway.config.sections.fields import Section
+from gateway.config.sections.tls import FilePath, absolute_path
+from gateway.config.sections.types import Fraction, ListLength, ReadAs, SizeIn, Text, TrueOrFalse, WholeNumber
+from gateway.recording import FILES, MASKED, RecordSettings
+from gateway.recording.files import BEGINS, DIGITS, is_recording
+
+MAX_MASKED: Final = 64
+
+FieldName = Annotated[
+    str, Text(r"^[^\x00-\x1f\x7f-\x9f]{1,64}$", "must be the name of a field: 1 to 64 characters, such as caller", 64)
+]
+
+
+class Record(Section):
+    """Hooks with their decisions, as JSON lines in files, for gateway replay."""
+
+    path: FilePath = Field(
+        description="The file that is written; older ones are PATH.1, PATH.2 … beside it, the highest number is the "
+        "newest. Required; its directory must be there, and only those who may know who called whom should be able to "
+        "read it. Relative paths start where this file is."
+    )
+    sample: Annotated[float, Fraction()] = Field(
+        default="100%",
+        validate_default=True,
+        description="Share of the sessions that are written down, such as 10% or 0.1; of a session all hooks or none. "
+        "Default 100%; writing takes CPU time and disk for each of them.",
+    )
+    failures_only: Annotated[bool, TrueOrFalse()] = Field(
+        default=False,
+        description="Whether only hooks are written that no backend, rule or static app decided. Default false; such "
+        "a record shows nothing of what went well.",
+    )
+    max_size: Annotated[int, SizeIn("64KiB", "64GiB")] = Field(
+        default="64MiB",
+        validate_default=True,
+        description="How large a file may grow before the next one is begun. Default 64MiB; a hook with an SDP takes "
+        "about 5KiB.",
+    )
+    files: Annotated[int, WholeNumber(1, 1000, "files")] = Field(
+        default=FILES,
+        description=f"How many files are kept, the current one counted. Default {FILES}; the oldest is deleted, so all "
+        "together take at most files times max_size.",
+    )
+    mask: Annotated[tuple[FieldName, ...], ListLength(0, MAX_MASKED, "fields")] = Field(
+        default=MASKED,
+        description="Fields whose values are replaced by pseudonyms, the same for the same value within a file, so "
+        "that a replay still matches up. Default caller and callee; an empty list writes phone numbers out.",
+    )
+
+
+RECORD: Final = ReadAs(Record, RecordSettings)
+
+
+def path_problem(value: object, directory: str) -> tuple[str | None, str | None]:
+    """What is wrong with the path of a record, and what only looks so from here; None for nothing."""
+    try:
+        path = absolute_path(value, directory)
+    except ValueError:  # which the model says
+        return None, None
+    above = os.path.dirname(path)
+    try:
+        if not stat.S_ISDIR(os.stat(above).st_mode):
+            return "stands in what is no directory", None
+        file = _status_of(path)
+        _status_of(f"{path}.{10**DIGITS - 1}")  # older files' names are longer: the system says whether it takes them
+    except (OSError, ValueError) as exc:
+        reason = (exc.strerror if isinstance(exc, OSError) else None) or "it has no valid name"
+        return f"its directory cannot be used: {reason.lower()}", None
+    if file is not None and stat.S_ISLNK(file.st_mode):
+        return None, "is a symbolic link, and none is followed: nothing is recorded"
+    if file is not None and not stat.S_ISREG(file.st_mode):
+        return "is there, but is no regular file", None
+    if not os.access(above, os.W_OK | os.X_OK) or (file is not None and not os.access(path, os.W_OK)):
+        return None, "cannot be written by this user: the gateway's own must be able to, or nothing is recorded"
+    if file is not None and not _is_recording(path):
+        return None, "is there, but holds something else than a recording: it is left as it is, and nothing is recorded"
+    return None, None
+
+
+def _status_of(path: str) -> os.stat_result | None:
+    """The file's own status, None where there is none. Raises OSError for a name that no file can have."""
+    try:
+        return os.lstat(path)
+    except FileNotFoundError:
+        return None
+
+
+def _is_recording(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return is_recording(file.read(len(BEGINS)))
+    except OSError:  # the gateway's own user may be able to
+        return True

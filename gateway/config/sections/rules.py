@@ -1,0 +1,168 @@
+"""The rules of an app: what decides a hook before any backend is asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from gateway.config.sections.fields import UPSTREAM_REFERENCE, Section
+from gateway.config.sections.types import ListLength, OneOf, OneOrMany, ReadAs, Text, invalid, invalid_value
+from gateway.model.verdicts import Verdict
+from gateway.policy.rules.globs import is_glob, is_prefix
+from gateway.policy.rules.matcher import Rule, Windows, parse_windows
+
+MAX_RULES: Final = 256
+MAX_GLOBS: Final = 1024
+MAX_SLOW: Final = 512
+"""Globs of a list of rules that each hook has to try one by one: all but plain text and ``text*``."""
+MAX_METHODS: Final = 256
+MAX_METHOD: Final = 64
+"""Characters of a method's name."""
+_CONDITIONS: Final = ("caller", "callee", "methods", "time")
+
+RuleName = Annotated[
+    str | None,
+    Text(
+        r"^[^\x00-\x1f\x7f-\x9f\[\]]+$",
+        "must be a rule's name: 1 to 64 characters, no control characters, no square brackets", 64,
+    ),
+]  # fmt: skip
+NumberGlob = Annotated[
+    str,
+    Text(
+        r"^[^\x00-\x1f\x7f-\x9f]+$",
+        'must be a number or name, with * and ? for what varies, in quotes: such as "110" or "+4930*"', 256,
+    ),
+]  # fmt: skip
+MethodGlob = Annotated[
+    str,
+    Text(
+        r"^[A-Za-z0-9_*?]{1,64}$",
+        "must be a method's name, with * and ? for what varies, such as OnCallEvent",
+        MAX_METHOD,
+    ),
+]
+NUMBERS: Final = OneOrMany(1, MAX_GLOBS, "numbers")
+METHODS: Final = OneOrMany(1, MAX_METHODS, "methods")
+
+
+class _WindowsRule:
+    """Windows of time, in one text."""
+
+    form: Final = "must be text such as Mon-Fri 22:00-06:00 Europe/Berlin"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self._read, serialization=core_schema.to_string_ser_schema()
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        examples = ["Mon-Fri 22:00-06:00 Europe/Berlin", "Sat,Sun", "2026-12-24 - 2026-12-26"]
+        return {"type": "string", "minLength": 1, "examples": examples}
+
+    def _read(self, value: object) -> Windows:
+        if not isinstance(value, str):
+            raise invalid_value(self.form)
+        try:
+            return parse_windows(value)
+        except ValueError as exc:
+            raise invalid_value(str(exc)) from exc
+
+
+class RuleSection(Section):
+    """A rule: whichever hook meets all its conditions gets its verdict, or goes to its upstream; the first one wins."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"required": ["verdict"]}, {"required": ["upstream"]}],
+            "anyOf": [{"required": [name]} for name in _CONDITIONS],
+        },
+    )
+
+    name: RuleName = Field(
+        default=None,
+        description="What log, metrics, journal and explain call it. Default: its place, such as rules[2]; without a "
+        "name, that changes when a rule is put in before it.",
+    )
+    caller: Annotated[tuple[NumberGlob, ...] | None, NUMBERS] = Field(
+        default=None,
+        description="Who calls: a number or name, or a list of them, with * for any text and ? for one character; "
+        'upper and lower case do not differ. Default: whoever calls; in quotes, or YAML reads "+49" as a number. What '
+        "a client says of itself can be made up: a rule keeps nuisance away, it proves nobody.",
+    )
+    callee: Annotated[tuple[NumberGlob, ...] | None, NUMBERS] = Field(
+        default=None,
+        description="Who is called, written as caller is. Default: whoever is called; a rule with one meets no hook "
+        "that does not carry it, as connect does not.",
+    )
+    methods: Annotated[tuple[MethodGlob, ...] | None, METHODS] = Field(
+        default=None,
+        description="Methods, globs of methods, or types: connect, direct, event, incoming. Default: with upstream "
+        "every method, with verdict every method that asks, StreamKeepAliveEvent among them, but no event; a rule that "
+        "answers events here keeps them from the backend, and calls then lack in its records.",
+    )
+    time: Annotated[Windows | None, _WindowsRule()] = Field(
+        default=None,
+        description="When: days (Mon-Fri or Sat,Sun), dates (2026-12-24 - 2026-12-26) and times (22:00-06:00), several "
+        "with ; between them, and last the time zone. Default: at any time; without a zone, it is UTC, and another one "
+        "must be in the time zone database of the gateway's machine (package tzdata). A window over midnight belongs "
+        "to the day on which it begins.",
+    )
+    verdict: Annotated[Verdict | None, OneOf((Verdict.ALLOW, Verdict.REJECT))] = Field(
+        default=None,
+        description="allow or reject, without asking a backend. Required, unless upstream stands in its place; a "
+        "reject of a call counts only where rest_client_config made it count.",
+    )
+    upstream: Annotated[str | None, UPSTREAM_REFERENCE] = Field(
+        default=None,
+        description="Upstream that decides these hooks in place of the app's. Required, unless verdict stands in its "
+        "place; a session's hooks then meet several backends.",
+    )
+
+
+def _rule(
+    name: str | None,
+    caller: tuple[str, ...] | None,
+    callee: tuple[str, ...] | None,
+    methods: tuple[str, ...] | None,
+    time: Windows | None,
+    verdict: Verdict | None,
+    upstream: str | None,
+) -> Rule:
+    if (verdict is None) == (upstream is None):
+        raise invalid("must have a verdict or an upstream" + ("" if verdict is None else ": one of them, not both"))
+    if caller is None and callee is None and methods is None and time is None:
+        raise invalid("must have a condition: caller, callee, methods or time")
+    return Rule(name or "", caller or (), callee or (), methods or (), time, verdict, upstream)
+
+
+@dataclass(frozen=True)
+class RuleList:
+    """Annotates a tuple of rules: those without a name get that of their place."""
+
+    prefix: str = ""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        many = handler.generate_schema(_RULES)
+        return core_schema.no_info_after_validator_function(self._named, many)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return handler(schema)
+
+    def _named(self, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+        globs = (glob for rule in rules for glob in (*rule.caller, *rule.callee))
+        if sum(is_glob(glob) and not is_prefix(glob) for glob in globs) > MAX_SLOW:
+            raise invalid(f"must hold at most {MAX_SLOW} numbers with a ? or with a * that is not at their end")
+        return tuple(
+            rule if rule.name else rule._replace(name=f"{self.prefix}rules[{index}]")
+            for index, rule in enumerate(rules)
+        )
+
+
+_ITEMS = tuple[Annotated[Rule, ReadAs(RuleSection, _rule)], ...]
+_RULES: Final = Annotated[_ITEMS, ListLength(0, MAX_RULES, "rules")]
+OwnRules = Annotated[_ITEMS, RuleList()]
+DefaultRules = Annotated[_ITEMS, RuleList("defaults.")]

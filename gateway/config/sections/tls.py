@@ -1,0 +1,257 @@
+"""TLS on both sides: the keys of its sections, and whether the files that they name can be used."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal, NoReturn
+
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from gateway.config.sections.addresses import find_unfit_for_path, is_host
+from gateway.config.sections.fields import Section
+from gateway.config.sections.types import Checked, NotNull, invalid, invalid_value, text_schema
+from gateway.config.source.files import ReadError, check_readable
+from gateway.config.source.problems import quote
+from gateway.http.tls.pem_files import snapshot_files
+
+MAX_FILE: Final = 4 * 1024 * 1024
+"""Bytes; a whole system's authorities take a quarter of a megabyte."""
+_MAX_PATH: Final = 4095
+_PATH_FORM: Final = "must be the path of a file: absolute, or from the directory of the configuration"
+_CONTEXT: Final = "directory"
+
+
+def validation_context(directory: str) -> dict[str, str]:
+    """The validation context in which relative paths start at *directory*."""
+    return {_CONTEXT: directory}
+
+
+def absolute_path(value: object, directory: str) -> str:
+    """The file that a value of the configuration names. Raises ValueError; the value itself is never in the message,
+    since a key may stand where its path was meant.
+    """
+    if not isinstance(value, str) or not value or find_unfit_for_path(value) or len(value) > _MAX_PATH:
+        raise ValueError(_PATH_FORM)
+    return os.path.join(directory, value)
+
+
+class _FilePathRule:
+    """Annotates ``str``: a path, made absolute."""
+
+    form = _PATH_FORM
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(self._read)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return text_schema(r"[^\x00-\x1f\x7f]+", "/etc/gateway/certificate.pem", "certificate.pem")
+
+    @staticmethod
+    def _read(value: object, info: core_schema.ValidationInfo) -> str:
+        directory = info.context[_CONTEXT] if info.context else os.getcwd()
+        try:
+            return absolute_path(value, directory)
+        except ValueError as exc:
+            raise invalid(str(exc)) from exc
+
+
+@dataclass(frozen=True)
+class _VersionRule:
+    """Annotates ``str``: a version of TLS; 1.2 without quotes is a number to YAML, and means the same."""
+
+    versions: tuple[str, ...]
+
+    @property
+    def form(self) -> str:
+        """What it must be."""
+        return f"must be {', '.join(self.versions[:-1])} or {self.versions[-1]}"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._read)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"enum": [*self.versions, *map(float, self.versions)]}
+
+    def _read(self, value: object) -> str:
+        text = str(value) if isinstance(value, float) else value
+        if not isinstance(text, str) or text not in self.versions:
+            raise invalid_value(self.form)
+        return text
+
+
+def _server_name(text: str) -> str:
+    if not is_host(text):
+        raise ValueError("must be a host name such as legacy.example.com, or an IP address")
+    return text
+
+
+FilePath = Annotated[str, _FilePathRule()]
+ServerName = Annotated[str, Checked(_server_name, r"[A-Za-z0-9._:-]+", "legacy.example.com")]
+
+
+class ServerTls(Section):
+    """TLS on the hook port. Changed files are taken up within a minute, without a restart."""
+
+    certificate: FilePath = Field(
+        description="PEM file with the gateway's certificate, then those that lead to its authority. Required; must "
+        "name the host by which the media server calls the gateway. Relative paths start where this file is."
+    )
+    key: FilePath = Field(
+        description="PEM file with the certificate's private key, not encrypted. Required; keep it readable by the "
+        "gateway's user alone."
+    )
+    client_ca: Annotated[FilePath | None, NotNull()] = Field(
+        default=None,
+        description="PEM file with the authorities whose client certificates are let in; whoever shows none of theirs "
+        "cannot connect. Once it has changed, connections made before end. Default: no certificate is asked for; a "
+        "public authority in it lets in whoever has any certificate of that.",
+    )
+    minimum_version: Annotated[Literal["1.2", "1.3"], _VersionRule(("1.2", "1.3"))] = Field(
+        default="1.2",
+        description="Oldest version of TLS that is spoken: 1.2 or 1.3. Default 1.2; 1.3 keeps old Java clients out.",
+    )
+
+    @property
+    def files(self) -> tuple[str | None, ...]:
+        """The paths of the files that belong together: ``certificate``, ``key``, ``client_ca``."""
+        return self.certificate, self.key, self.client_ca
+
+
+class UpstreamTls(Section):
+    """TLS to https targets. Their certificates are always verified; changed files are taken up within a minute."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"dependentRequired": {"certificate": ["key"], "key": ["certificate"]}},
+    )
+
+    ca: Annotated[FilePath | None, NotNull()] = Field(
+        default=None,
+        description="PEM file with the authorities that are trusted, in place of the system's; for a self-signed "
+        "backend, its certificate. Default: the system's. Relative paths start where this file is.",
+    )
+    certificate: Annotated[FilePath | None, NotNull()] = Field(
+        default=None,
+        description="PEM file with the certificate that the gateway shows the backend. Default none; together with "
+        "key.",
+    )
+    key: Annotated[FilePath | None, NotNull()] = Field(
+        default=None,
+        description="PEM file with that certificate's private key, not encrypted. Default none; keep it readable by "
+        "the gateway's user alone.",
+    )
+    minimum_version: Annotated[Literal["1.0", "1.1", "1.2", "1.3"], _VersionRule(("1.0", "1.1", "1.2", "1.3"))] = Field(
+        default="1.2",
+        description="Oldest version of TLS that is accepted: 1.0, 1.1, 1.2 or 1.3. Default 1.2; 1.0 and 1.1 are for "
+        "backends that know no better, and can be broken by whoever is on the way to them.",
+    )
+    server_name: Annotated[ServerName | None, NotNull()] = Field(
+        default=None,
+        description="Name that the backend's certificate must have, and that is asked for (SNI), where the targets' "
+        "URLs have another. Default: the host of each URL; a name that "
+        "the certificate lacks makes the targets unreachable.",
+    )
+
+    @property
+    def files(self) -> tuple[str | None, ...]:
+        """The paths of the files that belong together: ``ca``, ``certificate``, ``key``."""
+        return self.ca, self.certificate, self.key
+
+
+# --- the files ---
+
+
+class _EncryptedError(Exception):
+    """A key wants a password."""
+
+
+class TlsFiles:
+    """Looks at the files of ``tls`` sections, at each of them once."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._problems: dict[tuple[str, bool], str | None] = {}
+        self._misfits: dict[tuple[str, str, bool], tuple[str, str] | None] = {}
+
+    def problems(self, section: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+        """What is wrong with a section's files, as key and message; never what they are called or hold.
+
+        Values that are no paths are passed over.
+        """
+        usable: dict[str, str] = {}
+        for key in ("certificate", "key", "client_ca", "ca"):
+            try:
+                path = absolute_path(section.get(key), self._directory)
+            except ValueError:
+                continue
+            problem = self._problem(path, is_key=key == "key")
+            if problem is None:
+                usable[key] = path
+            elif path != section[key]:
+                yield key, f"{problem} (relative paths start at {quote(self._directory, 200)})"
+            else:
+                yield key, problem
+        if "certificate" in usable and "key" in usable:
+            is_weak_fine = str(section.get("minimum_version")) in {"1.0", "1.1"}
+            pair = (usable["certificate"], usable["key"], is_weak_fine)
+            if pair not in self._misfits:
+                self._misfits[pair] = _misfit(*pair)
+            if (found := self._misfits[pair]) is not None:
+                yield found
+
+    def _problem(self, path: str, *, is_key: bool) -> str | None:
+        if (path, is_key) not in self._problems:
+            self._problems[path, is_key] = _unreadable(path) or (None if is_key else _no_certificate(path))
+        return self._problems[path, is_key]
+
+
+def _unreadable(path: str) -> str | None:
+    try:
+        check_readable(path, MAX_FILE, "4 MiB")
+    except ReadError as exc:
+        return f"the file cannot be read: {exc}"
+    return None
+
+
+def _no_certificate(path: str) -> str | None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        with snapshot_files((path,)) as (file,):
+            context.load_verify_locations(cafile=file)
+    except OSError:  # SSLError among them, with OpenSSL's words for programmers
+        return "the file holds no certificate in PEM form"
+    return None if context.cert_store_stats()["x509"] else "the file holds no certificate in PEM form"
+
+
+def _misfit(certificate: str, key: str, is_weak_fine: bool) -> tuple[str, str] | None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    if is_weak_fine:  # whoever speaks TLS 1.0 has certificates of that time
+        context.set_ciphers("DEFAULT:@SECLEVEL=0")
+    try:
+        with snapshot_files((certificate, key)) as (chain, private):
+            assert chain is not None
+            context.load_cert_chain(chain, private, password=_ask_nobody)
+    except _EncryptedError:
+        return (
+            "key",
+            "the key is encrypted, and nobody is there to type its password: store it decrypted, readable by the "
+            "gateway's user alone",
+        )
+    except ssl.SSLError as exc:
+        reason = exc.reason or ""
+    except OSError:  # gone since it was looked at
+        reason = ""
+    else:
+        return None
+    if reason.endswith(("_TOO_SMALL", "_TOO_WEAK")):
+        return "certificate", f"OpenSSL refuses the certificate as too weak: {reason.replace('_', ' ').lower()}"
+    if reason in {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}:
+        return "key", "the key does not belong to the certificate"
+    return "key", "the file holds no private key in PEM form"
+
+
+def _ask_nobody() -> NoReturn:
+    raise _EncryptedError

@@ -1,0 +1,39 @@
+"""The watch: when a changed configuration file is reloaded by itself."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, NamedTuple
+
+from pydantic import Field
+
+from gateway.config.sections.fields import Section
+from gateway.config.sections.types import DurationIn, ReadAs, TrueOrFalse
+
+
+class WatchSettings(NamedTuple):
+    """How a changed file is reloaded by itself."""
+
+    settle: float = 2.0
+    """Seconds for which it must have been unchanged."""
+    allow_mass_removal: bool = False
+    """Whether more than half of ten or more apps may go without a command."""
+
+
+class Watch(Section):
+    """When a changed configuration file is reloaded by itself."""
+
+    settle: Annotated[float, DurationIn("0s", "10m")] = Field(
+        default="2s",
+        validate_default=True,
+        description="How long the file must have been unchanged; one that was renamed into place, and was last written "
+        "longer ago than that, is reloaded at once. Default 2s. Note: if the program that writes the file pauses for "
+        "longer, half a file may be reloaded.",
+    )
+    allow_mass_removal: Annotated[bool, TrueOrFalse()] = Field(
+        default=False,
+        description="Whether a reload that nobody asked for may remove more than half of ten or more apps. Default "
+        "false, such a file needs POST /-/reload or SIGHUP; true, and a file that was cut off takes their apps away.",
+    )
+
+
+WATCH: Final = ReadAs(Watch, WatchSettings, off=True)

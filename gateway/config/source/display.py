@@ -1,0 +1,31 @@
+"""Values as the file has them, for screens and labels: what a reference stands for may be a secret."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any, Final
+
+from gateway.config.source.references import REFERENCE
+
+_UNKNOWN: Final = "…"
+
+
+def display_value(value: str, shown: Mapping[str, Any], *path: str) -> str:
+    """The value, or what the file has at its path where that holds a reference."""
+    node: Any = shown
+    for segment in path:
+        node = node.get(segment) if isinstance(node, Mapping) else None
+    if not isinstance(node, str):
+        return _UNKNOWN
+    return node if REFERENCE.search(node) else value
+
+
+def display_urls(shown: Mapping[str, Any], upstream: str, count: int) -> Sequence[str]:
+    """The URLs of an upstream's targets as the file has them."""
+    try:
+        section = shown["upstreams"][upstream]
+        urls = [target["url"] for target in section["targets"]] if "targets" in section else [section["url"]]
+    except (KeyError, TypeError):
+        urls = []
+    return [str(url) for url in islice(urls, count)] if len(urls) == count else [_UNKNOWN] * count

@@ -1,7 +1,0 @@
-"""The front door: HTTP/1.1 as strictly as a security boundary reads it, with a deadline on everything."""
-
-from gateway.front.lowering import hold_to_limits
-from gateway.front.protocol import LINGER, FrontProtocol
-from gateway.front.state import Answer, FrontLimits, FrontState
-
-__all__ = ["LINGER", "Answer", "FrontLimits", "FrontProtocol", "FrontState", "hold_to_limits"]

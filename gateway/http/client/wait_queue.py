@@ -1,0 +1,75 @@
+"""The queue before a pool: first come, first served among those whose tenant may have a place. Pure but for futures."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from gateway.http.client.connection import Connection
+
+
+class Waiter:
+    """A request in the queue; its future brings a connection to use, or None for leave to open one."""
+
+    __slots__ = ("future", "number", "tenant")
+
+    def __init__(self, future: asyncio.Future[Connection | None], tenant: str, number: int) -> None:
+        self.future = future
+        self.tenant = tenant
+        self.number = number
+
+
+class WaitQueue:
+    """All who wait. Finding the next looks at one of each tenant's, however long the queue is."""
+
+    def __init__(self) -> None:
+        self._by_tenant: dict[str, deque[Waiter]] = {}
+        self.waiting = 0
+        """How many wait."""
+        self._last = 0
+
+    def add(self, future: asyncio.Future[Connection | None], tenant: str) -> Waiter:
+        """Join the queue at its end."""
+        self._last += 1
+        waiter = Waiter(future, tenant, self._last)
+        self._by_tenant.setdefault(tenant, deque()).append(waiter)
+        self.waiting += 1
+        return waiter
+
+    def ahead_of(self, tenant: str) -> int:
+        """About how many go before one more of this tenant's: all of its own, and of each other tenant's one.
+
+        The rest of another's are no measure: it may not have the last free place while it holds any.
+        """
+        own = self._by_tenant.get(tenant)
+        return len(self._by_tenant) if own is None else len(own) + len(self._by_tenant) - 1
+
+    def remove(self, waiter: Waiter) -> bool:
+        """Leave the queue; whether the turn was still in it."""
+        waiters = self._by_tenant.get(waiter.tenant)
+        if waiters is None or waiter not in waiters:
+            return False
+        waiters.remove(waiter)
+        self._left(waiter.tenant, waiters)
+        return True
+
+    def take(self, may: Callable[[str], bool]) -> Waiter | None:
+        """Take out whoever came first among the tenants that *may* have a place now."""
+        first: Waiter | None = None
+        for tenant, waiters in list(self._by_tenant.items()):
+            while waiters and waiters[0].future.done():  # cancelled just now; it need not take itself out any more
+                waiters.popleft()
+                self._left(tenant, waiters)
+            if waiters and (first is None or waiters[0].number < first.number) and may(tenant):
+                first = waiters[0]
+        if first is not None:
+            waiters = self._by_tenant[first.tenant]
+            waiters.popleft()
+            self._left(first.tenant, waiters)
+        return first
+
+    def _left(self, tenant: str, waiters: deque[Waiter]) -> None:
+        self.waiting -= 1
+        if not waiters:
+            del self._by_tenant[tenant]

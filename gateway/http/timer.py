@@ -1,0 +1,92 @@
+"""A timer for a time that keeps being put off: a connection's next deadline, set and called off with every hook.
+
+An event loop's own timer costs a place in its queue each time it is made, and again when it is cancelled. Here both
+are an assignment; the one timer that runs looks, when it rings, whether its time has been put off meanwhile.
+
+A loop that was held up (a machine that was paused, a CPU that others had) may come to its timers before it has looked
+at what has arrived in the meantime. An alarm that rings so late lets it look first: what it waits for may be there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from typing import Final
+
+LAG_THRESHOLD: Final = 0.25
+"""Seconds; what comes later than that was late because of this process."""
+GRACE: Final = 0.01
+"""Seconds that a loop that was held up has to look at what has arrived."""
+
+
+def _nobody() -> None:
+    """Whom an alarm calls that is closed."""
+
+
+class ResettableTimer:
+    """Calls *ring* once the time that was set last has come. Times are loop time, in seconds."""
+
+    __slots__ = ("_callback", "_due", "_excused", "_loop", "_timer", "_timer_at", "late")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+        self._loop = loop
+        self._callback = callback
+        self._due = math.inf
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
+        self._excused = math.inf
+        self.late = 0.0
+        """Seconds by which it rang too late the last time; 0 where that is no more than usual."""
+
+    def __repr__(self) -> str:
+        return f"<ResettableTimer {f'at {self._due:.3f}' if self.is_set else 'off'}>"
+
+    @property
+    def is_set(self) -> bool:
+        """Whether it will ring."""
+        return self._due != math.inf
+
+    def set(self, due: float) -> None:
+        """Ring at *due*, and not at any time set before."""
+        self._due = due
+        if due < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._start(due)
+
+    def clear(self) -> None:
+        """Do not ring; it may be set again."""
+        self._due = math.inf
+
+    def close(self) -> None:
+        """Never ring again, and let go of whoever was to hear it: else the two would keep each other in memory."""
+        self._due = math.inf
+        self._callback = _nobody
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._timer_at = math.inf
+
+    def _start(self, at: float) -> None:
+        self._timer_at = at
+        self._timer = self._loop.call_at(at, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        self._timer_at = math.inf
+        due = self._due
+        if due == math.inf:
+            return
+        now = self._loop.time()
+        if now < due:
+            self._start(due)
+            return
+        if self._excused != due:
+            self.late = 0.0
+            if now - due > LAG_THRESHOLD:
+                self._excused, self.late = due, now - due
+                self._start(now + GRACE)
+                return
+        self._due = self._excused = math.inf
+        self._callback()

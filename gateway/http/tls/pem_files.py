@@ -1,0 +1,88 @@
+"""Copies of PEM files from when they last fitted together.
+
+A worker that begins amid a renewal that failed, or is half done, finds files on the disk that it cannot use. Its
+supervisor gives it copies of those that the other workers still go by.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+Files = tuple[str | None, ...]
+"""Paths of files that belong together; None stands for no file."""
+Contents = tuple[bytes | None, ...]
+"""What they held."""
+Copies = Mapping[Files, Contents]
+
+NO_COPIES: Final[Copies] = {}
+_DESCRIPTORS: Final = "/proc/self/fd"
+_LARGEST: Final = 16 * 1024 * 1024
+"""Bytes of a PEM file; the system's own bundle of authorities has a quarter of a megabyte."""
+
+
+def read_regular(file: str | os.PathLike[str]) -> bytes:
+    """What a regular file holds. Raises OSError: for a pipe or a device too, which could keep us waiting for ever.
+
+    It does not name the file: what stands for it in the configuration may be a reference.
+    """
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as exc:
+        raise OSError(exc.errno, exc.strerror) from exc
+    with open(descriptor, "rb") as opened:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        if status.st_size > _LARGEST:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        return opened.read(_LARGEST) or b""  # None: it waits as a pipe does
+
+
+def contents_of(files: Files) -> Contents:
+    """What they hold. Raises OSError as ``read_regular`` does."""
+    return tuple(None if file is None else read_regular(file) for file in files)
+
+
+@contextlib.contextmanager
+def in_memory(contents: Contents) -> Iterator[Files]:
+    """Paths at which OpenSSL, which reads nothing but files, finds these contents: they never touch a disk.
+
+    Raises OSError where there is no /proc.
+    """
+    with contextlib.ExitStack() as stack:
+        paths: list[str | None] = []
+        for data in contents:
+            if data is None:
+                paths.append(None)
+                continue
+            file = stack.enter_context(os.fdopen(os.memfd_create("pem"), "wb", buffering=0))
+            file.write(data)
+            paths.append(f"{_DESCRIPTORS}/{file.fileno()}")
+        yield tuple(paths)
+
+
+@contextlib.contextmanager
+def snapshot_files(files: Files) -> Iterator[Files]:
+    """Paths at which OpenSSL finds what the files hold now, also if they change meanwhile.
+
+    OpenSSL itself would wait for ever where a file has become a pipe that nobody writes to. Raises OSError.
+    """
+    contents = contents_of(files)
+    if not os.path.isdir(_DESCRIPTORS):
+        yield files
+        return
+    with in_memory(contents) as paths:
+        yield paths
+
+
+def copy_files(files: Files, check: Callable[[Files], object]) -> Contents:
+    """What the files hold, once *check* takes just that. Raises OSError, as it does, where they are of no use."""
+    contents = contents_of(files)
+    with in_memory(contents) as paths:
+        check(paths)
+    return contents

@@ -1,5 +1,0 @@
-"""What the gateway counts: cheap to record on the hot path, exposed in Prometheus's text format."""
-
-from gateway.metrics.catalogue import Metrics
-
-__all__ = ["Metrics"]

@@ -1,0 +1,109 @@
+"""Who may ask: addresses, HTTP Basic credentials, and the media server's own signature of a hook's body.
+
+Comparisons take the same time whether they fail at the first byte or at the last.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hmac
+import ipaddress
+from base64 import b64decode
+from collections.abc import Iterable, Sequence
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+class AllowedAddresses:
+    """The media servers' networks; empty = whoever can connect. A peer on a unix socket has been let in by its file."""
+
+    def __init__(self, networks: Sequence[Network] = ()) -> None:
+        self._networks = tuple(networks)
+
+    @property
+    def everyone(self) -> bool:
+        """Whether no address is listed, so that hooks may come from any."""
+        return not self._networks
+
+    def allows(self, client: tuple[str, int] | None) -> bool:
+        """Whether hooks may come from this peer."""
+        if not self._networks or client is None:
+            return True
+        try:
+            address = ipaddress.ip_address(client[0].partition("%")[0])
+        except ValueError:
+            return False
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped  # an IPv4 peer on a socket that takes both
+        return any(address in network for network in self._networks)
+
+
+class UnauthorizedError(Exception):
+    """The hook does not prove whose it is; ``challenge`` is what the answer's WWW-Authenticate asks for."""
+
+    def __init__(self, detail: str, challenge: bytes) -> None:
+        super().__init__(detail)
+        self.challenge = challenge
+
+
+class BasicCredentials:
+    """HTTP Basic (RFC 7617) as the media server sends it: an app's restUsername and restPassword."""
+
+    CHALLENGE = b'Basic realm="wcs-gateway", charset="UTF-8"'
+
+    def __init__(self, username: str, password: str) -> None:
+        self._expected = f"{username}:{password}".encode()
+
+    def check(self, headers: Headers, body: bytes) -> None:
+        """Raises UnauthorizedError unless the hook carries exactly these."""
+        scheme, given = _authorization(headers)
+        try:
+            userpass = b64decode(given, validate=True) if scheme == b"basic" else b""
+        except binascii.Error:
+            userpass = b""
+        if not hmac.compare_digest(userpass, self._expected):
+            what = "the hook carries no Basic credentials" if scheme != b"basic" else "the credentials are wrong"
+            raise UnauthorizedError(what, self.CHALLENGE)
+
+
+class Signature:
+    """``Authorization: WCS <hex HMAC-MD5 of the body>``: the media server's rest_hook_send_hash.
+
+    Several keys may be good at once, so that one can be changed without losing a hook.
+    """
+
+    CHALLENGE = b"WCS"
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._keys = [key.encode() for key in keys]
+
+    def check(self, headers: Headers, body: bytes) -> None:
+        """Raises UnauthorizedError unless one of the keys made the signature of these very bytes."""
+        scheme, given = _authorization(headers)
+        if scheme != b"wcs":
+            raise UnauthorizedError("the hook carries no WCS signature", self.CHALLENGE)
+        good = False
+        for key in self._keys:
+            good |= hmac.compare_digest(body_signature(body, key), given.lower())
+        if not good:
+            raise UnauthorizedError("the signature is not that of the body with any of the keys", self.CHALLENGE)
+
+
+def body_signature(body: bytes, key: bytes) -> bytes:
+    """The hexadecimal HMAC-MD5 (RFC 2104) of a hook's body, as the media server computes it."""
+    return hmac.digest(key, body, "md5").hex().encode("ascii")
+
+
+def signed(body: bytes, key: bytes) -> tuple[bytes, bytes]:
+    """The header field that signs a body."""
+    return b"authorization", b"WCS " + body_signature(body, key)
+
+
+def _authorization(headers: Headers) -> tuple[bytes, bytes]:
+    """Scheme in lower case and credentials of the one Authorization field; empty where there is none, or several."""
+    values = [value for name, value in headers if name == b"authorization"]
+    if len(values) != 1:
+        return b"", b""
+    scheme, _, given = values[0].partition(b" ")
+    return scheme.lower(), given.strip()

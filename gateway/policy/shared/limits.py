@@ -1,0 +1,120 @@
+"""Limits that hold for all workers together: hooks inside at once, and hooks a second.
+
+How many hooks of an app each worker has inside, it writes into a word of its own, and then looks at the sum: two that
+come in the same moment may both be refused the last place, but never both have it. A bucket of tokens is one for all,
+changed under its lock. It may run empty at one worker, if all hooks come there.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from gateway.policy.rate_limit import ENOUGH, Limiter, Rate
+from gateway.policy.shared.memory import LIMIT_NAMES, LIMIT_WORDS, LOCK_OF_LIMITS, Memory
+from gateway.policy.shared.names import leave_entry, take_entry
+
+_TAKEN: Final = 1
+_FILLED_AT: Final = 2
+
+
+class Places(Protocol):
+    """Hooks inside at once, of all workers."""
+
+    def note(self, mine: int) -> None:
+        """This worker has so many inside."""
+
+    def total(self, mine: int) -> int:
+        """How many are inside, where this worker has so many and has noted it."""
+
+
+class _SumOfAll:
+    """What every worker has noted."""
+
+    __slots__ = ("_all", "_own", "_words")
+
+    def __init__(self, memory: Memory, entry: int) -> None:
+        self._words = memory.words
+        self._all = memory.counts(entry)
+        self._own = memory.own(self._all)
+
+    def note(self, mine: int) -> None:
+        self._words[self._own] = mine
+
+    def total(self, mine: int) -> int:
+        return sum(self._words[self._all])
+
+
+class _AsManyEach:
+    """Where there is no room for one app more: each worker has an equal share."""
+
+    __slots__ = ("_workers",)
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+
+    def note(self, mine: int) -> None:
+        pass
+
+    def total(self, mine: int) -> int:
+        return mine * self._workers
+
+
+class Bucket:
+    """A ``Limiter`` that all workers fill and take from."""
+
+    __slots__ = ("_alone", "_at", "_burst", "_floats", "_lock", "_memory", "_per_second")
+
+    def __init__(self, memory: Memory, entry: int, rate: Rate, now: float) -> None:
+        self._memory = memory
+        self._floats = memory.floats
+        self._at = LIMIT_NAMES.entries + entry * LIMIT_WORDS
+        self._lock = LOCK_OF_LIMITS + entry
+        self._per_second = rate.per_second
+        self._burst = rate.burst
+        self._alone = Limiter(rate.per_worker(memory.workers), now)
+        """Stands in while another worker was stopped amid a change."""
+
+    def take(self, now: float) -> bool:
+        """Whether one more hook may come now; if so, it is counted."""
+        if not self._memory.lock(self._lock):
+            return self._alone.take(now)
+        try:
+            floats, at = self._floats, self._at
+            taken, filled_at = floats[at + _TAKEN], floats[at + _FILLED_AT]
+            if now > filled_at:  # workers' clocks are a few milliseconds apart: what is filled in is not filled again
+                taken = max(0.0, taken - (now - filled_at) * self._per_second)
+                floats[at + _FILLED_AT] = now
+            may = self._burst - taken >= ENOUGH
+            floats[at + _TAKEN] = taken + 1.0 if may else taken
+            return may
+        finally:
+            self._memory.unlock(self._lock)
+
+    def configure(self, rate: Rate) -> None:
+        """Go on with another rate. What has been taken stays taken."""
+        self._per_second = rate.per_second
+        self._burst = rate.burst
+        self._alone.configure(rate.per_worker(self._memory.workers))
+
+
+class AppLimits:
+    """An app's entry in the shared memory, for as long as this worker serves it."""
+
+    __slots__ = ("_entry", "_memory", "places")
+
+    def __init__(self, memory: Memory, name: str) -> None:
+        self._memory = memory
+        self._entry = entry = take_entry(memory, LIMIT_NAMES, name)
+        self.places: Places = _AsManyEach(memory.workers) if entry is None else _SumOfAll(memory, entry)
+
+    def limiter(self, rate: Rate, now: float) -> Limiter | Bucket:
+        """What counts hooks that come at this rate."""
+        if self._entry is None:
+            return Limiter(rate.per_worker(self._memory.workers), now)
+        return Bucket(self._memory, self._entry, rate, now)
+
+    def leave(self) -> None:
+        """This worker serves the app no more, and has none of its hooks inside."""
+        if self._entry is not None:
+            self.places.note(0)
+            leave_entry(self._memory, LIMIT_NAMES, self._entry)

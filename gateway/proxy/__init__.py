@@ -1,0 +1,1 @@
+"""A hook's life: routed, decided within its budget, answered once."""

@@ -1,0 +1,423 @@
+"""From appKey and method to a Route: an immutable table, all of it worked out when the configuration is loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
+from functools import partial
+from itertools import chain
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from gateway.config import DEDUPED, Config, Settings
+from gateway.model.decision import OTHER_METHOD
+from gateway.model.hooks import MethodType, method_type
+from gateway.model.verdicts import Cause, Fallback, Verdict
+from gateway.policy.access import BasicCredentials, Signature
+from gateway.policy.event_answers import EventAnswers, EventCheck
+from gateway.policy.method_keys import MethodKeys, is_name, known_methods
+from gateway.policy.rate_limit import Rate
+from gateway.policy.repair import ResponseCheck
+from gateway.policy.rest_client_config import ClientConfig, Mode
+from gateway.policy.retry import Retry
+from gateway.policy.rules.globs import compile_glob, fold, is_glob
+from gateway.policy.rules.matcher import Rule, Rules, scope
+from gateway.policy.shadow import Shadow, ShadowSettings, find_shadow
+from gateway.policy.split import Split
+from gateway.proxy.tenants import Tenant
+
+Guard = BasicCredentials | Signature
+
+
+class Route(msgspec.Struct, frozen=True, gc=False):
+    """What awaits a hook of one method; apps that are configured alike share it."""
+
+    upstream: str | None
+    """None where *static* decides; the first of them where several share the sessions."""
+    static: Verdict | None
+    budget: float
+    """Seconds for the whole hook."""
+    fallback: Fallback
+    retry: Retry
+    inherits_retry: bool
+    """Whether *retry* is its upstream's; another upstream then has its own."""
+    dedupe: float | None
+    """Seconds for which a hook that comes again byte for byte gets the same verdict; None = each is asked."""
+    guard: Guard | None
+    """What a hook must prove; None = nothing."""
+    sign_with: bytes | None
+    """Key of the signature that the backend gets in place of the media server's."""
+    max_in_flight: int | None
+    """Hooks of the app that backends are asked for at once; None = no limit of its own."""
+    is_plain: bool
+    """Whether *upstream* is known without looking at the hook."""
+    rules: Rules | None
+    split: Split | None
+    failover: tuple[str, ...]
+    """Asked in turn where the upstream fails in one of the ways of *failover_on*."""
+    rate: Rate | None
+    """How fast hooks of the app may come; None = as fast as they like."""
+    client_config: ClientConfig | None
+    """What answers to connect are to set; None = they are not looked at."""
+    connects: bool
+    """Whether a session begins with this hook, and its answer is to be looked at."""
+    response_check: ResponseCheck | EventCheck
+    shadow: Shadow | None
+    failover_on: frozenset[Cause]
+    first_budget: float | None
+    """Seconds that the upstream has before *failover* gets its time; None = the whole budget."""
+
+
+_MAX_OTHERS: Final = 1024
+"""Names of unknown methods whose class is remembered, for each set of keys: they come from outside."""
+_MAX_CLASSES: Final = 256
+"""Classes of methods for which routes are kept."""
+
+
+class MethodClass(NamedTuple):
+    """Methods to which the same settings apply, in every app with these keys."""
+
+    example: str | None
+    """One of them; None = any of which nothing is said."""
+    kind: MethodType
+    """Their type, as far as it matters."""
+    is_named: bool
+    """Whether a key under ``methods`` stands for them."""
+
+
+class MethodClasses(dict[str, int]):
+    """From a method's name to the place of its class; the first class is that of methods of which nothing is said.
+
+    Known methods are in it; the place of any other is worked out when its first hook comes. Apps whose keys under
+    ``methods`` are the same share it.
+    """
+
+    def __init__(self, own: Collection[str], common: Collection[str], kinds: _MethodTypes) -> None:
+        self._own, self._common, self._kinds = MethodKeys(own), MethodKeys(common), kinds
+        nothing_said = ((((), (), ()), ((), (), ())), False, MethodType.DIRECT)
+        self._places: dict[object, int] = {nothing_said: 0}
+        self.all: list[MethodClass] = [MethodClass(None, MethodType.DIRECT, is_named=False)]
+        """Those that have been met so far."""
+        for method in (*known_methods(kinds.hook_types), *filter(is_name, (*own, *common))):
+            self[method] = self._place(method)
+        self._most = len(self) + _MAX_OTHERS
+
+    def __missing__(self, method: str) -> int:
+        place = self._place(method)
+        if len(self) < self._most:
+            self[method] = place
+        return place
+
+    def _place(self, method: str) -> int:
+        kind = method_type(method, self._kinds.hook_types)
+        matters = self._kinds.mattering(kind)
+        ranks = self._own.ranks(method, kind), self._common.ranks(method, kind)
+        place = self._places.setdefault((ranks, method in DEDUPED, matters), len(self.all))
+        if place == len(self.all):
+            self.all.append(MethodClass(method, matters, is_named=any(map(any, ranks))))
+        return place
+
+
+class _MethodTypes:
+    """The types of methods, as far as routes have to tell them apart."""
+
+    def __init__(self, config: Config) -> None:
+        self.hook_types = config.hook_types
+        rules = chain(config.defaults.rules, *(app.rules for app in config.apps.values()))
+        named = {fold(method) for rule in rules for method in rule.methods}
+        for app in config.apps.values():
+            named.update(key for key, own in app.methods.items() if own.shadow is not None)
+            if isinstance(app.shadow, ShadowSettings):
+                named.update(map(fold, app.shadow.methods))
+        self._all = bool(named & {MethodType.DIRECT, MethodType.INCOMING})
+
+    def mattering(self, kind: MethodType) -> MethodType:
+        """The type, or ``direct`` where it makes no difference."""
+        return kind if self._all or kind in (MethodType.CONNECT, MethodType.EVENT) else MethodType.DIRECT
+
+
+class _AppRoutes(dict[int, Route]):
+    """The routes of an app by the places of their classes; what is not there yet is made."""
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[[int], Route]) -> None:
+        self._make = make
+
+    def __missing__(self, place: int) -> Route:
+        route = self._make(place)
+        if len(self) < _MAX_CLASSES:
+            self[place] = route
+        return route
+
+
+class App(msgspec.Struct, gc=False):
+    """An app of the configuration, compiled."""
+
+    name: str
+    """The configured name or glob."""
+    classes: MethodClasses
+    routes: Mapping[int, Route]
+    tenant: Tenant
+    """What lives; whoever takes the table into service puts that of before in its place."""
+
+    @property
+    def default(self) -> Route:
+        """The route of methods of which nothing is said."""
+        return self.routes[0]
+
+    def route(self, method: str) -> Route:
+        """The route of a method."""
+        return self.routes[self.classes[method]]
+
+
+class Match(NamedTuple):
+    """A route and why it was taken, for people."""
+
+    app: str
+    """The configured name or glob."""
+    route: Route
+    reason: str
+
+
+class RuleNames(Container[tuple[str, str]]):
+    """App and rule, by name, of all that there are; the rules of defaults are not written down for each app."""
+
+    def __init__(self, config: Config) -> None:
+        self._apps = frozenset(config.apps)
+        self._common = frozenset(rule.name for rule in config.defaults.rules)
+        self._own = {name: frozenset(rule.name for rule in app.rules) for name, app in config.apps.items() if app.rules}
+
+    def __contains__(self, pair: Any) -> bool:
+        app, rule = pair
+        return app in self._apps and (rule in self._common or rule in self._own.get(app, ()))
+
+
+class Table:
+    """All routes of one configuration. Look-ups cost the same for ten apps and for ten thousand."""
+
+    def __init__(self, config: Config) -> None:
+        routes = _RouteBuilder(config)
+        self._apps = {name: routes.app(name) for name in config.apps}
+        routes.forget()
+        self._exact: dict[str, App] = {}
+        prefixes: dict[int, dict[str, App]] = {}
+        globs: list[tuple[str, re.Pattern[str], App]] = []
+        for name, compiled in self._apps.items():
+            if not is_glob(name):
+                self._exact[name] = compiled
+            elif is_glob(name[:-1]) or not name.endswith("*"):
+                globs.append((name, compile_glob(name), compiled))
+            else:
+                prefixes.setdefault(len(name) - 1, {})[name[:-1]] = compiled
+        # ``prefix*`` is the usual glob: it is found by its prefix, longest first, however many there are.
+        self._prefixes = sorted(prefixes.items(), reverse=True)
+        self._globs = sorted(globs, key=lambda entry: len(entry[0]), reverse=True)
+        self._other = None if config.unknown_app == "reject" else self._apps[config.unknown_app]
+        self.shared_upstreams = self._sharing()
+        """The upstreams that several apps use."""
+        self.rules = RuleNames(config)
+        configured = set(config.defaults.methods).union(*(app.methods for app in config.apps.values()))
+        self._labels = {name: name for name in (*known_methods(config.hook_types), *filter(is_name, configured))}
+
+    @property
+    def apps(self) -> Iterable[App]:
+        """All of them."""
+        return self._apps.values()
+
+    def find(self, app_key: str, method: str) -> tuple[Tenant, Route] | None:
+        """Whose a hook is, and its route; None where no app of the configuration serves it."""
+        app = self._exact.get(app_key) or self._by_glob(app_key) or self._other
+        return None if app is None else (app.tenant, app.routes[app.classes[method]])
+
+    def explain(self, app_key: str, method: str) -> Match | None:
+        """The route of a hook, with the reason in words."""
+        found = self.find(app_key, method)
+        if found is None:
+            return None
+        tenant, route = found
+        if app_key in self._exact:
+            reason = "an app of exactly this name is configured"
+        elif self._by_glob(app_key) is not None:
+            reason = f"{tenant.name!r} is the longest glob that matches"
+        else:
+            reason = f"no app matches; unknown_app names {tenant.name!r}"
+        return Match(tenant.name, route, reason)
+
+    def route_for(self, app: str, method: str | None) -> Route:
+        """The route that a configured app has for a method, or for those of which nothing is said (None)."""
+        compiled = self._apps[app]
+        return compiled.default if method is None else compiled.route(method)
+
+    def method_label(self, method: str) -> str:
+        """The method's name as a metric label: bounded by catalogue and configuration."""
+        return self._labels.get(method, OTHER_METHOD)
+
+    def _sharing(self) -> set[str]:
+        users: dict[str, int] = {}
+        for name, app in self._apps.items():
+            for upstream in set[str]().union(*map(route_upstreams, app.routes.values())):
+                users[upstream] = users.get(upstream, 0) + (2 if is_glob(name) else 1)
+        return {upstream for upstream, apps in users.items() if apps > 1}
+
+    def _by_glob(self, app_key: str) -> App | None:
+        found: App | None = None
+        length = -1
+        for size, apps in self._prefixes:
+            if size <= len(app_key) and (app := apps.get(app_key[:size])) is not None:
+                found, length = app, size + 1
+                break
+        for name, pattern, app in self._globs:
+            if len(name) <= length:
+                break
+            if pattern.fullmatch(app_key):
+                return app
+        return found
+
+
+def route_upstreams(route: Route) -> set[str]:
+    """The upstreams that may decide a hook of this route."""
+    names = set(route.failover)
+    if route.upstream is not None:
+        names.add(route.upstream)
+    if route.split is not None:
+        names |= route.split.names
+    if route.rules is not None:
+        names |= route.rules.upstreams
+    return names
+
+
+class _RouteBuilder:
+    """Makes routes, each once: apps that are configured alike share them, and the hooks of all find them at hand."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._kinds = _MethodTypes(config)
+        self._classes: dict[tuple[str, ...], MethodClasses] = {}
+        self._rules: dict[tuple[object, ...], Rules | None] = {}
+        self._routes: dict[tuple[object, ...], Route] = {}
+        self._shared: dict[tuple[int, ...], _AppRoutes] = {}
+        self._settings: list[Settings] = []
+        """Of each route: while they live, nothing else has the identity of a part of theirs."""
+
+    def forget(self) -> None:
+        """Let go of what was only kept while routes were made for all apps: a few may come later."""
+        self._routes.clear()
+        self._shared.clear()
+        self._settings.clear()
+
+    def app(self, name: str) -> App:
+        """An app with its routes: of every class that is known by now."""
+        app = self._config.apps[name]
+        keys = tuple(app.methods)
+        classes = self._classes.get(keys)
+        if classes is None:
+            classes = self._classes[keys] = MethodClasses(keys, tuple(self._config.defaults.methods), self._kinds)
+        every = self._config.settings(name, None)
+        own = _AppRoutes(partial(self._of_class, name, classes, None))
+        for place in range(len(classes.all)):
+            own[place] = self._of_class(name, classes, every, place)
+        if not any(map(is_glob, (*keys, *self._config.defaults.methods))):
+            # No class will come to these: apps that are alike so far are alike for ever.
+            own = self._shared.setdefault((id(classes), *map(id, own.values())), own)
+        return App(name, classes, own, Tenant(name))
+
+    def _of_class(self, name: str, classes: MethodClasses, every: Settings | None, place: int) -> Route:
+        method, kind, is_named = classes.all[place]
+        if is_named or every is None:
+            settings = self._config.settings(name, method)
+        else:
+            settings = self._config.plain_settings(name, method, every)
+        rules = self._compiled(self._config.apps[name].rules, kind, static=settings.static is not None)
+        return self._route(kind, settings, rules)
+
+    def _route(self, kind: MethodType, settings: Settings, rules: Rules | None) -> Route:
+        key = (
+            kind is MethodType.CONNECT, _check_of(settings, kind), settings.upstream, settings.static,
+            settings.timeout, settings.fallback, settings.retry,
+            settings.max_in_flight, settings.dedupe, id(settings.credentials), id(settings.signature), settings.split,
+            settings.failover, id(settings.client_config), settings.rate_limit, id(rules),
+            settings.shadow, settings.shadow and kind, settings.failover_on, settings.failover_reserve,
+        )  # fmt: skip
+        route = self._routes.get(key)
+        if route is None:
+            route = self._routes[key] = _route(self._config, kind, settings, rules)
+            self._settings.append(settings)
+        return route
+
+    def _compiled(self, own: tuple[Rule, ...], kind: MethodType, *, static: bool) -> Rules | None:
+        """The rules that a method of this type can meet; None where there are none. A static app asks no upstream."""
+        more = None
+        if common := self._config.defaults.rules:
+            more = self._of_rules(tuple(it for it in common if it.upstream is None) if static else common, kind, None)
+        return self._of_rules(own, kind, more) if own else more
+
+    def _of_rules(self, rules: tuple[Rule, ...], kind: MethodType, more: Rules | None) -> Rules | None:
+        scopes = tuple(scope(rule, kind) for rule in rules)
+        if not any(methods is not None for methods in scopes):
+            return more
+        key = (rules, scopes, id(more))
+        compiled = self._rules.get(key)
+        if compiled is None:
+            compiled = self._rules[key] = Rules(rules, more, kind)
+        return compiled
+
+
+def _check_of(settings: Settings, kind: MethodType) -> ResponseCheck | EventCheck:
+    """What an answer must be to count as a verdict."""
+    check = settings.response_check
+    if kind is not MethodType.EVENT or settings.event_answers is EventAnswers.STRICT:
+        return check
+    return EventCheck.REPAIR if check is ResponseCheck.REPAIR else EventCheck.ANY
+
+
+def _route(config: Config, kind: MethodType, settings: Settings, rules: Rules | None) -> Route:
+    client_config = settings.client_config if settings.client_config.mode is not Mode.OFF else None
+    return Route(
+        settings.upstream,
+        settings.static,
+        settings.timeout,
+        settings.fallback,
+        settings.retry or _retry_of(config, settings.upstream),
+        settings.retry is None,
+        settings.dedupe,
+        _guard(settings),
+        _upstream_key(settings),
+        settings.max_in_flight,
+        rules is None and not settings.split and settings.upstream is not None,
+        rules,
+        Split(settings.split) if settings.split else None,
+        settings.failover,
+        settings.rate_limit,
+        client_config,
+        kind is MethodType.CONNECT and client_config is not None,
+        _check_of(settings, kind),
+        find_shadow(settings.shadow, None, kind),
+        settings.failover_on,
+        _first_budget(settings),
+    )
+
+
+def _first_budget(settings: Settings) -> float | None:
+    """Only a timeout uses up the time: after any other failure there is some left."""
+    if not settings.failover or Cause.TIMEOUT not in settings.failover_on or not settings.failover_reserve:
+        return None
+    return settings.timeout * (1.0 - settings.failover_reserve)
+
+
+def _guard(settings: Settings) -> Guard | None:
+    if settings.credentials is not None:
+        return BasicCredentials(settings.credentials.username, settings.credentials.password.reveal())
+    if settings.signature is not None and settings.signature.mode == "verify":
+        return Signature([key.reveal() for key in settings.signature.keys])
+    return None
+
+
+def _upstream_key(settings: Settings) -> bytes | None:
+    signature = settings.signature
+    return None if signature is None or signature.upstream_key is None else signature.upstream_key.reveal().encode()
+
+
+def _retry_of(config: Config, upstream: str | None) -> Retry:
+    return Retry() if upstream is None else config.upstreams[upstream].retry

@@ -1,0 +1,46 @@
+"""The two Starlette applications, each built in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway.admin import console
+from gateway.admin.api import Api
+from gateway.admin.endpoints import Admin, AdminState, Guard
+from gateway.admin.overview import Overview
+from gateway.proxy.endpoint import HookEndpoint
+
+
+class _HookApp(Starlette):
+    """Starlette without what no hook needs: every path leads to the one endpoint, which raises no exceptions.
+
+    Router, error middleware and the calls between them would cost an eighth of a hook's CPU time. Should the endpoint
+    ever raise, the front door logs that and ends the connection.
+    """
+
+    def __init__(self, endpoint: HookEndpoint) -> None:
+        super().__init__()
+        self._endpoint = endpoint
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return self._endpoint
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        return self._endpoint(scope, receive, send)
+
+
+def hook_app(endpoint: HookEndpoint) -> Starlette:
+    """What the media server talks to."""
+    return _HookApp(endpoint)
+
+
+def admin_app(state: AdminState) -> Starlette:
+    """What operators and Prometheus talk to."""
+    overview = Overview(state.rpc, lambda: state.reloader.loaded)
+    routes = [*Admin(state).routes(), *Api(state, overview).routes(), *console.routes()]
+    return Starlette(routes=routes, middleware=[Middleware(Guard, state=state)])

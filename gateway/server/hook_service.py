@@ -1,0 +1,274 @@
+"""The part of a process that decides hooks: runtime, hook listener, metrics and log; alone or as one of several."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import logging
+import socket
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+from gateway.admin.rpc import RpcHandler
+from gateway.config import Config
+from gateway.http.server import LINGER, FrontLimits, FrontState, enforce_limits
+from gateway.http.tls.certificates import Renewal, ServerTLS
+from gateway.http.tls.handshakes import FailedHandshake, HandshakeFault
+from gateway.http.tls.pem_files import NO_COPIES, Copies
+from gateway.model.change import Change, Changes, Swap, prepare
+from gateway.model.keep_going import KeepGoing
+from gateway.policy.access import AllowedAddresses
+from gateway.policy.shared import SharedState
+from gateway.proxy.endpoint import HookEndpoint
+from gateway.proxy.endpoint import Listener as DecisionListener
+from gateway.proxy.runtime import Runtime
+from gateway.proxy.sessions import Sessions
+from gateway.recording import Recorder
+from gateway.server import fd_limits
+from gateway.server.app import hook_app
+from gateway.server.listener import Listener, wait_until_started
+from gateway.server.loop_lag import LoopLagMonitor
+from gateway.telemetry.journal import Journal
+from gateway.telemetry.log import AccessLog, LogWriter, prepare_logging
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.tracing import Tracing
+
+logger = logging.getLogger(__name__)
+
+LOOK_AT_CERTIFICATES_EVERY = 60.0
+"""Seconds between two looks at the files of certificates."""
+_TIME_TO_PREPARE: Final = 60.0
+"""Seconds for a new configuration to be built; past it, the old one stays."""
+_M_MMAP_THRESHOLD: Final = -3
+_LARGE: Final = 64 * 1024
+_GC_THRESHOLDS: Final = (20_000, 20, 50)
+"""Against Python's (700, 10, 10): measured, the collector took 5 % of a hook's CPU time."""
+
+
+class HookService:
+    """Serves hooks on the given sockets. Build it inside a running loop."""
+
+    def __init__(
+        self,
+        config: Config,
+        sockets: Sequence[socket.socket],
+        metrics: Metrics,
+        writer: LogWriter,
+        listeners: tuple[DecisionListener, ...] = (),
+        sessions: Sessions | None = None,
+        copies: Copies = NO_COPIES,
+        shared: SharedState | None = None,
+    ) -> None:
+        """*shared*: what several workers have in common; None where this process is the only one."""
+        self._writer = writer
+        self._access = AccessLog(writer)
+        self._prepare_log(config).commit()
+        writer.on_drop = metrics.log_dropped.inc
+        self.runtime = Runtime(config, metrics, copies, shared)
+        journal = Journal()
+        told = (metrics.record, self._access.record, journal.record, *listeners)
+        sessions = Sessions() if sessions is None else sessions
+        sessions.on_settings_dropped = metrics.unkept_settings.inc
+        endpoint = HookEndpoint(self.runtime, told, sessions)
+        self.runtime.shadows.on_result = journal.note_shadow
+        self._tracing = Tracing(metrics, endpoint.trace_with)
+        self._recorder = Recorder(
+            lambda outcome, hooks: metrics.recorded_hooks.with_labels(outcome).inc(hooks), endpoint.record_with
+        )
+        self._lag_monitor = LoopLagMonitor(asyncio.get_running_loop(), metrics.held_up.inc)
+        self._config = config
+        self._front = FrontState(_limits(config), LINGER, endpoint.refuse)
+        self._front.addresses = AllowedAddresses(config.server.allow_from)
+        self._front.dropped = metrics.dropped_connections.inc
+        self._tls = _server_tls(config, copies)
+        self._listener = Listener(
+            hook_app(endpoint),
+            sockets,
+            self._front,
+            grace=config.server.drain_timeout,
+            tls=None if self._tls is None else self._tls.context,
+            on_failed_handshake=self._note_failed_handshake,
+            accept_order=None if shared is None else shared.accept_order,
+        )
+        self.rpc_handler = RpcHandler(journal, self.runtime, self._listener.drain)
+        """Tells operators what goes on here."""
+        self._failed_handshakes = {fault: metrics.failed_handshakes.with_labels(fault) for fault in HandshakeFault}
+        self._changing = asyncio.Lock()
+        """Held while a configuration is prepared or settled, or renewed certificates are put in force."""
+        self._prepared: tuple[Config, Change] | None = None
+        """A configuration that is ready, and waits for the word whether it is to be in force."""
+        self._started = asyncio.Event()
+        self._keep_renewing = KeepGoing("the look for renewed certificates")
+        self._serving: asyncio.Task[None] | None = None
+        self._fresh: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Return when hooks are accepted."""
+        self._refresh_tls()  # says so where it begins with copies
+        await self.runtime.start()
+        await self._tracing.begin(self._config)
+        self._recorder.configure(self._config.record)
+        self._serving = asyncio.create_task(self._listener.run_until_stopped())
+        await wait_until_started([self._listener], [self._serving])
+        _tune_gc()
+        _give_large_memory_back()
+        self._fresh = asyncio.create_task(self._keep_tls_fresh())
+        self._lag_monitor.start()
+        self._started.set()
+
+    async def take(self, config: Config) -> None:
+        """Put a new configuration in force. If it raises, the old one is in force as before."""
+        await self._started.wait()
+        await self.prepare(config)
+        try:
+            self.commit()
+        except BaseException:
+            await self.discard()
+            raise
+        await self.settle()
+
+    async def prepare(self, config: Config) -> None:
+        """Build all that a new configuration needs: what can fail fails here, and nothing has changed then.
+
+        ``commit`` or ``discard`` is to follow. Never amid ``start``: before it, or after it.
+        """
+        await self.discard()
+        async with asyncio.timeout(_TIME_TO_PREPARE), self._changing:
+            change = await prepare(
+                partial(self._prepare_front, config),
+                partial(self.runtime.prepare, config),
+                partial(self._tracing.prepare, config),
+                partial(asyncio.to_thread, self._recorder.prepare, config.record),
+            )
+            self._prepared = config, change
+
+    def commit(self) -> None:
+        """Put in force what was prepared, between two hooks. Should it raise, the old configuration is in force."""
+        if self._prepared is None:
+            raise RuntimeError("no configuration is prepared")
+        config, change = self._prepared
+        change.commit()
+        self._config = config
+
+    async def settle(self) -> None:
+        """After the commit: let go of what only the old configuration had. Its failures are logged."""
+        if self._prepared is None:
+            return
+        (_, change), self._prepared = self._prepared, None
+        async with self._changing:
+            enforce_limits(self._front)
+            self._listener.recheck()
+            await change.settle()
+            await self._renew_tls()
+            gc.freeze()  # the new configuration is looked through no more than the first one
+
+    async def discard(self) -> None:
+        """Let go of what was prepared, if anything: it will not be in force."""
+        if self._prepared is not None:
+            (_, change), self._prepared = self._prepared, None
+            await change.discard()
+
+    def stop(self, *, at_once: bool = False) -> None:
+        """Accept no more; answer what is in flight, unless *at_once*."""
+        self.runtime.shadows.drain()
+        self._listener.stop(at_once=at_once)
+
+    async def stopped(self) -> None:
+        """Wait for the end of what ``stop()`` began, and clean up."""
+        if self._serving is not None:
+            await self._serving
+        if self._fresh is not None:
+            async with self._changing:  # not amid a change, which would be left half done
+                self._fresh.cancel()
+        await self.discard()
+        self._lag_monitor.stop()
+        await self.runtime.aclose()
+        await self._tracing.aclose()
+        await asyncio.to_thread(self._recorder.close)
+        self._access.flush()
+
+    async def _keep_tls_fresh(self) -> None:
+        """Take renewed certificates up without being told: whoever renews them does not know this process."""
+        while True:
+            await asyncio.sleep(LOOK_AT_CERTIFICATES_EVERY)
+            async with self._changing:
+                if self._prepared is None:  # else what is prepared was made of the files before
+                    await self._renew_tls()
+
+    async def _renew_tls(self) -> None:
+        with self._keep_renewing:
+            self._refresh_tls()
+            await self.runtime.renew_tls()
+
+    def _refresh_tls(self) -> None:
+        try:
+            renewed = Renewal.NOTHING if self._tls is None else self._tls.refresh()
+        except Exception as exc:
+            logger.error("server.tls: the changed files cannot be used, the old ones stay: %s", exc)
+            return
+        if renewed is Renewal.CERTIFICATE:
+            logger.info("server.tls: the certificate's files have changed and are in use")
+        elif renewed is Renewal.AUTHORITIES:
+            logger.info("server.tls: client_ca has changed and is in use; connections made before it are let go")
+            self._listener.let_go()
+
+    def _note_failed_handshake(self, failed: FailedHandshake) -> None:
+        """Count it and tell of it; one that its client broke off says nothing: port scans and health checks do so."""
+        self._failed_handshakes[failed.fault].inc()
+        fields = {"event": "tls_handshake_failed", "peer": failed.peer, "reason": failed.fault, "error": failed.detail}
+        level = logging.DEBUG if failed.fault is HandshakeFault.CLOSED else logging.WARNING
+        # The reason is part of the message itself: each has its own share of the lines that are not held back.
+        logger.log(level, f"TLS handshake with %s failed ({failed.fault}): %s", failed.peer, failed.detail,
+                   extra={"fields": fields})  # fmt: skip
+
+    async def _prepare_front(self, config: Config) -> Change:
+        """What is granted to clients, and the log."""
+        front = self._front
+        before, after = (front.limits, front.addresses), (_limits(config), AllowedAddresses(config.server.allow_from))
+
+        def grant(granted: tuple[FrontLimits, AllowedAddresses]) -> None:
+            front.limits, front.addresses = granted
+
+        return Changes((Swap(partial(grant, after), partial(grant, before)), self._prepare_log(config)))
+
+    def _prepare_log(self, config: Config) -> Change:
+        console = config.log.format == "console"
+        access = self._access.prepare(access=config.log.access, console=console, mask=config.log.mask)
+        return Changes((access, prepare_logging(self._writer, level=config.log.level, console=console)))
+
+
+def _limits(config: Config) -> FrontLimits:
+    server = config.server
+    granted = fd_limits.grant(config)
+    return FrontLimits(
+        max_body=server.max_body,
+        read_timeout=server.read_timeout,
+        keepalive_timeout=server.keepalive_timeout,
+        max_connections=granted.connections,
+        max_refused=granted.refused,
+        max_strangers=granted.strangers,
+    )
+
+
+def _server_tls(config: Config, copies: Copies) -> ServerTLS | None:
+    tls = config.server.tls
+    return None if tls is None else ServerTLS(tls.files, tls.minimum_version, copies)
+
+
+def _tune_gc() -> None:
+    """Spare the cycle collector what stays for good; a hook makes no cycles, so it need not look often either."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
+
+
+def _give_large_memory_back() -> None:
+    """Have glibc return large buffers to the system once they are free; by itself it learns to keep them (mallopt(3)).
+
+    Two thousand clients with half a body each would otherwise leave hundreds of MB behind.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none, nor the trouble
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE)

@@ -1,0 +1,1 @@
+"""What is told of decisions: log, journal, metrics, traces, results of shadows."""

@@ -1,0 +1,5 @@
+"""What the gateway counts: cheap to record on the hot path, exposed in Prometheus's text format."""
+
+from gateway.telemetry.metrics.catalogue import Metrics
+
+__all__ = ["Metrics"]

@@ -1,5 +1,0 @@
-"""Tracing: spans of the hooks for an OpenTelemetry collector, made after the answer is out, sent by a thread."""
-
-from .control import Tracing
-
-__all__ = ["Tracing"]

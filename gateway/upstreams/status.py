@@ -1,0 +1,131 @@
+"""How a target stands, as one process sees it, and what several processes' views come to."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from gateway.policy.breaker import State
+from gateway.upstreams.target import Target
+
+MAX_APPS: Final = 20
+"""Apps named of those that a target is closed to."""
+_HELD: Final = "ejected by an operator"
+
+
+class TargetState(StrEnum):
+    """What a target is asked, from well to worst."""
+
+    UP = "up"
+    PARTLY = "partly"
+    """Closed to some apps, on their own account."""
+    PROBING = "probing"
+    """One hook may try whether it is well again."""
+    EJECTED = "ejected"
+    HELD = "held"
+    """Ejected by an operator, until it is restored."""
+
+
+_RANK: Final = {standing: rank for rank, standing in enumerate(TargetState)}
+_CLOSED: Final = frozenset((TargetState.EJECTED, TargetState.HELD, TargetState.PROBING))
+
+
+class TargetReport(msgspec.Struct, frozen=True):
+    """A target as one process sees it. Times in seconds; points in time are Unix times."""
+
+    upstream: str
+    url: str
+    name: str
+    state: TargetState
+    since: float | None
+    """When it came into this state; None where it has always been up."""
+    reason: str | None
+    ejected_for: tuple[str, ...]
+    retry_in: float | None
+    in_flight: int
+    queued: int
+    connections: int
+    max_connections: int
+    latency: float
+    times: dict[int, int]
+    """Attempts of the last minute by how long they took, for ``latency.quantile``."""
+    ejections: int
+    last_error: tuple[float, str] | None
+    workers: int = 1
+    workers_ejected: int = 0
+    """How many of the processes do not send hooks to it, but for a probe."""
+
+
+def target_report(upstream: str, url: str, target: Target, now: float) -> TargetReport:
+    """The target as it stands; *now* is loop time."""
+    breaker, ejected_for = target.breaker, target.admission.ejected_apps(now)
+    state = breaker.state(now)
+    since: float | None = _unix(breaker.since, now)
+    reason: str | None = target.ejection_reason
+    retry_at = breaker.retry_at
+    if target.operator_ejected_since is not None:
+        standing, since, reason = TargetState.HELD, target.operator_ejected_since, _HELD
+    elif state is State.OPEN:
+        standing = TargetState.EJECTED
+    elif state is State.HALF_OPEN:
+        standing = TargetState.PROBING
+    elif ejected_for:
+        standing, since = TargetState.PARTLY, _unix(min(ejected_for.values()), now)
+    else:
+        standing, reason = TargetState.UP, None
+    return TargetReport(
+        upstream,
+        url,
+        target.name,
+        standing,
+        since,
+        reason,
+        tuple(list(ejected_for)[:MAX_APPS]),
+        None if retry_at is None or math.isinf(retry_at) else max(0.0, retry_at - now),
+        target.in_flight,
+        target.transport.queued,
+        target.transport.open_connections,
+        target.part_of_connections,
+        target.latency.estimate(),
+        dict(target.last_minute.times(now)),
+        breaker.opened_count,
+        target.last_error,
+        1,
+        1 if standing in _CLOSED else 0,
+    )
+
+
+def merge_reports(reports: Sequence[TargetReport]) -> TargetReport:
+    """One target's reports by several processes as one: counts added, the worst state, and what belongs to it."""
+    worst = max((report.state for report in reports), key=_RANK.__getitem__)
+    in_it = [report for report in reports if report.state is worst]
+    # An ejection is one for all workers, and the one that met the failure knows why.
+    first = min(in_it, key=lambda report: (not report.reason, math.inf if report.since is None else report.since))
+    times: Counter[int] = Counter()
+    for report in reports:
+        times.update(report.times)
+    return msgspec.structs.replace(
+        first,
+        ejected_for=tuple(dict.fromkeys(app for report in reports for app in report.ejected_for))[:MAX_APPS],
+        retry_in=min((report.retry_in for report in in_it if report.retry_in is not None), default=None),
+        in_flight=sum(report.in_flight for report in reports),
+        queued=sum(report.queued for report in reports),
+        connections=sum(report.connections for report in reports),
+        max_connections=sum(report.max_connections for report in reports),
+        latency=max(report.latency for report in reports),
+        times=dict(times),
+        ejections=sum(report.ejections for report in reports),
+        last_error=max((report.last_error for report in reports if report.last_error is not None), default=None),
+        workers=sum(report.workers for report in reports),
+        workers_ejected=sum(report.workers_ejected for report in reports),
+    )
+
+
+def _unix(loop_time: float, now: float) -> float | None:
+    return None if math.isinf(loop_time) else time.time() - (now - loop_time)

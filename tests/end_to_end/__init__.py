@@ -1,0 +1,1 @@
+"""The gateway as a whole, between real clients and real backends."""

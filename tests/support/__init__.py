@@ -1,0 +1,1 @@
+"""What tests share: gateways, backends, programs, samples."""

@@ -1,0 +1,125 @@
+"""Every module has its tests where a reader looks for them: in the same room, by its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+TESTS: Final = Path(__file__).parent
+PACKAGE: Final = TESTS.parent / "gateway"
+MODULES: Final = sorted(
+    str(path.relative_to(PACKAGE).with_suffix(""))
+    for path in PACKAGE.rglob("*.py")
+    if path.name not in ("__init__.py", "__main__.py")
+)
+
+ELSEWHERE: Final = {
+    "admin/decision_filter": "",
+    "admin/dry_run": "",
+    "admin/lifecycle": "",
+    "admin/overview": "",
+    "cli/commands/inspect": "",
+    "cli/commands/replay": "",
+    "cli/commands/serve": "",
+    "cli/common": "",
+    "cli/describe": "",
+    "cli/entry": "",
+    "cli/main": "",
+    "cli/reference_docs": "",
+    "cli/run_only": "",
+    "config/checks/answers": "",
+    "config/checks/apps": "",
+    "config/checks/cross": "",
+    "config/checks/explain": "",
+    "config/checks/methods": "",
+    "config/checks/shape": "",
+    "config/load": "",
+    "config/sections/addresses": "",
+    "config/sections/apps": "",
+    "config/sections/authorization": "",
+    "config/sections/fallback": "",
+    "config/sections/fields": "",
+    "config/sections/rate_limit": "",
+    "config/sections/recording": "",
+    "config/sections/rest_client_config": "",
+    "config/sections/root": "",
+    "config/sections/shadow": "",
+    "config/sections/split": "",
+    "config/sections/tracing": "",
+    "config/sections/types": "",
+    "config/sections/upstreams": "",
+    "config/sections/watch": "",
+    "config/source/files": "",
+    "config/source/problems": "",
+    "config/source/references": "",
+    "config/source/display": "",
+    "http/client/deadline": "",
+    "http/client/dial": "",
+    "http/client/errors": "",
+    "http/client/lookups": "",
+    "http/server/eviction": "",
+    "http/server/limits": "",
+    "http/server/state": "",
+    "http/tls/certificates": "",
+    "model/decision": "",
+    "model/effects": "",
+    "model/text": "",
+    "policy/shadow": "",
+    "policy/shared/names": "",
+    "policy/shared/supervisor": "",
+    "policy/shared/worker": "",
+    "proxy/context": "",
+    "proxy/endpoint": "",
+    "proxy/runtime": "",
+    "proxy/tenants": "",
+    "recording/files": "",
+    "recording/format": "",
+    "recording/masking": "",
+    "recording/pseudonyms": "",
+    "recording/replay/player": "",
+    "recording/replay/reader": "",
+    "recording/replay/report": "",
+    "recording/settings": "",
+    "server/children": "",
+    "server/executor": "",
+    "server/fd_limits": "",
+    "server/hook_service": "",
+    "server/ipc": "",
+    "server/listener": "",
+    "server/pem_cache": "",
+    "server/single": "",
+    "server/supervisor": "",
+    "server/worker": "",
+    "telemetry/log": "",
+    "telemetry/shadow_results": "",
+    "telemetry/tracing/exporter": "",
+    "telemetry/tracing/otlp": "",
+    "telemetry/tracing/switch": "",
+    "upstreams/registry": "",
+    "upstreams/status": "",
+    "upstreams/target": "",
+    "upstreams/upstream": "",
+}
+"""Modules whose tests have another name: which, below ``tests``."""
+
+
+def own_tests(module: str) -> list[Path]:
+    """``test_NAME.py`` or ``test_NAME_….py`` in the module's room."""
+    room, *_, name = module.split("/")
+    found = (TESTS / room).rglob(f"test_{name}*.py")
+    return [path for path in found if path.stem == f"test_{name}" or path.stem.startswith(f"test_{name}_")]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_has_its_tests(module: str) -> None:
+    if module not in ELSEWHERE:
+        assert own_tests(module), f"no tests/{module.split('/')[0]}/**/test_{module.rsplit('/', 1)[-1]}.py"
+    else:
+        assert (TESTS / ELSEWHERE[module]).is_file(), "the table names a file that is not there"
+        assert not own_tests(module), "it has tests of its own: the table need not name it"
+
+
+def test_the_table_names_only_modules_that_are_there() -> None:
+    assert set(ELSEWHERE) <= set(MODULES)

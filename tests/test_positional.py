@@ -1,0 +1,104 @@
+"""Records are made with names: two fields of a long positional call could be swapped, and nobody would see it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parent.parent / "gateway"
+MOST: Final = 5
+"""Positional arguments of a call that makes an object."""
+BUILDERS: Final[dict[str, str]] = {}
+"""Functions that may pass more, as ``module function class``: why. A test beside each compares its order with the
+class's own fields."""
+REMAINING: Final = frozenset(
+    (
+        "cli/commands/replay Options",
+        "config/checks/cross AppChecks",
+        "config/sections/apps Settings",
+        "config/sections/rules Rule",
+        "http/server/head Head",
+        "model/verdicts Ruling",
+        "proxy/context Decision",
+        "proxy/context Outgoing",
+        "proxy/dedupe _Stored",
+        "proxy/refusals Ruling",
+        "proxy/routes Route",
+        "recording/format Record",
+        "recording/replay/report Example",
+        "server/supervisor AdminState",
+        "telemetry/journal Attempt",
+        "telemetry/journal AttemptRecord",
+        "telemetry/journal DecisionView",
+        "telemetry/log _AccessLine",
+        "telemetry/metrics/catalogue _HookSeries",
+        "telemetry/shadow_results Shadow",
+        "telemetry/tracing/records AttemptRecord",
+        "telemetry/tracing/records HookRecord",
+        "telemetry/tracing/records Kind",
+        "upstreams/mirror ShadowResult",
+        "upstreams/mirror _Copy",
+        "upstreams/registry Target",
+        "upstreams/status TargetReport",
+        "upstreams/upstream AttemptRecord",
+        "upstreams/upstream Outcome",
+    )
+)
+"""Calls that are still to be changed, as ``module class``; the table only shrinks."""
+
+
+def long_calls(node: ast.AST, path: tuple[str, ...] = ()) -> Iterator[str]:
+    """Calls of a capitalised name with more than MOST positional arguments, as ``function class``."""
+    for child in ast.iter_child_nodes(node):
+        inside = path
+        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            inside = (*path, child.name)
+        elif isinstance(child, ast.Call) and len(child.args) > MOST and (name := class_name(child.func)):
+            yield f"{'.'.join(path)} {name}"
+        yield from long_calls(child, inside)
+
+
+def class_name(function: ast.expr) -> str | None:
+    name = function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
+    return name if name.lstrip("_")[:1].isupper() else None
+
+
+def found() -> set[str]:
+    return {
+        f"{path.relative_to(ROOT).with_suffix('')} {call}"
+        for path in ROOT.rglob("*.py")
+        for call in long_calls(ast.parse(path.read_text("utf-8")))
+    }
+
+
+def without_function(call: str) -> str:
+    module, _, name = call.split(" ")
+    return f"{module} {name}"
+
+
+def test_objects_are_made_with_names_except_in_builders() -> None:
+    long = {call for call in found() - BUILDERS.keys() if without_function(call) not in REMAINING}
+    assert long == set(), f"pass arguments past the {MOST}th by name"
+
+
+def test_the_tables_name_only_calls_that_are_there() -> None:
+    assert BUILDERS.keys() - found() == set(), "take these out of the tables"
+    assert REMAINING - {without_function(call) for call in found()} == set(), "take these out of the tables"
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("def f(): return Record(1, 2, 3, 4, 5, 6)", ["f Record"]),
+        ("class A:\n def f(self): return other._Record(1, 2, 3, 4, 5, 6)", ["A.f _Record"]),
+        ("Record(1, 2, 3, 4, 5)", []),
+        ("Record(1, 2, 3, 4, 5, six=6)", []),
+        ("function(1, 2, 3, 4, 5, 6)", []),
+    ],
+)
+def test_what_counts_as_a_long_call(code: str, expected: list[str]) -> None:
+    assert list(long_calls(ast.parse(code))) == expected
