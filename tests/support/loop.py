@@ -22,7 +22,7 @@ import pytest
 from hypothesis import settings
 from playwright.sync_api import sync_playwright
 
-EXAMPLES: Final = {"dev": 20, "ci": 100, "thorough": 1000}
+EXAMPLES: Final = {"dev": 20, "ci": 100, "thorough": 3000}
 """By profile: how many examples a property is tried with. HYPOTHESIS_PROFILE or --hypothesis-profile chooses."""
 STARTS: Final = frozenset(
     {
