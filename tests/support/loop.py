@@ -6,6 +6,7 @@ A plugin of pytest's that ``conftest.py`` loads. The Makefile says which target 
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import multiprocessing
 import multiprocessing.context
@@ -19,7 +20,7 @@ from types import CodeType, ModuleType
 from typing import Any, Final
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from playwright.sync_api import sync_playwright
 
 EXAMPLES: Final = {"dev": 20, "ci": 100, "thorough": 3000}
@@ -47,6 +48,7 @@ for name, examples in EXAMPLES.items():
         deadline=None,
         max_examples=examples,
         print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow],  # says more of what else the machine does than of the test
         derandomize=os.environ.get("CI") == "true",  # where the same commit has the same result each time
     )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
@@ -91,7 +93,7 @@ def _starts_process(thing: Any) -> bool:
             return False
         seen.add(id(thing))
         if isinstance(thing, type):
-            return _of_tests(thing) and any(map(found, vars(thing).values()))
+            return _of_tests(thing) and any(map(found, (*vars(thing).values(), *thing.__bases__)))
         if isinstance(thing, property | staticmethod | classmethod):
             return any(found(each) for each in (getattr(thing, "fget", None), getattr(thing, "__func__", None)) if each)
         if not inspect.isfunction(thing) or not _of_tests(thing):
@@ -144,3 +146,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
         return (yield)
     finally:
         _guard.item = None
+
+
+def pytest_collection_finish() -> None:
+    """Spare the cycle collector the thousands of tests, which stay: it would look through them again and again."""
+    gc.collect()
+    gc.freeze()
