@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -20,7 +22,7 @@ from tests.bench.load import Answers, LoadError, parse_wrk, percentile
 from tests.bench.plot import Bar, Panel, drawing
 from tests.bench.procstat import cpu_seconds, family, memory, parse_rollup, parse_stat
 from tests.bench.rate import is_whole
-from tests.bench.readme import BEGIN, END, section
+from tests.bench.readme import BEGIN, END, section, summary
 from tests.bench.scenarios import SCENARIOS, Measurement, Outcome, Result, hooks_total
 from tests.bench.targets import Measured, judged
 
@@ -131,9 +133,16 @@ def test_the_plot_is_drawn_to_scale() -> None:
     assert large == 4 * small
 
 
-def test_the_readme_says_what_the_last_run_measured() -> None:
+@pytest.mark.parametrize(("document", "made"), [("README.md", summary), ("docs/performance.md", section)])
+def test_the_documents_say_what_the_last_run_measured(document: str, made: Callable[[Any], str]) -> None:
     root = Path(__file__).parent.parent
     data = json.loads((root / "tests/bench/results/latest.json").read_text("utf-8"))
-    text = (root / "README.md").read_text("utf-8")
-    assert text.split(BEGIN)[1].split(END)[0] == section(data), "run `make bench`"
+    text = (root / document).read_text("utf-8")
+    assert text.split(BEGIN)[1].split(END)[0] == made(data), "run `make bench`"
+
+
+def test_every_target_of_the_benchmark_is_reported() -> None:
+    root = Path(__file__).parent.parent
+    data = json.loads((root / "tests/bench/results/latest.json").read_text("utf-8"))
+    text = (root / "docs/performance.md").read_text("utf-8")
     assert all(target["title"] in text for target in data["targets"])

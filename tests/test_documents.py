@@ -1,4 +1,4 @@
-"""What is regenerate for people agrees with the code."""
+"""The documents agree with the code."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 GUIDES = sorted((ROOT / "docs").glob("*.md"))
 PEM = ROOT / "tests/config/pem"
-OPERATIONS = ROOT / "docs/operations.md"
+INSTALL = ROOT / "docs/install.md"
+OBSERVABILITY = ROOT / "docs/observability.md"
 TROUBLESHOOTING = ROOT / "docs/troubleshooting.md"
 DOCUMENTS: Final = [
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md")),
@@ -37,7 +38,7 @@ DOCUMENTS: Final = [
     *sorted((ROOT / "deploy").rglob("*.md")),
     *sorted((ROOT / "tests").rglob("*.md")),
 ]
-"""Everything that is regenerate for people."""
+"""Every document."""
 
 
 def name_of(path: Path) -> str:
@@ -48,7 +49,7 @@ def texts(*paths: Path) -> str:
     return "\n".join(path.read_text("utf-8") for path in paths)
 
 
-# --- what is made from the code ---
+# --- generated sections ---
 
 
 @pytest.mark.parametrize("path", [README, *GUIDES], ids=name_of)
@@ -58,7 +59,7 @@ def test_the_generated_sections_are_those_of_the_code(path: Path) -> None:
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_every_generated_section_stands_in_a_document(section: str) -> None:
+def test_every_generated_section_is_in_a_document(section: str) -> None:
     assert f"<!-- begin: {section} -->" in texts(README, *GUIDES)
 
 
@@ -81,7 +82,26 @@ def test_the_table_of_reasons_has_a_row_for_each_reason() -> None:
     assert len(reason_table().splitlines()[2:]) == len(Reason)
 
 
-# --- what is not left out ---
+# --- form ---
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text("utf-8").split()) <= 1000
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=name_of)
+def test_every_document_begins_with_whom_it_is_for(path: Path) -> None:
+    title, empty, purpose, *_ = path.read_text("utf-8").splitlines()
+    assert (title[:2], empty) == ("# ", "")
+    assert purpose.lstrip("*").startswith("For ")
+
+
+def test_the_index_lists_every_document() -> None:
+    index = ROOT / "docs/README.md"
+    assert {guide.name for guide in GUIDES} - {index.name} - set(links(index)) == set()
+
+
+# --- completeness ---
 
 
 @pytest.mark.parametrize("reason", Reason)
@@ -90,12 +110,12 @@ def test_every_reason_has_a_chapter_on_what_to_do(reason: Reason) -> None:
 
 
 @pytest.mark.parametrize("fault", HandshakeFault)
-def test_every_failure_of_a_handshake_is_told_of(fault: HandshakeFault) -> None:
+def test_every_handshake_failure_is_documented(fault: HandshakeFault) -> None:
     assert f"`{fault}`" in TROUBLESHOOTING.read_text("utf-8")
 
 
-def test_every_metric_stands_in_a_document() -> None:
-    text = texts(README, OPERATIONS)
+def test_every_metric_is_documented() -> None:
+    text = texts(OBSERVABILITY)
     assert [family.name for family in Metrics("x").families if f"`{family.name}`" not in text] == []
 
 
@@ -113,7 +133,7 @@ def test_every_alert_that_a_document_names_is_one() -> None:
     assert named & alerts
 
 
-async def test_the_readme_names_every_field_of_an_access_line_and_no_other(tmp_path: Path) -> None:
+async def test_a_document_names_every_field_of_an_access_line_and_no_other(tmp_path: Path) -> None:
     annotations: dict[str, Any] = {name: name == "ineffective" or "missing" for name in Annotations.__struct_fields__}
     ruling = backend_reject().annotate(**annotations)
     hook = parse_hook(b'{"appKey":"a"}')
@@ -126,32 +146,32 @@ async def test_the_readme_names_every_field_of_an_access_line_and_no_other(tmp_p
         log.record(decision)
         log.flush()
         writer.close(20.0)
-    (chapter,) = re.findall(r"each hook has one access line: (.*?)\. ", README.read_text("utf-8"), re.DOTALL)
+    (chapter,) = re.findall(r"each hook has one access line: (.*?)\. ", OBSERVABILITY.read_text("utf-8"), re.DOTALL)
     assert set(re.findall(r"`(\w+)`", chapter)) == set(json.loads(path.read_text("utf-8")))
 
 
-def test_the_readme_names_every_event_that_the_log_tells_of_and_no_other() -> None:
-    (chapter,) = re.findall(r"have an `event`: (.*?)\. ", README.read_text("utf-8"), re.DOTALL)
+def test_a_document_names_every_event_of_the_log_and_no_other() -> None:
+    (chapter,) = re.findall(r"carry an `event` field: (.*?)\.\n", OBSERVABILITY.read_text("utf-8"), re.DOTALL)
     told = set(re.findall(r"`(\w+)`", chapter))
     source = code()
-    regenerate = [value for value in re.findall(r'"event": ([^,}]+)', source) if value not in ("result", "event")]
-    regenerate += re.findall(r'_fields\(("\w+")', source)
-    regenerate += re.findall(r"\bresult = (.*)", (ROOT / "gateway/admin/api.py").read_text("utf-8"))[:1]
-    assert told == {name for value in regenerate for name in re.findall(r'"(\w+)"', value)}
+    found = [value for value in re.findall(r'"event": ([^,}]+)', source) if value not in ("result", "event")]
+    found += re.findall(r'_fields\(("\w+")', source)
+    found += re.findall(r"\bresult = (.*)", (ROOT / "gateway/admin/api.py").read_text("utf-8"))[:1]
+    assert told == {name for value in found for name in re.findall(r'"(\w+)"', value)}
 
 
-def test_every_command_stands_in_the_readme() -> None:
+def test_every_command_is_documented() -> None:
     commands = [command.name for command in app.registered_commands] + [group.name for group in app.registered_groups]
     assert "run" in commands
-    text = README.read_text("utf-8")
+    text = (ROOT / "docs/cli.md").read_text("utf-8")
     assert [name for name in commands if f"`gateway {name}" not in text] == []
 
 
-def test_every_path_of_the_admin_port_stands_in_a_document() -> None:
+def test_every_path_of_the_admin_port_is_documented() -> None:
     sources = texts(*sorted((ROOT / "gateway").rglob("*.py")))
     paths = {path.replace(":path}", "}") for path in re.findall(r"\bRoute\(\s*\"(/[^\"]*)\"", sources)}
     assert {"/metrics", "/-/reload", "/api/status"} <= paths
-    text = texts(README, OPERATIONS)
+    text = texts(ROOT / "docs/admin-api.md")
     assert [path for path in paths if f" {path}`" not in text and not path.startswith("/console/")] == []
 
 
@@ -161,8 +181,8 @@ def test_the_first_configuration_of_the_readme_is_a_valid_one() -> None:
 
 
 def shown_configurations() -> Iterator[str]:
-    """What README and operations guide show of configurations."""
-    for path in (README, OPERATIONS):
+    """What the documents show of configurations; the reference has tests of its own."""
+    for path in (README, *(guide for guide in GUIDES if guide.name != "configuration.md")):
         blocks = re.findall(r"^( *)```yaml\n(.*?)^\1```", path.read_text("utf-8"), re.DOTALL | re.MULTILINE)
         yield from (textwrap.dedent(block) for _, block in blocks)
 
@@ -186,17 +206,17 @@ def test_every_configuration_that_is_shown_is_a_valid_one(
     assert loads(json.dumps(whole), str(tmp_path / "gateway.yaml")).config.apps
 
 
-def test_the_configuration_to_begin_with_of_the_operations_guide_is_a_valid_one() -> None:
-    blocks = re.findall(r" +```yaml\n(.*?) +```", OPERATIONS.read_text("utf-8"), re.DOTALL)
+def test_the_configuration_to_begin_with_has_no_warnings() -> None:
+    blocks = re.findall(r" +```yaml\n(.*?) +```", INSTALL.read_text("utf-8"), re.DOTALL)
     assert loads(blocks[0]).warnings == ()
 
 
-def test_every_section_of_the_configuration_stands_in_the_example_or_the_documents() -> None:
+def test_every_section_of_the_configuration_is_documented() -> None:
     text = texts(README, ROOT / "gateway.yaml", ROOT / "docs/configuration.md")
     assert [key for key in json_schema()["properties"] if f"{key}:" not in text and f"`{key}" not in text] == []
 
 
-# --- what is quoted ---
+# --- quotations ---
 
 
 def code() -> str:

@@ -1,14 +1,14 @@
 <?php
 /*
  * A backend for the media server's hooks, as one would have been written for Apache 2.2 and PHP 5.3:
- * it accepts a call by returning the body that it received, refuses with 403, and fails on demand in the
- * ways that old PHP fails. The number that is called (the hook's "callee") says which; see README.md.
+ * it allows a hook by returning the body that it received, rejects with 403, and fails on demand in the
+ * ways that old PHP fails. The called number (the hook's "callee") selects the answer; see README.md.
  *
  * Front controller for any web server, and router script of "php -S". PHP 5.3 syntax throughout, and no
  * warnings on PHP 8: please keep it so.
  */
 
-/* Everything that a callee can ask for begins with one of these words; longer ones stand before shorter. */
+/* A callee selects an answer by beginning with one of these words; longer ones come before shorter ones. */
 define('BEHAVIOURS', 'ARRAY|BOM|CLOSE|EMPTY|FATALSHOWN|FATAL|HTML|HTTP10'
     . '|NOTICEAFTER|NOTICELENGTH|NOTICE|REDIRECT|REFUSE|SLOW|STACKTRACE');
 define('LONGEST_SLEEP', 60.0);
@@ -67,7 +67,7 @@ function behave($behaviour, $rest, $callee, $body)
             show_notice($callee);
             break;
         case 'NOTICELENGTH':
-            /* The length of what was meant to be sent: the notice pushes the end of the JSON past it. */
+            /* The length of the JSON alone: with the notice, the answer is longer. */
             header('Content-Type: application/json');
             header('Content-Length: ' . strlen($body));
             show_notice($callee);
@@ -137,7 +137,7 @@ function answer($status, $type, $body)
     echo $body;
 }
 
-/* An answer whose end is the end of the connection: HTTP/1.0 and no Content-Length. */
+/* An answer that ends with the connection: HTTP/1.0 and no Content-Length. */
 function send_without_length($body)
 {
     header('HTTP/1.0 200 OK');
@@ -151,7 +151,7 @@ function send_without_length($body)
     echo substr($body, $half);
 }
 
-/* Apache writes the true length over any other once it has seen the whole body: the head has to leave before. */
+/* Apache corrects the length once it has seen the whole body, so the head must be sent before. */
 function send_what_there_is()
 {
     while (ob_get_level() > 0) {
@@ -166,7 +166,7 @@ function show_errors()
     ini_set('html_errors', '1');
 }
 
-/* A real notice (since PHP 8: a warning); it quotes the number that was asked for, unescaped. */
+/* A real notice (since PHP 8: a warning); it quotes the called number, unescaped. */
 function show_notice($callee)
 {
     show_errors();
@@ -210,7 +210,7 @@ function log_hook($body)
     file_put_contents($file, $line . "\n", FILE_APPEND | LOCK_EX);
 }
 
-/* Apache keeps Authorization out of $_SERVER, whatever its scheme. */
+/* Apache does not put Authorization into $_SERVER, for any scheme. */
 function has_authorization()
 {
     if (isset($_SERVER['HTTP_AUTHORIZATION']) || isset($_SERVER['PHP_AUTH_USER'])) {

@@ -125,13 +125,13 @@ def quantile(share: float, buckets: Sequence[float], bounds: Sequence[float] = D
 class _Tally:
     """What one app's hooks, or all of them, came to within the window."""
 
-    __slots__ = ("allowed_by_fallback", "buckets", "reasons", "refused_by_fallback", "verdicts")
+    __slots__ = ("allowed_by_fallback", "buckets", "reasons", "rejected_by_fallback", "verdicts")
 
     def __init__(self) -> None:
         self.verdicts = dict.fromkeys((Verdict.ALLOW.value, Verdict.REJECT.value, Verdict.ERROR.value), 0.0)
         self.reasons: dict[str, float] = {}
         self.allowed_by_fallback = 0.0
-        self.refused_by_fallback = 0.0
+        self.rejected_by_fallback = 0.0
         self.buckets = [0.0] * (len(DURATION_BUCKETS) + 1)
 
     def count(self, verdict: str, source: str, reason: str, hooks: float) -> None:
@@ -142,7 +142,7 @@ class _Tally:
             if verdict == Verdict.ALLOW:
                 self.allowed_by_fallback += hooks
             else:
-                self.refused_by_fallback += hooks
+                self.rejected_by_fallback += hooks
 
     def spread(self, values: Sequence[float]) -> None:
         self.buckets = [mine + more for mine, more in zip(self.buckets, values[:-1], strict=True)]
@@ -163,7 +163,7 @@ class _Tally:
             **{verdict: _rate(hooks, seconds) for verdict, hooks in self.verdicts.items()},
             "reasons": {reason: _rate(hooks, seconds) for reason, hooks in reasons},
             "allowed_by_fallback": _rate(self.allowed_by_fallback, seconds),
-            "refused_by_fallback": _rate(self.refused_by_fallback, seconds),
+            "rejected_by_fallback": _rate(self.rejected_by_fallback, seconds),
             "p50_ms": _milliseconds(quantile(0.5, self.buckets)),
             "p99_ms": _milliseconds(quantile(0.99, self.buckets)),
         }
@@ -215,9 +215,9 @@ class Activity:
         return {
             "in_flight": self.in_flight,
             "per_second": _rate(total.hooks, seconds),
-            "refused_per_second": _rate(total.verdicts[Verdict.REJECT], seconds),
+            "rejected_per_second": _rate(total.verdicts[Verdict.REJECT], seconds),
             "allowed_by_fallback_per_second": _rate(total.allowed_by_fallback, seconds),
-            "refused_by_fallback_per_second": _rate(total.refused_by_fallback, seconds),
+            "rejected_by_fallback_per_second": _rate(total.rejected_by_fallback, seconds),
         }
 
     def _first(self, most: int) -> list[str]:

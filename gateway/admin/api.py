@@ -34,8 +34,8 @@ class Api:
     def routes(self) -> list[BaseRoute]:
         """Paths and who answers them."""
         return [
-            Route("/api/calls", self.calls),
-            Route("/api/calls/{request_id:path}", self.call),
+            Route("/api/decisions", self.decisions),
+            Route("/api/decisions/{request_id:path}", self.decision),
             Route("/api/insights", self.insights),
             Route("/api/upstreams", self.upstreams),
             Route("/api/upstreams/{upstream}/{target:path}/eject", self.eject, methods=["POST"]),
@@ -44,20 +44,22 @@ class Api:
             Route("/-/undrain", self.undrain, methods=["POST"]),
         ]
 
-    async def calls(self, request: Request) -> Response:
-        """The decisions that are wanted, newest first."""
+    async def decisions(self, request: Request) -> Response:
+        """The matching decisions, newest first."""
         try:
             asked = wanted(request.query_params.multi_items(), time.time())
         except ValueError as exc:
             return PlainTextResponse(f"{exc}\n", 400)
-        return _json(await self._overview.calls(asked))
+        return _json(await self._overview.decisions(asked))
 
-    async def call(self, request: Request) -> Response:
+    async def decision(self, request: Request) -> Response:
         """One decision, by its request id."""
-        call = await self._overview.call(request.path_params["request_id"])
-        if call is None:
-            return PlainTextResponse("no journal holds a call with this request id (any more)\n", 404)
-        return _json(call)
+        found = await self._overview.decision(request.path_params["request_id"])
+        if found is None:
+            return PlainTextResponse(
+                "request not in the journal (it keeps only the most recent); search the log\n", 404
+            )
+        return _json(found)
 
     async def insights(self, request: Request) -> Response:
         """Refusals that stop nothing, answers repaired, candidates compared, shares, rules and limits, per app."""

@@ -1,7 +1,8 @@
-"""The proof that a process can be built of a configuration: after all checks, everything is built once, and dropped.
+"""The dry run of a configuration: what serving needs is built once, and dropped. Nothing is opened to or from outside.
 
-Nothing is listened on, connected to or looked up. The checks find what is wrong, and say it better; what they overlook
-ends here, as a problem of one key, and not in a process that has begun to change over.
+``prove`` does so for check, start and reload, part by part: the checks find what is wrong and describe it better, and
+what they overlook becomes a problem of one key. Then each worker prepares the configuration before any commits it;
+``build_runtime`` does the same where no worker is there to do it.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ from gateway.config import Config, KeyPath, Loaded, Upstream, describe_defect
 from gateway.config.sections.upstreams import target_names
 from gateway.http.client.transport import url_origin
 from gateway.http.tls.certificates import client_context, server_context
+from gateway.http.tls.pem_files import NO_COPIES, Copies
 from gateway.policy.access import AllowedAddresses
 from gateway.policy.breaker import Breaker
 from gateway.policy.sampling import Sample
 from gateway.proxy.routes import Table
+from gateway.proxy.runtime import Runtime
 from gateway.recording import RecordSettings
 from gateway.recording.masking import Mask
 from gateway.recording.pseudonyms import Pseudonyms
+from gateway.telemetry.metrics import Metrics
 from gateway.upstreams.balance import balancer
 from gateway.upstreams.headers import CompiledPolicy
 from gateway.upstreams.health import check_url
@@ -39,8 +43,14 @@ def load(path: str | Path) -> Loaded:
     return configuration.load(path, prove)
 
 
+async def build_runtime(config: Config, copies: Copies = NO_COPIES) -> None:
+    """Build what a worker decides hooks with, whole, and drop it. Raises what keeps it from being built."""
+    runtime = Runtime(config, Metrics("dry run"), copies)
+    await runtime.aclose()
+
+
 def prove(config: Config) -> Iterator[tuple[KeyPath, str]]:
-    """The key paths of what cannot be built, each with why."""
+    """The key paths of what cannot be built, each with the reason."""
     for path, build in _parts(config):
         try:
             build()
@@ -57,7 +67,10 @@ def _parts(config: Config) -> Iterator[_Part]:
         yield ("server", "tls"), partial(server_context, server.tls.files, server.tls.minimum_version)
     if config.tracing is not None:
         endpoint, headers = config.tracing.endpoint, config.tracing.headers
-        yield ("tracing",), partial(_request, f"{endpoint}/v1/traces", {k: v.reveal() for k, v in headers.items()})
+        yield (
+            ("tracing",),
+            partial(_request, f"{endpoint}/v1/traces", {k: v.get_secret_value() for k, v in headers.items()}),
+        )
     if config.record is not None:
         yield ("record",), partial(_recording, config.record)
     secured = set()
@@ -71,7 +84,7 @@ def _parts(config: Config) -> Iterator[_Part]:
 
 
 def _apps(config: Config) -> Iterator[_Part]:
-    """All apps at once; one by one only where that fails, to tell which of them it is."""
+    """All apps at once; one by one only where that fails, to find those that it is."""
     try:
         _routes(config)
     except Exception:

@@ -102,7 +102,7 @@ class Guard:
             return None
         configured = self._state.reloader.loaded.config.admin.token
         headers = dict(scope["headers"])
-        if configured is not None and _has_token(scope["headers"], configured.reveal()):
+        if configured is not None and _has_token(scope["headers"], configured.get_secret_value()):
             return None
         client = scope["client"]
         if client is not None and not _is_loopback(client[0]):

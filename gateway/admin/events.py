@@ -283,8 +283,8 @@ class Events:
             logger.exception("the events lack %s", what)
 
     async def _tell_calls(self, follower: Follower, ration: Ration) -> None:
-        for call in ration.choose(*await follower.look()):
-            self._tell(event("call", call))
+        for decision in ration.choose(*await follower.look()):
+            self._tell(event("decision", decision))
 
     async def _tell_activity(self) -> None:
         activity = await self.sampler.activity()

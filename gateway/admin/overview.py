@@ -1,8 +1,9 @@
-"""What operators see of all processes together: calls, upstreams and their targets; and what they order."""
+"""All processes seen as one: decisions, upstreams, targets; and the actions of operators."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from gateway.admin.insights import Insights
@@ -45,23 +46,23 @@ class Overview:
         self._loaded = loaded
         self._apps_of: tuple[Config | None, Mapping[str, list[str]]] = (None, {})
 
-    async def calls(self, wanted: DecisionFilter) -> dict[str, Any]:
-        """The calls that are wanted, newest first, and how much they were looked for in."""
+    async def decisions(self, wanted: DecisionFilter) -> dict[str, Any]:
+        """The matching decisions, newest first, and how many decisions were searched."""
         replies = await self._rpc.ask(FindDecisions(wanted))
         found = list(replies.by_pid.values())
-        calls = sorted((call for each in found for call in each.decisions), key=_time_of, reverse=True)
+        decisions = sorted((each for part in found for each in part.decisions), key=attrgetter("time"), reverse=True)
         return {
-            "calls": calls[: wanted.limit],
-            "matched": sum(each.matched for each in found),
-            "held": sum(each.held for each in found),
-            "oldest": min((each.oldest for each in found if each.oldest is not None), default=None),
+            "decisions": decisions[: wanted.limit],
+            "matched": sum(part.matched for part in found),
+            "held": sum(part.held for part in found),
+            "oldest": min((part.oldest for part in found if part.oldest is not None), default=None),
             "incomplete": list(replies.incomplete),
         }
 
-    async def call(self, request_id: str) -> DecisionView | None:
-        """The call with this id, the newest where a client gave it to several; None where no journal holds it."""
-        answer = await self.calls(DecisionFilter(request_id=request_id, limit=1))
-        return answer["calls"][0] if answer["calls"] else None
+    async def decision(self, request_id: str) -> DecisionView | None:
+        """The decision with this request id: the newest, if clients used the id twice; None if it is in no journal."""
+        found = (await self.decisions(DecisionFilter(request_id=request_id, limit=1)))["decisions"]
+        return found[0] if found else None
 
     async def upstreams(self) -> dict[str, Any]:
         """Every upstream of the configuration in force, and how its targets stand."""
@@ -165,16 +166,12 @@ def _names(upstream: str, urls: list[str], reports: Mapping[tuple[str, str], Tar
     return {**target_names(urls), **living}
 
 
-def _time_of(call: DecisionView) -> str:
-    return call.time
-
-
 _UNKNOWN: Final[Mapping[str, Any]] = dict.fromkeys(
     (
-        "state", "since", "why", "retry_in_seconds", "in_flight", "queued", "connections", "max_connections",
+        "state", "since", "reason", "retry_in_seconds", "in_flight", "queued", "connections", "max_connections",
         "usual_ms", "p50_ms", "p95_ms", "p99_ms", "ejections", "last_error",
     )
-) | {"closed_to": [], "workers_ejected": 0, "workers": 0}  # fmt: skip
+) | {"ejected_for": [], "workers_ejected": 0, "workers": 0}  # fmt: skip
 
 
 def _shown(report: TargetReport | None) -> Mapping[str, Any]:
@@ -186,8 +183,8 @@ def _shown(report: TargetReport | None) -> Mapping[str, Any]:
     return {
         "state": report.state,
         "since": None if report.since is None else timestamp(report.since),
-        "why": shorten(report.reason) if report.reason else None,
-        "closed_to": list(report.ejected_for),
+        "reason": shorten(report.reason) if report.reason else None,
+        "ejected_for": list(report.ejected_for),
         "retry_in_seconds": None if report.retry_in is None else round(report.retry_in, 3),
         "in_flight": report.in_flight,
         "queued": report.queued,

@@ -1,4 +1,4 @@
-"""Asking the admin port of a gateway that runs: where it is, with which token, and what can go wrong."""
+"""A client of a running gateway's admin port: its address, its token, its errors."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from gateway.config.source.files import ReadError, read_text
 from gateway.model.text import printable, shorten
 
 TOKEN_VARIABLE: Final = "GATEWAY_ADMIN_TOKEN"  # noqa: S105
-"""Environment variable with the admin token, where neither an option nor the configuration tells it."""
+"""The environment variable with the admin token; an option comes first, the configuration last."""
 _DEFAULT: Final = Address("127.0.0.1", 9180)
 _TIME_LIMIT: Final = 5.0
-"""Seconds for an answer; a gateway that waits for workers which hang gives one within two."""
+"""Seconds for an answer; a gateway with workers that hang answers within two."""
 _MAX_TOKEN: Final = 64 * 1024
 _error_number = re.compile(r"^\[Errno -?[0-9]+\] ")
 
@@ -31,7 +31,7 @@ WatchedConfig = Annotated[
         "-c",
         "--config",
         metavar="FILE",
-        help="The gateway's configuration file: its admin address and token.  [default: gateway.yaml, if it is here]",
+        help="The gateway's configuration file, for admin address and token.  [default: gateway.yaml, if it exists]",
     ),
 ]
 AdminOption = Annotated[
@@ -39,7 +39,7 @@ AdminOption = Annotated[
     typer.Option(
         "--admin",
         metavar="URL",
-        help=f"The admin port.  [default: what the configuration file says, else http://{_DEFAULT}]",
+        help=f"URL of the admin port.  [default: from the configuration file, else http://{_DEFAULT}]",
     ),
 ]
 TokenOption = Annotated[
@@ -47,18 +47,18 @@ TokenOption = Annotated[
     typer.Option(
         "--token-file",
         metavar="FILE",
-        help=f"A file with the admin token.  [default: ${TOKEN_VARIABLE}, else what the configuration file says]",
+        help=f"A file with the admin token.  [default: ${TOKEN_VARIABLE}, else from the configuration file]",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 class NoAnswer(Exception):
-    """Nobody answers; the message says why, in few words."""
+    """The gateway does not answer; the message says why."""
 
 
-class Refusal(Exception):
-    """The gateway answered, but not with what was asked for."""
+class AdminError(Exception):
+    """The gateway answered with an error; the message is its text, ``status`` the HTTP status."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -80,62 +80,62 @@ class Gateway:
         self._client.close()
 
     def get(self, path: str, **parameters: str | int | None) -> Any:
-        """The JSON that it answers there. Raises NoAnswer and Refusal."""
-        asked = {name: value for name, value in parameters.items() if value is not None}
-        for value in asked.values():
+        """The JSON of a path. Raises NoAnswer and AdminError."""
+        query = {name: value for name, value in parameters.items() if value is not None}
+        for value in query.values():
             if any("\ud800" <= character <= "\udfff" for character in str(value)):
                 fail(f"{printable(str(value))}: is not UTF-8", BAD_USAGE)
         try:
-            answer = self._client.get(path, params=asked)
+            answer = self._client.get(path, params=query)
         except httpx.TimeoutException as exc:
             raise NoAnswer(f"no answer within {_TIME_LIMIT:g} s") from exc
         except httpx.HTTPError as exc:
-            raise NoAnswer(_in_words(exc)) from exc
+            raise NoAnswer(_error_text(exc)) from exc
         if answer.status_code != 200:
-            raise Refusal(answer.status_code, _said(answer))
+            raise AdminError(answer.status_code, _answer_text(answer))
         try:
             return answer.json()
         except ValueError as exc:
-            raise Refusal(answer.status_code, "its answer is no JSON: this is hardly a gateway's admin port") from exc
+            raise AdminError(answer.status_code, "the answer is not JSON: probably not a gateway's admin port") from exc
 
     def get_or_fail(self, path: str, **parameters: str | int | None) -> Any:
-        """The same; where it fails, the program ends with a message."""
+        """The same; an error ends the program with a message."""
         try:
             return self.get(path, **parameters)
         except NoAnswer as exc:
             fail(f"no gateway answers at {self.url}: {exc}")
-        except Refusal as exc:
+        except AdminError as exc:
             self.fail_for(exc)
 
-    def fail_for(self, refusal: Refusal) -> None:
-        """End the program as this answer deserves."""
-        if refusal.status == 401:
-            fail(f"{self.url} asks for the admin token: give --token-file FILE or ${TOKEN_VARIABLE}")
-        fail(f"{self.url}: {refusal}", BAD_USAGE if refusal.status == 400 else 1)
+    def fail_for(self, error: AdminError) -> None:
+        """End the program with the error: exit status 2 if the request was wrong, else 1."""
+        if error.status == 401:
+            fail(f"{self.url} requires the admin token: use --token-file FILE or ${TOKEN_VARIABLE}")
+        fail(f"{self.url}: {error}", BAD_USAGE if error.status == 400 else 1)
 
 
-def _in_words(exc: httpx.HTTPError) -> str:
-    text = _error_number.sub("", str(exc)) or "the connection ended"
+def _error_text(exc: httpx.HTTPError) -> str:
+    text = _error_number.sub("", str(exc)) or "the connection was closed"
     return printable(text[:1].lower() + text[1:]).rstrip(".")
 
 
-def _said(answer: httpx.Response) -> str:
+def _answer_text(answer: httpx.Response) -> str:
     if "html" in answer.headers.get("content-type", ""):
-        return f"it answers {answer.status_code} with HTML: this is hardly a gateway's admin port"
+        return f"it answers {answer.status_code} with HTML: probably not a gateway's admin port"
     return printable(shorten(answer.text.strip())) or f"it answers {answer.status_code}"
 
 
 def gateway_at(admin: str | None, token_file: Path | None, config: Path | None) -> Gateway:
-    """The gateway that the options mean. Ends the program with exit status 2 where they mean none."""
-    token = _token_of(token_file)
+    """The gateway that the options select. Wrong options end the program with exit status 2."""
+    token = _token(token_file)
     if admin is not None:
-        # The file's token is for the gateway of the file, not for whatever answers elsewhere.
-        return Gateway(_checked(admin), token)
+        # The file's token is only for the gateway of the file, never for another address.
+        return Gateway(_checked_url(admin), token)
     address, configured = _configured(config)
     return Gateway(f"http://{address}", token or configured)
 
 
-def _checked(admin: str) -> str:
+def _checked_url(admin: str) -> str:
     text = admin if "://" in admin else f"http://{admin}"
     try:
         usable = is_usable(httpx.URL(text))
@@ -146,7 +146,7 @@ def _checked(admin: str) -> str:
     return text.rstrip("/")
 
 
-def _token_of(file: Path | None) -> str | None:
+def _token(file: Path | None) -> str | None:
     if file is None:
         token = os.environ.get(TOKEN_VARIABLE) or None
         name = f"${TOKEN_VARIABLE}"
@@ -159,7 +159,7 @@ def _token_of(file: Path | None) -> str | None:
         if not token:
             fail(f"{name}: is empty", BAD_USAGE)
     if token is not None and not (token.isascii() and token.isprintable()):
-        fail(f"{name}: is no token, which has printable ASCII characters only", BAD_USAGE)
+        fail(f"{name}: not a valid token: only printable ASCII characters are allowed", BAD_USAGE)
     return token
 
 
@@ -171,37 +171,37 @@ def _configured(config: Path | None) -> tuple[Address, str | None]:
     try:
         loaded = load(path).config
     except ConfigError:
-        # A gateway may well run by what the file said before, and its secrets' variables need not be set here.
+        # The gateway may run with an earlier version of the file, and the variables of its secrets may not be set here.
         return _reachable(_address_in(path), path), None
     token = loaded.admin.token
-    return _reachable(loaded.server.admin, path), None if token is None else token.reveal()
+    return _reachable(loaded.server.admin, path), None if token is None else token.get_secret_value()
 
 
 def _address_in(path: Path) -> Address:
-    """What the file says of the admin address, whatever is wrong with the rest."""
+    """The file's admin address, even if the rest has errors."""
     name = printable(str(path))
     try:
-        return _address_of(parse(read_text(path, MAX_BYTES, "16 MiB"), name).plain())
+        return _address(parse(read_text(path, MAX_BYTES, "16 MiB"), name).plain())
     except ReadError as exc:
         fail(f"{name}: cannot be read: {exc}", BAD_USAGE)
     except (ConfigError, ValueError):
-        fail(f"{name} does not tell the admin address (see gateway check); give --admin URL", BAD_USAGE)
+        fail(f"{name} does not give the admin address (see gateway check); use --admin URL", BAD_USAGE)
 
 
-def _address_of(data: object) -> Address:
+def _address(data: object) -> Address:
     server = data.get("server") if isinstance(data, Mapping) else data
     if server is None:
         return _DEFAULT
     admin = server.get("admin", str(_DEFAULT)) if isinstance(server, Mapping) else server
     if not isinstance(admin, str):
-        raise ValueError("this is no address")
+        raise ValueError("not an address")
     return parse_address(admin)
 
 
 def _reachable(address: Address, path: Path) -> Address:
     if address.port == 0:
-        fail(f"{printable(str(path))}: server.admin is any free port; give --admin URL", BAD_USAGE)
-    if "%" in address.host:  # which no URL can name
-        fail(f"{printable(str(path))}: server.admin is of one interface; give --admin URL", BAD_USAGE)
+        fail(f"{printable(str(path))}: server.admin is any free port; use --admin URL", BAD_USAGE)
+    if "%" in address.host:  # a URL cannot contain it
+        fail(f"{printable(str(path))}: server.admin is an address of one interface; use --admin URL", BAD_USAGE)
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104
     return Address(host, address.port)

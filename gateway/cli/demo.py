@@ -16,8 +16,8 @@ from rich.table import Table
 
 from gateway.config import Loaded
 from gateway.model.decision import Decision
-from gateway.server.listener import StartError
 from gateway.server.single import Gateway
+from gateway.server.sockets import StartError
 from gateway.telemetry.log import LogWriter
 
 DEMO_CONFIG: Final = """\

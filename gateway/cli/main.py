@@ -1,20 +1,20 @@
-"""Assembles the subcommands."""
+"""The command line with all subcommands."""
 
 from __future__ import annotations
 
-from gateway.cli.commands import demo, inspect, replay, send, serve, watch
+from gateway.cli.commands import check, decisions, demo, explain, info, replay, send, serve, status
 from gateway.cli.common import new_app
 from gateway.cli.top import top
 
 app = new_app()
 app.command("run")(serve.run)
-app.command("check")(inspect.check)
-app.command("explain")(inspect.explain)
+app.command("check")(check.check)
+app.command("explain")(explain.explain)
 app.command("send")(send.send)
 app.command("replay")(replay.replay)
 app.command("demo")(demo.demo)
-app.command("status")(watch.status)
-app.command("calls")(watch.calls)
+app.command("status")(status.status)
+app.command("decisions")(decisions.decisions)
 app.command("top")(top)
-app.command("schema")(inspect.schema)
-app.command("version")(inspect.version)
+app.command("schema")(info.schema)
+app.command("version")(info.version)

@@ -1,4 +1,4 @@
-"""The parts of the documentation that are made from the code, so that they cannot say anything else than it does.
+"""Generates the tables in the documents from the code, so that they always agree with it.
 
 ``python -m gateway.cli.reference_docs FILE…`` writes them into the files, between
 ``<!-- begin: NAME -->`` and ``<!-- end -->``; ``<!-- begin: keys PLACE -->`` begins the keys of the configuration's
@@ -35,30 +35,49 @@ _section = re.compile(r"(<!-- begin: ([a-z-]+)(?: (\S+))? -->\n).*?(<!-- end -->
 
 _CAUSES: Final[Mapping[Cause, str]] = {
     Cause.TIMEOUT: "gave no complete answer within the budget",
-    Cause.UNREACHABLE: "refused, reset or closed the connection without an answer; its name was not resolved, TLS "
-    "failed; or every target is ejected (of each `failover` too)",
-    Cause.OVERLOAD: "was not asked: `max_in_flight` or `rate_limit` was reached, or `max_connections` and the queue is "
-    "too long",
+    Cause.UNREACHABLE: "refused, reset or closed the connection without an answer; its name was not resolved; TLS "
+    "failed; or every target is ejected (those of each `failover` too)",
+    Cause.OVERLOAD: "was not contacted, because `max_in_flight` or `rate_limit` was reached, or `max_connections` was "
+    "reached and the queue is too long",
     Cause.BAD_ANSWER: "answered `200` with anything but one JSON object (a PHP notice before it, a byte-order mark, "
-    "HTML, nothing), which `response_check: repair` could not mend; an answer cut short, malformed or too large; "
-    "to an event: any `2xx` with PHP's report of a fatal error",
+    "HTML, nothing) that `response_check: repair` could not repair; or its answer was cut short, malformed or too "
+    "large; or it answered an event with any `2xx` and PHP's report of a fatal error",
     Cause.ERROR_STATUS: "answered with any other status: redirects, `204`, `500` …",
 }
+_CAUSES_IN_SHORT: Final[Mapping[Cause, str]] = {
+    Cause.TIMEOUT: "no complete answer within the budget",
+    Cause.UNREACHABLE: "no connection, or every target is ejected",
+    Cause.OVERLOAD: "not contacted, because a limit was reached",
+    Cause.BAD_ANSWER: "`200` with anything but one JSON object",
+    Cause.ERROR_STATUS: "any other status",
+}
 _REASONS: Final[Mapping[Reason, str]] = {
-    Reason.OK: "the backend, a rule, an app with `static: allow`, or the original of a repeated hook said yes",
-    Reason.DENIED: "the backend, a rule, an app with `static: reject`, or the original of a repeated hook said no",
-    Reason.UNKNOWN_APP: "no app of the configuration serves the hook's `appKey`",
-    Reason.BAD_REQUEST: "the request is no hook, or not one that may be sent on",
-    Reason.UNAUTHORIZED: "it comes from an address that may not ask, or does not prove whose it is",
-    Reason.INTERNAL: "a defect of the gateway; its log has the traceback",
+    Reason.OK: "the backend, a rule, an app with `static: allow`, or the original of a duplicate allowed it",
+    Reason.DENIED: "the backend, a rule, an app with `static: reject`, or the original of a duplicate rejected it",
+    Reason.UNKNOWN_APP: "no app in the configuration serves the hook's `appKey`",
+    Reason.BAD_REQUEST: "the request is not a valid hook",
+    Reason.UNAUTHORIZED: "the sender's address is not allowed, or its credentials or signature are missing or wrong",
+    Reason.INTERNAL: "a defect in the gateway; its log has the traceback",
 }
 
 _SIGNALS: Final[Mapping[Meaning, str]] = {
-    Meaning.DRAIN: "answers the hooks in flight, for at most `server.drain_timeout`, and ends with status 0; a second "
-    "one ends at once",
-    Meaning.END: "ends at once: hooks in flight get their `fallback`",
-    Meaning.RELOAD: "reads the configuration again",
+    Meaning.DRAIN: "finishes the hooks in flight, for up to `server.drain_timeout`, and exits with status 0; a second "
+    "one exits immediately",
+    Meaning.END: "exits immediately: hooks in flight get their `fallback`",
+    Meaning.RELOAD: "reloads the configuration",
 }
+
+
+def outcome_table() -> str:
+    """The verdict table in short, for README.md."""
+    rows = [
+        ("`200` with one JSON object; to an event: any `2xx`", *_outcome(backend_allow(b"{}"))),
+        ("`403`", *_outcome(backend_reject())),
+    ]
+    for cause, words in _CAUSES_IN_SHORT.items():
+        ruling = fallback_ruling(Failure(cause, ProxyError.HTTP_PROTOCOL_ERROR, ""), Fallback(), b"{}")
+        rows.append((words, *_outcome(ruling)))
+    return _markdown(("the backend's answer", "`reason`", "the media server receives"), rows)
 
 
 def verdict_table() -> str:
@@ -66,18 +85,18 @@ def verdict_table() -> str:
     rows = [
         ("`200` with one JSON object", *_outcome(backend_allow(b"{}")), "–"),
         ("any `2xx` to an event, with any body (`event_answers: any`)", *_outcome(backend_allow(b"{}")), "–"),
-        ("`403`: final, never retried, no failure", *_outcome(backend_reject()), "–"),
+        ("`403`: final, never retried, not a failure", *_outcome(backend_reject()), "–"),
     ]
     allow_alone = loads("defaults: {fallback: allow}\n").config.defaults.fallback
     for cause, words in _CAUSES.items():
         ruling = fallback_ruling(Failure(cause, ProxyError.HTTP_PROTOCOL_ERROR, ""), Fallback(), b"{}")
         covered = "yes" if allow_alone.verdict(cause) is Verdict.ALLOW else "no: name it"
         rows.append((words, *_outcome(ruling), covered))
-    return _markdown(("what the backend did", "`reason`", "answer", "let pass by `fallback: allow`"), rows)
+    return _markdown(("what the backend did", "`reason`", "answer", "allowed by `fallback: allow`?"), rows)
 
 
 def refusal_table() -> str:
-    """What is refused before a backend is asked."""
+    """What is rejected before a backend is contacted."""
     rows = [
         (refusal.when, f"`{refusal.reason}`", f"`{status}`")
         for status, refusals in REFUSALS.items()
@@ -120,13 +139,9 @@ def signal_table() -> str:
             for it in Meaning
             if it is not Meaning.IGNORE
         ),
-        (
-            _names(FAULTS),
-            "a defect, or systemd's watchdog (`SIGABRT`): the process ends where it is",
-            _names(FAULTS),
-        ),
+        (_names(FAULTS), "a defect, or systemd's watchdog (`SIGABRT`): the process dies immediately", _names(FAULTS)),
         (_names(IGNORED_BY_DEFAULT), "nothing", _names(IGNORED_BY_DEFAULT)),
-        ("all others, real-time signals too", "nothing; a line in the log names it", "all others"),
+        ("all others, including real-time signals", "nothing; a line in the log names it", "all others"),
     ]
     return _markdown(("signal", "`gateway run`", "a worker does the same for"), rows)
 
@@ -146,14 +161,14 @@ def keys_at(place: str) -> str:
     blocks = [section.meaning]
     if len(section.places) > 1:
         others = ", ".join(f"`{other}`" for other in section.places[1:])
-        blocks[0] += f" The same keys stand at {others}."
+        blocks[0] += f" The same keys exist at {others}."
     above = "" if place == "top" else f"{place}."
     blocks += [_key(above, key, everything) for key in section.keys]
     return "\n\n".join(blocks)
 
 
 def _key(above: str, key: Key, everything: Mapping[str, Section]) -> str:
-    care = f" **Mind:** {key.care}" if key.care else ""
+    care = f" **Note:** {key.care}" if key.care else ""
     below = f"{above}{key.name}"
     inner = [it for it in everything.values() if any(_is_below(place, below) for place in it.places)]
     form = f"{key.form} ([its keys](#{_anchor(inner[0])}))" if inner else key.form
@@ -175,6 +190,7 @@ def _anchor(section: Section) -> str:
 
 
 SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
+    "outcomes": outcome_table,
     "verdicts": verdict_table,
     "refusals": refusal_table,
     "cures": cure_table,
@@ -185,7 +201,7 @@ SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
 
 
 def regenerate(text: str) -> str:
-    """A document with its generated sections made anew. Raises KeyError for a section that nobody makes."""
+    """The document with its generated sections replaced. Raises KeyError for an unknown section."""
 
     def generate(match: re.Match[str]) -> str:
         begin, name, place, end = match.groups()

@@ -1,4 +1,4 @@
-"""What no general proxy knows, for a terminal: refusals that stop nothing, repairs, candidates, shares, rules."""
+"""Insights for a terminal: ignored rejections, repaired answers, candidates, traffic split, rules."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Final
 
 from rich.text import Text
 
-from gateway.cli.render import Json, milliseconds, plain, rate
+from gateway.cli.render import Json, milliseconds, plain, plural, rate
 
 _DIFFERING: Final = ("verdict_differs", "body_differs")
 _ENFORCE: Final = "set rest_client_config: enforce"
-_OVERWRITE: Final = f"{_ENFORCE}, with restPolicy OVERWRITE and these under restOverwrite for this method"
-_WAIT: Final = "until its sessions connect again"
-_MEND: Final = "mend its answers to connect that cannot be read"
+_OVERWRITE: Final = f"{_ENFORCE}, with restPolicy OVERWRITE and these fields in restOverwrite for this method"
+_WAIT: Final = "wait until its sessions reconnect"
+_FIX: Final = "fix its unreadable connect answers"
 _MOST_LINES: Final = 30
 _MOST_CUT: Final = 40
-"""Lines shown of what was cut away."""
+"""Lines shown of what was removed from an answer."""
 
 
-def remarks(call: Json) -> Text:
-    """What few calls have, for the end of their line."""
+def annotation_text(decision: Json) -> Text:
+    """What only few decisions have, for the end of their line."""
     parts = [
-        Text(f"{name}={plain(call[name])}")
+        Text(f"{name}={plain(decision[name])}")
         for name in (
             "rule",
             "repaired",
@@ -32,43 +32,45 @@ def remarks(call: Json) -> Text:
             "excluded",
             "substituted",
         )
-        if call.get(name) is not None and (name, call[name]) != ("client_config", "ok")
+        if decision.get(name) is not None and (name, decision[name]) != ("client_config", "ok")
     ]
-    if call["ineffective"]:
-        parts.append(Text("the media server ignores this refusal", style="bold red"))
-    if call["ignored_fields"] is not None:
-        parts.append(Text(f"the media server ignores {plain(call['ignored_fields'])}", style="bold red"))
-    shadow = call["shadow"]
+    if decision["ineffective"]:
+        parts.append(Text("the media server ignores this rejection", style="bold red"))
+    if decision["ignored_fields"] is not None:
+        parts.append(Text(f"the media server ignores {plain(decision['ignored_fields'])}", style="bold red"))
+    shadow = decision["shadow"]
     if shadow is not None and shadow["outcome"] != "match":
         parts.append(Text(f"{plain(shadow['upstream'])}:{plain(shadow['outcome'])}", style="magenta"))
     return Text("  ").join(parts)
 
 
-def story(call: Json) -> Iterator[tuple[str, str]]:
-    """The same in full, each with its name."""
-    if call["rule"] is not None:
-        words = "decided, no backend was asked" if call["source"] == "rule" else "met"
-        yield "rule", f"{plain(call['rule'])} {words}"
-    if call["failed_over_from"] is not None:
-        yield "instead of", f"{plain(call['failed_over_from'])}, which failed: {plain(call['failover_cause'])}"
-    if call["client_config"] is not None:
-        yield "connect", f"its answer's restClientConfig: {plain(call['client_config'])}"
-    if call["excluded"] is not None:
-        yield "excluded", f"{plain(call['excluded'])}: its restExclude leaves out what the gateway needs"
-    if call["changed_fields"] is not None:
-        yield "changed", f"{plain(call['changed_fields'])}: by the fallback"
-    if call["ignored_fields"] is not None:
-        yield "ignored", f"the media server does not take {plain(call['ignored_fields'])}; {_OVERWRITE}"
-    if call["ineffective"]:
-        yield "ignored", f"the media server ignores this refusal; {_ENFORCE}, with FAIL for this method"
-    if call["repaired"] is not None:
-        yield "repaired", f"{plain(call['repaired'])}; what was cut away:"
-        for line in call["cut"].splitlines()[:_MOST_CUT]:
+def details(decision: Json) -> Iterator[tuple[str, str]]:
+    """The same in full: names and texts."""
+    if decision["rule"] is not None:
+        words = "decided; no backend was contacted" if decision["source"] == "rule" else "matched"
+        yield "rule", f"{plain(decision['rule'])} {words}"
+    if decision["failed_over_from"] is not None:
+        cause = plain(decision["failover_cause"])
+        yield "failover", f"from {plain(decision['failed_over_from'])}, which failed: {cause}"
+    if decision["client_config"] is not None:
+        yield "connect", f"restClientConfig of its answer: {plain(decision['client_config'])}"
+    if decision["excluded"] is not None:
+        yield "excluded", f"{plain(decision['excluded'])}: its restExclude removes fields that the gateway needs"
+    if decision["changed_fields"] is not None:
+        yield "changed", f"{plain(decision['changed_fields'])}: changed by the fallback"
+    if decision["ignored_fields"] is not None:
+        yield "ignored", f"the media server ignores {plain(decision['ignored_fields'])}; {_OVERWRITE}"
+    if decision["ineffective"]:
+        yield "ignored", f"the media server ignores this rejection; {_ENFORCE}, with FAIL for this method"
+    if decision["repaired"] is not None:
+        yield "repaired", f"{plain(decision['repaired'])}; removed text:"
+        for line in decision["cut"].splitlines()[:_MOST_CUT]:
             yield "", plain(line)
-    if call.get("substituted") is not None:
-        yield "answered", f"{plain(call['substituted'])}: an event is delivered so too; the hook's own body went out"
-    if call["shadow"] is not None:
-        yield from _candidate(call["shadow"])
+    if decision.get("substituted") is not None:
+        words = "this counts as delivered for an event; the hook's own body was sent"
+        yield "answered", f"{plain(decision['substituted'])}: {words}"
+    if decision["shadow"] is not None:
+        yield from _candidate(decision["shadow"])
 
 
 def _candidate(shadow: Json) -> Iterator[tuple[str, str]]:
@@ -85,19 +87,19 @@ def _candidate(shadow: Json) -> Iterator[tuple[str, str]]:
 
 
 def at_a_glance(insights: Json) -> Text | None:
-    """One line of what goes on now; None where there is nothing of it."""
+    """One line about the last seconds; None if there is nothing to report."""
     total = insights["total"]
     parts = [
-        (f"{rate(total['ineffective']['per_second'])} refusals/s stop nothing", total["ineffective"], "bold red"),
+        (f"{rate(total['ineffective']['per_second'])} rejections/s ignored", total["ineffective"], "bold red"),
         (
             f"{rate(total['ineffective_changes']['per_second'])} changed answers/s ignored",
             total["ineffective_changes"],
             "bold red",
         ),
         (f"{rate(total['repaired']['per_second'])} answers/s repaired", total["repaired"], "yellow"),
-        (f"{rate(total['failovers']['per_second'])} failed over/s", total["failovers"], "yellow"),
-        (f"{rate(total['rate_limited']['per_second'])} past a rate limit/s", total["rate_limited"], "yellow"),
-        (f"{rate(total['differing']['per_second'])} seen otherwise by a candidate/s", total["differing"], "magenta"),
+        (f"{rate(total['failovers']['per_second'])} failovers/s", total["failovers"], "yellow"),
+        (f"{rate(total['rate_limited']['per_second'])} rate-limited/s", total["rate_limited"], "yellow"),
+        (f"{rate(total['differing']['per_second'])} candidate differences/s", total["differing"], "magenta"),
         (
             f"{rate(insights['recorded']['dropped']['per_second'])} not recorded/s",
             insights["recorded"]["dropped"],
@@ -109,75 +111,82 @@ def at_a_glance(insights: Json) -> Text | None:
 
 
 def notes(insights: Json) -> list[Text]:
-    """Every line that an operator may want to know."""
+    """Every insight, one per line."""
     lines = [
         Text.assemble((f"{plain(app['app'])}: ", "bold"), (words, style))
         for app in insights["apps"]
-        for words, style in _of_app(app)
+        for words, style in _app_notes(app)
     ]
-    lines += [Text(words, style=style) for words, style in _of_recording(insights["recorded"])]
+    lines += [Text(words, style=style) for words, style in _recording_notes(insights["recorded"])]
     if len(lines) > _MOST_LINES:
-        more = Text(f"and {len(lines) - _MOST_LINES} more such lines; --json has them all", style="dim")
+        more = Text(f"and {len(lines) - _MOST_LINES} more lines; --json shows all", style="dim")
         return [*lines[:_MOST_LINES], more]
     return lines
 
 
-def _remedy(config: Json, refused: Iterable[str]) -> str:
-    """What makes refusals of these methods count, by what the configuration in force already does about them."""
+def _remedy(config: Json, rejected: Iterable[str]) -> str:
+    """How to make rejections of these methods stop calls, given the current configuration."""
     enforced = config["mode"] == "enforce"
     steps = [] if enforced else [_ENFORCE]
-    if unnamed := sorted(set(refused).difference(config.get("methods", refused))):
-        steps.append(f"name {', '.join(map(plain, unnamed))} with restOnError: FAIL under rest_client_config.methods")
+    if unnamed := sorted(set(rejected).difference(config.get("methods", rejected))):
+        steps.append(f"add {', '.join(map(plain, unnamed))} with restOnError: FAIL to rest_client_config.methods")
     if enforced and config["outcomes"].get("unreadable"):
-        steps.append(_MEND)
+        steps.append(_FIX)
     return " and ".join(steps) or _WAIT
 
 
-def _of_app(app: Json) -> Iterable[tuple[str, str]]:
+def _app_notes(app: Json) -> Iterable[tuple[str, str]]:
     name = plain(app["app"])
     ineffective, config = app["ineffective"], app["client_config"]
     outcomes = config["outcomes"]
     remedy = _remedy(config, ineffective["methods"])
     if ineffective["total"]:
-        yield f"refusals that stop nothing: {_figure(ineffective)} ({_counts(ineffective['methods'])}); {remedy}", "red"
+        words = f"rejections the media server ignores: {_figure(ineffective)} ({_counts(ineffective['methods'])})"
+        yield f"{words}; {remedy}", "red"
     elif outcomes.get("missing") or outcomes.get("unreadable"):
-        words = f"answers to connect: {_counts(outcomes)}; refusals there will stop nothing"
+        lacking = plural(outcomes.get("missing", 0) + outcomes.get("unreadable", 0), "connect answer")
+        words = f"{lacking} without restOnError=FAIL: rejections in those sessions will not stop calls"
         yield f"{words}; {remedy}", "yellow"
     changes = app["ineffective_changes"]
     if changes["total"]:
-        yield (
-            f"changed answers that are ignored: {_figure(changes)} ({_counts(changes['methods'])}); {_OVERWRITE}",
-            "red",
-        )
+        words = f"changed answers the media server ignores: {_figure(changes)} ({_counts(changes['methods'])})"
+        yield f"{words}; {_OVERWRITE}", "red"
     if excluded := app["excluded"]["fields"]:
-        words = f"restExclude in answers to connect leaves out what the gateway needs: {_counts(excluded)}"
+        words = f"restExclude in connect answers removes fields that the gateway needs: {_counts(excluded)}"
         yield words, "red"
     if app["repaired"]["total"]:
-        kinds = _counts(app["repaired"]["kinds"])
-        yield f"answers repaired: {_figure(app['repaired'])} ({kinds}); gateway calls --app {name} --repaired", "yellow"
+        words = f"repaired answers: {_figure(app['repaired'])} ({_counts(app['repaired']['kinds'])})"
+        yield f"{words}; gateway decisions --app {name} --repaired", "yellow"
     for failover in app["failovers"]:
-        style = "red" if failover["per_second"] else ""
-        causes = _counts(failover["causes"])
-        yield f"{plain(failover['upstream'])} gave no verdict: {_figure(failover)} put elsewhere ({causes})", style
+        yield _failover(failover), "red" if failover["per_second"] else ""
     if app["rate_limited"]["total"]:
-        yield f"past the rate limit: {_figure(app['rate_limited'])}", "yellow"
+        yield f"over the rate limit: {_figure(app['rate_limited'])}", "yellow"
     for shadow in app["shadow"]:
         yield _agreement(name, shadow)
     if app["split"]:
-        yield f"shares: {', '.join(map(_share, app['split']))}", ""
+        yield f"traffic split (actual): {', '.join(map(_share, app['split']))}", ""
     for rule in app["rules"]:
-        yield f"rule {plain(rule['rule'])}: met {_figure(rule)} ({_counts(rule['verdicts'])})", ""
+        matches = plural(rule["total"], "match", "matches")
+        yield f"rule {plain(rule['rule'])}: {rate(rule['per_second'])}/s, {matches} since start", ""
+
+
+def _failover(failover: Json) -> str:
+    if failover["causes"].keys() <= {"unreachable"}:
+        problem = "is down" if failover["per_second"] else "was down"
+    else:
+        problem = f"{'gives' if failover['per_second'] else 'gave'} no verdict ({_counts(failover['causes'])})"
+    hooks = f"{rate(failover['per_second'])} hooks/s ({failover['total']:,} total)"
+    return f"{plain(failover['upstream'])} {problem}: {hooks} failed over"
 
 
 def _agreement(app: str, shadow: Json) -> tuple[str, str]:
     rest = {outcome: count for outcome, count in shadow["outcomes"].items() if outcome != "match"}
-    words = (
-        f"candidate {plain(shadow['upstream'])} agrees in {_percent(shadow['agreement'])} of {shadow['compared']} hooks"
-    )
+    compared = plural(shadow["compared"], "hook")
+    words = f"candidate {plain(shadow['upstream'])} agrees in {_percent(shadow['agreement'])} of {compared}"
     if rest:
         words += f" ({_counts(rest)})"
     if any(shadow["outcomes"].get(outcome) for outcome in _DIFFERING):
-        return f"{words}; gateway calls --app {app} --shadow differs", "magenta"
+        return f"{words}; gateway decisions --app {app} --shadow differs", "magenta"
     return words, ""
 
 
@@ -187,16 +196,16 @@ def _share(share: Json) -> str:
     return f"{plain(share['upstream'])} {_percent(measured)}{weight}"
 
 
-def _of_recording(recorded: Json) -> Iterable[tuple[str, str]]:
+def _recording_notes(recorded: Json) -> Iterable[tuple[str, str]]:
     written, dropped = recorded["written"], recorded["dropped"]
     if recorded["path"] is not None or written["total"] or dropped["total"]:
-        where = "off now" if recorded["path"] is None else f"to {plain(recorded['path'])}"
+        where = "now off" if recorded["path"] is None else f"to {plain(recorded['path'])}"
         style = "red" if dropped["per_second"] else ""
         yield f"recording {where}: written {_figure(written)}; dropped {_figure(dropped)}", style
 
 
 def _figure(figure: Json) -> str:
-    return f"{rate(figure['per_second'])}/s, {figure['total']} since the start"
+    return f"{rate(figure['per_second'])}/s, {figure['total']} since start"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -9,7 +9,7 @@ from gateway.config.sections.authorization import Credentials, Signature
 from gateway.config.sections.root import Admin, Config, Log, MediaServer, Server
 from gateway.config.sections.tls import ServerTls, UpstreamTls
 from gateway.config.sections.tracing import Tracing
-from gateway.config.sections.types import Secret, format_duration, parse_duration, parse_size
+from gateway.config.sections.types import format_duration, parse_duration, parse_size
 from gateway.config.sections.upstreams import Health, Target, Upstream
 from gateway.config.source.display import display_urls, display_value
 from gateway.config.source.problems import ConfigError, Problem, describe_defect, path_text
@@ -32,7 +32,6 @@ __all__ = [
     "MediaServer",
     "Method",
     "Problem",
-    "Secret",
     "Section",
     "Server",
     "ServerTls",

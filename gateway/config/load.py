@@ -23,6 +23,7 @@ from gateway.config.source.problems import MAX_PROBLEMS, ConfigError, NameSugges
 from gateway.config.source.problems import Path as KeyPath
 
 _SIZE_TEXT: Final = "16 MiB"
+_NOT_FOUND: Final = "not found (use -c FILE, or start from the gateway.yaml that comes with the gateway)"
 _LASTING: Final = frozenset((errno.EACCES, errno.ELOOP))
 """A file that gives these is at fault itself; a missing one is being replaced, and descriptors come back."""
 _MAX_ERRORS: Final = 100_000
@@ -70,6 +71,8 @@ def load(path: str | Path, check_build: BuildCheck = _accept) -> Loaded:
     try:
         text = read_text(path, MAX_BYTES, _SIZE_TEXT)
     except ReadError as exc:
+        if isinstance(exc.__cause__, FileNotFoundError):
+            raise ConfigError([Problem(str(path), 0, 0, "", _NOT_FOUND)]) from exc
         raise ConfigError([Problem(str(path), 1, 1, "", f"cannot be read: {exc}")]) from exc
     return _load(text, str(path), check_build)
 

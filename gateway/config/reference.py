@@ -12,12 +12,11 @@ from enum import EnumType
 from types import NoneType
 from typing import Any, Final, Literal, NamedTuple, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from gateway.config.sections.addresses import Address
 from gateway.config.sections.root import Config
-from gateway.config.sections.types import OneOrMany, ReadAs, Secret
+from gateway.config.sections.types import OneOrMany, ReadAs, either
 
 TOP: Final = "top"
 """Where the section stands that is the whole file."""
@@ -119,7 +118,7 @@ def _form(annotation: Any) -> str:
         return _form(get_args(annotation)[0])
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
-        return _either(map(str, arguments))
+        return either(map(str, arguments))
     if origin is dict:
         return f"mapping; each name is {_form(arguments[0])}; each value: {_form(arguments[1])}"
     if origin in (tuple, frozenset):
@@ -127,16 +126,10 @@ def _form(annotation: Any) -> str:
     if arguments:  # X | None, where None means left out
         return " or ".join(_form(argument) for argument in arguments if argument is not NoneType)
     if isinstance(annotation, EnumType):
-        return _either(member.value for member in annotation)  # type: ignore[var-annotated]
+        return either(member.value for member in annotation)  # type: ignore[var-annotated]
     return _PLAIN.get(annotation, "mapping")
 
 
 _PLAIN: Final[dict[Any, str]] = {
-    Address: "address: HOST:PORT, or :PORT for all interfaces",
-    Secret: "text, secret: best written as ${env:NAME} or ${file:/path}",
+    SecretStr: "text, secret: best written as ${env:NAME} or ${file:/path}",
 }
-
-
-def _either(words: Iterator[str]) -> str:
-    *most, last = words
-    return f"{', '.join(most)} or {last}" if most else last

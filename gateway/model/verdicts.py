@@ -207,7 +207,7 @@ _DENIED: Final = Ruling(Verdict.REJECT, Source.BACKEND, Reason.DENIED, REJECT_ST
 
 def backend_allow(body: bytes) -> Ruling:
     """The backend's 200: its body goes out as it came."""
-    return Ruling(Verdict.ALLOW, Source.BACKEND, Reason.OK, ALLOW_STATUS, body, JSON_TYPE)
+    return Ruling(Verdict.ALLOW, Source.BACKEND, Reason.OK, ALLOW_STATUS, body, content_type=JSON_TYPE)
 
 
 def backend_reject() -> Ruling:
@@ -224,17 +224,22 @@ def fallback_ruling(failure: Failure, fallback: Fallback, request_body: bytes) -
     proxy_status = _proxy_status(failure.proxy_error, failure.received_status)
     if fallback.verdict(failure.cause) is Verdict.ALLOW:
         ruling = Ruling(
-            Verdict.ALLOW, Source.FALLBACK, reason, ALLOW_STATUS,
-            request_body, JSON_TYPE, proxy_status, failure.detail,
-        )  # fmt: skip
+            Verdict.ALLOW,
+            Source.FALLBACK,
+            reason,
+            ALLOW_STATUS,
+            request_body,
+            content_type=JSON_TYPE,
+            proxy_status=proxy_status,
+            error=failure.detail,
+        )
         changes = fallback.fields.get(failure.cause)
         if changes is None:
             return ruling
         return ruling.with_body(changes.put_into(request_body)).annotate(changed_fields=",".join(changes.names))
     return Ruling(
-        Verdict.REJECT, Source.FALLBACK, reason, REJECT_STATUS,
-        b"", None, proxy_status, failure.detail,
-    )  # fmt: skip
+        Verdict.REJECT, Source.FALLBACK, reason, REJECT_STATUS, proxy_status=proxy_status, error=failure.detail
+    )
 
 
 def duplicate_ruling(ruling: Ruling) -> Ruling:
@@ -250,7 +255,7 @@ def duplicate_ruling(ruling: Ruling) -> Ruling:
 def static_ruling(verdict: Verdict, request_body: bytes) -> Ruling:
     """The verdict of an app that has no backend at all."""
     if verdict is Verdict.ALLOW:
-        return Ruling(Verdict.ALLOW, Source.STATIC, Reason.OK, ALLOW_STATUS, request_body, JSON_TYPE)
+        return Ruling(Verdict.ALLOW, Source.STATIC, Reason.OK, ALLOW_STATUS, request_body, content_type=JSON_TYPE)
     return Ruling(
         Verdict.REJECT, Source.STATIC, Reason.DENIED, REJECT_STATUS,
         proxy_status=_proxy_status(ProxyError.HTTP_REQUEST_DENIED),

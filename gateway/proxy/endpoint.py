@@ -19,7 +19,7 @@ from gateway.http.server.exchange import EXCHANGE, Exchange
 from gateway.http.server.head import BadRequest
 from gateway.http.server.state import Answer
 from gateway.model.decision import Decision
-from gateway.model.hooks import BadHookError, Hook, method_type, parse_hook
+from gateway.model.hooks import BadHookError, Hook, HookReader, method_type
 from gateway.model.trace_context import Sampling
 from gateway.model.verdicts import (
     ALLOW_STATUS,
@@ -97,6 +97,7 @@ class HookEndpoint:
         self._asking = 0
         """Hooks that a backend is asked for: each has a place under the limits."""
         self._waiting = WaitingRepeats()
+        self._hook_reader = HookReader()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One hook, from its head to its answer."""
@@ -162,7 +163,7 @@ class HookEndpoint:
         life.method = snapshot.table.method_label(method)
         if life.received.coded:
             raise RequestRefused(problem(400, "a hook's body is plain JSON, not compressed"))
-        life.hook = hook = _parsed(body)
+        life.hook = hook = _parsed(self._hook_reader, body)
         found = snapshot.table.find(hook.app_key, method)
         if found is None:
             raise RequestRefused(unknown_app_answer(hook.app_key))
@@ -311,9 +312,9 @@ class HookEndpoint:
         return decision
 
 
-def _parsed(body: bytes) -> Hook:
+def _parsed(reader: HookReader, body: bytes) -> Hook:
     try:
-        return parse_hook(body)
+        return reader.read(body)
     except BadHookError as exc:
         raise RequestRefused(problem(400, str(exc))) from exc
 

@@ -46,16 +46,16 @@ REFUSALS: Final[Mapping[int, tuple[Refusal, ...]]] = {
             "not HTTP/1.x, or HTTP that could be read in two ways",
             Reason.BAD_REQUEST,
             "Find out who sends it (`ss -tn sport = :8080`): a scanner, `https` on a plain port, or a proxy in between "
-            "that rewrites requests. The media server's own are never refused so.",
+            "that rewrites requests. The media server's own are never rejected for this.",
         ),
         Refusal(
             "not UTF-8 JSON; without a string `appKey`, or with two; compressed",
             Reason.BAD_REQUEST,
-            "`error` says which. Send the media server's own hooks, unchanged; take out what compresses or rewrites "
-            "them on the way.",
+            "`error` says which. Send the media server's own hooks, unchanged; remove anything in between that "
+            "compresses or rewrites them.",
         ),
         Refusal(
-            "back again: an upstream's url leads to this gateway itself",
+            "a loop: an upstream's url leads to this gateway itself",
             Reason.BAD_REQUEST,
             "Set `upstreams.*.url` to the backend: the URL that the media server had before.",
         ),
@@ -65,7 +65,7 @@ REFUSALS: Final[Mapping[int, tuple[Refusal, ...]]] = {
             "without the app's `credentials` or `signature`, or with wrong ones",
             Reason.UNAUTHORIZED,
             "Compare the app's `restUsername` and `restPassword`, or `rest_hook_send_hash` and `rest_hook_secret_key`, "
-            "on the media server with the app here; something on the way may change the body.",
+            "on the media server with the app here; something in between may change the body.",
         ),
     ),
     403: (
@@ -75,23 +75,23 @@ REFUSALS: Final[Mapping[int, tuple[Refusal, ...]]] = {
             "Add the app under `apps` (exact name or glob) and reload. `gateway explain` shows what would match.",
         ),
         Refusal(
-            "from an address that `server.allow_from` lacks",
+            "from an address that is not in `server.allow_from`",
             Reason.UNAUTHORIZED,
-            "Add the media server's address, as the gateway sees it, to `server.allow_from`; behind a proxy that is "
+            "Add the media server's address, as the gateway sees it, to `server.allow_from`; behind a proxy, that is "
             "the proxy's.",
         ),
         Refusal(
-            "on one connection more than `server.max_connections`, or when memory has run out",
+            "on one connection too many (`server.max_connections`), or when memory has run out",
             Reason.OVERLOAD,
-            "Look who holds connections (`ss -tn`), and for the warning about open files at the start; raise "
-            "`server.max_connections` and `LimitNOFILE`, or give the machine memory.",
+            "Find out who holds connections (`ss -tn`), and look for the warning about open files at startup; raise "
+            "`server.max_connections` and `LimitNOFILE`, or add memory.",
         ),
     ),
     404: (
         Refusal(
             "without a method's name at the end of its path",
             Reason.BAD_REQUEST,
-            "Not the media server's doing, or a proxy rewrites paths: a hook's path ends in its method, as in "
+            "Not a media server, or a proxy rewrites paths: a hook's path ends with its method, as in "
             "`/rest/my_api/OnCallEvent`.",
         ),
     ),
@@ -104,7 +104,7 @@ REFUSALS: Final[Mapping[int, tuple[Refusal, ...]]] = {
     ),
     408: (
         Refusal(
-            "not whole within `server.read_timeout`",
+            "not complete within `server.read_timeout`",
             Reason.BAD_REQUEST,
             "The network between media server and gateway loses packets, or somebody holds connections open.",
         ),
@@ -125,7 +125,7 @@ REFUSALS: Final[Mapping[int, tuple[Refusal, ...]]] = {
     ),
     CLIENT_LEFT: (
         Refusal(
-            "given up by its client before it was whole (in the log only)",
+            "not complete when its client disconnected (only in the log)",
             Reason.BAD_REQUEST,
             "The media server gave up, or was restarted; if it happens often, look at the network.",
         ),

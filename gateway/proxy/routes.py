@@ -408,15 +408,19 @@ def _first_budget(settings: Settings) -> float | None:
 
 def _guard(settings: Settings) -> Guard | None:
     if settings.credentials is not None:
-        return BasicCredentials(settings.credentials.username, settings.credentials.password.reveal())
+        return BasicCredentials(settings.credentials.username, settings.credentials.password.get_secret_value())
     if settings.signature is not None and settings.signature.mode == "verify":
-        return Signature([key.reveal() for key in settings.signature.keys])
+        return Signature([key.get_secret_value() for key in settings.signature.keys])
     return None
 
 
 def _upstream_key(settings: Settings) -> bytes | None:
     signature = settings.signature
-    return None if signature is None or signature.upstream_key is None else signature.upstream_key.reveal().encode()
+    return (
+        None
+        if signature is None or signature.upstream_key is None
+        else signature.upstream_key.get_secret_value().encode()
+    )
 
 
 def _retry_of(config: Config, upstream: str | None) -> Retry:

@@ -105,12 +105,6 @@ class Runtime:
             raise
 
 
-async def rehearse(config: Config, copies: Copies = NO_COPIES) -> None:
-    """Build all that a configuration needs, and let it go again. Raises what keeps it from being built."""
-    runtime = Runtime(config, Metrics("rehearsal"), copies)
-    await runtime.aclose()
-
-
 class RuntimeChange(Change):
     """A snapshot that is ready, and what of the live state goes along with it."""
 

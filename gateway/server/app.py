@@ -19,8 +19,8 @@ from gateway.proxy.endpoint import HookEndpoint
 class _HookApp(Starlette):
     """Starlette without what no hook needs: every path leads to the one endpoint, which raises no exceptions.
 
-    Router, error middleware and the calls between them would cost an eighth of a hook's CPU time. Should the endpoint
-    ever raise, the front door logs that and ends the connection.
+    Router, error middleware and the calls between them would cost an eighth of a hook's CPU time. If the endpoint ever
+    raises, the HTTP server logs it and closes the connection.
     """
 
     def __init__(self, endpoint: HookEndpoint) -> None:
@@ -35,12 +35,12 @@ class _HookApp(Starlette):
 
 
 def hook_app(endpoint: HookEndpoint) -> Starlette:
-    """What the media server talks to."""
+    """The application for the media server."""
     return _HookApp(endpoint)
 
 
 def admin_app(state: AdminState) -> Starlette:
-    """What operators and Prometheus talk to."""
+    """The application for operators and Prometheus."""
     overview = Overview(state.rpc, lambda: state.reloader.loaded)
     routes = [*Admin(state).routes(), *Api(state, overview).routes(), *console.routes()]
     return Starlette(routes=routes, middleware=[Middleware(Guard, state=state)])

@@ -9,15 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 _THREADS: Final = 2
-"""For reading the configuration, and for scrapes: one cannot hold up the other."""
+"""One for reading the configuration, one for scrapes: neither delays the other."""
 _SWITCH_INTERVAL: Final = 0.001
-"""Seconds, against Python's 0.005: how long hooks wait each time that a busy thread has the interpreter."""
+"""Seconds, instead of Python's 0.005: how long hooks wait each time a busy thread holds the interpreter."""
 
 
 async def start_threads() -> None:
-    """Start now all threads that will ever do blocking work for this loop.
+    """Start all threads that will ever do blocking work for this loop.
 
-    One that is to be started when memory has run out can leave whoever starts it, the event loop, waiting for ever.
+    Starting one later, when memory has run out, could block the event loop for ever.
     """
     sys.setswitchinterval(_SWITCH_INTERVAL)
     loop = asyncio.get_running_loop()

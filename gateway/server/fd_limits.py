@@ -1,7 +1,7 @@
 """File descriptors: how many this process may have, and how many of them it can grant to clients.
 
-Whoever runs out of them cannot even refuse: a connection is accepted and closed without a word, a hook in hand finds no
-way to its backend. So clients are granted no more than leaves room for everything else.
+Without free descriptors it cannot even refuse: a new connection is closed without an answer, and a hook in hand cannot
+reach its backend. So clients are granted only as many as leave room for everything else.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Final, NamedTuple
 from gateway.config import Config
 
 OWN: Final = 64
-"""For what a process has open by itself: listeners, log, event loop, channel to the supervisor, name resolution, files
-that are read just now. A gateway with nothing to do has about twenty."""
+"""For what a process itself has open: listeners, log, event loop, channel to the supervisor, name resolution, and files
+while they are read. An idle gateway has about twenty."""
 ADMIN: Final = 64
 """For connections to the admin port."""
 REFUSED: Final = 64
-"""For connections that are being told that they are too many."""
+"""For connections that are refused because there are too many."""
 STRANGERS: Final = 64
 """For connections from addresses that ``server.allow_from`` does not list."""
-_ALWAYS_TO_BE_HAD: Final = 65_536
-"""Asked for where all that the hard limit names cannot be had: on some systems it is no real number."""
+_USUALLY_GRANTED: Final = 65_536
+"""The limit to ask for where the hard limit itself is not granted: on some systems it is no real number."""
 
 
 class Grant(NamedTuple):
@@ -31,7 +31,7 @@ class Grant(NamedTuple):
 
     connections: int
     refused: int
-    """Connections beyond those that are given time to read why they are refused."""
+    """Further connections, which get the time to read why they are refused."""
     strangers: int
     """Connections from addresses that may not send hooks."""
     wanted: int
@@ -43,9 +43,9 @@ class Grant(NamedTuple):
 
 
 def raise_limit() -> None:
-    """Raise the soft limit, often 1024, to the hard limit, as far as the system lets us; never lower it."""
+    """Raise the soft limit, often 1024, to the hard limit, as far as the system allows; never lower it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for limit in (hard, _ALWAYS_TO_BE_HAD):
+    for limit in (hard, _USUALLY_GRANTED):
         if limit != resource.RLIM_INFINITY and limit <= soft:
             return
         with contextlib.suppress(ValueError, OSError):
@@ -59,13 +59,13 @@ def grant(config: Config) -> Grant:
     limit = sys.maxsize if soft == resource.RLIM_INFINITY else soft
     wanted = max(1, config.server.max_connections // config.server.workers)
     refused = min(REFUSED, limit // 8)
-    may_be_strange = bool(config.server.allow_from)
+    has_strangers = bool(config.server.allow_from)
     strangers = min(STRANGERS, limit // 8)
-    reserved = OWN + ADMIN + refused + may_be_strange * strangers
+    reserved = OWN + ADMIN + refused + has_strangers * strangers
     left = limit - min(reserved, limit // 2)
-    # Each backend's connection in use serves a client's: half of what there is always suffices for those.
-    most = left - min(_to_backends(config), left // 2)
-    needed = wanted + _to_backends(config) + OWN + ADMIN + REFUSED + may_be_strange * STRANGERS
+    # Each connection to a backend in use serves a client's: half of what is left always suffices for those.
+    most = left - min(_backend_connections(config), left // 2)
+    needed = wanted + _backend_connections(config) + OWN + ADMIN + REFUSED + has_strangers * STRANGERS
     return Grant(
         connections=max(1, min(wanted, most)),
         refused=refused,
@@ -77,7 +77,7 @@ def grant(config: Config) -> Grant:
 
 
 def shortage(config: Config) -> str | None:
-    """What an operator should do where ``server.max_connections`` cannot be had; None where it can."""
+    """What the operator should do where ``server.max_connections`` cannot be granted; None where it can."""
     granted, workers = grant(config), config.server.workers
     if granted.connections >= granted.wanted:
         return None
@@ -90,8 +90,8 @@ def shortage(config: Config) -> str | None:
     )
 
 
-def _to_backends(config: Config) -> int:
-    """The most connections to backends that one process makes, health checks among them."""
+def _backend_connections(config: Config) -> int:
+    """The connections to backends that one process makes at most, those of health checks included."""
     return sum(
         len(upstream.targets) * (upstream.max_connections + (upstream.health is not None))
         for upstream in config.upstreams.values()

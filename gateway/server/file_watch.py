@@ -1,8 +1,8 @@
-"""Reloads the configuration's file by itself when it has changed, however it was replaced, and is whole.
+"""Reloads the configuration's file when it has changed and is complete, however it was replaced.
 
-It is looked at instead of being watched through the system: that costs a ``stat`` per look, works on every file system
-and through every symbolic link (Kubernetes swaps one beside the file), and what else is written in its directory, a
-log for instance, wakes nobody.
+The file is polled, not watched through the system: that costs one ``stat`` per look, works on every file system and
+through every symbolic link (Kubernetes swaps one beside the file), and other files in its directory, such as a log,
+wake nobody.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from gateway.model.keep_going import KeepGoing
 
 LOOK_EVERY: Final = 0.25
 """Seconds from one look at the file to the next."""
-_GRAIN: Final = 2.0
-"""Seconds after which a file's time of change tells it from a later one: times are as coarse as their file system."""
+_GRANULARITY: Final = 2.0
+"""Seconds after which a later change has another time: times are as coarse as the file system."""
 
 
 async def watch_file(reloader: Reloader, stop: asyncio.Event) -> None:
     """Reload the file whenever it has changed, as ``server.watch`` in force says; ends when *stop* is set.
 
-    A text that was not taken is tried again after a while: what was wrong may have been a certificate, or memory.
+    A text that was rejected is tried again after a while: the reason may have been a certificate, or memory.
     """
     watched = WatchedFile(reloader.loaded.path)
     keep_going = KeepGoing("the watch of the configuration's file")
@@ -50,7 +50,7 @@ async def _look(watched: WatchedFile, reloader: Reloader) -> None:
 
 
 class _Stamp(NamedTuple):
-    """What changes whenever a file does, but for its granularity; times in nanoseconds."""
+    """What changes whenever a file does, within the granularity of its times (nanoseconds)."""
 
     mtime: int
     ctime: int
@@ -60,58 +60,58 @@ class _Stamp(NamedTuple):
 
 
 class WatchedFile:
-    """A file, and what was known of it at the last look."""
+    """A file, and what the last look found."""
 
     def __init__(
         self, path: Path, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time
     ) -> None:
-        """*wall* tells the time that files are stamped with. It may jump: at worst that costs the settle time."""
+        """*wall* is the clock that files are stamped by. It may jump: at worst that costs the settle time."""
         self._path = path
         self._clock = clock
         self._wall = wall
         self._last: _Stamp | None = None
         self._since = 0.0
-        """When it was first seen as it is, by the clock."""
-        self._is_another = False
-        """Whether it took another file's place, and has been the same since."""
+        """When it was first seen in its present state, by *clock*."""
+        self._replaces_another = False
+        """Whether it replaced another file and has not changed since."""
         self._read: _Stamp | None = None
 
     def look(self, settle: float = 0.0) -> str | None:
-        """The digest of the file's text, or why it can never be read; blocking.
+        """The digest of the file's text, or the reason why it can never be read. Blocks.
 
-        None where that cannot have changed since it was last told, and while the file may not be whole yet: it must
-        have been the same for *settle* seconds, and for two looks in any case. One that took the place of another, and
-        had not been written to for so long before, is whole: it was renamed into place.
+        None where that cannot have changed since it was last returned, and while the file may be incomplete: it must
+        have been the same for *settle* seconds, and for two looks in any case. A file that replaced another and had
+        not been written to for that long before is complete: it was renamed into place.
         """
-        stamp, before, now = _stamp_of(self._path), self._last, self._clock()
+        stamp, before, now = _stamp(self._path), self._last, self._clock()
         self._last = stamp
         if stamp != before:
             self._since = now
-            self._is_another = _is_another(stamp, before)
+            self._replaces_another = _replaces_another(stamp, before)
             return None
-        if stamp is not None and (stamp == self._read or not self._is_whole(stamp, settle, now)):
+        if stamp is not None and (stamp == self._read or not self._is_complete(stamp, settle, now)):
             return None
         digest = file_digest(self._path)
-        if _stamp_of(self._path) != stamp:
+        if _stamp(self._path) != stamp:
             return None
-        if stamp is not None and digest is not None and self._is_past_the_grain(stamp, now):
+        if stamp is not None and digest is not None and self._is_past_granularity(stamp, now):
             self._read = stamp
         return digest
 
-    def _is_whole(self, stamp: _Stamp, settle: float, now: float) -> bool:
+    def _is_complete(self, stamp: _Stamp, settle: float, now: float) -> bool:
         if now - self._since >= settle:
             return True
-        return self._is_another and self._wall() - stamp.mtime / 1e9 > settle
+        return self._replaces_another and self._wall() - stamp.mtime / 1e9 > settle
 
-    def _is_past_the_grain(self, stamp: _Stamp, now: float) -> bool:
-        return now - self._since > _GRAIN or self._wall() - max(stamp.mtime, stamp.ctime) / 1e9 > _GRAIN
+    def _is_past_granularity(self, stamp: _Stamp, now: float) -> bool:
+        return now - self._since > _GRANULARITY or self._wall() - max(stamp.mtime, stamp.ctime) / 1e9 > _GRANULARITY
 
 
-def _is_another(stamp: _Stamp | None, before: _Stamp | None) -> bool:
+def _replaces_another(stamp: _Stamp | None, before: _Stamp | None) -> bool:
     return stamp is not None and (before is None or (stamp.inode, stamp.device) != (before.inode, before.device))
 
 
-def _stamp_of(path: Path) -> _Stamp | None:
+def _stamp(path: Path) -> _Stamp | None:
     """None where there is no such file."""
     try:
         status = path.stat()

@@ -1,4 +1,4 @@
-"""The part of a process that decides hooks: runtime, hook listener, metrics and log; alone or as one of several."""
+"""What decides hooks in a process, alone or as one of several workers: runtime, hook listener, metrics and log."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ logger = logging.getLogger(__name__)
 
 LOOK_AT_CERTIFICATES_EVERY = 60.0
 """Seconds between two looks at the files of certificates."""
-_TIME_TO_PREPARE: Final = 60.0
-"""Seconds for a new configuration to be built; past it, the old one stays."""
+_PREPARE_LIMIT: Final = 60.0
+"""Seconds for a new configuration to be built; after that the old one stays."""
 _M_MMAP_THRESHOLD: Final = -3
 _LARGE: Final = 64 * 1024
 _GC_THRESHOLDS: Final = (20_000, 20, 50)
-"""Against Python's (700, 10, 10): measured, the collector took 5 % of a hook's CPU time."""
+"""Instead of Python's (700, 10, 10), with which the collector took 5 % of a hook's CPU time (measured)."""
 
 
 class HookService:
@@ -56,6 +56,7 @@ class HookService:
         sockets: Sequence[socket.socket],
         metrics: Metrics,
         writer: LogWriter,
+        *,
         listeners: tuple[DecisionListener, ...] = (),
         sessions: Sessions | None = None,
         copies: Copies = NO_COPIES,
@@ -68,10 +69,10 @@ class HookService:
         writer.on_drop = metrics.log_dropped.inc
         self.runtime = Runtime(config, metrics, copies, shared)
         journal = Journal()
-        told = (metrics.record, self._access.record, journal.record, *listeners)
+        consumers = (metrics.record, self._access.record, journal.record, *listeners)
         sessions = Sessions() if sessions is None else sessions
         sessions.on_settings_dropped = metrics.unkept_settings.inc
-        endpoint = HookEndpoint(self.runtime, told, sessions)
+        endpoint = HookEndpoint(self.runtime, consumers, sessions)
         self.runtime.shadows.on_result = journal.note_shadow
         self._tracing = Tracing(metrics, endpoint.trace_with)
         self._recorder = Recorder(
@@ -81,7 +82,7 @@ class HookService:
         self._config = config
         self._front = FrontState(_limits(config), LINGER, endpoint.refuse)
         self._front.addresses = AllowedAddresses(config.server.allow_from)
-        self._front.dropped = metrics.dropped_connections.inc
+        self._front.on_drop = metrics.dropped_connections.inc
         self._tls = _server_tls(config, copies)
         self._listener = Listener(
             hook_app(endpoint),
@@ -89,36 +90,36 @@ class HookService:
             self._front,
             grace=config.server.drain_timeout,
             tls=None if self._tls is None else self._tls.context,
-            on_failed_handshake=self._note_failed_handshake,
+            on_failed_handshake=self._record_failed_handshake,
             accept_order=None if shared is None else shared.accept_order,
         )
         self.rpc_handler = RpcHandler(journal, self.runtime, self._listener.drain)
-        """Tells operators what goes on here."""
+        """Answers the admin port's requests for this process."""
         self._failed_handshakes = {fault: metrics.failed_handshakes.with_labels(fault) for fault in HandshakeFault}
         self._changing = asyncio.Lock()
         """Held while a configuration is prepared or settled, or renewed certificates are put in force."""
         self._prepared: tuple[Config, Change] | None = None
-        """A configuration that is ready, and waits for the word whether it is to be in force."""
+        """A configuration that is ready, to be committed or discarded."""
         self._started = asyncio.Event()
-        self._keep_renewing = KeepGoing("the look for renewed certificates")
+        self._keep_renewing = KeepGoing("the check for renewed certificates")
         self._serving: asyncio.Task[None] | None = None
-        self._fresh: asyncio.Task[None] | None = None
+        self._renewing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Return when hooks are accepted."""
-        self._refresh_tls()  # says so where it begins with copies
+        self._refresh_tls()  # reports it where the service starts with copies
         await self.runtime.start()
         await self._tracing.begin(self._config)
         self._recorder.configure(self._config.record)
         self._serving = asyncio.create_task(self._listener.run_until_stopped())
         await wait_until_started([self._listener], [self._serving])
         _tune_gc()
-        _give_large_memory_back()
-        self._fresh = asyncio.create_task(self._keep_tls_fresh())
+        _return_large_buffers()
+        self._renewing = asyncio.create_task(self._renew_tls_periodically())
         self._lag_monitor.start()
         self._started.set()
 
-    async def take(self, config: Config) -> None:
+    async def reload(self, config: Config) -> None:
         """Put a new configuration in force. If it raises, the old one is in force as before."""
         await self._started.wait()
         await self.prepare(config)
@@ -132,10 +133,10 @@ class HookService:
     async def prepare(self, config: Config) -> None:
         """Build all that a new configuration needs: what can fail fails here, and nothing has changed then.
 
-        ``commit`` or ``discard`` is to follow. Never amid ``start``: before it, or after it.
+        ``commit`` or ``discard`` must follow. Not to be called during ``start``.
         """
         await self.discard()
-        async with asyncio.timeout(_TIME_TO_PREPARE), self._changing:
+        async with asyncio.timeout(_PREPARE_LIMIT), self._changing:
             change = await prepare(
                 partial(self._prepare_front, config),
                 partial(self.runtime.prepare, config),
@@ -145,7 +146,7 @@ class HookService:
             self._prepared = config, change
 
     def commit(self) -> None:
-        """Put in force what was prepared, between two hooks. Should it raise, the old configuration is in force."""
+        """Put in force what was prepared, between two hooks. If it raises, the old configuration is in force."""
         if self._prepared is None:
             raise RuntimeError("no configuration is prepared")
         config, change = self._prepared
@@ -153,7 +154,7 @@ class HookService:
         self._config = config
 
     async def settle(self) -> None:
-        """After the commit: let go of what only the old configuration had. Its failures are logged."""
+        """After the commit: release what only the old configuration had. Failures are logged."""
         if self._prepared is None:
             return
         (_, change), self._prepared = self._prepared, None
@@ -162,10 +163,10 @@ class HookService:
             self._listener.recheck()
             await change.settle()
             await self._renew_tls()
-            gc.freeze()  # the new configuration is looked through no more than the first one
+            gc.freeze()  # the collector skips the new configuration as it did the first
 
     async def discard(self) -> None:
-        """Let go of what was prepared, if anything: it will not be in force."""
+        """Release what was prepared, if anything: it will not be in force."""
         if self._prepared is not None:
             (_, change), self._prepared = self._prepared, None
             await change.discard()
@@ -175,13 +176,13 @@ class HookService:
         self.runtime.shadows.drain()
         self._listener.stop(at_once=at_once)
 
-    async def stopped(self) -> None:
+    async def wait_for_end(self) -> None:
         """Wait for the end of what ``stop()`` began, and clean up."""
         if self._serving is not None:
             await self._serving
-        if self._fresh is not None:
-            async with self._changing:  # not amid a change, which would be left half done
-                self._fresh.cancel()
+        if self._renewing is not None:
+            async with self._changing:  # not during a change, which would be left half done
+                self._renewing.cancel()
         await self.discard()
         self._lag_monitor.stop()
         await self.runtime.aclose()
@@ -189,12 +190,12 @@ class HookService:
         await asyncio.to_thread(self._recorder.close)
         self._access.flush()
 
-    async def _keep_tls_fresh(self) -> None:
-        """Take renewed certificates up without being told: whoever renews them does not know this process."""
+    async def _renew_tls_periodically(self) -> None:
+        """Use renewed certificates without a reload: what renews them does not know this process."""
         while True:
             await asyncio.sleep(LOOK_AT_CERTIFICATES_EVERY)
             async with self._changing:
-                if self._prepared is None:  # else what is prepared was made of the files before
+                if self._prepared is None:  # else what is prepared was built from the previous files
                     await self._renew_tls()
 
     async def _renew_tls(self) -> None:
@@ -211,20 +212,20 @@ class HookService:
         if renewed is Renewal.CERTIFICATE:
             logger.info("server.tls: the certificate's files have changed and are in use")
         elif renewed is Renewal.AUTHORITIES:
-            logger.info("server.tls: client_ca has changed and is in use; connections made before it are let go")
-            self._listener.let_go()
+            logger.info("server.tls: client_ca has changed and is in use; connections made with the old one are closed")
+            self._listener.close_gracefully()
 
-    def _note_failed_handshake(self, failed: FailedHandshake) -> None:
-        """Count it and tell of it; one that its client broke off says nothing: port scans and health checks do so."""
+    def _record_failed_handshake(self, failed: FailedHandshake) -> None:
+        """Count and log it; at level debug where the client disconnected, as port scans and health checks do."""
         self._failed_handshakes[failed.fault].inc()
         fields = {"event": "tls_handshake_failed", "peer": failed.peer, "reason": failed.fault, "error": failed.detail}
         level = logging.DEBUG if failed.fault is HandshakeFault.CLOSED else logging.WARNING
-        # The reason is part of the message itself: each has its own share of the lines that are not held back.
+        # The reason is part of the format: repeated lines are limited for each format.
         logger.log(level, f"TLS handshake with %s failed ({failed.fault}): %s", failed.peer, failed.detail,
                    extra={"fields": fields})  # fmt: skip
 
     async def _prepare_front(self, config: Config) -> Change:
-        """What is granted to clients, and the log."""
+        """What clients are granted, and the log."""
         front = self._front
         before, after = (front.limits, front.addresses), (_limits(config), AllowedAddresses(config.server.allow_from))
 
@@ -258,17 +259,17 @@ def _server_tls(config: Config, copies: Copies) -> ServerTLS | None:
 
 
 def _tune_gc() -> None:
-    """Spare the cycle collector what stays for good; a hook makes no cycles, so it need not look often either."""
+    """Exclude what stays for good from garbage collection, and run it rarely: hooks make no cycles."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
 
 
-def _give_large_memory_back() -> None:
-    """Have glibc return large buffers to the system once they are free; by itself it learns to keep them (mallopt(3)).
+def _return_large_buffers() -> None:
+    """Have glibc return large buffers to the system once they are free; by default it starts to keep them (mallopt(3)).
 
-    Two thousand clients with half a body each would otherwise leave hundreds of MB behind.
+    Two thousand clients with half a body each would leave hundreds of MB behind.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none, nor the trouble
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have neither it nor the problem
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE)

@@ -1,4 +1,4 @@
-"""What supervisor and worker say to each other: whole messages over a socket pair, pickled, parent and child only."""
+"""The messages between supervisor and worker: pickled, over a socket pair that only parent and child have."""
 
 from __future__ import annotations
 
@@ -14,34 +14,36 @@ from gateway.http.tls.pem_files import NO_COPIES, Copies
 
 _LENGTH: Final = struct.Struct("!I")
 _LARGE: Final = 16 * 1024
+"""Bytes of a message from which on it is unpickled in a thread."""
 _PIECE: Final = 15 * 1024
+"""Bytes of a reply in one message."""
 
 
 class Build(NamedTuple):
-    """To a worker, once, first: build what serves with this configuration, and say ``Built``."""
+    """To a worker, first and once: build what decides hooks by this configuration, and send ``Built``."""
 
     serial: int
     config: Config
     actions: tuple[RpcRequest[Any], ...] = ()
     """The operator's actions in force when the worker started."""
     copies: Copies = NO_COPIES
-    """Of PEM files, for a worker that cannot use those on the disk."""
+    """Of PEM files, where those on the disk are unusable."""
 
 
 class Serve(NamedTuple):
-    """To a worker, once: serve, by the last configuration that it was told to put in force, and say ``Ready``."""
+    """To a worker, once: serve, by the last configuration that it committed, and send ``Ready``."""
 
 
 class Prepare(NamedTuple):
-    """To a worker: have this configuration ready, and say ``Prepared``."""
+    """To a worker: prepare this configuration, and send ``Prepared``."""
 
     serial: int
     config: bytes
-    """Pickled: once for all workers, and unpickled where its failure is one of the reload, not of the channel."""
+    """Pickled: once for all workers, and unpickled where a failure is one of the reload, not of the channel."""
 
 
 class Commit(NamedTuple):
-    """To a worker: put the configuration with this serial, which is prepared, in force, and say ``Committed``."""
+    """To a worker: put the prepared configuration with this serial in force, and send ``Committed``."""
 
     serial: int
 
@@ -53,24 +55,24 @@ class Discard(NamedTuple):
 
 
 class Ping(NamedTuple):
-    """To a worker: say ``Pong`` if you live."""
+    """To a worker: send ``Pong``."""
 
 
 class Stop(NamedTuple):
-    """To a worker: end; *at_once* = without waiting for hooks in flight."""
+    """To a worker: end; *at_once*: without waiting for hooks in flight."""
 
     at_once: bool
 
 
 class Ask(NamedTuple):
-    """To a worker: answer the question with ``AnswerPart``s of this number."""
+    """To a worker: answer the request in ``ReplyPart``s with this number."""
 
     number: int
-    question: RpcRequest[Any]
+    request: RpcRequest[Any]
 
 
-class AnswerPart(NamedTuple):
-    """From a worker: a piece of the answer to the question of this number; None = there is none."""
+class ReplyPart(NamedTuple):
+    """From a worker: a piece of the reply to the request with this number; None = there is none."""
 
     number: int
     piece: bytes | None
@@ -86,21 +88,21 @@ class Ready(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """From a worker: the configuration with this serial is ready, or why it cannot be."""
+    """From a worker: the configuration with this serial is prepared, or the reason why it cannot be."""
 
     serial: int
     error: str | None = None
 
 
 class Committed(NamedTuple):
-    """From a worker: the configuration with this serial is in force; or why the one before still is."""
+    """From a worker: the configuration with this serial is in force, or the reason why the previous one still is."""
 
     serial: int
     error: str | None = None
 
 
 class Pong(NamedTuple):
-    """From a worker: it lives."""
+    """From a worker: it is alive."""
 
 
 class Channel:
@@ -115,17 +117,17 @@ class Channel:
         """A channel over one socket of the pair."""
         return cls(*await asyncio.open_unix_connection(sock=sock))
 
-    async def tell(self, number: int, data: bytes | None) -> None:
-        """Send the answer to a question, in pieces that hold up neither side's event loop."""
+    async def send_reply(self, number: int, data: bytes | None) -> None:
+        """Send the reply to a request, in pieces that delay neither side's event loop."""
         pieces = [data[at : at + _PIECE] for at in range(0, len(data), _PIECE)] if data else [data]
         for piece in pieces[:-1]:
-            self.send(AnswerPart(number, piece, last=False))
+            self.send(ReplyPart(number, piece, last=False))
             await self._writer.drain()
             await asyncio.sleep(0)
-        self.send(AnswerPart(number, pieces[-1], last=True))
+        self.send(ReplyPart(number, pieces[-1], last=True))
 
     def send(self, message: Any) -> None:
-        """Queue a message; one that cannot be delivered any more is dropped."""
+        """Queue a message; one that can no longer be delivered is dropped."""
         if not self._writer.is_closing():
             data = pickle.dumps(message)
             self._writer.write(_LENGTH.pack(len(data)) + data)
@@ -141,5 +143,5 @@ class Channel:
             return None
 
     def close(self) -> None:
-        """End this side."""
+        """Close this end."""
         self._writer.close()

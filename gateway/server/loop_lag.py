@@ -1,6 +1,6 @@
-"""Notices that this process itself did not run when it should have: paused, starved, or busy beyond its CPU.
+"""Notices when this process itself did not run in time: paused, starved of CPU, or overloaded.
 
-Whoever sees calls refused then must not look for the cause at a backend (see also ``gateway.http.timer``).
+Hooks that failed meanwhile are not a backend's fault (see also ``gateway.http.timer``).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from gateway.http.timer import LAG_THRESHOLD
 logger = logging.getLogger(__name__)
 
 _EVERY: Final = 0.25
-"""Seconds between two looks: hold-ups of twice that are noticed wherever they begin."""
+"""Seconds between two checks: a lag of twice that is noticed at any time."""
 
 
 class LoopLagMonitor:
-    """Looks at its watch at intervals, and tells *count* the seconds by which the loop was late to it."""
+    """Checks at intervals how late the event loop is, and passes the seconds of each noticeable lag to *count*."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, count: Callable[[float], None]) -> None:
         self._loop = loop
@@ -28,19 +28,19 @@ class LoopLagMonitor:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start checking."""
         self._due = self._loop.time() + _EVERY
-        self._timer = self._loop.call_at(self._due, self._look)
+        self._timer = self._loop.call_at(self._due, self._check)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         late = self._loop.time() - self._due
-        self.start()  # first: also if the rest raises, there is a next look
+        self.start()  # first: there is a next check even if the rest raises
         if late > LAG_THRESHOLD:
             self._count(late)
             logger.warning(

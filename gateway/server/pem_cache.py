@@ -1,4 +1,4 @@
-"""Copies of the configuration's PEM files, with which a worker can begin while those on the disk are of no use."""
+"""Copies of the configuration's PEM files, for workers that start while those on the disk are unusable."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from gateway.upstreams.mirror import candidate_upstreams
 
 
 class PemCache:
-    """What the files in force held when they were last of use."""
+    """What the files in force contained when they were last usable."""
 
     def __init__(self) -> None:
         self._kept: dict[Files, FileBacked[Contents]] = {}
 
     @property
     def copies(self) -> Copies:
-        """Contents by the paths that belong together."""
+        """Contents by the set of paths that they were read from."""
         return {files: kept.value for files, kept in self._kept.items()}
 
     def refresh(self, config: Config) -> None:
-        """Copy what is new; files that are of no use keep the copies from before. Blocking."""
+        """Copy what is new; for unusable files the last usable copies stay. Blocks."""
         kept = {}
-        for files, check in _files_of(config):
-            with contextlib.suppress(OSError):  # whoever uses the files tells of it
+        for files, check in _file_sets(config):
+            with contextlib.suppress(OSError):  # those that use the files report it
                 if (known := self._kept.get(files)) is None:
                     known = FileBacked(files, functools.partial(copy_files, check=check))
                 kept[files] = known
@@ -35,8 +35,8 @@ class PemCache:
         self._kept = kept
 
 
-def _files_of(config: Config) -> Iterator[tuple[Files, Callable[[Files], object]]]:
-    """Files that belong together, and what takes them where they are of use."""
+def _file_sets(config: Config) -> Iterator[tuple[Files, Callable[[Files], object]]]:
+    """Files that belong together, and what raises where they are unusable."""
     if (server := config.server.tls) is not None:
         yield server.files, functools.partial(server_context, minimum_version=server.minimum_version)
     for upstream in {**config.upstreams, **candidate_upstreams(config)}.values():

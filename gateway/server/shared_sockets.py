@@ -1,7 +1,7 @@
-"""The listening sockets that all workers share: open while one of them lives, closed to all while none does.
+"""The listening sockets that all workers share: they listen while at least one worker lives.
 
-A connection must never wait at a socket that nobody accepts on. The sockets stay bound meanwhile, so that no other
-program takes the port.
+A connection must never wait on a socket that nobody accepts from. The sockets stay bound meanwhile, so that no other
+program can take the port.
 """
 
 from __future__ import annotations
@@ -14,42 +14,42 @@ from collections.abc import Sequence
 from typing import Final
 
 from gateway.http.server.acceptor import BACKLOG
-from gateway.server.listener import close, close_to_new, display_address
+from gateway.server.sockets import close, close_to_new, display_address
 
 _RESET: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER for no time at all: the connection is reset when it is closed (socket(7))."""
+"""SO_LINGER of 0 s: the connection is reset when it is closed (socket(7))."""
 
 
 class SharedSockets:
-    """The supervisor's side of them."""
+    """The supervisor's view of them."""
 
     def __init__(self, sockets: Sequence[socket.socket]) -> None:
         self._sockets = list(sockets)
         self._loop = asyncio.get_running_loop()
-        self._are_open = True
+        self._is_listening = True
         self.addresses = [display_address(sock) for sock in sockets]
-        """As the log and the admin port show them."""
+        """As shown in the log and on the admin port."""
         self.descriptors = [sock.fileno() for sock in sockets]
         """For the workers to inherit."""
 
     def suspend(self) -> None:
-        """Refuse every connection, those that wait already too: no worker lives."""
-        if not self._are_open:
+        """Refuse all connections, those that wait already too, as no worker lives."""
+        if not self._is_listening:
             return
-        self._are_open = False
+        self._is_listening = False
         for sock in self._sockets:
-            if sock.family == socket.AF_UNIX:  # shut down, it could not be opened again
+            if sock.family == socket.AF_UNIX:  # after a shutdown it could not listen again
                 sock.setblocking(False)
-                self._loop.add_reader(sock, _refuse_all, sock)
+                self._loop.add_reader(sock, _reset_all, sock)
             else:
                 with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)  # Linux: it listens no more, and may do so again
+                    sock.shutdown(socket.SHUT_RDWR)  # on Linux it stops listening, and can listen again
 
     def resume(self) -> None:
-        """A worker lives, and accepts: it has begun to listen itself, unless that was just before they were closed."""
-        if self._are_open:
+        """Listen again, as a worker accepts: what it has done to that end itself may have come before ``suspend``."""
+        if self._is_listening:
             return
-        self._are_open = True
+        self._is_listening = True
         for sock in self._sockets:
             if sock.family == socket.AF_UNIX:
                 self._loop.remove_reader(sock)
@@ -57,15 +57,15 @@ class SharedSockets:
                 sock.listen(BACKLOG)
 
     def close(self) -> None:
-        """The end has come: what the workers have not taken when they close them too is refused."""
-        if not self._are_open:
+        """Close them for good: what no worker has accepted by the time it closes them too is refused."""
+        if not self._is_listening:
             for sock in self._sockets:
                 self._loop.remove_reader(sock)
         close_to_new(self._sockets)
         close(self._sockets)
 
 
-def _refuse_all(sock: socket.socket) -> None:
+def _reset_all(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while True:
             connection, _ = sock.accept()

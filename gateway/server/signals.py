@@ -1,8 +1,8 @@
 """What every signal means to a process that serves, from its first line to its last.
 
-One handler stays installed for the whole life of the process: before the imports, while the event loop stands, and
-after it. So there is no moment at which a signal has the system's meaning, which for most of them is to end the process
-without answering what is in flight, and for process 1 of a container is to be lost.
+One handler stays installed for the whole life of the process: before the imports, while the event loop runs, and after
+it. So a signal never has the system's meaning, which for most of them is to end the process without answering the hooks
+in flight, and for process 1 of a container is to be ignored.
 
 This module is imported before all others: it imports nothing that takes more than a millisecond.
 """
@@ -26,7 +26,7 @@ class Meaning(Enum):
     """What a process does when a signal comes; the values are for the documentation."""
 
     DRAIN = "drain"
-    """Answer what is in flight, then end; a second one ends at once."""
+    """Answer the hooks in flight, then end; a second one ends at once."""
     END = "end"
     """End at once: hooks in flight get their fallback."""
     RELOAD = "reload"
@@ -35,36 +35,36 @@ class Meaning(Enum):
 
 
 _BY_SIGNAL: Final = 128
-"""Added to a signal's number: the exit status of a command that it has ended, as shells have it."""
+"""Added to a signal's number: a shell's exit status of a command that the signal ended."""
 FAULTS: Final = {
     signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP,
 }  # fmt: skip
-"""A defect, or systemd's watchdog (SIGABRT): they end the process where it is, with a core file if one is wanted."""
+"""A defect, or systemd's watchdog (SIGABRT): they end the process at once, with a core file if one is wanted."""
 IGNORED_BY_DEFAULT: Final = {
     signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH,  # the system ignores these
     signal.SIGPIPE, signal.SIGXFSZ,  # Python ignores these: the call that caused one gets an error
 }  # fmt: skip
 _MOST_KEPT: Final = 2
-"""Times that the same signal is kept: a second one ends at once, and a third does where nobody takes these two."""
+"""Times that the same signal is kept: a second one ends at once, and a third does if nothing has handled these two."""
 _NOT_OURS: Final = {signal.SIGKILL, signal.SIGSTOP, *FAULTS, *IGNORED_BY_DEFAULT}
 
 MEANINGS: Final[Mapping[int, Meaning]] = {
     **dict.fromkeys(sorted(signal.valid_signals() - _NOT_OURS), Meaning.IGNORE),
     signal.SIGTERM: Meaning.DRAIN,
     signal.SIGINT: Meaning.DRAIN,
-    signal.SIGPWR: Meaning.DRAIN,  # LXC asks a container's process 1 to end by this one
+    signal.SIGPWR: Meaning.DRAIN,  # LXC asks process 1 of a container to end with this one
     signal.SIGXCPU: Meaning.DRAIN,  # the soft limit of CPU time; the hard one kills
     signal.SIGQUIT: Meaning.END,
     signal.SIGHUP: Meaning.RELOAD,
 }
-"""Of the gateway's own process: alone, or the parent of workers."""
+"""Of the gateway's main process: alone, or the parent of workers."""
 
 WORKER_MEANINGS: Final[Mapping[int, Meaning]] = {
-    **dict.fromkeys(MEANINGS, Meaning.IGNORE),  # what is sent to the whole group is meant for the parent
+    **dict.fromkeys(MEANINGS, Meaning.IGNORE),  # a signal to the whole group is meant for the parent
     signal.SIGTERM: Meaning.DRAIN,
     signal.SIGXCPU: Meaning.DRAIN,
 }
-"""Of a worker: its parent tells it over their channel what to do."""
+"""Of a worker: its parent directs it over their channel."""
 
 
 class Receiver:
@@ -82,7 +82,7 @@ class Receiver:
         self._ignore = ignore
 
     def take(self, number: int, meaning: Meaning) -> None:
-        """Do what the signal means; to be called by the event loop."""
+        """Do what the signal means. Called by the event loop."""
         if meaning is Meaning.IGNORE:
             self._ignore(signal_name(number))
         else:
@@ -90,39 +90,39 @@ class Receiver:
 
 
 class Process:
-    """The signals of this process; there is one of these, ``PROCESS``."""
+    """The signals of this process. There is one instance, ``PROCESS``, as the system has one set of handlers."""
 
     def __init__(self) -> None:
         self._meanings: Mapping[int, Meaning] = {}
         self._pass_on: Callable[[int, Meaning], object] | None = None
-        """The event loop's, while it stands."""
+        """To the event loop, while it runs."""
         self._kept: list[tuple[int, Meaning]] = []
-        """What came before the event loop stood."""
-        self._is_to_end_in_order = False
+        """What came before the event loop ran."""
+        self._is_deferring = False
         self._is_leaving = False
         self._leave: Callable[[], object] = lambda: None
         self._status = 0
 
     def install(self, meanings: Mapping[int, Meaning]) -> None:
-        """Give every signal its meaning, here and now; for the main thread."""
+        """Install the handlers of these signals. Main thread only."""
         self._meanings = meanings
         for number in meanings:
-            with contextlib.suppress(OSError):  # one that a tool such as valgrind keeps for itself
+            with contextlib.suppress(OSError):  # one that a tool such as valgrind reserves
                 signal.signal(number, self._on_signal)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # one inherited as ignored would hide how workers ended
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if inherited as ignored, it would hide how workers ended
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
 
     def defer_signals(self, leave: Callable[[], object]) -> None:
-        """From now on the end is to be an orderly one: a signal that comes too early for the event loop is kept for it.
+        """From now on, keep a signal that comes before the event loop runs, so that the end is an orderly one.
 
-        *leave* is called where a signal ends the process after that; it takes half a second at most.
+        *leave* is called where a signal ends the process all the same; it takes half a second at most.
         """
         self._leave = leave
-        self._is_to_end_in_order = True
+        self._is_deferring = True
 
     @contextlib.contextmanager
     def forward_to(self, receiver: Receiver, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        """Have the event loop take the signals inside the block, those first that came before it."""
+        """Inside the block, have the event loop handle the signals, first those that were kept."""
         self._pass_on = lambda number, meaning: loop.call_soon_threadsafe(receiver.take, number, meaning)
         try:
             while self._kept:
@@ -132,12 +132,12 @@ class Process:
             self._status = 1
             raise
         finally:
-            self._is_to_end_in_order = False  # it has
+            self._is_deferring = False  # the orderly end is over
             self._pass_on = None
 
     @contextlib.contextmanager
     def exit_at_end(self) -> Iterator[None]:
-        """End the process as the block ends: by itself, Python would reset the signals first, and then end."""
+        """End the process when the block ends. Python itself would reset the signal handlers before it ends."""
         status: object = 0
         try:
             yield
@@ -156,8 +156,8 @@ class Process:
         ends = meaning in (Meaning.DRAIN, Meaning.END)
         count = self._kept.count((number, meaning))
         if self._is_leaving:
-            return  # signals that come again and again would else begin the end again and again, each inside the last
-        if ends and (not self._is_to_end_in_order or count == _MOST_KEPT):
+            return  # else a stream of signals would begin the end again and again, each inside the last
+        if ends and (not self._is_deferring or count == _MOST_KEPT):
             self._is_leaving = True
             try:
                 self._leave()
@@ -171,7 +171,7 @@ PROCESS: Final = Process()
 
 
 def signal_name(number: int) -> str:
-    """As kill(1) and the manuals have it."""
+    """The name as in kill(1) and the manuals."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -180,9 +180,9 @@ def signal_name(number: int) -> str:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Have Ctrl-C raise KeyboardInterrupt inside the block, and end the process without a word before and after it.
+    """Have Ctrl-C raise KeyboardInterrupt inside the block, and end the process silently before and after it.
 
-    As process 1, SIGTERM, which the system would drop, ends it too.
+    In process 1, SIGTERM, which the system would drop, ends it too.
     """
     if os.getpid() == 1:
         signal.signal(signal.SIGTERM, _end)

@@ -1,4 +1,4 @@
-"""How all workers come to have one configuration: it is prepared by each, and then committed by all or by none."""
+"""How all workers get one configuration: each prepares it, and then all commit it, or none does (two-phase commit)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from gateway.server.ipc import Committed, Prepared
 
 logger = logging.getLogger(__name__)
 
-TAKE_LIMIT: Final = 10.0
-"""Seconds for the workers to have a new configuration ready, and again to put it in force."""
+PHASE_LIMIT: Final = 10.0
+"""Seconds for the workers to prepare a new configuration, and again to commit it."""
 _SILENT: Final = 2
-"""Pings unanswered by which a worker counts as hanging: it holds up no other, and will be replaced."""
+"""Unanswered pings after which a worker counts as hanging: it delays no other, and will be replaced."""
 
-Word = Prepared | Committed
+Acknowledgement = Prepared | Committed
 
 
-class Party(Protocol):
+class Participant(Protocol):
     """A worker, as far as it matters here."""
 
     @property
@@ -33,76 +33,78 @@ class Party(Protocol):
 
     @property
     def is_gone(self) -> bool:
-        """Whether it will say nothing more."""
+        """Whether it will send nothing more."""
 
-    async def says(self, kind: type[Word], serial: int) -> Word | None:
-        """What it says of the configuration with this serial; None where it ends before that."""
-
-
-P = TypeVar("P", bound=Party)
+    async def acknowledgement(self, kind: type[Acknowledgement], serial: int) -> Acknowledgement | None:
+        """Its acknowledgement of the configuration with this serial; None where it ends before that."""
 
 
-class Words:
-    """What one worker has said of configurations."""
+P = TypeVar("P", bound=Participant)
+
+
+class Acknowledgements:
+    """What one worker has acknowledged."""
 
     def __init__(self) -> None:
-        self._last: dict[type[Word], Word] = {}
+        self._last: dict[type[Acknowledgement], Acknowledgement] = {}
         self._more = asyncio.Event()
         self._ended = False
 
-    def add(self, word: Word) -> None:
-        """It has said this."""
-        self._last[type(word)] = word
+    def add(self, acknowledgement: Acknowledgement) -> None:
+        """Note that this one has come."""
+        self._last[type(acknowledgement)] = acknowledgement
         self._more.set()
 
     def end(self) -> None:
-        """It will say nothing more."""
+        """Note that no more will come."""
         self._ended = True
         self._more.set()
 
-    async def wait_for(self, kind: type[Word], serial: int) -> Word | None:
-        """What it says of the configuration with this serial; None where it ends before that."""
+    async def wait_for(self, kind: type[Acknowledgement], serial: int) -> Acknowledgement | None:
+        """The acknowledgement of the configuration with this serial; None where none will come."""
         while not self._ended:
-            word = self._last.get(kind)
-            if word is not None and word.serial >= serial:
-                return word
+            last = self._last.get(kind)
+            if last is not None and last.serial >= serial:
+                return last
             self._more.clear()
             await self._more.wait()
         return None
 
 
-async def all_prepared(workers: Sequence[Party], serial: int) -> bool:
-    """Wait until each worker has said that it is ready, has ended, or hangs; whether at least one is ready.
+async def wait_until_prepared(workers: Sequence[Participant], serial: int) -> bool:
+    """Wait until each worker is prepared, has ended, or hangs; whether at least one is prepared.
 
-    Raises CannotPrepare where one says that it cannot be, or is not within the limit.
+    Raises CannotPrepare where one reports that it cannot, or has not within the limit.
     """
-    words = await _words_of(workers, Prepared, serial)
-    for worker, word in zip(workers, words, strict=True):
-        if word is not None and word.error is not None:
-            raise CannotPrepare(f"{word.error} (worker {worker.slot})")
-        if word is None and not worker.is_gone and worker.unanswered < _SILENT:
-            raise CannotPrepare(f"worker {worker.slot} was not ready within {TAKE_LIMIT:g} s")
-    return any(word is not None for word in words)
+    acknowledgements = await _collect(workers, Prepared, serial)
+    for worker, acknowledgement in zip(workers, acknowledgements, strict=True):
+        if acknowledgement is not None and acknowledgement.error is not None:
+            raise CannotPrepare(f"{acknowledgement.error} (worker {worker.slot})")
+        if acknowledgement is None and not worker.is_gone and worker.unanswered < _SILENT:
+            raise CannotPrepare(f"worker {worker.slot} was not ready within {PHASE_LIMIT:g} s")
+    return any(acknowledgement is not None for acknowledgement in acknowledgements)
 
 
-async def those_without(workers: Sequence[P], serial: int) -> list[P]:
-    """Wait until each worker has it in force, has ended, or hangs; those that say that they cannot have it."""
-    words = await _words_of(workers, Committed, serial)
-    without = []
-    for worker, word in zip(workers, words, strict=True):
-        if word is not None and word.error is not None:
-            logger.error("%r keeps the configuration before (%s) and is replaced", worker, word.error)
-            without.append(worker)
-    return without
+async def wait_until_committed(workers: Sequence[P], serial: int) -> list[P]:
+    """Wait until each worker has committed, has ended, or hangs; returns those that report that they cannot commit."""
+    acknowledgements = await _collect(workers, Committed, serial)
+    failed = []
+    for worker, acknowledgement in zip(workers, acknowledgements, strict=True):
+        if acknowledgement is not None and acknowledgement.error is not None:
+            logger.error("%r keeps the previous configuration (%s) and is replaced", worker, acknowledgement.error)
+            failed.append(worker)
+    return failed
 
 
-async def _words_of(workers: Sequence[Party], kind: type[Word], serial: int) -> list[Word | None]:
-    """What each of the workers says; None for one that has ended, or says nothing in time."""
-    saying = [asyncio.create_task(worker.says(kind, serial)) for worker in workers]
+async def _collect(
+    workers: Sequence[Participant], kind: type[Acknowledgement], serial: int
+) -> list[Acknowledgement | None]:
+    """The acknowledgement of each worker; None for one that has ended, or sends none in time."""
+    waiting = [asyncio.create_task(worker.acknowledgement(kind, serial)) for worker in workers]
     try:
-        if saying:
-            await asyncio.wait(saying, timeout=TAKE_LIMIT)
-        return [task.result() if task.done() else None for task in saying]
+        if waiting:
+            await asyncio.wait(waiting, timeout=PHASE_LIMIT)
+        return [task.result() if task.done() else None for task in waiting]
     finally:
-        for task in saying:
+        for task in waiting:
             task.cancel()

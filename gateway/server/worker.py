@@ -1,8 +1,7 @@
-"""A worker process: decides hooks on the sockets that all workers share, told by its supervisor what to do.
+"""A worker process: decides hooks on the sockets that all workers share, directed by its supervisor.
 
-It counts into memory that the supervisor has mapped as well, takes its configuration over the channel and never from
-the disk, and ends when the channel does: a worker without a supervisor would serve a configuration that nobody can
-change.
+It counts into memory that the supervisor has mapped too, gets its configuration over the channel and never from the
+disk, and ends when the channel does: without a supervisor, nobody could change its configuration.
 """
 
 from __future__ import annotations
@@ -51,13 +50,13 @@ from gateway.telemetry.metrics.cells import MetricCells
 logger = logging.getLogger(__name__)
 
 _SAMPLE_EVERY = 1.0
-"""Seconds between two looks at the gauges that only a scrape needs."""
+"""Seconds between two samples of the gauges that only a scrape needs."""
 _LAST_LINES = 0.5
-"""Seconds that the log has for its last lines where a signal ends what has ended already but for that."""
+"""Seconds that the log has for its last lines where a signal ends the process."""
 
 
 async def serve(arguments: argparse.Namespace, writer: LogWriter) -> None:
-    """Run until the supervisor says stop, or is gone."""
+    """Run until the supervisor sends Stop, or is gone."""
     await start_threads()
     channel = await Channel.over(socket.socket(fileno=arguments.channel))
     first = await channel.receive()
@@ -76,7 +75,7 @@ async def serve(arguments: argparse.Namespace, writer: LogWriter) -> None:
             shared=SharedState(Memory(arguments.shared, first.config.server.workers, arguments.slot)),
         )
     except OSError as exc:  # certificates that were broken on the disk before the supervisor had copies of them
-        logger.error("this worker cannot serve until its files are mended: %s", exc)
+        logger.error("this worker cannot serve until its files are fixed: %s", exc)
         return
     with PROCESS.forward_to(Receiver(drain=service.stop), asyncio.get_running_loop()):
         await _run(service, channel, first, metrics)
@@ -93,7 +92,7 @@ async def _run(service: HookService, channel: Channel, first: Build, metrics: Me
     gate.passed.set()
     channel.send(Ready())
     sampling = asyncio.create_task(_sample(metrics))
-    await service.stopped()
+    await service.wait_for_end()
     for task in (sampling, listening):
         task.cancel()
     await asyncio.gather(sampling, listening, return_exceptions=True)
@@ -101,20 +100,20 @@ async def _run(service: HookService, channel: Channel, first: Build, metrics: Me
 
 
 class _Gate(NamedTuple):
-    """Between what is built and what serves: a worker that begins after a reload, however shortly, begins with it."""
+    """Between building and serving: a worker that starts just after a reload starts with the new configuration."""
 
     opened: asyncio.Event
-    """What was told of reloads so far is done, or the end has come."""
+    """Set when the reloads received so far are done, or at the end."""
     passed: asyncio.Event
-    """It serves: reloads go on."""
+    """Set when it serves, and reloads go on."""
 
 
 async def _listen(channel: Channel, service: HookService, gate: _Gate) -> None:
-    """Do what the supervisor says until it is gone; after a failure it gives a sign of life and goes on."""
+    """Handle the supervisor's messages until it is gone."""
     answering: set[asyncio.Task[None]] = set()
     reloads: asyncio.Queue[_Reload] = asyncio.Queue()
     reloading = asyncio.create_task(_reload(channel, service, reloads, gate))
-    keep_going = KeepGoing("hearing the supervisor")
+    keep_going = KeepGoing("the supervisor's messages")
     there_is_more = True
     try:
         while there_is_more:
@@ -144,7 +143,7 @@ _Reload = Serve | Prepare | Commit | Discard
 
 
 async def _reload(channel: Channel, service: HookService, messages: asyncio.Queue[_Reload], gate: _Gate) -> None:
-    """Follow what is said of new configurations, in turn and beside everything else: some of it takes a while."""
+    """Handle the messages of reloads in order, beside all others: some take a while."""
     keep_going = KeepGoing("a reload's step")
     error: str | None = None
     while True:
@@ -155,53 +154,54 @@ async def _reload(channel: Channel, service: HookService, messages: asyncio.Queu
                     gate.opened.set()
                     await gate.passed.wait()
                 case Prepare():
-                    error = await _prepared(service, message)
+                    error = await _prepare(service, message)
                     channel.send(Prepared(message.serial, error))
                 case Commit():
-                    error = error or _committed(service)
+                    error = error or _commit(service)
                     await (service.settle() if error is None else service.discard())
                     channel.send(Committed(message.serial, error))
                 case Discard():
                     await service.discard()
 
 
-async def _prepared(service: HookService, message: Prepare) -> str | None:
-    """Why the configuration cannot be prepared; None where it is."""
+async def _prepare(service: HookService, message: Prepare) -> str | None:
+    """Prepare a configuration; None, or the reason why it cannot be prepared."""
     try:
         config: Config = await asyncio.to_thread(pickle.loads, message.config)
         await service.prepare(config)
     except Exception as exc:
-        return _told(exc)
+        return _report(exc)
     return None
 
 
-def _committed(service: HookService) -> str | None:
-    """Why the configuration cannot be put in force; None where it is."""
+def _commit(service: HookService) -> str | None:
+    """Commit what is prepared; None, or the reason why it cannot be put in force."""
     try:
         service.commit()
     except Exception as exc:
-        return _told(exc)
+        return _report(exc)
     return None
 
 
-def _told(exc: Exception) -> str:
+def _report(exc: Exception) -> str:
+    """Log a defect; the reason, for the supervisor."""
     if not isinstance(exc, EXPECTED_ERRORS):
         logger.error("a configuration could not be put in force", exc_info=exc)
     return failure_reason(exc)
 
 
 async def _answer(channel: Channel, service: HookService, message: Ask) -> None:
-    told: bytes | None = None
+    reply: bytes | None = None
     try:
-        told = encode_reply(await service.rpc_handler.answer(message.question))
+        reply = encode_reply(await service.rpc_handler.answer(message.request))
     except Exception:
-        logger.exception("a question could not be answered")
+        logger.exception("a request could not be answered")
     with contextlib.suppress(OSError):  # the supervisor is gone, and so will be this process
-        await channel.tell(message.number, told)
+        await channel.send_reply(message.number, reply)
 
 
 async def _sample(metrics: Metrics) -> None:
-    keep_going = KeepGoing("the look at the gauges")
+    keep_going = KeepGoing("the sampling of the gauges")
     while True:
         with keep_going:
             metrics.sample()
@@ -209,8 +209,8 @@ async def _sample(metrics: Metrics) -> None:
 
 
 def main() -> None:
-    """Entry of the child process; its arguments are descriptors that the supervisor has left open."""
-    PROCESS.install(WORKER_MEANINGS)  # until here the parent had them blocked
+    """Entry point of the child process; its arguments are descriptors that the supervisor has left open."""
+    PROCESS.install(WORKER_MEANINGS)  # the parent has blocked them until here
     parser = argparse.ArgumentParser(prog="gateway worker")
     parser.add_argument("--channel", type=int, required=True)
     parser.add_argument("--values", type=int, required=True)

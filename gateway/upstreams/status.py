@@ -28,12 +28,12 @@ class TargetState(StrEnum):
     PROBING = "probing"
     """One hook may try whether it is well again."""
     EJECTED = "ejected"
-    HELD = "held"
+    EJECTED_BY_OPERATOR = "ejected_by_operator"
     """Ejected by an operator, until it is restored."""
 
 
 _RANK: Final = {standing: rank for rank, standing in enumerate(TargetState)}
-_CLOSED: Final = frozenset((TargetState.EJECTED, TargetState.HELD, TargetState.PROBING))
+_CLOSED: Final = frozenset((TargetState.EJECTED, TargetState.EJECTED_BY_OPERATOR, TargetState.PROBING))
 
 
 class TargetReport(msgspec.Struct, frozen=True):
@@ -70,7 +70,7 @@ def target_report(upstream: str, url: str, target: Target, now: float) -> Target
     reason: str | None = target.ejection_reason
     retry_at = breaker.retry_at
     if target.operator_ejected_since is not None:
-        standing, since, reason = TargetState.HELD, target.operator_ejected_since, _HELD
+        standing, since, reason = TargetState.EJECTED_BY_OPERATOR, target.operator_ejected_since, _HELD
     elif state is State.OPEN:
         standing = TargetState.EJECTED
     elif state is State.HALF_OPEN:

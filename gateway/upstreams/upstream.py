@@ -372,8 +372,8 @@ def _by_rank(members: list[Member]) -> tuple[list[Member], list[Member]]:
 
 def header_policy(config: UpstreamConfig, *, keep_underscores: bool) -> Policy:
     """The header rules of an upstream's configuration."""
-    headers = encode_headers({name: value.reveal() for name, value in config.headers.items()})
+    headers = encode_headers({name: value.get_secret_value() for name, value in config.headers.items()})
     credentials = None
     if config.credentials is not None:
-        credentials = (config.credentials.username, config.credentials.password.reveal())
+        credentials = (config.credentials.username, config.credentials.password.get_secret_value())
     return Policy(config.host, headers, credentials, keep_underscores)

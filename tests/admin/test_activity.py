@@ -187,9 +187,9 @@ def test_what_the_fallback_let_through_and_refused_is_told_apart() -> None:
     assert told == {
         "in_flight": 3,
         "per_second": 3.5,
-        "refused_per_second": 1.5,
+        "rejected_per_second": 1.5,
         "allowed_by_fallback_per_second": 0.5,
-        "refused_by_fallback_per_second": 0.5,
+        "rejected_by_fallback_per_second": 0.5,
     }
 
 

@@ -25,8 +25,8 @@ BEARER: Final = {"Authorization": f"Bearer {TOKEN}"}
 SECRET_PATH: Final = "path-out-of-the-environment"
 IN_THE_BODY: Final = "sdp-of-the-hook"
 TARGET_FIELDS: Final = (
-    "target url weight backup state since why closed_to retry_in_seconds in_flight queued connections max_connections "
-    "usual_ms p50_ms p95_ms p99_ms ejections last_error workers_ejected workers"
+    "target url weight backup state since reason ejected_for retry_in_seconds in_flight queued connections "
+    "max_connections usual_ms p50_ms p95_ms p99_ms ejections last_error workers_ejected workers"
 ).split()
 UNTIL_RESTORED: Final = "1h"
 _numbers = itertools.count()
@@ -96,19 +96,19 @@ def send(gateway: RunningGateway, app: str, call_id: str = "c", **fields: Any) -
     return gateway.hook(body=json.dumps(body).encode(), headers={"Connection": "close"})
 
 
-def calls(gateway: RunningGateway, **query: Any) -> dict[str, Any]:
-    answer = gateway.get("/api/calls", params=query)
+def decisions(gateway: RunningGateway, **query: Any) -> dict[str, Any]:
+    answer = gateway.get("/api/decisions", params=query)
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
     assert found["incomplete"] == []
     return found
 
 
-def call(gateway: RunningGateway, **query: Any) -> dict[str, Any]:
+def decision(gateway: RunningGateway, **query: Any) -> dict[str, Any]:
     """The one call that matches."""
-    found = calls(gateway, **query)
+    found = decisions(gateway, **query)
     assert found["matched"] == 1, found
-    one: dict[str, Any] = found["calls"][0]
+    one: dict[str, Any] = found["decisions"][0]
     return one
 
 
@@ -122,7 +122,7 @@ def states(gateway: RunningGateway, upstream: str) -> list[str]:
     return [target["state"] for target in targets(gateway, upstream)]
 
 
-def order(gateway: RunningGateway, upstream: str, number: int, what: str) -> dict[str, Any]:
+def act(gateway: RunningGateway, upstream: str, number: int, what: str) -> dict[str, Any]:
     """Eject or restore one of the upstream's targets."""
     name = targets(gateway, upstream)[number]["target"]
     answer = gateway.post(f"/api/upstreams/{upstream}/{name}/{what}")
@@ -132,12 +132,12 @@ def order(gateway: RunningGateway, upstream: str, number: int, what: str) -> dic
     return done
 
 
-# --- calls ---
+# --- decisions ---
 
 
-def test_a_call_is_told_with_all_fields_of_the_contract(gateway: RunningGateway) -> None:
+def test_a_decision_has_all_fields_of_the_contract(gateway: RunningGateway) -> None:
     answer = send(gateway, "denied", "told", nodeId="n", sessionId="s", caller="49301234567", callee="100")
-    told = call(gateway, call_id="told")
+    told = decision(gateway, call_id="told")
     assert sorted(told) == sorted(CONTRACT_FIELDS)
     line = gateway.access_line(answer.headers["x-request-id"])
     for field in line.keys() & told.keys() - {"attempts"}:
@@ -151,40 +151,40 @@ def test_a_call_is_told_with_all_fields_of_the_contract(gateway: RunningGateway)
     assert 0 <= attempt["began_ms"] < attempt["began_ms"] + attempt["duration_ms"] <= told["duration_ms"]
 
 
-def test_calls_of_all_workers_come_in_one_list_newest_first(gateway: RunningGateway) -> None:
+def test_decisions_of_all_workers_come_in_one_list_newest_first(gateway: RunningGateway) -> None:
     workers = set(pids(gateway))
 
     def met_all() -> bool:
         send(gateway, "ok", "spread")
-        return {each["worker"] for each in calls(gateway, call_id="spread", limit=1000)["calls"]} == workers
+        return {each["worker"] for each in decisions(gateway, call_id="spread", limit=1000)["decisions"]} == workers
 
     assert wait_until(met_all, 20.0), "the kernel gave every connection to one worker"
-    found = calls(gateway, limit=1000)
-    times = [each["time"] for each in found["calls"]]
+    found = decisions(gateway, limit=1000)
+    times = [each["time"] for each in found["decisions"]]
     assert times == sorted(times, reverse=True)
     assert found["held"] == found["matched"] == len(times)
     assert found["oldest"] == times[-1]
-    assert len(calls(gateway, limit=2)["calls"]) == 2
+    assert len(decisions(gateway, limit=2)["decisions"]) == 2
 
 
 def test_filters_hold_together(gateway: RunningGateway) -> None:
     for app in ("ok", "denied", "empty", "blocked"):
         send(gateway, app, f"filtered-{app}", caller="0301234567")
     gateway.hook(body=b"no hook", headers={"X-Request-Id": "filtered-no-hook"})
-    found = [each["call_id"] for each in calls(gateway, q="FILTERED-", failures=1)["calls"]]
+    found = [each["call_id"] for each in decisions(gateway, q="FILTERED-", failures=1)["decisions"]]
     assert sorted(found, key=str) == [None, "filtered-empty"]
     expected = {"verdict": "reject", "source": "fallback", "reason": "bad_answer", "app": "empty", "since": "5m"}
-    assert call(gateway, q="filtered-", **expected)["call_id"] == "filtered-empty"
-    assert calls(gateway, q="filtered-", verdict="allow", app="denied")["matched"] == 0
-    assert call(gateway, request_id="filtered-no-hook")["status"] == 400
-    assert calls(gateway, q="0301234567", call_id="filtered-ok")["matched"] == 1
-    assert calls(gateway, q="0301", call_id="filtered-ok")["matched"] == 0
-    assert calls(gateway, call_id="filtered-ok", until="1h")["matched"] == 0
+    assert decision(gateway, q="filtered-", **expected)["call_id"] == "filtered-empty"
+    assert decisions(gateway, q="filtered-", verdict="allow", app="denied")["matched"] == 0
+    assert decision(gateway, request_id="filtered-no-hook")["status"] == 400
+    assert decisions(gateway, q="0301234567", call_id="filtered-ok")["matched"] == 1
+    assert decisions(gateway, q="0301", call_id="filtered-ok")["matched"] == 0
+    assert decisions(gateway, call_id="filtered-ok", until="1h")["matched"] == 0
 
 
 def test_a_mistaken_query_is_answered_with_400_in_plain_words(gateway: RunningGateway) -> None:
     for query, words in (({"limit": "0"}, "limit"), ({"appp": "x"}, "'appp'"), ({"since": "noon"}, "since")):
-        answer = gateway.get("/api/calls", params=query)
+        answer = gateway.get("/api/decisions", params=query)
         assert answer.status_code == 400
         assert answer.headers["content-type"].startswith("text/plain")
         assert words in answer.text
@@ -192,10 +192,10 @@ def test_a_mistaken_query_is_answered_with_400_in_plain_words(gateway: RunningGa
 
 def test_one_call_is_found_by_its_request_id(gateway: RunningGateway) -> None:
     request_id = send(gateway, "ok", "by-id").headers["x-request-id"]
-    answer = gateway.get(f"/api/calls/{request_id}")
+    answer = gateway.get(f"/api/decisions/{request_id}")
     assert answer.headers["content-type"] == "application/json"
     assert answer.json()["call_id"] == "by-id"
-    assert gateway.get("/api/calls/no-such-id").status_code == 404
+    assert gateway.get("/api/decisions/no-such-id").status_code == 404
 
 
 # --- the story ---
@@ -203,7 +203,7 @@ def test_one_call_is_found_by_its_request_id(gateway: RunningGateway) -> None:
 
 def test_a_retry_is_told_with_what_failed_before_it(gateway: RunningGateway) -> None:
     assert send(gateway, "first-gone", "retried").status_code == 200
-    first, second = (told := call(gateway, call_id="retried"))["attempts"]
+    first, second = (told := decision(gateway, call_id="retried"))["attempts"]
     assert (first["outcome"], second["outcome"]) == ("unreachable", "ok")
     assert first["error"].endswith("connection refused")
     assert (first["target"], second["target"]) == tuple(each["target"] for each in targets(gateway, "first-gone"))
@@ -216,7 +216,7 @@ def test_a_connection_that_had_been_closed_is_told_as_an_attempt(gateway: Runnin
         for number in range(2):
             body = json.dumps({"appKey": "stale", "callId": "stale", "sessionId": number}).encode()
             assert one_connection.post(f"{gateway.url}/OnCallEvent", content=body).status_code == 200
-    newest, oldest = calls(gateway, call_id="stale")["calls"]
+    newest, oldest = decisions(gateway, call_id="stale")["decisions"]
     assert [each["outcome"] for each in oldest["attempts"]] == ["ok"]
     assert [each["outcome"] for each in newest["attempts"]] == ["unreachable", "ok"]
     assert len({each["target"] for each in newest["attempts"]}) == 1
@@ -244,7 +244,7 @@ def test_a_hook_that_had_to_queue_says_for_how_long(gateway: RunningGateway, bac
             opened.set()
             for thread in threads:
                 thread.join()
-    attempts = [each["attempts"][0] for each in calls(gateway, q="queued-")["calls"]]
+    attempts = [each["attempts"][0] for each in decisions(gateway, q="queued-")["decisions"]]
     waited = [each for each in attempts if each["queued_ms"] > 0]
     assert len(waited) == target["queued"]
     assert all(each["queued_ms"] <= each["duration_ms"] for each in waited), "they are measured with one clock"
@@ -252,7 +252,7 @@ def test_a_hook_that_had_to_queue_says_for_how_long(gateway: RunningGateway, bac
 
 def test_who_asked_no_backend_has_no_attempts(gateway: RunningGateway) -> None:
     send(gateway, "blocked", "static")
-    told = call(gateway, call_id="static")
+    told = decision(gateway, call_id="static")
     assert (told["attempts"], told["upstream"], told["budget_ms"]) == ([], None, None)
 
 
@@ -272,7 +272,7 @@ def test_every_upstream_is_told_with_its_settings_and_its_targets(
     (target,) = ok["targets"]
     assert list(target) == TARGET_FIELDS
     assert (target["url"], target["state"]) == (backend.url_of("ok"), "up")
-    assert target["why"] is None
+    assert target["reason"] is None
     assert target["workers"] == len(pids(gateway))
     assert target["max_connections"] == 64
     assert 0 < target["p50_ms"] <= target["p95_ms"] <= target["p99_ms"]
@@ -290,49 +290,49 @@ def test_a_target_that_the_breaker_ejected_says_why_and_since_when(gateway: Runn
     assert wait_until(ejected, 20.0)
     (target,) = targets(gateway, "down")
     assert target["state"] == "ejected"
-    assert target["why"].endswith("connection refused")
-    assert target["last_error"]["text"] == target["why"]
+    assert target["reason"].endswith("connection refused")
+    assert target["last_error"]["text"] == target["reason"]
     first, since, last = map(
         datetime.fromisoformat,
-        (gateway.get(f"/api/calls/{began}").json()["time"], target["since"], target["last_error"]["time"]),
+        (gateway.get(f"/api/decisions/{began}").json()["time"], target["since"], target["last_error"]["time"]),
     )
     inexact = timedelta(seconds=0.2)  # the event loop's clock stands still at times
     assert first - inexact <= since <= last + inexact
     assert 0 < target["retry_in_seconds"] <= 3600
     assert target["ejections"] >= 1
     send(gateway, "down", "after")
-    told = call(gateway, call_id="after")
+    told = decision(gateway, call_id="after")
     assert (told["reason"], told["attempts"], told["target"]) == ("unreachable", [], None)
-    assert order(gateway, "down", 0, "restore")["result"] == "restored"
+    assert act(gateway, "down", 0, "restore")["result"] == "restored"
     assert states(gateway, "down") == ["up"]
 
 
-# --- orders ---
+# --- actions ---
 
 
 @contextlib.contextmanager
 def ejected(gateway: RunningGateway, upstream: str, number: int) -> Iterator[dict[str, Any]]:
     try:
-        yield order(gateway, upstream, number, "eject")
+        yield act(gateway, upstream, number, "eject")
     finally:
-        order(gateway, upstream, number, "restore")
+        act(gateway, upstream, number, "restore")
 
 
 def test_an_ejected_target_gets_no_hook_of_any_worker_until_it_is_restored(gateway: RunningGateway) -> None:
     with ejected(gateway, "first-gone", 0) as done:
         assert done["result"] == "ejected"
         assert "warning" not in done
-        assert order(gateway, "first-gone", 0, "eject")["result"] == "unchanged"
-        held, other = targets(gateway, "first-gone")
-        assert (held["state"], other["state"]) == ("held", "up")
-        assert (held["why"], held["retry_in_seconds"]) == ("ejected by an operator", None)
-        assert held["workers_ejected"] == len(pids(gateway))
+        assert act(gateway, "first-gone", 0, "eject")["result"] == "unchanged"
+        out, other = targets(gateway, "first-gone")
+        assert (out["state"], other["state"]) == ("ejected_by_operator", "up")
+        assert (out["reason"], out["retry_in_seconds"]) == ("ejected by an operator", None)
+        assert out["workers_ejected"] == len(pids(gateway))
         for number in range(8):
-            assert send(gateway, "first-gone", f"held-{number}").status_code == 200
-        told = calls(gateway, q="held-")["calls"]
+            assert send(gateway, "first-gone", f"out-{number}").status_code == 200
+        told = decisions(gateway, q="out-")["decisions"]
         assert [[each["outcome"] for each in one["attempts"]] for one in told] == [["ok"]] * 8
     assert states(gateway, "first-gone") == ["up", "up"]
-    assert order(gateway, "first-gone", 0, "restore")["result"] == "unchanged"
+    assert act(gateway, "first-gone", 0, "restore")["result"] == "unchanged"
 
 
 def test_the_last_target_is_ejected_all_the_same_with_a_warning(gateway: RunningGateway) -> None:
@@ -340,7 +340,7 @@ def test_the_last_target_is_ejected_all_the_same_with_a_warning(gateway: Running
         assert done["result"] == "ejected"
         assert "No other target of ok is up" in done["warning"]
         assert send(gateway, "ok", "nobody").status_code == 403
-        told = call(gateway, call_id="nobody")
+        told = decision(gateway, call_id="nobody")
         assert (told["reason"], told["attempts"]) == ("unreachable", [])
         assert "an operator ejected it" in told["error"]
     assert send(gateway, "ok").status_code == 200
@@ -352,13 +352,13 @@ def test_an_ejected_target_stays_so_over_reloads(gateway: RunningGateway) -> Non
         try:
             changes = gateway.reload(before.replace("failures: 2", "failures: 3"))["changes"]
             assert changes == ["upstream pair, down changed"]
-            assert states(gateway, "pair") == ["held", "up"]
+            assert states(gateway, "pair") == ["ejected_by_operator", "up"]
             without = before.replace(before[before.index("  pair:") : before.index("  down:")], "")
             gateway.reload(without.replace("  pair: {upstream: pair}\n", ""))
             assert "pair" not in [each["name"] for each in gateway.get("/api/upstreams").json()["upstreams"]]
         finally:
             gateway.reload(before)
-        assert states(gateway, "pair") == ["held", "up"], "it was away, and is back as it was"
+        assert states(gateway, "pair") == ["ejected_by_operator", "up"], "it was away, and is back as it was"
 
 
 def test_a_target_keeps_its_name_when_another_of_its_host_joins_it(
@@ -374,7 +374,7 @@ def test_a_target_keeps_its_name_when_another_of_its_host_joins_it(
         assert names[0] == old["target"] != names[1]
         for _ in range(2 * len(pids(gateway))):
             send(gateway, "ok", "joined")
-        assert {each["target"] for each in calls(gateway, call_id="joined")["calls"]} <= set(names)
+        assert {each["target"] for each in decisions(gateway, call_id="joined")["decisions"]} <= set(names)
         for number in (0, 1):
             with ejected(gateway, "ok", number) as done:
                 assert done["result"] == "ejected"
@@ -408,8 +408,8 @@ def test_a_drained_gateway_is_not_ready_closes_its_connections_and_decides_hooks
         assert "connection" not in kept.post(url, content=b'{"appKey":"ok"}').headers
 
 
-def test_what_is_read_is_not_posted_to_and_what_is_ordered_is_not_read(gateway: RunningGateway) -> None:
-    for path in ("/api/calls", "/api/calls/x", "/api/upstreams"):
+def test_what_is_read_is_not_posted_to_and_an_action_is_not_read(gateway: RunningGateway) -> None:
+    for path in ("/api/decisions", "/api/decisions/x", "/api/upstreams"):
         assert gateway.post(path).status_code == 405
     for path in ("/-/drain", "/-/undrain", "/api/upstreams/ok/x/eject", "/api/upstreams/ok/x/restore"):
         assert gateway.get(path).status_code == 405
@@ -425,8 +425,8 @@ def two_workers(backend: FaultyBackend, refused: int, tmp_path: Path) -> Iterato
         yield running
 
 
-def test_a_worker_that_begins_later_hears_of_every_order(two_workers: RunningGateway) -> None:
-    order(two_workers, "first-gone", 0, "eject")
+def test_a_worker_that_begins_later_carries_out_every_action(two_workers: RunningGateway) -> None:
+    act(two_workers, "first-gone", 0, "eject")
     two_workers.post("/-/drain")
     victims = pids(two_workers)
     for victim in victims:
@@ -437,10 +437,10 @@ def test_a_worker_that_begins_later_hears_of_every_order(two_workers: RunningGat
         return len(now) == 2 and not set(now) & set(victims) and targets(two_workers, "ok")[0]["workers"] == 2
 
     assert wait_until(replaced, 20.0)
-    held = targets(two_workers, "first-gone")[0]
-    assert (held["state"], held["workers_ejected"]) == ("held", 2)
+    out = targets(two_workers, "first-gone")[0]
+    assert (out["state"], out["workers_ejected"]) == ("ejected_by_operator", 2)
     assert send(two_workers, "ok").headers["connection"] == "close"
-    assert order(two_workers, "first-gone", 0, "restore")["result"] == "restored"
+    assert act(two_workers, "first-gone", 0, "restore")["result"] == "restored"
     assert states(two_workers, "first-gone") == ["up", "up"]
 
 
@@ -452,14 +452,14 @@ def hanging(gateway: RunningGateway, pid: int) -> Iterator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert wait_until(lambda: gateway.get("/api/calls").json()["incomplete"] == [])
+    assert wait_until(lambda: gateway.get("/api/decisions").json()["incomplete"] == [])
 
 
 def test_a_worker_that_hangs_is_named_and_the_others_answer_meanwhile(two_workers: RunningGateway) -> None:
     victim, other = pids(two_workers)
     name = targets(two_workers, "first-gone")[0]["target"]
     with hanging(two_workers, victim):
-        answer = two_workers.get("/api/calls").json()
+        answer = two_workers.get("/api/decisions").json()
     assert answer["incomplete"] == [victim]
     with hanging(two_workers, victim):
         assert targets(two_workers, "ok")[0]["workers"] == 1
@@ -473,14 +473,14 @@ def test_a_worker_that_hangs_is_named_and_the_others_answer_meanwhile(two_worker
     assert wait_until(lambda: targets(two_workers, "first-gone")[0]["workers_ejected"] == 2)
 
 
-def test_an_answer_of_a_thousand_long_calls_comes_whole_from_several_workers(two_workers: RunningGateway) -> None:
+def test_an_answer_of_a_thousand_long_decisions_comes_whole_from_several_workers(two_workers: RunningGateway) -> None:
     text = "\N{TELEPHONE RECEIVER}" * 5_000
     for number in range(300):
         send(two_workers, "blocked", f"{number} {text}", sessionId=text, nodeId=text)
-    answer = two_workers.get("/api/calls", params={"limit": 1000})
+    answer = two_workers.get("/api/decisions", params={"limit": 1000})
     found = answer.json()
-    assert (found["matched"], len(found["calls"]), found["incomplete"]) == (300, 300, [])
-    assert {each["call_id"].partition(" ")[0] for each in found["calls"]} == {str(number) for number in range(300)}
+    assert (found["matched"], len(found["decisions"]), found["incomplete"]) == (300, 300, [])
+    assert {each["call_id"].partition(" ")[0] for each in found["decisions"]} == {str(number) for number in range(300)}
     assert len(answer.content) < 300 * 4096
 
 
@@ -508,7 +508,7 @@ def test_orders_ask_for_the_token(guarded: RunningGateway) -> None:
     assert guarded.post(f"/api/upstreams/ok/{name}/restore", headers=BEARER).json()["result"] == "restored"
 
 
-@pytest.mark.parametrize("path", ["/api/calls", "/api/calls/x", "/api/upstreams"])
+@pytest.mark.parametrize("path", ["/api/decisions", "/api/decisions/x", "/api/upstreams"])
 def test_what_is_read_is_guarded_as_all_the_rest(guarded: RunningGateway, path: str) -> None:
     assert guarded.get(path, headers={"Host": "elsewhere.example"}).status_code == 403
     answer = guarded.get(path)
@@ -527,8 +527,8 @@ def test_no_body_and_no_secret_is_in_any_answer(guarded: RunningGateway) -> None
     for app in ("ok", "denied", "empty", "blocked", "first-gone"):
         answer = send(guarded, app, "secretive", caller="0301234567")
     pages = [
-        guarded.get("/api/calls", params={"limit": 1000}).text,
-        guarded.get(f"/api/calls/{answer.headers['x-request-id']}").text,
+        guarded.get("/api/decisions", params={"limit": 1000}).text,
+        guarded.get(f"/api/decisions/{answer.headers['x-request-id']}").text,
         guarded.get("/api/upstreams").text,
         guarded.log.read_text(),
     ]
@@ -548,10 +548,10 @@ def test_every_naughty_string_comes_back_as_json_and_bounded(guarded: RunningGat
         fields = dict.fromkeys(("nodeId", "sessionId", "callId", "caller", "callee"), text)
         body = json.dumps({"appKey": "blocked", **fields}).encode()
         assert guarded.hook(body=body, headers={"X-Request-Id": f"naughty-{number}"}).status_code == 403
-    told = calls(guarded, q="naughty-", limit=1000)["calls"]
+    told = decisions(guarded, q="naughty-", limit=1000)["decisions"]
     by_id = {each["request_id"]: each for each in told}
     assert len(by_id) == len(strings)
     for number, text in enumerate(strings):
         shown = by_id[f"naughty-{number}"]["call_id"]
         assert shown == (text if len(text) <= 256 else text[:255] + "…")
-        assert guarded.get("/api/calls", params={"q": text[:500]}).status_code == 200
+        assert guarded.get("/api/decisions", params={"q": text[:500]}).status_code == 200

@@ -56,14 +56,14 @@ def send(gateway: RunningGateway, app: str, status: int, method: str = "OnCallEv
 
 
 def call(gateway: RunningGateway, request_id: str) -> dict[str, Any]:
-    found: dict[str, Any] = gateway.get(f"/api/calls/{request_id}").json()
+    found: dict[str, Any] = gateway.get(f"/api/decisions/{request_id}").json()
     return found
 
 
 def ids(gateway: RunningGateway, **query: Any) -> list[str]:
-    answer = gateway.get("/api/calls", params=query)
+    answer = gateway.get("/api/decisions", params=query)
     assert answer.status_code == 200, answer.text
-    return [each["request_id"] for each in answer.json()["calls"]]
+    return [each["request_id"] for each in answer.json()["decisions"]]
 
 
 def told_of(gateway: RunningGateway, app: str, is_so: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:

@@ -27,8 +27,8 @@ from gateway.config import Address, Loaded, loads
 from gateway.model.decision import Decision
 from gateway.model.verdicts import Reason, Ruling, Source, Verdict
 from gateway.server.executor import start_threads
-from gateway.server.listener import bind, display_address
-from gateway.server.single import admin_listener
+from gateway.server.main_process import admin_listener
+from gateway.server.sockets import bind, display_address
 from gateway.telemetry.journal import DecisionFormatter, DecisionView, Journal
 from gateway.telemetry.metrics import Metrics
 from tests.support.gateways import LISTEN, RunningGateway, running_gateway, wait_until
@@ -334,7 +334,7 @@ def test_the_stream_greets_and_then_tells_activity_upstreams_and_calls(gateway: 
         assert upstreams["upstreams"][0]["targets"][0]["target"] == "127.0.0.1:9"
         assert told.until(lambda name, _: name == "activity")["app_count"] == 3
         request_id = gateway.hook(appKey="broken", callId="follow-me").headers["x-request-id"]
-        call = told.until(lambda name, data: name == "call" and data["request_id"] == request_id)
+        call = told.until(lambda name, data: name == "decision" and data["request_id"] == request_id)
         assert (call["app"], call["call_id"], call["reason"]) == ("broken", "follow-me", "unreachable")
         busy = told.until(lambda name, data: name == "activity" and data["total"]["per_second"] > 0)
         assert busy["apps"][0]["app"] == "broken"
@@ -363,7 +363,7 @@ def test_activity_and_status_agree_with_what_was_sent(gateway: RunningGateway) -
     assert len(found["apps"]) == 1
     status = gateway.get("/api/status").json()
     assert status["hooks"]["per_second"] > 0
-    assert status["hooks"]["refused_per_second"] > 0
+    assert status["hooks"]["rejected_per_second"] > 0
     assert status["hooks"]["in_flight"] == 0
     assert status["listen"] == [gateway.hooks]
     assert status["admin"] == gateway.admin

@@ -27,7 +27,7 @@ from gateway.proxy.tenants import Tenant
 from gateway.recording import Recorder
 from gateway.server import hook_service
 from gateway.server.hook_service import HookService
-from gateway.server.listener import bind
+from gateway.server.sockets import bind
 from gateway.telemetry.log import AccessLog, LogWriter
 from gateway.telemetry.metrics import Metrics
 from gateway.upstreams import Targets, mirror
@@ -81,7 +81,7 @@ class Staged:
         self.writer = LogWriter(os.open(os.devnull, os.O_WRONLY))
         self.sockets = bind(loaded.config.server.listen, "server.listen")
         self.service = HookService(with_workers(loaded.config, 1), self.sockets, self.metrics, self.writer)
-        self.reloader = Reloader(loaded, self.metrics, lambda new: self.service.take(with_workers(new.config, 1)))
+        self.reloader = Reloader(loaded, self.metrics, lambda new: self.service.reload(with_workers(new.config, 1)))
 
     def write(self, text: str) -> None:
         self.path.write_text(self.texts[text])
@@ -128,7 +128,7 @@ class Staged:
 
     async def aclose(self) -> None:
         self.service.stop(at_once=True)
-        await self.service.stopped()
+        await self.service.wait_for_end()
         self.writer.close()
 
 

@@ -22,7 +22,7 @@ from tests.bench.scenarios import SCENARIOS, measure
 from tests.bench.targets import Measured
 
 RESULTS: Final = Path(__file__).resolve().parent / "results"
-README: Final = RESULTS.parents[2] / "README.md"
+ROOT: Final = RESULTS.parents[2]
 FIGURES: Final = ("half-capacity", "memory", "start", "reload", "scrape")
 ROUNDS: Final = 7
 SECONDS: Final = 1.0
@@ -94,7 +94,9 @@ def _bench(options: argparse.Namespace, wanted: set[str]) -> int:
     is_standard = not options.only and options.rounds >= ROUNDS and options.seconds >= SECONDS
     paths = report.write(conditions, measured, RESULTS, "latest" if is_standard else "partial")
     if is_standard:
-        readme.insert(README, json.loads(report.as_json(conditions, measured)))
+        data = json.loads(report.as_json(conditions, measured))
+        readme.insert(ROOT / "README.md", readme.summary(data))
+        readme.insert(ROOT / "docs/performance.md", readme.section(data))
     print(f"\n{report.as_markdown(conditions, measured)}")
     print(
         f"In {(time.monotonic() - begin) / 60:.0f} minutes; written:", *(path.name for path in paths), f"in {RESULTS}"

@@ -19,7 +19,7 @@ from tests.support.programs import free_port
 pytestmark = pytest.mark.usefixtures("nowhere")
 
 
-@pytest.mark.parametrize("command", ["status", "calls", "top"])
+@pytest.mark.parametrize("command", ["status", "decisions", "top"])
 def test_every_command_explains_itself(command: str) -> None:
     run = gateway(command, "--help")
     assert (run.status, run.err) == (0, "")
@@ -28,7 +28,7 @@ def test_every_command_explains_itself(command: str) -> None:
 
 
 def test_where_nobody_answers_it_is_said_with_exit_status_1() -> None:
-    for command in ("status", "calls", "top"):
+    for command in ("status", "decisions", "top"):
         run = gateway(command, "--admin", f"127.0.0.1:{free_port()}")
         assert (run.status, run.out) == (1, "")
         assert "connection refused" in run.err
@@ -77,14 +77,14 @@ def answering(status: int, kind: str, body: bytes) -> Iterator[tuple[str, type[A
     ("status", "kind", "body", "said"),
     [
         (401, "text/plain", b"no", "--token-file"),
-        (404, "text/html", b"<html>", "hardly a gateway"),
-        (200, "text/html", b"<html>", "hardly a gateway"),
+        (404, "text/html", b"<html>", "probably not a gateway"),
+        (200, "text/html", b"<html>", "probably not a gateway"),
         (503, "text/plain", b"later\x1b[31m\n", r"later\x1b[31m"),
         (500, "text/plain", b"", "500"),
     ],
 )
 def test_what_is_no_gateway_s_answer_is_told_in_one_line(status: int, kind: str, body: bytes, said: str) -> None:
-    for command in ("status", "calls", "top"):
+    for command in ("status", "decisions", "top"):
         with answering(status, kind, body) as (address, _):
             run = gateway(command, "--admin", address)
         assert run.status == 1
@@ -102,13 +102,13 @@ def config_file(directory: Path, admin: str, rest: str = "") -> Path:
 def test_the_configuration_file_tells_where_the_port_is(running: RunningGateway, admin: str, tmp_path: Path) -> None:
     path = config_file(tmp_path, admin.format(running.admin.rpartition(":")[2]), f"admin: {{token: {TOKEN}}}")
     for options in ([], ["-c", str(path)]):  # the one that lies here, and one by its name
-        assert gateway("calls", "-n", "1", *options).status == 0
+        assert gateway("decisions", "-n", "1", *options).status == 0
 
 
 @pytest.mark.parametrize("rest", ["nonsense: 1\n", "admin: {token: '${env:NOT_SET_HERE}'}\n", "apps: [1, 2]\n"])
 def test_a_file_that_is_wrong_elsewhere_still_tells_it(running: RunningGateway, rest: str, tmp_path: Path) -> None:
     config_file(tmp_path, running.admin, rest)
-    assert gateway("calls", "-n", "1").status == 0
+    assert gateway("decisions", "-n", "1").status == 0
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What ``gateway status``, ``calls`` and ``top`` tell of this protocol's own matters."""
+"""What ``gateway status``, ``decisions`` and ``top`` say about this protocol's own matters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gateway.admin.insights import Insights
 from gateway.cli import render_insights
-from gateway.cli.commands.watch import line_of
+from gateway.cli.commands.decisions import decision_line
 from gateway.model.decision import Decision
 from gateway.model.verdicts import Ruling, backend_allow, backend_reject
 from gateway.policy.comparison import Difference
@@ -75,17 +75,17 @@ def ask(running: RunningGateway, *args: str) -> Run:
 @pytest.mark.parametrize(
     ("option", "call_id", "words"),
     [
-        (["--ineffective"], "ignored", "the media server ignores this refusal"),
+        (["--ineffective"], "ignored", "the media server ignores this rejection"),
         (["--repaired"], "polluted", "repaired=before"),
         (["--rule", "spam"], "spammed", "rule/denied .*rule=spam"),
         (["--source", "rule"], "spammed", "rule=spam"),
         (["--app", "away"], "elsewhere", "failed_over_from=gone"),
     ],
 )
-def test_calls_are_found_and_shown_by_what_few_of_them_have(
+def test_decisions_are_found_and_shown_by_what_few_of_them_have(
     running: RunningGateway, option: list[str], call_id: str, words: str
 ) -> None:
-    run = ask(running, "calls", *option)
+    run = ask(running, "decisions", *option)
     (line,) = run.out.splitlines()
     assert (run.status, run.err) == (0, "")
     assert f"call={call_id}" in line
@@ -93,36 +93,36 @@ def test_calls_are_found_and_shown_by_what_few_of_them_have(
 
 
 def test_a_filter_of_shadows_that_cannot_be_is_wrong_usage(running: RunningGateway) -> None:
-    run = ask(running, "calls", "--shadow", "other")
+    run = ask(running, "decisions", "--shadow", "other")
     assert run.status == 2
     assert "shadow must be one of differs, match" in run.err
-    assert ask(running, "calls", "--shadow", "differs").out == ""
+    assert ask(running, "decisions", "--shadow", "differs").out == ""
 
 
-def test_a_story_tells_what_was_cut_away_and_which_rule_met(running: RunningGateway) -> None:
-    def story(call_id: str) -> str:
-        (call,) = running.get("/api/calls", params={"call_id": call_id}).json()["calls"]
-        return ask(running, "calls", call["request_id"]).out
+def test_a_decision_shows_what_was_removed_and_which_rule_matched(running: RunningGateway) -> None:
+    def shown(call_id: str) -> str:
+        (call,) = running.get("/api/decisions", params={"call_id": call_id}).json()["decisions"]
+        return ask(running, "decisions", call["request_id"]).out
 
     assert re.search(
-        r"^repaired +before; what was cut away:\n.*Notice.*/srv/old\.php", story("polluted"), re.MULTILINE | re.DOTALL
+        r"^repaired +before; removed text:\n.*Notice.*/srv/old\.php", shown("polluted"), re.MULTILINE | re.DOTALL
     )
-    assert re.search(r"^rule +spam decided, no backend was asked$", story("spammed"), re.MULTILINE)
-    assert re.search(r"^instead of +gone, which failed: unreachable$", story("elsewhere"), re.MULTILINE)
+    assert re.search(r"^rule +spam decided; no backend was contacted$", shown("spammed"), re.MULTILINE)
+    assert re.search(r"^failover +from gone, which failed: unreachable$", shown("elsewhere"), re.MULTILINE)
     assert re.search(
-        r"^ignored +the media server ignores this refusal; set rest_client_", story("ignored"), re.MULTILINE
+        r"^ignored +the media server ignores this rejection; set rest_client_", shown("ignored"), re.MULTILINE
     )
 
 
 def test_status_has_a_line_for_all_that_is_noteworthy(running: RunningGateway) -> None:
     out = ask(running, "status").out
     for line in (
-        r"acme: refusals that stop nothing: .*, 1 since the start \(OnCallEvent 1\); set rest_client_config: enforce",
-        r"old-php: answers repaired: .*, 1 since the start \(before 1\); gateway calls --app old-php --repaired",
-        r"ruled: rule spam: met .*, 1 since the start \(reject 1\)",
-        r"canary: shares: .* 100\.0 % \(weight [13]\)",
-        r"away: gone gave no verdict: .* put elsewhere \(unreachable 1\)",
-        r"slow: past the rate limit: .*, 1 since the start",
+        r"acme: rejections the media server ignores: .* \(OnCallEvent 1\); set rest_client_config: enforce",
+        r"old-php: repaired answers: .* since start \(before 1\); gateway decisions --app old-php --repaired",
+        r"ruled: rule spam: .*/s, 1 match since start",
+        r"canary: traffic split \(actual\): .* 100\.0 % \(weight [13]\)",
+        r"away: gone (is|was) down: .* hooks/s \(1 total\) failed over",
+        r"slow: over the rate limit: .*, 1 since start",
     ):
         assert re.search(f"^{line}", out, re.MULTILINE), out
 
@@ -135,7 +135,7 @@ def test_top_has_one_line_of_what_goes_on_now(running: RunningGateway) -> None:
     running.get("/api/insights")  # from now on it is looked at what is counted
     running.hook(appKey="acme", sessionId="of acme", callId="again")
     assert wait_until(is_news, 20)
-    assert "refusals/s stop nothing" in ask(running, "top").out
+    assert "rejections/s ignored" in ask(running, "top").out
 
 
 # --- in words ---
@@ -152,8 +152,8 @@ def told(ruling: Ruling, shadow: Shadow | None = None) -> dict[str, Any]:
 def test_a_candidate_that_differs_is_told_with_every_difference() -> None:
     shadow = Shadow("new", "body_differs", 200, "", 12.5, (Difference("a.b", '"x"', None),))
     call = told(backend_allow(b"{}"), shadow)
-    assert "new:body_differs" in line_of(call).plain
-    lines = list(render_insights.story(call))
+    assert "new:body_differs" in decision_line(call).plain
+    lines = list(render_insights.details(call))
     assert lines == [("candidate", "new with 200 after 12 ms: body differs"), ("", 'a.b: "x" -> nothing')]
 
 
@@ -165,15 +165,14 @@ def test_a_candidate_that_differs_is_told_with_every_difference() -> None:
             "warn",
             ["call"],
             {"missing": 1},
-            "set rest_client_config: enforce and "
-            "name OnCallEvent with restOnError: FAIL under rest_client_config.methods",
+            "set rest_client_config: enforce and add OnCallEvent with restOnError: FAIL to rest_client_config.methods",
         ),
-        ("enforce", ["call"], {}, "name OnCallEvent with restOnError: FAIL under rest_client_config.methods"),
-        ("enforce", ["OnCallEvent"], {"unreadable": 1}, "mend its answers to connect that cannot be read"),
-        ("enforce", ["OnCallEvent"], {"enforced": 1}, "until its sessions connect again"),
+        ("enforce", ["call"], {}, "add OnCallEvent with restOnError: FAIL to rest_client_config.methods"),
+        ("enforce", ["OnCallEvent"], {"unreadable": 1}, "fix its unreadable connect answers"),
+        ("enforce", ["OnCallEvent"], {"enforced": 1}, "wait until its sessions reconnect"),
     ],
 )
-def test_the_remedy_for_refusals_that_stop_nothing_is_one_that_helps(
+def test_the_remedy_for_ignored_rejections_is_one_that_helps(
     mode: str, methods: list[str], outcomes: dict[str, int], remedy: str
 ) -> None:
     counted: Any = {name: {} for name in NAMES} | {"recorded": {}}
@@ -188,13 +187,16 @@ def test_the_remedy_for_refusals_that_stop_nothing_is_one_that_helps(
 
 def test_a_candidate_that_agrees_takes_no_room_in_a_line() -> None:
     call = told(backend_allow(b"{}"), Shadow("new", "match", 200, "", 1.0, ()))
-    assert render_insights.remarks(call).plain == ""
+    assert render_insights.annotation_text(call).plain == ""
 
 
 def test_adversarial_nothing_that_was_cut_away_or_compared_steers_the_terminal() -> None:
     ruling = backend_reject().annotate(rule=ESCAPE, repaired="before", cut=ESCAPE * 10, failed_over_from=ESCAPE)
     call = told(ruling, Shadow(ESCAPE, ESCAPE, 200, ESCAPE, 1.0, (Difference(ESCAPE, ESCAPE, ESCAPE),)))
-    texts = [render_insights.remarks(call).plain, *(text for line in render_insights.story(call) for text in line)]
+    texts = [
+        render_insights.annotation_text(call).plain,
+        *(text for line in render_insights.details(call) for text in line),
+    ]
     assert "\x1b" not in "".join(texts)
 
 

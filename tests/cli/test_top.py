@@ -52,12 +52,13 @@ errors = st.one_of(st.none(), st.fixed_dictionaries({"time": st.just("2026-01-01
 targets = st.fixed_dictionaries(
     {
         "target": words, "backup": st.booleans(), "since": st.sampled_from([None, "2026-01-01T00:00:00.000Z"]),
-        "state": st.sampled_from(["up", "ejected", "probing", "held", "partly", None]), "why": st.none() | words,
-        "closed_to": st.lists(words, max_size=3), "retry_in_seconds": rates, "in_flight": st.integers(0, 10**6),
+        "state": st.sampled_from(["up", "ejected", "probing", "ejected_by_operator", "partly", None]),
+        "reason": st.none() | words,
+        "ejected_for": st.lists(words, max_size=3), "retry_in_seconds": rates, "in_flight": st.integers(0, 10**6),
         "p50_ms": rates, "p99_ms": rates, "last_error": errors,
     }
 )  # fmt: skip
-calls = st.fixed_dictionaries(
+decisions = st.fixed_dictionaries(
     {
         "time": st.just("2026-01-01T00:00:00.000Z"), "app": words, "method": words, "error": words, "reason": words,
         "verdict": st.sampled_from(["allow", "reject", "error"]), "rule": st.none() | words,
@@ -80,7 +81,7 @@ insights = st.fixed_dictionaries(
 
 
 def status_of(**changes: Any) -> dict[str, Any]:
-    hooks = ("per_second", "refused_per_second", "allowed_by_fallback_per_second", "refused_by_fallback_per_second")
+    hooks = ("per_second", "rejected_per_second", "allowed_by_fallback_per_second", "rejected_by_fallback_per_second")
     return {
         "version": "1.2.3", "phase": "ready", "draining": False, "uptime_seconds": 90061.0, "workers": [1, 2],
         "hooks": {"in_flight": 3, **dict.fromkeys(hooks, 1234.5)}, "last_reload": None,
@@ -101,7 +102,7 @@ def view_of(
         "app_count": len(shown),
     }  # fmt: skip
     upstreams = {"upstreams": [{"name": "legacy", "targets": list(asked)}]}
-    return View(status_of(**status), activity, upstreams, {"calls": list(failed)}, trouble, insights=insights)
+    return View(status_of(**status), activity, upstreams, {"decisions": list(failed)}, trouble, insights=insights)
 
 
 def drawn(view: View, width: int, height: int) -> list[str]:
@@ -113,7 +114,7 @@ def drawn(view: View, width: int, height: int) -> list[str]:
 @given(
     st.lists(apps, max_size=40),
     st.lists(targets, max_size=30),
-    st.lists(calls, max_size=20),
+    st.lists(decisions, max_size=20),
     st.none() | words,
     st.none() | insights,
     st.tuples(st.integers(60, 250), st.integers(12, 90)),
@@ -139,7 +140,7 @@ def test_in_80_columns_and_24_lines_all_that_matters_is_there() -> None:
     }  # fmt: skip
     out = {
         "target": "192.168.1.102", "backup": False, "state": "ejected", "since": "2026-01-01T00:00:00.000Z",
-        "why": "answers HTML", "closed_to": [], "retry_in_seconds": 3.2, "in_flight": 0, "p50_ms": None,
+        "reason": "answers HTML", "ejected_for": [], "retry_in_seconds": 3.2, "in_flight": 0, "p50_ms": None,
         "p99_ms": None, "last_error": None,
     }  # fmt: skip
     failed = {
@@ -151,10 +152,10 @@ def test_in_80_columns_and_24_lines_all_that_matters_is_there() -> None:
     text = "\n".join(drawn(view_of([app, *[quiet] * 50], [out] * 9, [failed] * 20, None, last_reload=reload), 80, 24))
     for pattern in (
         "1.2.3 · ready · up 1 d 1 h · 2 workers",
-        "1234 hooks/s, 1234 refused · by fallback: 1234 refused, 1234 allowed",
-        "file on disk is NOT in force since .*: gateway.yaml:1:1",
+        "1234 hooks/s, 1234 rejected · by fallback: 1234 rejected, 1234 allowed",
+        "file on disk is NOT in use since .*: gateway.yaml:1:1",
         "tenant-7 +12.4 +6.2 +6.2 +0 +14 ms +1.5 s +bad_answer 6.2",
-        "legacy 192.168.1.102 +ejected +.* answers HTML; again in 3 s",
+        "legacy 192.168.1.102 +ejected +.* answers HTML; next probe in 3 s",
         "tenant-7 +OnCallEvent +reject +bad_answer +an HTML page",
         "51 apps · 9 targets, 9 not up",
     ):
@@ -233,10 +234,10 @@ def test_top_says_when_there_is_no_connection_and_goes_on_when_there_is(tmp_path
         with running_gateway(config, tmp_path) as first:
             screen = stack.enter_context(terminal("top", "--admin", first.admin))
             screen.wait_for("q quits")
-        screen.wait_for("trying again")
+        screen.wait_for("retrying")
         (tmp_path / "again").mkdir()
         with running_gateway(config, tmp_path / "again") as second:
             second.hook(appKey="tenant-7")
             screen.wait_for("unreachable")
-            assert "trying again" not in screen.shown.rpartition("q quits")[2]
+            assert "retrying" not in screen.shown.rpartition("q quits")[2]
             assert screen.press(b"q") == 0

@@ -21,14 +21,15 @@ import pytest
 
 from gateway import __version__
 from gateway.admin.reload import differences
-from gateway.cli.commands.inspect import check, explain
+from gateway.cli.commands.check import check
+from gateway.cli.commands.explain import explain
 from gateway.config import Config, Loaded
 from gateway.http.client.lookups import LookupThreads
 from gateway.server import fd_limits
 from gateway.server.hook_service import HookService
 from gateway.server.ipc import Build
+from gateway.server.main_process import sample_certificates
 from gateway.server.pem_cache import PemCache
-from gateway.server.single import sample_certificates
 from gateway.telemetry.log import LogWriter
 from gateway.telemetry.metrics import Metrics
 
@@ -118,7 +119,7 @@ async def _serve(config: Config, before: Config, writer: LogWriter) -> None:
     async with asyncio.timeout(_TIME_LIMIT):
         service = HookService(config, [], metrics, writer)
         await service.start()
-        await service.take(config)
+        await service.reload(config)
         for app, method in zip(list(config.apps)[:_MOST_APPS], itertools.cycle(("OnCallEvent", "connect"))):
             for name in dict.fromkeys((method, *list(config.apps[app].methods)[:1])):
                 await _decide(service, app.replace("*", "").replace("?", "x"), name)
@@ -127,9 +128,9 @@ async def _serve(config: Config, before: Config, writer: LogWriter) -> None:
         metrics.sample()
         metrics.render()
         repr(service.runtime.targets)
-        await service.take(before)
+        await service.reload(before)
         service.stop(at_once=True)
-        await service.stopped()
+        await service.wait_for_end()
     assert not trouble
 
 
@@ -157,7 +158,8 @@ def told_by_commands(file: Path, loaded: Loaded) -> str:
         out = stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         errors = stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
         patched = stack.enter_context(pytest.MonkeyPatch.context())
-        patched.setattr("gateway.cli.commands.inspect.load_or_fail", lambda path: loaded)  # it has just been loaded
+        for command in ("check", "explain"):  # it has just been loaded
+            patched.setattr(f"gateway.cli.commands.{command}.load_or_fail", lambda path: loaded)
         check(file)
         for app, method in zip(loaded.config.apps, itertools.cycle(("OnCallEvent", "connect", "X"))):
             hook.write_text(json.dumps({"appKey": app, "callee": "112"}), "utf-8")

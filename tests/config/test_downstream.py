@@ -173,9 +173,12 @@ def test_a_share_is_no_number_that_a_float_cannot_hold(number: str) -> None:
     [
         ("server: {allow_from: ['${env:S}']}", 'must have no bits beyond its prefix, not "${env:S}"'),
         ("server: {listen: ['${env:A}', '${env:A}']}", '"${env:A}" is taken by another address of this list'),
-        ("defaults: {timeout: '${env:T}'}", '"${env:T}" reaches the media server\'s own limit'),
+        (
+            "defaults: {timeout: '${env:T}'}",
+            'timeout "${env:T}" must be below 14.5s (media_server.',
+        ),
         ("media_server: {margin: '${env:T}'}", '"${env:T}" leaves no time for a hook'),
-        ("media_server: {request_timeout: '${env:T}'}\ndefaults: {timeout: 599s}", 'request_timeout "${env:T}" less'),
+        ("media_server: {request_timeout: '${env:T}'}\ndefaults: {timeout: 599s}", 'request_timeout "${env:T}" minus'),
         ("upstreams: {u: {url: http://h, health: {timeout: '${env:T}'}}}", '"${env:T}" is longer than interval'),
     ],
 )

@@ -21,7 +21,7 @@ def upstream(body: str) -> Loaded:
 
 
 def header(value: str) -> str:
-    return upstream(f"headers: {{X-A: {value}}}").config.upstreams["u"].headers["X-A"].reveal()
+    return upstream(f"headers: {{X-A: {value}}}").config.upstreams["u"].headers["X-A"].get_secret_value()
 
 
 @pytest.fixture(autouse=True)
@@ -144,7 +144,7 @@ def test_a_secret_reached_through_an_alias_or_a_merge_is_masked_too() -> None:
         "apps: {x: {upstream: b}}\n"
     )
     assert SECRET not in repr(loaded)
-    assert loaded.config.upstreams["b"].headers["X-A"].reveal() == SECRET
+    assert loaded.config.upstreams["b"].headers["X-A"].get_secret_value() == SECRET
 
 
 def test_a_loaded_configuration_never_prints_a_secret(caplog: pytest.LogCaptureFixture) -> None:
@@ -157,7 +157,7 @@ def test_a_loaded_configuration_never_prints_a_secret(caplog: pytest.LogCaptureF
     texts = [str(loaded), str(loaded.config), repr(loaded.config), loaded.config.model_dump_json(), caplog.text]
     assert SECRET not in "".join(texts)
     assert loaded.config.admin.token is not None
-    assert loaded.config.admin.token.reveal() == SECRET
+    assert loaded.config.admin.token.get_secret_value() == SECRET
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_a_literal_password_is_shown_nowhere(password: str) -> None:
     loaded = upstream(f"credentials: {{username: w, password: {password}}}, headers: {{A: {password}}}")
     assert password not in repr(loaded)
     assert loaded.config.upstreams["u"].credentials is not None
-    assert loaded.config.upstreams["u"].credentials.password.reveal() == password
+    assert loaded.config.upstreams["u"].credentials.password.get_secret_value() == password
 
 
 def test_a_failed_load_leaves_no_open_file(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
-from gateway.config import Address, Config, Health, Secret, Settings, Target, UnixAddress, load, loads
+from gateway.config import Address, Config, Health, Settings, Target, UnixAddress, load, loads
 from gateway.model.hooks import MethodType
 from gateway.model.verdicts import Cause, Fallback, Verdict
 from gateway.policy.breaker import BreakerSettings
@@ -93,7 +93,7 @@ def test_what_the_example_comments_out_is_valid_too(tmp_path: Path, monkeypatch:
     assert config.settings("tenant-*", "call").dedupe == 10.0
     credentials = upstream.credentials
     assert credentials is not None
-    assert credentials.password.reveal() == "pw"
+    assert credentials.password.get_secret_value() == "pw"
     assert upstream.tls is not None
     assert config.server.tls is not None
     assert config.apps["defaultApp"].credentials is not None
@@ -102,7 +102,7 @@ def test_what_the_example_comments_out_is_valid_too(tmp_path: Path, monkeypatch:
     )
     signature = loads(signed, str(tmp_path / "gateway.yaml")).config.settings("defaultApp", None).signature
     assert signature is not None
-    assert signature.keys == (Secret("s"),)
+    assert signature.keys == (SecretStr("s"),)
 
 
 def test_the_nearer_level_wins_and_replaces_the_whole_value() -> None:
@@ -227,7 +227,7 @@ def test_a_configuration_with_every_value_type_can_be_written_as_json() -> None:
     assert dumped["upstreams"]["v"]["breaker"] == {"failures": 5, "window": 10.0, "open_for": 5.0}
     assert dumped["defaults"]["retry"] is None
     assert dumped["server"]["allow_from"] == ["10.0.0.0/8"]
-    assert dumped["apps"]["a"]["signature"]["keys"] == ["***"]
+    assert dumped["apps"]["a"]["signature"]["keys"] == ["**********"]
 
 
 def test_a_configuration_survives_the_way_to_another_process() -> None:
@@ -291,17 +291,17 @@ def test_credentials_and_signature_are_the_app_s_for_each_of_its_methods() -> No
     for method in ("call", "connect", None):
         credentials = config.settings("basic", method).credentials
         assert credentials is not None
-        assert (credentials.username, credentials.password.reveal()) == ("w", "p")
+        assert (credentials.username, credentials.password.get_secret_value()) == ("w", "p")
     signed = config.settings("signed", "call").signature
     assert signed is not None
-    assert signed.keys == (Secret("new"), Secret("old"))
-    assert (signed.mode, signed.upstream_key) == ("verify", Secret("theirs"))
+    assert signed.keys == (SecretStr("new"), SecretStr("old"))
+    assert (signed.mode, signed.upstream_key) == ("verify", SecretStr("theirs"))
     passing = config.settings("passing", None).signature
     assert passing is not None
     assert (passing.mode, passing.keys, passing.upstream_key) == ("pass", (), None)
     static = config.settings("static", None).signature
     assert static is not None
-    assert (static.mode, static.keys) == ("pass", (Secret("k"),))
+    assert (static.mode, static.keys) == ("pass", (SecretStr("k"),))
 
 
 def test_an_app_may_verify_one_key_and_its_upstream_get_credentials() -> None:
@@ -354,4 +354,4 @@ def test_ten_thousand_apps_all_load() -> None:
     settings = loaded.config.settings("app-09999", None)
     assert settings.timeout == 2.0
     assert settings.signature is not None
-    assert settings.signature.keys == (Secret("k9999"),)
+    assert settings.signature.keys == (SecretStr("k9999"),)

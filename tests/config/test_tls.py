@@ -161,7 +161,7 @@ def test_a_file_that_may_not_be_read_is_a_problem(directory: Path) -> None:
         ),
         (
             "certificate: weak-certificate.pem, key: weak-key.pem",
-            "certificate: OpenSSL refuses the certificate as too weak: ee key too small",
+            "certificate: OpenSSL rejects the certificate as too weak: ee key too small",
         ),
     ],
 )
@@ -234,9 +234,7 @@ def test_an_upstream_s_certificate_and_key_stand_together(directory: Path) -> No
     for written, missing in (("certificate", "key"), ("key", "certificate")):
         with pytest.raises(ConfigError) as caught:
             upstream(directory, f"{written}: {written}.pem")
-        assert messages(caught.value) == [
-            f"upstreams.u.tls.{written}: stands without {missing}: write both, or neither"
-        ]
+        assert messages(caught.value) == [f"upstreams.u.tls.{written}: needs {missing} too: write both, or neither"]
 
 
 def test_the_server_s_version_is_1_2_at_least(directory: Path) -> None:

@@ -302,7 +302,7 @@ def test_the_gateway_of_the_compose_file_has_a_configuration_that_fits(compose: 
     assert loaded.warnings == ()
     config = loaded.config
     assert config.admin.token is not None
-    assert config.admin.token.reveal() == TOKEN
+    assert config.admin.token.get_secret_value() == TOKEN
     assert float(service["stop_grace_period"].removesuffix("s")) >= config.server.drain_timeout + 10
     exposed = dict(instructions(DOCKERFILE.read_text()))["EXPOSE"].split()
     assert [str(address).rpartition(":")[2] for address in (*config.server.listen, config.server.admin)] == exposed

@@ -54,11 +54,11 @@ def test_no_two_panels_lie_on_each_other_and_none_outside() -> None:
 def test_it_has_the_rows_that_an_operator_goes_through_from_top_to_bottom() -> None:
     rows = [panel["title"] for panel in PANELS if panel["type"] == "row"]
     assert rows == [
-        "Calls now",
-        "Refusals by reason",
+        "Hooks now",
+        "Rejections by reason",
         "Latency against budget",
         "Upstream targets",
-        "This protocol",
+        "Protocol",
         "The gateway itself",
     ]
     tops = [panel["gridPos"]["y"] for panel in PANELS]

@@ -103,7 +103,7 @@ def test_the_configuration_is_valid_and_serves_what_the_pod_declares(
     assert loaded.warnings == ()
     config = loaded.config
     assert config.admin.token is not None
-    assert config.admin.token.reveal() == TOKEN
+    assert config.admin.token.get_secret_value() == TOKEN
     ports = {port["name"]: port["containerPort"] for port in container(name)["ports"]}
     (listen,) = config.server.listen
     assert ports == {"hooks": port_of(listen), "admin": port_of(config.server.admin)}

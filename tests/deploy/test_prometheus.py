@@ -73,11 +73,11 @@ PLAIN: Final = 3
 """Connections of a wave that speak no TLS where TLS is spoken."""
 
 PROVOKED: Final = {
-    "WcsCallsRefusedByFallback",
-    "WcsSomeCallsRefusedByFallback",
-    "WcsCallsAllowedByFallback",
-    "WcsManyCallsAllowedByFallback",
-    "WcsCallsNearBudget",
+    "WcsHooksRejectedByFallback",
+    "WcsSomeHooksRejectedByFallback",
+    "WcsHooksAllowedByFallback",
+    "WcsManyHooksAllowedByFallback",
+    "WcsHooksNearBudget",
     "WcsOverload",
     "WcsHooksNotAccepted",
     "WcsUpstreamDown",
@@ -88,7 +88,7 @@ PROVOKED: Final = {
     "WcsCertificateExpires",
     "WcsTlsHandshakesFail",
     "WcsWorkerDied",
-    "WcsRefusalsIgnored",
+    "WcsRejectionsIgnored",
     "WcsChangesIgnored",
     "WcsFailoverActive",
     "WcsRepairsRise",
@@ -172,7 +172,7 @@ def test_a_runbook_says_what_it_means_where_to_look_what_to_do_and_when_to_leave
         if section.startswith("Wcs"):
             name = section.partition("\n")[0]
             headings = re.findall(r"^\*\*([^*]+)\*\*", section, re.MULTILINE)
-            assert headings == ["For calls:", "Look:", "Do:", "Ignore it:"], name
+            assert headings == ["Effect on calls:", "Check:", "Do:", "Ignore it:"], name
 
 
 def test_a_runbook_names_only_commands_and_options_that_there_are() -> None:
@@ -399,7 +399,7 @@ def test_no_rule_meets_an_error(watched: Watched) -> None:
 def test_calls_are_told_from_what_else_fails(watched: Watched) -> None:
     """The alert names the app and the cause: timeouts are the silent backend's app's, and nobody else's."""
     refused = watched.prometheus.ask(
-        "query", query='job_app_reason:gateway_hooks_refused_by_fallback:increase5m{reason="timeout"} > 0'
+        "query", query='job_app_reason:gateway_hooks_rejected_by_fallback:increase5m{reason="timeout"} > 0'
     )["result"]
     assert {series["metric"]["app"] for series in refused} <= {"hang", "narrow"}
     passed = watched.prometheus.ask("query", query="job_app_reason:gateway_hooks_allowed_by_fallback:increase5m > 0")[

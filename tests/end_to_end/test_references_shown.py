@@ -19,7 +19,7 @@ SECRETS: Final = {
     for name in ("RECORD", "TRACES", "SERVICE", "PATH", "HEALTH", "USER", "PASSWORD", "HEADER", "TOKEN", "NAME", "FILE")
 }
 ENVIRONMENT: Final = {f"SECRET_{name}": value for name, value in SECRETS.items()}
-PAGES: Final = "/metrics /api/status /api/upstreams /api/activity /api/insights /api/calls /api/config".split()
+PAGES: Final = "/metrics /api/status /api/upstreams /api/activity /api/insights /api/decisions /api/config".split()
 
 
 def reference(name: str) -> str:

@@ -158,8 +158,8 @@ def call_of(gateway: RunningGateway, answer: httpx.Response) -> dict[str, Any]:
     request_id = answer.headers["x-request-id"]
 
     def found() -> dict[str, Any] | None:
-        calls: list[dict[str, Any]] = gateway.get("/api/calls", params={"q": request_id}).json()["calls"]
-        return calls[0] if calls else None
+        found: list[dict[str, Any]] = gateway.get("/api/decisions", params={"q": request_id}).json()["decisions"]
+        return found[0] if found else None
 
     call: dict[str, Any] | None = wait_until(found)
     assert call is not None

@@ -15,9 +15,10 @@ from typing import Any, Final, NoReturn
 import httptools
 
 from gateway.config import ConfigError, loads
-from gateway.http.client.connection import Answer, Connection
+from gateway.http.client.answer_parser import Answer
+from gateway.http.client.connection import Connection
 from gateway.http.client.errors import ExchangeError
-from gateway.http.client.fast_path import plain_answer
+from gateway.http.client.fast_path import parse_plain_answer
 from gateway.http.server.chunked import ChunkedBody
 from gateway.http.server.head import BadRequest, Head, parse_head, read_head
 from gateway.model.hooks import BadHookError, field_text, is_json_object, parse_hook
@@ -288,7 +289,7 @@ def answer(data: bytes) -> None:
 
 def _reads_plain_answers_as_the_parser_does(data: bytes) -> None:
     """What is taken at a glance is taken by the parser too, which gets whatever comes in pieces."""
-    plain = plain_answer(data)
+    plain = parse_plain_answer(data)
     if plain is not None and plain.head.length <= MAX_BODY:
         assert _answers.answered([data]) == _answers.answered([data[:1], data[1:]]), data
 

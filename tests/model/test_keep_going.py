@@ -20,6 +20,7 @@ from gateway.server import hook_service, supervisor, worker
 from gateway.server.hook_service import HookService
 from gateway.server.loop_lag import LoopLagMonitor
 from gateway.server.supervisor import Supervisor
+from gateway.server.worker_handle import WorkerHandle
 from gateway.telemetry.metrics import Metrics
 from gateway.upstreams.health import HealthCheck
 
@@ -88,9 +89,9 @@ async def test_the_look_for_silent_workers(failing: Failing) -> None:
 
 async def test_the_copying_of_certificates(failing: Failing) -> None:
     stage: Any = SimpleNamespace(
-        _look_at_files=asyncio.Event(), _pem_cache=SimpleNamespace(refresh=failing), _config=loads("apps: {}").config
+        _files_changed=asyncio.Event(), _pem_cache=SimpleNamespace(refresh=failing), _config=loads("apps: {}").config
     )
-    stage._look_at_files.set()
+    stage._files_changed.set()
     await outlives(Supervisor._refresh_pem_cache(stage), failing)
 
 
@@ -101,7 +102,7 @@ async def test_the_hearing_of_a_worker(failing: Failing) -> None:
             await asyncio.sleep(60)
             return None
 
-    stage: Any = supervisor.Worker(0, SimpleNamespace(pid=1), Channel(), SimpleNamespace())  # type: ignore[arg-type]
+    stage: Any = WorkerHandle(0, SimpleNamespace(pid=1), Channel(), SimpleNamespace())  # type: ignore[arg-type]
     await outlives(stage._listening, failing)
 
 
@@ -114,7 +115,7 @@ async def test_the_renewal_of_certificates(failing: Failing) -> None:
         runtime=SimpleNamespace(renew_tls=failing.awaited),
     )
     stage._renew_tls = lambda: HookService._renew_tls(stage)
-    await outlives(HookService._keep_tls_fresh(stage), failing)
+    await outlives(HookService._renew_tls_periodically(stage), failing)
 
 
 async def test_a_health_check(failing: Failing, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +142,7 @@ async def test_a_look_at_the_loop_s_own_pauses(failing: Failing) -> None:
     for _ in range(4):
         monitor._due -= 60.0  # it is late by a minute
         try:
-            monitor._look()
+            monitor._check()
         except (MemoryError, RuntimeError, KeyError):
             assert monitor._timer is not None
     assert failing.was_well.is_set()

@@ -99,7 +99,7 @@ def test_other_processes_choose_the_same() -> None:
     # Whatever PYTHONHASHSEED is there.
     source = (
         "import sys\n"
-        "from gateway.split import Share, Split\n"
+        "from gateway.policy.split import Share, Split\n"
         "split = Split([Share('php', 60), Share('new', 40)])\n"
         "print(''.join(split.choose(f'session {i}')[0] for i in range(100)))\n"
     )

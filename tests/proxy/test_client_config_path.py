@@ -300,7 +300,7 @@ def test_a_session_is_known_to_all_workers_and_outlives_each_of_them(backend: Fa
         for session in sessions:
             assert spread(gateway, session, "connect", answer=LOG).status_code == 200
         assert_all_known(gateway, sessions)
-        workers = {call["worker"] for call in gateway.get("/api/calls", params={"limit": 200}).json()["calls"]}
+        workers = {call["worker"] for call in gateway.get("/api/decisions", params={"limit": 200}).json()["decisions"]}
         assert workers == set(first), "by chance, of one in a million, all connections reached one worker"
         for pid in first:
             os.kill(pid, signal.SIGKILL)

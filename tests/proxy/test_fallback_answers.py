@@ -183,9 +183,11 @@ def test_a_session_that_does_not_let_the_field_be_overwritten_is_told_of(
     line = session.line("OnCallEvent", callee="1")
     assert (line["changed_fields"], line["ignored_fields"]) == ("callee", "callee")
     assert ineffective(gateway, "warn") == before + 1
-    call = gateway.get(f"/api/calls/{line['request_id']}").json()
+    call = gateway.get(f"/api/decisions/{line['request_id']}").json()
     assert call["ignored_fields"] == "callee"
-    found = gateway.get("/api/calls", params={"ineffective": 1, "request_id": line["request_id"]}).json()["calls"]
+    found = gateway.get("/api/decisions", params={"ineffective": 1, "request_id": line["request_id"]}).json()[
+        "decisions"
+    ]
     assert [each["request_id"] for each in found] == [line["request_id"]]
     assert "does not take callee" in call["means"]
 
@@ -251,7 +253,7 @@ def test_what_rules_or_the_gateway_itself_need_is_told_of_where_it_is_left_out(
 ) -> None:
     line = Session(gateway, "blind").connect(settings)
     assert line.get("excluded") == excluded
-    call = gateway.get(f"/api/calls/{line['request_id']}").json()
+    call = gateway.get(f"/api/decisions/{line['request_id']}").json()
     assert call["excluded"] == excluded
     for field in {name.split(".")[1] for name in (excluded or "").split(",") if name}:
         assert gateway.metric("gateway_excluded_fields_total", app="blind", field=field) >= 1

@@ -173,10 +173,9 @@ def test_a_refused_viewer_of_hls_is_refused_whatever_any_session_said(
 
 
 def told(gateway: RunningGateway, answer: Answered) -> dict[str, Any]:
-    calls: list[dict[str, Any]] = gateway.get("/api/calls", params={"q": answer.headers["x-request-id"]}).json()[
-        "calls"
-    ]
-    return calls[0]
+    found = gateway.get("/api/decisions", params={"q": answer.headers["x-request-id"]}).json()
+    first: dict[str, Any] = found["decisions"][0]
+    return first
 
 
 # --- keys ---

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config import Config, loads
+from gateway.config import App, Config, loads
 from gateway.model.decision import OTHER_METHOD
 from gateway.model.hooks import CATALOGUE
 from gateway.model.verdicts import Cause, Fallback, Verdict
@@ -249,6 +249,46 @@ def test_apps_that_are_configured_alike_share_their_routes_and_no_others_do() ->
             assert route_for(table, other, method) != usual
         assert (route_for(table, "own", method) is usual) is (method != "call")
     assert table.find("a", "call") != table.find("b", "call"), "each has its own live state"
+
+
+BASE: dict[str, Any] = {"upstream": "u", "failover": "w", "failover_on": "timeout"}
+DIFFERENT: dict[str, Any] = {
+    "upstream": "v",
+    "failover": "v",
+    "failover_on": "error_status",
+    "failover_reserve": "10%",
+    "static": "allow",
+    "timeout": "1s",
+    "fallback": "allow",
+    "retry": {"attempts": 3},
+    "dedupe": "2s",
+    "max_in_flight": 5,
+    "rate_limit": "5/s",
+    "rules": [{"methods": "event", "verdict": "reject"}],
+    "rest_client_config": "enforce",
+    "response_check": "repair",
+    "event_answers": "strict",
+    "shadow": {"upstream": "w", "methods": "ErrorEvent"},
+    "credentials": {"username": "u", "password": "p"},
+    "signature": {"keys": ["k"]},
+    "methods": {"event": {"timeout": "1s"}},
+}
+"""For each key of an app a value that makes a difference to events."""
+
+
+def test_every_key_of_an_app_has_a_value_that_makes_a_difference() -> None:
+    assert set(DIFFERENT) == set(App.model_fields)
+
+
+@pytest.mark.parametrize("key", DIFFERENT)
+def test_apps_that_differ_in_a_key_share_no_route(key: str) -> None:
+    own = {} if key == "static" else BASE
+    document = {
+        "upstreams": {name: {"url": f"http://127.0.0.1:1/{name}"} for name in "uvw"},
+        "apps": {"usual": BASE, "other": {**own, key: DIFFERENT[key]}},
+    }
+    table = Table(loads(json.dumps(document)).config)
+    assert route_for(table, "other", "ErrorEvent") != route_for(table, "usual", "ErrorEvent")
 
 
 # --- rules ---

@@ -118,12 +118,12 @@ class Rehearsal:
         dropped = outcomes["dropped"]
         stage.check(disputed - dropped <= found <= disputed, f"shadow: {found} of {disputed} disputed calls were found")
         stage.check(connects - dropped <= bodies <= connects, f"shadow: {bodies} of {connects} other bodies were found")
-        shown = stage.gateway.get("/api/calls", params={"shadow": "differs", "limit": "500"}).json()["calls"]
+        shown = stage.gateway.get("/api/decisions", params={"shadow": "differs", "limit": "500"}).json()["decisions"]
         stage.check(shown, "the API shows no call whose shadow differs")
         paths = {difference["path"] for call in shown for difference in call["shadow"]["differences"]}
         stage.check(PLANTED_PATH in paths, f"the API shows other differences than the planted one: {sorted(paths)}")
-        told = gateway_command("calls", "--admin", f"http://{stage.gateway.admin}", "--shadow", "differs")
-        stage.check(told.returncode == 0 and told.stdout.strip(), f"gateway calls --shadow: {told.stdout}{told.stderr}")
+        told = gateway_command("decisions", "--admin", f"http://{stage.gateway.admin}", "--shadow", "differs")
+        stage.check(told.returncode == 0 and told.stdout.strip(), f"decisions --shadow: {told.stdout}{told.stderr}")
         row.seen = f"{_told(outcomes)}; the API shows `{PLANTED_PATH}`"
 
     def _fix_and_replay(self) -> None:
@@ -296,7 +296,7 @@ class Rehearsal:
         repaired, unlisted = stage.metric("gateway_repaired_answers_total", kinds="before"), self._unlisted(row)
         stage.check(repaired == unlisted, f"repair: {repaired:g} of {unlisted} spoilt answers were repaired")
         self._check_lines(lines, row.hooks, "repaired", "before", unlisted)
-        shown = stage.gateway.get("/api/calls", params={"repaired": "1"}).json()["calls"]
+        shown = stage.gateway.get("/api/decisions", params={"repaired": "1"}).json()["decisions"]
         stage.check(
             shown and "Undefined" in shown[0]["cut"], f"repair: the API does not tell what was cut: {shown[:1]}"
         )

@@ -201,7 +201,7 @@ def test_a_change_within_the_grain_of_the_file_systems_clock_is_seen(
 ) -> None:
     now = time.time_ns()
     stamp = file_watch._Stamp(now, now, 5, 1, 1)
-    monkeypatch.setattr(file_watch, "_stamp_of", lambda _: stamp)  # a clock that stands still
+    monkeypatch.setattr(file_watch, "_stamp", lambda _: stamp)  # a clock that stands still
     watched = WatchedFile(path)
     assert told(watched) == file_digest(path)
     path.write_text("other")

@@ -75,7 +75,7 @@ def test_where_every_target_refuses_the_next_upstream_decides(
     line = line_of(gateway, answer)
     assert fate(gateway, answer) == BY_BACKEND
     assert (line["upstream"], line["target"], line["failed_over_from"]) == ("other", four[2].name, "php")
-    call = gateway.get(f"/api/calls/{line['request_id']}").json()
+    call = gateway.get(f"/api/decisions/{line['request_id']}").json()
     asked = [(each["upstream"], each["target"], each["outcome"]) for each in call["attempts"]]
     assert sorted(asked[:2]) == [
         ("php", backend.name, "unreachable") for backend in sorted(four[:2], key=lambda b: b.name)

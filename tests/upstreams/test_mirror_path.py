@@ -72,8 +72,8 @@ def shadow_in_journal(gateway: RunningGateway, request_id: str) -> dict[str, Any
     """What the journal tells of a hook's copy."""
 
     def told() -> dict[str, Any] | None:
-        calls = gateway.get("/api/calls", params={"request_id": request_id}).json()["calls"]
-        return calls[0]["shadow"] if calls else None
+        found = gateway.get("/api/decisions", params={"request_id": request_id}).json()["decisions"]
+        return found[0]["shadow"] if found else None
 
     found: dict[str, Any] | None = wait_until(told)
     assert found is not None
@@ -136,7 +136,7 @@ def test_what_differs_is_in_the_journal_field_by_field(gateway: RunningGateway, 
         take(gateway, config_of(backend, backend.url_of("differs"), compare="body", ignore=["ts"]))
         request_id = send(gateway, body_of(1))
         wait_for(gateway, body_differs=1)
-    differing = gateway.get("/api/calls", params={"shadow": "differs"}).json()["calls"]
+    differing = gateway.get("/api/decisions", params={"shadow": "differs"}).json()["decisions"]
     (call,) = [call for call in differing if call["request_id"] == request_id]
     differences = {found["path"]: (found["ours"], found["theirs"]) for found in call["shadow"]["differences"]}
     assert set(differences) == {"answer", "caller", "password"}

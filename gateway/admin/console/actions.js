@@ -1,4 +1,4 @@
-// Orders to the gateway: always asked for once more, with the admin token.
+// Actions of an operator: always confirmed in a dialog, with the admin token.
 
 import { keepToken, post, token } from "./api.js";
 import { byId, h, toast } from "./dom.js";
@@ -7,80 +7,80 @@ let current = null;
 let configured = null; // whether an admin token is configured; null until known
 let after = () => {};
 
-/** Whether the gateway has an admin token: without one it takes no orders from browsers. */
-export function tokenIsConfigured(known) {
+/** Note whether the gateway has an admin token: without one, it rejects actions from browsers. */
+export function setTokenConfigured(known) {
   configured = known;
 }
 
-/** Called after each order that was carried out. */
+/** Set what is called after each action. */
 export function onDone(callback) {
   after = callback;
 }
 
-/** Ask for an order: `{title, text: [..], button, danger, path, done(answer)}`; `path` null asks for the token alone. */
-export function order(wanted) {
+/** Ask to confirm an action: `{title, text: [..], button, danger, path, done(answer)}`; with `path` null, only the token is asked for. */
+export function confirmAction(wanted) {
   current = wanted;
-  const refused = wanted.path !== null && configured === false;
-  byId("order-title").textContent = wanted.title;
-  byId("order-text").replaceChildren(...wanted.text.filter(Boolean).map((line) => h("p", {}, line)));
-  if (refused) {
-    byId("order-text").append(
-      h("p", { class: "warning" }, "This gateway has no admin token, and without one it takes no orders from a browser: any page that you have open could give them. Set ", h("code", {}, "admin.token"), " in the configuration and reload, or give the order on the gateway’s own host:"),
+  const disabled = wanted.path !== null && configured === false;
+  byId("action-title").textContent = wanted.title;
+  byId("action-text").replaceChildren(...wanted.text.filter(Boolean).map((line) => h("p", {}, line)));
+  if (disabled) {
+    byId("action-text").append(
+      h("p", { class: "warning" }, "This gateway has no admin token. Without one, it accepts no actions from a browser, because any open page could send them. Set ", h("code", {}, "admin.token"), " in the configuration and reload, or run this on the gateway’s host:"),
       h("pre", {}, `curl -X POST ${location.origin}${wanted.path}`),
     );
   }
-  const needsToken = !refused && !token();
-  byId("order-token-label").hidden = !needsToken;
-  byId("order-token-hint").hidden = !needsToken;
-  byId("order-token").required = needsToken;
-  byId("order-token").value = "";
-  byId("order-error").hidden = true;
-  const button = byId("order-do");
-  button.hidden = refused;
+  const needsToken = !disabled && !token();
+  byId("action-token-label").hidden = !needsToken;
+  byId("action-token-hint").hidden = !needsToken;
+  byId("action-token").required = needsToken;
+  byId("action-token").value = "";
+  byId("action-error").hidden = true;
+  const button = byId("action-do");
+  button.hidden = disabled;
   button.disabled = false;
   button.textContent = wanted.button;
   button.className = wanted.danger ? "danger" : "primary";
-  byId("order-cancel").textContent = refused ? "Close" : "Cancel";
-  if (!byId("order").open) byId("order").showModal();
-  if (needsToken) byId("order-token").focus();
+  byId("action-cancel").textContent = disabled ? "Close" : "Cancel";
+  if (!byId("action").open) byId("action").showModal();
+  if (needsToken) byId("action-token").focus();
 }
 
-async function carryOut() {
+async function send() {
   const wanted = current;
-  const given = byId("order-token").value.trim();
+  const given = byId("action-token").value.trim();
   if (given) keepToken(given);
   if (wanted.path === null) {
-    byId("order").close();
+    byId("action").close();
     wanted.done();
     return;
   }
-  byId("order-do").disabled = true;
+  byId("action-do").disabled = true;
   try {
     const answer = await post(wanted.path);
-    byId("order").close();
+    byId("action").close();
     toast(wanted.done(answer));
   } catch (error) {
     if (error.status === 401) {
       keepToken(null);
-      order(wanted);
+      confirmAction(wanted);
       complain("The token was not accepted.");
-    } else complain(error.status ? error.message : "The gateway did not answer; nothing is known of what became of the order.");
+    } else complain(error.status ? error.message : "The gateway did not answer. It is not known whether the action was carried out.");
   } finally {
-    byId("order-do").disabled = false;
+    byId("action-do").disabled = false;
     after();
   }
 }
 
 function complain(text) {
-  byId("order-error").textContent = text;
-  byId("order-error").hidden = false;
+  byId("action-error").textContent = text;
+  byId("action-error").hidden = false;
 }
 
-/** Make the dialog work; once. */
-export function setUpOrders() {
-  byId("order-form").addEventListener("submit", (event) => {
+/** Set up the dialog; called once. */
+export function setUpActions() {
+  byId("action-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    carryOut();
+    send();
   });
-  byId("order-cancel").addEventListener("click", () => byId("order").close());
+  byId("action-cancel").addEventListener("click", () => byId("action").close());
 }

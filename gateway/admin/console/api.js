@@ -1,29 +1,29 @@
-// Questions to the gateway, with the operator's token where one was given.
+// Requests to the gateway's API, with the operator's token if there is one.
 
 const TOKEN_KEY = "wcs-gateway.token";
 
-/** An answer that is no success. */
-export class Refused extends Error {
+/** An answer other than 2xx. */
+export class ApiError extends Error {
   constructor(status, text) {
     super(text || `the gateway answered ${status}`);
     this.status = status;
   }
 }
 
-let forgotten = null;
+let inMemory = null;
 
-/** The token of this browser tab, kept until it is closed; null where none was given. */
+/** The token of this browser tab, kept until the tab is closed; null if there is none. */
 export function token() {
   try {
     return sessionStorage.getItem(TOKEN_KEY);
   } catch {
-    return forgotten;
+    return inMemory;
   }
 }
 
 /** Keep a token for this tab, or forget it (null). */
 export function keepToken(value) {
-  forgotten = value;
+  inMemory = value;
   try {
     if (value) sessionStorage.setItem(TOKEN_KEY, value);
     else sessionStorage.removeItem(TOKEN_KEY);
@@ -32,21 +32,21 @@ export function keepToken(value) {
   }
 }
 
-/** Fetch with the token; throws Refused for anything but a success, TypeError where nobody answers. */
+/** Fetch with the token; throws ApiError for any answer but 2xx, TypeError if there is no answer. */
 export async function ask(path, options = {}) {
   const headers = { Accept: "application/json", ...options.headers };
   const secret = token();
   if (secret) headers.Authorization = `Bearer ${secret}`;
   const answer = await fetch(path, { ...options, headers, cache: "no-store", redirect: "error" });
-  if (!answer.ok) throw new Refused(answer.status, await reasonOf(answer));
+  if (!answer.ok) throw new ApiError(answer.status, await errorText(answer));
   return answer;
 }
 
-async function reasonOf(answer) {
+async function errorText(answer) {
   const text = (await answer.text()).trim();
   try {
-    const said = JSON.parse(text);
-    const problems = said.problems ?? said.detail ?? said.error ?? said.message;
+    const body = JSON.parse(text);
+    const problems = body.problems ?? body.detail ?? body.error ?? body.message;
     return Array.isArray(problems) ? problems.join("\n") : String(problems ?? text);
   } catch {
     return text.slice(0, 2000);
@@ -58,7 +58,7 @@ export async function get(path) {
   return (await ask(path, { signal: AbortSignal.timeout(10000) })).json();
 }
 
-/** An order, and the JSON that answers it, if it is JSON. */
+/** An confirmAction, and the JSON that answers it, if it is JSON. */
 export async function post(path) {
   const answer = await ask(path, { method: "POST", signal: AbortSignal.timeout(30000) });
   const text = await answer.text();

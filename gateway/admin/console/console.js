@@ -1,15 +1,15 @@
 // The page's wiring: routes, the stream, the state of the connection, the theme.
 
 import { get, keepToken } from "./api.js";
-import { add, filterBy, knownCall, listHash, paintCalls, paintFailures, refresh, refreshFailures, setUpCalls, skip, suggestApps, tickCalls } from "./decisions.js";
+import { add, filterBy, findDecision, listHash, paintDecisions, paintFailures, refresh, refreshFailures, setUpDecisions, skip, suggestApps, tickDecisions } from "./decisions.js";
 import { Diagnosis } from "./diagnosis.js";
-import { byId, say } from "./dom.js";
+import { byId, setText } from "./dom.js";
 import { History, failing } from "./history.js";
 import { fetchInsights, paintInsights, showAllInsights } from "./insights.js";
 import { paintNow, searchApps } from "./now.js";
-import { onDone, order, setUpOrders } from "./actions.js";
+import { onDone, confirmAction, setUpActions } from "./actions.js";
 import { paintStatus, refreshConfig, setUpSettings } from "./settings.js";
-import { closeStory, openStory } from "./decision.js";
+import { closeDecision, openDecision } from "./decision.js";
 import { listen } from "./stream.js";
 import { paintUpstreams } from "./upstreams.js";
 import { clock } from "./words.js";
@@ -21,8 +21,8 @@ const THEME_KEY = "wcs-gateway.theme";
 
 const state = { sample: null, history: new History(), diagnosis: new Diagnosis(), upstreams: null, status: null, insights: null };
 let view = "decisions"; // a link to one decision opens it over their list
-let started = null; // of the gateway process that we listened to last
-let heard = null; // when it last said anything
+let started = null; // start time of the gateway process that we listened to last
+let heard = null; // time of the last event
 let connection = { state: "connecting", attempt: 0 };
 let configLoaded = null;
 
@@ -31,24 +31,24 @@ let configLoaded = null;
 function route() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const [name, id] = path.split("/");
-  const story = name === "decisions" && id;
-  if (!story) view = ["now", "decisions", "gateway"].includes(name) ? name : "now";
+  const isDecision = name === "decisions" && id;
+  if (!isDecision) view = ["now", "decisions", "gateway"].includes(name) ? name : "now";
   for (const other of ["now", "decisions", "gateway"]) byId(`view-${other}`).hidden = other !== view;
   for (const link of document.querySelectorAll("nav a")) {
     if (link.dataset.view === view) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
   document.title = `${{ now: "Now", decisions: "Decisions", gateway: "Gateway" }[view]} · Gateway console`;
-  if (story) {
+  if (isDecision) {
     let wanted = id;
     try {
       wanted = decodeURIComponent(id);
     } catch {
-      // taken as it stands
+      // used as it is written
     }
-    openStory(wanted, knownCall(wanted));
+    openDecision(wanted, findDecision(wanted));
   } else {
-    closeStory();
+    closeDecision();
     if (view === "decisions") filterBy(new URLSearchParams(query));
     else if (view === "now" && state.insights) refreshInsights();
     else if (view === "gateway" && state.status) refreshStatus();
@@ -58,21 +58,21 @@ function route() {
 
 // --- painting ---
 
-let asked = false;
+let paintPending = false;
 
-/** Paint the view that is shown, once per frame. */
+/** Paint the current view, at most once per frame. */
 function paint() {
-  if (asked) return;
-  asked = true;
+  if (paintPending) return;
+  paintPending = true;
   requestAnimationFrame(() => {
-    asked = false;
+    paintPending = false;
     paintPhase();
     if (view === "now") {
       paintNow(state);
       paintInsights(state);
       paintUpstreams(state);
       paintFailures();
-    } else if (view === "decisions") paintCalls();
+    } else if (view === "decisions") paintDecisions();
     else paintStatus(state.status);
   });
 }
@@ -84,8 +84,8 @@ function paintPhase() {
   const badge = byId("phase");
   badge.hidden = false;
   badge.dataset.phase = phase;
-  say(badge, phase);
-  say(byId("version"), status.version);
+  setText(badge, phase);
+  setText(byId("version"), status.version);
 }
 
 // --- the connection ---
@@ -96,7 +96,7 @@ function onState(now) {
     for (const refetch of [refreshStatus, refreshInsights, refreshFailures]) refetch();
     if (view === "decisions") refresh();
   }
-  if (now.state === "refused") askForToken();
+  if (now.state === "unauthorized") askForToken();
   paintConnection();
 }
 
@@ -104,37 +104,37 @@ function paintConnection() {
   const { state: name, error, retryAt } = connection;
   const live = byId("live");
   live.dataset.state = name;
-  say(live, { live: "live", connecting: "connecting", lost: "no connection", refused: "token wanted" }[name]);
-  document.body.classList.toggle("stale", name === "lost" || name === "refused");
+  setText(live, { live: "live", connecting: "connecting", lost: "no connection", unauthorized: "token required" }[name]);
+  document.body.classList.toggle("stale", name === "lost" || name === "unauthorized");
   const notice = byId("notice");
   notice.hidden = name === "live" || name === "connecting";
   notice.className = "notice bad";
   if (name === "lost") {
     const cause = error?.status ? ` (${error.message})` : "";
-    const since = heard ? ` What you see is from ${clock(heard)}.` : "";
-    say(notice, `Connection lost, trying again${cause}.${since}`);
+    const since = heard ? ` The data shown is from ${clock(heard)}.` : "";
+    setText(notice, `Connection lost, retrying${cause}.${since}`);
     notice.dataset.retry = String(retryAt ?? "");
-  } else if (name === "refused") say(notice, "This gateway tells nothing without its admin token.");
+  } else if (name === "unauthorized") setText(notice, "Enter the admin token to continue.");
 }
 
 function askForToken() {
   keepToken(null);
-  order({
+  confirmAction({
     title: "Admin token",
-    text: ["From anywhere but its own host, this gateway asks for its admin token (admin.token in the configuration)."],
-    button: "Use it",
+    text: ["Except from its own host, this gateway requires the admin token (admin.token in the configuration)."],
+    button: "Use this token",
     path: null,
     done: () => stream.retry(),
   });
 }
 
-// --- what comes ---
+// --- events ---
 
 function onEvent(name, data) {
   heard = new Date().toISOString();
   if (name === "hello") {
     if (started && started !== data.started) {
-      state.history = new History(); // its counters have begun anew
+      state.history = new History(); // the gateway restarted, so its counters start again at 0
       configLoaded = null;
     }
     started = data.started;
@@ -146,9 +146,9 @@ function onEvent(name, data) {
       paint,
     );
     if (view === "now" && byId("apps-search").value) searchApps(state);
-    tickCalls(view === "decisions");
+    tickDecisions(view === "decisions");
   } else if (name === "upstreams") state.upstreams = data;
-  else if (name === "call") add(data);
+  else if (name === "decision") add(data);
   else if (name === "skipped") skip(data.skipped);
   if (!document.hidden) paint();
 }
@@ -163,57 +163,57 @@ async function refreshStatus() {
     }
     paint();
   } catch {
-    // the stream tells of the connection
+    // the stream reports the connection
   }
 }
 
-let asking = false;
+let refreshing = false;
 
 async function refreshInsights() {
-  if (asking) return;
-  asking = true;
+  if (refreshing) return;
+  refreshing = true;
   try {
     state.insights = await fetchInsights();
     paint();
   } catch {
-    // the stream tells of the connection
+    // the stream reports the connection
   }
-  asking = false;
+  refreshing = false;
 }
 
 // --- the theme ---
 
-function themeNow() {
+function currentTheme() {
   const chosen = document.documentElement.dataset.theme;
   return THEMES.includes(chosen) ? chosen : "auto";
 }
 
 function paintTheme() {
-  const theme = themeNow();
+  const theme = currentTheme();
   const button = byId("theme");
   button.textContent = { auto: "◐", light: "☀", dark: "☾" }[theme];
-  button.setAttribute("aria-label", `Colours: ${theme === "auto" ? "as the system has them" : theme}`);
+  button.setAttribute("aria-label", `Colours: ${theme === "auto" ? "as in the system settings" : theme}`);
   button.title = button.getAttribute("aria-label");
 }
 
 function nextTheme() {
-  const next = THEMES[(THEMES.indexOf(themeNow()) + 1) % THEMES.length];
+  const next = THEMES[(THEMES.indexOf(currentTheme()) + 1) % THEMES.length];
   if (next === "auto") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = next;
   try {
     localStorage.setItem(THEME_KEY, next);
   } catch {
-    // for this page only, then
+    // then it is kept for this page only
   }
   paintTheme();
 }
 
-// --- beginning ---
+// --- start ---
 
 byId("theme").addEventListener("click", nextTheme);
 paintTheme();
-setUpCalls();
-setUpOrders();
+setUpDecisions();
+setUpActions();
 setUpSettings(() => {
   keepToken(null);
   stream.retry();
@@ -223,12 +223,12 @@ onDone(refreshStatus);
 byId("insights-more").addEventListener("click", () => showAllInsights(state));
 byId("apps-search").addEventListener("input", () => searchApps(state));
 byId("upstreams-search").addEventListener("input", () => paintUpstreams(state));
-byId("story-close").addEventListener("click", () => byId("story").close());
-byId("story").addEventListener("close", () => {
+byId("decision-close").addEventListener("click", () => byId("decision").close());
+byId("decision").addEventListener("close", () => {
   if (/^#\/decisions\/./.test(location.hash)) location.hash = view === "decisions" ? listHash() : `#/${view}`;
 });
-byId("story").addEventListener("click", (event) => {
-  if (event.target === byId("story")) byId("story").close(); // beside it
+byId("decision").addEventListener("click", (event) => {
+  if (event.target === byId("decision")) byId("decision").close(); // a click outside
 });
 document.addEventListener("visibilitychange", () => document.hidden || paint());
 window.addEventListener("hashchange", route);

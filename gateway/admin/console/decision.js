@@ -1,128 +1,135 @@
-// One decision told from its beginning to what the media server does with it.
+// One decision in full: what happened, the answer, and its effect on the call.
 
 import { get } from "./api.js";
 import { spanOf, timeline } from "./charts.js";
 import { byId, h } from "./dom.js";
-import { ignored, remarks } from "./insights.js";
-import { REASONS, SOURCES, clock, dateAndClock, isFailure, ms, plural, reasonColour, reasonLabel } from "./words.js";
+import { details, ignoredRejection } from "./insights.js";
+import { REASONS, clock, dateAndClock, decidedBy, isFailure, ms, plural, reasonColour, reasonLabel } from "./words.js";
 
 let shown = null;
 
-/** Open the story of the hook with this request id; `known` is what the list has of it already. */
-export async function openStory(id, known) {
+/** Open the decision with this request id; `known` is the decision from the list, if it is there. */
+export async function openDecision(id, known) {
   shown = id;
-  const dialog = byId("story");
+  const dialog = byId("decision");
   if (known) paint(known);
-  else byId("story-body").replaceChildren(h("p", { class: "empty" }, "Asking the gateway …"));
+  else byId("decision-body").replaceChildren(h("p", { class: "empty" }, "Loading …"));
   if (!dialog.open) dialog.showModal();
   try {
-    const call = await get(`/api/calls/${encodeURIComponent(id)}`);
-    // What a candidate said may have come after the decision.
-    if (shown === id && (!known || (call.time === known.time && call.shadow && !known.shadow))) paint(call);
+    const decision = await get(`/api/decisions/${encodeURIComponent(id)}`);
+    // The candidate may have answered after the decision.
+    if (shown === id && (!known || (decision.time === known.time && decision.shadow && !known.shadow))) paint(decision);
   } catch (error) {
     if (shown !== id || known) return;
-    const text = error.status === 404 ? "The journal no longer has this decision. The log does: look for its request id." : `It could not be fetched: ${error.message}`;
-    byId("story-body").replaceChildren(h("p", { class: "empty" }, text), h("p", {}, h("code", {}, id)));
+    const text = error.status === 404 ? "This request is not in the journal (it keeps only the most recent). Search the log for its request id." : `Could not be loaded: ${error.message}`;
+    byId("decision-body").replaceChildren(h("p", { class: "empty" }, text), h("p", {}, h("code", {}, id)));
   }
 }
 
 /** Close it, if it is open. */
-export function closeStory() {
+export function closeDecision() {
   shown = null;
-  if (byId("story").open) byId("story").close();
+  if (byId("decision").open) byId("decision").close();
 }
 
-/** The first sentence. */
-function headline(call) {
-  const verdict = { allow: "Allowed", reject: "Refused", error: "Not accepted as a hook" }[call.verdict] ?? call.verdict;
-  return `${verdict}, ${SOURCES[call.source] ?? call.source}`;
+/** Verdict and source. */
+function headline(decision) {
+  if (decision.verdict === "error") return "Not a valid hook";
+  return `${{ allow: "Allowed", reject: "Rejected" }[decision.verdict] ?? decision.verdict} ${decidedBy(decision)}`;
 }
 
-function paint(call) {
-  const failed = isFailure(call);
-  byId("story-title").textContent = `${call.method ?? "Hook"} of ${call.app}`;
-  const attempts = call.attempts ?? [];
-  byId("story-body").replaceChildren(
+/** The reason with the error, or its meaning; null where the headline says it all. */
+function reasonLine({ reason, error }) {
+  if (error) return h("p", { class: "cause" }, h("span", { class: `chip chip-${reasonColour(reason)}` }, reasonLabel(reason)), " ", error);
+  const text = reason in REASONS ? REASONS[reason].text : reasonLabel(reason);
+  return text ? h("p", { class: "cause" }, text) : null;
+}
+
+function paint(decision) {
+  const failed = isFailure(decision);
+  byId("decision-title").textContent = `${decision.method ?? "Hook"} of ${decision.app}`;
+  const attempts = decision.attempts ?? [];
+  byId("decision-body").replaceChildren(
     h(
       "div",
-      { class: `verdict ${failed ? "failed" : ""}`, "data-verdict": call.verdict },
-      h("p", { class: "headline" }, headline(call)),
-      h("p", {}, `${dateAndClock(call.time)}.${clock(call.time, true).slice(-3)} · took ${ms(call.duration_ms)}${call.budget_ms ? ` of a budget of ${ms(call.budget_ms)}` : ""}`),
-      call.error ? h("p", { class: "cause" }, h("span", { class: `chip chip-${reasonColour(call.reason)}` }, reasonLabel(call.reason)), " ", call.error) : h("p", { class: "cause" }, REASONS[call.reason]?.text ?? reasonLabel(call.reason)),
-      ignored(call),
+      { class: `verdict ${failed ? "failed" : ""}`, "data-verdict": decision.verdict },
+      h("p", { class: "headline" }, headline(decision)),
+      h("p", {}, `${dateAndClock(decision.time)}.${clock(decision.time, true).slice(-3)} · took ${ms(decision.duration_ms)}${decision.budget_ms ? ` of a budget of ${ms(decision.budget_ms)}` : ""}`),
+      reasonLine(decision),
+      ignoredRejection(decision),
     ),
-    h("h3", {}, attempts.length > 1 ? "What happened, attempt by attempt" : "What happened"),
-    ...happened(call, attempts),
-    h("h3", {}, "What the media server got"),
-    h("p", {}, answered(call)),
-    h("h3", {}, "What it does with it"),
-    h("p", { class: "means" }, call.means ?? "Not known."),
-    ...remarks(call),
-    h("h3", {}, "Which hook it was"),
-    facts(call),
-    h("p", { class: "story-links" }, ...links(call)),
+    h("h3", {}, attempts.length > 1 ? "What happened, by attempt" : "What happened"),
+    ...steps(decision, attempts),
+    h("h3", {}, "Answer to the media server"),
+    h("p", {}, answerText(decision)),
+    h("h3", {}, "Effect on the call"),
+    h("p", { class: "means" }, decision.means ?? "Unknown."),
+    ...details(decision),
+    h("h3", {}, "The hook"),
+    facts(decision),
+    h("p", { class: "decision-links" }, ...links(decision)),
   );
 }
 
-function happened(call, attempts) {
+function steps(decision, attempts) {
   const before = [];
-  if (call.rule) before.push(h("p", {}, call.source === "rule" ? `Rule ${call.rule} decided; no backend was asked.` : `Rule ${call.rule} met, and chose the upstream.`));
-  if (call.failed_over_from) before.push(h("p", { class: "cause" }, `Upstream ${call.failed_over_from} gave no verdict (${call.failover_cause}), so ${call.upstream ?? "another"} was asked in its place.`));
-  return [...before, ...(call.source === "rule" ? [] : asked(call, attempts))];
+  if (decision.rule) before.push(h("p", {}, decision.source === "rule" ? `Rule ${decision.rule} decided; no backend was contacted.` : `Rule ${decision.rule} matched and selected the upstream.`));
+  if (decision.failed_over_from) before.push(h("p", { class: "cause" }, `Upstream ${decision.failed_over_from} gave no verdict (${decision.failover_cause}); the hook failed over to ${decision.upstream ?? "another upstream"}.`));
+  return [...before, ...(decision.source === "rule" ? [] : attemptParts(decision, attempts))];
 }
 
-function asked(call, attempts) {
+function attemptParts(decision, attempts) {
   if (!attempts.length) {
-    const words = call.source === "duplicate" ? "The same hook had come before: the backend was not asked again." : "No backend was asked.";
+    const words = decision.source === "duplicate" ? "Duplicate of an earlier hook: the backend was not contacted again." : "No backend was contacted.";
     return [h("p", {}, words)];
   }
   const coloured = attempts.map((attempt) => ({ ...attempt, colour: reasonColour(attempt.outcome) }));
   return [
-    h("div", { class: "timeline-box" }, timeline({ duration: call.duration_ms, budget: call.budget_ms, attempts: coloured })),
-    h("p", { class: "hint timeline-key" }, timelineKey(call)),
+    h("div", { class: "timeline-box" }, timeline({ duration: decision.duration_ms, budget: decision.budget_ms, attempts: coloured })),
+    h("p", { class: "hint timeline-key" }, timelineKey(decision)),
     h("ol", { class: "attempts" }, ...attempts.map(attemptItem)),
   ];
 }
 
-function timelineKey(call) {
-  const span = spanOf(call.duration_ms, call.budget_ms);
-  if (!call.budget_ms) return `From 0 to ${ms(span)}.`;
-  return span < call.budget_ms ? `From 0 to ${ms(span)}, early in its budget of ${ms(call.budget_ms)}.` : `From 0 to ${ms(span)}; the dashed line is the end of its budget.`;
+function timelineKey(decision) {
+  const span = spanOf(decision.duration_ms, decision.budget_ms);
+  if (!decision.budget_ms) return `From 0 to ${ms(span)}.`;
+  return span < decision.budget_ms ? `From 0 to ${ms(span)}, of a budget of ${ms(decision.budget_ms)}.` : `From 0 to ${ms(span)}; the dashed line is the end of the budget.`;
 }
 
 function attemptItem(attempt) {
-  const waited = attempt.queued_ms > 0 ? `, ${ms(attempt.queued_ms)} of it waiting for a connection` : "";
+  const waited = attempt.queued_ms > 0 ? `, ${ms(attempt.queued_ms)} of that waiting for a connection` : "";
   return h(
     "li",
     {},
     h("div", {}, h("span", { class: "faint" }, attempt.upstream, " "), h("strong", {}, attempt.target), " ", h("span", { class: `chip chip-${reasonColour(attempt.outcome)}` }, reasonLabel(attempt.outcome))),
-    h("div", {}, `began after ${ms(attempt.began_ms)}, took ${ms(attempt.duration_ms)}${waited}`),
+    h("div", {}, `started after ${ms(attempt.began_ms)}, took ${ms(attempt.duration_ms)}${waited}`),
     attempt.error ? h("div", { class: "cause" }, attempt.error) : null,
   );
 }
 
-function answered(call) {
-  const status = `HTTP ${call.status}`;
-  if (call.verdict === "allow" && call.repaired) return `${status} with the backend’s JSON object, without what stood around it`;
-  if (call.verdict === "allow" && call.client_config === "enforced") return `${status} with the backend’s answer, and the settings added that make refusals count`;
-  if (call.verdict === "allow" && call.substituted) return `${status} with the hook’s own body: the backend answered ${call.substituted}, and an event is delivered so too`;
-  if (call.verdict === "allow") return call.source === "backend" ? `${status} with the backend’s answer, byte for byte` : call.source === "duplicate" ? `${status} with the answer that the first one got` : `${status} with the hook’s own body: nothing is overwritten`;
-  if (call.verdict === "reject") return `${status} with an empty body`;
-  return `${status} with a description of what was wrong (application/problem+json)`;
+function answerText(decision) {
+  const status = `HTTP ${decision.status}`;
+  if (decision.verdict === "allow" && decision.repaired) return `${status} with the backend’s JSON object; text around it was removed`;
+  if (decision.verdict === "allow" && decision.client_config === "enforced") return `${status} with the backend’s answer, plus the settings that make rejections stop calls`;
+  if (decision.verdict === "allow" && decision.substituted) return `${status} with the hook’s own body: the backend answered ${decision.substituted}, which counts as delivered for an event`;
+  if (decision.verdict === "allow") return decision.source === "backend" ? `${status} with the backend’s answer, byte for byte` : decision.source === "duplicate" ? `${status} with the same answer as the first hook` : `${status} with the hook’s own body, so nothing is changed`;
+  if (decision.verdict === "reject") return `${status} with an empty body`;
+  return `${status} with an error description (application/problem+json)`;
 }
 
-function facts(call) {
+function facts(decision) {
   const rows = [
-    ["Call id", call.call_id, true],
-    ["Session id", call.session_id, true],
-    ["Request id", call.request_id, true],
-    ["Caller", call.caller],
-    ["Callee", call.callee],
-    ["Media server", call.node_id],
-    ["Upstream", call.upstream],
-    ["Target", call.target],
-    ["On backends", call.upstream_ms === null || call.upstream_ms === undefined ? null : `${ms(call.upstream_ms)} in ${plural((call.attempts ?? []).length, "attempt")}`],
-    ["Worker", call.worker === null || call.worker === undefined ? null : `pid ${call.worker}`],
+    ["Call id", decision.call_id, true],
+    ["Session id", decision.session_id, true],
+    ["Request id", decision.request_id, true],
+    ["Caller", decision.caller],
+    ["Callee", decision.callee],
+    ["Media server", decision.node_id],
+    ["Upstream", decision.upstream],
+    ["Target", decision.target],
+    ["Backend time", decision.upstream_ms === null || decision.upstream_ms === undefined ? null : `${ms(decision.upstream_ms)} in ${plural((decision.attempts ?? []).length, "attempt")}`],
+    ["Worker", decision.worker === null || decision.worker === undefined ? null : `pid ${decision.worker}`],
   ];
   return h("dl", { class: "facts" }, ...rows.filter(([, value]) => value !== null && value !== undefined && value !== "").map(([name, value, copied]) => h("div", {}, h("dt", {}, name), h("dd", {}, h("span", { class: copied ? "id" : "" }, value), copied ? copyButton(name, value) : null))));
 }
@@ -141,13 +148,13 @@ function copyButton(name, value) {
   return button;
 }
 
-function links(call) {
+function links(decision) {
   const to = (filters, text) => h("a", { href: `#/decisions?${new URLSearchParams(filters)}` }, text);
   return [
-    call.call_id ? to({ call_id: call.call_id }, "All of this call") : null,
-    call.session_id ? to({ session_id: call.session_id }, "All of this session") : null,
-    to({ app: call.app, failures: "1" }, "Failures of this app"),
-    call.target ? to({ upstream: call.upstream, target: call.target }, "All of this target") : null,
+    decision.call_id ? to({ call_id: decision.call_id }, "All decisions of this call") : null,
+    decision.session_id ? to({ session_id: decision.session_id }, "All decisions of this session") : null,
+    to({ app: decision.app, failures: "1" }, "Failures of this app"),
+    decision.target ? to({ upstream: decision.upstream, target: decision.target }, "All decisions of this target") : null,
   ].filter(Boolean);
 }
 

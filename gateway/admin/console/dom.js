@@ -1,18 +1,18 @@
-// Elements, made without markup: whatever a caller, a backend or a configuration wrote stays text.
+// Elements made without markup: text of a caller, a backend or a configuration is never parsed as HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 
 /** An element with attributes, listeners (`onclick: …`) and children; strings become text nodes. */
 export function h(tag, attributes = {}, ...children) {
-  return filled(document.createElement(tag), attributes, children);
+  return fill(document.createElement(tag), attributes, children);
 }
 
 /** The same for SVG. */
 export function s(tag, attributes = {}, ...children) {
-  return filled(document.createElementNS(SVG, tag), attributes, children);
+  return fill(document.createElementNS(SVG, tag), attributes, children);
 }
 
-function filled(element, attributes, children) {
+function fill(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
@@ -25,14 +25,14 @@ function filled(element, attributes, children) {
 /** The element of the page with this id. */
 export const byId = (id) => document.getElementById(id);
 
-/** Set an element's text only where it changes: a live region is not to speak of what stayed. */
-export function say(element, text) {
+/** Set an element's text only if it changes, so that a live region announces changes only. */
+export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
 /**
  * Make a parent's children these, moving and reusing elements by key; `make(item)` and `update(element, item)`.
- * Of items with the same key the first is shown.
+ * If several items have the same key, only the first is shown.
  */
 export function keyed(parent, items, keyOf, make, update) {
   const old = new Map([...parent.children].map((child) => [child.dataset.key, child]));
@@ -54,11 +54,11 @@ export function keyed(parent, items, keyOf, make, update) {
     else parent.insertBefore(element, place);
   }
   for (const gone of old.values()) gone.remove();
-  // An element that is moved loses the focus.
+  // A moved element loses the focus.
   if (focused?.isConnected && focused !== document.activeElement) focused.focus({ preventScroll: true });
 }
 
-/** A short-lived message at the edge of the page. */
+/** Show a short message at the edge of the page. */
 export function toast(text, kind = "good") {
   const box = h("div", { class: `toast ${kind}` }, text);
   byId("toasts").append(box);

@@ -1,41 +1,41 @@
 // The last three minutes of activity, one sample a second.
 
 const LENGTH = 180;
-const SHORTEST = 60; // the charts' span at first, so that they are not all but empty
-const SETTLED = 0.9; // seconds counted over, from which on rates are worth drawing
+const SHORTEST = 60; // the charts' span at first, so that they are not almost empty
+const SETTLED = 0.9; // seconds of a sample's window from which rates are worth drawing
 const CAUSES = ["timeout", "unreachable", "overload", "bad_answer", "error_status"];
 export const SERIES = ["ok", "denied", ...CAUSES, "other"];
 
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 
-/** Hooks per second that did not end as a backend or the configuration meant them to. */
+/** Failing hooks per second: those that neither a backend nor the configuration decided. */
 export const failing = (app) => sum(Object.values(app.reasons ?? {}));
 
-/** How one app's hooks, or all of them, divide into the chart's series; each per second. */
-export function divided(app) {
+/** The hooks of one app, or of all, by the chart's series; each per second. */
+export function bySeries(app) {
   const parts = Object.fromEntries(SERIES.map((name) => [name, 0]));
   for (const [reason, value] of Object.entries(app.reasons ?? {})) parts[CAUSES.includes(reason) ? reason : "other"] += value;
   const failed = failing(app);
-  const meant = Math.max(0, (app.per_second ?? 0) - failed);
-  // Of what failed, some was allowed by the fallback and some was no hook at all; the rest is among the rejected.
+  const decided = Math.max(0, (app.per_second ?? 0) - failed);
+  // Some failing hooks were allowed by the fallback, some were not valid hooks; the rest were rejected.
   const failedAndRejected = Math.max(0, failed - (app.error ?? 0) - (app.allowed_by_fallback ?? 0));
-  parts.denied = Math.min(meant, Math.max(0, (app.reject ?? 0) - failedAndRejected));
-  parts.ok = meant - parts.denied;
+  parts.denied = Math.min(decided, Math.max(0, (app.reject ?? 0) - failedAndRejected));
+  parts.ok = decided - parts.denied;
   return parts;
 }
 
-/** All apps of a sample together. */
-export const whole = (sample) => sample.total ?? {};
+/** The totals of a sample. */
+export const totalOf = (sample) => sample.total ?? {};
 
-/** Remembers what has been shown. */
+/** The samples of the last minutes. */
 export class History {
   samples = [];
   #apps = new Map();
 
-  /** Take one sample in. */
+  /** Add a sample. */
   add(sample) {
     if (!(sample.window_seconds >= SETTLED)) return;
-    this.samples.push({ time: sample.time, parts: divided(whole(sample)) });
+    this.samples.push({ time: sample.time, parts: bySeries(totalOf(sample)) });
     if (this.samples.length > LENGTH) this.samples.shift();
     const seen = new Set();
     for (const app of sample.apps) {

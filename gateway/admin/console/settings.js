@@ -1,40 +1,40 @@
-// This gateway: what runs, its last reload, its configuration as written.
+// The view Gateway: the process, its last reload, its configuration as written.
 
 import { get, token } from "./api.js";
-import { byId, h, say } from "./dom.js";
-import { order, tokenIsConfigured } from "./actions.js";
+import { byId, h, setText } from "./dom.js";
+import { confirmAction, setTokenConfigured } from "./actions.js";
 import { ago, dateAndClock, grouped, plural, roughly } from "./words.js";
 
-const AT_START = 1000; // ms: what is loaded with the start is no reload
-const ENTRIES = 200; // of one section, in the page at once
+const AT_START = 1000; // ms after the start within which a load is not a reload
+const ENTRIES = 200; // shown per section
 
 let config = null;
 
-/** Fetch the configuration again; answers it. */
+/** Fetch the configuration again and return it. */
 export async function refreshConfig() {
   config = await get("/api/config");
-  tokenIsConfigured(Boolean(config.admin?.token));
-  byId("orders-hint").textContent = config.admin?.token
-    ? "Each order asks for the admin token."
-    : "No admin token is configured: orders can be given on this host only, not from a browser.";
+  setTokenConfigured(Boolean(config.admin?.token));
+  byId("actions-hint").textContent = config.admin?.token
+    ? "Each action needs the admin token."
+    : "Set admin.token to enable these buttons; until then use curl on this host.";
   paintConfig();
   return config;
 }
 
-/** Paint what the status tells. */
+/** Paint the status. */
 export function paintStatus(status) {
   if (!status) return;
   const drain = status.draining;
   const rows = [
     ["Version", `${status.version}, Python ${status.python}`],
-    ["State", drain ? "draining: not ready for balancers" : status.phase],
+    ["State", drain ? "draining: load balancers see it as not ready" : status.phase],
     ["Started", `${dateAndClock(status.started)}, ${roughly(status.uptime_seconds)} ago`],
-    ["Hooks come to", (status.listen ?? []).join(", ")],
+    ["Hooks on", (status.listen ?? []).join(", ")],
     ["Admin port", status.admin],
     ["Workers", `${status.workers.length} (pid ${status.workers.join(", ")})`],
     ["Journal", status.journal ? plural(status.journal.held, "decision") : null],
     ["Configuration", `${status.config.path}: ${plural(status.config.apps, "app")}, ${plural(status.config.upstreams, "upstream")}`],
-    ["In force since", `${dateAndClock(status.config.loaded)}, ${ago(status.config.loaded)}`],
+    ["Loaded", `${dateAndClock(status.config.loaded)}, ${ago(status.config.loaded)}`],
   ];
   const shown = rows.filter(([, value]) => value);
   const text = JSON.stringify(shown);
@@ -47,8 +47,8 @@ export function paintStatus(status) {
   const warnings = status.warnings ?? [];
   byId("warnings-panel").hidden = warnings.length === 0;
   byId("warnings").replaceChildren(...warnings.map((warning) => h("li", {}, warning)));
-  byId("order-drain").textContent = drain ? "End the drain …" : "Drain …";
-  byId("order-drain").dataset.draining = String(Boolean(drain));
+  byId("action-drain").textContent = drain ? "End the drain …" : "Drain …";
+  byId("action-drain").dataset.draining = String(Boolean(drain));
   byId("forget-token").hidden = !token();
 }
 
@@ -59,22 +59,22 @@ function paintReload(reload, started) {
   box.dataset.shown = text;
   const first = reload?.successful && !reload.changes?.length && new Date(reload.time) - new Date(started) < AT_START;
   if (!reload?.time || first) {
-    box.replaceChildren(h("p", {}, "None since the start. The file is reloaded when it changes, by SIGHUP, or by the order below."));
+    box.replaceChildren(h("p", {}, "None since start. The file is reloaded when it changes, on SIGHUP, or with the button below."));
     return;
   }
   const list = (items, title) => (items?.length ? [h("h3", {}, title), h("ul", { class: "plain code" }, ...items.slice(0, ENTRIES).map((item) => h("li", {}, item)))] : []);
   box.replaceChildren(
     h("p", {}, h("span", { class: `badge ${reload.successful ? "good" : "bad"}` }, reload.successful ? "successful" : "failed"), ` ${dateAndClock(reload.time)}`),
-    ...(reload.successful ? [] : [h("p", {}, "Nothing was changed: the configuration below is still in force.")]),
+    ...(reload.successful ? [] : [h("p", {}, "Nothing changed: the configuration below is still in use.")]),
     ...list(reload.problems, "Problems"),
     ...list(reload.changes, "Changes"),
   );
-  if (reload.successful && !reload.changes?.length) box.append(h("p", { class: "hint" }, "Nothing had changed."));
+  if (reload.successful && !reload.changes?.length) box.append(h("p", { class: "hint" }, "Nothing changed."));
 }
 
 // --- the configuration ---
 
-/** A value as YAML writes it, near enough to read; strings that could be mistaken are quoted. */
+/** A value roughly as YAML; ambiguous strings are quoted. */
 function scalar(value) {
   if (typeof value !== "string") return String(value);
   return /^[A-Za-z0-9_./$*@{}%+-][^#\n"]*$/.test(value) && !/: |^(true|false|null|yes|no|on|off|~)$/i.test(value) && !/^[-?*&!|>%@`{[]/.test(value) ? value : JSON.stringify(value);
@@ -82,7 +82,7 @@ function scalar(value) {
 
 const key = (name) => (/^[\w.*-]+$/.test(name) ? name : JSON.stringify(name));
 const isScalar = (value) => value === null || typeof value !== "object";
-const SHORT = 4; // items of a list that stand on one line
+const SHORT = 4; // items of a list written on one line
 
 function lines(value, indent) {
   const space = "  ".repeat(indent);
@@ -127,37 +127,37 @@ function paintConfig() {
         { open: Boolean(wanted) || all.length <= 30, class: "section" },
         h("summary", {}, name, several ? h("small", {}, ` ${plural(all.length, "entry", "entries")}`) : null),
         h("pre", { tabindex: "0", "aria-label": `Section ${name}` }, shown.join("\n")),
-        more > 0 ? h("p", { class: "hint" }, `and ${grouped(more)} more: search for them`) : null,
+        more > 0 ? h("p", { class: "hint" }, `and ${grouped(more)} more: use the search`) : null,
       ),
     ];
   });
-  say(byId("config-found"), wanted ? `${plural(found, "entry", "entries")} found` : "");
+  setText(byId("config-found"), wanted ? `${plural(found, "entry", "entries")} found` : "");
   byId("config").replaceChildren(...sections);
-  if (!sections.length && !wanted) byId("config").append(h("p", { class: "empty" }, "The file is empty: everything is at its default."));
+  if (!sections.length && !wanted) byId("config").append(h("p", { class: "empty" }, "The file is empty: every setting has its default."));
 }
 
-/** Make the view work; once. `forgotten()` is called when the token is. */
+/** Set up the view; called once. `forget()` is called to forget the token. */
 export function setUpSettings(forget) {
   byId("config-search").addEventListener("input", paintConfig);
   byId("forget-token").addEventListener("click", forget);
-  byId("order-reload").addEventListener("click", () =>
-    order({
+  byId("action-reload").addEventListener("click", () =>
+    confirmAction({
       title: "Reload the configuration?",
-      text: ["The file is read again. If it has a problem, nothing is changed, and you are told what it is. No call is lost either way."],
+      text: ["The file is read again. If it has an error, nothing changes and the error is shown. No hook is lost either way."],
       button: "Reload",
       path: "/-/reload",
-      done: (answer) => (answer.changes?.length ? `Reloaded: ${plural(answer.changes.length, "change")}.` : "Reloaded: nothing had changed."),
+      done: (answer) => (answer.changes?.length ? `Reloaded: ${plural(answer.changes.length, "change")}.` : "Reloaded: nothing changed."),
     }),
   );
-  byId("order-drain").addEventListener("click", () => {
-    const draining = byId("order-drain").dataset.draining === "true";
-    order({
+  byId("action-drain").addEventListener("click", () => {
+    const draining = byId("action-drain").dataset.draining === "true";
+    confirmAction({
       title: draining ? "End the drain?" : "Drain this gateway?",
       text: [
         draining
-          ? "It is ready again: balancers send it hooks, and connections stay open."
-          : "It becomes unready, so that balancers send their hooks elsewhere, and asks its clients to close their connections. What still comes is decided as ever. It does not stop by itself.",
-        draining ? null : "A media server that sends its hooks here directly goes on doing so.",
+          ? "The gateway becomes ready again: load balancers send it hooks, and connections stay open."
+          : "The gateway becomes not ready, so load balancers send hooks elsewhere, and it asks clients to close their connections. It still decides hooks that arrive. It does not stop by itself.",
+        draining ? null : "A media server that sends hooks here directly continues to do so.",
       ],
       danger: !draining,
       button: draining ? "End the drain" : "Drain",

@@ -1,21 +1,21 @@
-// Server-sent events over fetch, which unlike EventSource can carry the token and tells why it was refused.
+// Server-sent events over fetch: unlike EventSource, it can send the token and report the status.
 
 import { ask } from "./api.js";
 
-const SILENCE = 20000; // ms; the gateway says something every second, and never less than every 15 s
-const WAITS = [500, 1000, 2000, 3000]; // ms before the first, second, … attempt to come back
+const SILENCE = 20000; // ms; the gateway sends an event every second, at least a comment every 15 s
+const WAITS = [500, 1000, 2000, 3000]; // ms before the first, second, … retry
 const LONGEST = 64 * 1024 * 1024; // characters of one line
 
 /** Cuts a stream of text into events (HTML standard, section 9.2.6, lines ended by LF); `onEvent(name, data)`. */
 export function parser(onEvent) {
-  let pieces = []; // of a line that has not ended yet: joined once, for it may be long
+  let pieces = []; // of the unfinished line; joined once, because it may be long
   let length = 0;
   let name = "";
   let data = [];
   return (text) => {
     pieces.push(text);
     length += text.length;
-    if (length > LONGEST) throw new Error("an event without end");
+    if (length > LONGEST) throw new Error("an endless event");
     if (!text.includes("\n")) return;
     const lines = pieces.join("").split(/\r?\n/);
     pieces = [lines.pop()];
@@ -38,8 +38,8 @@ export function parser(onEvent) {
 }
 
 /**
- * Listen for good. `on(name, object)` gets each event; `onState({state, error, attempt, retryAt})` hears of
- * "connecting", "live", "lost" and "refused" (401: it waits for `retry()`).
+ * Listen for good. `on(name, object)` gets each event; `onState({state, error, attempt, retryAt})` gets the states
+ * "connecting", "live", "lost" and "unauthorized" (401: it waits for `retry()`).
  */
 export function listen(path, on, onState) {
   let attempt = 0;
@@ -48,10 +48,10 @@ export function listen(path, on, onState) {
 
   async function once() {
     abort = new AbortController();
-    let alarm = setTimeout(() => abort.abort(new Error("the gateway has fallen silent")), SILENCE);
+    let timer = setTimeout(() => abort.abort(new Error("the gateway has gone silent")), SILENCE);
     const alive = () => {
-      clearTimeout(alarm);
-      alarm = setTimeout(() => abort.abort(new Error("the gateway has fallen silent")), SILENCE);
+      clearTimeout(timer);
+      timer = setTimeout(() => abort.abort(new Error("the gateway has gone silent")), SILENCE);
     };
     try {
       const answer = await ask(path, { signal: abort.signal, headers: { Accept: "text/event-stream" } });
@@ -60,7 +60,7 @@ export function listen(path, on, onState) {
       let first = true;
       for (;;) {
         const { value, done } = await reader.read();
-        if (done) throw new Error("the gateway has ended the connection");
+        if (done) throw new Error("the gateway closed the connection");
         alive();
         if (first) {
           first = false;
@@ -70,7 +70,7 @@ export function listen(path, on, onState) {
         feed(value);
       }
     } finally {
-      clearTimeout(alarm);
+      clearTimeout(timer);
       abort.abort();
     }
   }
@@ -85,19 +85,19 @@ export function listen(path, on, onState) {
         error = caught;
       }
       attempt += 1;
-      const refused = error.status === 401;
+      const unauthorized = error.status === 401;
       const wait = WAITS[Math.min(attempt - 1, WAITS.length - 1)];
-      onState({ state: refused ? "refused" : "lost", error, attempt, retryAt: Date.now() + wait });
+      onState({ state: unauthorized ? "unauthorized" : "lost", error, attempt, retryAt: Date.now() + wait });
       await new Promise((resolve) => {
         wake = resolve;
-        if (!refused) setTimeout(resolve, wait);
+        if (!unauthorized) setTimeout(resolve, wait);
       });
     }
   }
 
   forever();
   return {
-    /** Try again now, with another token perhaps. */
+    /** Try again now, perhaps with another token. */
     retry() {
       abort?.abort(new Error("asked again"));
       wake?.();

@@ -1,35 +1,38 @@
-// How figures, times and causes are said.
+// Numbers, times and reasons as text.
 
-/** What each reason means, for people; those of the backend's own verdicts first. */
+/** Label, colour and meaning of each reason; the backend's own verdicts first. */
 export const REASONS = {
-  ok: { label: "allowed", colour: "ok", text: "the backend allowed it" },
-  denied: { label: "denied", colour: "denied", text: "the backend, a rule or the configuration said no" },
+  ok: { label: "allowed", colour: "ok" },
+  denied: { label: "denied", colour: "denied" },
   timeout: { label: "timeout", colour: "timeout", text: "no complete answer within the budget" },
-  unreachable: { label: "unreachable", colour: "unreachable", text: "refused, reset, DNS, TLS, or every target is ejected" },
-  overload: { label: "overload", colour: "overload", text: "a limit of the gateway's own was reached" },
-  bad_answer: { label: "bad answer", colour: "bad_answer", text: "a 200 that is not one JSON object, or is cut short or too large" },
+  unreachable: { label: "unreachable", colour: "unreachable", text: "connection refused or reset, DNS or TLS failed, or every target is ejected" },
+  overload: { label: "overload", colour: "overload", text: "a limit of the gateway was reached" },
+  bad_answer: { label: "bad answer", colour: "bad_answer", text: "a 200 that is not one JSON object, is cut short or is too large" },
   error_status: { label: "error status", colour: "error_status", text: "the backend answered neither 200 nor 403" },
   unknown_app: { label: "unknown app", colour: "other", text: "no app of this name is configured" },
-  bad_request: { label: "bad request", colour: "other", text: "what was sent is no hook" },
-  unauthorized: { label: "unauthorized", colour: "other", text: "credentials or signature were wrong" },
-  internal: { label: "internal error", colour: "internal", text: "a fault of the gateway itself" },
+  bad_request: { label: "bad request", colour: "other", text: "the request is not a valid hook" },
+  unauthorized: { label: "unauthorized", colour: "other", text: "wrong credentials or signature" },
+  internal: { label: "internal error", colour: "internal", text: "a bug in the gateway" },
 };
 
 export const reasonLabel = (reason) => REASONS[reason]?.label ?? String(reason).replaceAll("_", " ");
 export const reasonColour = (reason) => REASONS[reason]?.colour ?? "other";
 
-export const SOURCES = {
-  backend: "decided by the backend",
-  fallback: "decided by the fallback",
-  duplicate: "a repetition: the first one's verdict again",
-  static: "decided by the configuration",
-  rule: "decided by a rule",
-  gateway: "decided by the gateway",
+const SOURCES = {
+  backend: "by the backend",
+  fallback: "by the fallback",
+  duplicate: "as a duplicate of an earlier hook",
+  static: "by the configuration",
+  rule: "by a rule",
+  gateway: "by the gateway",
 };
 
-export const VERDICTS = { allow: "allowed", reject: "refused", error: "bad request" };
+/** Who decided, in words that follow "Allowed" or "Rejected". */
+export const decidedBy = ({ source, rule }) => (source === "rule" && rule ? `by rule ${rule}` : (SOURCES[source] ?? String(source)));
 
-/** Below so many seconds in which unit. */
+export const VERDICTS = { allow: "allowed", reject: "rejected", error: "bad request" };
+
+/** The unit for durations below so many seconds. */
 const DURATION = [
   [60, "s"],
   [3600, "min"],
@@ -48,7 +51,7 @@ export function roughly(seconds) {
   return "–";
 }
 
-/** Milliseconds, with as many digits as help. */
+/** Milliseconds, with a sensible number of digits. */
 export function ms(value) {
   if (value === null || value === undefined) return "–";
   if (value >= 9999.5) return `${(value / 1000).toFixed(1)} s`;
@@ -102,8 +105,8 @@ export const ago = (time) => (time ? `${roughly((Date.now() - new Date(time).get
 /** 1 hook, 2 hooks. */
 export const plural = (count, one, many = `${one}s`) => `${grouped(count)} ${count === 1 ? one : many}`;
 
-/** An error without the target's name before it, where that stands there already. */
-export const without = (target, text) => (text?.startsWith(`${target}: `) ? text.slice(target.length + 2) : text);
+/** An error without the target's name before it, if the name is already shown. */
+export const withoutName = (target, text) => (text?.startsWith(`${target}: `) ? text.slice(target.length + 2) : text);
 
-/** Whether an operator would look for this decision among the failures, as the gateway's log counts them. */
-export const isFailure = (call) => Boolean(call.error) || call.verdict === "error" || Boolean(call.ineffective) || Boolean(call.repaired);
+/** Whether this decision is among the failures, as the gateway's log counts them. */
+export const isFailure = (decision) => Boolean(decision.error) || decision.verdict === "error" || Boolean(decision.ineffective) || Boolean(decision.repaired);

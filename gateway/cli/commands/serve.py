@@ -10,9 +10,9 @@ import uvloop
 from gateway.cli.common import DEFAULT_CONFIG, ConfigOption, fail, load_or_fail
 from gateway.config import Loaded
 from gateway.server import fd_limits
-from gateway.server.listener import StartError
 from gateway.server.signals import PROCESS
 from gateway.server.single import Gateway
+from gateway.server.sockets import StartError
 from gateway.server.supervisor import Supervisor
 from gateway.telemetry.log import PIPE_ATOMIC, LogWriter, configure_logging
 

@@ -19,10 +19,10 @@ from gateway.policy.shadow import PREFIX
 
 _COUNT: Final = "restOnError"
 _USELESS: Final = {
-    MethodType.CONNECT: "does nothing here: a refused connect is declined in any case",
-    MethodType.EVENT: "does nothing here: an event has happened already and cannot be refused",
+    MethodType.CONNECT: "does nothing here: a rejected connect is declined in any case",
+    MethodType.EVENT: "does nothing here: an event has happened already and cannot be rejected",
 }
-_HLS: Final = "does nothing here: playHLS comes without a connect, and a refused one is refused in any case"
+_HLS: Final = "does nothing here: the media server stops a rejected playHLS in any case, and no connect comes before it"
 
 
 class AppChecks:
@@ -81,7 +81,7 @@ class AppChecks:
     def check_reserved_name(self, name: str) -> None:
         """An upstream must not take the name of a candidate."""
         if name.startswith(PREFIX):
-            self._problem(("upstreams", name), f"names that begin with {PREFIX} are the gateway's own: choose another")
+            self._problem(("upstreams", name), f"names that begin with {PREFIX} are reserved: choose another")
 
     # --- upstreams ---
 

@@ -128,7 +128,10 @@ class CrossChecks:
             words = self._as_written(("server", "admin"), str(admin))
             self._problem(("server", "admin"), f"{words} is a hook port too: the admin port needs its own")
         if not admin.is_loopback and "token" not in self._section("admin"):
-            self._warn(("server", "admin"), "until admin.token is set, only loopback learns more here than health")
+            self._warn(
+                ("server", "admin"),
+                "without admin.token, clients that are not on loopback can only use /-/healthy and /-/ready",
+            )
 
     def _files(self, path: Path, section: object) -> None:
         if isinstance(section, dict):
@@ -176,17 +179,18 @@ class CrossChecks:
             return None
         limit = round(request_timeout - margin, 9)
         is_literal = (format_duration(margin), format_duration(request_timeout)) == (margin_text, whole_text)
+        sum_text = f"media_server.request_timeout {whole_text} minus margin {margin_text}"
         self._limit_text = (
-            f"reaches the media server's own limit: request_timeout {whole_text} less margin {margin_text} leaves "
-            f"less{f' than {format_duration(limit)}' if is_literal else ''}; a hook answered later counts as an error "
-            "there"
+            f"must be below {f'{format_duration(limit)} ({sum_text})' if is_literal else sum_text}, "
+            "or the media server gives up first"
         )
         return limit
 
     def _budget(self, path: Path, value: object) -> None:
         seconds = _seconds(value)
         if self._limit is not None and seconds is not None and seconds >= self._limit:
-            self._problem((*path, "timeout"), f"{self._duration((*path, 'timeout'), seconds)} {self._limit_text}")
+            words = self._duration((*path, "timeout"), seconds)
+            self._problem((*path, "timeout"), f"timeout {words} {self._limit_text}")
 
     # --- upstreams ---
 
@@ -216,7 +220,7 @@ class CrossChecks:
             self._problem((*path, "tls"), "has no effect: no target is https")
         for key, other in (("certificate", "key"), ("key", "certificate")):
             if key in tls and other not in tls:
-                self._problem((*path, "tls", key), f"stands without {other}: write both, or neither")
+                self._problem((*path, "tls", key), f"needs {other} too: write both, or neither")
         self._files((*path, "tls"), tls)
 
     def _distinct_targets(self, path: Path, targets: list[Any]) -> None:
@@ -283,7 +287,7 @@ class CrossChecks:
         if "credentials" in app and "signature" in app:
             self._problem(
                 (*path, "signature"),
-                "stands beside credentials: a hook has one Authorization header, so an app has one or the other",
+                "cannot be combined with credentials: a hook has only one Authorization header",
             )
         if not isinstance(signature, dict):
             return
@@ -302,12 +306,12 @@ class CrossChecks:
             if isinstance(headers, dict) and any(key.lower() == "authorization" for key in headers):
                 sets = sets or "headers"
             if sets:
-                self._problem(path, f"stands against {path_text(('upstreams', name, sets))}: both set Authorization")
+                self._problem(path, f"conflicts with {path_text(('upstreams', name, sets))}: both set Authorization")
                 return
 
     def _static_app(self, path: Path, app: dict[str, Any]) -> None:
         if "upstream" in app:
-            self._problem((*path, "static"), "stands beside an upstream: an app has one or the other")
+            self._problem((*path, "static"), "cannot be combined with upstream: an app has one or the other")
         for key in _ASKS:
             if key in app:
                 self._warn((*path, key), _STATIC)
@@ -319,7 +323,7 @@ class CrossChecks:
         if isinstance(name, str) and name != "reject" and name not in self._apps:
             self._problem(("unknown_app",), f"no app has this name{self._suggester.suggest(name, self._apps)}")
         if not self._apps and isinstance(self._data.get("apps", {}), dict):
-            self._warn(("apps",), "there are no apps: every hook will be refused")
+            self._warn(("apps",), "there are no apps: every hook is rejected")
 
 
 def _seconds(value: object, default: float | None = None) -> float | None:

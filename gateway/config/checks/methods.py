@@ -55,7 +55,7 @@ class MethodChecks:
         """No method can have a name that stands for a type."""
         for name in hook_types:
             if isinstance(name, str) and name in TYPES and not is_name(name):
-                self._problem(("hook_types", name), "stands for all methods of a type: no method can be named so")
+                self._problem(("hook_types", name), "means all methods of a type: no method can have this name")
 
     def check_key(self, path: Path, key: object, hint: str = "") -> None:
         """A key under ``methods``; *hint* is said where nothing else comes to mind."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from gateway.config.sections.root import Config
-from gateway.config.sections.types import ReadAs, Secret
+from gateway.config.sections.types import ReadAs
 from gateway.config.source.document import Document, Node, Scalar, Sequence
 from gateway.config.source.problems import Path
 from gateway.config.source.references import REFERENCE
@@ -56,7 +56,7 @@ def _child_annotations(annotation: Any) -> dict[str, Any]:
 
 
 def _is_secret(annotation: Any) -> bool:
-    return annotation is Secret or any(map(_is_secret, get_args(annotation)))
+    return annotation is SecretStr or any(map(_is_secret, get_args(annotation)))
 
 
 def _secret_paths(annotation: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

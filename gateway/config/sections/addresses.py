@@ -6,13 +6,12 @@ import ipaddress
 import posixpath
 import re
 from ipaddress import IPv4Network, IPv6Network
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import httpx
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic_core import CoreSchema, core_schema
+from pydantic import BeforeValidator, WithJsonSchema
 
-from gateway.config.sections.types import ListLength, invalid, invalid_value, text_schema
+from gateway.config.sections.types import ListLength, invalid, invalid_value, parsed_text, read_value, text_schema
 
 _ADDRESS: Final = r"(?:\[[0-9A-Fa-f:.%A-Za-z]+\]|[A-Za-z0-9._-]*):[0-9]{1,5}"
 _ADDRESS_FORM: Final = "must be an address such as 127.0.0.1:8080, [::1]:8080 or :8080"
@@ -52,22 +51,6 @@ class Address(NamedTuple):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host.lower().rstrip(".") == "localhost"
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        def read(value: object) -> Address:
-            if not isinstance(value, str):
-                raise invalid_value(_ADDRESS_FORM)
-            try:
-                return parse_address(value)
-            except ValueError as exc:
-                raise invalid_value(str(exc)) from exc
-
-        return core_schema.no_info_plain_validator_function(read)
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return text_schema(_ADDRESS, "127.0.0.1:9180", "[::1]:9180", ":9180")
 
 
 class UnixAddress(NamedTuple):
@@ -146,12 +129,12 @@ def parse_authority(text: str) -> tuple[str, int | None]:
     """
     match = _match_authority(text)
     if match is None:
-        raise ValueError("must be a host, and a port behind a colon where it is not the usual one")
+        raise ValueError("must be a host, with :PORT unless that is the default port")
     host, port = match[1], None if match[2] is None else int(match[2])
     if host.startswith("["):
         host = str(ipaddress.IPv6Address(host[1:-1]))
     elif not is_host(host) and not _is_name(host):
-        raise ValueError("must have a host that is a name as DNS has them, or an IP address")
+        raise ValueError("must have a host that is a DNS name or an IP address")
     if port is not None and not 1 <= port <= 65535:
         raise ValueError("must have a port from 1 to 65535")
     return host, port
@@ -189,51 +172,31 @@ def _host(text: str) -> str:
     return text
 
 
-class _ListenRule:
-    """Reads an address of either kind."""
-
-    form = _LISTEN_FORM
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(self._read)
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        unix = rf"{_UNIX}/[^\x00-\x1f\x7f]{{1,{_MAX_UNIX_PATH - 1}}}"
-        return text_schema(
-            f"{_ADDRESS}|{unix}", "0.0.0.0:8080", "127.0.0.1:8080", "[::1]:8080", ":8080", "unix:/run/gateway.sock"
-        )
-
-    @staticmethod
-    def _read(value: object) -> Address | UnixAddress:
-        if not isinstance(value, str):
-            raise invalid_value(_LISTEN_FORM)
-        try:
-            return parse_listen_address(value)
-        except ValueError as exc:
-            raise invalid_value(str(exc)) from exc
+def _as_list(value: object) -> object:
+    """One address as a list of one."""
+    if not isinstance(value, list):
+        return [value]
+    if not value:
+        raise invalid("must name at least one address")
+    if len(value) > _MAX_ADDRESSES:
+        raise invalid(f"must name at most {_MAX_ADDRESSES} addresses")
+    return value
 
 
-class _OneOrMore:
-    """Lets one address stand for a list of one."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_before_validator_function(self._as_list, handler(source))
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        many = handler(schema)
-        return {"anyOf": [many["items"], {"type": "array", "items": many["items"], "minItems": 1}]}
-
-    @staticmethod
-    def _as_list(value: object) -> object:
-        if value == []:
-            raise invalid("must name at least one address")
-        if isinstance(value, list) and len(value) > _MAX_ADDRESSES:
-            raise invalid(f"must name at most {_MAX_ADDRESSES} addresses")
-        return value if isinstance(value, list) else [value]
-
-
-ListenAddress = Annotated[Address | UnixAddress, _ListenRule()]
-ListenAddresses = Annotated[tuple[ListenAddress, ...], _OneOrMore()]
+_LISTEN_SCHEMA: Final = text_schema(
+    rf"{_ADDRESS}|{_UNIX}/[^\x00-\x1f\x7f]{{1,{_MAX_UNIX_PATH - 1}}}",
+    *("0.0.0.0:8080", "127.0.0.1:8080", "[::1]:8080", ":8080", "unix:/run/gateway.sock"),
+)
+AdminAddress = Annotated[
+    Address,
+    parsed_text(_ADDRESS_FORM, parse_address, text_schema(_ADDRESS, "127.0.0.1:9180", "[::1]:9180", ":9180")),
+]
+ListenAddress = Annotated[Address | UnixAddress, parsed_text(_LISTEN_FORM, parse_listen_address, _LISTEN_SCHEMA)]
+ListenAddresses = Annotated[
+    tuple[ListenAddress, ...],
+    BeforeValidator(_as_list),
+    WithJsonSchema({"anyOf": [_LISTEN_SCHEMA, {"type": "array", "items": _LISTEN_SCHEMA, "minItems": 1}]}),
+]
 """One address or a list of them."""
 
 
@@ -274,30 +237,19 @@ def parse_network(text: str) -> IPv4Network | IPv6Network:
     return network
 
 
-class _NetworkRule:
-    """Reads one network."""
-
-    form = _NETWORK_FORM
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            self._read, serialization=core_schema.to_string_ser_schema()
-        )
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return text_schema(_NETWORK, "192.168.1.0/24", "192.168.1.10", "2001:db8::/32")
-
-    @staticmethod
-    def _read(value: object) -> IPv4Network | IPv6Network:
-        if not isinstance(value, str):
-            raise invalid_value(_NETWORK_FORM)
-        try:
-            return parse_network(value)
-        except HostBitsError as exc:
-            raise invalid_value("must have no bits beyond its prefix", exc.hint) from exc
-        except ValueError as exc:
-            raise invalid_value(str(exc)) from exc
+def _read_network(value: object) -> IPv4Network | IPv6Network:
+    try:
+        return parse_network(value if isinstance(value, str) else "")
+    except HostBitsError as exc:
+        raise invalid_value("must have no bits beyond its prefix", exc.hint) from exc
+    except ValueError as exc:
+        raise invalid_value(str(exc)) from exc
 
 
-Network = Annotated[IPv4Network | IPv6Network, _NetworkRule()]
+Network = Annotated[
+    IPv4Network | IPv6Network,
+    read_value(
+        _NETWORK_FORM, _read_network, text_schema(_NETWORK, "192.168.1.0/24", "192.168.1.10", "2001:db8::/32"), str
+    ),
+]
 Networks = Annotated[tuple[Network, ...], ListLength(0, _MAX_NETWORKS, "networks")]

@@ -21,7 +21,7 @@ from gateway.config.sections.rest_client_config import (
 from gateway.config.sections.rules import DefaultRules, OwnRules
 from gateway.config.sections.shadow import METHOD_SHADOW, SHADOW
 from gateway.config.sections.split import Failover, UpstreamChoice
-from gateway.config.sections.types import NotNull, OneOf, ReadAs
+from gateway.config.sections.types import NotNull, ReadAs, one_of
 from gateway.config.sections.upstreams import RetrySection
 from gateway.model.hooks import MethodType, method_type
 from gateway.model.verdicts import Cause, Fallback, Verdict
@@ -37,7 +37,7 @@ from gateway.policy.split import Share
 
 NO_TYPES: Final[Mapping[str, MethodType]] = {}
 """Where ``hook_types`` says nothing."""
-EVENT_ANSWERS: Final = OneOf(tuple(EventAnswers))
+EVENT_ANSWERS: Final = one_of(*EventAnswers)
 
 DEDUPED: Final = frozenset({"connect", "OnCallEvent"})
 """The methods whose repeats are recognised unless the configuration says otherwise."""
@@ -225,7 +225,7 @@ class App(Method):
         "fallback: one name or a list; an empty list for none. Default: defaults.failover; they answer within the same "
         "budget, and must know what the other knows.",
     )
-    static: Annotated[Verdict | None, OneOf((Verdict.ALLOW, Verdict.REJECT))] = Field(
+    static: Annotated[Verdict | None, one_of(Verdict.ALLOW, Verdict.REJECT)] = Field(
         default=None,
         description="The verdict for every hook of this app that no rule decides, events included: allow or reject. No "
         "default; no backend is asked or told, so allow lets every call through, and nobody records it.",

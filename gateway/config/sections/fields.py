@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 import httpx
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
-from pydantic_core import CoreSchema, core_schema
+from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr
 
 from gateway.config.sections.addresses import parse_authority
-from gateway.config.sections.types import Checked, DurationIn, Secret, SecretRule, Text, WholeNumber, invalid
+from gateway.config.sections.types import Secret, checked_text, duration, invalid, secret_check, text, whole_number
 
 
 class Section(BaseModel):
@@ -39,7 +38,7 @@ _MAX_URL: Final = 2048
 """Characters; a method and the query of a hook come behind it, and httpx takes 65,536 of all together."""
 
 
-def _target_url(text: str) -> str:
+def parse_target_url(text: str) -> str:
     """An upstream's URL without a trailing slash. The messages never hold it: it may carry a password."""
     if not _is_url_text(text) or "\\" in text:
         raise ValueError("must be a URL in plain ASCII, without spaces, such as http://192.168.1.101/rest/my_api")
@@ -53,7 +52,7 @@ def _target_url(text: str) -> str:
     if parts.scheme not in {"http", "https"} or not parts.netloc:
         raise ValueError("must be a URL that begins with http:// or https:// and names a host")
     if "@" in parts.netloc:
-        raise ValueError("must not hold a user name or password: write them under credentials")
+        raise ValueError("must not contain a user name or password: write them under credentials")
     if "?" in text or "#" in text:
         raise ValueError("must end with its path: a query (?) or fragment (#) is not allowed")
     if port == 0 or parts.netloc.endswith(":"):
@@ -104,7 +103,7 @@ def _token(text: str) -> None:
 
 def _no_controls(text: str) -> None:
     if _CONTROLS(text):
-        raise ValueError("must not hold control characters such as a line break")
+        raise ValueError("must not contain control characters such as a line break")
 
 
 def _signing_key(text: str) -> None:
@@ -116,61 +115,57 @@ def _username(text: str) -> str:
     _not_empty(text)
     _no_controls(text)
     if ":" in text:  # RFC 7617, section 2
-        raise ValueError("must not hold a colon: HTTP Basic ends the user name there")
+        raise ValueError("must not contain a colon: HTTP Basic ends the user name there")
     return text
 
 
-class _HeadersRule:
-    """Header names differ in more than their case."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(self._distinct, handler(source))
-
-    @staticmethod
-    def _distinct(headers: dict[str, Secret]) -> dict[str, Secret]:
-        if len({name.lower() for name in headers}) < len(headers):
-            raise invalid("must name each header once: upper and lower case do not differ")
-        return headers
+def _check_distinct(headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
+    if len({name.lower() for name in headers}) < len(headers):
+        raise invalid("must name each header once: upper and lower case do not differ")
+    return headers
 
 
-AppName = Annotated[str, Text(_NO_CONTROLS, "must be an appKey: 1 to 256 characters, no control characters", 256)]
+AppName = Annotated[str, text(_NO_CONTROLS, "must be an appKey: 1 to 256 characters, no control characters", 256)]
 UpstreamName = Annotated[
-    str, Text(_NO_CONTROLS, "must be an upstream's name: 1 to 256 characters, no control characters", 256)
+    str, text(_NO_CONTROLS, "must be an upstream's name: 1 to 256 characters, no control characters", 256)
 ]
 MethodName = Annotated[
     str,
-    Text(
+    text(
         r"^[A-Za-z][A-Za-z0-9_]{0,63}$",
         "must be a method's name: a letter, then at most 63 letters, digits or _", 64,
     ),
 ]  # fmt: skip
 MethodKey = Annotated[
     str,
-    Text(
+    text(
         r"^[A-Za-z*?][A-Za-z0-9_*?]{0,63}$",
         "must be a method's name, such a name with * and ? for what varies, or connect, direct, event or incoming", 64,
     ),
 ]  # fmt: skip
-HostHeader = Annotated[str, Checked(_host_header, r"target|preserve|[A-Za-z0-9._~:\[\]-]+", "target")]
-HeaderName = Annotated[str, Checked(_header_name, _HEADER_NAME[1:-1], "X-Api-Key")]
-HeaderValue = Annotated[Secret, SecretRule(_header_value)]
-Headers = Annotated[dict[HeaderName, HeaderValue], _HeadersRule()]
-Username = Annotated[str, Checked(_username, r"[^:]+", "wcs")]
-Password = Annotated[Secret, SecretRule(_no_controls)]
-Token = Annotated[Secret, SecretRule(_token)]
-SigningKey = Annotated[Secret, SecretRule(_signing_key)]
+HostHeader = Annotated[str, checked_text(_host_header, r"target|preserve|[A-Za-z0-9._~:\[\]-]+", "target")]
+HeaderName = Annotated[str, checked_text(_header_name, _HEADER_NAME[1:-1], "X-Api-Key")]
+HeaderValue = Annotated[Secret, secret_check(_header_value)]
+Headers = Annotated[dict[HeaderName, HeaderValue], AfterValidator(_check_distinct)]
+Username = Annotated[str, checked_text(_username, r"[^:]+", "wcs")]
+Password = Annotated[Secret, secret_check(_no_controls)]
+Token = Annotated[Secret, secret_check(_token)]
+SigningKey = Annotated[Secret, secret_check(_signing_key)]
 HealthPath = Annotated[
     str,
-    Text(
+    text(
         r'^/([!-"$-.0-~][!-"$-~]*)?$', "must be a path such as /health: one / first, plain ASCII, no spaces, no #", 1024
     ),
 ]
 
 # These annotate X as well as X | None, where None then means *left out*.
-TARGET_URL = Checked(_target_url, r"https?://[^\s?#@\\]+", "http://192.168.1.101/rest/my_api")
-BUDGET = DurationIn("1ms", "10m")
-REPEATS = DurationIn("1ms", "10m", off=True)
-IN_FLIGHT = WholeNumber(1, 1_000_000, "hooks")
+URL_PATTERN: Final = r"https?://[^\s?#@\\]+"
+TARGET_URL: Final = checked_text(parse_target_url, URL_PATTERN, "http://192.168.1.101/rest/my_api")
+BUDGET: Final = duration("1ms", "10m")
+REPEATS: Final = duration("1ms", "10m", off=True)
+IN_FLIGHT: Final = whole_number(1, 1_000_000, "hooks")
 is_upstream_reference = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,256}").fullmatch
-UPSTREAM_REFERENCE = Text(_NO_CONTROLS, "must be the name of an upstream", 256)
-UNKNOWN_APP = Text(_NO_CONTROLS, "must be reject or the name of an app", 256)
+UPSTREAM_REFERENCE_FORM: Final = "must be the name of an upstream"
+UPSTREAM_REFERENCE_SCHEMA: Final = {"type": "string", "pattern": _NO_CONTROLS, "maxLength": 256}
+UPSTREAM_REFERENCE: Final = text(_NO_CONTROLS, UPSTREAM_REFERENCE_FORM, 256)
+UNKNOWN_APP: Final = text(_NO_CONTROLS, "must be reject or the name of an app", 256)

@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic_core import CoreSchema, core_schema
-
-from gateway.config.sections.types import invalid_value, text_schema
+from gateway.config.sections.types import parsed_text, text_schema
 from gateway.policy.rate_limit import FORM, PATTERN, Rate, parse_rate
 
 UNLIMITED: Final = "off"
+_FORM: Final = f"{FORM}, or off"
 
 
-class _RateRule:
-    """A rate, or ``off``."""
-
-    form: Final = f"{FORM}, or off"
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            self._read, serialization=core_schema.to_string_ser_schema()
-        )
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return text_schema(f"off|{PATTERN}", "50/s", "50/s burst 100", "300/m", "off")
-
-    def _read(self, value: object) -> Rate | str:
-        if value == UNLIMITED:
-            return UNLIMITED
-        if not isinstance(value, str):
-            raise invalid_value(self.form)
-        try:
-            return parse_rate(value)
-        except ValueError as exc:
-            text = str(exc)
-            raise invalid_value(self.form if text == FORM else text) from exc
+def _parse(text: str) -> Rate | str:
+    if text == UNLIMITED:
+        return UNLIMITED
+    try:
+        return parse_rate(text)
+    except ValueError as exc:
+        raise ValueError(_FORM if str(exc) == FORM else str(exc)) from exc
 
 
-RateLimit = Annotated[Rate | Literal["off"] | None, _RateRule()]
-"""None = left out."""
+RateLimit = Annotated[
+    Rate | Literal["off"] | None,
+    parsed_text(_FORM, _parse, text_schema(f"off|{PATTERN}", "50/s", "50/s burst 100", "300/m", "off"), str),
+]
+"""A rate, or ``off``; None = left out."""

@@ -10,14 +10,14 @@ from pydantic import Field
 
 from gateway.config.sections.fields import Section
 from gateway.config.sections.tls import FilePath, absolute_path
-from gateway.config.sections.types import Fraction, ListLength, ReadAs, SizeIn, Text, TrueOrFalse, WholeNumber
+from gateway.config.sections.types import FRACTION, TRUE_OR_FALSE, ListLength, ReadAs, size, text, whole_number
 from gateway.recording import FILES, MASKED, RecordSettings
 from gateway.recording.files import BEGINS, DIGITS, is_recording
 
 MAX_MASKED: Final = 64
 
 FieldName = Annotated[
-    str, Text(r"^[^\x00-\x1f\x7f-\x9f]{1,64}$", "must be the name of a field: 1 to 64 characters, such as caller", 64)
+    str, text(r"^[^\x00-\x1f\x7f-\x9f]{1,64}$", "must be the name of a field: 1 to 64 characters, such as caller", 64)
 ]
 
 
@@ -29,24 +29,24 @@ class Record(Section):
         "newest. Required; its directory must be there, and only those who may know who called whom should be able to "
         "read it. Relative paths start where this file is."
     )
-    sample: Annotated[float, Fraction()] = Field(
+    sample: Annotated[float, FRACTION] = Field(
         default="100%",
         validate_default=True,
         description="Share of the sessions that are written down, such as 10% or 0.1; of a session all hooks or none. "
         "Default 100%; writing takes CPU time and disk for each of them.",
     )
-    failures_only: Annotated[bool, TrueOrFalse()] = Field(
+    failures_only: Annotated[bool, TRUE_OR_FALSE] = Field(
         default=False,
         description="Whether only hooks are written that no backend, rule or static app decided. Default false; such "
         "a record shows nothing of what went well.",
     )
-    max_size: Annotated[int, SizeIn("64KiB", "64GiB")] = Field(
+    max_size: Annotated[int, size("64KiB", "64GiB")] = Field(
         default="64MiB",
         validate_default=True,
         description="How large a file may grow before the next one is begun. Default 64MiB; a hook with an SDP takes "
         "about 5KiB.",
     )
-    files: Annotated[int, WholeNumber(1, 1000, "files")] = Field(
+    files: Annotated[int, whole_number(1, 1000, "files")] = Field(
         default=FILES,
         description=f"How many files are kept, the current one counted. Default {FILES}; the oldest is deleted, so all "
         "together take at most files times max_size.",
@@ -70,7 +70,7 @@ def path_problem(value: object, directory: str) -> tuple[str | None, str | None]
     above = os.path.dirname(path)
     try:
         if not stat.S_ISDIR(os.stat(above).st_mode):
-            return "stands in what is no directory", None
+            return "is in something that is not a directory", None
         file = _status_of(path)
         _status_of(f"{path}.{10**DIGITS - 1}")  # older files' names are longer: the system says whether it takes them
     except (OSError, ValueError) as exc:
@@ -79,11 +79,11 @@ def path_problem(value: object, directory: str) -> tuple[str | None, str | None]
     if file is not None and stat.S_ISLNK(file.st_mode):
         return None, "is a symbolic link, and none is followed: nothing is recorded"
     if file is not None and not stat.S_ISREG(file.st_mode):
-        return "is there, but is no regular file", None
+        return "exists, but is not a regular file", None
     if not os.access(above, os.W_OK | os.X_OK) or (file is not None and not os.access(path, os.W_OK)):
         return None, "cannot be written by this user: the gateway's own must be able to, or nothing is recorded"
     if file is not None and not _is_recording(path):
-        return None, "is there, but holds something else than a recording: it is left as it is, and nothing is recorded"
+        return None, "exists, but is not a recording: it is left unchanged, and nothing is recorded"
     return None, None
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated, Any, Final, NamedTuple, TypeVar
+from typing import Annotated, Final, NamedTuple, TypeVar
 
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic_core import CoreSchema, core_schema
+from pydantic import AfterValidator, Field
 
 from gateway.config.sections.fields import MethodKey, Section
-from gateway.config.sections.types import NotNull, OneOf, ReadAs, Text, invalid
+from gateway.config.sections.types import NotNull, ReadAs, invalid, one_of, text
 from gateway.model.hooks import PLAY_HLS, MethodType, method_type
 from gateway.policy.method_keys import MethodKeys, is_name, known_methods
 from gateway.policy.repair import ResponseCheck
@@ -33,38 +32,34 @@ class ClientConfigPart(NamedTuple):
     methods: Mapping[str, Mapping[str, str]] | None = None
 
 
-class _WantedRule:
-    """What is wanted of one method: fields of the media server's, each with a value that it knows."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(self._known, handler(source))
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        known = {name: {"enum": list(values)} for name, values in KNOWN_FIELDS.items() if values}
-        return {**handler(schema), "properties": known}
-
-    @staticmethod
-    def _known(fields: dict[str, str]) -> dict[str, str]:
-        for name, value in fields.items():
-            values = KNOWN_FIELDS.get(name, ())
-            if values and value not in values:
-                raise invalid(f"must have a {name} that is {' or '.join(values)}")
-        return fields
+def _check_values(fields: dict[str, str]) -> dict[str, str]:
+    for name, value in fields.items():
+        values = KNOWN_FIELDS.get(name, ())
+        if values and value not in values:
+            raise invalid(f"must have a {name} that is {' or '.join(values)}")
+    return fields
 
 
 _FieldName = Annotated[
-    str, Text(r"^[A-Za-z][A-Za-z0-9_]{0,63}$", "must be a field of the media server's, such as restOnError", 64)
+    str, text(r"^[A-Za-z][A-Za-z0-9_]{0,63}$", "must be a field of the media server's, such as restOnError", 64)
 ]
 _FieldValue = Annotated[
-    str, Text(r"^[^\x00-\x1f\x7f-\x9f]{1,1024}$", "must be text of 1 to 1024 characters, such as FAIL", 1024)
+    str, text(r"^[^\x00-\x1f\x7f-\x9f]{1,1024}$", "must be text of 1 to 1024 characters, such as FAIL", 1024)
 ]
-Wanted = Annotated[dict[_FieldName, _FieldValue], _WantedRule()]
+Wanted = Annotated[
+    dict[_FieldName, _FieldValue],
+    AfterValidator(_check_values),
+    Field(
+        json_schema_extra={"properties": {name: {"enum": [*values]} for name, values in KNOWN_FIELDS.items() if values}}
+    ),
+]
+"""What is wanted of one method: fields of the media server's, each with a value that it knows."""
 
 
 class ClientConfigSection(Section):
     """What answers to connect are to set in restClientConfig, without which a 403 to a call is only logged."""
 
-    mode: Annotated[Mode | None, OneOf(tuple(Mode))] = Field(
+    mode: Annotated[Mode | None, one_of(*Mode)] = Field(
         default=None,
         description="off: such answers are not looked at; warn: those that do not set what is wanted are counted and "
         "logged; enforce: what is missing is added to them, and to the answer of an allow fallback, all else kept. "
@@ -84,7 +79,7 @@ class ClientConfigSection(Section):
 CLIENT_CONFIG: Final = ReadAs(
     ClientConfigSection, ClientConfigPart, words=tuple((mode.value, ClientConfigPart(mode)) for mode in Mode)
 )
-RESPONSE_CHECK: Final = OneOf(tuple(ResponseCheck))
+RESPONSE_CHECK: Final = one_of(*ResponseCheck)
 _NOTHING: Final = ClientConfigPart()
 _REFUSABLE: Final = frozenset({MethodType.DIRECT, MethodType.INCOMING})
 _Item = TypeVar("_Item")

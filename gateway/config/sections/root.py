@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gateway.config.sections.addresses import Address, ListenAddresses, Networks
+from gateway.config.sections.addresses import AdminAddress, ListenAddresses, Networks
 from gateway.config.sections.apps import App, Defaults, Settings, merge_settings, plain_settings, setting_levels
 from gateway.config.sections.fields import IN_FLIGHT, UNKNOWN_APP, AppName, MethodName, Section, Token, UpstreamName
 from gateway.config.sections.recording import RECORD
 from gateway.config.sections.tls import ServerTls
 from gateway.config.sections.tracing import Tracing
-from gateway.config.sections.types import DurationIn, NotNull, Processes, SizeIn, WholeNumber
+from gateway.config.sections.types import NotNull, duration, processes, size, whole_number
 from gateway.config.sections.upstreams import Upstream
 from gateway.config.sections.watch import WATCH, WatchSettings
 from gateway.config.source.problems import path_text
@@ -30,7 +30,7 @@ class Server(Section):
         "unix:/path for a unix socket. Default 0.0.0.0:8080. Whoever can connect can send hooks, unless allow_from, "
         "tls.client_ca or an app's credentials or signature keep them out.",
     )
-    admin: Address = Field(
+    admin: AdminAddress = Field(
         default="127.0.0.1:9180",
         validate_default=True,
         description="Address of metrics, health and console. Default 127.0.0.1:9180. Never the hook port; before it "
@@ -47,13 +47,13 @@ class Server(Section):
         default=None,
         description="TLS on every address of listen. Default: none, hooks and their phone numbers travel in the clear.",
     )
-    max_body: Annotated[int, SizeIn("1B", "64MiB")] = Field(
+    max_body: Annotated[int, size("1B", "64MiB")] = Field(
         default="256KiB",
         validate_default=True,
         description="Largest hook accepted; a larger one is answered with 413. Default 256KiB; a hook with an SDP "
         "takes about 4KiB. Too small refuses real calls; too large is memory that each hook inside may take.",
     )
-    workers: Annotated[int, Processes(256)] = Field(
+    workers: Annotated[int, processes(256)] = Field(
         default=1,
         description="Processes that serve the hook port together: a number up to 256, or auto for one per CPU that the "
         "gateway may use (a container's CPU quota is not looked at: write the number there). Default 1; more than CPUs "
@@ -66,20 +66,20 @@ class Server(Section):
         "as many in all may wait. Default 2000; each may hold up to max_body of memory. Too small rejects, in a peak, "
         "calls that the backends could have decided.",
     )
-    max_connections: Annotated[int, WholeNumber(1, 1_000_000, "connections")] = Field(
+    max_connections: Annotated[int, whole_number(1, 1_000_000, "connections")] = Field(
         default=10_000,
         description="Client connections at once, shared out among the workers; one more is answered with 403 and "
         "closed. As many TLS handshakes may be under way, at least 64 and at most 4096, a quarter of them per address "
         "that allow_from does not list. Default 10000, or fewer if the limit of open files has no room for them; a "
         "media server holds a few dozen. Too small keeps media servers out.",
     )
-    read_timeout: Annotated[float, DurationIn("1ms", "10m")] = Field(
+    read_timeout: Annotated[float, duration("1ms", "10m")] = Field(
         default="5s",
         validate_default=True,
         description="How long a client may take to deliver a hook's head and body; past it, 408. Default 5s; longer, "
         "and clients that send nothing hold their connections for longer.",
     )
-    keepalive_timeout: Annotated[float, DurationIn("1ms", "24h")] = Field(
+    keepalive_timeout: Annotated[float, duration("1ms", "24h")] = Field(
         default="75s",
         validate_default=True,
         description="How long an idle client connection stays open. Default 75s; the media server drops its own after "
@@ -91,7 +91,7 @@ class Server(Section):
         "no letter, digit or hyphen: drop or keep. Default drop; with keep, a client can set X_Api_Key, which PHP "
         "cannot tell from your X-Api-Key. Names like those of the gateway's own headers are dropped in any case.",
     )
-    drain_timeout: Annotated[float, DurationIn("0s", "1h")] = Field(
+    drain_timeout: Annotated[float, duration("0s", "1h")] = Field(
         default="20s",
         validate_default=True,
         description="How long a stopping gateway waits for the hooks that it has begun. Default 20s; longer than the "
@@ -154,13 +154,13 @@ class MetricLabels(Section):
 class MediaServer(Section):
     """The limits of the media server that sends the hooks."""
 
-    request_timeout: Annotated[float, DurationIn("1ms", "10m")] = Field(
+    request_timeout: Annotated[float, duration("1ms", "10m")] = Field(
         default="15s",
         validate_default=True,
         description="The media server's rest_request_timeout. Default 15s, as there; write here what is set there, "
         "since a later answer counts as an error.",
     )
-    margin: Annotated[float, DurationIn("0s", "10m")] = Field(
+    margin: Annotated[float, duration("0s", "10m")] = Field(
         default="500ms",
         validate_default=True,
         description="How much earlier the gateway must have answered. Default 500ms; no timeout may reach "

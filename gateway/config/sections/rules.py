@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from functools import partial
+from typing import Annotated, Final
 
-from pydantic import ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic_core import CoreSchema, core_schema
+from pydantic import AfterValidator, ConfigDict, Field
 
 from gateway.config.sections.fields import UPSTREAM_REFERENCE, Section
-from gateway.config.sections.types import ListLength, OneOf, OneOrMany, ReadAs, Text, invalid, invalid_value
+from gateway.config.sections.types import ListLength, OneOrMany, ReadAs, invalid, one_of, parsed_text, text
 from gateway.model.verdicts import Verdict
 from gateway.policy.rules.globs import is_glob, is_prefix
 from gateway.policy.rules.matcher import Rule, Windows, parse_windows
@@ -25,21 +24,21 @@ _CONDITIONS: Final = ("caller", "callee", "methods", "time")
 
 RuleName = Annotated[
     str | None,
-    Text(
+    text(
         r"^[^\x00-\x1f\x7f-\x9f\[\]]+$",
         "must be a rule's name: 1 to 64 characters, no control characters, no square brackets", 64,
     ),
 ]  # fmt: skip
 NumberGlob = Annotated[
     str,
-    Text(
+    text(
         r"^[^\x00-\x1f\x7f-\x9f]+$",
         'must be a number or name, with * and ? for what varies, in quotes: such as "110" or "+4930*"', 256,
     ),
 ]  # fmt: skip
 MethodGlob = Annotated[
     str,
-    Text(
+    text(
         r"^[A-Za-z0-9_*?]{1,64}$",
         "must be a method's name, with * and ? for what varies, such as OnCallEvent",
         MAX_METHOD,
@@ -49,27 +48,17 @@ NUMBERS: Final = OneOrMany(1, MAX_GLOBS, "numbers")
 METHODS: Final = OneOrMany(1, MAX_METHODS, "methods")
 
 
-class _WindowsRule:
-    """Windows of time, in one text."""
-
-    form: Final = "must be text such as Mon-Fri 22:00-06:00 Europe/Berlin"
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            self._read, serialization=core_schema.to_string_ser_schema()
-        )
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        examples = ["Mon-Fri 22:00-06:00 Europe/Berlin", "Sat,Sun", "2026-12-24 - 2026-12-26"]
-        return {"type": "string", "minLength": 1, "examples": examples}
-
-    def _read(self, value: object) -> Windows:
-        if not isinstance(value, str):
-            raise invalid_value(self.form)
-        try:
-            return parse_windows(value)
-        except ValueError as exc:
-            raise invalid_value(str(exc)) from exc
+WINDOWS: Final = parsed_text(
+    "must be text such as Mon-Fri 22:00-06:00 Europe/Berlin",
+    parse_windows,
+    {
+        "type": "string",
+        "minLength": 1,
+        "examples": ["Mon-Fri 22:00-06:00 Europe/Berlin", "Sat,Sun", "2026-12-24 - 2026-12-26"],
+    },
+    str,
+)
+"""Annotates ``Windows``: windows of time, in one text."""
 
 
 class RuleSection(Section):
@@ -104,14 +93,14 @@ class RuleSection(Section):
         "every method, with verdict every method that asks, StreamKeepAliveEvent among them, but no event; a rule that "
         "answers events here keeps them from the backend, and calls then lack in its records.",
     )
-    time: Annotated[Windows | None, _WindowsRule()] = Field(
+    time: Annotated[Windows | None, WINDOWS] = Field(
         default=None,
         description="When: days (Mon-Fri or Sat,Sun), dates (2026-12-24 - 2026-12-26) and times (22:00-06:00), several "
         "with ; between them, and last the time zone. Default: at any time; without a zone, it is UTC, and another one "
         "must be in the time zone database of the gateway's machine (package tzdata). A window over midnight belongs "
         "to the day on which it begins.",
     )
-    verdict: Annotated[Verdict | None, OneOf((Verdict.ALLOW, Verdict.REJECT))] = Field(
+    verdict: Annotated[Verdict | None, one_of(Verdict.ALLOW, Verdict.REJECT)] = Field(
         default=None,
         description="allow or reject, without asking a backend. Required, unless upstream stands in its place; a "
         "reject of a call counts only where rest_client_config made it count.",
@@ -139,30 +128,16 @@ def _rule(
     return Rule(name or "", caller or (), callee or (), methods or (), time, verdict, upstream)
 
 
-@dataclass(frozen=True)
-class RuleList:
-    """Annotates a tuple of rules: those without a name get that of their place."""
-
-    prefix: str = ""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        many = handler.generate_schema(_RULES)
-        return core_schema.no_info_after_validator_function(self._named, many)
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return handler(schema)
-
-    def _named(self, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
-        globs = (glob for rule in rules for glob in (*rule.caller, *rule.callee))
-        if sum(is_glob(glob) and not is_prefix(glob) for glob in globs) > MAX_SLOW:
-            raise invalid(f"must hold at most {MAX_SLOW} numbers with a ? or with a * that is not at their end")
-        return tuple(
-            rule if rule.name else rule._replace(name=f"{self.prefix}rules[{index}]")
-            for index, rule in enumerate(rules)
-        )
+def _name_by_place(rules: tuple[Rule, ...], prefix: str = "") -> tuple[Rule, ...]:
+    """The rules, those without a name with that of their place."""
+    globs = (glob for rule in rules for glob in (*rule.caller, *rule.callee))
+    if sum(is_glob(glob) and not is_prefix(glob) for glob in globs) > MAX_SLOW:
+        raise invalid(f"must hold at most {MAX_SLOW} numbers with a ? or with a * that is not at their end")
+    return tuple(
+        rule if rule.name else rule._replace(name=f"{prefix}rules[{index}]") for index, rule in enumerate(rules)
+    )
 
 
-_ITEMS = tuple[Annotated[Rule, ReadAs(RuleSection, _rule)], ...]
-_RULES: Final = Annotated[_ITEMS, ListLength(0, MAX_RULES, "rules")]
-OwnRules = Annotated[_ITEMS, RuleList()]
-DefaultRules = Annotated[_ITEMS, RuleList("defaults.")]
+_Rules = Annotated[tuple[Annotated[Rule, ReadAs(RuleSection, _rule)], ...], ListLength(0, MAX_RULES, "rules")]
+OwnRules = Annotated[_Rules, AfterValidator(_name_by_place)]
+DefaultRules = Annotated[_Rules, AfterValidator(partial(_name_by_place, prefix="defaults."))]

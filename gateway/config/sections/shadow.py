@@ -8,7 +8,7 @@ from pydantic import Field
 
 from gateway.config.sections.fields import UPSTREAM_REFERENCE, Section
 from gateway.config.sections.rules import METHODS, MethodGlob
-from gateway.config.sections.types import Fraction, ListLength, ReadAs, Text
+from gateway.config.sections.types import FRACTION, ListLength, ReadAs, text
 from gateway.policy.comparison import Compare
 from gateway.policy.shadow import DEFAULT_METHODS, ShadowSettings
 
@@ -17,7 +17,7 @@ OFF: Final = "off"
 
 FieldPath = Annotated[
     str,
-    Text(
+    text(
         r"^[^\x00-\x1f\x7f-\x9f]{1,256}$",
         "must be a field of the answer such as ts, or a path of fields such as restClientConfig.OnCallEvent", 256,
     ),
@@ -32,7 +32,7 @@ class MethodShadow(Section):
         "their own, after the answer has gone out. Required; it must not act on them as if they were the only ones: a "
         "shadow that writes call records writes them twice."
     )
-    sample: Annotated[float, Fraction()] = Field(
+    sample: Annotated[float, FRACTION] = Field(
         default="100%",
         validate_default=True,
         description="Share of the sessions whose hooks are copied, such as 10% or 0.1. Default 100%; at that, the "

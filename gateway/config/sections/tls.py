@@ -5,15 +5,23 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, NoReturn
+from typing import Annotated, Final, Literal, NoReturn
 
-from pydantic import ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic_core import CoreSchema, core_schema
+from pydantic import ConfigDict, Field, ValidationInfo
+from pydantic_core import core_schema
 
 from gateway.config.sections.addresses import find_unfit_for_path, is_host
 from gateway.config.sections.fields import Section
-from gateway.config.sections.types import Checked, NotNull, invalid, invalid_value, text_schema
+from gateway.config.sections.types import (
+    NotNull,
+    Value,
+    checked_text,
+    either,
+    invalid,
+    invalid_value,
+    read_value,
+    text_schema,
+)
 from gateway.config.source.files import ReadError, check_readable
 from gateway.config.source.problems import quote
 from gateway.http.tls.pem_files import snapshot_files
@@ -39,48 +47,25 @@ def absolute_path(value: object, directory: str) -> str:
     return os.path.join(directory, value)
 
 
-class _FilePathRule:
-    """Annotates ``str``: a path, made absolute."""
-
-    form = _PATH_FORM
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.with_info_plain_validator_function(self._read)
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return text_schema(r"[^\x00-\x1f\x7f]+", "/etc/gateway/certificate.pem", "certificate.pem")
-
-    @staticmethod
-    def _read(value: object, info: core_schema.ValidationInfo) -> str:
-        directory = info.context[_CONTEXT] if info.context else os.getcwd()
-        try:
-            return absolute_path(value, directory)
-        except ValueError as exc:
-            raise invalid(str(exc)) from exc
+def _read_path(value: object, info: ValidationInfo) -> str:
+    directory = info.context[_CONTEXT] if info.context else os.getcwd()
+    try:
+        return absolute_path(value, directory)
+    except ValueError as exc:
+        raise invalid(str(exc)) from exc
 
 
-@dataclass(frozen=True)
-class _VersionRule:
+def _version(*versions: str) -> Value:
     """Annotates ``str``: a version of TLS; 1.2 without quotes is a number to YAML, and means the same."""
+    form = f"must be {either(versions)}"
 
-    versions: tuple[str, ...]
-
-    @property
-    def form(self) -> str:
-        """What it must be."""
-        return f"must be {', '.join(self.versions[:-1])} or {self.versions[-1]}"
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(self._read)
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"enum": [*self.versions, *map(float, self.versions)]}
-
-    def _read(self, value: object) -> str:
+    def read(value: object) -> str:
         text = str(value) if isinstance(value, float) else value
-        if not isinstance(text, str) or text not in self.versions:
-            raise invalid_value(self.form)
+        if not isinstance(text, str) or text not in versions:
+            raise invalid_value(form)
         return text
+
+    return read_value(form, read, {"enum": [*versions, *map(float, versions)]})
 
 
 def _server_name(text: str) -> str:
@@ -89,8 +74,16 @@ def _server_name(text: str) -> str:
     return text
 
 
-FilePath = Annotated[str, _FilePathRule()]
-ServerName = Annotated[str, Checked(_server_name, r"[A-Za-z0-9._:-]+", "legacy.example.com")]
+FilePath = Annotated[
+    str,
+    Value(
+        _PATH_FORM,
+        core_schema.with_info_plain_validator_function(_read_path),
+        text_schema(r"[^\x00-\x1f\x7f]+", "/etc/gateway/certificate.pem", "certificate.pem"),
+    ),
+]
+"""A path, made absolute."""
+ServerName = Annotated[str, checked_text(_server_name, r"[A-Za-z0-9._:-]+", "legacy.example.com")]
 
 
 class ServerTls(Section):
@@ -110,7 +103,7 @@ class ServerTls(Section):
         "cannot connect. Once it has changed, connections made before end. Default: no certificate is asked for; a "
         "public authority in it lets in whoever has any certificate of that.",
     )
-    minimum_version: Annotated[Literal["1.2", "1.3"], _VersionRule(("1.2", "1.3"))] = Field(
+    minimum_version: Annotated[Literal["1.2", "1.3"], _version("1.2", "1.3")] = Field(
         default="1.2",
         description="Oldest version of TLS that is spoken: 1.2 or 1.3. Default 1.2; 1.3 keeps old Java clients out.",
     )
@@ -143,7 +136,7 @@ class UpstreamTls(Section):
         description="PEM file with that certificate's private key, not encrypted. Default none; keep it readable by "
         "the gateway's user alone.",
     )
-    minimum_version: Annotated[Literal["1.0", "1.1", "1.2", "1.3"], _VersionRule(("1.0", "1.1", "1.2", "1.3"))] = Field(
+    minimum_version: Annotated[Literal["1.0", "1.1", "1.2", "1.3"], _version("1.0", "1.1", "1.2", "1.3")] = Field(
         default="1.2",
         description="Oldest version of TLS that is accepted: 1.0, 1.1, 1.2 or 1.3. Default 1.2; 1.0 and 1.1 are for "
         "backends that know no better, and can be broken by whoever is on the way to them.",
@@ -247,7 +240,7 @@ def _misfit(certificate: str, key: str, is_weak_fine: bool) -> tuple[str, str] |
     else:
         return None
     if reason.endswith(("_TOO_SMALL", "_TOO_WEAK")):
-        return "certificate", f"OpenSSL refuses the certificate as too weak: {reason.replace('_', ' ').lower()}"
+        return "certificate", f"OpenSSL rejects the certificate as too weak: {reason.replace('_', ' ').lower()}"
     if reason in {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}:
         return "key", "the key does not belong to the certificate"
     return "key", "the file holds no private key in PEM form"

@@ -7,8 +7,8 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from gateway.config.sections.fields import TARGET_URL, Headers, Section
-from gateway.config.sections.types import Checked, NumberIn, Text
+from gateway.config.sections.fields import URL_PATTERN, Headers, Section, parse_target_url
+from gateway.config.sections.types import checked_text, number, text
 
 _NEEDED: Final = "opentelemetry.proto.collector.trace.v1.trace_service_pb2"
 
@@ -23,8 +23,8 @@ def is_installed() -> bool:
 
 def _endpoint(text: str) -> str:
     if "@" in text:
-        raise ValueError("must not hold a user name or password: write Authorization under headers")
-    url = TARGET_URL.read(text)
+        raise ValueError("must not contain a user name or password: write Authorization under headers")
+    url = parse_target_url(text)
     if url.endswith("/v1/traces"):
         raise ValueError("must not end with /v1/traces: the gateway appends that")
     return url
@@ -33,11 +33,11 @@ def _endpoint(text: str) -> str:
 class Tracing(Section):
     """OpenTelemetry traces of the hooks, sent to a collector in batches."""
 
-    endpoint: Annotated[str, Checked(_endpoint, TARGET_URL.pattern, "http://127.0.0.1:4318")] = Field(
+    endpoint: Annotated[str, checked_text(_endpoint, URL_PATTERN, "http://127.0.0.1:4318")] = Field(
         description="URL of a collector that takes OTLP over HTTP; /v1/traces is appended. Required; the spans name "
         "apps, calls and sessions, so use https beyond a trusted network."
     )
-    sample: Annotated[float, NumberIn(0.0, 1.0)] = Field(
+    sample: Annotated[float, number(0.0, 1.0)] = Field(
         default=0.1,
         description="The part of the hooks without a traceparent of their own that is traced, from 0 to 1; of the "
         "others, those whose traceparent says sampled are. Default 0.1; a traced hook takes about two and a half times "
@@ -49,7 +49,7 @@ class Tracing(Section):
         "secret.",
     )
     service_name: Annotated[
-        str, Text(r"^[^\x00-\x1f\x7f-\x9f]+$", "must be a name: 1 to 256 characters, no control characters", 256)
+        str, text(r"^[^\x00-\x1f\x7f-\x9f]+$", "must be a name: 1 to 256 characters, no control characters", 256)
     ] = Field(
         default="wcs-gateway",
         description="The service that the spans are of. Default wcs-gateway; under one "

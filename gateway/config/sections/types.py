@@ -1,22 +1,21 @@
 """The values that a configuration writes as text: durations, sizes, names, secrets.
 
-Each type brings its own words for what is wrong, its own JSON Schema, and ``form``, which says what a value must be:
-the configuration's reference is made of it. No validator ever puts the value itself
-into a message: ``explain`` adds it, as written in the file, where no secret can be meant.
+Each type has its own message for what is wrong, its own JSON Schema, and a ``form``, which says what a value must be:
+the configuration's reference is made of it. No validator puts the value itself into a message: ``explain`` adds it, as
+written in the file, where it cannot be a secret.
 """
 
 from __future__ import annotations
 
-import hmac
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import AfterValidator, BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, SecretStr, WithJsonSchema
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 INVALID_VALUE: Final = "invalid_value"
@@ -41,16 +40,89 @@ def invalid(text: str) -> PydanticCustomError:
     return PydanticCustomError(INVALID, _TEXT, {"text": text})
 
 
-def with_message(schema: CoreSchema, text: str) -> CoreSchema:
-    """A schema that has one message for whatever is wrong."""
-    return core_schema.custom_error_schema(
-        schema, custom_error_type=INVALID_VALUE, custom_error_message=_TEXT, custom_error_context={"text": text}
-    )
-
-
 def text_schema(pattern: str, *examples: str) -> dict[str, Any]:
-    """JSON Schema of a string that may also be, or hold, a reference."""
+    """JSON Schema of a string that may also be, or contain, a reference."""
     return {"type": "string", "pattern": f"^(?:{pattern})$|{REFERENCE_PATTERN}", "examples": list(examples)}
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """Annotates the type of a value that the file writes in a form of its own.
+
+    It annotates X as well as X | None, where None means *left out*.
+    """
+
+    form: str
+    """What the value must be, bounds included."""
+    core: CoreSchema
+    """How it is read."""
+    json_schema: dict[str, Any] | None = None
+    """For editors; None = what pydantic makes of *core*."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return self.core
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return self.json_schema or handler(schema)
+
+
+def read_value(
+    form: str,
+    read: Callable[[Any], Any],
+    json_schema: dict[str, Any],
+    dump: Callable[[Any], Any] | None = None,
+) -> Value:
+    """A value that a function reads; *dump* turns it back into what can be written as JSON."""
+    written = None if dump is None else core_schema.plain_serializer_function_ser_schema(dump)
+    return Value(form, core_schema.no_info_plain_validator_function(read, serialization=written), json_schema)
+
+
+def parsed_text(
+    form: str,
+    parse: Callable[[str], Any],
+    json_schema: dict[str, Any],
+    dump: Callable[[Any], Any] | None = None,
+) -> Value:
+    """Text that a function parses; where that raises ValueError, its message says what the value must be."""
+
+    def read(value: object) -> Any:
+        if not isinstance(value, str):
+            raise invalid_value(form)
+        try:
+            return parse(value)
+        except ValueError as exc:
+            raise invalid_value(str(exc)) from exc
+
+    return read_value(form, read, json_schema, dump)
+
+
+def checked_text(check: Callable[[str], str], pattern: str, example: str) -> Value:
+    """Text that a function returns; where that raises ValueError, its message is the whole problem.
+
+    *pattern* is what an editor can check.
+    """
+    form = f"must be text such as {example}"
+
+    def read(value: object) -> str:
+        if not isinstance(value, str):
+            raise invalid_value(form)
+        try:
+            return check(value)
+        except ValueError as exc:
+            raise invalid(str(exc)) from exc
+
+    return read_value(form, read, text_schema(pattern, example))
+
+
+def native_value(form: str, core: CoreSchema, message: str = "") -> Value:
+    """A value that pydantic itself checks, with one *message* for all that can be wrong; by default the *form*."""
+    return Value(form, _with_message(core, message or form))
+
+
+def _with_message(core: CoreSchema, message: str) -> CoreSchema:
+    return core_schema.custom_error_schema(
+        core, custom_error_type=INVALID_VALUE, custom_error_message=_TEXT, custom_error_context={"text": message}
+    )
 
 
 # --- durations and sizes ---
@@ -100,162 +172,90 @@ def parse_size(text: str) -> int:
     return int(number) * _BYTES[unit]
 
 
-@dataclass(frozen=True)
-class DurationIn:
-    """Annotates ``float``: a duration within bounds, in seconds; with *off*, ``off`` stands for None."""
+def duration(low: str, high: str, *, off: bool = False) -> Value:
+    """Annotates ``float``: a duration within bounds, in seconds; with *off*, ``off`` means None."""
+    least, most = parse_duration(low), parse_duration(high)
+    or_off = ", or off" if off else ""
 
-    low: str
-    high: str
-    off: bool = False
+    def read(value: object) -> float | None:
+        if off and value == "off":
+            return None
+        try:
+            seconds = parse_duration(value if isinstance(value, str) else "")
+        except ValueError as exc:
+            raise invalid_value(f"{exc}{or_off}") from exc
+        if not least <= seconds <= most:
+            raise invalid_value(f"must be between {low} and {high}")
+        return seconds
 
-    @property
-    def form(self) -> str:
-        """What it must be, bounds included."""
-        return f"must be a duration from {self.low} to {self.high}" + (", or off" if self.off else "")
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        low, high = parse_duration(self.low), parse_duration(self.high)
-        form = "must be a duration such as 3s or 250ms" + (", or off" if self.off else "")
-
-        def read(value: object) -> float | None:
-            if not isinstance(value, str):
-                raise invalid_value(form)
-            if self.off and value == "off":
-                return None
-            try:
-                seconds = parse_duration(value)
-            except ValueError as exc:
-                raise invalid_value(form) from exc
-            if not low <= seconds <= high:
-                raise invalid_value(f"must be between {self.low} and {self.high}")
-            return seconds
-
-        return core_schema.no_info_plain_validator_function(read)
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        if self.off:
-            return text_schema(f"off|{_DURATION}", "60s", "off")
-        return text_schema(_DURATION, "250ms", "3s", "2m")
+    schema = text_schema(f"off|{_DURATION}", "60s", "off") if off else text_schema(_DURATION, "250ms", "3s", "2m")
+    return read_value(f"must be a duration from {low} to {high}{or_off}", read, schema)
 
 
-@dataclass(frozen=True)
-class SizeIn:
+def size(low: str, high: str) -> Value:
     """Annotates ``int``: a size within bounds, in bytes."""
+    least, most = parse_size(low), parse_size(high)
 
-    low: str
-    high: str
+    def parse(text: str) -> int:
+        found = parse_size(text)
+        if not least <= found <= most:
+            raise ValueError(f"must be between {low} and {high}")
+        return found
 
-    @property
-    def form(self) -> str:
-        """What it must be, bounds included."""
-        return f"must be a size from {self.low} to {self.high}"
+    def read(value: object) -> int:
+        try:
+            return parse(value if isinstance(value, str) else "")
+        except ValueError as exc:
+            raise invalid_value(str(exc)) from exc
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        low, high = parse_size(self.low), parse_size(self.high)
-
-        def read(value: object) -> int:
-            try:
-                size = parse_size(value) if isinstance(value, str) else None
-            except ValueError:
-                size = None
-            if size is None:
-                raise invalid_value("must be a size such as 64KiB or 1MiB")
-            if not low <= size <= high:
-                raise invalid_value(f"must be between {self.low} and {self.high}")
-            return size
-
-        return core_schema.no_info_plain_validator_function(read)
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return text_schema(_SIZE, "64KiB", "1MiB")
+    return read_value(f"must be a size from {low} to {high}", read, text_schema(_SIZE, "64KiB", "1MiB"))
 
 
 # --- whole numbers, text ---
 
 
-@dataclass(frozen=True)
-class WholeNumber:
-    """Annotates ``int``: within bounds, and no text, no fraction, no boolean."""
-
-    low: int
-    high: int
-    unit: str = ""
-    """What it counts, in words for the reference."""
-
-    @property
-    def form(self) -> str:
-        """What it must be, bounds included."""
-        return f"must be a whole number from {self.low} to {self.high}" + (f" ({self.unit})" if self.unit else "")
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        schema = core_schema.int_schema(strict=True, ge=self.low, le=self.high)
-        return with_message(schema, f"must be a whole number from {self.low} to {self.high}")
+def whole_number(low: int, high: int, unit: str = "") -> Value:
+    """Annotates ``int``: within bounds, and no text, no fraction, no boolean; *unit* is what it counts."""
+    message = f"must be a whole number from {low} to {high}"
+    core = core_schema.int_schema(strict=True, ge=low, le=high)
+    return native_value(f"{message} ({unit})" if unit else message, core, message)
 
 
-@dataclass(frozen=True)
-class NumberIn:
+def number(low: float, high: float) -> Value:
     """Annotates ``float``: within bounds, and no text, no boolean."""
-
-    low: float
-    high: float
-
-    @property
-    def form(self) -> str:
-        """What it must be, bounds included."""
-        return f"must be a number from {self.low:g} to {self.high:g}"
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        schema = core_schema.float_schema(strict=True, ge=self.low, le=self.high, allow_inf_nan=False)
-        return with_message(schema, self.form)
+    core = core_schema.float_schema(strict=True, ge=low, le=high, allow_inf_nan=False)
+    return native_value(f"must be a number from {low:g} to {high:g}", core)
 
 
-class Fraction:
-    """Annotates ``float``: a share of a whole, such as ``10%`` or 0.1, more than none and at most all of it."""
-
-    form: Final = "must be a share such as 10% or 0.1, more than 0 and at most 1"
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            self._read, serialization=core_schema.plain_serializer_function_ser_schema(float)
-        )
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        number = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
-        return {"anyOf": [number, text_schema(_PERCENT, "10%", "0.5%")]}
-
-    def _read(self, value: object) -> float:
-        share: float = -1.0
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            share = value  # as it is: no float is as large as a whole number can be
-        elif isinstance(value, str) and _is_percent(value):
-            share = float(value[:-1]) / 100
-        if not 0 < share <= 1:
-            raise invalid_value(self.form)
-        return float(share)
+def _read_fraction(value: object) -> float:
+    share: float = -1.0
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        share = value  # as it is: no float is as large as a whole number can be
+    elif isinstance(value, str) and _is_percent(value):
+        share = float(value[:-1]) / 100
+    if not 0 < share <= 1:
+        raise invalid_value(FRACTION.form)
+    return float(share)
 
 
-@dataclass(frozen=True)
-class Processes:
+FRACTION: Final = read_value(
+    "must be a share such as 10% or 0.1, more than 0 and at most 1",
+    _read_fraction,
+    {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": 1}, text_schema(_PERCENT, "10%", "0.5%")]},
+    float,
+)
+"""Annotates ``float``: a share of a whole, such as ``10%`` or 0.1, more than none and at most all of it."""
+
+
+def processes(high: int) -> Value:
     """Annotates ``int``: a whole number, or ``auto`` for one per CPU that this process may use."""
-
-    high: int
-
-    @property
-    def form(self) -> str:
-        """What it must be, bounds included."""
-        return f"must be a whole number from 1 to {self.high} (processes), or auto"
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        number = core_schema.int_schema(strict=True, ge=1, le=self.high)
-        return core_schema.no_info_before_validator_function(
-            self._count, with_message(number, f"must be a whole number from 1 to {self.high}, or auto")
-        )
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [{"type": "integer", "minimum": 1, "maximum": self.high}, {"const": "auto"}]}
-
-    def _count(self, value: object) -> object:
-        return min(usable_cpus(), self.high) if value == "auto" else value
+    message = f"must be a whole number from 1 to {high}"
+    core = core_schema.no_info_before_validator_function(
+        lambda value: min(usable_cpus(), high) if value == "auto" else value,
+        _with_message(core_schema.int_schema(strict=True, ge=1, le=high), f"{message}, or auto"),
+    )
+    schema = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": high}, {"const": "auto"}]}
+    return Value(f"{message} (processes), or auto", core, schema)
 
 
 def usable_cpus() -> int:
@@ -263,13 +263,24 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 
-class TrueOrFalse:
-    """Annotates ``bool``: no number, and no word such as ``yes``."""
+TRUE_OR_FALSE: Final = native_value("must be true or false", core_schema.bool_schema(strict=True))
+"""Annotates ``bool``: no number, and no word such as ``yes``."""
 
-    form: Final = "must be true or false"
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return with_message(core_schema.bool_schema(strict=True), self.form)
+def text(pattern: str, form: str, max_length: int) -> Value:
+    """Annotates ``str``: matches a pattern (of Rust's regex crate and of JSON Schema alike)."""
+    return native_value(form, core_schema.str_schema(pattern=pattern, max_length=max_length, strict=True))
+
+
+def either(words: Iterable[str]) -> str:
+    """``a, b or c``."""
+    *more, last = words
+    return f"{', '.join(more)} or {last}" if more else last
+
+
+def one_of(*members: StrEnum) -> Value:
+    """Annotates an enumeration of which these members may be written."""
+    return native_value(f"must be {either(members)}", core_schema.literal_schema(list(members)))
 
 
 @dataclass(frozen=True)
@@ -322,66 +333,6 @@ class ReadAs:
             return None
         # Its own keys only: what else the value carries was not written by anybody (the key of a record's pseudonyms).
         return {name: part for name, part in value._asdict().items() if name in self.model.model_fields}
-
-
-@dataclass(frozen=True)
-class Text:
-    """Annotates ``str``: matches a pattern (of Rust's regex crate and of JSON Schema alike)."""
-
-    pattern: str
-    form: str
-    """Says what it must be, with ``must be …`` in front."""
-    max_length: int
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        schema = core_schema.str_schema(pattern=self.pattern, max_length=self.max_length, strict=True)
-        return with_message(schema, self.form)
-
-
-@dataclass(frozen=True)
-class OneOf:
-    """Annotates an enumeration of which only some members may be written; None then means *left out*."""
-
-    members: tuple[StrEnum, ...]
-
-    @property
-    def form(self) -> str:
-        """What it must be."""
-        *more, last = self.members
-        return f"must be {', '.join(more)} or {last}" if more else f"must be {last}"
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        schema = core_schema.literal_schema(list(self.members))
-        return with_message(schema, self.form)
-
-
-@dataclass(frozen=True)
-class Checked:
-    """Annotates ``str``: a function returns the value, or raises ValueError with a message for the operator."""
-
-    read: Callable[[str], str]
-    pattern: str
-    """For the JSON Schema: what an editor can check."""
-    example: str
-
-    @property
-    def form(self) -> str:
-        """What it must be."""
-        return f"must be text such as {self.example}"
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        def check(value: object) -> str:
-            if not isinstance(value, str):
-                raise invalid_value(self.form)
-            try:
-                return self.read(value)
-            except ValueError as exc:
-                raise invalid(str(exc)) from exc
-
-        return core_schema.no_info_plain_validator_function(check)
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return text_schema(self.pattern, self.example)
 
 
 @dataclass(frozen=True)
@@ -446,53 +397,25 @@ class NotNull:
 # --- secrets ---
 
 
-class Secret:
-    """Text that never shows itself: ``str`` and ``repr`` are ``***``; ``reveal()`` gives it to whoever sends it."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        """The text itself: to be sent or compared, never to be logged."""
-        return self._value
-
-    def __bool__(self) -> bool:
-        return bool(self._value)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Secret):
-            return NotImplemented
-        return hmac.compare_digest(self._value.encode(), other._value.encode())
-
-    def __hash__(self) -> int:
-        return hash(self._value)
-
-    def __str__(self) -> str:
-        return "***"
-
-    def __repr__(self) -> str:
-        return "***"
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        text = with_message(core_schema.str_schema(strict=True), "must be text (in quotes if it looks like a number)")
-        return core_schema.no_info_after_validator_function(cls, text, serialization=core_schema.to_string_ser_schema())
-
-
-@dataclass(frozen=True)
-class SecretRule:
-    """Annotates ``Secret``: a function raises ValueError with a message that does not hold the secret."""
-
-    check: Callable[[str], None]
+class _SecretText:
+    """Annotates ``SecretStr``: text, with the message of a secret's own."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        def apply(secret: Secret) -> Secret:
-            try:
-                self.check(secret.reveal())
-            except ValueError as exc:
-                raise invalid(str(exc)) from exc
-            return secret
+        return _with_message(handler(source), "must be text (in quotes if it looks like a number)")
 
-        return core_schema.no_info_after_validator_function(apply, handler(source))
+
+Secret = Annotated[SecretStr, _SecretText(), WithJsonSchema({"type": "string"})]
+"""Text that never shows itself; ``get_secret_value()`` gives it to the code that sends it."""
+
+
+def secret_check(check: Callable[[str], None]) -> AfterValidator:
+    """Annotates ``Secret``: a function raises ValueError with a message that does not contain the secret."""
+
+    def apply(secret: SecretStr) -> SecretStr:
+        try:
+            check(secret.get_secret_value())
+        except ValueError as exc:
+            raise invalid(str(exc)) from exc
+        return secret
+
+    return AfterValidator(apply)

@@ -7,7 +7,7 @@ from typing import Annotated, Final, NamedTuple
 from pydantic import Field
 
 from gateway.config.sections.fields import Section
-from gateway.config.sections.types import DurationIn, ReadAs, TrueOrFalse
+from gateway.config.sections.types import TRUE_OR_FALSE, ReadAs, duration
 
 
 class WatchSettings(NamedTuple):
@@ -22,14 +22,14 @@ class WatchSettings(NamedTuple):
 class Watch(Section):
     """When a changed configuration file is reloaded by itself."""
 
-    settle: Annotated[float, DurationIn("0s", "10m")] = Field(
+    settle: Annotated[float, duration("0s", "10m")] = Field(
         default="2s",
         validate_default=True,
         description="How long the file must have been unchanged; one that was renamed into place, and was last written "
         "longer ago than that, is reloaded at once. Default 2s. Note: if the program that writes the file pauses for "
         "longer, half a file may be reloaded.",
     )
-    allow_mass_removal: Annotated[bool, TrueOrFalse()] = Field(
+    allow_mass_removal: Annotated[bool, TRUE_OR_FALSE] = Field(
         default=False,
         description="Whether a reload that nobody asked for may remove more than half of ten or more apps. Default "
         "false, such a file needs POST /-/reload or SIGHUP; true, and a file that was cut off takes their apps away.",

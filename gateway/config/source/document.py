@@ -14,6 +14,7 @@ import yaml
 
 from gateway.config.source.problems import MAX_PROBLEMS, ConfigError, Path, Problem, path_text, quote
 from gateway.config.source.references import BadReferenceError, Expander
+from gateway.config.source.syntax import syntax_problem
 
 MAX_BYTES: Final = 16 * 1024 * 1024
 MAX_DEPTH: Final = 64
@@ -144,20 +145,11 @@ def parse(text: str, file: str) -> Document:
         for event in yaml.parse(text, Loader=_LOADER):
             builder.add(event)
     except yaml.YAMLError as exc:
-        unreadable = _syntax_problem(exc, file)
+        unreadable = syntax_problem(exc, text, file)
     else:
         return builder.document()
     # Raised out here, and so without a cause: YAML's own error quotes the line, which may hold a secret.
     raise ConfigError([*builder.problems, unreadable])
-
-
-def _syntax_problem(exc: yaml.YAMLError, file: str) -> Problem:
-    line, column, said = 1, 1, ""
-    if isinstance(exc, yaml.MarkedYAMLError):
-        if mark := exc.problem_mark or exc.context_mark:
-            line, column = mark.line + 1, mark.column + 1
-        said = ", ".join(part for part in (exc.context, exc.problem) if part)
-    return Problem(file, line, column, "", f"not valid YAML: {said}" if said else "not valid YAML")
 
 
 def _reject_unprintable(text: str, file: str) -> None:
@@ -324,9 +316,9 @@ class _Builder:
     def _alias(self, event: Any) -> None:
         anchor = self._anchors.get(event.anchor)
         if anchor is None:
-            self._fail(event, f"the alias *{event.anchor[:60]} has no anchor before it")
+            self._fail(event, f"the alias *{event.anchor[:60]} has no anchor before it; a glob must be in quotes")
         if anchor.node is None:
-            self._fail(event, f"the alias *{event.anchor[:60]} stands inside its own anchor")
+            self._fail(event, f"the alias *{event.anchor[:60]} is inside its own anchor")
         self._count_nodes(event, anchor.size)
         if len(self._stack) + anchor.height > MAX_DEPTH:
             self._fail(event, f"nested more than {MAX_DEPTH} levels deep")
@@ -389,7 +381,7 @@ class _Builder:
         self._report(mark.line + 1, mark.column + 1, f"the tag {quote(tag)} is not allowed: remove it")
 
     def _duplicate(self, key: str, first: Entry, second: Entry) -> None:
-        message = f"the key {quote(key)} stands twice: on line {first.line} and on line {second.line}"
+        message = f"duplicate key {quote(key)} (lines {first.line} and {second.line})"
         self._report(second.line, second.column, message, (*self._path(), key))
 
     def _report(self, line: int, column: int, message: str, path: Path | None = None) -> None:

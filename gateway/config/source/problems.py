@@ -24,12 +24,12 @@ _is_plain_segment = re.compile(r"[A-Za-z0-9_-]+").fullmatch
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing to mend, or one warning, at one place of the file."""
+    """One mistake, or one warning, at one place of the file."""
 
     file: str
     """The file's name as the user gave it."""
     line: int
-    """1-based."""
+    """1-based; 0 where there is no file."""
     column: int
     """1-based, in characters."""
     path: str
@@ -37,7 +37,7 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        place = f"{self.file}:{self.line}:{self.column}"
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
         return f"{place}: {self.path}: {self.message}" if self.path else f"{place}: {self.message}"
 
 

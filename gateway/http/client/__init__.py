@@ -1,6 +1,6 @@
 """HTTP/1.1 to the backends: pooled connections, one deadline, strict framing, behind httpx's interface."""
 
-from gateway.http.client.connection import Answer
+from gateway.http.client.answer_parser import Answer
 from gateway.http.client.errors import (
     AnswerTimedOut,
     BadAnswer,

@@ -50,7 +50,7 @@ class FailedAddresses:
             fields = {"event": "address_back", "address": address, "port": port}
             logger.info("%s, port %d: takes connections again", address, port, extra={"fields": fields})
 
-    def ordered(self, addresses: Sequence[str], port: int) -> list[str]:
+    def order(self, addresses: Sequence[str], port: int) -> list[str]:
         """The addresses with the failed ones last, of these the one that failed last first: the next time another."""
         failed = [address for address, of_port in reversed(self._tried) if of_port == port and address in addresses]
         return [address for address in addresses if address not in failed] + failed

@@ -59,8 +59,10 @@ class BadAnswer(ExchangeError, httpx.RemoteProtocolError):
     """What came back is not one whole HTTP answer within the limits."""
 
 
-def too_late(kind: type[ExchangeError], failure: Failure, late: float, *, retry_safe: bool = False) -> ExchangeError:
-    """The time ran out, and the loop was *late* seconds late to see it; 0 where it was not."""
+def timeout_error(
+    kind: type[ExchangeError], failure: Failure, late: float, *, retry_safe: bool = False
+) -> ExchangeError:
+    """The error when the time ran out; *late*: seconds for which the event loop itself was held up, or 0."""
     if late:
         failure = failure._replace(detail=f"{failure.detail}; this gateway itself was held up for {late:.1f} s")
     fault = kind(failure, retry_safe=retry_safe)
@@ -82,7 +84,7 @@ def is_own_limit(exc: OSError) -> bool:
     return not isinstance(exc, ssl.SSLError) and exc.errno in _OUR_LIMITS
 
 
-def connect_failed(exc: OSError, address: str) -> ConnectFailed:
+def connect_error(exc: OSError, address: str) -> ConnectFailed:
     """Translate what the operating system or TLS said while a connection was being made."""
     return ConnectFailed(_connect_failure(exc, address), retry_safe=True)
 

@@ -41,7 +41,7 @@ class PlainAnswer(msgspec.Struct, frozen=True, gc=False):
     body: bytes
 
 
-def plain_answer(data: bytes) -> PlainAnswer | None:
+def parse_plain_answer(data: bytes) -> PlainAnswer | None:
     """The answer that these bytes are, no byte more or less; None = let the parser have them."""
     end = data.find(b"\r\n\r\n", 0, _LONGEST)
     if end < 0:

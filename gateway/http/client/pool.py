@@ -7,7 +7,6 @@ never leave a place taken.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import random
 import ssl
@@ -17,11 +16,11 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from gateway.http.client.connection import Answer, Connection
-from gateway.http.client.deadline import Deadline
-from gateway.http.client.dial import dial_first
-from gateway.http.client.errors import ConnectTimedOut, ExchangeError, QueueTimedOut, connect_failed, too_late
-from gateway.http.client.resolver import Resolver, is_address
+from gateway.http.client.answer_parser import Answer
+from gateway.http.client.connection import Connection
+from gateway.http.client.dialer import Dialer, Origin
+from gateway.http.client.errors import ExchangeError, QueueTimedOut
+from gateway.http.client.resolver import Resolver
 from gateway.http.client.wait_queue import Waiter, WaitQueue
 from gateway.model.verdicts import Cause, Failure, ProxyError
 from gateway.policy.shared import POLL_EVERY, Quota
@@ -30,18 +29,6 @@ _KEEPALIVE_MARGIN: Final = 0.5
 """Seconds by which an idle connection is given up before the backend's own promise ends."""
 _JITTER: Final = 0.2
 """The part of their greatest age by which some connections end earlier: not all at once."""
-
-
-class Origin(NamedTuple):
-    """Where a pool's connections go."""
-
-    scheme: str
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
 
 
 class RequestOptions(msgspec.Struct, frozen=True, gc=False):
@@ -89,10 +76,7 @@ class Pool:
         """What all workers may have; None where there is no other. The limit is then that of all."""
         self._poll: asyncio.TimerHandle | None = None
         self.limits = limits
-        self._resolver = resolver
-        self.tls: ssl.SSLContext | None = None
-        self._server_name: str | None = None
-        self._tls_settings: tuple[ssl.SSLContext | None, str | None] = (None, None)
+        self._dialer = Dialer(origin, resolver, self._new_connection)
         self._loop = asyncio.get_running_loop()
         self._idle: deque[Connection] = deque()
         self._connections: set[Connection] = set()
@@ -102,9 +86,7 @@ class Pool:
         self._in_use: dict[str, int] = {}
         self._reaper: asyncio.TimerHandle | None = None
         self._reap_at = math.inf
-        self._is_name = not is_address(origin.host)
         self._follower: asyncio.Task[None] | None = None
-        self._trials: set[asyncio.Task[None]] = set()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -113,6 +95,11 @@ class Pool:
             f"{self._opening} opening, {self._busy} busy, {self._queue.waiting} queued, "
             f"limit {self.limits.max_connections}>"
         )
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether connections are made over TLS."""
+        return self._dialer.tls is not None
 
     @property
     def open_connections(self) -> int:
@@ -124,23 +111,21 @@ class Pool:
         """Requests waiting for a connection."""
         return self._queue.waiting
 
-    def take_limits(self, limits: PoolLimits) -> None:
+    def set_limits(self, limits: PoolLimits) -> None:
         """Put other limits in force: idle connections beyond them are closed now, busy ones when they are done."""
         self.limits = limits
         until = self._loop.time() + (limits.keepalive or 0.0)
         for connection in list(self._idle):
             connection.expires = min(connection.expires, until)
             if limits.keepalive is None or self.open_connections > limits.max_connections:
-                self._forget(connection, abort=True)
+                self._drop(connection, abort=True)
         self._reap()
 
-    def secure(self, tls: ssl.SSLContext, server_name: str | None) -> None:
+    def set_tls(self, tls: ssl.SSLContext, server_name: str | None) -> None:
         """Make connections over TLS from now on; close those made with other settings, busy ones later."""
-        if (tls, server_name) != (self.tls, self._server_name):
-            self.tls, self._server_name = tls, server_name
-            self._tls_settings = (tls, server_name)
+        if self._dialer.set_tls(tls, server_name):
             while self._idle:
-                self._forget(self._idle[0], abort=True)
+                self._drop(self._idle[0], abort=True)
 
     async def exchange(self, head: bytes, body: bytes, options: RequestOptions, *, fresh: bool = False) -> Answer:
         """Send one request over a connection of its own time and return the whole answer.
@@ -149,8 +134,8 @@ class Pool:
         *fresh* asks for a connection that has carried nothing yet. Raises ExchangeError's kinds.
         """
         queued = 0.0
-        if self._has_place(options.tenant) and self._reserve():
-            self._take_place(options.tenant)
+        if self._has_room(options.tenant) and self._reserve():
+            self._begin_exchange(options.tenant)
             connection = None if fresh else self._take_idle()
         else:
             began = time.perf_counter()  # as every duration is: the loop's clock stands still while it is busy
@@ -164,7 +149,7 @@ class Pool:
                 options, connect=options.connect + queued
             )  # the time to connect begins with the turn
             if connection is not None and (fresh or not connection.is_quiet()):
-                self._forget(connection, abort=True)
+                self._drop(connection, abort=True)
                 connection = None
         if connection is None:
             connection = await self._open(options)
@@ -185,33 +170,36 @@ class Pool:
         """Close what is idle now and every busy connection as soon as its exchange ends."""
         self._closed = True
         while self._idle:
-            self._forget(self._idle[0], abort=True)
+            self._drop(self._idle[0], abort=True)
         if self._reaper is not None:
             self._reaper.cancel()
-        for task in (self._follower, *self._trials):
-            if task is not None:
-                task.cancel()
+        if self._follower is not None:
+            self._follower.cancel()
+        self._dialer.close()
 
     # --- getting a connection ---
 
     async def _open(self, options: RequestOptions) -> Connection:
         """A new connection for one who has a place; where it cannot be made, the place is left."""
         if self._idle and (self._quota is not None or self.open_connections >= self.limits.max_connections):
-            self._forget(self._idle[0], abort=True)  # an idle one makes room for the new one
+            self._drop(self._idle[0], abort=True)  # an idle one makes room for the new one
         self._opening += 1
         try:
-            connection = await self._connect(options)
+            connection = await self._dialer.connect(options.connect, options.budget)
         except BaseException:
             self._opening -= 1
-            self._leave_place(options.tenant)
+            self._end_exchange(options.tenant)
             raise
         self._opening -= 1
         self._connections.add(connection)
-        if self._is_name and self._follower is None and not self._closed:
+        connection.born = self._loop.time()
+        if self.limits.max_age < math.inf:
+            connection.born -= _JITTER * random.random() * self.limits.max_age  # noqa: S311
+        if self._dialer.has_name and self._follower is None and not self._closed:
             self._follower = self._loop.create_task(self._follow_name(), name=f"addresses of {self.origin}")
         return connection
 
-    def _has_place(self, tenant: str) -> bool:
+    def _has_room(self, tenant: str) -> bool:
         """Whether one more exchange of this tenant's may begin now."""
         free = self.limits.max_connections - self._busy
         if self._quota is not None and free > 0:
@@ -227,17 +215,17 @@ class Pool:
             return True
         return self._quota.reserve(self._busy + 1, self.limits.max_connections)
 
-    def _note(self) -> None:
+    def _note_use(self) -> None:
         """Tell the other workers how many connections are held here, and how many wait for one."""
         if self._quota is not None:
             self._quota.note(self._busy + len(self._idle), self._queue.waiting)
 
-    def _take_place(self, tenant: str) -> None:
+    def _begin_exchange(self, tenant: str) -> None:
         self._busy += 1
         if self.limits.shared:
             self._in_use[tenant] = self._in_use.get(tenant, 0) + 1
 
-    def _leave_place(self, tenant: str) -> None:
+    def _end_exchange(self, tenant: str) -> None:
         """An exchange is over: its place goes to the first in the queue that may have it."""
         self._busy -= 1
         if mine := self._in_use.get(tenant, 0):
@@ -245,25 +233,25 @@ class Pool:
                 self._in_use[tenant] = mine - 1
             else:
                 del self._in_use[tenant]
-        self._note()
+        self._note_use()
         if self._queue.waiting and (self._quota is None or not self._quota.yields(self._busy + 1)):
-            self.call_waiting()
+            self.serve_waiting()
 
-    def call_waiting(self) -> None:
+    def serve_waiting(self) -> None:
         """Call whoever in the queue may have a place, first come, first served."""
         while (
             self._busy < self.limits.max_connections
             and self._reserve()
-            and (waiter := self._queue.take(self._has_place)) is not None
+            and (waiter := self._queue.take(self._has_room)) is not None
         ):
-            self._take_place(waiter.tenant)
+            self._begin_exchange(waiter.tenant)
             waiter.future.set_result(self._take_idle())
-        self._note()
+        self._note_use()
 
-    def _call_again(self) -> None:
+    def _poll_waiting(self) -> None:
         """Other workers leave places, too, and do not say so."""
-        self.call_waiting()
-        self._poll = self._loop.call_later(POLL_EVERY, self._call_again) if self._queue.waiting else None
+        self.serve_waiting()
+        self._poll = self._loop.call_later(POLL_EVERY, self._poll_waiting) if self._queue.waiting else None
 
     def _take_idle(self) -> Connection | None:
         now = self._loop.time()
@@ -271,7 +259,7 @@ class Pool:
             connection = self._idle.pop()  # the one used last: the least likely to have been closed
             if connection.expires > now and connection.is_quiet():
                 return connection
-            self._forget(connection, abort=True)
+            self._drop(connection, abort=True)
         return None
 
     async def _wait_in_queue(self, options: RequestOptions) -> Connection | None:
@@ -280,16 +268,16 @@ class Pool:
         Who could not be answered in time any more leaves at once: its place is better given to one that can.
         """
         latest = options.queue - options.usual
-        ahead = self._queue.ahead_of(options.tenant) if self.limits.shared else self._queue.waiting
+        ahead = self._queue.count_ahead(options.tenant) if self.limits.shared else self._queue.waiting
         expected = options.usual * (ahead + 1) / self.limits.max_connections
         if self._loop.time() + expected > latest:
             raise self._overloaded("is busy, and the queue too long to be answered in time")
         waiter = self._queue.add(self._loop.create_future(), options.tenant)
         timer = self._loop.call_at(latest, self._wait_expired, waiter)
         if self._quota is not None:
-            self._note()
+            self._note_use()
             if self._poll is None:
-                self._poll = self._loop.call_later(POLL_EVERY, self._call_again)
+                self._poll = self._loop.call_later(POLL_EVERY, self._poll_waiting)
         try:
             return await waiter.future
         except BaseException:
@@ -298,11 +286,11 @@ class Pool:
                 connection = waiter.future.result()
                 if connection is not None:
                     self._keep_idle(connection)
-                self._leave_place(options.tenant)
+                self._end_exchange(options.tenant)
             raise
         finally:
             timer.cancel()
-            self._note()
+            self._note_use()
 
     def _wait_expired(self, waiter: Waiter) -> None:
         if self._queue.remove(waiter) and not waiter.future.done():
@@ -312,75 +300,20 @@ class Pool:
         detail = f"{self.origin}: every connection that the limit of {self.limits.max_connections} allows {what}"
         return QueueTimedOut(Failure(Cause.OVERLOAD, ProxyError.CONNECTION_LIMIT_REACHED, detail), retry_safe=True)
 
-    async def _connect(self, options: RequestOptions) -> Connection:
-        limit = min(options.connect, options.budget)
-        deadline = Deadline(self._loop, limit)
-        try:
-            async with deadline:
-                addresses = await self._resolver.resolve(self.origin.host)
-                if len(addresses) == 1:
-                    return await self._dial(addresses[0])
-                return await self._dial_one_of(addresses, limit)
-        except TimeoutError as exc:
-            self._resolver.recheck(self.origin.host)
-            if options.budget <= options.connect:
-                failure = Failure(Cause.TIMEOUT, ProxyError.CONNECTION_TIMEOUT, f"{self.origin}: not connected in time")
-            else:
-                failure = Failure(
-                    Cause.UNREACHABLE, ProxyError.CONNECTION_TIMEOUT, f"{self.origin}: no connection in time"
-                )
-            raise too_late(ConnectTimedOut, failure, deadline.late, retry_safe=True) from exc
-        except OSError as exc:
-            self._resolver.recheck(self.origin.host)
-            raise connect_failed(exc, str(self.origin)) from exc
-
-    async def _dial_one_of(self, addresses: tuple[str, ...], limit: float) -> Connection:
-        """A connection to the best address that takes one; a failed one may get another trial beside it."""
-        port, failed, now = self.origin.port, self._resolver.failed, self._loop.time()
-        for address in failed.due(addresses, port, now):
-            trial = self._loop.create_task(self._try_again(address, limit - now), name=f"trial of {address}")
-            self._trials.add(trial)
-            trial.add_done_callback(self._trials.discard)
-        return await dial_first(failed.ordered(addresses, port), port, limit, self._dial, failed)
-
-    async def _try_again(self, address: str, seconds: float) -> None:
-        """Look whether a failed address takes connections again; it has been marked as tried."""
-        with contextlib.suppress(OSError):
-            async with asyncio.timeout(seconds):
-                connection = await self._dial(address)
-            connection.abort()
-            self._resolver.failed.discard(address, self.origin.port)
-
-    async def _dial(self, address: str) -> Connection:
-        tls_settings = self._tls_settings
-        _, connection = await self._loop.create_connection(
-            self._new_connection,
-            address,
-            self.origin.port,
-            ssl=self.tls,
-            server_hostname=(self._server_name or self.origin.host.removesuffix(".")) if self.tls is not None else None,
-        )
-        connection.tls_settings = tls_settings
-        connection.peer = address
-        connection.born = self._loop.time()
-        if self.limits.max_age < math.inf:
-            connection.born -= _JITTER * random.random() * self.limits.max_age  # noqa: S311
-        return connection
-
     async def _follow_name(self) -> None:
         """While there are connections, look where the name leads; those to an address that it lost end after use."""
         try:
             while self._connections:
-                addresses = await self._resolver.next_answer(self.origin.host)
+                addresses = await self._dialer.next_addresses()
                 for connection in [each for each in self._connections if each.peer not in addresses]:
                     connection.tls_settings = None
                     if connection in self._idle:
-                        self._forget(connection, abort=True)
+                        self._drop(connection, abort=True)
         finally:
             self._follower = None  # also after a failure, the next connection begins it again
 
     def _new_connection(self) -> Connection:
-        return Connection(self._loop, str(self.origin), self.limits.max_answer, self._forget)
+        return Connection(self._loop, str(self.origin), self.limits.max_answer, self._drop)
 
     # --- giving it back ---
 
@@ -388,18 +321,23 @@ class Pool:
         if connection.reusable and not connection.closed and not self._closed and self.limits.keepalive is not None:
             self._keep_idle(connection)
         else:
-            self._forget(connection, abort=not connection.closed)
-        self._leave_place(tenant)
+            self._drop(connection, abort=not connection.closed)
+        self._end_exchange(tenant)
 
     def _keep_idle(self, connection: Connection) -> None:
         is_beyond = len(self._connections) > self.limits.max_connections  # the limit was higher
-        if self._closed or connection.tls_settings is not self._tls_settings or is_beyond or not self._may_idle():
-            self._forget(connection, abort=True)
+        if (
+            self._closed
+            or connection.tls_settings is not self._dialer.tls_settings
+            or is_beyond
+            or not self._may_idle()
+        ):
+            self._drop(connection, abort=True)
             return
         now, keepalive = self._loop.time(), self.limits.keepalive or 0.0
         end = connection.born + self.limits.max_age
         if end <= now:
-            self._forget(connection, abort=True)
+            self._drop(connection, abort=True)
             return
         if connection.server_keepalive is not None:
             keepalive = min(keepalive, connection.server_keepalive - _KEEPALIVE_MARGIN)
@@ -417,25 +355,25 @@ class Pool:
         """Close connections that nobody uses here where a hook waits at another worker."""
         if self._quota is not None and self._idle and self._quota.is_wanted():
             while self._idle:
-                self._forget(self._idle[0], abort=True)
-            self._note()
+                self._drop(self._idle[0], abort=True)
+            self._note_use()
 
-    def _forget(self, connection: Connection, *, abort: bool = False) -> None:
+    def _drop(self, connection: Connection, *, abort: bool = False) -> None:
         """Take a connection that is of no more use off the books; calling it twice does no harm."""
         if abort:
             connection.abort()
         self._connections.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
-            self._note()  # nobody may ask here for long: what is not held must not count at the other workers
+            self._note_use()  # nobody may ask here for long: what is not held must not count at the other workers
 
     def _reap(self) -> None:
         """Close connections that have been idle for too long."""
         self._reap_at = math.inf
         now = self._loop.time()
         for connection in [idle for idle in self._idle if idle.expires <= now]:
-            self._forget(connection, abort=True)
-        self._note()
+            self._drop(connection, abort=True)
+        self._note_use()
         if self._idle:
             self._reap_later(min(idle.expires for idle in self._idle))
 

@@ -126,7 +126,7 @@ class Resolver:
     async def _look_up(self, host: str, name: _Name) -> None:
         loop = asyncio.get_running_loop()
         try:
-            addresses = interleaved(await self._ask(host))
+            addresses = interleave(await self._ask(host))
             if not addresses:
                 raise socket.gaierror(socket.EAI_NONAME, "the name has no address")
         except Exception as exc:  # UnicodeError: no possible name; RuntimeError: no thread; MemoryError
@@ -154,7 +154,7 @@ class Resolver:
         self._names.clear()
 
 
-def interleaved(addresses: Iterable[str]) -> tuple[str, ...]:
+def interleave(addresses: Iterable[str]) -> tuple[str, ...]:
     """The addresses, each once, IPv6 and IPv4 in turn, the first one's family first (RFC 8305, section 4)."""
     distinct = list(dict.fromkeys(addresses))
     first = [address for address in distinct if (":" in address) is (":" in distinct[0])]

@@ -20,7 +20,8 @@ from typing import Any, Final
 
 import httpx
 
-from gateway.http.client.pool import Origin, Pool, PoolLimits, RequestOptions
+from gateway.http.client.dialer import Origin
+from gateway.http.client.pool import Pool, PoolLimits, RequestOptions
 from gateway.http.client.resolver import Resolver
 from gateway.http.lines import breaks_lines
 from gateway.policy.shared import Quota
@@ -100,17 +101,17 @@ class Transport(httpx.AsyncBaseTransport):
 
     def prepare(self, settings: TransportSettings) -> None:
         """Have what ``configure`` will need for these, which then cannot fail. Raises OSError."""
-        if settings.tls is None and self._default_tls is None and any(pool.tls for pool in self._pools.values()):
+        if settings.tls is None and self._default_tls is None and any(pool.is_secure for pool in self._pools.values()):
             self._default_tls = ssl.create_default_context()
 
     def configure(self, settings: TransportSettings) -> None:
         """Change the limits under way; connections already open stay."""
         self.settings = settings
         for pool in self._pools.values():
-            pool.take_limits(settings.limits)
-            pool.call_waiting()
-            if pool.tls is not None:
-                pool.secure(self._tls_for_pools(), settings.server_name)
+            pool.set_limits(settings.limits)
+            pool.serve_waiting()
+            if pool.is_secure:
+                pool.set_tls(self._tls_for_pools(), settings.server_name)
 
     def yield_idle(self) -> None:
         """Close connections that nobody uses where a hook waits at another worker."""
@@ -154,7 +155,7 @@ class Transport(httpx.AsyncBaseTransport):
     def _new_pool(self, url: httpx.URL) -> Pool:
         pool = Pool(url_origin(url), self.settings.limits, self.resolver, self._quota)
         if url.raw_scheme == b"https":
-            pool.secure(self._tls_for_pools(), self.settings.server_name)
+            pool.set_tls(self._tls_for_pools(), self.settings.server_name)
         return pool
 
     def _tls_for_pools(self) -> ssl.SSLContext:

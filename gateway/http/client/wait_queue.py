@@ -37,7 +37,7 @@ class WaitQueue:
         self.waiting += 1
         return waiter
 
-    def ahead_of(self, tenant: str) -> int:
+    def count_ahead(self, tenant: str) -> int:
         """About how many go before one more of this tenant's: all of its own, and of each other tenant's one.
 
         The rest of another's are no measure: it may not have the last free place while it holds any.
@@ -51,7 +51,7 @@ class WaitQueue:
         if waiters is None or waiter not in waiters:
             return False
         waiters.remove(waiter)
-        self._left(waiter.tenant, waiters)
+        self._count_removed(waiter.tenant, waiters)
         return True
 
     def take(self, may: Callable[[str], bool]) -> Waiter | None:
@@ -60,16 +60,16 @@ class WaitQueue:
         for tenant, waiters in list(self._by_tenant.items()):
             while waiters and waiters[0].future.done():  # cancelled just now; it need not take itself out any more
                 waiters.popleft()
-                self._left(tenant, waiters)
+                self._count_removed(tenant, waiters)
             if waiters and (first is None or waiters[0].number < first.number) and may(tenant):
                 first = waiters[0]
         if first is not None:
             waiters = self._by_tenant[first.tenant]
             waiters.popleft()
-            self._left(first.tenant, waiters)
+            self._count_removed(first.tenant, waiters)
         return first
 
-    def _left(self, tenant: str, waiters: deque[Waiter]) -> None:
+    def _count_removed(self, tenant: str, waiters: deque[Waiter]) -> None:
         self.waiting -= 1
         if not waiters:
             del self._by_tenant[tenant]

@@ -13,11 +13,11 @@ _MAX_TRAILERS: Final = 8
 _size_line = re.compile(rb"([0-9A-Fa-f]{1,8})(?:[ \t]*;[\t -~\x80-\xff]*)?").fullmatch
 _trailer = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t -~\x80-\xff]*").fullmatch
 _NO_TRAILERS: Final = frozenset((b"content-length", b"transfer-encoding", b"host", b"authorization", b"trailer"))
-"""Fields that a trailer may not bring (RFC 9110, section 6.5.1)."""
+"""Fields that a trailer must not have (RFC 9110, section 6.5.1)."""
 
 
 class ChunkedBody:
-    """Takes the body out of its chunks; everything that could be read in two ways raises BadRequest."""
+    """Takes the body out of its chunks; raises BadRequest for everything that could be read in two ways."""
 
     def __init__(self, max_body: int) -> None:
         self._max_body = max_body
@@ -26,11 +26,11 @@ class ChunkedBody:
         self._trailers = -1  # >= 0 once the last chunk has come
 
     def feed(self, buffer: bytearray) -> bytes | None:
-        """Take what can be taken from the buffer's beginning; the whole body once it is there, else None."""
+        """Consume what is complete at the start of the buffer. Returns the whole body once it is there, else None."""
         while True:
             line_end = buffer.find(b"\r\n", 0, _MAX_LINE + 2)
             if line_end < 0:
-                if len(buffer) > _MAX_LINE + 1:  # what ends the line may have come by half
+                if len(buffer) > _MAX_LINE + 1:  # half of the line end may have come
                     raise BadRequest(400, "a chunk's size line, or a trailer, is too long")
                 return None
             line = bytes(buffer[:line_end])

@@ -1,4 +1,4 @@
-"""One request of a client connection with the app, and its answer: as ASGI's messages, or in one call."""
+"""One request on its way through the app, and its answer: as ASGI messages, or in one call."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from gateway.http.server.head import Head
 from gateway.http.server.response import ResponseWriter
 
 EXCHANGE: Final = "gateway.exchange"
-"""The name under which an Exchange stands among the extensions of its scope (ASGI, "Extensions")."""
+"""Key of an Exchange among the extensions of its scope (ASGI, "Extensions")."""
 
 
-class Line(Protocol):
+class ClientConnection(Protocol):
     """The connection, as far as an exchange needs it."""
 
     writable: asyncio.Future[None] | None
@@ -25,21 +25,21 @@ class Line(Protocol):
     def write_part(self, exchange: Exchange, message: Message) -> None:
         """Write a part of the answer."""
 
-    async def gone(self) -> None:
+    async def wait_closed(self) -> None:
         """Return when the connection has ended."""
 
 
 class Exchange:
     """One request with the app, and its answer.
 
-    The app may take it out of its scope's extensions and have the body without waiting, and answer in one call: as
+    The app may take it out of its scope's extensions to get the body without waiting and to answer in one call: as ASGI
     messages, the two cost a sixteenth of a hook's CPU time.
     """
 
-    __slots__ = ("_head", "_line", "_taken", "_writer", "body", "keep_alive")
+    __slots__ = ("_connection", "_head", "_taken", "_writer", "body", "keep_alive")
 
-    def __init__(self, line: Line, head: Head, body: bytes, *, keep_alive: bool) -> None:
-        self._line = line
+    def __init__(self, connection: ClientConnection, head: Head, body: bytes, *, keep_alive: bool) -> None:
+        self._connection = connection
         self._head = head
         self._taken = False
         self._writer: ResponseWriter | None = None
@@ -49,7 +49,7 @@ class Exchange:
 
     @property
     def writer(self) -> ResponseWriter:
-        """What makes bytes of ASGI's messages."""
+        """Encodes ASGI messages."""
         if self._writer is None:
             head = self._head
             self._writer = ResponseWriter(
@@ -58,26 +58,26 @@ class Exchange:
         return self._writer
 
     def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
-        """Write the whole answer at once; False = that cannot be, ``send`` it.
+        """Write the whole answer at once. Returns False if that is impossible: use ``send``.
 
-        *headers* hold its Content-Length. That cannot be while the client does not read, or where an answer has begun.
+        *headers* include Content-Length. It is impossible while the client does not read, or once an answer has begun.
         """
-        if self._line.writable is not None or self._writer is not None or self._head.method == "HEAD":
+        if self._connection.writable is not None or self._writer is not None or self._head.method == "HEAD":
             return False
-        self._line.write_whole(self, status, headers, body)
+        self._connection.write_whole(self, status, headers, body)
         return True
 
     async def receive(self) -> Message:
         """The whole body at once; asked again, the end of the connection."""
         if self._taken:
-            await self._line.gone()
+            await self._connection.wait_closed()
             return {"type": "http.disconnect"}
         self._taken = True
         return {"type": "http.request", "body": self.body, "more_body": False}
 
     async def send(self, message: Message) -> None:
         """Write a part of the answer; waits while the client does not read."""
-        line = self._line
-        if (writable := line.writable) is not None:
+        connection = self._connection
+        if (writable := connection.writable) is not None:
             await writable
-        line.write_part(self, message)
+        connection.write_part(self, message)

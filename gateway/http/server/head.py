@@ -1,4 +1,4 @@
-"""A request's head, read once and strictly (RFC 9112): whatever two readers could take in two ways is refused.
+"""Reads a request's head strictly (RFC 9112): what two readers could understand differently is refused.
 
 Lines end with CR LF and nothing else does; no control characters; no folding; no white space around names; at most one
 Host, and a valid one; exactly one way to say where the body ends. Pure: bytes in, Head or BadRequest out.
@@ -18,11 +18,12 @@ MAX_HEAD: Final = 32 * 1024
 MAX_REQUEST_LINE: Final = 8 * 1024
 MAX_FIELDS: Final = 100
 _MAX_NAMES: Final = 1024
-"""Field names whose lower case is remembered; odd ones beyond are worked out each time."""
+"""Field names whose lower case is remembered."""
 
 _REMEMBERED: Final = 512
-"""Heads that are remembered, of at most so many bytes each."""
+"""Heads that are remembered."""
 _LONGEST_REMEMBERED: Final = 1024
+"""Bytes of the longest head that is remembered."""
 
 _CONTROLS: Final = bytes([*range(0x20), 0x7F])
 _CONTROLS_BUT_TAB: Final = _CONTROLS.replace(b"\t", b"")
@@ -34,14 +35,14 @@ _absolute = re.compile(rb"https?://([^/?]+)(/[^?]*)?(?:\?(.*))?", re.IGNORECASE)
 
 
 class BadRequest(Exception):
-    """The request is refused with this status; the message is for whoever sent it."""
+    """The request is refused with this status; the message is for its sender."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.head: Head | None = None
-        """The request's head, where it had been read by then."""
+        """The request's head, if it had been read by then."""
 
 
 class NotAllowed(BadRequest):
@@ -49,7 +50,7 @@ class NotAllowed(BadRequest):
 
 
 class TooManyConnections(BadRequest):
-    """A limit of ours was reached before anything was read: connections, or memory."""
+    """A limit on connections or memory was reached before anything was read."""
 
 
 class Head(msgspec.Struct, frozen=True, gc=False):
@@ -73,16 +74,15 @@ class Head(msgspec.Struct, frozen=True, gc=False):
         return msgspec.structs.replace(self, length=length)
 
 
-_names: dict[bytes, bytes] = {}
 _LENGTH_NAMES: Final = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
-"""As Java writes it, and as proxies do; spelt otherwise, a head is read anew each time."""
+"""As Java and as proxies write it; a head with another spelling is parsed each time."""
 _framing_line = re.compile(rb"\r\n(?:content-length|transfer-encoding)[^\r\n]*:", re.IGNORECASE).search
 
 
 def read_head(data: bytes) -> Head:
-    """As ``parse_head``, which has the last word; but heads that differ in nothing but Content-Length are read once.
+    """As ``parse_head``, but heads that differ only in Content-Length, as a media server's do, are parsed once.
 
-    A media server's do. Raises BadRequest (400, 431).
+    Raises BadRequest (400, 431).
     """
     if len(data) <= _LONGEST_REMEMBERED:
         for name in _LENGTH_NAMES:
@@ -99,7 +99,7 @@ def read_head(data: bytes) -> Head:
 
 @lru_cache(_REMEMBERED)
 def _head_without_length(data: bytes) -> Head | None:
-    """The head, whose Content-Length was cut out; None where that was not all that it says of the body's length."""
+    """A head whose Content-Length was cut out; None if it says more about the body's length, or is faulty."""
     if _framing_line(data):
         return None
     try:
@@ -124,7 +124,7 @@ def parse_head(data: bytes) -> Head:
     keep_alive, expects_continue = version == b"HTTP/1.1", False
     for line in lines[1:]:
         name, colon, value = line.partition(b":")
-        lower = _names.get(name) or _lower(name)
+        lower = _lower_name(name)
         if not colon:
             raise BadRequest(400, "a header line has no colon")
         value = value.strip(b" \t")
@@ -144,10 +144,19 @@ def parse_head(data: bytes) -> Head:
             if not expects_continue:
                 raise BadRequest(400, "Expect asks for something other than 100-continue")
     if version == b"HTTP/1.0":
-        expects_continue = False  # whoever speaks it cannot mean it (RFC 9110, section 10.1.1)
+        expects_continue = False  # HTTP/1.0 does not know it (RFC 9110, section 10.1.1)
     _check_host(hosts, authority, version)
     length = _framing(framing, version)
-    return Head(method, path, query, tuple(headers), length, keep_alive, expects_continue, _decoded(path))
+    return Head(
+        method=method,
+        path=path,
+        query=query,
+        headers=tuple(headers),
+        length=length,
+        keep_alive=keep_alive,
+        expects_continue=expects_continue,
+        decoded_path=_decoded(path),
+    )
 
 
 def _request_line(line: bytes) -> tuple[str, bytes, bytes, bytes, bytes | None]:
@@ -175,13 +184,11 @@ def _decoded(path: bytes) -> str:
     return unquote_to_bytes(path).decode("utf-8", "replace") if b"%" in path else path.decode("ascii")
 
 
-def _lower(name: bytes) -> bytes:
+@lru_cache(_MAX_NAMES)
+def _lower_name(name: bytes) -> bytes:
     if not _is_name(name) or len(name) > 256:
         raise BadRequest(400, "a header's name has characters that no name may have, or white space around it")
-    lower = name.lower()
-    if len(_names) < _MAX_NAMES:
-        _names[name] = lower
-    return lower
+    return name.lower()
 
 
 def _check_host(hosts: list[bytes], authority: bytes | None, version: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Holds the connections that are there to the limits in force."""
+"""Applies changed limits to open connections."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from gateway.http.server.state import FrontState
 
 
 def enforce_limits(state: FrontState) -> None:
-    """After a reload: let connections beyond the limits go, those that have been idle longest first."""
+    """After a reload: close connections beyond the limits, the longest idle ones first."""
     connections = sorted(cast(set[FrontProtocol], state.connections), key=FrontProtocol.idle_since)
     excess = max(0, len(connections) - state.limits.max_connections)
     for connection in connections[:excess]:
-        connection.let_go()
+        connection.close_gracefully()
     for connection in connections[excess:]:
-        connection.keep_shorter()
+        connection.apply_keepalive()

@@ -1,4 +1,4 @@
-"""ASGI's answer messages as bytes on the wire: head and body in one piece wherever the app has them in one piece."""
+"""Encodes answers: ASGI messages as bytes on the wire, head and body in one piece where possible."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STATUS_LINES: Final = {
 
 
 def whole_answer(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, *, keep_alive: bool) -> bytes:
-    """An answer in one piece; *headers* hold its Content-Length. Raises RuntimeError for one that breaks its line."""
+    """An answer in one piece; *headers* include Content-Length. RuntimeError: a header breaks its line."""
     lines = [b"%b: %b\r\n" % field for field in headers]
     head = b"".join(lines)
     if breaks_lines(head, len(lines)):
@@ -25,7 +25,7 @@ def whole_answer(status: int, headers: Iterable[tuple[bytes, bytes]], body: byte
 
 
 class ResponseWriter:
-    """Turns one exchange's messages into bytes. Raises RuntimeError for an app that breaks the protocol."""
+    """Encodes one exchange's messages. Raises RuntimeError if the app breaks the protocol."""
 
     def __init__(self, *, head_only: bool, keep_alive: bool, chunks_allowed: bool) -> None:
         self.keep_alive = keep_alive
@@ -77,7 +77,7 @@ class ResponseWriter:
         return head
 
     def _frame(self, parts: list[bytes], size: int) -> None:
-        """Say where a body ends whose length the app has not told."""
+        """Add the framing of a body whose length the app has not given."""
         if self.complete:
             self._left = size
             parts.append(b"content-length: %d\r\n" % size)

@@ -35,10 +35,10 @@ class FileBacked(Generic[_T]):
         """
         self._files = files
         self._make = make
-        self._seen: object = self._stamps()
+        self._seen: object = self._file_stamps()
         self._unfit: object = None
         try:
-            self.value = self._made()
+            self.value = self._make_value()
         except OSError:
             if files not in copies:
                 raise
@@ -52,12 +52,12 @@ class FileBacked(Generic[_T]):
         Raises OSError (ssl.SSLError), and keeps what there is, where they cannot be used: as amid a renewal, when one
         file is new and the other still old. It is raised once for the same files; they are tried again all the same.
         """
-        seen = self._stamps()
+        seen = self._file_stamps()
         if seen == self._seen:
             self._unfit = None
             return False
         try:
-            self.value = self._made()
+            self.value = self._make_value()
         except OSError:
             if seen == self._unfit:
                 return False
@@ -66,11 +66,11 @@ class FileBacked(Generic[_T]):
         self._seen, self._unfit = seen, None
         return True
 
-    def _made(self) -> _T:
+    def _make_value(self) -> _T:
         with snapshot_files(self._files) as paths:
             return self._make(paths)
 
-    def _stamps(self) -> tuple[tuple[int, int] | None, ...]:
+    def _file_stamps(self) -> tuple[tuple[int, int] | None, ...]:
         return tuple(map(_stamp, self._files))
 
 
@@ -85,7 +85,7 @@ def _stamp(file: str | None) -> tuple[int, int] | None:
     return state.st_mtime_ns, state.st_ino
 
 
-class _Front(ssl.SSLContext):
+class _NewestContext(ssl.SSLContext):
     """Stands where a listener wants its context, and leaves every handshake to the newest one."""
 
     def __new__(cls, newest: ssl.SSLContext) -> Self:
@@ -131,16 +131,16 @@ class ServerTLS:
 
     def __init__(self, files: Files, minimum_version: str, copies: Copies = NO_COPIES) -> None:
         """*files*: certificate, key, ``client_ca``. Raises OSError (ssl.SSLError)."""
-        self._loaded = FileBacked(files, lambda paths: _server_side(paths, minimum_version), copies)
-        self.context = _Front(self._loaded.value.context)
+        self._files = FileBacked(files, lambda paths: _server_side(paths, minimum_version), copies)
+        self.context = _NewestContext(self._files.value.context)
 
     def refresh(self) -> Renewal:
         """Take the files up if they have changed. Raises OSError as FileBacked does, and changes nothing."""
-        before = self._loaded.value
-        if not self._loaded.refresh():
+        before = self._files.value
+        if not self._files.refresh():
             return Renewal.NOTHING
-        self.context.newest = self._loaded.value.context
-        same = self._loaded.value.authorities == before.authorities
+        self.context.newest = self._files.value.context
+        same = self._files.value.authorities == before.authorities
         return Renewal.CERTIFICATE if same else Renewal.AUTHORITIES
 
 

@@ -51,10 +51,10 @@ class FailedHandshake(NamedTuple):
 class Secured(Protocol):
     """What speaks over TLS once the handshake is done: an asyncio.Protocol that can be told to end."""
 
-    def let_go(self) -> None:
+    def close_gracefully(self) -> None:
         """End the connection as soon as nothing is lost by it."""
 
-    async def gone(self) -> None:
+    async def wait_closed(self) -> None:
         """Return when the connection has ended."""
 
 
@@ -112,7 +112,7 @@ class Handshakes:
     def begin(self, sock: socket.socket, address: object, protocol: Secured, on_done: Callable[[bool], None]) -> None:
         """Begin the handshake of an accepted connection; *on_done* is told whether it succeeded."""
         self._under_way += 1
-        task = self._loop.create_task(self._shake_hands(sock, name_of(address), protocol, on_done))
+        task = self._loop.create_task(self._shake_hands(sock, peer_name(address), protocol, on_done))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -120,23 +120,23 @@ class Handshakes:
         """Close an accepted connection for which there is no room."""
         sock.close()
         detail = "more connections are open, or handshakes under way, than server.max_connections leaves room for"
-        self._on_failure(FailedHandshake(HandshakeFault.TOO_MANY, name_of(address), detail))
+        self._on_failure(FailedHandshake(HandshakeFault.TOO_MANY, peer_name(address), detail))
 
     async def _shake_hands(
         self, sock: socket.socket, peer: str, protocol: Secured, on_done: Callable[[bool], None]
     ) -> None:
         is_done, generation = False, self._generation
         try:
-            is_done = await self._secure(sock, peer, protocol)
+            is_done = await self._do_handshake(sock, peer, protocol)
         finally:
             self._under_way -= 1
             on_done(is_done)
         if is_done and generation != self._generation:
-            protocol.let_go()
+            protocol.close_gracefully()
             if self._closing:
-                await protocol.gone()
+                await protocol.wait_closed()
 
-    async def _secure(self, sock: socket.socket, peer: str, protocol: Secured) -> bool:
+    async def _do_handshake(self, sock: socket.socket, peer: str, protocol: Secured) -> bool:
         """Whether the protocol has its connection."""
         try:
             transport, _ = await self._loop.connect_accepted_socket(
@@ -147,7 +147,7 @@ class Handshakes:
                 ssl_shutdown_timeout=_GOODBYE,
             )
         except OSError as exc:
-            self._on_failure(self._fault_of(exc, peer))
+            self._on_failure(self._classify(exc, peer))
             return False
         if transport.get_extra_info("ssl_object") is None:  # uvloop takes the end of a connection for success
             self._on_failure(
@@ -156,7 +156,7 @@ class Handshakes:
             return False
         return True
 
-    def _fault_of(self, exc: OSError, peer: str) -> FailedHandshake:
+    def _classify(self, exc: OSError, peer: str) -> FailedHandshake:
         if isinstance(exc, ssl.SSLCertVerificationError):
             expired = exc.verify_code in _OUT_OF_DATE
             fault = HandshakeFault.EXPIRED_CERTIFICATE if expired else HandshakeFault.UNTRUSTED_CERTIFICATE
@@ -170,7 +170,7 @@ class Handshakes:
         return FailedHandshake(HandshakeFault.CLOSED, peer, "the client left before it was done")
 
 
-def name_of(address: object) -> str:
+def peer_name(address: object) -> str:
     """A peer as the log shows it."""
     if not isinstance(address, tuple):
         return "unix"

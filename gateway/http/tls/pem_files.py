@@ -43,7 +43,7 @@ def read_regular(file: str | os.PathLike[str]) -> bytes:
         return opened.read(_LARGEST) or b""  # None: it waits as a pipe does
 
 
-def contents_of(files: Files) -> Contents:
+def read_files(files: Files) -> Contents:
     """What they hold. Raises OSError as ``read_regular`` does."""
     return tuple(None if file is None else read_regular(file) for file in files)
 
@@ -72,7 +72,7 @@ def snapshot_files(files: Files) -> Iterator[Files]:
 
     OpenSSL itself would wait for ever where a file has become a pipe that nobody writes to. Raises OSError.
     """
-    contents = contents_of(files)
+    contents = read_files(files)
     if not os.path.isdir(_DESCRIPTORS):
         yield files
         return
@@ -82,7 +82,7 @@ def snapshot_files(files: Files) -> Iterator[Files]:
 
 def copy_files(files: Files, check: Callable[[Files], object]) -> Contents:
     """What the files hold, once *check* takes just that. Raises OSError, as it does, where they are of no use."""
-    contents = contents_of(files)
+    contents = read_files(files)
     with in_memory(contents) as paths:
         check(paths)
     return contents

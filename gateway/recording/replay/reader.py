@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Final, NamedTuple
 
-from gateway.model.hooks import BadHookError, MethodType, method_type, parse_hook
+from gateway.model.hooks import BadHookError, HookReader, MethodType, method_type
 from gateway.model.text import printable
 from gateway.policy.rules.globs import compile_glob
 from gateway.policy.sampling import session_or_call
@@ -94,6 +94,7 @@ class Recording:
         self._files: list[BinaryIO] = []
         self._known: set[tuple[int, int]] = set()
         """Files by device and inode: one may have two names, or get the next while a gateway turns its files over."""
+        self._hook_reader = HookReader()
         self._began = array("d")
         self._places = array("Q")
         """Three numbers for each hook: file, line, offset."""
@@ -126,7 +127,7 @@ class Recording:
         return (self._began[index] for index in self._order)
 
     def hooks(self) -> Iterator[Played]:
-        """Those wanted, in the order in which they came."""
+        """Those wanted, in the order in which they came. Raises UnreadableError if a file has changed."""
         for index in self._order:
             file, line, offset = self._places[3 * index : 3 * index + 3]
             where = f"{self._names[file]}:{line}"
@@ -134,7 +135,7 @@ class Recording:
             try:
                 stream.seek(offset)
                 record = read(stream.readline(MAX_LINE))
-                hook = parse_hook(bytes(record.hook))
+                hook = self._hook_reader.read(bytes(record.hook))
             except (OSError, RecordError, BadHookError) as exc:
                 raise UnreadableError(f"{where}: it has changed since it was looked through: {exc}") from exc
             yield Played(record, where, session_or_call(hook, record.method))
@@ -185,7 +186,7 @@ class Recording:
         where = f"{self._names[place[0]]}:{place[1]}"
         try:
             record = read(data)
-            parse_hook(bytes(record.hook))
+            self._hook_reader.read(bytes(record.hook))
         except RecordError as exc:
             self._note_broken(where, str(exc))
             return

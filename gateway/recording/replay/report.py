@@ -183,7 +183,15 @@ class Tally:
         if len(examples) < EXAMPLES:
             record = played.record
             examples.append(
-                Example(kind, played.where, record.request_id, record.app, record.method, error, differences)
+                Example(
+                    kind=kind,
+                    where=played.where,
+                    request_id=record.request_id,
+                    app=record.app,
+                    method=record.method,
+                    error=error,
+                    differences=differences,
+                )
             )
 
 

@@ -91,58 +91,61 @@ class Metrics:
         self._samplers: list[Callable[[], None]] = []
 
         self.hooks = counter(
-            "gateway_hooks_total", "Hooks by what became of them.", "app", "method", "verdict", "source", "reason"
+            "gateway_hooks_total", "Hooks by decision.", "app", "method", "verdict", "source", "reason"
         )
         self.duration = histogram(
             "gateway_hook_duration_seconds", "From a hook's head to its answer.", DURATION_BUCKETS, "app", "method"
         )
-        self.in_flight = gauge("gateway_hooks_in_flight", "Hooks inside the gateway.", "app")
+        self.in_flight = gauge("gateway_hooks_in_flight", "Hooks in flight inside the gateway.", "app")
         self.overhead = histogram(
-            "gateway_overhead_seconds", "A hook's time less the time spent on backends.", OVERHEAD_BUCKETS, "app"
+            "gateway_overhead_seconds", "A hook's time minus the time spent on backends.", OVERHEAD_BUCKETS, "app"
         )
         self.budget_used = histogram(
-            "gateway_hook_budget_used_ratio", "The part of its budget that a hook took.", BUDGET_BUCKETS, "app"
+            "gateway_hook_budget_used_ratio", "The share of its budget that a hook used.", BUDGET_BUCKETS, "app"
         )
         self.attempts = counter(
             "gateway_upstream_attempts_total", "Requests to backends by outcome.", "upstream", "target", "outcome"
         )
         self.upstream_duration = histogram(
-            "gateway_upstream_duration_seconds", "From a backend's choice to its answer.", DURATION_BUCKETS, "upstream"
+            "gateway_upstream_duration_seconds",
+            "From the choice of a target to its answer.",
+            DURATION_BUCKETS,
+            "upstream",
         )
         self.retries = counter(
-            "gateway_upstream_retries_total", "Further attempts, by the cause of the one before.", "upstream", "cause"
+            "gateway_upstream_retries_total", "Further attempts, by the cause of the previous one.", "upstream", "cause"
         )
         self.target_up = gauge(
             "gateway_target_up",
-            "1 while the backend is asked; 0 while a worker has it ejected.",
+            "1 while the target gets hooks; 0 while a worker has it ejected.",
             "upstream",
             "target",
             merge=min,
         )
         self.target_connections = gauge(
-            "gateway_target_connections", "Connections open to a backend.", "upstream", "target"
+            "gateway_target_connections", "Open connections to a target.", "upstream", "target"
         )
         self.target_ejections = counter(
-            "gateway_target_ejections_total", "How often a backend was ejected.", "upstream", "target"
+            "gateway_target_ejections_total", "How often a target was ejected.", "upstream", "target"
         )
         self.target_ejected = gauge(
             "gateway_target_ejected",
-            "1 while a worker has the backend ejected for every app, not for single ones.",
+            "1 while a worker has the target ejected for all apps, not only for single ones.",
             "upstream",
             "target",
             merge=max,
         )
         self.ready = gauge(
-            "gateway_ready", "1 while hooks are taken; 0 while starting or draining.", merge=max
+            "gateway_ready", "1 while hooks are accepted; 0 while starting or draining.", merge=max
         ).with_labels()
         self.reload_successful = gauge(
             "gateway_config_last_reload_successful",
-            "1 if the last load of the configuration was taken, else 0.",
+            "1 if the last load of the configuration succeeded, else 0.",
             merge=max,
         ).with_labels()
         self.reload_time = gauge(
             "gateway_config_last_reload_success_timestamp_seconds",
-            "Unix time of the last load of the configuration that was taken.",
+            "Unix time of the last successful load of the configuration.",
             merge=max,
         ).with_labels()
         self._reloads = counter("gateway_config_reloads_total", "Reloads of the configuration.", "result")
@@ -150,23 +153,23 @@ class Metrics:
             self._reloads.with_labels(result)
         self._reload_failures = counter(
             "gateway_config_reload_failures_total",
-            "Reloads that changed nothing: invalid, not_applied (could not be put in force), mass_removal.",
+            "Failed reloads: invalid, not_applied (valid, but could not be applied), mass_removal.",
             "reason",
         )
         for reason in ("invalid", "not_applied", "mass_removal"):
             self._reload_failures.with_labels(reason)
         self.log_dropped = counter(
-            "gateway_log_lines_dropped_total", "Log lines given up because nobody took them in time."
+            "gateway_log_lines_dropped_total", "Log lines dropped because nobody read them in time."
         ).with_labels()
         self.held_up = counter(
             "gateway_held_up_seconds_total",
-            "Seconds for which processes were held up, their timers late by over 0.25 s.",
+            "Seconds during which processes could not run: their timers were more than 0.25 s late.",
         ).with_labels()
         self.spans_exported = counter(
-            "gateway_spans_exported_total", "Spans that the tracing collector has taken."
+            "gateway_spans_exported_total", "Spans that the tracing collector accepted."
         ).with_labels()
         self.spans_dropped = counter(
-            "gateway_spans_dropped_total", "Spans given up: queue_full, or not_delivered to the collector.", "reason"
+            "gateway_spans_dropped_total", "Spans dropped: queue_full, or not_delivered to the collector.", "reason"
         )
         for reason in ("queue_full", "not_delivered"):
             self.spans_dropped.with_labels(reason)
@@ -178,17 +181,17 @@ class Metrics:
             merge=min,
         )
         self.failed_handshakes = counter(
-            "gateway_tls_handshake_failures_total", "TLS handshakes on the hook port that came to nothing.", "reason"
+            "gateway_tls_handshake_failures_total", "TLS handshakes on the hook port that failed.", "reason"
         )
         self.dropped_connections = counter(
             "gateway_dropped_connections_total",
-            "Connections to the hook port closed at once, for all places of their kind were held.",
+            "Connections to the hook port closed immediately, because a limit was reached.",
         ).with_labels()
         self.workers = gauge("gateway_workers", "Processes that serve hooks.").with_labels()
         self.worker_deaths = counter(
-            "gateway_worker_deaths_total", "Workers that ended unasked, and were replaced."
+            "gateway_worker_deaths_total", "Workers that died and were replaced."
         ).with_labels()
-        info = gauge("gateway_build_info", "1; the labels tell what runs.", "version", "python", merge=max)
+        info = gauge("gateway_build_info", "1; the labels say what runs.", "version", "python", merge=max)
         info.with_labels(version, platform.python_version()).set(1)
 
         self.scope = Scope(frozenset((UNKNOWN_APP,)), frozenset(), True, None)
@@ -202,19 +205,19 @@ class Metrics:
         """What no general proxy counts."""
         self.ineffective_rejects = counter(
             "gateway_ineffective_rejects_total",
-            "Refusals that the media server only logs: the session's connect answer set no restOnError=FAIL.",
+            "Rejections that the media server only logs: the session's connect answer set no restOnError=FAIL.",
             "app",
             "method",
         )
         self.ineffective_changes = counter(
             "gateway_ineffective_changes_total",
-            "Fallback answers with a changed field that the media server does not take: restOverwrite lacks it.",
+            "Fallback answers with a changed field that the media server ignores: restOverwrite does not list it.",
             "app",
             "method",
         )
         self.client_config_answers = counter(
             "gateway_client_config_answers_total",
-            "Answers to connect, by whether they had the restClientConfig wanted: ok, missing, enforced, unreadable.",
+            "Answers to connect, by whether restClientConfig is as configured: ok, missing, enforced, unreadable.",
             "app",
             "outcome",
         )
@@ -226,7 +229,7 @@ class Metrics:
         )
         self.unkept_settings = counter(
             "gateway_session_settings_unkept_total",
-            "Answers to connect whose settings found no room: what they set, restOnError apart, is not known.",
+            "Answers to connect whose settings could not be kept in memory; only their restOnError is known.",
         ).with_labels()
         self.repaired_answers = counter(
             "gateway_repaired_answers_total",
@@ -236,7 +239,7 @@ class Metrics:
         )
         self.shadow_hooks = counter(
             "gateway_shadow_hooks_total",
-            "Hooks copied to a candidate, by how its answer compares with the one that went out.",
+            "Hooks copied to a candidate, by how its answer compares with the one that was sent.",
             "app",
             "upstream",
             "outcome",
@@ -250,18 +253,18 @@ class Metrics:
         )
         self.failovers = counter(
             "gateway_failovers_total",
-            "Hooks put to another upstream, by the cause of this one's failure.",
+            "Hooks that failed over to another upstream, by the cause of this one's failure.",
             "app",
             "upstream",
             "cause",
         )
-        self.rate_limited = counter("gateway_rate_limited_total", "Hooks past their app's rate limit.", "app")
+        self.rate_limited = counter("gateway_rate_limited_total", "Hooks over their app's rate limit.", "app")
         self.rule_hits = counter(
-            "gateway_rule_hits_total", "Hooks that met a rule of their app, by verdict.", "app", "rule", "verdict"
+            "gateway_rule_hits_total", "Hooks that matched a rule of their app, by verdict.", "app", "rule", "verdict"
         )
         self.recorded_hooks = counter(
             "gateway_recorded_hooks_total",
-            "Hooks for the recording: written, dropped, or deleted later with the oldest file.",
+            "Hooks of the recording: written, dropped, or deleted later with the oldest file.",
             "outcome",
         )
         for outcome in ("written", "dropped", "deleted"):

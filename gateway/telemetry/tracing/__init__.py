@@ -1,4 +1,4 @@
-"""Tracing: spans of the hooks for an OpenTelemetry collector, made after the answer is out, sent by a thread."""
+"""Tracing: spans of the hooks for an OpenTelemetry collector, made after the answer is sent, in a thread."""
 
 from gateway.telemetry.tracing.switch import Tracing
 

@@ -64,7 +64,7 @@ class Exporter:
         """Raises OSError where the system's certificate authorities cannot be read."""
         self._url = f"{config.endpoint}/v1/traces"
         self._headers = {
-            **{name: value.reveal() for name, value in config.headers.items()},
+            **{name: value.get_secret_value() for name, value in config.headers.items()},
             "Content-Type": "application/x-protobuf",
             "User-Agent": f"wcs-gateway/{__version__}",
         }

@@ -1,7 +1,7 @@
 """Spans as OTLP: the only module that needs the packages of the extra ``otel``.
 
-Nothing imports it: it is looked up by name where tracing is configured, and then only. Attributes have the names of
-OpenTelemetry's semantic conventions wherever those have one; the others begin with ``gateway.``.
+It is imported by name, and only where tracing is configured. Attributes have the names of OpenTelemetry's semantic
+conventions where there is one; the others start with ``gateway.``.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from gateway import __version__
 from gateway.model.decision import OTHER_METHOD
 from gateway.telemetry.tracing.records import HookRecord, Kind
 
-_STATUS_OF: Final = {"ok": 200, "denied": 403}
-"""What a backend answered, by the attempt's outcome; a failure's status is not known here."""
+_STATUSES: Final = {"ok": 200, "denied": 403}
+"""The status of a backend's answer, by the attempt's outcome; that of a failure is not known here."""
 _METHOD_REFUSED: Final = 405
 _FLAGS: Final = 0x101
-"""Sampled (W3C Trace Context, section 3.2.3.3); and it is known whether the parent is elsewhere: it is not."""
+"""Sampled (W3C Trace Context, section 3.2.3.3), and OTLP's SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK."""
 _PARENT_ELSEWHERE: Final = 0x200
-"""OTLP's SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK: the parent is a span of whoever sent the hook."""
+"""OTLP's SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK: the parent is a span of the hook's sender."""
 _AT_ONCE: Final = 8
-"""Hooks whose spans are made before the event loop gets the interpreter, if it waits for it."""
+"""Hooks whose spans are made before the thread yields the interpreter to the event loop."""
 _PAUSE: Final = 50e-6
-"""Seconds; by itself a busy thread would keep the interpreter a millisecond each time."""
+"""Seconds; without it, a busy thread would keep the interpreter for a millisecond each time."""
 _PATTERNS: Final = 1024
-"""Kinds of spans that are remembered; hooks are of few."""
+"""Patterns of spans that are kept; hooks need few."""
 
 Value = str | int | float | None
 
 
 class Encoder:
-    """Writes what was kept of hooks as the body of an OTLP request.
+    """Encodes records as the body of an OTLP request.
 
-    Spans are made from patterns, copies of which get what is each span's own: that takes a third of the time.
+    Spans are copies of patterns, with what is their own added: that takes a third of the time.
     """
 
     def __init__(self, resource: Mapping[str, str | int], scheme: str, urls: Mapping[tuple[str, str], str]) -> None:
-        """*scheme* is how hooks come, http or https; *urls* are the targets', by upstream and target."""
+        """*scheme* of the hooks: http or https; *urls*: of the targets, by upstream and target."""
         self._resource = Resource(attributes=_attributes(resource))
         self._scope = InstrumentationScope(name="wcs-gateway", version=__version__)
         self._scheme = scheme
@@ -58,7 +58,7 @@ class Encoder:
         self._attempt_pattern = lru_cache(_PATTERNS)(self._new_attempt_pattern)
 
     def encode(self, records: Sequence[HookRecord]) -> bytes:
-        """The body of a request that brings these hooks' spans."""
+        """The body of a request with the spans of these hooks."""
         scope = ScopeSpans(scope=self._scope)
         for number, record in enumerate(records, 1):
             self._add(record, scope)
@@ -68,7 +68,7 @@ class Encoder:
         return ExportTraceServiceRequest(resource_spans=[resource_spans]).SerializeToString()
 
     def rejected(self, answer: bytes) -> tuple[int, str]:
-        """How many spans the collector says it has rejected, and why (OTLP, "Partial Success")."""
+        """How many spans the collector has rejected, and the reason (OTLP, "Partial Success")."""
         try:
             partial = ExportTraceServiceResponse.FromString(answer).partial_success
         except DecodeError:
@@ -82,14 +82,14 @@ class Encoder:
         own_id, parent = trace.span.to_bytes(8, "big"), bytes.fromhex(trace.parent.decode())
 
         def add(pattern: Span, span_id: bytes, parent: bytes, start: float, duration: float, error: str | None) -> Span:
-            """*start* in seconds after the hook's own; *error*: None where there is none."""
+            """*start* in seconds after that of the hook; *error*: None where there is none."""
             span = scope.spans.add()
             span.CopyFrom(pattern)
             span.trace_id, span.span_id, span.parent_span_id = trace_id, span_id, parent
             span.start_time_unix_nano = begin = int((began + start) * 1e9)
             span.end_time_unix_nano = begin + int(duration * 1e9)
             if error is not None:
-                span.status.code, span.status.message = Status.STATUS_CODE_ERROR, _sound(error)
+                span.status.code, span.status.message = Status.STATUS_CODE_ERROR, _without_surrogates(error)
             return span
 
         error = record.error if record.failed else None
@@ -110,7 +110,7 @@ class Encoder:
             start = record.asked_after + attempt.began
             pattern = self._attempt_pattern(attempt.upstream, attempt.target, record.kind.method, attempt.outcome)
             attempt_id = trace.attempt(number).to_bytes(8, "big")
-            error = None if attempt.outcome in _STATUS_OF else attempt.error
+            error = None if attempt.outcome in _STATUSES else attempt.error
             span = add(pattern, attempt_id, own_id, start, attempt.duration, error)
             if number > 1:
                 span.attributes.extend(_attributes({"http.request.resend_count": number - 1}))
@@ -141,14 +141,14 @@ class Encoder:
         if url is not None:
             parts = urlsplit(url)
             address, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-            full = url if method == OTHER_METHOD else f"{url}/{method}"  # such a method's name is not known here
+            full = url if method == OTHER_METHOD else f"{url}/{method}"  # the name of such a method is not known here
         attributes: dict[str, Value] = {
             "http.request.method": "POST",
-            "http.response.status_code": _STATUS_OF.get(outcome),
+            "http.response.status_code": _STATUSES.get(outcome),
             "url.full": full,
             "server.address": address,
             "server.port": port,
-            "error.type": None if outcome in _STATUS_OF else outcome,
+            "error.type": None if outcome in _STATUSES else outcome,
             "gateway.upstream": upstream,
             "gateway.target": target,
             "gateway.outcome": outcome,
@@ -166,12 +166,12 @@ def _attributes(values: Mapping[str, Value]) -> list[KeyValue]:
 
 def _value(value: str | float) -> AnyValue:
     if isinstance(value, str):
-        return AnyValue(string_value=_sound(value))
+        return AnyValue(string_value=_without_surrogates(value))
     return AnyValue(int_value=value) if isinstance(value, int) else AnyValue(double_value=value)
 
 
-def _sound(text: str) -> str:
-    """The text without lone surrogates, which protobuf would not take."""
+def _without_surrogates(text: str) -> str:
+    """The text without lone surrogates, which protobuf rejects."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 

@@ -1,4 +1,4 @@
-"""What is kept of a traced hook until its spans are made: small, and nothing that holds its body in memory."""
+"""What is kept of a traced hook until its spans are made: little, and nothing that keeps its body in memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.model.verdicts import Reason, Source
 
 
 class Kind(NamedTuple):
-    """What a hook's span has in common with many others'."""
+    """What the spans of many hooks have in common."""
 
     app: str
     method: str
@@ -27,12 +27,12 @@ class Kind(NamedTuple):
 
     @property
     def failed(self) -> bool:
-        """Whether the hook's fate is nobody's decision: a backend failed it, or the gateway itself."""
+        """Whether nothing decided the hook as configured: a backend failed, or the gateway itself."""
         return self.source == Source.FALLBACK or self.reason == Reason.INTERNAL
 
 
 class HookRecord(msgspec.Struct, frozen=True, gc=False):
-    """A hook's fate, as its spans tell it."""
+    """A decision as its spans need it."""
 
     trace: Trace
     time: float
@@ -46,50 +46,58 @@ class HookRecord(msgspec.Struct, frozen=True, gc=False):
     session_id: str | None
     call_id: str | None
     asked_after: float
-    """Seconds from the hook's beginning to its first attempt's."""
+    """Seconds from the start of the hook to that of its first attempt."""
     attempts: tuple[AttemptRecord, ...]
 
     @property
     def failed(self) -> bool:
-        """Whether the hook's fate is nobody's decision."""
+        """Whether nothing decided the hook as configured."""
         return self.kind.failed
 
     @property
     def spans(self) -> int:
-        """How many spans tell of it."""
+        """How many spans it becomes."""
         return 1 + sum(2 if attempt.queued > 0.0 else 1 for attempt in self.attempts)
 
 
 def make_record(decision: Decision, trace: Trace) -> HookRecord:
-    """What is kept of a decision."""
+    """The record of a decision."""
     ruling, hook = decision.ruling, decision.hook
     return HookRecord(
-        trace,
-        decision.time,
-        decision.duration,
-        Kind(
-            decision.app,
-            decision.method,
-            ruling.verdict,
-            ruling.source,
-            ruling.reason,
-            ruling.status,
-            decision.upstream,
-            decision.budget,
+        trace=trace,
+        time=decision.time,
+        duration=decision.duration,
+        kind=Kind(
+            app=decision.app,
+            method=decision.method,
+            verdict=ruling.verdict,
+            source=ruling.source,
+            reason=ruling.reason,
+            status=ruling.status,
+            upstream=decision.upstream,
+            budget=decision.budget,
         ),
-        ruling.error,
-        decision.request_id,
-        field_text(hook.node_id) if hook else None,
-        field_text(hook.session_id) if hook else None,
-        field_text(hook.call_id) if hook else None,
-        decision.asked_after,
-        decision.story or _only_attempt(decision),
+        error=ruling.error,
+        request_id=decision.request_id,
+        node_id=field_text(hook.node_id) if hook else None,
+        session_id=field_text(hook.session_id) if hook else None,
+        call_id=field_text(hook.call_id) if hook else None,
+        asked_after=decision.asked_after,
+        attempts=decision.story or _only_attempt(decision),
     )
 
 
 def _only_attempt(decision: Decision) -> tuple[AttemptRecord, ...]:
-    """The attempt of a hook without a story: it brought the verdict at once; none where no backend was asked."""
+    """The attempt of a hook whose first one brought the verdict; none where no backend was asked."""
     if decision.upstream is None or decision.target is None or decision.attempts == 0:
         return ()
-    duration, outcome = decision.upstream_duration, decision.ruling.reason
-    return (AttemptRecord(decision.upstream, decision.target, 0.0, duration, 0.0, outcome, ""),)
+    attempt = AttemptRecord(
+        upstream=decision.upstream,
+        target=decision.target,
+        began=0.0,
+        duration=decision.upstream_duration,
+        queued=0.0,
+        outcome=decision.ruling.reason,
+        error="",
+    )
+    return (attempt,)

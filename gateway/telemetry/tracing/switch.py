@@ -1,4 +1,4 @@
-"""Turns tracing on, off and over as the configuration says."""
+"""Turns tracing on and off, and changes collectors, as the configuration says."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from gateway.telemetry.tracing.records import make_record
 logger = logging.getLogger(__name__)
 
 _ENCODER: Final = "gateway.telemetry.tracing.otlp:Encoder"
-"""Looked up by name, so that without tracing nothing of OpenTelemetry is loaded, and nothing of it is needed."""
+"""Imported by name, so that without tracing nothing of OpenTelemetry is loaded or needed."""
 FLUSH: Final = 2.0
-"""Seconds for the last spans when the process ends, or goes over to another collector."""
+"""Seconds for the last spans when the process ends, or changes to another collector."""
 
 
 class _Setting(NamedTuple):
-    """What an exporter is made of."""
+    """What an exporter is made from."""
 
     tracing: TracingConfig
     scheme: str
-    """How hooks come: http or https."""
+    """Of the hooks: http or https."""
     urls: Mapping[tuple[str, str], str]
-    """The targets', by upstream and target."""
+    """URLs of the targets, by upstream and target."""
 
 
 class Tracing:
     """Makes spans of hooks while the configuration has ``tracing``.
 
-    *switch* is told what the hook path needs: how hooks are sampled, and who is told of a decision; None and None
-    where nothing is traced.
+    *switch* gets what the hook path needs, the sampling of hooks and the listener for decisions; None and None while
+    nothing is traced.
     """
 
     def __init__(
@@ -55,31 +55,31 @@ class Tracing:
         self._exporter: Exporter | None = None
 
     async def begin(self, config: Config) -> None:
-        """Trace as the first configuration says; where that cannot be, the log says why, and nothing is traced."""
+        """Trace as the first configuration says; where that fails, the reason is logged, and nothing is traced."""
         try:
             change = await self.prepare(config)
-        except Exception as exc:  # a package that is gone, no thread to be had
-            logger.error("tracing cannot begin, hooks are served without: %s", exc)
+        except Exception as exc:  # a package is missing, or no thread available
+            logger.error("tracing cannot start, hooks are served without it: %s", exc)
         else:
             change.commit()
 
     async def prepare(self, config: Config) -> Change:
-        """Have it ready to go on as this configuration says.
+        """Prepare tracing as this configuration says.
 
-        Raises CannotPrepare where a package is gone, or the system denies a thread, and others.
+        Raises CannotPrepare where a package is missing or the system denies a thread, and others.
         """
-        setting = _setting_of(config)
+        setting = _make_setting(config)
         if setting == self._setting:
             return Change()
-        # Importing and starting a thread take a moment, for which hooks do not wait.
+        # Importing and starting a thread take a moment; hooks do not wait for it.
         try:
-            exporter = None if setting is None else await asyncio.to_thread(_started, setting, self._metrics)
+            exporter = None if setting is None else await asyncio.to_thread(_start_exporter, setting, self._metrics)
         except (ImportError, RuntimeError) as exc:
             raise CannotPrepare(f"tracing: {exc}") from exc
         return _TracingChange(self, setting, exporter)
 
     def put(self, setting: _Setting | None, exporter: Exporter | None) -> None:
-        """Go on with this exporter, made of the setting; None and None: trace nothing."""
+        """Trace with this exporter, made from the setting; None and None: trace nothing."""
         self._setting, self._exporter = setting, exporter
         if setting is None:
             self._switch(None, None)
@@ -88,22 +88,22 @@ class Tracing:
 
     @property
     def in_force(self) -> tuple[_Setting | None, Exporter | None]:
-        """What ``put`` was told last."""
+        """The last arguments of ``put``."""
         return self._setting, self._exporter
 
     async def aclose(self) -> None:
-        """Deliver what is left, for a bounded time."""
+        """Deliver what is left, for at most FLUSH seconds."""
         self._switch(None, None)
         await _close(self._exporter)
 
     def _record(self, decision: Decision) -> None:
-        """Keep what the spans of a traced hook need."""
+        """Queue the spans of a traced hook."""
         if decision.trace is not None and self._exporter is not None:
             self._exporter.put(make_record(decision, decision.trace))
 
 
 class _TracingChange(Change):
-    """An exporter that has been started and gets no spans yet, or none."""
+    """A change to an exporter that is started and gets no spans yet, or to none."""
 
     def __init__(self, tracing: Tracing, setting: _Setting | None, exporter: Exporter | None) -> None:
         self._tracing = tracing
@@ -115,11 +115,11 @@ class _TracingChange(Change):
         self._tracing.put(*self._after)
 
     def revert(self) -> None:
-        """They go to the old one again."""
+        """Spans go to the old one again."""
         self._tracing.put(*self._before)
 
     async def settle(self) -> None:
-        """Deliver what the old one still has."""
+        """Deliver what the old one still has, and end it."""
         await _close(self._before[1])
 
     async def discard(self) -> None:
@@ -132,7 +132,7 @@ async def _close(exporter: Exporter | None) -> None:
         await asyncio.to_thread(exporter.close, FLUSH)
 
 
-def _setting_of(config: Config) -> _Setting | None:
+def _make_setting(config: Config) -> _Setting | None:
     if config.tracing is None:
         return None
     urls = {
@@ -143,7 +143,7 @@ def _setting_of(config: Config) -> _Setting | None:
     return _Setting(config.tracing, "http" if config.server.tls is None else "https", urls)
 
 
-def _started(setting: _Setting, metrics: Metrics) -> Exporter:
+def _start_exporter(setting: _Setting, metrics: Metrics) -> Exporter:
     """Raises ImportError, and RuntimeError where the system denies a thread."""
     host = socket.gethostname()
     resource = {

@@ -95,15 +95,15 @@ def go(page: Page, view: str = "now") -> None:
 
 
 def rows(page: Page) -> Locator:
-    return page.locator("#calls tr")
+    return page.locator("#decisions tr")
 
 
 def allowed(gateway: RunningGateway, call_id: str, app: str = "acme") -> None:
     assert gateway.hook(appKey=app, callId=call_id).status_code == 200
 
 
-def refused(gateway: RunningGateway, call_id: str, app: str = "borealis") -> str:
-    """Send a hook that is refused; its request id."""
+def rejected(gateway: RunningGateway, call_id: str, app: str = "borealis") -> str:
+    """Send a hook that is rejected; its request id."""
     answer = gateway.hook(appKey=app, callId=call_id)
     assert answer.status_code == 403
     return answer.headers["x-request-id"]
@@ -146,16 +146,16 @@ def test_the_hook_port_has_no_console(gateway: RunningGateway) -> None:
         assert b"<html" not in answer.content
 
 
-# --- what is being decided now ---
+# --- the view Now ---
 
 
 def test_it_shows_the_apps_and_targets_and_what_is_wrong(page: Page, gateway: RunningGateway) -> None:
     allowed(gateway, "fine")
-    refused(gateway, "wrong")
+    rejected(gateway, "wrong")
     row = page.locator("#apps tr", has_text="borealis")
     expect(row).to_contain_text("bad answer")
     expect(page.locator("#apps tr").first).to_contain_text("borealis")
-    expect(page.locator("#summary")).to_contain_text("Trouble with")
+    expect(page.locator("#summary")).to_contain_text("Problems with")
     trouble = page.locator("#troubles li", has_text="borealis")
     expect(trouble).to_contain_text(re.compile(r"all at 127\.0\.0\.1:\d+, “status 200 with an HTML page .*”, since \d"))
     expect(page.locator("#failures li").first).to_contain_text("bad answer")
@@ -166,9 +166,9 @@ def test_it_shows_the_apps_and_targets_and_what_is_wrong(page: Page, gateway: Ru
 
 
 def test_the_trouble_leads_to_its_decisions(page: Page, gateway: RunningGateway) -> None:
-    request_id = refused(gateway, "to-be-found")
+    request_id = rejected(gateway, "to-be-found")
     page.locator("#troubles a", has_text="borealis").click()
-    expect(page.locator(f'#calls a[href$="{request_id}"]')).to_be_visible()
+    expect(page.locator(f'#decisions a[href$="{request_id}"]')).to_be_visible()
     expect(page.get_by_label("App", exact=True)).to_have_value("borealis")
     expect(page.get_by_label("failures only")).to_be_checked()
     assert page.url.endswith("#/decisions?app=borealis&failures=1")
@@ -180,7 +180,7 @@ def test_the_trouble_leads_to_its_decisions(page: Page, gateway: RunningGateway)
 def test_the_list_is_filtered_by_search_app_verdict_and_reason(page: Page, gateway: RunningGateway) -> None:
     allowed(gateway, "filter-one")
     allowed(gateway, "filter-two")
-    refused(gateway, "filter-three")
+    rejected(gateway, "filter-three")
     go(page, "decisions")
     page.get_by_label("Search").fill("filter-")
     expect(rows(page)).to_have_count(3)
@@ -206,46 +206,46 @@ def test_the_list_is_filtered_by_search_app_verdict_and_reason(page: Page, gatew
 def test_the_list_follows_what_fits_its_filters_until_it_is_paused(page: Page, gateway: RunningGateway) -> None:
     go(page, "decisions")
     page.get_by_label("Search").fill("follow-")
-    expect(page.locator("#calls-state")).to_contain_text("0 decisions found")
+    expect(page.locator("#decisions-state")).to_contain_text("0 decisions found")
     allowed(gateway, "follow-one")
     allowed(gateway, "other-one")
     expect(rows(page)).to_have_count(1)
     expect(rows(page)).to_contain_text("follow-one")
     page.get_by_role("button", name="Pause").click()
     allowed(gateway, "follow-two")
-    expect(page.locator("#calls-state")).to_contain_text("1 new meanwhile")
+    expect(page.locator("#decisions-state")).to_contain_text("paused, 1 new")
     expect(rows(page)).to_have_count(1)
     page.get_by_role("button", name="Follow").click()
     expect(rows(page)).to_have_count(2)
     expect(rows(page).first).to_contain_text("follow-two")
 
 
-def test_a_decision_tells_its_story(page: Page, gateway: RunningGateway) -> None:
-    request_id = refused(gateway, "story-one")
+def test_a_decision_is_shown_in_full(page: Page, gateway: RunningGateway) -> None:
+    request_id = rejected(gateway, "shown-one")
     go(page, "decisions")
-    page.locator(f'#calls a[href$="{request_id}"]').click()
-    story = page.get_by_role("dialog", name="OnCallEvent of borealis")
-    expect(story).to_contain_text("Refused, decided by the fallback")
-    expect(story).to_contain_text("HTTP 403 with an empty body")
-    expect(story.locator(".means")).to_contain_text("restOnError=FAIL")
-    expect(story.locator(".attempts li")).to_have_count(1)
-    expect(story.locator(".attempts li")).to_contain_text("bad answer")
-    expect(story).to_contain_text("story-one")
-    expect(story).to_contain_text(request_id)
-    story.get_by_role("link", name="All of this call").click()
-    expect(story).to_be_hidden()
+    page.locator(f'#decisions a[href$="{request_id}"]').click()
+    dialog = page.get_by_role("dialog", name="OnCallEvent of borealis")
+    expect(dialog).to_contain_text("Rejected by the fallback")
+    expect(dialog).to_contain_text("HTTP 403 with an empty body")
+    expect(dialog.locator(".means")).to_contain_text("restOnError=FAIL")
+    expect(dialog.locator(".attempts li")).to_have_count(1)
+    expect(dialog.locator(".attempts li")).to_contain_text("bad answer")
+    expect(dialog).to_contain_text("shown-one")
+    expect(dialog).to_contain_text(request_id)
+    dialog.get_by_role("link", name="All decisions of this call").click()
+    expect(dialog).to_be_hidden()
     expect(rows(page)).to_have_count(1)
-    page.get_by_role("link", name="Do not filter by call").click()
+    page.get_by_role("link", name="Remove the filter call").click()
     expect(page.locator("#narrowed")).to_be_hidden()
 
 
-def test_a_story_names_every_attempt(page: Page, gateway: RunningGateway) -> None:
+def test_a_decision_shows_every_attempt(page: Page, gateway: RunningGateway) -> None:
     answers = [gateway.hook(appKey="mixed", callId=f"retried-{number}") for number in range(2)]
     assert {answer.status_code for answer in answers} == {200}
     retried = [
-        call
-        for call in gateway.get("/api/calls", params={"app": "mixed"}).json()["calls"]
-        if len(call["attempts"]) == 2
+        decision
+        for decision in gateway.get("/api/decisions", params={"app": "mixed"}).json()["decisions"]
+        if len(decision["attempts"]) == 2
     ]
     assert retried
     page.goto(f"/#/decisions/{retried[0]['request_id']}")  # as a colleague was sent it
@@ -257,13 +257,13 @@ def test_a_story_names_every_attempt(page: Page, gateway: RunningGateway) -> Non
 
 def test_a_decision_that_is_no_longer_known_is_said_to_be_so(shown: Watched) -> None:
     shown.page.goto("/#/decisions/no-such-request")
-    expect(shown.page.get_by_role("dialog")).to_contain_text("no longer has this decision")
+    expect(shown.page.get_by_role("dialog")).to_contain_text("not in the journal")
     assert [complaint for complaint in shown.complaints if "404" not in complaint] == []
     shown.complaints.clear()  # the browser itself complains of the 404
 
 
 def test_it_is_used_with_the_keyboard_alone(page: Page, gateway: RunningGateway) -> None:
-    request_id = refused(gateway, "keyboard")
+    request_id = rejected(gateway, "keyboard")
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
     link = page.locator(f'#failures a[href$="{request_id}"]')
@@ -288,16 +288,16 @@ def test_whatever_a_caller_sends_stays_text(page: Page, gateway: RunningGateway)
         assert gateway.hook(body=body).status_code == 200
     page.get_by_role("button", name="Pause").click()
     page.get_by_role("button", name="Follow").click()  # asks again, for what came too fast
-    newest = gateway.get("/api/calls", params={"app": "acme", "limit": 100}).json()["calls"]
-    expect(page.locator("#calls td.id").first).to_have_text(newest[0]["call_id"].strip() or re.compile(""))
-    texts = page.locator("#calls td.id").evaluate_all("cells => cells.map(cell => cell.textContent)")
-    assert set(texts) == {call["call_id"] for call in newest}
-    assert page.locator("#calls td.id *").count() == 0
-    for call in (call for call in newest[:30] if "<" in call["call_id"]):
-        page.goto(f"/#/decisions/{call['request_id']}")
-        expect(page.locator("#story-body .facts")).to_contain_text(call["request_id"])
+    newest = gateway.get("/api/decisions", params={"app": "acme", "limit": 100}).json()["decisions"]
+    expect(page.locator("#decisions td.id").first).to_have_text(newest[0]["call_id"].strip() or re.compile(""))
+    texts = page.locator("#decisions td.id").evaluate_all("cells => cells.map(cell => cell.textContent)")
+    assert set(texts) == {decision["call_id"] for decision in newest}
+    assert page.locator("#decisions td.id *").count() == 0
+    for decision in (decision for decision in newest[:30] if "<" in decision["call_id"]):
+        page.goto(f"/#/decisions/{decision['request_id']}")
+        expect(page.locator("#decision-body .facts")).to_contain_text(decision["request_id"])
         assert (
-            page.locator("#story-body :is(script, img, iframe, svg:not(.timeline), b, a[href^=javascript])").count()
+            page.locator("#decision-body :is(script, img, iframe, svg:not(.timeline), b, a[href^=javascript])").count()
             == 0
         )
 
@@ -353,7 +353,7 @@ def test_a_thousand_apps_are_shown_in_part_and_found_by_name(browser: Browser, l
         expect(page.locator("#upstreams article")).to_have_count(1)
         for number in (39, 79, 119):  # their common upstream's trouble is told once
             assert large.hook(appKey=f"tenant-{number:04}").status_code == 403
-        expect(page.locator("#summary")).to_have_text("Trouble with 3 apps")
+        expect(page.locator("#summary")).to_have_text("Problems with 3 apps")
         expect(page.locator("#troubles li")).to_have_count(1)
         expect(page.locator("#troubles")).to_contain_text("and 2 other apps")
         go(page, "gateway")
@@ -376,7 +376,7 @@ def test_it_survives_a_restart_of_the_gateway(browser: Browser, backend: FaultyB
         page.goto("/#/decisions")
         expect(rows(page)).to_have_count(1)
         first.stop()
-        expect(page.get_by_role("alert").filter(has_text="Connection lost, trying again")).to_be_visible()
+        expect(page.get_by_role("alert").filter(has_text="Connection lost, retrying")).to_be_visible()
         expect(page.locator("#live")).to_have_text("no connection")
         assert seen.violations() == []
         with running_gateway(text, tmp_path) as second:
@@ -403,7 +403,7 @@ def test_from_elsewhere_it_asks_for_the_token_and_keeps_it_for_the_tab_alone(
         page = seen.page
         page.route("**/api/**", as_from_elsewhere)
         page.goto("/")
-        field = page.locator("#order-token")
+        field = page.locator("#action-token")
         expect(field).to_be_focused()
         field.fill("not this one")
         field.press("Enter")
@@ -411,7 +411,7 @@ def test_from_elsewhere_it_asks_for_the_token_and_keeps_it_for_the_tab_alone(
         field.fill(TOKEN)
         field.press("Enter")
         expect(page.locator("#live")).to_have_text("live")
-        expect(page.locator("#summary")).not_to_contain_text("Asking")
+        expect(page.locator("#summary")).not_to_contain_text("Loading")
         assert page.evaluate("JSON.stringify(localStorage) + document.cookie").find(TOKEN) < 0
         assert TOKEN in page.evaluate("JSON.stringify(sessionStorage)")
         page.reload()
@@ -419,29 +419,29 @@ def test_from_elsewhere_it_asks_for_the_token_and_keeps_it_for_the_tab_alone(
         assert [complaint for complaint in seen.complaints if "401" not in complaint] == []
 
 
-# --- orders ---
+# --- actions ---
 
 
-def give(page: Page, button: str, token: str | None = None) -> None:
-    """Carry an open dialog's order out."""
+def confirm(page: Page, button: str, token: str | None = None) -> None:
+    """Confirm the action of the open dialog."""
     if token is not None:
-        page.locator("#order-token").fill(token)
-    page.locator("#order").get_by_role("button", name=button).click()
+        page.locator("#action-token").fill(token)
+    page.locator("#action").get_by_role("button", name=button).click()
 
 
 def test_a_target_is_ejected_and_restored_with_the_token(shown: Watched, gateway: RunningGateway) -> None:
     page = shown.page
     box = page.get_by_role("article", name="Upstream well")
     box.get_by_role("button", name="Eject").click()
-    expect(page.get_by_role("dialog")).to_contain_text("the last target of well that stands")
-    give(page, "Eject it", "not the token")
+    expect(page.get_by_role("dialog")).to_contain_text("the last available target of well")
+    confirm(page, "Eject it", "not the token")
     expect(page.get_by_role("alert").filter(has_text="not accepted")).to_be_visible()
-    give(page, "Eject it", TOKEN)
-    expect(box.locator(".badge")).to_have_text("held")
-    expect(page.locator("#troubles")).to_contain_text("held out by an operator")
+    confirm(page, "Eject it", TOKEN)
+    expect(box.locator(".badge")).to_have_text("ejected")
+    expect(page.locator("#troubles")).to_contain_text("ejected by an operator")
     assert gateway.hook(appKey="acme").status_code == 403
     box.get_by_role("button", name="Restore").click()
-    give(page, "Restore it")  # the token is known by now
+    confirm(page, "Restore it")  # the token is known by now
     expect(box.locator(".badge")).to_have_text("up")
     assert gateway.hook(appKey="acme").status_code == 200
     assert [complaint for complaint in shown.complaints if "401" not in complaint] == []
@@ -451,11 +451,11 @@ def test_a_target_is_ejected_and_restored_with_the_token(shown: Watched, gateway
 def test_the_gateway_is_drained_and_made_ready_again(page: Page, gateway: RunningGateway) -> None:
     go(page, "gateway")
     page.get_by_role("button", name="Drain").click()
-    give(page, "Drain", TOKEN)
+    confirm(page, "Drain", TOKEN)
     expect(page.locator("#phase")).to_have_text("draining")
     assert gateway.get("/-/ready").status_code == 503
     page.get_by_role("button", name="End the drain").click()
-    give(page, "End the drain")
+    confirm(page, "End the drain")
     expect(page.locator("#phase")).to_have_text("ready")
     assert gateway.get("/-/ready").status_code == 200
     page.get_by_role("button", name="Forget the token").click()
@@ -489,18 +489,18 @@ def test_a_reload_is_told_with_its_problems_and_its_changes(
         assert seen.complaints == []
 
 
-def test_without_an_admin_token_it_explains_that_browsers_give_no_orders(
+def test_without_an_admin_token_it_explains_that_browsers_cannot_send_actions(
     browser: Browser, large: RunningGateway
 ) -> None:
     with watched(browser, large.admin) as seen:
         go(seen.page, "gateway")
-        expect(seen.page.locator("#orders-hint")).to_contain_text("No admin token is configured")
+        expect(seen.page.locator("#actions-hint")).to_contain_text("Set admin.token to enable these buttons")
         seen.page.get_by_role("button", name="Drain").click()
         dialog = seen.page.get_by_role("dialog")
         expect(dialog).to_contain_text("admin.token")
         expect(dialog).to_contain_text(f"curl -X POST http://{large.admin}/-/drain")
         expect(dialog.get_by_role("button", name="Drain")).to_be_hidden()
-        expect(seen.page.locator("#order-token")).to_be_hidden()
+        expect(seen.page.locator("#action-token")).to_be_hidden()
         assert seen.complaints == []
 
 
@@ -512,7 +512,7 @@ def test_no_view_has_an_accessibility_violation_or_scrolls_sideways(
     browser: Browser, gateway: RunningGateway, size: Size, scheme: Literal["light", "dark"]
 ) -> None:
     allowed(gateway, f"accessible-{scheme}")
-    request_id = refused(gateway, f"accessible-too-{scheme}")
+    request_id = rejected(gateway, f"accessible-too-{scheme}")
     with watched(browser, gateway.admin, size=size, scheme=scheme) as seen:
         page = seen.page
         for view in (*VIEWS, f"decisions/{request_id}"):
@@ -552,5 +552,5 @@ def test_the_colours_are_chosen_and_kept(page: Page) -> None:
     expect(switch).to_have_accessible_name("Colours: dark")
     assert background() == dark
     switch.click()
-    expect(switch).to_have_accessible_name("Colours: as the system has them")
+    expect(switch).to_have_accessible_name("Colours: as in the system settings")
     assert background() == light

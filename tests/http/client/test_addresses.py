@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from gateway.http.client import ConnectFailed, ConnectTimedOut, Resolver, Transport, TransportSettings, dial, resolver
 from gateway.http.client.connection import Connection
 from gateway.http.client.dial import ATTEMPT_DELAY, FailedAddresses, dial_first
-from gateway.http.client.resolver import interleaved
+from gateway.http.client.resolver import interleave
 from tests.http.client.loopback import (
     PATIENCE,
     Backend,
@@ -357,7 +357,7 @@ async def test_a_hook_that_gives_up_says_nothing_of_the_addresses_and_leaves_no_
             hook.cancel()
             await asyncio.gather(hook, return_exceptions=True)
             assert transport.open_connections == 0
-            assert known.failed.ordered((A, B), there.port) == [A, B]
+            assert known.failed.order((A, B), there.port) == [A, B]
 
 
 async def test_the_loser_of_two_that_answer_is_closed() -> None:
@@ -401,7 +401,7 @@ async def test_what_this_machine_lacks_says_nothing_of_the_addresses(error: int)
 
     with pytest.raises(OSError, match="own limit"):
         await dial_first([A, B], 80, asyncio.get_running_loop().time() + 1, dial, failed)
-    assert failed.ordered((A, B), 80) == [A, B]
+    assert failed.order((A, B), 80) == [A, B]
 
 
 # --- the memory itself ---
@@ -436,7 +436,7 @@ class Memory(RuleBasedStateMachine):
 
     @rule(addresses=st.lists(ADDRESSES, unique=True, min_size=1), port=PORTS)
     def is_ordered(self, addresses: list[str], port: int) -> None:
-        found = self.failed.ordered(addresses, port)
+        found = self.failed.order(addresses, port)
         good = [address for address in addresses if (address, port) not in self.model]
         assert found[: len(good)] == good
         assert sorted(found) == sorted(addresses)
@@ -463,12 +463,12 @@ def test_the_memory_of_dead_addresses_is_bounded() -> None:
     for number in range(5000):
         failed.add(f"2001:db8::{number:x}", 80, float(number))
     assert repr(failed).count("2001:db8") <= 512
-    assert failed.ordered(("2001:db8::1387", "192.0.2.1"), 80) == ["192.0.2.1", "2001:db8::1387"]
+    assert failed.order(("2001:db8::1387", "192.0.2.1"), 80) == ["192.0.2.1", "2001:db8::1387"]
 
 
 @given(st.lists(st.sampled_from(("192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1", "2001:db8::2", "2001:db8::3"))))
 def test_families_take_turns_and_each_keeps_its_order(addresses: list[str]) -> None:
-    found = interleaved(addresses)
+    found = interleave(addresses)
     distinct = list(dict.fromkeys(addresses))
     assert sorted(found) == sorted(distinct)
     for is_six in (True, False):

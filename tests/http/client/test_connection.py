@@ -13,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.http.client import BadAnswer, ExchangeError
-from gateway.http.client.connection import MAX_HEAD, Answer, Connection
+from gateway.http.client.answer_parser import MAX_HEAD, Answer
+from gateway.http.client.connection import Connection
 from gateway.model.verdicts import Cause
 
 LIMIT: Final = 4096

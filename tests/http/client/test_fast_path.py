@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.http.client import Answer, AnswerTimedOut, BadAnswer, ConnectionLost, ExchangeError
-from gateway.http.client.connection import MAX_HEADERS
-from gateway.http.client.fast_path import PlainAnswer, PlainHead, plain_answer
+from gateway.http.client.answer_parser import MAX_HEADERS
+from gateway.http.client.fast_path import PlainAnswer, PlainHead, parse_plain_answer
 from tests.http.client.test_connection import LIMIT, Sent, Wire, answers, fields
 
 
@@ -92,7 +92,7 @@ def plain_answers(draw: st.DrawFn) -> bytes:
 def test_a_plain_answer_is_taken_and_is_what_the_parser_makes_of_it(
     loop: asyncio.AbstractEventLoop, sock: socket.socket, data: bytes
 ) -> None:
-    assert plain_answer(data) is not None
+    assert parse_plain_answer(data) is not None
     assert in_one_piece(loop, sock, data) == parsed(loop, sock, data)
 
 
@@ -132,13 +132,13 @@ def test_whatever_is_taken_is_what_the_parser_makes_of_it(
     loop: asyncio.AbstractEventLoop, sock: socket.socket, start: bytes, fields: list[bytes], body: bytes
 ) -> None:
     data = answer_of(*fields, start=start, body=body)
-    if plain_answer(data) is not None:
+    if parse_plain_answer(data) is not None:
         assert in_one_piece(loop, sock, data) == parsed(loop, sock, data)
 
 
 @given(sent=answers())
 def test_a_valid_answer_is_taken_only_where_it_is_one_and_says_its_length(sent: Sent) -> None:
-    plain = plain_answer(sent.data)
+    plain = parse_plain_answer(sent.data)
     if plain is not None:
         assert not sent.until_eof
         assert Answer(plain.head.status, plain.head.headers, plain.body) == sent.answer
@@ -149,11 +149,11 @@ def test_what_it_says_is_read() -> None:
     data = answer_of(b"Server:  nginx", LENGTH, b"Connection: close", start=b"HTTP/1.1 403 Forbidden")
     headers = ((b"Server", b"nginx"), (b"Content-Length", b"2"), (b"Connection", b"close"))
     for _ in range(2):  # the second time, its head is remembered
-        assert plain_answer(data) == PlainAnswer(PlainHead(403, headers, 2, keep_alive=False), b"{}")
+        assert parse_plain_answer(data) == PlainAnswer(PlainHead(403, headers, 2, keep_alive=False), b"{}")
 
 
 def test_heads_that_are_remembered_keep_their_own_bodies() -> None:
-    assert [plain_answer(answer_of(LENGTH, body=body)) for body in (b"{}", b"[]", b"{}x")] == [
+    assert [parse_plain_answer(answer_of(LENGTH, body=body)) for body in (b"{}", b"[]", b"{}x")] == [
         PlainAnswer(PlainHead(200, ((b"Content-Length", b"2"),), 2, keep_alive=True), b"{}"),
         PlainAnswer(PlainHead(200, ((b"Content-Length", b"2"),), 2, keep_alive=True), b"[]"),
         None,
@@ -217,7 +217,7 @@ def test_heads_that_are_remembered_keep_their_own_bodies() -> None:
     ],
 )
 def test_what_differs_from_it_in_the_least_is_left_to_the_parser(data: bytes) -> None:
-    assert plain_answer(data) is None
+    assert parse_plain_answer(data) is None
 
 
 @pytest.mark.parametrize("size", [1000, 1024, 1025, 5000])
@@ -231,7 +231,7 @@ def test_the_limit_on_a_body_holds_for_plain_answers_too(
     loop: asyncio.AbstractEventLoop, sock: socket.socket, size: int
 ) -> None:
     data = answer_of(b"Content-Length: %d" % size, body=b"x" * size)
-    assert plain_answer(data) is not None
+    assert parse_plain_answer(data) is not None
     wire = Wire(loop, sock)
     wire.feed(data)
     assert isinstance(wire.outcome(), Answer if size == LIMIT else BadAnswer)

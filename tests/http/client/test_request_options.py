@@ -20,7 +20,8 @@ from gateway.http.client import (
     Transport,
     TransportSettings,
 )
-from gateway.http.client.pool import Origin, PoolLimits
+from gateway.http.client.dialer import Origin
+from gateway.http.client.pool import PoolLimits
 from gateway.model.verdicts import Cause
 from tests.http.client.loopback import PATIENCE, Backend, Peer, backend, transport_of, until
 
@@ -249,14 +250,14 @@ async def test_whatever_tenants_hang_there_is_a_place_for_one_who_has_none(most:
     held: dict[str, int] = {}
     for tenant in tenants:
         free = most - sum(held.values())
-        assert pool._has_place("newcomer") is (free > 0)
-        if pool._has_place(tenant):
-            pool._take_place(tenant)
+        assert pool._has_room("newcomer") is (free > 0)
+        if pool._has_room(tenant):
+            pool._begin_exchange(tenant)
             held[tenant] = held.get(tenant, 0) + 1
             assert held[tenant] == 1 or held[tenant] <= 2 * (free - 1), "no more than twice what is left"
         else:
             assert not free or held[tenant] + 1 > 2 * (free - 1)
     for tenant, count in held.items():
         for _ in range(count):
-            pool._leave_place(tenant)
+            pool._end_exchange(tenant)
     assert (pool._busy, pool._in_use) == (0, {})

@@ -289,7 +289,7 @@ def test_what_is_pipelined_is_not_read_without_bound(opener: Opener) -> None:
         client.sock.settimeout(0.5)
         with pytest.raises(TimeoutError):
             send_on(client, 640)
-        assert [len(one._buffer) < 1024 * 1024 for one in door.connections] == [True]
+        assert [len(one._reader.buffer) < 1024 * 1024 for one in door.connections] == [True]
         door.call(go_on.set)
         client.sock.settimeout(PATIENCE)
         assert client.read().body == b"first"

@@ -8,13 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import loads
-from gateway.http.tls.certificates import FileBacked, Renewal, ServerTLS, days_to_expiry, server_context
+from gateway.http.tls.certificates import FileBacked, ServerTLS, days_to_expiry, server_context
 from gateway.http.tls.pem_files import Files, copy_files, in_memory
-from gateway.server.pem_cache import PemCache
 from tests.support.faulty import Certificates
-from tests.support.secured import Files as Replaced
-from tests.support.secured import config
 
 
 def field_text(files: Files) -> str:
@@ -75,40 +71,6 @@ def test_copies_are_made_of_what_fits_together_alone(ours: Certificates, theirs:
     for pair in ((certificate, str(theirs.valid[1])), (key, key)):
         with pytest.raises(ssl.SSLError):
             copy_files((*pair, None), lambda files: server_context(files, "1.2"))
-
-
-def test_spares_follow_a_renewal_keep_what_was_good_and_forget_what_is_configured_no_more(
-    ours: Certificates, theirs: Certificates, tmp_path: Path
-) -> None:
-    replaced = Replaced(tmp_path, ours.valid)
-    loaded = loads(config(replaced.section)).config
-    assert loaded.server.tls is not None
-    name = loaded.server.tls.files
-    pem_cache = PemCache()
-    assert pem_cache.copies == {}
-    pem_cache.refresh(loaded)
-    assert pem_cache.copies[name][0] == ours.valid[0].read_bytes()
-    replaced.put(b"broken", replaced.key)
-    pem_cache.refresh(loaded)
-    assert pem_cache.copies[name][1] == ours.valid[1].read_bytes()
-    tls = ServerTLS(name, "1.2", pem_cache.copies)
-    with pytest.raises(OSError, match=r"PEM|key|SSL"):
-        tls.refresh()
-    replaced.install(theirs.valid)
-    pem_cache.refresh(loaded)
-    assert pem_cache.copies[name][1] == theirs.valid[1].read_bytes()
-    assert tls.refresh() is Renewal.CERTIFICATE
-    pem_cache.refresh(loads("apps: {a: {static: allow}}").config)
-    assert pem_cache.copies == {}
-
-
-def test_files_that_are_of_no_use_from_the_beginning_have_no_copies(ours: Certificates, tmp_path: Path) -> None:
-    replaced = Replaced(tmp_path, ours.valid)
-    loaded = loads(config(replaced.section)).config
-    replaced.put(b"broken", replaced.certificate)
-    pem_cache = PemCache()
-    pem_cache.refresh(loaded)
-    assert pem_cache.copies == {}
 
 
 @pytest.mark.parametrize("what", ["a pipe", "a directory", "a device"])

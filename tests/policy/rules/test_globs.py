@@ -89,7 +89,7 @@ def test_adversarial_texts_that_would_have_a_usual_pattern_backtrack_for_years()
     # In a process of its own, and ended after 20 s: a pattern that backtracks cannot be interrupted from within.
     source = (
         "import sys\n"
-        "from gateway.rules.globs import compile_glob\n"
+        "from gateway.policy.rules.globs import compile_glob\n"
         f"for glob, text in {BACKTRACKERS!r}:\n"
         "    print(compile_glob(glob).fullmatch(text) is not None)\n"
     )

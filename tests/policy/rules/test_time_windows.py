@@ -96,7 +96,7 @@ def test_without_a_time_zone_it_is_utc_wherever_the_machine_stands() -> None:
 def test_a_machine_without_a_time_zone_database_has_utc_and_says_so_of_others() -> None:
     """As in a minimal container: what the check has let pass must not fail with every hook."""
     program = (
-        "from gateway.rules.windows import parse_windows\n"
+        "from gateway.policy.rules.time_windows import parse_windows\n"
         "print(parse_windows('Mon 08:00-09:00').holds(1767601800))\n"  # 2026-01-05 08:30
         "try: parse_windows('Mon Europe/Berlin')\n"
         "except ValueError as exc: print(exc)\n"

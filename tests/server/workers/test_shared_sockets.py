@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from gateway.config import loads
-from gateway.server.listener import bind
 from gateway.server.shared_sockets import SharedSockets
+from gateway.server.sockets import bind
 
 
 @pytest.fixture(params=["127.0.0.1", "unix"])

@@ -1,4 +1,4 @@
-"""What ``gateway check`` and ``gateway explain`` say of rules, shares, rates, shadows and refusals that count."""
+"""What ``gateway check`` and ``gateway explain`` say about rules, splits, limits, shadows and rejections."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def explained(config: Path, app_key: str, method: str = "OnCallEvent", *args: st
 # --- check ---
 
 
-EVENTS = "events meet no rule with a verdict that does not name them: they go to the backend"
+EVENTS = "rules with a verdict and without methods do not apply to events, which go to the backend"
 
 
 def test_what_an_app_sets_is_told_below_the_table_and_what_it_inherits_once(config: Path) -> None:
@@ -89,14 +89,14 @@ def test_what_an_app_sets_is_told_below_the_table_and_what_it_inherits_once(conf
         EVENTS,
         "split         php 95%, new 5%; a session stays with its upstream",
         "failover      new then other",
-        "asked after timeout, unreachable; 40% of the budget is kept free for failover",
-        "rate limit    50/s burst 100; past it, overload",
-        "answers       repair: a byte-order mark and PHP's notices around the object are cut away",
+        "on timeout, unreachable; 40% of the budget is reserved for failover",
+        "rate limit    50/s burst 100; above it, overload",
+        "answers       repair: a byte-order mark and PHP notices around the JSON object are removed",
         "shadow        other gets copies of OnCallEvent, OnMessageEvent, OnTransferEvent in 25% of the sessions; "
-        "verdicts and bodies compared but for ts",
+        "verdicts and bodies are compared, except ts",
         "connect:      shadow: off",
-        "OnMessageEvent: failover: asked after error_status",
-        "OnMessageEvent: answers: off: a 200 counts, whatever its body is",
+        "OnMessageEvent: failover: on error_status",
+        "OnMessageEvent: answers: off: any 200 is valid, with any body",
     ]
 
 
@@ -104,31 +104,31 @@ def test_it_says_where_the_media_server_takes_what_a_fallback_changes(config: Pa
     (told,) = [lines for head, lines in checked(config).items() if "a field that a fallback changes" in head]
     suggested = "OnCallEvent: {restOnError: FAIL, restPolicy: OVERWRITE, restOverwrite: callee}"
     assert told[1:] == [
-        f"split: callee: left to the backend; rest_client_config: {{mode: enforce, methods: {{{suggested}}}}} adds it"
+        f"split: callee: left to the backend; rest_client_config: {{mode: enforce, methods: {{{suggested}}}}} adds this"
     ]
     enforced = CONFIG.replace(
         "rest_client_config: enforce", f"rest_client_config: {{mode: enforce, methods: {{{suggested}}}}}"
     )
     config.write_text(enforced)
     (told,) = [lines for head, lines in checked(config).items() if "a field that a fallback changes" in head]
-    assert told[1:] == ["split: callee: the gateway adds that to connect answers"]
-    assert explained(config, "split")["changed"].endswith("; rest_client_config: enforce sees to that")
+    assert told[1:] == ["split: callee: the gateway adds this to connect answers"]
+    assert explained(config, "split")["changed"].endswith("; rest_client_config: enforce adds this")
 
 
 def test_explain_shows_the_answer_the_failures_and_the_time_that_is_kept(config: Path) -> None:
     told = explained(config, "split", "call", sessionId="a")
     first = told["upstream"].split(" ")[0]
     assert told["failover"].endswith(
-        f"where {first} cannot be reached at all or gives no answer in time; it may act on a hook that the first one "
-        "acted on (apps.split.failover_on)"
+        f"when {first} is unreachable or times out; both upstreams may then process the same hook "
+        "(apps.split.failover_on)"
     )
-    assert told["reserve"] == f"40% of the budget is kept free for failover: {first} has 1.8s"
+    assert told["reserve"] == f"40% of the budget is reserved for failover: {first} has 1.8s"
     assert "restOverwrite=callee" in told["changed"]
     hook = json.dumps({"appKey": "split"}).encode()
     assert 'unreachable: allow with callee="1000"' in gateway("explain", "-", "-c", config, stdin=hook)
     assert "reserve" not in explained(config, "split", "OnMessageEvent")
-    assert "it may act" not in explained(config, "plain").get("failover", "")
-    assert "no field from the answer to an event" in explained(config, "split", "CallStatusEvent")["changed"]
+    assert "may then process" not in explained(config, "plain").get("failover", "")
+    assert "no fields from the answer to an event" in explained(config, "split", "CallStatusEvent")["changed"]
 
 
 def test_the_table_has_every_share(config: Path) -> None:
@@ -139,21 +139,22 @@ def test_the_table_has_every_share(config: Path) -> None:
 def test_it_says_what_a_reject_of_a_call_comes_to_app_by_app(config: Path) -> None:
     blocks = checked(config)
     head = "A reject of OnCallEvent stops the call only if the session's connect answer set restOnError=FAIL for it:"
-    left = "it is left to their backends"
+    left = "left to their backends"
     assert blocks[head] == [
-        "enforce  split: the gateway adds that to their answers",
-        "enforce  half: the gateway adds what methods names, and OnCallEvent is not there",
-        f"off      plain: {left}, and nobody looks",
-        f"warn     usual, guarded: {left}; the gateway counts answers that lack it, and refusals that do nothing",
-        f"warn     others: {left}; the gateway counts answers that lack what methods names, "
-        "and OnCallEvent is not there",
-        "rest_client_config: enforce makes rejects count whatever the backend answers to connect.",
+        "enforce  split: the gateway adds it to their connect answers",
+        "enforce  half: the gateway adds the methods under rest_client_config.methods, "
+        "but OnCallEvent is not listed there",
+        f"off      plain: {left}, and not checked",
+        f"warn     usual, guarded: {left}; the gateway counts connect answers without it, and ineffective rejections",
+        f"warn     others: {left}; the gateway checks the methods under rest_client_config.methods, "
+        "but OnCallEvent is not listed there",
+        "rest_client_config: enforce makes rejects stop calls with any connect answer of the backend.",
     ]
 
 
 def test_where_every_refusal_counts_or_nobody_refuses_nothing_is_advised(config: Path) -> None:
     config.write_text("upstreams: {u: {url: http://h}}\napps: {a: {upstream: u, rest_client_config: enforce}}\n")
-    assert "makes rejects count" not in gateway("check", "-c", config)
+    assert "makes rejects stop calls" not in gateway("check", "-c", config)
     config.write_text("apps: {a: {static: allow}, b: {static: reject}}\n")
     assert "OnCallEvent" not in gateway("check", "-c", config)
 
@@ -177,8 +178,8 @@ def test_the_record_is_told(config: Path, tmp_path: Path) -> None:
 
 def test_the_rule_that_meets_the_hook_is_named_with_its_conditions_and_place(config: Path) -> None:
     told = explained(config, "split", "OnCallEvent", "--at", "2026-11-23T12:00", caller="+49301234567")
-    assert told["rule"] == "spam (caller +4930123*): reject; number 1 of 3, met at 2026-11-23 12:00 UTC"
-    assert told["verdict"] == "reject: by that rule, no backend is asked"
+    assert told["rule"] == "spam (caller +4930123*): reject; number 1 of 3, matches at 2026-11-23 12:00 UTC"
+    assert told["verdict"] == "reject: decided by this rule, no backend is contacted"
     assert "upstream" not in told
 
 
@@ -194,13 +195,15 @@ def test_the_rule_that_meets_the_hook_is_named_with_its_conditions_and_place(con
 def test_a_rule_with_a_time_meets_a_hook_that_comes_then(at: str, upstream: str | None, config: Path) -> None:
     told = explained(config, "split", "OnCallEvent", "--at", at)
     assert (told["upstream"] == upstream) == (upstream is not None)
-    assert told["rule"].startswith("none of 3 meets it at 2026-11-2" if upstream is None else "rules[1] (method ")
-    assert upstream is None or "; number 2 of 3, met at 2026-11-23 21:00 UTC" in told["rule"]
+    assert told["rule"].startswith("none of 3 matches at 2026-11-2" if upstream is None else "rules[1] (method ")
+    assert upstream is None or "; number 2 of 3, matches at 2026-11-23 21:00 UTC" in told["rule"]
 
 
 def test_a_rule_s_upstream_brings_its_own_retry(config: Path) -> None:
-    assert explained(config, "split", at := "OnCallEvent", "--at", "2026-11-23T23:00")["retry"].startswith("3 attempts")
-    assert explained(config, "split", at, "--at", "2026-11-23T12:00")["retry"].startswith("2 attempts")
+    assert explained(config, "split", at := "OnCallEvent", "--at", "2026-11-23T23:00")["retry"].startswith(
+        "at most 3 attempts"
+    )
+    assert explained(config, "split", at, "--at", "2026-11-23T12:00")["retry"].startswith("at most 2 attempts")
 
 
 def test_a_time_that_is_none_is_bad_usage(config: Path) -> None:
@@ -229,34 +232,34 @@ def test_a_session_is_told_its_share_and_the_others_of_the_app(config: Path) -> 
     for name, part, url in (("php", "95%", "http://h"), ("new", "5%", "http://i")):
         told = explained(config, "split", "call", sessionId=sessions[name])
         assert told["upstream"] == (
-            f"{name} ({url}), which has {part} of the sessions (php 95%, new 5%); this session stays there while the "
-            "weights do"
+            f"{name} ({url}): it gets {part} of the sessions (php 95%, new 5%); this session stays there as long as "
+            "the weights stay the same"
         )
         others = "other" if name == "new" else "new then other"
-        assert told["failover"].startswith(f"{others}, where {name} cannot be reached at all")
+        assert told["failover"].startswith(f"{others}, when {name} is unreachable")
 
 
 def test_a_hook_without_a_session_goes_to_any_share(config: Path) -> None:
     out = gateway("explain", "-", "-m", "call", "-c", config, stdin=b'{"appKey": "split"}')
-    assert "upstream  any of them (php 95%, new 5%): the hook names no session to go by\n" in out
+    assert "upstream  any of them (php 95%, new 5%): the hook names no session\n" in out
 
 
 def test_rate_answers_and_shadow_are_told(config: Path) -> None:
     noon = ("--at", "2026-11-23T12:00")
     told = explained(config, "split", "OnMessageEvent")
-    rate = "50/s burst 100, of the app; past it, the verdict for overload"
+    rate = "50/s burst 100, for this app; above it, the fallback for overload"
     assert told["rate"] == f"{rate} (apps.split.rate_limit)"
     checked_by = "apps.split.methods.OnMessageEvent.response_check"
-    assert told["answers"] == f"off: a 200 counts, whatever its body is ({checked_by})"
+    assert told["answers"] == f"off: any 200 is valid, with any body ({checked_by})"
     shadow = "other gets copies of OnCallEvent, OnMessageEvent, OnTransferEvent in 25% of the sessions; "
     assert told["shadow"].startswith(shadow)
-    assert explained(config, "split", "call")["shadow"].endswith("; of this method none")
+    assert explained(config, "split", "call")["shadow"].endswith("; this method is not copied")
     assert "shadow" not in explained(config, "split", "connect")
     ends = {
         explained(config, "split", "OnCallEvent", *noon, sessionId=f"s{n}")["shadow"].rpartition("; ")[2]
         for n in range(30)
     }
-    assert ends == {"of this one too", "of this one none: its session is not among them"}
+    assert ends == {"this hook is copied", "this hook is not copied: its session is not in the sample"}
 
 
 def test_it_is_explained_whether_a_hook_is_recorded(config: Path, tmp_path: Path) -> None:
@@ -268,49 +271,53 @@ def test_it_is_explained_whether_a_hook_is_recorded(config: Path, tmp_path: Path
     config.write_text("record: {path: f, sample: 25%, failures_only: true}\n" + apps)
     only = ", only if no backend, rule or static app decides it"
     assert {explained(config, "a", sessionId=f"s{n}")["record"] for n in range(30)} == {
-        f"in {tmp_path / 'f'}: its session is among 25%{only}",
-        "no: its session is not among 25%",
+        f"in {tmp_path / 'f'}: its session is in the sample of 25%{only}",
+        "no: its session is not in the sample of 25%",
     }
     out = gateway("explain", "-", "-c", config, stdin=b'{"appKey": "a", "sessionId": null, "callId": ""}')
-    assert f"record    in {tmp_path / 'f'} if it happens to be among 25%: it names no session{only}\n" in out
+    assert f"record    in {tmp_path / 'f'} with a chance of 25%: it names no session{only}\n" in out
 
 
 def test_a_candidate_gets_no_copy_of_what_it_decides_itself(config: Path) -> None:
     told = explained(config, "split", "OnCallEvent", "--at", "2026-11-23T23:00")
     assert told["upstream"] == "other (http://j), by rule rules[1]"
-    assert told["shadow"].endswith("; of this one none: it decides this one itself")
+    assert told["shadow"].endswith("; this hook is not copied: the shadow upstream decides it")
 
 
 @pytest.mark.parametrize(
     ("app_key", "method", "told"),
     [
-        ("split", "OnCallEvent", "stopped: .*; rest_client_config: enforce sees to that"),
+        ("split", "OnCallEvent", "stopped: .*; rest_client_config: enforce adds this"),
         (
             "split",
             "call",
-            ".* else it goes on; rest_client_config with restOnError=FAIL for call under methods makes it count",
+            ".*; rest_client_config with restOnError=FAIL for call under methods makes rejections stop calls",
         ),
-        ("usual", "OnCallEvent", ".* else it goes on; rest_client_config with mode enforce makes it count"),
+        (
+            "usual",
+            "OnCallEvent",
+            ".*; rest_client_config with mode enforce makes rejections stop calls",
+        ),
         (
             "usual",
             "call",
             ".* else it goes on; rest_client_config with mode enforce and restOnError=FAIL for call under methods "
-            "makes it count",
+            "makes rejections stop calls",
         ),
         ("usual", "connect", "the client's session is declined"),
         ("usual", "CallStatusEvent", "nothing: it has happened already and cannot be refused"),
     ],
 )
 def test_what_a_403_does_is_told_with_what_makes_it_count(app_key: str, method: str, told: str, config: Path) -> None:
-    assert re.fullmatch(told, explained(config, app_key, method)["a 403"])
+    assert re.fullmatch(told, explained(config, app_key, method)["on 403"])
 
 
 @pytest.mark.parametrize(
     ("app_key", "told"),
     [
-        ("split", "OnCallEvent.restOnError=FAIL: added to the answer where it lacks it"),
-        ("usual", "OnCallEvent.restOnError=FAIL is wanted: an answer that lacks it is counted and goes out as it is"),
-        ("plain", "what the backend answers: rest_client_config is off"),
+        ("split", "OnCallEvent.restOnError=FAIL: added to the answer if missing"),
+        ("usual", "OnCallEvent.restOnError=FAIL is expected: answers without it are counted and sent unchanged"),
+        ("plain", "nothing (rest_client_config is off)"),
     ],
 )
 def test_what_an_answer_to_connect_sets_is_told(app_key: str, told: str, config: Path) -> None:
@@ -326,8 +333,10 @@ def test_where_every_connect_is_refused_no_answer_sets_anything(config: Path) ->
 
 
 def test_a_static_app_s_rules_come_before_its_verdict(config: Path) -> None:
-    assert explained(config, "guarded", caller="x13")["verdict"] == "reject: by that rule, no backend is asked"
+    assert (
+        explained(config, "guarded", caller="x13")["verdict"] == "reject: decided by this rule, no backend is contacted"
+    )
     told = explained(config, "guarded", caller="x")
-    assert told["verdict"] == "always allow: the app is static, no backend is asked"
-    assert told["rule"].startswith("none of 2 meets it at ")
+    assert told["verdict"] == "always allow: the app is static, no backend is contacted"
+    assert told["rule"].startswith("none of 2 matches at ")
     assert explained(config, "open")["rule"].startswith("the only one does not meet it at ")

@@ -37,7 +37,7 @@ def test_status_says_what_runs_which_apps_are_in_trouble_and_which_targets_are_o
         "dead +127.0.0.1:9 +",
     ):
         assert re.search(line, run.out, re.MULTILINE)
-    assert "3 apps, 1 upstreams" in run.out
+    assert "3 apps, 1 upstream, loaded " in run.out
     assert re.search("^dead 127.0.0.1:9: connection refused", run.out, re.MULTILINE)
 
 
@@ -48,20 +48,20 @@ def test_status_as_json_is_what_the_admin_port_says(running: RunningGateway) -> 
     assert told["activity"]["window_seconds"] > 0
 
 
-def test_status_tells_that_the_configuration_on_disk_is_not_in_force(tmp_path: Path) -> None:
+def test_status_says_that_the_file_on_disk_is_not_in_use(tmp_path: Path) -> None:
     with running_gateway(CONFIG, tmp_path) as gateway:
         gateway.write_config("nonsense: 1\n")
         gateway.post("/-/reload", headers={"Authorization": f"Bearer {TOKEN}"})
         run = ask(gateway, "status")
     assert run.status == 0
-    assert re.search("NOT in force since .*nonsense", run.out)
+    assert re.search("NOT in use since .*nonsense", run.out)
 
 
-# --- calls ---
+# --- decisions ---
 
 
-def test_calls_are_listed_the_newest_at_the_end(running: RunningGateway) -> None:
-    run = ask(running, "calls")
+def test_decisions_are_listed_the_newest_last(running: RunningGateway) -> None:
+    run = ask(running, "decisions")
     lines = run.out.splitlines()
     assert (run.status, run.err) == (0, "")
     assert "call=first" in lines[0]
@@ -79,51 +79,53 @@ def test_calls_are_listed_the_newest_at_the_end(running: RunningGateway) -> None
         (["--app", "tenant-7", "--verdict", "allow"], 0),
     ],
 )  # fmt: skip
-def test_calls_are_filtered(running: RunningGateway, options: list[str], count: int) -> None:
-    run = ask(running, "calls", *options, "--json")
+def test_decisions_are_filtered(running: RunningGateway, options: list[str], count: int) -> None:
+    run = ask(running, "decisions", *options, "--json")
     assert run.status == 0
     assert len([json.loads(line) for line in run.out.splitlines()]) == count
 
 
 def test_nothing_that_a_caller_sent_steers_the_terminal(running: RunningGateway) -> None:
-    request_id = json.loads(ask(running, "calls", "-n", "1", "--json").out)["request_id"]
-    for args in (["calls"], ["calls", request_id], ["top"], ["status"]):
+    request_id = json.loads(ask(running, "decisions", "-n", "1", "--json").out)["request_id"]
+    for args in (["decisions"], ["decisions", request_id], ["top"], ["status"]):
         out = ask(running, *args).out
         assert all(character.isprintable() or character == "\n" for character in out)
-    assert r"call\x1b[31m" in ask(running, "calls").out
+    assert r"call\x1b[31m" in ask(running, "decisions").out
 
 
-def test_a_call_s_story_tells_attempts_cause_and_what_the_media_server_does(running: RunningGateway) -> None:
-    failed = json.loads(ask(running, "calls", "--failures", "-n", "1000", "--json").out.splitlines()[0])
-    run = ask(running, "calls", failed["request_id"])
+def test_one_decision_shows_attempts_error_and_the_effect_on_the_call(running: RunningGateway) -> None:
+    failed = json.loads(ask(running, "decisions", "--failures", "-n", "1000", "--json").out.splitlines()[0])
+    run = ask(running, "decisions", failed["request_id"])
     assert run.status == 0
     for line in (
         rf"request id +{failed['request_id']}",
         "caller +[*]+78",
-        "took +[0-9.]+ ms of a budget of 3.0 s",
+        "duration +[0-9.]+ ms of a budget of 3.0 s",
         r"attempts +1\. \S+ 127\.0\.0\.1:9 after .* ms: unreachable",
         r"verdict +reject \(fallback, unreachable\)",
-        "because +.*connection refused",
+        "error +.*connection refused",
         "answer +403: .+",
     ):
         assert re.search(line, run.out)
-    assert json.loads(ask(running, "calls", failed["request_id"], "--json").out) == failed
+    assert json.loads(ask(running, "decisions", failed["request_id"], "--json").out) == failed
 
 
-def test_a_story_that_is_held_no_more_is_an_error(running: RunningGateway) -> None:
-    run = ask(running, "calls", "no-such-id")
+def test_a_request_that_is_not_in_the_journal_is_an_error(running: RunningGateway) -> None:
+    run = ask(running, "decisions", "no-such-id")
     assert (run.status, run.out) == (1, "")
-    assert "no-such-id" in run.err
+    assert run.err.endswith(
+        ": request no-such-id is not in the journal (it keeps the last ~2,000 hooks per worker); search the log\n"
+    )
 
 
 @pytest.mark.parametrize("options", [["--verdict", "maybe"], ["--since", "soon"], ["-n", "0"], ["-n", "1001"]])
 def test_a_filter_that_cannot_be_is_wrong_usage(running: RunningGateway, options: list[str]) -> None:
-    run = ask(running, "calls", *options)
+    run = ask(running, "decisions", *options)
     assert (run.status, run.out) == (2, "")
     assert options[0].strip("-") in run.err
 
 
-def test_followed_calls_go_on_over_a_restart_and_come_once(tmp_path: Path) -> None:
+def test_followed_decisions_go_on_over_a_restart_and_come_once(tmp_path: Path) -> None:
     config = CONFIG.replace("admin: '127.0.0.1:0'", f"admin: '127.0.0.1:{free_port()}'")
     with contextlib.ExitStack() as stack:
         with running_gateway(config, tmp_path) as gateway:
@@ -132,7 +134,7 @@ def test_followed_calls_go_on_over_a_restart_and_come_once(tmp_path: Path) -> No
             follower.wait_for("call=before")
             gateway.hook(callId="meanwhile")
             follower.wait_for("call=meanwhile")
-        follower.wait_for("trying again")
+        follower.wait_for("retrying")
         (tmp_path / "again").mkdir()
         with running_gateway(config, tmp_path / "again") as gateway:
             gateway.hook(callId="after")
@@ -147,11 +149,11 @@ def test_followed_calls_go_on_over_a_restart_and_come_once(tmp_path: Path) -> No
 
 
 class Following:
-    """``gateway calls --follow`` in a process of its own."""
+    """``gateway decisions --follow`` in a process of its own."""
 
     def __init__(self, admin: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "gateway", "calls", "--follow", "--admin", admin],
+            [sys.executable, "-m", "gateway", "decisions", "--follow", "--admin", admin],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 from gateway.config import UnixAddress
-from gateway.server.listener import StartError, bind
+from gateway.server.sockets import StartError, bind
 from tests.support.faulty import FaultyBackend, gated_case, right_answer
 from tests.support.gateways import ROOT, RunningGateway, read_answer, running_gateway, wait_until
 
