@@ -177,7 +177,7 @@ def test_signals_that_come_again_and_again_while_it_ends_change_neither_its_stat
     with started(tmp_path, workers) as gateway:
         assert wait_until(lambda: gateway.line("ready"))
         gateway.process.terminate()
-        assert wait_until(lambda: any("stopping" in line["message"] for line in gateway.lines()))
+        assert wait_until(lambda: any("stopping" in line.get("message", "") for line in gateway.lines()))
         deadline = time.monotonic() + STOP_LIMIT
         while gateway.process.poll() is None and time.monotonic() < deadline:
             with contextlib.suppress(ProcessLookupError):
