@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config import Config, loads
@@ -237,7 +237,6 @@ LEVEL = st.dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     LEVEL,
     LEVEL,
