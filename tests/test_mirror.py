@@ -69,6 +69,7 @@ ELSEWHERE: Final = {
     "recording/replay/reader": "",
     "recording/replay/report": "",
     "recording/settings": "",
+    "telemetry/tracing/records": "telemetry/tracing/test_exporter.py",
     "upstreams/registry": "upstreams/test_upstream_targets.py",
     "upstreams/status": "admin/test_rpc.py",
     "upstreams/target": "upstreams/test_upstream_targets.py",
