@@ -20,7 +20,7 @@ from gateway.model.verdicts import (
     fallback_ruling,
 )
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.metrics.catalogue import APP_LABEL_LIMIT
+from gateway.telemetry.metrics.registry import APP_LABEL_LIMIT
 from tests.support.samples import (
     Samples,
     apps_of,
