@@ -33,6 +33,7 @@ ELSEWHERE: Final = {
     "recording/replay/reader": "recording/replay/test_replay.py",
     "recording/replay/report": "recording/replay/test_replay.py",
     "recording/settings": "recording/test_pseudonyms.py",
+    "telemetry/tracing/records": "telemetry/tracing/test_exporter.py",
     "upstreams/registry": "upstreams/test_upstream_targets.py",
     "upstreams/status": "admin/test_rpc.py",
     "upstreams/target": "upstreams/test_upstream_targets.py",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config import Config, loads
@@ -162,7 +162,6 @@ def test_events_are_delivered_by_any_2xx_unless_somebody_says_strict() -> None:
     assert found == [EventAnswers.ANY, EventAnswers.STRICT, EventAnswers.STRICT]
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     LEVEL,
     LEVEL,
