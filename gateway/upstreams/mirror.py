@@ -27,7 +27,7 @@ from gateway.model.verdicts import Cause, Failure, Ruling, Source
 from gateway.policy.comparison import Compare, ComparedAnswer, Comparison, compare
 from gateway.policy.retry import Retry
 from gateway.policy.shadow import DROPPED, MARK, Shadow, ShadowResult, ShadowSettings, candidate_name
-from gateway.telemetry.metrics.catalogue import Metrics
+from gateway.telemetry.metrics import Metrics
 from gateway.upstreams import Outcome, Outgoing, Upstream
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from gateway.http.tls.certificates import FileBacked, client_context
 from gateway.http.tls.pem_files import NO_COPIES, Copies
 from gateway.model.change import Change
 from gateway.policy.shared import SharedState
-from gateway.telemetry.metrics.catalogue import Metrics
+from gateway.telemetry.metrics import Metrics
 from gateway.upstreams.health import HealthCheck
 from gateway.upstreams.status import TargetReport, target_report
 from gateway.upstreams.target import Target, TargetSettings

@@ -14,7 +14,7 @@ import httpx
 from gateway.http.client import Answer, Pool, RequestOptions, Resolver, Transport, TransportSettings
 from gateway.policy.breaker import BreakerSettings
 from gateway.policy.shared import SharedBreaker
-from gateway.telemetry.metrics.catalogue import Metrics
+from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.metrics.cells import Value
 from gateway.upstreams.admission import Admission, EjectionScope, Ticket
 from gateway.upstreams.latency import LastMinute, LatencyEstimator

@@ -15,7 +15,7 @@ from gateway.http.client import Answer, ConnectionLost, ExchangeError
 from gateway.model.decision import AttemptRecord
 from gateway.model.verdicts import Cause, Failure, ProxyError, Ruling
 from gateway.policy.retry import Retry, RetryOn, attempt_budget, may_retry, retry_kind
-from gateway.telemetry.metrics.catalogue import Metrics
+from gateway.telemetry.metrics import Metrics
 from gateway.upstreams.admission import Ticket
 from gateway.upstreams.answers import DENIED, judge, judge_failure
 from gateway.upstreams.balance import balancer

@@ -17,7 +17,7 @@ from gateway.recording import masking as masking_module
 from gateway.recording.masking import Mask
 from gateway.recording.pseudonyms import Pseudonyms
 from tests.model.test_secret_names import PLAIN_NAMES, SECRET_NAMES
-from tests.recording.records import CHECKED, KEY, masked
+from tests.recording.records import KEY, masked
 
 SECRET: Final = "S3cr3t-Value"
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
@@ -41,7 +41,6 @@ def without_secrets(tree: Any) -> Any:
     return [without_secrets(value) for value in tree] if isinstance(tree, list) else tree
 
 
-@CHECKED
 @given(trees, st.sampled_from([None, 1, "\t"]), st.booleans())
 def test_secrets_are_starred_at_any_depth_and_nothing_else_is_touched(tree: Any, indent: Any, ascii_only: bool) -> None:
     document = json.dumps({"x": tree}, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "replace")
@@ -61,7 +60,6 @@ def planted(tree: Any, secret: Any) -> Iterator[Any]:
     yield {"p\u0061ssword": secret, "Hash": secret}
 
 
-@CHECKED
 @given(trees)
 def test_adversarial_a_secret_is_never_written_however_deep_it_stands(tree: Any) -> None:
     for document in planted(tree, SECRET):
@@ -169,7 +167,6 @@ def test_masked_fields_at_any_depth_whatever_their_case() -> None:
     assert isinstance(made["a"][0]["Callee"]["n"], int)
 
 
-@CHECKED
 @given(st.integers() | st.floats(allow_nan=False, allow_infinity=False))
 def test_a_masked_number_stays_a_number(number: float) -> None:
     assert isinstance(masked({"caller": number})["caller"], int | float)
