@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.admin.insights import Insights
@@ -208,7 +208,6 @@ totals = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=100)
 @given(totals, st.none() | words, st.none() | st.sampled_from(["off", "warn", "enforce"]))
 def test_whatever_was_counted_is_told_in_printable_lines(totals: Any, path: str | None, mode: str | None) -> None:
     told = Insights(totals, [totals], 2.0).as_json(10)

@@ -9,7 +9,7 @@ import zlib
 from typing import Any, Final
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.http.client import Answer
@@ -93,7 +93,6 @@ def test_what_php_survived_and_what_is_said_in_other_words_is_not_fatal(text: st
     assert not reports_fatal(text.encode())
 
 
-@settings(deadline=None, max_examples=100)
 @given(
     st.recursive(
         st.sampled_from(FATAL) | st.text() | st.none() | st.integers(),
@@ -105,13 +104,11 @@ def test_json_is_never_fatal_whatever_it_quotes(value: Any) -> None:
     assert not reports_fatal(json.dumps(value).encode())
 
 
-@settings(deadline=None, max_examples=100)
 @given(st.sampled_from(FATAL), st.text("ab \n<>{}:;", max_size=30), st.text("ab \n<>{}:;", max_size=30))
 def test_a_report_is_found_whatever_stands_around_it(report: str, before: str, after: str) -> None:
     assert reports_fatal(f"{before}\n{report}\n{after}".encode())
 
 
-@settings(deadline=None, max_examples=200)
 @given(
     st.lists(st.sampled_from([b"Warning: ", b" on line 3", b"\n", b">", b"PHP ", b" ", b"Fatal error", b":", b"\xff"]))
 )

@@ -13,7 +13,7 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.http.client import Answer
@@ -337,7 +337,6 @@ AROUND: Final = st.sampled_from(
 """What a message says: a field of the hook as the backend quotes it, or the whole of the hook beside it."""
 
 
-@settings(max_examples=400)
 @given(
     ATTACK,
     ATTACK,
@@ -360,7 +359,6 @@ def test_adversarial_whatever_is_quoted_from_the_hook_only_the_backend_s_own_obj
     assert isinstance(found, RepairFailure) or (answers and found.body == own)
 
 
-@settings(max_examples=400)
 @given(st.lists(st.tuples(PAGE, ATTACK), max_size=4), st.integers(0, 4), st.booleans())
 def test_adversarial_text_kept_from_elsewhere_must_foresee_this_hook_and_close_and_open_messages_around_its_object(
     messages: list[tuple[Page, str]], place: int, answers: bool

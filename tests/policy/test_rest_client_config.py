@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.model.hooks import MethodType, is_json_object
@@ -325,7 +325,6 @@ def failing_of(body: bytes) -> set[str]:
 
 
 @given(ANSWERS, GAPS, GAPS, WANTED)
-@settings(max_examples=400)
 def test_an_amended_answer_is_the_same_text_with_the_wanted_fields_in_it(
     answer: Node, before: str, after: str, methods: dict[str, dict[str, str]]
 ) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from hypothesis import settings
 
 from gateway.model.decision import Decision
 from gateway.model.hooks import parse_hook
@@ -24,7 +23,6 @@ from gateway.recording.masking import Mask
 from gateway.recording.pseudonyms import Key, Pseudonyms
 from tests.support.gateways import ROOT
 
-CHECKED: Final = settings(deadline=None, max_examples=150)
 KEY: Final = Key(b"k" * 32)
 OTHER_KEY: Final = Key(b"o" * 32)
 RUN: Final = KEY.run

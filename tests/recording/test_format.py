@@ -20,7 +20,7 @@ from gateway.recording import RecordError
 from gateway.recording.format import decode_record, encode_record
 from gateway.recording.masking import Mask
 from gateway.recording.pseudonyms import Pseudonyms
-from tests.recording.records import CHECKED, KEY, RUN, WIRE, decision, hook_body, recorded
+from tests.recording.records import KEY, RUN, WIRE, decision, hook_body, recorded
 
 
 def test_a_line_tells_the_hook_and_its_decision() -> None:
@@ -100,7 +100,6 @@ def test_a_line_that_is_none_is_refused(changes: dict[str, Any]) -> None:
         decode_record(json.dumps({**line, **changes}).encode())
 
 
-@CHECKED
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_any_bytes_are_a_line_or_refused(line: bytes) -> None:
     with pytest.raises(RecordError):

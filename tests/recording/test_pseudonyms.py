@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 from gateway.config import loads
 from gateway.recording import RecordSettings
 from gateway.recording.pseudonyms import Key, Pseudonyms
-from tests.recording.records import CHECKED, KEY, OTHER_KEY
+from tests.recording.records import KEY, OTHER_KEY
 
 numbers = st.from_regex(r"(\+|00|0)?[1-9][0-9]{5,14}", fullmatch=True)
 names = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=80)
 
 
-@CHECKED
 @given(names | numbers)
 def test_a_pseudonym_is_the_same_every_time_and_has_the_same_length_and_shape(text: str) -> None:
     made = Pseudonyms(KEY).pseudonym(text)
@@ -30,7 +29,6 @@ def test_a_pseudonym_is_the_same_every_time_and_has_the_same_length_and_shape(te
     assert [c.isalnum() for c in made] == [c.isalnum() for c in text]
 
 
-@CHECKED
 @given(st.lists(numbers, unique=True, min_size=2, max_size=40))
 def test_different_numbers_never_become_one(written: list[str]) -> None:
     pseudonyms = Pseudonyms(KEY)
@@ -43,7 +41,6 @@ def test_all_extensions_of_three_digits_stay_apart() -> None:
     assert len(set(made)) == 1000
 
 
-@CHECKED
 @given(st.from_regex(r"\+?[1-9][0-9]{13,14}", fullmatch=True) | st.from_regex(r"[a-z]{12,20}[0-9]{3}", fullmatch=True))
 def test_another_run_has_other_pseudonyms(text: str) -> None:
     assert len({text, Pseudonyms(KEY).pseudonym(text), Pseudonyms(OTHER_KEY).pseudonym(text)}) == 3

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.admin.decision_filter import wanted
@@ -35,7 +35,6 @@ from gateway.model.verdicts import (
 )
 from gateway.telemetry.journal import MAX_LIMIT, DecisionFilter, DecisionFormatter, DecisionView, Journal
 
-CHECKED: Final = settings(deadline=None, max_examples=150)
 CONTRACT_FIELDS: Final = (
     "request_id time app method node_id session_id call_id caller callee verdict source reason status error upstream "
     "target budget_ms duration_ms upstream_ms attempts worker means "
@@ -110,7 +109,6 @@ def test_an_empty_journal_has_no_oldest_call() -> None:
     assert (nothing.decisions, nothing.matched, nothing.held, nothing.oldest) == ([], 0, 0, None)
 
 
-@CHECKED
 @given(
     st.lists(st.tuples(st.sampled_from(RULINGS), st.integers(0, 60_000)), max_size=40),
     st.integers(1, 8),
@@ -218,7 +216,6 @@ def is_wanted(call: DecisionView, each: Decision, query: dict[str, Any]) -> bool
     return any(query.get("q", "").lower() in (text or "").lower() for text in texts)
 
 
-@CHECKED
 @given(decisions(), queries())
 def test_a_query_finds_what_a_look_at_each_call_finds(made: list[Decision], query: dict[str, Any]) -> None:
     result = asyncio.run(filled(made).search(DecisionFilter(**query), TELLER))
@@ -325,7 +322,6 @@ def test_the_time_copied_from_a_call_includes_that_call_at_both_ends() -> None:
         assert asyncio.run(journal.search(asked, TELLER)).matched == 1, name
 
 
-@CHECKED
 @given(
     st.dictionaries(
         st.sampled_from([*QUERY, "since", "until", "failures", "limit", "repaired", "shadow"]), st.text(max_size=40)
@@ -341,9 +337,6 @@ def test_any_other_text_is_a_query_or_refused(query: dict[str, str]) -> None:
 
 
 # --- following ---
-
-
-@CHECKED
 @given(
     st.lists(st.lists(st.sampled_from(RULINGS), max_size=8), max_size=6),
     st.integers(1, 5),
@@ -425,7 +418,6 @@ def test_who_was_not_decided_by_a_backend_made_no_attempt(ruling: Ruling) -> Non
     assert TELLER.format(decision(ruling, target=None, attempts=0)).attempts == ()
 
 
-@CHECKED
 @given(st.text(max_size=600), st.sampled_from(RULINGS))
 def test_whatever_a_caller_wrote_is_shown_bounded_and_as_json(text: str, ruling: Ruling) -> None:
     fields = dict.fromkeys(("nodeId", "sessionId", "callId", "caller", "callee"), text)

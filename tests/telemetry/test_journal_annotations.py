@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.admin.rpc import FindDecisions, decode_reply, encode_reply
@@ -21,7 +21,6 @@ from gateway.policy.shadow import ShadowResult
 from gateway.telemetry.journal import DecisionFilter, DecisionFormatter, DecisionView, Journal
 from gateway.telemetry.shadow_results import MAX_RESULTS
 
-CHECKED: Final = settings(deadline=None, max_examples=60)
 NOW: Final = 1_700_000_000.0
 TELLER: Final = DecisionFormatter(77)
 ALLOWED: Final = backend_allow(b'{"a":1}')
@@ -158,7 +157,6 @@ def test_a_result_for_a_hook_that_nobody_remembers_is_no_matter() -> None:
     assert found(journal) == []
 
 
-@CHECKED
 @given(st.lists(st.tuples(st.integers(0, 40), st.sampled_from(list(Finding)), st.integers(0, 60_000)), max_size=60))
 def test_with_shadows_too_the_journal_keeps_no_more_than_its_bytes(hooks: list[tuple[int, Finding, int]]) -> None:
     journal = Journal(20, 20, 60_000, differing=5)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.model.hooks import CATALOGUE, BadHookError, MethodType, method_type, parse_hook
@@ -15,7 +15,6 @@ from gateway.model.verdicts import Verdict
 from gateway.policy.rules import matcher
 from gateway.policy.rules.matcher import Rule, Rules, Windows, parse_windows
 
-CHECKED = settings(deadline=None)
 NOW = datetime(2026, 1, 5, 12, 30, tzinfo=UTC).timestamp()
 """A Monday."""
 ALLOW, REJECT = Verdict.ALLOW, Verdict.REJECT
@@ -286,7 +285,6 @@ RULES = st.lists(
 
 @given(RULES, st.none() | TEXTS, st.none() | TEXTS, METHODS, st.integers(0, 3))
 @example([rule("r", caller=("",)), rule("s", caller=("*",))], "", "", "connect", 0)
-@CHECKED
 def test_it_finds_what_trying_one_rule_after_the_other_finds(
     rules: list[Rule], caller: str | None, callee: str | None, method: str, hours: int
 ) -> None:
@@ -301,7 +299,6 @@ def test_it_finds_what_trying_one_rule_after_the_other_finds(
 @given(RULES, RULES, st.none() | TEXTS, st.none() | TEXTS, METHODS)
 @example([rule("r", methods=("connect",))], [rule("s", caller=("a",))], "A", None, "call")
 @example([rule("r", caller=("a",))], [rule("s", methods=("OnCallEvent",))], None, None, "OnCallEvent")
-@CHECKED
 def test_rules_that_many_apps_share_come_after_an_app_s_own(
     own: list[Rule], common: list[Rule], caller: str | None, callee: str | None, method: str
 ) -> None:
@@ -312,7 +309,6 @@ def test_rules_that_many_apps_share_come_after_an_app_s_own(
 
 
 @given(st.text(), st.text(max_size=8))
-@CHECKED
 def test_any_name_is_met_by_itself_and_by_its_beginning(name: str, more: str) -> None:
     if any(c in "*?" for c in name):
         return
@@ -321,9 +317,6 @@ def test_any_name_is_met_by_itself_and_by_its_beginning(name: str, more: str) ->
 
 
 # --- what rules read ---
-
-
-@CHECKED
 @given(
     st.lists(
         st.builds(
@@ -379,7 +372,6 @@ def meets_one(rule: Rule, kind: MethodType, method: str, caller: str | None) -> 
     return kind.value in names or any(fnmatchcase(method.lower(), glob) for glob in names)
 
 
-@CHECKED
 @given(RULES, RULES, st.sampled_from(sorted(CATALOGUE)), st.sampled_from(["1", "12", "2", None]))
 def test_a_rule_with_a_verdict_meets_events_only_where_methods_says_so(
     rules: list[Rule], more: list[Rule], method: str, caller: str | None

@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.policy.breaker import Breaker, BreakerSettings, State
@@ -58,7 +58,6 @@ def succeed(breaker: Breaker, now: float, times: int = 1) -> None:
 
 
 @given(STEPS)
-@settings(deadline=None, max_examples=200)
 def test_workers_have_the_breaker_that_one_process_would_have(steps: list[tuple[int, str, float]]) -> None:
     with pytest.MonkeyPatch.context() as patch, workers(3) as running:
         patch.setattr(breakers, "_TOGETHER", 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.policy.rate_limit import Limiter, Rate
@@ -11,14 +11,12 @@ from gateway.policy.shared import AppLimits, Bucket, Memory
 from gateway.policy.shared import limits as sharing_limits
 from tests.policy.shared.workers import workers
 
-CHECKED = settings(deadline=None, max_examples=60)
 RATES = st.builds(Rate, st.floats(0.01, 1000), st.integers(1, 50))
 HOOKS = st.lists(st.tuples(st.integers(0, 2), st.floats(0, 2)), max_size=150)
 """At which worker each comes, and how many seconds after the one before."""
 
 
 @given(RATES, HOOKS)
-@CHECKED
 def test_workers_buckets_are_one(rate: Rate, hooks: list[tuple[int, float]]) -> None:
     with workers(3) as running:
         buckets = [AppLimits(memory, "app a").limiter(rate, running.now) for memory in running.memories]
@@ -29,7 +27,6 @@ def test_workers_buckets_are_one(rate: Rate, hooks: list[tuple[int, float]]) -> 
 
 
 @given(RATES, HOOKS, st.lists(st.floats(0, 0.05), min_size=3, max_size=3))
-@CHECKED
 def test_clocks_that_lag_behind_let_no_more_through(
     rate: Rate, hooks: list[tuple[int, float]], lags: list[float]
 ) -> None:
@@ -61,7 +58,6 @@ def test_while_the_bucket_is_locked_for_good_each_worker_has_its_share(monkeypat
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["come", "go", "die"])), max_size=200), st.integers(1, 6))
-@CHECKED
 def test_no_more_are_inside_than_may_whatever_dies(steps: list[tuple[int, str]], most: int) -> None:
     with workers(3) as running:
         apps = [AppLimits(memory, "app a") for memory in running.memories]

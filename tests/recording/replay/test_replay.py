@@ -605,7 +605,7 @@ line_changes = st.dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(line_changes | st.binary(max_size=60), max_size=8))
 def test_whatever_stands_in_a_file_a_line_is_a_hook_or_broken(path: Path, made: list[dict[str, Any] | bytes]) -> None:
     whole = [change.replace(b"\n", b"") if isinstance(change, bytes) else {**record(), **change} for change in made]

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any, Final
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -14,7 +14,6 @@ from gateway.model.decision import UNKNOWN_APP, Decision
 from gateway.model.verdicts import Ruling, backend_allow, backend_reject, duplicate_ruling
 from gateway.telemetry.metrics import Metrics
 
-CHECKED: Final = settings(deadline=None, max_examples=80)
 FAMILIES: Final = {
     "gateway_ineffective_rejects_total",
     "gateway_ineffective_changes_total",
@@ -111,7 +110,6 @@ annotated = st.fixed_dictionaries(
 )
 
 
-@CHECKED
 @given(st.lists(st.tuples(annotated, st.sampled_from("ab"), st.sampled_from(["old", "new"]), st.booleans())))
 def test_counts_are_those_of_a_naive_model(hooks: list[tuple[dict[str, Any], str, str, bool]]) -> None:
     model: Counter[tuple[str, ...]] = Counter()
