@@ -201,7 +201,7 @@ PREPARING: Final = [
     (HealthCheck, "__init__", 1),
     (HealthCheck, "__init__", 2),
     (mirror.Shadows, "prepare", 1),
-    (runtime.RuntimeChange, "_served", 1),
+    (runtime.RuntimeChange, "_assign_tenants", 1),
     (Metrics, "make_scope", 1),
     (runtime, "Snapshot", 1),
 ]
