@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 import msgspec
 
+from gateway.model.secret_names import is_secret_name
 from gateway.model.text import mask_number, shorten
 from gateway.model.verdicts import Verdict
 
@@ -33,11 +34,6 @@ MAX_BODY: Final = 64 * 1024
 """Bytes of a body beyond which it is compared byte by byte and not by fields."""
 
 _MAX_KEY: Final = 64
-_SECRET: Final = re.compile(
-    r"pass(word|wd|phrase|code)|pwd|secret|token|hash|auth|credential|signature|cookie|api_?key|private_?key"
-    r"|^pass$|^ha1$|^nonce$|^otp$|^pin$|^sdp$|sdp$|^sdp",  # an SDP has the keys of the call's media in it
-    re.IGNORECASE,
-).search
 _HIDDEN: Final = "***"
 _AROUND: Final = 24
 """Characters that are shown before the place where two long texts begin to differ."""
@@ -280,7 +276,7 @@ class _Show:
 
     def difference(self, path: Path, ours: Any, theirs: Any) -> Difference:
         names = [part for part in path if isinstance(part, str)]
-        if any(map(_SECRET, names)):
+        if any(map(_is_hidden, names)):
             mine, other = _hidden(ours), _hidden(theirs)
         elif not self._mask.isdisjoint(name.casefold() for name in names):
             mine, other = _half_hidden(ours), _half_hidden(theirs)
@@ -316,7 +312,7 @@ class _Show:
             yield "{"
             for number, (key, inner) in enumerate(value.items()):
                 yield f"{',' if number else ''}{_quoted(self._clean(key))}:"
-                if not depth or _SECRET(key):
+                if not depth or _is_hidden(key):
                     yield _HIDDEN
                 elif key.casefold() in self._mask:
                     yield _half_hidden(inner) or ""
@@ -351,6 +347,12 @@ def _text_of(value: object) -> str:
     if isinstance(value, _Number):
         return value.text
     return value if isinstance(value, str) else ""
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a field's value is never shown; an SDP contains the keys of the call's media."""
+    lower = name.lower()
+    return is_secret_name(name) or lower.startswith("sdp") or lower.endswith("sdp")
 
 
 def _hidden(value: object) -> str | None:

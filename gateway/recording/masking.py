@@ -16,6 +16,7 @@ from unicodedata import normalize
 
 import msgspec
 
+from gateway.model.secret_names import is_secret_name
 from gateway.recording.pseudonyms import Pseudonyms
 
 STARS: Final = "***"
@@ -25,13 +26,6 @@ IDENTIFIERS: Final = frozenset(("nodeid", "appkey", "sessionid", "callid"))
 _SHORTEST_KNOWN: Final = 6
 """Characters of a number from which on it is looked for in other texts of its hook."""
 _MOST_KNOWN: Final = 16
-_SECRET_PARTS: Final = (
-    "password", "passwd", "passphrase", "passcode", "pwd", "secret", "token", "authorization", "credential", "cookie",
-    "apikey", "privatekey", "accesskey", "signature",
-)  # fmt: skip
-_SECRET_WORDS: Final = frozenset(("auth", "pass", "pin", "otp", "jwt", "hmac", "hash", "hashes", "nonce", "cnonce"))
-_words = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+").findall
-
 _tokens = re.compile(
     rb'"(?P<text>[^"\\]*+(?:\\.[^"\\]*+)*+)"(?P<colon>[ \t\r\n]*+:)?'
     rb"|(?P<open>[{\[])|(?P<close>[}\]])|(?P<number>-?[0-9][0-9.eE+-]*+)|true|false|null"
@@ -114,15 +108,6 @@ class _Kind(Enum):
     SECRET = 3
 
 
-@lru_cache(1024)
-def is_secret(name: str) -> bool:
-    """Whether a field of this name holds a secret: a password, a token, a hash of one."""
-    plain = re.sub(r"[^a-z]", "", name.lower())
-    if plain.endswith("hash") or any(part in plain for part in _SECRET_PARTS):
-        return True
-    return any(word.lower() in _SECRET_WORDS for word in _words(name))
-
-
 class Mask:
     """Masks one hook after the other. For one thread."""
 
@@ -146,7 +131,7 @@ class Mask:
     def _find_kind(self, written: bytes) -> _Kind:
         name = normalize("NFKC", _text(written))  # a full-width "p" is a "p"
         lower = name.lower()
-        if is_secret(name):
+        if is_secret_name(name):
             return _Kind.SECRET
         if lower in self._fields:
             return _Kind.MASKED

@@ -265,7 +265,7 @@ from gateway.policy import comparison
 from gateway.model.verdicts import Verdict
 comparison.MAX_BODY = 1 << 30
 body = b'{"caller":"%b","callee":"caller","x":"%b' % (b"a" * 10**6 + b"b", b"a" * 2 * 10**6)
-ours, theirs = (comparison.Answered(Verdict.ALLOW, 200, body + end, "") for end in (b'1"}', b'2"}'))
+ours, theirs = (comparison.ComparedAnswer(Verdict.ALLOW, 200, body + end, "") for end in (b'1"}', b'2"}'))
 print(comparison.compare(ours, theirs, comparison.Compare.BODY, mask=frozenset({"caller", "callee"})).outcome)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
