@@ -28,7 +28,8 @@ from gateway.recording import Recorder
 from gateway.server import hook_service
 from gateway.server.hook_service import HookService
 from gateway.server.sockets import bind
-from gateway.telemetry.log import AccessLog, LogWriter
+from gateway.telemetry.access_log import AccessLog
+from gateway.telemetry.log import LogWriter
 from gateway.telemetry.metrics import Metrics
 from gateway.upstreams import Targets, mirror
 from gateway.upstreams.health import HealthCheck
@@ -201,7 +202,7 @@ PREPARING: Final = [
     (HealthCheck, "__init__", 1),
     (HealthCheck, "__init__", 2),
     (mirror.Shadows, "prepare", 1),
-    (runtime.RuntimeChange, "_served", 1),
+    (runtime.RuntimeChange, "_assign_tenants", 1),
     (Metrics, "make_scope", 1),
     (runtime, "Snapshot", 1),
 ]

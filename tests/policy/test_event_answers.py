@@ -17,7 +17,7 @@ from gateway.model.hooks import is_json_object
 from gateway.model.verdicts import Cause, Failure, ProxyError, Reason, Ruling, Source, Verdict
 from gateway.policy.event_answers import EventCheck, decompress, reports_fatal
 from gateway.policy.repair import ResponseCheck
-from gateway.upstreams.answers import judge, judge_failure
+from gateway.upstreams.answers import Judge
 
 HOOK: Final = b'{"appKey":"a","sessionId":"/1.2.3.4:5/6.7.8.9:10","status":"FINISH"}'
 TRACE: Final = "Stack trace:\n#0 /srv/cdr.php(3): save()\n#1 {main}\n  thrown in /srv/cdr.php on line 3\n"
@@ -142,7 +142,7 @@ def test_what_is_not_as_it_says_is_looked_at_as_it_is_and_a_bomb_only_so_far() -
 
 
 def judged(status: int, body: bytes, check: Any = EventCheck.ANY, *headers: tuple[bytes, bytes]) -> Ruling | Failure:
-    return judge(Answer(status, headers, body), HOOK, check)
+    return Judge().judge(Answer(status, headers, body), HOOK, check)
 
 
 @pytest.mark.parametrize("check", EventCheck)
@@ -215,6 +215,6 @@ def test_with_repair_the_backend_s_own_object_goes_out_of_an_answer_with_notices
 @pytest.mark.parametrize("status", [200, 201, 204])
 def test_an_answer_cut_short_is_no_delivery(status: int) -> None:
     cut = Failure(Cause.BAD_ANSWER, ProxyError.HTTP_RESPONSE_INCOMPLETE, "answer cut short", status)
-    assert judge_failure(cut, EventCheck.ANY) is cut
-    denied = judge_failure(cut._replace(received_status=403), EventCheck.ANY)
+    assert Judge().judge_failure(cut, EventCheck.ANY) is cut
+    denied = Judge().judge_failure(cut._replace(received_status=403), EventCheck.ANY)
     assert isinstance(denied, Ruling)
