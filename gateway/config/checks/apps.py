@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 
 from gateway.config.checks.methods import MethodChecks
+from gateway.config.checks.plain import as_list, is_mapping, texts
 from gateway.config.sections.rest_client_config import KNOWN_FIELDS
 from gateway.config.sections.rules import MAX_METHODS, MAX_RULES
 from gateway.config.sections.split import MAX_FAILOVERS, MAX_SHARES
@@ -33,6 +34,7 @@ class AppChecks:
         problem: Callable[[Path, str], None],
         warn: Callable[[Path, str], None],
         suggester: NameSuggester,
+        *,
         defaults: dict[str, Any],
         methods: MethodChecks,
         upstreams: Mapping[str, Any] | None,
@@ -72,11 +74,11 @@ class AppChecks:
         """The names of all upstreams that an app's hooks may reach, some of them twice."""
         wider = self._defaults
         yield from (name for _, name in _choices((), app.get("upstream", wider.get("upstream"))))
-        yield from (name for _, name in _names((), app.get("failover", wider.get("failover"))))
+        yield from (name for _, name in texts((), app.get("failover", wider.get("failover"))))
         methods = app.get("methods")
-        others = [*_as_list(app.get("rules")), *_as_list(wider.get("rules")), app.get("shadow")]
-        others += [it.get("shadow") for it in (methods.values() if _is_mapping(methods) else ()) if _is_mapping(it)]
-        yield from (it["upstream"] for it in others if _is_mapping(it) and isinstance(it.get("upstream"), str))
+        others = [*as_list(app.get("rules")), *as_list(wider.get("rules")), app.get("shadow")]
+        others += [it.get("shadow") for it in (methods.values() if is_mapping(methods) else ()) if is_mapping(it)]
+        yield from (it["upstream"] for it in others if is_mapping(it) and isinstance(it.get("upstream"), str))
 
     def check_reserved_name(self, name: str) -> None:
         """An upstream must not take the name of a candidate."""
@@ -93,20 +95,20 @@ class AppChecks:
         names = list(_choices(path, chosen))
         for place, name in names:
             self._exists(place, name)
-        shares = _as_list(chosen)
+        shares = as_list(chosen)
         if not 2 <= len(shares) <= MAX_SHARES:
             return
         self._distinct(names, 1)
-        if all(_is_mapping(share) and share.get("weight") == 0 for share in shares):
+        if all(is_mapping(share) and share.get("weight") == 0 for share in shares):
             self._problem(path, "must have a weight above 0: with these, no upstream would be asked")
 
     def _failover(self, path: Path, level: dict[str, Any]) -> None:
-        names = list(_names(path, level["failover"]))
+        names = list(texts(path, level["failover"]))
         if len(names) > MAX_FAILOVERS:
             return
         chosen = level.get("upstream", self._defaults.get("upstream"))
-        rules = [*_as_list(level.get("rules")), *_as_list(self._defaults.get("rules"))]
-        is_only_one = not any(_is_mapping(rule) and rule.get("upstream", chosen) != chosen for rule in rules)
+        rules = [*as_list(level.get("rules")), *as_list(self._defaults.get("rules"))]
+        is_only_one = not any(is_mapping(rule) and rule.get("upstream", chosen) != chosen for rule in rules)
         for place, name in names:
             self._exists(place, name)
             if name == chosen and is_only_one:
@@ -125,8 +127,8 @@ class AppChecks:
 
     def _rules(self, path: Path, rules: object, *, static: bool) -> None:
         first: dict[str, int] = {}
-        for index, rule in enumerate(_as_list(rules)[:MAX_RULES]):
-            if not _is_mapping(rule):
+        for index, rule in enumerate(as_list(rules)[:MAX_RULES]):
+            if not is_mapping(rule):
                 continue
             if isinstance(name := rule.get("name"), str) and (same := first.setdefault(name, index)) != index:
                 self._problem((*path, index, "name"), f"is the name of item [{same}] of this list too")
@@ -138,7 +140,7 @@ class AppChecks:
 
     def _known(self, path: Path, methods: object, *, verdict: bool = False) -> None:
         """Names and globs that stand for no method are probably mistyped."""
-        for place, name in islice(_names(path, methods), MAX_METHODS):
+        for place, name in islice(texts(path, methods), MAX_METHODS):
             self._methods.check_item(place, name)
             if verdict:
                 self._methods.check_for_events(place, name)
@@ -146,7 +148,7 @@ class AppChecks:
     # --- shadows ---
 
     def _shadow(self, path: Path, shadow: object, chosen: object) -> None:
-        if not _is_mapping(shadow):
+        if not is_mapping(shadow):
             return
         candidate = shadow.get("upstream")
         self._exists((*path, "upstream"), candidate)
@@ -175,27 +177,10 @@ class AppChecks:
         return next(iter(map(_USELESS.__getitem__, kinds)), "") if kinds <= _USELESS.keys() else ""
 
 
-def _is_mapping(value: object) -> TypeGuard[dict[str, Any]]:
-    return isinstance(value, dict)
-
-
-def _as_list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _names(path: Path, value: object) -> Iterator[tuple[Path, str]]:
-    """The texts of one, or of a list, each with its place."""
-    if isinstance(value, str):
-        yield path, value
-    for index, item in enumerate(_as_list(value)):
-        if isinstance(item, str):
-            yield (*path, index), item
-
-
 def _choices(path: Path, value: object) -> Iterator[tuple[Path, str]]:
     """The names of one upstream, or of several with their weights, each with its place."""
     if isinstance(value, str):
         yield path, value
-    for index, share in enumerate(_as_list(value)):
-        if _is_mapping(share) and isinstance(share.get("name"), str):
+    for index, share in enumerate(as_list(value)):
+        if is_mapping(share) and isinstance(share.get("name"), str):
             yield (*path, index, "name"), share["name"]

@@ -321,9 +321,16 @@ def merge_settings(
     fallback = _first(levels, "fallback")
     if app.static is not None:
         return Settings(
-            None, app.static, timeout, fallback, None, max_in_flight, None, app.credentials, app.signature,
-            client_config=client_config, rules=tuple(rule for rule in rules if rule.upstream is None),
-        )  # fmt: skip
+            upstream=None,
+            static=app.static,
+            timeout=timeout,
+            fallback=fallback,
+            max_in_flight=max_in_flight,
+            credentials=app.credentials,
+            signature=app.signature,
+            client_config=client_config,
+            rules=tuple(rule for rule in rules if rule.upstream is None),
+        )
     chosen = app.upstream or defaults.upstream
     split: tuple[Share, ...] = chosen if isinstance(chosen, tuple) else ()
     upstream = chosen[0].name if isinstance(chosen, tuple) else chosen
@@ -332,25 +339,25 @@ def merge_settings(
     failover_on = _first(levels, "failover_on")
     reserve = _first(levels, "failover_reserve") if failover_on else None
     return Settings(
-        upstream,
-        None,
-        timeout,
-        fallback,
-        _first(levels, "retry"),
-        max_in_flight,
-        _dedupe(levels, method),
-        app.credentials,
-        app.signature,
-        split,
-        _others(failover, upstream, split, rules) if failover else (),
-        client_config,
-        _first(levels, "response_check") or ResponseCheck.STRICT,
-        _first(levels, "event_answers") or EventAnswers.ANY,
-        None if isinstance(rate_limit, str) else rate_limit,
-        rules,
-        _shadow(app, keys),
-        FAILOVER_ON_DEFAULT if failover_on is None else frozenset(failover_on),
-        FAILOVER_RESERVE_DEFAULT if reserve is None else reserve,
+        upstream=upstream,
+        static=None,
+        timeout=timeout,
+        fallback=fallback,
+        retry=_first(levels, "retry"),
+        max_in_flight=max_in_flight,
+        dedupe=_dedupe(levels, method),
+        credentials=app.credentials,
+        signature=app.signature,
+        split=split,
+        failover=_others(failover, upstream, split, rules) if failover else (),
+        client_config=client_config,
+        response_check=_first(levels, "response_check") or ResponseCheck.STRICT,
+        event_answers=_first(levels, "event_answers") or EventAnswers.ANY,
+        rate_limit=None if isinstance(rate_limit, str) else rate_limit,
+        rules=rules,
+        shadow=_shadow(app, keys),
+        failover_on=FAILOVER_ON_DEFAULT if failover_on is None else frozenset(failover_on),
+        failover_reserve=FAILOVER_RESERVE_DEFAULT if reserve is None else reserve,
     )
 
 

@@ -18,6 +18,8 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, SecretStr, WithJsonSchema
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from gateway.model.units import SECONDS
+
 INVALID_VALUE: Final = "invalid_value"
 """Type of an error whose text continues with ``, not VALUE``."""
 INVALID: Final = "invalid"
@@ -129,7 +131,6 @@ def _with_message(core: CoreSchema, message: str) -> CoreSchema:
 
 _DURATION: Final = r"[0-9]{1,9}(?:\.[0-9]{1,9})?(?:ms|s|m|h)"
 _match_duration = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)").fullmatch
-_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SIZE: Final = r"[0-9]{1,12}(?:B|KiB|MiB|GiB)"
 _match_size = re.compile(r"([0-9]{1,12})(B|KiB|MiB|GiB)").fullmatch
 _PERCENT: Final = r"[0-9]{1,3}(?:\.[0-9]{1,9})?%"
@@ -144,13 +145,13 @@ def parse_duration(text: str) -> float:
     if match is None:
         raise ValueError("must be a duration such as 3s or 250ms")
     number, unit = match.groups()
-    return float(number) / 1000 if unit == "ms" else float(number) * _SECONDS[unit]
+    return float(number) / 1000 if unit == "ms" else float(number) * SECONDS[unit]
 
 
 def format_duration(seconds: float) -> str:
     """Seconds as the shortest text that ``parse_duration`` reads back as the same duration."""
     for unit in ("h", "m"):
-        count = seconds / _SECONDS[unit]
+        count = seconds / SECONDS[unit]
         if count >= 1 and count == int(count):
             return f"{int(count)}{unit}"
     if seconds >= 1 or seconds == 0:
