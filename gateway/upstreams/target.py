@@ -95,7 +95,7 @@ class Target:
     def part_of_connections(self) -> int:
         """What this process's part of the limit of connections comes to; those of all workers make up the limit."""
         most = self.transport.settings.max_connections
-        return most if self._shared is None else self._shared.quota.part(most)
+        return most if self._shared is None else self._shared.quota.share(most)
 
     def configure(self, settings: TargetSettings) -> None:
         """Take up another configuration's limits; connections, breaker and counts stay."""
