@@ -4,19 +4,43 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
+# Tests run in several processes, file by file, so that a file's tests share one gateway: in one process per core where
+# they compute, in two per core where most wait.
+CORES   := $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)))')
+WORKERS := $(shell expr 2 '*' $(CORES))
+PYTEST  := $(BIN)/python -m pytest -q --dist loadfile --no-loadscope-reorder
+
 LOCK   := $(VENV)/lock/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
           --custom-compile-command 'make lock'
 
-.PHONY: install run test lint format bench bench-record soak chaos rehearsal fuzz lock audit docs clean
+# Tests start a thousand processes; without kept bytecode each would compile the gateway again.
+export PYTHONDONTWRITEBYTECODE :=
+
+.PHONY: install run check test test-all lint format bench bench-record soak chaos rehearsal fuzz lock audit docs clean
 
 install: $(VENV)/.installed
 
 run: install
 	@$(BIN)/gateway demo -c gateway.yaml
 
+# At each change, a minute: the linters, and every test that starts no process and no browser; it is an error if one of
+# these starts any. Properties are tried with a few examples.
+check: lint
+	@HYPOTHESIS_PROFILE=dev $(PYTEST) -n $(CORES) -m "not process and not slow"
+
+# Before a change is shared, ten minutes on two cores: all tests but the slow ones. TESTS=tests/proxy runs only those, all
+# of them, one after the other.
 test: $(VENV)/.test-tools
 	@tests/tools/install
-	@$(BIN)/python -m pytest $(TESTS)
+	@HYPOTHESIS_PROFILE=ci $(if $(TESTS),$(BIN)/python -m pytest $(TESTS),$(PYTEST) -n $(WORKERS) -m "not slow")
+
+# Before a release, up to fifty minutes: what `make test` leaves out. These are the slow tests (chaos, the rehearsal,
+# the container, the machine that systemd runs), one after the other because they load the machine themselves; then
+# every property again, with thirty times the examples. `make test test-all` is everything.
+test-all: $(VENV)/.test-tools
+	@tests/tools/install
+	@$(BIN)/python -m pytest -q -m slow
+	@HYPOTHESIS_PROFILE=thorough $(PYTEST) -n $(CORES) -m thorough
 
 lint: $(VENV)/.test-tools
 	@$(BIN)/ruff check .

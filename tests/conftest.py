@@ -12,6 +12,8 @@ from tests.support.gateways import RunningGateway, running_gateway
 from tests.support.pacing import EMPTY, reloadable_gateway, take
 from tests.support.secured import HANDSHAKE_LIMIT, Files, config
 
+pytest_plugins = ["tests.support.loop"]
+
 
 def pytest_configure() -> None:
     """A shell that starts the tests in the background has them ignore Ctrl-C, and so would each gateway of theirs."""

@@ -18,6 +18,7 @@ RATE = 80.0
 """Hooks a second: the machine may have something else to do."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 def test_no_hook_is_lost_late_or_wrong_whatever_goes_on_and_nothing_is_left_behind(tls: bool) -> None:
     result = run(SECONDS, SEED, tls=tls, rate=RATE)

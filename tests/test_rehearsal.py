@@ -17,6 +17,7 @@ RATE = 600.0
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_every_step_of_the_rehearsal_finds_what_was_planted_and_loses_no_hook() -> None:
     rows, failures = rehearse(HOOKS, RATE)
     assert failures == [], table(rows)

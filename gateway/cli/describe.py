@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from gateway.config import App, Config, Defaults, Loaded, Settings, display_value
+from gateway.model.reasons import FAILURE_CLAUSES
 from gateway.model.verdicts import Cause, Fallback, Verdict
 from gateway.policy.comparison import Compare
 from gateway.policy.event_answers import EventAnswers
@@ -31,12 +32,6 @@ _MODES: Final = {
     Mode.ENFORCE: "the gateway adds it to their connect answers",
     Mode.WARN: "left to their backends; the gateway counts connect answers without it, and ineffective rejections",
     Mode.OFF: "left to their backends, and not checked",
-}
-_FAILURES: Final = {
-    Cause.UNREACHABLE: "{} is unreachable",
-    Cause.TIMEOUT: "times out",
-    Cause.ERROR_STATUS: "answers with an error status",
-    Cause.BAD_ANSWER: "gives a bad answer",
 }
 _OTHERS: Final = {
     Mode.ENFORCE: "the gateway adds the methods under rest_client_config.methods",
@@ -103,7 +98,7 @@ def _quoted(text: str) -> str:
 
 def describe_failover_on(causes: Iterable[Cause], upstream: str) -> str:
     """When a hook fails over to another upstream."""
-    words = [_FAILURES[cause].format(upstream) for cause in _FAILURES if cause in causes]
+    words = [words.format(upstream) for cause, words in FAILURE_CLAUSES.items() if cause in causes]
     *most, last = words
     both = f"{', '.join(most)} or {last}" if most else last
     twice = "" if list(causes) == [Cause.UNREACHABLE] else "; both upstreams may then process the same hook"

@@ -15,6 +15,7 @@ from typing import Final
 
 from gateway import __version__
 from gateway.config import Key, Section, loads, reference_sections
+from gateway.model.reasons import REASON_TEXTS, cause_detail
 from gateway.model.verdicts import (
     Cause,
     Failure,
@@ -33,33 +34,6 @@ from gateway.telemetry.metrics import Metrics
 
 _section = re.compile(r"(<!-- begin: ([a-z-]+)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
-_CAUSES: Final[Mapping[Cause, str]] = {
-    Cause.TIMEOUT: "gave no complete answer within the budget",
-    Cause.UNREACHABLE: "refused, reset or closed the connection without an answer; its name was not resolved; TLS "
-    "failed; or every target is ejected (those of each `failover` too)",
-    Cause.OVERLOAD: "was not contacted, because `max_in_flight` or `rate_limit` was reached, or `max_connections` was "
-    "reached and the queue is too long",
-    Cause.BAD_ANSWER: "answered `200` with anything but one JSON object (a PHP notice before it, a byte-order mark, "
-    "HTML, nothing) that `response_check: repair` could not repair; or its answer was cut short, malformed or too "
-    "large; or it answered an event with any `2xx` and PHP's report of a fatal error",
-    Cause.ERROR_STATUS: "answered with any other status: redirects, `204`, `500` …",
-}
-_CAUSES_IN_SHORT: Final[Mapping[Cause, str]] = {
-    Cause.TIMEOUT: "no complete answer within the budget",
-    Cause.UNREACHABLE: "no connection, or every target is ejected",
-    Cause.OVERLOAD: "not contacted, because a limit was reached",
-    Cause.BAD_ANSWER: "`200` with anything but one JSON object",
-    Cause.ERROR_STATUS: "any other status",
-}
-_REASONS: Final[Mapping[Reason, str]] = {
-    Reason.OK: "the backend, a rule, an app with `static: allow`, or the original of a duplicate allowed it",
-    Reason.DENIED: "the backend, a rule, an app with `static: reject`, or the original of a duplicate rejected it",
-    Reason.UNKNOWN_APP: "no app in the configuration serves the hook's `appKey`",
-    Reason.BAD_REQUEST: "the request is not a valid hook",
-    Reason.UNAUTHORIZED: "the sender's address is not allowed, or its credentials or signature are missing or wrong",
-    Reason.INTERNAL: "a defect in the gateway; its log has the traceback",
-}
-
 _SIGNALS: Final[Mapping[Meaning, str]] = {
     Meaning.DRAIN: "finishes the hooks in flight, for up to `server.drain_timeout`, and exits with status 0; a second "
     "one exits immediately",
@@ -74,24 +48,24 @@ def outcome_table() -> str:
         ("`200` with one JSON object; to an event: any `2xx`", *_outcome(backend_allow(b"{}"))),
         ("`403`", *_outcome(backend_reject())),
     ]
-    for cause, words in _CAUSES_IN_SHORT.items():
+    for cause in Cause:
         ruling = fallback_ruling(Failure(cause, ProxyError.HTTP_PROTOCOL_ERROR, ""), Fallback(), b"{}")
-        rows.append((words, *_outcome(ruling)))
+        rows.append((REASON_TEXTS[Reason(cause.value)].short, *_outcome(ruling)))
     return _markdown(("the backend's answer", "`reason`", "the media server receives"), rows)
 
 
 def verdict_table() -> str:
-    """What a backend did, and what the media server gets: worked out by the functions that decide it."""
+    """What a backend did, and what the media server gets: from the functions that decide it."""
     rows = [
         ("`200` with one JSON object", *_outcome(backend_allow(b"{}")), "–"),
         ("any `2xx` to an event, with any body (`event_answers: any`)", *_outcome(backend_allow(b"{}")), "–"),
         ("`403`: final, never retried, not a failure", *_outcome(backend_reject()), "–"),
     ]
     allow_alone = loads("defaults: {fallback: allow}\n").config.defaults.fallback
-    for cause, words in _CAUSES.items():
+    for cause in Cause:
         ruling = fallback_ruling(Failure(cause, ProxyError.HTTP_PROTOCOL_ERROR, ""), Fallback(), b"{}")
         covered = "yes" if allow_alone.verdict(cause) is Verdict.ALLOW else "no: name it"
-        rows.append((words, *_outcome(ruling), covered))
+        rows.append((cause_detail(cause), *_outcome(ruling), covered))
     return _markdown(("what the backend did", "`reason`", "answer", "allowed by `fallback: allow`?"), rows)
 
 
@@ -117,8 +91,7 @@ def cure_table() -> str:
 
 def reason_table() -> str:
     """Every reason of a decision, in one line each."""
-    causes = {Reason(cause.value): f"the backend {words}" for cause, words in _CAUSES.items()}
-    rows = [(f"[`{reason}`](#{reason})", causes.get(reason) or _REASONS[reason]) for reason in Reason]
+    rows = [(f"[`{reason}`](#{reason})", REASON_TEXTS[reason].detail) for reason in Reason]
     return _markdown(("`reason`", "what happened"), rows)
 
 
@@ -155,7 +128,7 @@ def _names(numbers: Iterable[int]) -> str:
 
 
 def keys_at(place: str) -> str:
-    """The keys of the configuration's section that stands there. Raises KeyError."""
+    """The keys of the configuration's section at that place. Raises KeyError."""
     everything = reference_sections()
     section = everything[place]
     blocks = [section.meaning]
@@ -185,7 +158,7 @@ def _is_below(place: str, key: str) -> bool:
 
 
 def _anchor(section: Section) -> str:
-    """Where its keys begin, as GitHub names the heading of the first one."""
+    """The anchor of its first key's heading, as GitHub names it."""
     return re.sub(r"[^\w-]", "", f"{section.places[0]}.{section.keys[0].name}".lower())
 
 

@@ -1,8 +1,9 @@
-"""The one frozen record of what became of a hook: metrics, log, journal and tracing are made from it."""
+"""The one frozen record of what became of a hook, and how it is built: metrics, log, journal and tracing read it."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+import time
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -79,6 +80,95 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     """Whether its upstream was chosen by weight."""
     app_cache: AppCache | None = None
     """Its app's."""
+
+
+class UpstreamOutcome(Protocol):
+    """What a decision says of the upstreams that its hook was sent to."""
+
+    @property
+    def target(self) -> str | None:
+        """The last target that was tried."""
+
+    @property
+    def attempts(self) -> int:
+        """How often the hook was sent."""
+
+    @property
+    def began(self) -> float:
+        """When the first attempt began, by ``time.perf_counter``."""
+
+    @property
+    def duration(self) -> float:
+        """Seconds, all attempts together."""
+
+    @property
+    def story(self) -> tuple[AttemptRecord, ...]:
+        """As in Decision."""
+
+
+class DecisionBuilder:
+    """What is known of a hook so far, as far as its decision says it."""
+
+    __slots__ = (
+        "app",
+        "app_cache",
+        "began",
+        "body",
+        "budget",
+        "hook",
+        "method",
+        "method_name",
+        "outcome",
+        "request_id",
+        "split",
+        "upstream",
+    )
+
+    trace: Trace | None = None
+
+    def __init__(self, request_id: str) -> None:
+        self.began = time.perf_counter()
+        self.request_id = request_id
+        self.app = UNKNOWN_APP
+        self.app_cache: AppCache | None = None
+        self.method = OTHER_METHOD
+        self.method_name = ""
+        self.body = b""
+        self.hook: Hook | None = None
+        self.budget: float | None = None
+        """Of its route; None before that is known."""
+        self.upstream: str | None = None
+        """The one that decides, or is to; None where none is asked."""
+        self.split = False
+        self.outcome: UpstreamOutcome | None = None
+
+    def build(self, ruling: Ruling) -> Decision:
+        """The decision, now that the answer has gone out."""
+        outcome, body, upstream = self.outcome, self.body, self.upstream
+        duration = time.perf_counter() - self.began
+        answer_size = 0 if ruling.body is body else len(ruling.body)
+        return Decision(
+            ruling=ruling,
+            time=time.time() - duration,
+            request_id=self.request_id,
+            app=self.app,
+            method=self.method,
+            budget=None if upstream is None else self.budget,
+            duration=duration,
+            upstream=upstream,
+            target=None if outcome is None else outcome.target,
+            attempts=0 if outcome is None else outcome.attempts,
+            upstream_duration=0.0 if outcome is None else outcome.duration,
+            hook=self.hook,
+            asked_after=0.0 if outcome is None else outcome.began - self.began,
+            story=() if outcome is None else outcome.story,
+            size=len(body) + answer_size,
+            trace=self.trace,
+            body=body,
+            method_name=self.method_name,
+            split=self.split,
+            app_cache=self.app_cache,
+        )
 
 
 def is_failure(decision: Decision) -> bool:

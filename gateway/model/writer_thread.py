@@ -1,4 +1,4 @@
-"""A bounded queue and the thread that empties it: what is slow or may hang happens there, and no hook waits for it."""
+"""A bounded queue and the thread that empties it: slow or hanging output happens there, and no hook waits for it."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 _AFTER_A_FAILURE: Final = 0.01
-"""Seconds until the next batch is tried where one could not be taken or written: memory may be short."""
+"""Seconds from a batch that could not be taken or written to the next one: memory may be short."""
 
 T = TypeVar("T")
 
 
 def _do_nothing() -> None:
-    """What most have to do at the end."""
+    """The default *finish*."""
 
 
 class WriterThread(Generic[T]):
-    """Queues items and has them written in batches, in order, by a thread of its own.
+    """Queues items and writes them in batches, in order, in its own thread.
 
-    *write* gets each batch, in the thread; what it raises ends the batch, not the thread. *finish* is called in the
-    thread as it ends. A batch has at most *batch* items, and at most about *batch_size* of their sizes together.
+    *write* is called in the thread with each batch; an exception ends the batch, not the thread. *finish* is called in
+    the thread when it ends. A batch has at most *batch* items, and ends with the item that brings the sum of their
+    sizes to *batch_size*.
 
-    ``put`` is for one thread at a time, usually the event loop. ``end`` may interrupt it, or itself: signal handlers
-    call it.
+    Only one thread at a time may call ``put``, usually the event loop's. Signal handlers may call ``end``, even where
+    they interrupt ``put`` or ``end`` itself.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class WriterThread(Generic[T]):
         every: float | None = None,
         finish: Callable[[], None] = _do_nothing,
     ) -> None:
-        """The thread is woken when *wake_at* items wait (default: a full batch), and looks *every* so many seconds."""
+        """The thread wakes up when *wake_at* items wait (by default a full batch), and at least *every* seconds."""
         self._write = write
         self._finish = finish
         self._batch = batch
@@ -54,11 +55,11 @@ class WriterThread(Generic[T]):
         self._every = every
         self._queue: deque[tuple[T, int]] = deque()
         self._put = 0
-        """Sizes of all items that were ever put, together; written by the putting side alone."""
+        """Sum of the sizes of all items that were ever queued; changed only by the thread that calls ``put``."""
         self._done = 0
-        """Sizes of all items that take no room any more, together; written by the thread alone."""
+        """Sum of the sizes of all items whose room is free again; changed only by the writing thread."""
         self._in_hand = 0
-        """Sizes of the batch that is being written, together, until ``release``."""
+        """Sum of the sizes in the current batch, until ``release``."""
         self._ending = False
         self._woken = threading.Condition()  # its lock is reentrant: see ``end``
         self._is_woken = False
@@ -73,11 +74,11 @@ class WriterThread(Generic[T]):
         return self._thread.is_alive()
 
     def start(self) -> None:
-        """Start the thread. Raises RuntimeError where the system has none to give."""
+        """Start the thread. Raises RuntimeError where the system denies one."""
         self._thread.start()
 
     def put(self, item: T, size: int = 0) -> bool:
-        """Queue an item; False where there is no room for it, or the end has begun. Never waits."""
+        """Queue an item; False where there is no room for it or the end has begun. Never waits."""
         queue = self._queue
         if len(queue) >= self._max_items or self._put - self._done + size > self._max_size or self._ending:
             return False
@@ -88,26 +89,26 @@ class WriterThread(Generic[T]):
         return True
 
     def release(self) -> None:
-        """For *write*: the batch takes no room any more. It is called by itself when *write* returns."""
+        """Free the room of the current batch. Called when *write* has returned; *write* may call it earlier."""
         self._done += self._in_hand
         self._in_hand = 0
 
     def end(self) -> None:
-        """Take no more; the thread writes what is queued, and ends. Does not wait."""
+        """Accept no more items; the thread writes those that are queued, and ends. Does not wait."""
         self._ending = True
         self._wake()
 
     def join(self, timeout: float) -> None:
-        """Wait for the thread's end, at most so many seconds. Blocks."""
+        """Wait for the thread's end, at most *timeout* seconds. Blocks."""
         self._thread.join(timeout)
 
     def close(self, timeout: float) -> None:
-        """Have what is queued written, wait for it at most so many seconds, and end. Blocks."""
+        """End, and wait at most *timeout* seconds until what is queued is written. Blocks."""
         self.end()
         self.join(timeout)
 
     def give_up(self) -> int:
-        """Drop what is still queued; how many items that were. A batch that is being written is none of them."""
+        """Drop what is still queued, without the current batch; returns the number of items."""
         dropped = 0
         with contextlib.suppress(IndexError):  # the thread takes them too
             while True:

@@ -144,7 +144,16 @@ def problem(
 ) -> Ruling:
     """An answer of the gateway's own to bad input, as problem details (RFC 9457)."""
     body = msgspec.json.encode({"type": "about:blank", "title": _title(status), "status": status, "detail": detail})
-    return Ruling(verdict, Source.GATEWAY, reason, status, body, PROBLEM_TYPE, proxy_status(error), detail)
+    return Ruling(
+        verdict=verdict,
+        source=Source.GATEWAY,
+        reason=reason,
+        status=status,
+        body=body,
+        content_type=PROBLEM_TYPE,
+        proxy_status=proxy_status(error),
+        error=detail,
+    )
 
 
 def unauthorized_answer(exc: UnauthorizedError) -> Ruling:

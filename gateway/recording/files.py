@@ -29,7 +29,7 @@ _TRIES: Final = 100
 """Times that the file may be replaced by another process while it is opened."""
 
 
-class Appended(NamedTuple):
+class AppendResult(NamedTuple):
     """What became of lines."""
 
     written: int
@@ -63,21 +63,21 @@ class RecordFiles:
         self._going: list[tuple[int, int]] = []
         """Descriptors and sizes of files that have just been deleted."""
 
-    def append(self, lines: Sequence[bytes]) -> Appended:
+    def append(self, lines: Sequence[bytes]) -> AppendResult:
         """Write whole lines; what is left of one that the disk cut short is taken back."""
         done = written = 0
         try:
             while done < len(lines):
-                fd = self._locked()
+                fd = self._open_locked()
                 try:
                     size = os.fstat(fd).st_size
                     if size and not self._is_own and not self._is_of_this_run(fd):
-                        self._put_aside()
+                        self._rotate()
                         continue
                     self._is_own = True
-                    end = _fitting(lines, done, self._max_size - size)
+                    end = _end_that_fits(lines, done, self._max_size - size)
                     if end == done and size:
-                        self._put_aside()
+                        self._rotate()
                     elif end == done:
                         done += 1  # it alone is larger than a file
                     else:
@@ -88,8 +88,8 @@ class RecordFiles:
                     self._unlock()
         except OSError as exc:
             self.close()
-            return Appended(written, exc, self._count_deleted())
-        return Appended(written, None, self._count_deleted())
+            return AppendResult(written, exc, self._count_deleted())
+        return AppendResult(written, None, self._count_deleted())
 
     def close(self) -> None:
         """Let the file go."""
@@ -97,10 +97,10 @@ class RecordFiles:
             os.close(self._fd)
             self._fd = None
 
-    def _locked(self) -> int:
+    def _open_locked(self) -> int:
         """The current file, ours alone until ``_unlock``."""
         for _ in range(_TRIES):
-            fd = self._fd = _opened(self._path) if self._fd is None else self._fd
+            fd = self._fd = _open(self._path) if self._fd is None else self._fd
             _lock(fd)
             try:
                 there = os.stat(self._path, follow_symlinks=False)
@@ -119,16 +119,16 @@ class RecordFiles:
     def _is_of_this_run(self, fd: int) -> bool:
         return os.pread(fd, len(self._begins), 0) == self._begins
 
-    def _put_aside(self) -> None:
+    def _rotate(self) -> None:
         """Make room for a new file. Raises OSError that says so: who may write it may not be allowed to rename it."""
         try:
-            self._turn_over()
+            self._rotate_files()
         except OSError as exc:
             raise OSError(exc.errno, f"it cannot be put aside to begin the next: {exc.strerror}") from exc
 
-    def _turn_over(self) -> None:
+    def _rotate_files(self) -> None:
         """Delete what there is no room for, then put the current file aside, which is locked."""
-        self._look()
+        self._list_rotated()
         numbers, room = sorted(self._sizes), (self._files - 1) * self._max_size - os.lstat(self._path).st_size
         kept = 0
         for number in reversed(numbers[-(MOST_FILES - 2) :]):
@@ -141,10 +141,10 @@ class RecordFiles:
         if self._files == 1:
             self._delete(self._path, os.lstat(self._path).st_size)
         else:
-            os.rename(self._path, f"{self._path}.{self._next()}")
+            os.rename(self._path, f"{self._path}.{self._next_number()}")
         self.close()
 
-    def _look(self) -> None:
+    def _list_rotated(self) -> None:
         """Learn which files have been put aside, and the sizes of those that are new."""
         directory, name = os.path.split(self._path)
         is_older = re.compile(re.escape(name) + rf"\.([1-9][0-9]{{0,{DIGITS - 1}}})").fullmatch
@@ -157,12 +157,12 @@ class RecordFiles:
                 if stat.S_ISREG(status.st_mode):
                     self._sizes[number] = status.st_size
 
-    def _next(self) -> int:
+    def _next_number(self) -> int:
         """The number of the next file; once there is none left, they begin at 1 again."""
         if self._taken >= 10**DIGITS - 1:
             for new, number in enumerate(sorted(self._sizes), 1):
                 os.rename(f"{self._path}.{number}", f"{self._path}.{new}")
-            self._look()
+            self._list_rotated()
         return self._taken + 1
 
     def _delete(self, path: str, size: int) -> None:
@@ -176,7 +176,7 @@ class RecordFiles:
         lines = 0
         while self._going:
             fd, size = self._going.pop()
-            lines += _lines_in(fd, size)
+            lines += _count_lines(fd, size)
             os.close(fd)
         return lines
 
@@ -186,7 +186,7 @@ def is_recording(beginning: bytes) -> bool:
     return BEGINS.startswith(beginning)  # its first writer may have died at once
 
 
-def _opened(path: str) -> int:
+def _open(path: str) -> int:
     """Raises OSError for anything but a recording, or room for one, that can be kept from others' eyes."""
     try:
         # Without waiting, should it be a named pipe that nobody reads.
@@ -228,7 +228,7 @@ def _lock(fd: int) -> None:
         time.sleep(_LOOK_AGAIN)
 
 
-def _lines_in(fd: int, size: int) -> int:
+def _count_lines(fd: int, size: int) -> int:
     lines = done = 0
     try:
         while done < min(size, _COUNTED) and (piece := os.pread(fd, _PIECE, done)):
@@ -239,7 +239,7 @@ def _lines_in(fd: int, size: int) -> int:
     return lines if done >= size or not done else lines * size // done
 
 
-def _fitting(lines: Sequence[bytes], start: int, room: int) -> int:
+def _end_that_fits(lines: Sequence[bytes], start: int, room: int) -> int:
     """Where the lines end that fit."""
     end = start
     while end < len(lines) and len(lines[end]) < room:  # one byte is left to end what a dying writer left

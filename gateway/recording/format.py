@@ -94,13 +94,13 @@ _SAME: Final = msgspec.Raw(b'"same"')
 _UNREADABLE: Final = msgspec.Raw(b'"unreadable"')
 
 
-def written(decision: Decision, mask: Mask, run: str, masked: tuple[str, ...]) -> bytes:
+def encode_record(decision: Decision, mask: Mask, run: str, masked: tuple[str, ...]) -> bytes:
     """A hook's line, its line break included. The hook must have been read, and its body been kept."""
     hook, ruling = decision.hook, decision.ruling
     if hook is None:
         raise ValueError("there is no hook to write down")
     known: set[str] = set()
-    body = mask.masked(decision.body, known)
+    body = mask.apply(decision.body, known)
     line = Record(
         v=VERSION,
         run=run,
@@ -115,7 +115,7 @@ def written(decision: Decision, mask: Mask, run: str, masked: tuple[str, ...]) -
         reason=ruling.reason,
         error=ruling.error[:_MAX_ERROR],
         status=ruling.status,
-        answer=_answer(ruling.body, decision.body, mask, known),
+        answer=_encode_answer(ruling.body, decision.body, mask, known),
         upstream=decision.upstream,
         target=decision.target,
         duration_ms=int(decision.duration * 1e6 + 0.5) / 1000,
@@ -126,12 +126,12 @@ def written(decision: Decision, mask: Mask, run: str, masked: tuple[str, ...]) -
     return _encode(line) + b"\n"
 
 
-def _answer(answer: bytes, hook: bytes, mask: Mask, known: set[str]) -> msgspec.Raw:
+def _encode_answer(answer: bytes, hook: bytes, mask: Mask, known: set[str]) -> msgspec.Raw:
     if not answer:
         return _NOTHING
     if answer == hook:
         return _SAME
-    return msgspec.Raw(mask.masked(answer, known)) if is_json_object(answer) else _UNREADABLE
+    return msgspec.Raw(mask.apply(answer, known)) if is_json_object(answer) else _UNREADABLE
 
 
 def _recorded_annotations(annotations: Annotations | None) -> RecordedAnnotations | None:
@@ -140,7 +140,7 @@ def _recorded_annotations(annotations: Annotations | None) -> RecordedAnnotation
     return RecordedAnnotations(**{name: getattr(annotations, name) for name in RecordedAnnotations.__struct_fields__})
 
 
-def read(line: bytes) -> Record:
+def decode_record(line: bytes) -> Record:
     """What a line says.
 
     Raises RecordError for whoever has to mend the file.
@@ -154,7 +154,7 @@ def read(line: bytes) -> Record:
     except RecordError:
         raise
     except (ValueError, RecursionError) as exc:  # msgspec's errors are ValueErrors too
-        raise RecordError(_explained(line, exc)) from exc
+        raise RecordError(_explain(line, exc)) from exc
     if began.tzinfo is None:
         raise RecordError("its time has no offset")
     if not bytes(record.hook).startswith(b"{"):
@@ -165,7 +165,7 @@ def read(line: bytes) -> Record:
     return record
 
 
-def _explained(line: bytes, exc: Exception) -> str:
+def _explain(line: bytes, exc: Exception) -> str:
     if not line.strip():
         return "it is empty"
     if isinstance(exc, RecursionError):

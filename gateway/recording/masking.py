@@ -16,6 +16,7 @@ from unicodedata import normalize
 
 import msgspec
 
+from gateway.model.secret_names import is_secret_name
 from gateway.recording.pseudonyms import Pseudonyms
 
 STARS: Final = "***"
@@ -25,13 +26,6 @@ IDENTIFIERS: Final = frozenset(("nodeid", "appkey", "sessionid", "callid"))
 _SHORTEST_KNOWN: Final = 6
 """Characters of a number from which on it is looked for in other texts of its hook."""
 _MOST_KNOWN: Final = 16
-_SECRET_PARTS: Final = (
-    "password", "passwd", "passphrase", "passcode", "pwd", "secret", "token", "authorization", "credential", "cookie",
-    "apikey", "privatekey", "accesskey", "signature",
-)  # fmt: skip
-_SECRET_WORDS: Final = frozenset(("auth", "pass", "pin", "otp", "jwt", "hmac", "hash", "hashes", "nonce", "cnonce"))
-_words = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+").findall
-
 _tokens = re.compile(
     rb'"(?P<text>[^"\\]*+(?:\\.[^"\\]*+)*+)"(?P<colon>[ \t\r\n]*+:)?'
     rb"|(?P<open>[{\[])|(?P<close>[}\]])|(?P<number>-?[0-9][0-9.eE+-]*+)|true|false|null"
@@ -56,12 +50,12 @@ _VALUE: Final = rb"""
     )"""
 
 
-def _assigned(name: bytes) -> _Match:
+def _assignment(name: bytes) -> _Match:
     """What finds a value, as the group that it matched last, from the beginning of its name on."""
     return re.compile(b"(?i:" + name + b")" + _VALUE, re.VERBOSE | re.DOTALL).match
 
 
-_word = _assigned(
+_word = _assignment(
     rb"""
     (?: (?<![A-Za-z]) | (?-i:(?<=[a-z])(?=[A-Z])) | (?=hash|nonce) )  # a word of its own: "pin", not "spin"
     (?:auth|pass|pin|hash(?:es)?|nonce) (?:[_-][\w-]{0,64})? [0-9]{0,8}
@@ -91,16 +85,16 @@ def _basic(data: bytes, at: int) -> re.Match[bytes] | None:
 
 
 _PATTERNS: Final[Mapping[bytes, tuple[_Match, ...]]] = {
-    b"pass": (_assigned(rb"pass(?:word|wd|phrase)[\w-]{0,64}"), _word),
-    b"auth": (_field, _assigned(rb"authorization[\w-]{0,64}"), _word),
-    b"cookie": (_field, _assigned(rb"cookie[\w-]{0,64}")),
-    b"api": (_assigned(rb"api[_-]?key[\w-]{0,64}"),),
+    b"pass": (_assignment(rb"pass(?:word|wd|phrase)[\w-]{0,64}"), _word),
+    b"auth": (_field, _assignment(rb"authorization[\w-]{0,64}"), _word),
+    b"cookie": (_field, _assignment(rb"cookie[\w-]{0,64}")),
+    b"api": (_assignment(rb"api[_-]?key[\w-]{0,64}"),),
     b"inline:": (_media_key,),
     b"://": (_in_url,),
     b"bearer ": (_bearer,),
     b"basic ": (_basic,),
     **{
-        mark: (_assigned(mark + rb"[\w-]{0,64}"),)
+        mark: (_assignment(mark + rb"[\w-]{0,64}"),)
         for mark in (b"pwd", b"secret", b"token", b"credential", b"signature")
     },
     **dict.fromkeys((b"pin", b"hash", b"nonce"), (_word,)),
@@ -114,46 +108,37 @@ class _Kind(Enum):
     SECRET = 3
 
 
-@lru_cache(1024)
-def is_secret(name: str) -> bool:
-    """Whether a field of this name holds a secret: a password, a token, a hash of one."""
-    plain = re.sub(r"[^a-z]", "", name.lower())
-    if plain.endswith("hash") or any(part in plain for part in _SECRET_PARTS):
-        return True
-    return any(word.lower() in _SECRET_WORDS for word in _words(name))
-
-
 class Mask:
     """Masks one hook after the other. For one thread."""
 
     def __init__(self, fields: Collection[str], pseudonyms: Pseudonyms) -> None:
         self._fields = frozenset(field.lower() for field in fields)
         self._pseudonyms = pseudonyms
-        self._kind_of = lru_cache(1024)(self._new_kind_of)
+        self._field_kind = lru_cache(1024)(self._find_kind)
 
-    def masked(self, document: bytes, known: set[str] | None = None) -> bytes:
+    def apply(self, document: bytes, known: set[str] | None = None) -> bytes:
         """A JSON document, on one line; *document* must be valid.
 
         *known* are the numbers that masked fields have brought, of this document or one before, and is added to: they
         are replaced in every other text too, an SDP or a SIP message, but for the identifiers of hooks.
         """
-        return _Walk(self, self._pseudonyms, set() if known is None else known).over(document)
+        return _DocumentMasker(self, self._pseudonyms, set() if known is None else known).run(document)
 
-    def kind_of(self, name: bytes) -> _Kind:
+    def field_kind(self, name: bytes) -> _Kind:
         """What is to become of the values of a field, by its name as it stands in the JSON."""
-        return self._kind_of(name) if len(name) <= 64 else self._new_kind_of(name)
+        return self._field_kind(name) if len(name) <= 64 else self._find_kind(name)
 
-    def _new_kind_of(self, written: bytes) -> _Kind:
+    def _find_kind(self, written: bytes) -> _Kind:
         name = normalize("NFKC", _text(written))  # a full-width "p" is a "p"
         lower = name.lower()
-        if is_secret(name):
+        if is_secret_name(name):
             return _Kind.SECRET
         if lower in self._fields:
             return _Kind.MASKED
         return _Kind.IDENTIFIER if lower in IDENTIFIERS else _Kind.PLAIN
 
 
-class _Walk:
+class _DocumentMasker:
     """One way through a document."""
 
     def __init__(self, mask: Mask, pseudonyms: Pseudonyms, known: set[str]) -> None:
@@ -170,12 +155,12 @@ class _Walk:
         self._secret_from = 0
         self._secret_start = 0
 
-    def over(self, document: bytes) -> bytes:
+    def run(self, document: bytes) -> bytes:
         kind = _Kind.PLAIN
         for token in _tokens(document):
             which = token.lastgroup
             if which == "colon":
-                kind = self._mask.kind_of(token["text"])
+                kind = self._mask.field_kind(token["text"])
                 if not self._secret_from and _has_digit(token["text"]):
                     self._texts.append((token.start("text") - 1, token.end("text") + 1, _text(token["text"])))
             elif which == "open":
@@ -188,7 +173,7 @@ class _Walk:
                 if not self._secret_from:
                     self._value(_Kind.MASKED if self._masked_from and kind is not _Kind.SECRET else kind, token)
                 kind = _Kind.PLAIN
-        return self._put_together(document)
+        return self._join(document)
 
     def _open(self, kind: _Kind, at: int) -> None:
         self._depth += 1
@@ -216,14 +201,14 @@ class _Walk:
         elif which == "text":
             text = _text(token["text"])
             if kind is _Kind.MASKED:
-                self._changes.append((start, end, _encode(self._pseudonyms.of(text))))
+                self._changes.append((start, end, _encode(self._pseudonyms.pseudonym(text))))
                 self._note(text)
             elif kind is _Kind.PLAIN and len(text) >= _SHORTEST_KNOWN:
                 self._texts.append((start, end, text))
         elif which == "number" and kind is _Kind.MASKED:
             number = token[0].decode()
             self._note(number)
-            pseudonym = self._pseudonyms.of(number) if _is_plain_number(token[0]) else "0"
+            pseudonym = self._pseudonyms.pseudonym(number) if _is_plain_number(token[0]) else "0"
             self._changes.append((start, end, pseudonym.encode()))
         elif which == "number" and kind is _Kind.PLAIN and end - start >= _SHORTEST_KNOWN:
             self._numbers.append((start, end, token[0].decode()))
@@ -233,14 +218,14 @@ class _Walk:
             if len(part) >= _SHORTEST_KNOWN and len(self._known) < _MOST_KNOWN and any(map(str.isdigit, part)):
                 self._known.add(part)
 
-    def _put_together(self, document: bytes) -> bytes:
+    def _join(self, document: bytes) -> bytes:
         for start, end, text in self._texts:
-            cleaned = self._cleaned(text)
+            cleaned = self._clean(text)
             if cleaned != text:
                 self._changes.append((start, end, _encode(cleaned)))
         for start, end, number in self._numbers:
             if number in self._known:
-                self._changes.append((start, end, self._pseudonyms.of(number).encode()))
+                self._changes.append((start, end, self._pseudonyms.pseudonym(number).encode()))
         pieces: list[bytes] = []
         done = 0
         for start, end, instead in sorted(self._changes):
@@ -250,16 +235,18 @@ class _Walk:
         # Within a text a line break is an escape: these stand between the tokens.
         return b"".join(pieces).replace(b"\n", b" ").replace(b"\r", b" ")
 
-    def _cleaned(self, text: str) -> str:
+    def _clean(self, text: str) -> str:
         """A text without the secrets that stand in its midst, and with the pseudonyms of the hook's own numbers."""
         found = sorted((part for part in self._known if part in text), key=len, reverse=True)
         if found:
             either = "|".join(map(re.escape, found))
-            text = re.sub(rf"(?<![^\W_])(?:{either})(?![^\W_])", lambda match: self._pseudonyms.of(match[0]), text)
-        return without_secrets(text)
+            text = re.sub(
+                rf"(?<![^\W_])(?:{either})(?![^\W_])", lambda match: self._pseudonyms.pseudonym(match[0]), text
+            )
+        return hide_secrets(text)
 
 
-def without_secrets(text: str) -> str:
+def hide_secrets(text: str) -> str:
     """A text with stars for what looks like a secret in its midst: ``token=…``, ``Authorization: …``, media keys."""
     if ":" not in text and "=" not in text and " " not in text:  # each of the patterns below has one of them
         return text

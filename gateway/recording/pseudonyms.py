@@ -83,20 +83,20 @@ class Pseudonyms:
 
     def __init__(self, key: Key) -> None:
         self._key = key
-        self._known: dict[str, str] = {}
+        self._cache: dict[str, str] = {}
 
-    def of(self, text: str) -> str:
+    def pseudonym(self, text: str) -> str:
         """The pseudonym of a phone number, a SIP address or a name."""
-        known = self._known.get(text)
+        known = self._cache.get(text)
         if known is not None:
             return known
         if len(text) > MAX_TEXT:
             return f"masked-{self._key.number(text.encode('utf-8', 'surrogatepass')):032x}"
-        pseudonym = _part.sub(self._of_part, text)
+        pseudonym = _part.sub(self._replace_part, text)
         if len(text) <= _CACHED_LENGTH:
-            if len(self._known) >= _CACHED:
-                self._known.clear()
-            self._known[text] = pseudonym
+            if len(self._cache) >= _CACHED:
+                self._cache.clear()
+            self._cache[text] = pseudonym
         return pseudonym
 
     def parts(self, text: str) -> list[str]:
@@ -109,28 +109,30 @@ class Pseudonyms:
                 found.append(match["word"])
         return found
 
-    def _of_part(self, match: re.Match[str]) -> str:
+    def _replace_part(self, match: re.Match[str]) -> str:
         if match["kept"] is not None:
             return match["kept"]
-        return self._of_word(match["word"]) if match["number"] is None else self._of_number(match["number"])
+        return (
+            self._word_pseudonym(match["word"]) if match["number"] is None else self._number_pseudonym(match["number"])
+        )
 
-    def _of_number(self, written: str) -> str:
+    def _number_pseudonym(self, written: str) -> str:
         digits = "".join(_digit.findall(written))
         if written in _EMERGENCY:
             return written
-        kept = _kept(digits, international=written.startswith("+"))
-        pseudonym = digits[:kept] + self._permuted(digits[kept:], b"")
+        kept = _kept_digits(digits, international=written.startswith("+"))
+        pseudonym = digits[:kept] + self._permute(digits[kept:], b"")
         while pseudonym in _EMERGENCY:  # they stand for themselves alone; who comes to one goes on ("cycle walking")
-            pseudonym = self._permuted(pseudonym, b"")
+            pseudonym = self._permute(pseudonym, b"")
         replaced = iter(pseudonym)
         return _digit.sub(lambda _: next(replaced), written)
 
-    def _of_word(self, word: str) -> str:
+    def _word_pseudonym(self, word: str) -> str:
         # Letters of other alphabets are mapped onto fewer: then the whole word has its say in what comes out.
         is_exact = all(_alphabet(letter)[2] for letter in word)
-        return self._permuted(word, b"" if is_exact else word.encode("utf-8", "surrogatepass"))
+        return self._permute(word, b"" if is_exact else word.encode("utf-8", "surrogatepass"))
 
-    def _permuted(self, word: str, tweak: bytes) -> str:
+    def _permute(self, word: str, tweak: bytes) -> str:
         if not word:
             return word
         alphabets = [_alphabet(letter) for letter in word]
@@ -141,8 +143,8 @@ class Pseudonyms:
         values = [(ord(letter) - first) % radix for letter, (first, radix, _) in zip(word, alphabets, strict=True)]
         radices = [radix for _, radix, _ in alphabets]
         half = len(word) // 2
-        left, left_size = _joined(values[:half], radices[:half])
-        right, right_size = _joined(values[half:], radices[half:])
+        left, left_size = _join(values[:half], radices[:half])
+        right, right_size = _join(values[half:], radices[half:])
         shape = b"%b/%b/" % (tweak, ",".join(map(str, radices)).encode())
         for number in range(0, _ROUNDS, 2):
             left = (left + self._key.number(b"%b%d/%d" % (shape, number, right))) % left_size
@@ -151,7 +153,7 @@ class Pseudonyms:
         return "".join(chr(first + value) for value, (first, _, _) in zip(permuted, alphabets, strict=True))
 
 
-def _kept(digits: str, *, international: bool) -> int:
+def _kept_digits(digits: str, *, international: bool) -> int:
     """How many digits in front stay: 00, a country code, one leading zero."""
     kept = 0
     if international or digits.startswith("00"):
@@ -175,7 +177,7 @@ def _alphabet(letter: str) -> tuple[int, int, bool]:
     return (*_LETTERS, False)
 
 
-def _joined(values: list[int], radices: list[int]) -> tuple[int, int]:
+def _join(values: list[int], radices: list[int]) -> tuple[int, int]:
     """The values as one number in mixed radices, and how many such numbers there are."""
     number, size = 0, 1
     for value, radix in zip(values, radices, strict=True):

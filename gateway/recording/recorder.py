@@ -14,7 +14,7 @@ from gateway.model.verdicts import Reason, Source, Verdict
 from gateway.model.writer_thread import WriterThread
 from gateway.policy.sampling import Sample
 from gateway.recording.files import RecordFiles
-from gateway.recording.format import written
+from gateway.recording.format import encode_record
 from gateway.recording.masking import Mask
 from gateway.recording.pseudonyms import Pseudonyms
 from gateway.recording.settings import RecordSettings
@@ -241,7 +241,7 @@ class _RecordWriter:
         if not decision.body:
             return None  # too large to be kept
         try:
-            return written(decision, self._mask, self._settings.key.run, self._settings.mask)
+            return encode_record(decision, self._mask, self._settings.key.run, self._settings.mask)
         except Exception:
             logger.exception("a hook could not be recorded; it was answered all the same")
             return None

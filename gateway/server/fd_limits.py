@@ -85,7 +85,7 @@ def shortage(config: Config) -> str | None:
     return (
         f"server.max_connections: only {granted.connections * workers} of {config.server.max_connections} connections "
         f"are granted, further ones are refused: the limit of open files is {granted.limit}{each}, and "
-        f"{granted.needed} are needed, those for backends and for the gateway itself among them. Raise it (systemd: "
+        f"{granted.needed} are needed, including those for backends and for the gateway itself. Raise it (systemd: "
         f"LimitNOFILE={granted.needed}; shell: ulimit -n {granted.needed}), or lower server.max_connections"
     )
 

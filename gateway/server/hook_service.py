@@ -30,8 +30,9 @@ from gateway.server import fd_limits
 from gateway.server.app import hook_app
 from gateway.server.listener import Listener, wait_until_started
 from gateway.server.loop_lag import LoopLagMonitor
+from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.journal import Journal
-from gateway.telemetry.log import AccessLog, LogWriter, prepare_logging
+from gateway.telemetry.log import LogWriter, prepare_logging
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.tracing import Tracing
 
@@ -73,7 +74,7 @@ class HookService:
         sessions = Sessions() if sessions is None else sessions
         sessions.on_settings_dropped = metrics.unkept_settings.inc
         endpoint = HookEndpoint(self.runtime, consumers, sessions)
-        self.runtime.shadows.on_result = journal.note_shadow
+        self.runtime.shadows.on_result = journal.record_shadow
         self._tracing = Tracing(metrics, endpoint.trace_with)
         self._recorder = Recorder(
             lambda outcome, hooks: metrics.recorded_hooks.with_labels(outcome).inc(hooks), endpoint.record_with

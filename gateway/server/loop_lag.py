@@ -44,8 +44,8 @@ class LoopLagMonitor:
         if late > LAG_THRESHOLD:
             self._count(late)
             logger.warning(
-                "this gateway was held up for %.1f s: the machine was paused, others had its CPU, or it has more to do"
-                " than it can; what ran late because of that is held against no backend",
+                "this gateway was held up for %.1f s: the machine was paused, other processes had the CPU, or it is"
+                " overloaded; hooks that were late because of that do not count against any backend",
                 late,
                 extra={"fields": {"event": "held_up", "held_up_ms": round(late * 1000)}},
             )

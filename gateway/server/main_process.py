@@ -157,18 +157,14 @@ def announce_ready(loaded: Loaded, hooks: list[str], admin: str) -> None:
         "ready: hooks on %s, admin on http://%s, %s, %s, from %s",
         ", ".join(hook if hook.startswith("unix:") else f"{scheme}://{hook}" for hook in hooks),
         admin,
-        _counted(len(config.apps), "app"),
-        _counted(len(config.upstreams), "upstream"),
+        plural(len(config.apps), "app"),
+        plural(len(config.upstreams), "upstream"),
         loaded.path,
         extra={"fields": {"event": "ready", "version": __version__, "hooks": hooks, "admin": admin}},
     )
     for warning in loaded.warnings:
         logger.warning("%s", warning)
     warn_if_few_descriptors(config)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def warn_if_few_descriptors(config: Config) -> None:

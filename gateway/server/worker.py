@@ -113,7 +113,7 @@ async def _listen(channel: Channel, service: HookService, gate: _Gate) -> None:
     answering: set[asyncio.Task[None]] = set()
     reloads: asyncio.Queue[_Reload] = asyncio.Queue()
     reloading = asyncio.create_task(_reload(channel, service, reloads, gate))
-    keep_going = KeepGoing("the supervisor's messages")
+    keep_going = KeepGoing("listening to the supervisor")
     there_is_more = True
     try:
         while there_is_more:

@@ -32,7 +32,7 @@ class Inheritance(NamedTuple):
     """Descriptor of the sessions' shared memory."""
     shared: SharedMemory
     instance: str
-    """WCS_GATEWAY_INSTANCE: tells gateways apart, not workers."""
+    """WCS_GATEWAY_INSTANCE: the same for all workers of a gateway."""
 
 
 class WorkerHandle:
@@ -137,7 +137,7 @@ class WorkerHandle:
         return status
 
     async def _listen(self) -> None:
-        keep_going = KeepGoing(f"the messages of worker {self.slot}")
+        keep_going = KeepGoing(f"listening to worker {self.slot}")
         there_is_more = True
         while there_is_more:
             with keep_going:

@@ -20,13 +20,14 @@ from gateway.model.decision import AttemptRecord, Decision, is_failure
 from gateway.model.hooks import AppKey, Hook, MethodType, field_text, method_type
 from gateway.model.text import mask_number, shorten, timestamp
 from gateway.model.verdicts import Annotations, Source, Verdict
-from gateway.telemetry.shadow_results import DIFFERING, Shadow, ShadowResult, ShadowResults, outcome_matches
+from gateway.policy.shadow import ShadowResult
+from gateway.telemetry.shadow_results import DIFFERING, ShadowResults, outcome_matches
 
 MAX_BYTES: Final = 8 * 1024 * 1024
 """Bytes that a journal keeps alive, its own share of each decision included."""
 MAX_LIMIT: Final = 1000
 """Calls in one answer."""
-_OWN: Final = 1024
+_OVERHEAD: Final = 1024
 """Bytes that a decision takes besides the bodies, about."""
 _LARGE: Final = 16 * 1024
 """Bytes of bodies from which on the few fields are copied and the rest let go."""
@@ -34,7 +35,7 @@ _FIELD: Final = 256
 """Characters of a hook's field."""
 _NUMBER: Final = 64
 """Characters of a phone number."""
-_IN_ONE_GO: Final = 32
+_BATCH: Final = 32
 """Decisions looked at before hooks get their turn again."""
 _WHOLE_NUMBER: Final = 6
 """Characters from which on a search word may be a whole phone number, which is then found though it is masked."""
@@ -95,7 +96,7 @@ class DecisionView(msgspec.Struct, frozen=True, gc=False):
     ignored_fields: str | None = None
     excluded: str | None = None
     """Of an answer to connect: what its restExclude leaves out though the gateway needs it."""
-    shadow: Shadow | None = None
+    shadow: ShadowResult | None = None
     substituted: str | None = None
     """What the backend answered to an event, where the hook's own body went out in its place."""
 
@@ -166,54 +167,54 @@ class DecisionFormatter:
         self._mask_callee = "callee" in mask
         self._hook_types = hook_types
 
-    def format(self, decision: Decision, shadow: Shadow | None = None) -> DecisionView:
+    def format(self, decision: Decision, shadow: ShadowResult | None = None) -> DecisionView:
         """What is shown of a decision, and of its copy."""
         ruling, hook = decision.ruling, decision.hook
         annotations = ruling.annotations or _NO_ANNOTATIONS
         return DecisionView(
-            decision.request_id,
-            timestamp(decision.time),
-            decision.app,
-            decision.method,
-            field_text(hook.node_id, _FIELD) if hook else None,
-            field_text(hook.session_id, _FIELD) if hook else None,
-            field_text(hook.call_id, _FIELD) if hook else None,
-            self._caller(hook) if hook else None,
-            self._callee(hook) if hook else None,
-            ruling.verdict,
-            ruling.source,
-            ruling.reason,
-            ruling.status,
-            shorten(ruling.error),
-            decision.upstream,
-            decision.target,
-            None if decision.budget is None else _ms(decision.budget),
-            _ms(decision.duration),
-            _ms(decision.upstream_duration),
-            tuple(_attempts(decision)),
-            self._worker,
-            effects.answer_effect(
+            request_id=decision.request_id,
+            time=timestamp(decision.time),
+            app=decision.app,
+            method=decision.method,
+            node_id=field_text(hook.node_id, _FIELD) if hook else None,
+            session_id=field_text(hook.session_id, _FIELD) if hook else None,
+            call_id=field_text(hook.call_id, _FIELD) if hook else None,
+            caller=self._caller(hook) if hook else None,
+            callee=self._callee(hook) if hook else None,
+            verdict=ruling.verdict,
+            source=ruling.source,
+            reason=ruling.reason,
+            status=ruling.status,
+            error=shorten(ruling.error),
+            upstream=decision.upstream,
+            target=decision.target,
+            budget_ms=None if decision.budget is None else _ms(decision.budget),
+            duration_ms=_ms(decision.duration),
+            upstream_ms=_ms(decision.upstream_duration),
+            attempts=tuple(_attempts(decision)),
+            worker=self._worker,
+            means=effects.answer_effect(
                 ruling.status,
-                self._kind(decision.method),
+                self._method_type(decision.method),
                 False if annotations.ineffective else None,
                 decision.method,
             )
             + effects.changes_effect(annotations.changed_fields, annotations.ignored_fields),
-            annotations.rule,
-            annotations.repaired,
-            annotations.cut,
-            annotations.ineffective,
-            annotations.client_config,
-            annotations.failed_over_from,
-            annotations.failover_cause,
-            annotations.changed_fields,
-            annotations.ignored_fields,
-            shorten(",".join(annotations.excluded)) if annotations.excluded else None,
-            shadow,
-            annotations.substituted,
+            rule=annotations.rule,
+            repaired=annotations.repaired,
+            cut=annotations.cut,
+            ineffective=annotations.ineffective,
+            client_config=annotations.client_config,
+            failed_over_from=annotations.failed_over_from,
+            failover_cause=annotations.failover_cause,
+            changed_fields=annotations.changed_fields,
+            ignored_fields=annotations.ignored_fields,
+            excluded=shorten(",".join(annotations.excluded)) if annotations.excluded else None,
+            shadow=shadow,
+            substituted=annotations.substituted,
         )
 
-    def matches(self, decision: Decision, wanted: DecisionFilter, shadow: Shadow | None = None) -> bool:
+    def matches(self, decision: Decision, wanted: DecisionFilter, shadow: ShadowResult | None = None) -> bool:
         """Whether the decision is wanted; *shadow* is what came of its copy."""
         ruling = decision.ruling
         if (
@@ -270,11 +271,11 @@ class DecisionFormatter:
         text = field_text(hook.callee, _NUMBER)
         return mask_number(text) if self._mask_callee and text is not None else text
 
-    def _kind(self, method: str) -> MethodType | None:
+    def _method_type(self, method: str) -> MethodType | None:
         return None if method.startswith("_") else method_type(method, self._hook_types)
 
 
-class _Ring:
+class _RecentDecisions:
     """The last decisions of one kind."""
 
     __slots__ = ("dropped", "held", "most")
@@ -305,9 +306,9 @@ class Journal:
     def __init__(
         self, recent: int = 1000, failures: int = 1000, max_bytes: int = MAX_BYTES, differing: int = 200
     ) -> None:
-        self._successes = _Ring(recent)
-        self._failures = _Ring(failures)
-        self._differing = _Ring(differing)
+        self._successes = _RecentDecisions(recent)
+        self._failures = _RecentDecisions(failures)
+        self._differing = _RecentDecisions(differing)
         """Decisions that a candidate saw otherwise, once more: they outlast those that it saw alike."""
         self._max_bytes = max_bytes
         self._bytes = 0
@@ -333,7 +334,7 @@ class Journal:
         ruling = decision.ruling
         size = decision.size
         if size > _LARGE:
-            decision = _slim(decision)
+            decision = _without_bodies(decision)
             size = decision.size
         ring = self._failures if ruling.error or ruling.verdict is Verdict.ERROR else self._successes
         if ruling.annotations is not None:
@@ -342,24 +343,24 @@ class Journal:
             if ruling.annotations.cut:
                 size += sys.getsizeof(ruling.annotations.cut)
                 decision = msgspec.structs.replace(decision, size=size)
-        self._keep(ring, decision)
+        self._append(ring, decision)
 
-    def note_shadow(self, request_id: str, result: ShadowResult, decision: Decision | None = None) -> None:
+    def record_shadow(self, request_id: str, result: ShadowResult, decision: Decision | None = None) -> None:
         """Remember what came of a hook's copy.
 
         *decision*: the hook's, where it is at hand; else it is looked for where it matters.
         """
-        self._shadows.note(request_id, result)
+        self._shadows.record(request_id, result)
         if result.outcome in DIFFERING:
-            decision = decision or self._last(request_id)
+            decision = decision or self._find_held(request_id)
             if decision is not None:
-                self._keep(self._differing, _slim(decision))
+                self._append(self._differing, _without_bodies(decision))
 
-    def _last(self, request_id: str) -> Decision | None:
+    def _find_held(self, request_id: str) -> Decision | None:
         newest_first = chain(reversed(self._successes.held), reversed(self._failures.held))
         return next((decision for decision in newest_first if decision.request_id == request_id), None)
 
-    def _keep(self, ring: _Ring, decision: Decision) -> None:
+    def _append(self, ring: _RecentDecisions, decision: Decision) -> None:
         size = decision.size
         held = ring.held
         held.append(decision)
@@ -367,7 +368,7 @@ class Journal:
             size -= held.popleft().size
             ring.dropped += 1
         else:
-            size += _OWN
+            size += _OVERHEAD
         self._bytes += size
         if self._bytes > self._max_bytes:
             self._make_room()
@@ -386,12 +387,12 @@ class Journal:
         calls: list[DecisionView] = []
         matched = 0
         for number, decision in enumerate(held, 1):
-            shadow = self._shadows.of(decision.request_id)
+            shadow = self._shadows.find(decision.request_id)
             if teller.matches(decision, wanted, shadow):
                 matched += 1
                 if matched <= wanted.limit:
                     calls.append(teller.format(decision, shadow))
-            if not number % _IN_ONE_GO:
+            if not number % _BATCH:
                 await asyncio.sleep(0)
         return SearchResult(calls, matched, len(held), timestamp(held[-1].time) if held else None)
 
@@ -408,7 +409,7 @@ class Journal:
         """Drop the oldest, successes first."""
         for ring in (self._successes, self._differing, self._failures):
             while self._bytes > self._max_bytes and ring.held:
-                self._bytes -= ring.held.popleft().size + _OWN
+                self._bytes -= ring.held.popleft().size + _OVERHEAD
                 ring.dropped += 1
 
 
@@ -420,13 +421,13 @@ def _annotations_match(annotations: Annotations, wanted: DecisionFilter) -> bool
     )
 
 
-def _slim(decision: Decision) -> Decision:
+def _without_bodies(decision: Decision) -> Decision:
     """The same without the bodies: what is shown of the hook is copied, cut to what is shown of it."""
     hook = decision.hook
     size = 0
     if hook is not None:
         fields = [
-            _short(raw, limit)
+            _shorten_field(raw, limit)
             for raw, limit in (
                 (hook.node_id, _FIELD), (hook.session_id, _FIELD), (hook.call_id, _FIELD),
                 (hook.caller, _NUMBER), (hook.callee, _NUMBER),
@@ -437,7 +438,7 @@ def _slim(decision: Decision) -> Decision:
     return msgspec.structs.replace(decision, ruling=decision.ruling.with_body(b""), hook=hook, size=size, body=b"")
 
 
-def _short(raw: msgspec.Raw, limit: int) -> msgspec.Raw:
+def _shorten_field(raw: msgspec.Raw, limit: int) -> msgspec.Raw:
     text = field_text(raw, limit)
     return msgspec.Raw() if text is None else msgspec.Raw(msgspec.json.encode(text))
 
@@ -457,16 +458,26 @@ def _attempts(decision: Decision) -> Iterable[Attempt]:
     if not story and is_usual and upstream is not None and target is not None:
         # The usual case is not recorded: one attempt, which brought the verdict.
         outcome = "ok" if decision.ruling.verdict is Verdict.ALLOW else "denied"
-        story = (AttemptRecord(upstream, target, 0.0, decision.upstream_duration, 0.0, outcome, ""),)
+        story = (
+            AttemptRecord(
+                upstream=upstream,
+                target=target,
+                began=0.0,
+                duration=decision.upstream_duration,
+                queued=0.0,
+                outcome=outcome,
+                error="",
+            ),
+        )
     return (
         Attempt(
-            record.upstream,
-            record.target,
-            _ms(decision.asked_after + record.began),
-            _ms(record.duration),
-            _ms(record.queued),
-            record.outcome,
-            shorten(record.error),
+            upstream=record.upstream,
+            target=record.target,
+            began_ms=_ms(decision.asked_after + record.began),
+            duration_ms=_ms(record.duration),
+            queued_ms=_ms(record.queued),
+            outcome=record.outcome,
+            error=shorten(record.error),
         )
         for record in story
     )

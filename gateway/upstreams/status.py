@@ -16,7 +16,7 @@ from gateway.upstreams.target import Target
 
 MAX_APPS: Final = 20
 """Apps named of those that a target is closed to."""
-_HELD: Final = "ejected by an operator"
+_EJECTED_BY_OPERATOR: Final = "ejected by an operator"
 
 
 class TargetState(StrEnum):
@@ -70,7 +70,7 @@ def target_report(upstream: str, url: str, target: Target, now: float) -> Target
     reason: str | None = target.ejection_reason
     retry_at = breaker.retry_at
     if target.operator_ejected_since is not None:
-        standing, since, reason = TargetState.EJECTED_BY_OPERATOR, target.operator_ejected_since, _HELD
+        standing, since, reason = TargetState.EJECTED_BY_OPERATOR, target.operator_ejected_since, _EJECTED_BY_OPERATOR
     elif state is State.OPEN:
         standing = TargetState.EJECTED
     elif state is State.HALF_OPEN:
@@ -80,24 +80,24 @@ def target_report(upstream: str, url: str, target: Target, now: float) -> Target
     else:
         standing, reason = TargetState.UP, None
     return TargetReport(
-        upstream,
-        url,
-        target.name,
-        standing,
-        since,
-        reason,
-        tuple(list(ejected_for)[:MAX_APPS]),
-        None if retry_at is None or math.isinf(retry_at) else max(0.0, retry_at - now),
-        target.in_flight,
-        target.transport.queued,
-        target.transport.open_connections,
-        target.part_of_connections,
-        target.latency.estimate(),
-        dict(target.last_minute.times(now)),
-        breaker.opened_count,
-        target.last_error,
-        1,
-        1 if standing in _CLOSED else 0,
+        upstream=upstream,
+        url=url,
+        name=target.name,
+        state=standing,
+        since=since,
+        reason=reason,
+        ejected_for=tuple(list(ejected_for)[:MAX_APPS]),
+        retry_in=None if retry_at is None or math.isinf(retry_at) else max(0.0, retry_at - now),
+        in_flight=target.in_flight,
+        queued=target.transport.queued,
+        connections=target.transport.open_connections,
+        max_connections=target.part_of_connections,
+        latency=target.latency.estimate(),
+        times=dict(target.last_minute.times(now)),
+        ejections=breaker.opened_count,
+        last_error=target.last_error,
+        workers=1,
+        workers_ejected=1 if standing in _CLOSED else 0,
     )
 
 

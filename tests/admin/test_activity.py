@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.admin import activity
@@ -71,9 +71,6 @@ def histogram(values: Sequence[float]) -> list[float]:
 
 
 # --- quantiles ---
-
-
-@settings(deadline=None)
 @given(st.lists(st.floats(0.0, 20.0), min_size=1, max_size=200), st.floats(0.0, 1.0))
 def test_a_quantile_errs_by_no_more_than_the_width_of_its_bucket(values: list[float], share: float) -> None:
     exact = sorted(values)[max(0, math.ceil(share * len(values) - 1e-9) - 1)]
@@ -88,7 +85,6 @@ def test_a_quantile_errs_by_no_more_than_the_width_of_its_bucket(values: list[fl
         assert abs(estimated - exact) <= width + 1e-9
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 50), min_size=16, max_size=16).map(lambda counts: [float(n) for n in counts]))
 def test_a_larger_share_is_never_a_smaller_value(buckets: list[float]) -> None:
     found = [quantile(share / 20, buckets) for share in range(21)]
@@ -106,9 +102,6 @@ def test_a_quantile_lies_within_its_bucket_as_if_all_were_evenly_spread() -> Non
 
 
 # --- rates ---
-
-
-@settings(deadline=None)
 @given(decisions, decisions, st.floats(0.5, 10.0))
 def test_rates_are_what_was_counted_between_two_readings(
     before: list[Decision], within: list[Decision], seconds: float
@@ -140,7 +133,6 @@ def rate(count: int, seconds: float) -> float:
     return round(count / seconds, 3)
 
 
-@settings(deadline=None)
 @given(decisions)
 def test_many_short_steps_say_the_same_as_one_long_step(within: list[Decision]) -> None:
     metrics = counting()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.admin.decision_filter import parse_filter
 from gateway.telemetry.journal import MAX_LIMIT, DecisionFilter
-from tests.telemetry.test_journal import CHECKED, NOW, QUERY, TELLER, decision, filled, found
+from tests.telemetry.test_journal import NOW, QUERY, TELLER, decision, filled, found
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,6 @@ def test_the_time_copied_from_a_call_includes_that_call_at_both_ends() -> None:
         assert asyncio.run(journal.search(asked, TELLER)).matched == 1, name
 
 
-@CHECKED
 @given(
     st.dictionaries(
         st.sampled_from([*QUERY, "since", "until", "failures", "limit", "repaired", "shadow"]), st.text(max_size=40)

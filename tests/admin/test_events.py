@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.admin import events
@@ -59,7 +59,6 @@ def call(number: int, *, failed: bool) -> DecisionView:
 # --- which calls are told ---
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.lists(st.booleans(), max_size=60), st.integers(0, 5)), min_size=4, max_size=4))
 def test_of_a_second_s_calls_so_many_are_told_failures_first_and_the_rest_is_counted(
     looks: list[tuple[list[bool], int]],

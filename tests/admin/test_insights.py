@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.admin.activity import Activity, read, step
@@ -16,7 +16,6 @@ from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.metrics.cells import MetricCells
 from gateway.telemetry.metrics.shared import WorkerMetrics
 
-CHECKED: Final = settings(deadline=None, max_examples=80)
 APPS: Final = ("a", "b")
 TARGETS: Final = {("old", "o:1"), ("new", "n:1")}
 IGNORED: Final = backend_reject().annotate(ineffective=True)
@@ -161,7 +160,6 @@ def test_workers_counts_are_told_as_one() -> None:
     foreign.close()
 
 
-@CHECKED
 @given(st.lists(st.lists(st.tuples(st.sampled_from(APPS), st.booleans()), max_size=8), max_size=6))
 def test_the_rates_of_many_short_steps_are_those_of_one_long_one(batches: list[list[tuple[str, bool]]]) -> None:
     metrics = counting()

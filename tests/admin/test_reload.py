@@ -219,7 +219,7 @@ def test_a_file_that_is_gone_changes_nothing(backend: FaultyBackend, gateway: Ru
     gateway.config.unlink()
     os.kill(gateway.pid, signal.SIGHUP)
     line = gateway.wait_for_line(lambda line: line.get("trigger") == "SIGHUP" and line["result"] == "failure")
-    assert ": not found (" in line["problems"][0]
+    assert line["problems"][0].startswith(f"{gateway.config}: not found")
     assert status_of(gateway, "a") == 200
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.admin.rpc import (
@@ -25,7 +25,6 @@ from gateway.admin.rpc import (
 from gateway.telemetry.journal import Attempt, DecisionFilter, DecisionView, JournalUpdate, SearchResult
 from gateway.upstreams.status import TargetReport, TargetState, merge_reports
 
-CHECKED: Final = settings(deadline=None)
 CALL: Final = DecisionView(
     "id", "2026-01-01T00:00:00.000Z", "a", "OnCallEvent", None, "s", "c", "*", "*", "allow", "backend", "ok", 200, "",
     "u", "t", 1500.0, 2.5, 2.0, (Attempt("u", "t", 0.1, 2.0, 0.0, "ok", ""),), 5, "It goes on.",
@@ -61,7 +60,6 @@ async def test_a_process_without_workers_gets_no_replies() -> None:
 # --- actions ---
 
 
-@CHECKED
 @given(
     st.lists(
         st.one_of(
@@ -110,7 +108,6 @@ def test_one_report_is_what_it_was() -> None:
     assert merge_reports([REPORT]) == REPORT
 
 
-@CHECKED
 @given(st.lists(st.sampled_from(TargetState), min_size=1, max_size=5))
 def test_states_rank_from_up_to_held(states: list[TargetState]) -> None:
     ranking = [

@@ -65,10 +65,14 @@ def test_every_command_refuses_a_broken_file_alike(command: str, tmp_path: Path)
 
 @pytest.mark.parametrize("command", [["check"], ["explain", "-"], ["run"]])
 def test_a_file_that_cannot_be_read_is_told_like_any_other_problem(command: list[str], tmp_path: Path) -> None:
-    for path in (tmp_path / "absent.yaml", tmp_path):
+    absent = tmp_path / "absent.yaml"
+    for path, problem in (
+        (absent, f"{absent}: not found (use -c FILE, or "),
+        (tmp_path, f"{tmp_path}:1:1: cannot be read: "),
+    ):
         run = gateway(*command, "-c", path, stdin=HOOK)
         assert (run.status, run.out) == (2, "")
-        assert run.err.startswith(f"{path}:1:1: cannot be read: ")
+        assert run.err.startswith(problem)
 
 
 def test_the_default_file_is_gateway_yaml_in_the_working_directory(config: Path) -> None:

@@ -301,11 +301,11 @@ def test_a_candidate_gets_no_copy_of_what_it_decides_itself(config: Path) -> Non
         (
             "usual",
             "call",
-            ".* else it goes on; rest_client_config with mode enforce and restOnError=FAIL for call under methods "
-            "makes rejections stop calls",
+            ".* otherwise it continues; rest_client_config with mode enforce and restOnError=FAIL for call under "
+            "methods makes rejections stop calls",
         ),
         ("usual", "connect", "the client's session is declined"),
-        ("usual", "CallStatusEvent", "nothing: it has happened already and cannot be refused"),
+        ("usual", "CallStatusEvent", "nothing: it has already happened and cannot be rejected"),
     ],
 )
 def test_what_a_403_does_is_told_with_what_makes_it_count(app_key: str, method: str, told: str, config: Path) -> None:

@@ -73,11 +73,11 @@ def test_each_value_is_explained_with_where_it_comes_from(tmp_path: Path) -> Non
     assert "set by defaults.methods.StreamKeepAliveEvent.fallback\n" in stream
     assert "on 403    the stream is stopped only if the session's connect answer set restOnError=FAIL for it" in stream
     viewer = run("playHLS")
-    assert "on 403    the viewer gets no stream, with any restOnError: playHLS comes without a connect\n" in viewer
+    assert "on 403    the viewer gets no stream, despite any restOnError: playHLS comes without a connect\n" in viewer
 
 
 def test_an_event_is_explained_as_one_that_cannot_be_refused(config: Path, hook_file: Path) -> None:
-    assert "cannot be refused" in gateway("explain", hook_file, "-m", "CallStatusEvent", "-c", config).out
+    assert "cannot be rejected" in gateway("explain", hook_file, "-m", "CallStatusEvent", "-c", config).out
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.admin.insights import Insights
@@ -18,8 +18,8 @@ from gateway.cli.commands.decisions import decision_line
 from gateway.model.decision import Decision
 from gateway.model.verdicts import Ruling, backend_allow, backend_reject
 from gateway.policy.comparison import Difference
+from gateway.policy.shadow import ShadowResult
 from gateway.telemetry.journal import DecisionFormatter, Journal
-from gateway.telemetry.shadow_results import Shadow
 from tests.cli.commands import Run, gateway
 from tests.support.faulty import FaultyBackend, Turn, added_case, refused_port, reply
 from tests.support.gateways import RunningGateway, running_gateway, wait_until
@@ -141,7 +141,7 @@ def test_top_has_one_line_of_what_goes_on_now(running: RunningGateway) -> None:
 # --- in words ---
 
 
-def told(ruling: Ruling, shadow: Shadow | None = None) -> dict[str, Any]:
+def told(ruling: Ruling, shadow: ShadowResult | None = None) -> dict[str, Any]:
     decision = Decision(ruling, 1.7e9, "id", "a", "OnCallEvent", 1.0, 0.01)
     journal = Journal()
     journal.record(decision)
@@ -150,7 +150,7 @@ def told(ruling: Ruling, shadow: Shadow | None = None) -> dict[str, Any]:
 
 
 def test_a_candidate_that_differs_is_told_with_every_difference() -> None:
-    shadow = Shadow("new", "body_differs", 200, "", 12.5, (Difference("a.b", '"x"', None),))
+    shadow = ShadowResult("new", "body_differs", 200, "", 12.5, (Difference("a.b", '"x"', None),))
     call = told(backend_allow(b"{}"), shadow)
     assert "new:body_differs" in decision_line(call).plain
     lines = list(render_insights.details(call))
@@ -186,13 +186,13 @@ def test_the_remedy_for_ignored_rejections_is_one_that_helps(
 
 
 def test_a_candidate_that_agrees_takes_no_room_in_a_line() -> None:
-    call = told(backend_allow(b"{}"), Shadow("new", "match", 200, "", 1.0, ()))
+    call = told(backend_allow(b"{}"), ShadowResult("new", "match", 200, "", 1.0, ()))
     assert render_insights.annotation_text(call).plain == ""
 
 
 def test_adversarial_nothing_that_was_cut_away_or_compared_steers_the_terminal() -> None:
     ruling = backend_reject().annotate(rule=ESCAPE, repaired="before", cut=ESCAPE * 10, failed_over_from=ESCAPE)
-    call = told(ruling, Shadow(ESCAPE, ESCAPE, 200, ESCAPE, 1.0, (Difference(ESCAPE, ESCAPE, ESCAPE),)))
+    call = told(ruling, ShadowResult(ESCAPE, ESCAPE, 200, ESCAPE, 1.0, (Difference(ESCAPE, ESCAPE, ESCAPE),)))
     texts = [
         render_insights.annotation_text(call).plain,
         *(text for line in render_insights.details(call) for text in line),
@@ -208,7 +208,6 @@ totals = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=100)
 @given(totals, st.none() | words, st.none() | st.sampled_from(["off", "warn", "enforce"]))
 def test_whatever_was_counted_is_told_in_printable_lines(totals: Any, path: str | None, mode: str | None) -> None:
     told = Insights(totals, [totals], 2.0).as_json(10)

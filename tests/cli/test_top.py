@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
@@ -111,7 +111,6 @@ def drawn(view: View, width: int, height: int) -> list[str]:
     return console.export_text().removesuffix("\n").split("\n")
 
 
-@settings(deadline=None, max_examples=50)
 @given(
     st.lists(apps, max_size=40),
     st.lists(targets, max_size=30),

@@ -1,6 +1,6 @@
 """Every key of the schema, and whatever may be written there: a message with its place, or a gateway that serves.
 
-The keys are found in the schema itself, so a new one is tried without a word here. EVERY_KEY_CASES=20000 tries more.
+The keys are found in the schema itself, so a new one is tried without a word here. A thorough run tries more.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import functools
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,7 @@ from gateway.config.source.problems import DEFECT
 from .keys import Document, Place, Raw, fill, places, put, value_at, written
 from .served import serve, told_by_commands, without_network
 
-CASES: Final = int(os.environ.get("EVERY_KEY_CASES", "300"))
+PROFILE: Final = settings.get_current_profile_name()
 PEM: Final = Path(__file__).parent / "pem"
 SECRET: Final = "7331-s3cret-7331"
 """Stands for every secret; no message, no screen and no log may have it."""
@@ -282,10 +281,12 @@ def test_every_key_has_a_document_that_is_taken(home: Path) -> None:
     assert [str(place) for place in known(home) if not place.valid] == []
 
 
+@pytest.mark.thorough
 def test_what_is_taken_can_be_served(home: Path) -> None:
-    """Each key with the values that are known to be taken; with one of them, unless the run is a thorough one."""
-    most = None if CASES > 1000 else 1
-    texts = {written(document, ascii_only=True): place for place in known(home) for _, document in place.valid[:most]}
+    """Each key with the values known to be taken; one of them, unless the run is thorough; some keys in a short run."""
+    most = None if PROFILE == "thorough" else 1
+    some = known(home)[:: 8 if PROFILE == "dev" else 1]
+    texts = {written(document, ascii_only=True): place for place in some for _, document in place.valid[:most]}
     for text, place in texts.items():
         assert try_it(text, home), place
 
@@ -296,16 +297,17 @@ ODD: Final[Sequence[Any]] = (
 )  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_every_key_with_odd_values(home: Path) -> None:
-    """All of them in a thorough run; else each key meets some, and each value some keys."""
-    some = 1 if CASES > 1000 else 3
+    """All of them in a thorough run; else each key meets some, and each value some keys; fewer in a short run."""
+    some = {"dev": 17, "thorough": 1}.get(PROFILE, 3)
     for number, place in enumerate(known(home)):
         for value in ODD[number % some :: some]:
             path, document = place.valid[0]
             try_it(written(put(document, path, value), ascii_only=False), home)
 
 
-@settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_any_key_with_any_value(home: Path, data: st.DataObject) -> None:
     place = data.draw(st.sampled_from(known(home)), label="place")
@@ -316,7 +318,7 @@ def test_any_key_with_any_value(home: Path, data: st.DataObject) -> None:
     try_it(text, home)
 
 
-@settings(max_examples=max(50, CASES // 10), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_any_name_of_the_user_s_own(home: Path, data: st.DataObject) -> None:
     named = [place for place in known(home) if place.takes_names]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config import ConfigError, loads
@@ -37,19 +37,16 @@ def survive(text: str) -> None:
         assert len(str(problem)) < 1500
 
 
-@settings(max_examples=400, deadline=None)
 @given(st.text(st.one_of(st.characters(), SPECIAL.map(lambda part: part[0])), max_size=200))
 def test_arbitrary_text(text: str) -> None:
     survive(text)
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.lists(SPECIAL | st.sampled_from(WORDS), max_size=60).map("".join))
 def test_arbitrary_yaml_marks(text: str) -> None:
     survive(text)
 
 
-@settings(max_examples=400, deadline=None)
 @given(st.data())
 def test_mutated_valid_files(data: st.DataObject) -> None:
     text = EXAMPLE
@@ -150,7 +147,6 @@ def test_the_full_file_is_valid() -> None:
     loads(json.dumps(FULL), str(PEM / "gateway.yaml"))
 
 
-@settings(max_examples=400, deadline=None)
 @given(st.sampled_from(list(_paths(FULL))), VALUES)
 def test_any_value_in_any_place(path: tuple[Any, ...], value: object) -> None:
     changed = json.loads(json.dumps(FULL))

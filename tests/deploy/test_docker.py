@@ -152,6 +152,7 @@ def ask(port: int, path: str = "/-/healthy") -> httpx.Response:
         return client.get(f"http://127.0.0.1:{port}{path}")
 
 
+@pytest.mark.slow
 def test_the_image_adds_little_and_nothing_that_only_a_build_needs(image: Path) -> None:
     files = [path for path in (image / "files").rglob("*") if path.is_file() and not path.is_symlink()]
     assert sum(path.stat().st_size for path in files) < MOST_ADDED
@@ -161,6 +162,7 @@ def test_the_image_adds_little_and_nothing_that_only_a_build_needs(image: Path) 
     assert not [path for path in files if path.name.endswith((".lock", ".whl")) or ".git" in path.parts]
 
 
+@pytest.mark.slow
 def test_the_code_is_compiled_since_nobody_can_do_so_later(image: Path) -> None:
     package = next((image / "files/opt/wcs-gateway").glob("lib/python3.*/site-packages/gateway"))
     sources = list(package.rglob("*.py"))
@@ -168,6 +170,7 @@ def test_the_code_is_compiled_since_nobody_can_do_so_later(image: Path) -> None:
     assert [path for path in sources if not list((path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"))] == []
 
 
+@pytest.mark.slow
 def test_what_the_package_carries_beside_code_is_in_the_image(image: Path) -> None:
     package = next((image / "files/opt/wcs-gateway").glob("lib/python3.*/site-packages/gateway"))
     kept = {path.relative_to(ROOT / "gateway") for path in (ROOT / "gateway").rglob("*") if path.is_file()}
@@ -175,6 +178,7 @@ def test_what_the_package_carries_beside_code_is_in_the_image(image: Path) -> No
     assert {path for path in wanted if not (package / path).is_file()} == set()
 
 
+@pytest.mark.slow
 def test_the_container_decides_hooks_as_a_user_of_no_rights(container: Container) -> None:
     answer = httpx.post(
         f"http://127.0.0.1:{container.hooks}/rest/OnCallEvent", content=b'{"appKey":"a"}', trust_env=False
@@ -186,6 +190,7 @@ def test_the_container_decides_hooks_as_a_user_of_no_rights(container: Container
     assert re.search(r"^NSpid:\t\d+\t1$", status, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_container_can_write_nowhere(container: Container) -> None:
     for place in ("/", "/etc/wcs-gateway", "/opt/wcs-gateway", "/tmp", "/var/tmp"):
         done = container.inside(["python3", "-c", f"open('{place}/new', 'w')"])
@@ -193,6 +198,7 @@ def test_the_container_can_write_nowhere(container: Container) -> None:
         assert "OSError" in done.stderr or "PermissionError" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_health_check_passes_and_one_of_a_dead_port_fails(container: Container) -> None:
     assert container.check_health() == 0
     done = container.inside(["ask-gateway", "/-/healthy"], GATEWAY_ADMIN=f"127.0.0.1:{free_port()}")
@@ -200,6 +206,7 @@ def test_the_health_check_passes_and_one_of_a_dead_port_fails(container: Contain
     assert "refused" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "environment", "status"),
     [
@@ -223,6 +230,7 @@ def test_the_container_s_own_asker_tells_by_its_exit_status(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_stop_signal_to_the_first_process_ends_the_container_in_order(container: Container) -> None:
     # The last test of this container.
     described = json.loads((container.image / "image.json").read_text())

@@ -25,7 +25,7 @@ import pytest
 from tests.support.gateways import ROOT, wait_until
 from tests.support.programs import free_port, require
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 UNITS: Final = ROOT / "deploy" / "systemd"
 LIMIT: Final = 60.0

@@ -124,7 +124,7 @@ def test_hooks_are_answered_beside_5000_idle_connections(
         assert set(callers.statuses()) == {200}
         assert used < count * 32 * 1024
         assert idle_cost < 0.5
-        assert wait_until(lambda: open_files(gateway) <= files + 8)
+        assert wait_until(lambda: open_files(gateway) <= files + 8, 90)
         assert statuses(gateway, "a") == {200}
     if count < IDLE:
         pytest.skip(f"done with {count} connections only: no more file descriptors are allowed here")

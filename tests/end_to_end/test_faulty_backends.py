@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, NoReturn
 
 import httptools
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import faulty
@@ -323,7 +323,6 @@ async def test_request_is_recorded_as_it_came(backend: FaultyBackend) -> None:
     assert (request.method, request.body, request.chunked, request.turn) == ("POST", BODY, False, 1)
 
 
-@settings(max_examples=25, deadline=None)
 @given(body=st.binary(max_size=3000), size=st.integers(1, 700))
 def test_chunked_request_is_decoded_and_marked(body: bytes, size: int, backend: FaultyBackend) -> None:
     start = b"POST /rest/my_api/ok_close/Chunked HTTP/1.1"

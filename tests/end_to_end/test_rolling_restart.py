@@ -97,6 +97,7 @@ def test_the_configuration_for_operators_is_one_that_haproxy_takes_without_a_com
     assert haproxy_complaints() == ""
 
 
+@pytest.mark.slow
 def test_a_rolling_restart_under_load_loses_no_hook_and_doubles_none(backend: FaultyBackend, tmp_path: Path) -> None:
     ports = iter(distinct_ports(4))
     url = backend.url_of("slowly")

@@ -359,5 +359,5 @@ class ResettableTimerMachine(RuleBasedStateMachine):
         assert self.bell.clock.made <= self.allowed
 
 
-ResettableTimerMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+ResettableTimerMachine.TestCase.settings = settings(stateful_step_count=40)
 TestResettableTimerMachine = ResettableTimerMachine.TestCase

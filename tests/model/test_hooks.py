@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.model.hooks import (
@@ -29,7 +29,6 @@ SHARED = Path(__file__).parent.parent.parent.parent / "shared"
 WCS = SHARED / "WCS.md"
 JSON_CORPUS = SHARED / "corpora" / "json.jsonl"
 
-CHECKED = settings(deadline=None, max_examples=60)
 
 numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 scalars = st.none() | st.booleans() | numbers | st.text()
@@ -72,7 +71,6 @@ def test_a_method_of_the_catalogue_has_its_type(method: str, kind: MethodType) -
     assert method_type(method) is kind
 
 
-@CHECKED
 @given(st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,30}", fullmatch=True).filter(lambda name: name not in CATALOGUE))
 def test_a_method_that_nobody_lists_is_an_event_if_it_says_so_and_else_a_direct_invocation(name: str) -> None:
     asks = name[:2] == "On" and not name[2:3].islower()
@@ -111,9 +109,6 @@ def test_the_configuration_s_hook_types_win(method: str) -> None:
 
 
 # --- reading a hook ---
-
-
-@CHECKED
 @given(objects, app_keys, st.booleans(), st.sampled_from([None, 1, "\t"]))
 def test_a_hook_is_read_as_the_standard_library_reads_it(
     fields: dict[str, Any], app_key: str, ascii_only: bool, indent: int | str | None
@@ -149,13 +144,11 @@ def member(key_source: str, value: object) -> str:
     return f'"{key_source}": {json.dumps(value)}'
 
 
-@CHECKED
 @given(spellings_of("appKey"), app_keys)
 def test_the_one_app_key_counts_however_it_is_spelt(spelling: str, app_key: str) -> None:
     assert parse_hook(f'{{"a": 1, {member(spelling, app_key)}}}'.encode()).app_key == app_key
 
 
-@CHECKED
 @given(spellings_of("appKey"), spellings_of("appKey"), app_keys, values, objects, st.randoms(use_true_random=False))
 def test_a_second_app_key_is_refused_however_it_is_spelt_and_wherever_it_stands(
     one: str, other: str, app_key: str, second: object, fields: dict[str, Any], random: Any
@@ -167,7 +160,6 @@ def test_a_second_app_key_is_refused_however_it_is_spelt_and_wherever_it_stands(
         parse_hook(f"{{{', '.join(members)}}}".encode())
 
 
-@CHECKED
 @given(spellings_of("appKey"), app_keys, values, app_keys)
 def test_app_keys_deeper_in_the_body_are_nobody_s_concern(
     spelling: str, inner: str, value: object, app_key: str
@@ -185,7 +177,6 @@ def test_an_app_key_quoted_in_a_text_is_no_second_one() -> None:
     assert parse_hook(body).app_key == "a"
 
 
-@CHECKED
 @given(st.binary(max_size=200))
 def test_whatever_bytes_arrive_only_a_bad_hook_is_raised(body: bytes) -> None:
     with contextlib.suppress(BadHookError):
@@ -278,7 +269,6 @@ def int_size(digits: str) -> int:
     return len(digits)
 
 
-@CHECKED
 @given(values, st.booleans(), st.sampled_from([None, 2]))
 def test_of_all_json_only_objects_are_objects(value: object, ascii_only: bool, indent: int | None) -> None:
     data = json.dumps(value, ensure_ascii=ascii_only, indent=indent).encode()
@@ -302,7 +292,6 @@ SPLINTERS += [
 ]
 
 
-@settings(deadline=None, max_examples=300)
 @given(
     st.sampled_from(
         [{}, {"a": ["é", {"b": -1.5e3}], "c": {"d": None}}, {"k\\n": '\\"', "x": [True, 0, [[]]], "y": "😀"}]
@@ -316,7 +305,6 @@ def test_broken_json_is_judged_as_a_strict_reader_judges_it(data: bytes, edits: 
     assert is_json_object(data) is strictly_an_object(data)
 
 
-@CHECKED
 @given(st.lists(st.sampled_from([*SPLINTERS, b'"a":', b'"b"', b"null"]), max_size=8).map(b"".join))
 def test_json_put_together_from_splinters_is_judged_as_a_strict_reader_judges_it(data: bytes) -> None:
     assert is_json_object(b"{" + data + b"}") is strictly_an_object(b"{" + data + b"}")
@@ -335,9 +323,6 @@ def test_the_public_suite_s_objects_are_judged_as_it_says() -> None:
 
 
 # --- fields for the log ---
-
-
-@CHECKED
 @given(values, st.integers(2, 300))
 def test_a_field_as_text_is_bounded_and_begins_as_the_field_does(value: object, limit: int) -> None:
     text = field_text(msgspec.Raw(json.dumps(value).encode()), limit)
@@ -354,7 +339,6 @@ def test_an_absent_field_is_no_text() -> None:
     assert field_text(msgspec.Raw()) is None
 
 
-@CHECKED
 @given(st.binary(min_size=1, max_size=100))
 def test_even_bytes_that_are_no_json_make_a_text(data: bytes) -> None:
     text = field_text(msgspec.Raw(data))

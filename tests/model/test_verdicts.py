@@ -6,7 +6,7 @@ import itertools
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.model.verdicts import (
@@ -93,7 +93,6 @@ def test_every_error_that_is_told_is_a_registered_one(error: ProxyError) -> None
     assert parameters(proxy_status(error)) == {"error": error.value}
 
 
-@settings(deadline=None)
 @given(st.sampled_from(ProxyError), st.none() | st.integers(0, 999))
 def test_the_received_status_is_told_where_there_is_one(error: ProxyError, status: int | None) -> None:
     told = parameters(fallback_ruling(Failure(Cause.ERROR_STATUS, error, "", status), Fallback(), b"").proxy_status)
@@ -136,7 +135,6 @@ def test_a_static_reject_is_an_empty_403_that_the_gateway_owns_up_to() -> None:
     assert parameters(ruling.proxy_status) == {"error": "http_request_denied"}
 
 
-@settings(deadline=None)
 @given(st.sets(st.sampled_from(Cause)), st.sets(st.sampled_from(Cause)))
 def test_policies_are_equal_when_they_decide_alike(one: set[Cause], other: set[Cause]) -> None:
     left, right = Fallback(frozenset(one)), Fallback(frozenset(other))

@@ -374,7 +374,6 @@ OUTCOMES = st.sampled_from(["success", "hard", "soft"])
 
 
 @given(st.lists(st.tuples(STEPS, OUTCOMES), max_size=80), st.integers(1, 5), st.sampled_from([1.0, 2.0, 8.0]))
-@settings(max_examples=300, deadline=None)
 def test_it_opens_as_a_list_of_events_would_say_over_a_window_of_up_to_an_eighth_more(
     steps: list[tuple[float, str]], failures: int, window: float
 ) -> None:
@@ -528,5 +527,5 @@ class BreakerMachine(RuleBasedStateMachine):
             assert self.breaker.ready(self.now)
 
 
-BreakerMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+BreakerMachine.TestCase.settings = settings(stateful_step_count=60)
 TestBreakerMachine = BreakerMachine.TestCase

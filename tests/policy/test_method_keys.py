@@ -5,7 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.model.hooks import CATALOGUE, MethodType, method_type
@@ -27,7 +27,6 @@ def matching(keys: list[str], method: str, kind: MethodType) -> list[str]:
     return found + [key for key in keys if key == kind and key not in found]
 
 
-@settings(deadline=None, max_examples=300)
 @given(st.lists(KEYS, max_size=8), NAMES, st.sampled_from(MethodType))
 def test_the_name_comes_first_then_the_longest_glob_then_the_type(
     keys: list[str], method: str, kind: MethodType

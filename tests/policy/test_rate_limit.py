@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.policy.rate_limit import FORM, PATTERN, Limiter, Rate, parse_rate
 
-CHECKED = settings(deadline=None)
 RATES = st.builds(Rate, st.floats(0.001, 100_000), st.integers(1, 1000))
 STEPS = st.lists(st.floats(0, 10) | st.just(0.0), max_size=200)
 """Seconds between hooks."""
@@ -61,7 +60,6 @@ def test_a_burst_has_its_bounds(text: str) -> None:
 
 
 @given(st.from_regex(PATTERN, fullmatch=True))
-@CHECKED
 def test_what_the_schema_lets_through_is_read_or_out_of_bounds(text: str) -> None:
     words, rate = "", None
     try:
@@ -76,7 +74,6 @@ def test_what_the_schema_lets_through_is_read_or_out_of_bounds(text: str) -> Non
 
 
 @given(st.integers(1, 100_000), st.sampled_from("smh"), st.integers(1, 1000))
-@CHECKED
 def test_a_rate_s_own_text_reads_back_as_the_same(number: int, unit: str, burst: int) -> None:
     rate = parse_rate(f"{number}/{unit} burst {burst}")
     again = parse_rate(str(rate))
@@ -85,7 +82,6 @@ def test_a_rate_s_own_text_reads_back_as_the_same(number: int, unit: str, burst:
 
 
 @given(RATES, st.integers(1, 64))
-@CHECKED
 def test_the_workers_parts_make_up_the_whole(rate: Rate, workers: int) -> None:
     part = rate.per_worker(workers)
     assert part.per_second * workers == pytest.approx(rate.per_second)
@@ -97,7 +93,6 @@ def test_the_workers_parts_make_up_the_whole(rate: Rate, workers: int) -> None:
 
 
 @given(RATES, STEPS, STARTS)
-@CHECKED
 def test_in_no_span_of_time_do_more_pass_than_the_burst_and_what_the_rate_brings(
     rate: Rate, steps: list[float], start: float
 ) -> None:
@@ -114,7 +109,6 @@ def test_in_no_span_of_time_do_more_pass_than_the_burst_and_what_the_rate_brings
 
 @given(RATES, STEPS, STARTS)
 @example(Rate(50.0, 1), [0.0] * 150, 999_999.7)
-@CHECKED
 def test_hooks_below_the_rate_are_never_refused(rate: Rate, steps: list[float], start: float) -> None:
     limiter, late = Limiter(rate, start), 0.0
     for i, step in enumerate(steps):
@@ -123,7 +117,6 @@ def test_hooks_below_the_rate_are_never_refused(rate: Rate, steps: list[float], 
 
 
 @given(RATES, STEPS, STARTS)
-@CHECKED
 def test_a_hook_is_refused_only_where_the_rate_or_burst_is_used_up(
     rate: Rate, steps: list[float], start: float
 ) -> None:
@@ -142,7 +135,6 @@ def test_a_hook_is_refused_only_where_the_rate_or_burst_is_used_up(
 
 
 @given(RATES, st.integers(0, 50), STARTS)
-@CHECKED
 def test_of_many_at_once_exactly_the_burst_passes(rate: Rate, over: int, start: float) -> None:
     limiter = Limiter(rate, start)
     assert sum(limiter.take(start) for _ in range(rate.burst + over)) == rate.burst
@@ -168,7 +160,6 @@ def test_a_hook_that_was_refused_costs_nothing() -> None:
 
 
 @given(RATES, st.lists(st.floats(-1000, 1000), max_size=100))
-@CHECKED
 def test_adversarial_clock_that_jumps_never_yields_more_than_the_burst_at_once(rate: Rate, jumps: list[float]) -> None:
     limiter, now = Limiter(rate, 0.0), 0.0
     for jump in jumps:
@@ -184,7 +175,6 @@ def test_adversarial_clock_that_goes_back_neither_fills_the_bucket_nor_stops_it(
 
 
 @given(RATES, RATES, st.integers(0, 1000))
-@CHECKED
 def test_what_was_taken_stays_taken_under_another_rate(old: Rate, new: Rate, hooks: int) -> None:
     limiter = Limiter(old, 0.0)
     taken = sum(limiter.take(0.0) for _ in range(hooks))

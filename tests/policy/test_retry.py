@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.model.verdicts import Cause, Failure, ProxyError
 from gateway.policy.retry import MIN_LEFT, Retry, RetryOn, attempt_budget, may_retry, retry_kind
 
 ALL = frozenset(RetryOn)
-CHECKED = settings(deadline=None)
 SECONDS = st.floats(0, 100)
 RETRIES = st.builds(Retry, st.integers(1, 6), st.frozensets(st.sampled_from(RetryOn)))
 KINDS = st.none() | st.sampled_from(RetryOn)
@@ -48,7 +47,6 @@ def test_a_failure_that_may_have_been_acted_on_keeps_its_own_name(cause: Cause, 
 
 
 @given(RETRIES, KINDS, SECONDS, SECONDS, st.integers(0, 3))
-@CHECKED
 def test_never_more_attempts_than_allowed(
     retry: Retry, kind: RetryOn | None, left: float, usual: float, over: int
 ) -> None:
@@ -56,7 +54,6 @@ def test_never_more_attempts_than_allowed(
 
 
 @given(RETRIES, st.integers(1, 6), KINDS, SECONDS, SECONDS)
-@CHECKED
 def test_only_what_was_asked_for_is_tried_again(
     retry: Retry, made: int, kind: RetryOn | None, left: float, usual: float
 ) -> None:
@@ -65,7 +62,6 @@ def test_only_what_was_asked_for_is_tried_again(
 
 
 @given(RETRIES, st.integers(1, 6), KINDS, SECONDS, SECONDS)
-@CHECKED
 def test_a_retry_always_has_the_targets_usual_time_and_ten_milliseconds(
     retry: Retry, made: int, kind: RetryOn | None, left: float, usual: float
 ) -> None:
@@ -79,7 +75,6 @@ def test_below_ten_milliseconds_nothing_is_tried_though_the_target_is_quick(left
 
 
 @given(st.integers(2, 6), st.sampled_from(RetryOn), SECONDS, SECONDS)
-@CHECKED
 def test_where_nothing_speaks_against_it_a_hook_is_tried_again(
     attempts: int, kind: RetryOn, more: float, usual: float
 ) -> None:
@@ -87,7 +82,6 @@ def test_where_nothing_speaks_against_it_a_hook_is_tried_again(
 
 
 @given(RETRIES, st.integers(1, 6), KINDS, SECONDS, SECONDS, SECONDS)
-@CHECKED
 def test_more_time_never_forbids_what_less_time_allows(
     retry: Retry, made: int, kind: RetryOn | None, left: float, more: float, usual: float
 ) -> None:
@@ -96,13 +90,11 @@ def test_more_time_never_forbids_what_less_time_allows(
 
 
 @given(RETRIES, SECONDS, SECONDS)
-@CHECKED
 def test_a_failure_without_a_kind_is_final(retry: Retry, left: float, usual: float) -> None:
     assert not may_retry(retry, 1, None, left, usual)
 
 
 @given(st.integers(1, 6), st.integers(0, 8), SECONDS)
-@CHECKED
 def test_an_attempt_has_all_that_is_left_where_slow_ones_are_not_tried_again(
     attempts: int, made: int, left: float
 ) -> None:
@@ -110,13 +102,11 @@ def test_an_attempt_has_all_that_is_left_where_slow_ones_are_not_tried_again(
 
 
 @given(st.integers(1, 6), SECONDS)
-@CHECKED
 def test_the_last_attempt_has_all_that_is_left(attempts: int, left: float) -> None:
     assert attempt_budget(Retry(attempts, ALL), attempts - 1, left) == left
 
 
 @given(st.integers(1, 6), SECONDS)
-@CHECKED
 def test_attempts_that_all_take_their_time_get_even_shares_and_spend_the_budget_together(
     attempts: int, budget: float
 ) -> None:
@@ -129,6 +119,5 @@ def test_attempts_that_all_take_their_time_get_even_shares_and_spend_the_budget_
 
 
 @given(RETRIES, st.integers(0, 8), SECONDS)
-@CHECKED
 def test_no_attempt_gets_more_than_is_left(retry: Retry, made: int, left: float) -> None:
     assert 0 <= attempt_budget(retry, made, left) <= left

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.policy.rest_client_config import (
@@ -25,7 +25,6 @@ from gateway.policy.settings_store import CAPACITY, LONGEST, WORDS, TextStore, W
 from gateway.proxy.sessions import KEEP, Sessions, shared_memory
 
 ROOT = Path(__file__).parent.parent.parent
-CHECKED: Final = settings(deadline=None, max_examples=200)
 LIMIT: Final = 60.0
 KEY: Final = bytes(16)
 
@@ -106,7 +105,6 @@ def test_only_overwrite_takes_fields_and_never_those_that_say_whose_the_hook_is(
     assert not MethodSettings(overwrite=("callee",)).overwrites("callee")
 
 
-@CHECKED
 @given(all_settings)
 def test_packed_settings_are_the_same_text_for_the_same_settings(found: SessionSettings) -> None:
     assert unpack_settings(pack_settings(found)) == found
@@ -116,7 +114,6 @@ def test_packed_settings_are_the_same_text_for_the_same_settings(found: SessionS
 # --- the store ---
 
 
-@CHECKED
 @given(st.lists(st.binary(max_size=60), max_size=30))
 def test_a_text_is_found_by_its_name_and_kept_once(texts: list[bytes]) -> None:
     memory = bytearray(8 * WORDS)
@@ -165,7 +162,6 @@ def interleavings(draw: st.DrawFn) -> tuple[list[bytes], list[int]]:
     return texts, turns
 
 
-@CHECKED
 @given(interleavings())
 def test_adversarial_whatever_two_writers_do_to_each_other_no_text_is_made_up(
     drawn: tuple[list[bytes], list[int]],
@@ -235,7 +231,6 @@ writers = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=100)
 @given(writers, st.lists(st.integers(0, 2), max_size=60))
 def test_adversarial_whatever_workers_do_to_each_other_a_session_has_one_s_settings_or_none_are_known(
     connects: list[tuple[str, frozenset[str], SessionSettings]], turns: list[int]

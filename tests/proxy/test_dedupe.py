@@ -229,7 +229,6 @@ async def test_of_one_hook_no_more_repeats_wait_than_may() -> None:
     assert duplicates.find(KEY, BODY, 0.0) == ALLOWED
 
 
-@settings(deadline=None)
 @given(most=st.integers(2, 64), apps=st.lists(st.sampled_from("abcde"), max_size=200))
 def test_whichever_app_s_hooks_are_repeated_without_end_another_s_may_wait(most: int, apps: list[str]) -> None:
     waiting, held = WaitingRepeats(), dict.fromkeys("abcde", 0)
@@ -484,5 +483,5 @@ class DuplicatesMachine(RuleBasedStateMachine):
         assert self.duplicates.in_flight == len(self.flights)
 
 
-DuplicatesMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+DuplicatesMachine.TestCase.settings = settings(stateful_step_count=50)
 TestDuplicatesMachine = DuplicatesMachine.TestCase

@@ -164,7 +164,7 @@ def test_a_refused_viewer_of_hls_is_refused_whatever_any_session_said(
         assert answer.status == 403
         assert "ineffective" not in line_of(gateway, answer)
         means = told(gateway, answer)["means"]
-        assert means == "The media server refuses the viewer, with any restOnError: playHLS comes without a connect."
+        assert means == "The media server rejects the viewer despite any restOnError: playHLS comes without a connect."
     answer = ask(gateway, KEEP_ALIVE, **sessions[1])
     assert line_of(gateway, answer)["ineffective"] is True
     assert told(gateway, answer)["means"].startswith("The media server logs it and the stream runs on")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope
 
@@ -146,9 +146,6 @@ def test_whatever_is_not_a_post_is_a_405(method: str) -> None:
 
 
 # --- the body ---
-
-
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=20), min_size=1, max_size=5))
 def test_a_body_is_the_same_however_it_is_cut(parts: list[bytes]) -> None:
     body = b"".join(parts)
@@ -160,9 +157,6 @@ async def test_a_message_without_a_body_or_a_sequel_is_an_empty_body() -> None:
 
 
 # --- refusals in words ---
-
-
-@settings(deadline=None)
 @given(st.text(max_size=300))
 def test_an_unknown_app_is_told_in_bounded_words_whatever_its_key(app_key: str) -> None:
     ruling = unknown_app_answer(app_key)

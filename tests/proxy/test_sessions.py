@@ -115,7 +115,6 @@ def test_with_a_hundred_thousand_sessions_hardly_one_had_to_make_room() -> None:
 
 
 @given(st.dictionaries(st.text(max_size=20), st.frozensets(st.sampled_from(STOPPABLE)), max_size=30))
-@settings(max_examples=30)
 def test_few_sessions_are_remembered_exactly(known: dict[str, frozenset[str]]) -> None:
     sessions = Sessions()
     for session, failing in known.items():
@@ -164,7 +163,7 @@ class AgainstADictionary(RuleBasedStateMachine):
         os.close(self.fd)
 
 
-AgainstADictionary.TestCase.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+AgainstADictionary.TestCase.settings = settings(stateful_step_count=30)
 TestAgainstADictionary = AgainstADictionary.TestCase
 
 

@@ -37,7 +37,7 @@ def configuration(workers: int, backend: str = "http://127.0.0.1:1") -> str:
         {
             "server": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "workers": workers},
             "upstreams": {"gated": {"url": backend}},
-            "apps": {"open": {"static": "allow"}, "gated": {"upstream": "gated", "timeout": "10s"}},
+            "apps": {"open": {"static": "allow"}, "gated": {"upstream": "gated", "timeout": "14s"}},
         }
     )
 
@@ -134,7 +134,7 @@ def test_what_does_not_end_a_gateway_does_not_while_it_starts_serves_and_drains(
             hook.start()
             assert wait_until(lambda: backend.requests)
             gateway.process.terminate()
-            assert wait_until(lambda: any("stopping" in line["message"] for line in running.lines()))
+            assert wait_until(lambda: any("stopping" in line.get("message", "") for line in running.lines()))
             for number in HARMLESS:
                 os.killpg(gateway.pid, number)
             assert running.get("/api/status").json()["workers"] == pids
@@ -177,7 +177,7 @@ def test_signals_that_come_again_and_again_while_it_ends_change_neither_its_stat
     with started(tmp_path, workers) as gateway:
         assert wait_until(lambda: gateway.line("ready"))
         gateway.process.terminate()
-        assert wait_until(lambda: any("stopping" in line["message"] for line in gateway.lines()))
+        assert wait_until(lambda: any("stopping" in line.get("message", "") for line in gateway.lines()))
         deadline = time.monotonic() + STOP_LIMIT
         while gateway.process.poll() is None and time.monotonic() < deadline:
             with contextlib.suppress(ProcessLookupError):

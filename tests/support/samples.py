@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -14,7 +13,6 @@ from gateway.model.decision import Decision
 from gateway.model.verdicts import Ruling, backend_reject
 from gateway.telemetry.metrics.catalogue import DURATION_BUCKETS
 
-CHECKED = settings(deadline=None, max_examples=50)
 LONGEST_HOOK = parse_duration("10m")
 """Seconds: the longest budget that the configuration allows."""
 BOUNDS = (0.5, 1.0, 2.5)

@@ -7,7 +7,7 @@ import weakref
 from collections import Counter
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.upstreams.balance import LeastInFlight, RoundRobin, balancer
@@ -23,7 +23,6 @@ class Target:
         return f"{self.name}({self.weight}, {self.in_flight})"
 
 
-CHECKED = settings(deadline=None)
 WEIGHTS = st.lists(st.integers(1, 12), min_size=1, max_size=6)
 
 
@@ -49,7 +48,6 @@ def test_a_single_candidate_is_chosen_always() -> None:
 
 @given(WEIGHTS, st.integers(1, 4))
 @example([1, 1, 12, 1, 12], 4)
-@CHECKED
 def test_over_whole_rounds_each_target_gets_exactly_its_share(weights: list[int], rounds: int) -> None:
     targets = targets_of(weights)
     chosen = Counter(names(RoundRobin(), targets, rounds * sum(weights)))
@@ -59,7 +57,6 @@ def test_over_whole_rounds_each_target_gets_exactly_its_share(weights: list[int]
 @given(WEIGHTS)
 @example([1, 1, 1, 12, 12, 12])
 @example([1, 1, 12, 1, 1])
-@CHECKED
 def test_at_no_time_is_a_target_a_whole_choice_ahead_of_its_share_or_two_behind(weights: list[int]) -> None:
     targets, balance, total = targets_of(weights), RoundRobin(), sum(weights)
     chosen: Counter[str] = Counter()
@@ -70,7 +67,6 @@ def test_at_no_time_is_a_target_a_whole_choice_ahead_of_its_share_or_two_behind(
 
 
 @given(WEIGHTS.filter(lambda weights: len(weights) > 1), st.data())
-@CHECKED
 def test_where_one_is_left_out_the_others_share_by_their_weights(weights: list[int], data: st.DataObject) -> None:
     targets, balance = targets_of(weights), RoundRobin()
     names(balance, targets, data.draw(st.integers(0, 30)))
@@ -84,7 +80,6 @@ def test_where_one_is_left_out_the_others_share_by_their_weights(weights: list[i
 
 
 @given(WEIGHTS.filter(lambda weights: len(weights) > 1), st.lists(st.sets(st.integers(0, 5)), max_size=60))
-@CHECKED
 def test_whatever_was_left_out_before_the_shares_are_right_again_afterwards(
     weights: list[int], left_out: list[set[int]]
 ) -> None:
@@ -148,7 +143,6 @@ def test_in_flight_is_weighed() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20)), min_size=1, max_size=8), st.integers(0, 10))
-@CHECKED
 def test_nobody_has_less_in_flight_for_its_weight_than_the_chosen(loads: list[tuple[int, int]], before: int) -> None:
     targets, balance = [Target(str(n), *load) for n, load in enumerate(loads)], LeastInFlight()
     for _ in range(before):
@@ -158,7 +152,6 @@ def test_nobody_has_less_in_flight_for_its_weight_than_the_chosen(loads: list[tu
 
 
 @given(WEIGHTS)
-@CHECKED
 def test_idle_targets_take_turns_by_weight(weights: list[int]) -> None:
     targets = targets_of(weights)
     chosen = Counter(names(LeastInFlight(), targets, 2 * sum(weights)))
@@ -171,7 +164,6 @@ def test_among_several_that_are_tied_only_they_take_turns() -> None:
 
 
 @given(WEIGHTS, st.integers(0, 120))
-@CHECKED
 def test_hooks_that_stay_fill_the_targets_by_weight(weights: list[int], hooks: int) -> None:
     """While hooks come only, no target holds more than one hook above its share."""
     targets, balance = targets_of(weights), LeastInFlight()

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.upstreams.headers import (
@@ -25,8 +25,6 @@ from gateway.upstreams.headers import (
     hook_header_lines,
     parse_head,
 )
-
-CHECKED = settings(deadline=None, max_examples=100)
 
 IDENTITY = Identity(b"id-1", b"00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-01")
 TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -175,7 +173,6 @@ header_lists = st.lists(
 )
 
 
-@CHECKED
 @given(header_lists, st.sampled_from(["target", "preserve", "fixed.example"]))
 def test_whatever_a_client_sends_each_field_of_the_gateway_s_is_there_once(headers: Fields, host: str) -> None:
     on = sent_on(headers, Policy(host))
@@ -242,7 +239,6 @@ def test_configured_fields_take_the_place_of_the_client_s_in_any_case() -> None:
     assert values_of(on, b"authorization") == [b"Bearer ours"]
 
 
-@CHECKED
 @given(st.text(min_size=1).filter(lambda text: ":" not in text), st.text())
 def test_credentials_take_the_place_of_the_client_s_as_basic_ones_in_utf_8(username: str, password: str) -> None:
     on = sent_on([(b"authorization", b"WCS 00")], Policy(credentials=(username, password)))
@@ -293,9 +289,6 @@ def test_a_line_break_in_one_field_is_not_made_up_for_by_another() -> None:
 
 
 # --- what is remembered of a head ---
-
-
-@CHECKED
 @given(header_lists, st.sampled_from(["target", "preserve", "fixed.example"]), st.booleans())
 def test_what_is_remembered_is_what_is_worked_out(headers: Fields, host: str, resigned: bool) -> None:
     fields, policy = tuple(headers), CompiledPolicy(Policy(host))
@@ -331,9 +324,6 @@ def test_a_head_that_changes_without_end_fills_no_memory() -> None:
 
 
 # --- the hook's names ---
-
-
-@CHECKED
 @given(
     st.lists(
         st.tuples(

@@ -6,12 +6,11 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.upstreams.latency import LastMinute, LatencyEstimator, quantile
 
-CHECKED = settings(deadline=None)
 SECONDS = st.floats(0, 100)
 
 
@@ -40,19 +39,16 @@ def test_an_answer_in_no_time_is_an_answer_too() -> None:
 
 
 @given(st.floats(0, 100))
-@CHECKED
 def test_of_a_steady_target_the_time_itself_becomes_the_estimate(seconds: float) -> None:
     assert usual_of([seconds] * 100).estimate() == pytest.approx(seconds, rel=1e-6)
 
 
 @given(st.lists(SECONDS, min_size=1))
-@CHECKED
 def test_the_estimate_lies_between_the_fastest_answer_and_thrice_the_slowest(times: list[float]) -> None:
     assert min(times) * (1 - 1e-9) <= usual_of(times).estimate() <= 3 * max(times)
 
 
 @given(st.lists(SECONDS), SECONDS, SECONDS)
-@CHECKED
 def test_what_was_long_ago_is_forgotten(past: list[float], one: float, other: float) -> None:
     recent = [one, other] * 200
     assert usual_of(past + recent).estimate() == pytest.approx(usual_of(recent).estimate(), rel=1e-6, abs=1e-6)
@@ -82,7 +78,6 @@ def last_minute_of(times: list[tuple[float, float]]) -> LastMinute:
     return minute
 
 
-@CHECKED
 @given(st.lists(st.floats(0.0001, 60), min_size=1, max_size=60), st.sampled_from([0.0, 0.5, 0.95, 0.99, 1.0]))
 def test_a_quantile_is_right_to_five_percent(times: list[float], part: float) -> None:
     exact = sorted(times)[max(1, math.ceil(part * len(times))) - 1]
@@ -101,7 +96,6 @@ def test_times_beyond_what_is_told_apart_are_told_as_the_bounds() -> None:
     assert quantile(minute.times(0.0), 1.0) == pytest.approx(60, rel=0.1)
 
 
-@CHECKED
 @given(st.lists(st.floats(0, 30), max_size=40), st.floats(0, 100))
 def test_the_last_minute_counts_and_what_is_older_than_seventy_seconds_does_not(
     steps: list[float], wait: float

@@ -103,7 +103,7 @@ def replay(
         raise typer.Exit(_INTERRUPTED) from None
     try:
         for broken in recording.broken:
-            print(f"gateway: {printable(broken.where)}: skipped: {printable(broken.why)}", file=sys.stderr)
+            print(f"gateway: {printable(broken.where)}: skipped: {printable(broken.reason)}", file=sys.stderr)
         if (more := recording.broken_count - len(recording.broken)) > 0:
             print(f"gateway: and {more} more lines skipped", file=sys.stderr)
         if not len(recording):

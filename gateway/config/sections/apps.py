@@ -1,4 +1,4 @@
-"""The settings of apps and of their methods, the defaults of both, and what comes of all levels in the end."""
+"""The settings of apps and of their methods, the defaults of both, and what applies when all levels are merged."""
 
 from __future__ import annotations
 
@@ -36,247 +36,185 @@ from gateway.policy.shadow import ShadowSettings
 from gateway.policy.split import Share
 
 NO_TYPES: Final[Mapping[str, MethodType]] = {}
-"""Where ``hook_types`` says nothing."""
+"""An empty ``hook_types``."""
 EVENT_ANSWERS: Final = one_of(*EventAnswers)
 
 DEDUPED: Final = frozenset({"connect", "OnCallEvent"})
-"""The methods whose repeats are recognised unless the configuration says otherwise."""
+"""Methods whose repeats are recognised by default."""
 DEDUPE_DEFAULT: Final = 10.0
 """Seconds, for these methods."""
 FAILOVER_ON_DEFAULT: Final = frozenset({Cause.UNREACHABLE})
 FAILOVER_RESERVE_DEFAULT: Final = 0.4
 
 
-class Defaults(Section):
-    """Settings of every app that does not set its own."""
+_TIMEOUT: Final = (
+    "Time budget of one hook: queueing, connecting, every attempt, and reading the answer. Default: 3s, unless a "
+    "wider level sets it. If the backend needs longer, fallback answers."
+)
+_FALLBACK: Final = (
+    "Verdict if the backend gives none: reject, allow (for timeout, unreachable and overload only), or a mapping of "
+    'causes, such as {timeout: allow, unreachable: {allow: {callee: "1000"}}}, where allow changes these fields of '
+    "the hook. Default: reject, unless a wider level sets it. A mapping replaces the wider level's entirely. allow "
+    "lets calls through unchecked while the backend is down, and the media server takes a changed field only if the "
+    "session's answer to connect lists it (restOverwrite)."
+)
+
+
+class AppSettings(Section):
+    """Settings of apps, which may also be set for all of them in defaults."""
 
     upstream: UpstreamChoice = Field(
         default=None,
-        description="Upstream of the apps that name none, or several with weights. No default; where there is one, an "
-        "app that lacks its upstream is no mistake any more: its hooks go there.",
+        description="Upstream that decides the app's hooks, or several with weights, among which its sessions are "
+        "split. Default: that of defaults, if any. A wrong one applies another tenant's rules; and with one in "
+        "defaults, an app that lacks its own is not reported.",
     )
     failover: Failover = Field(
         default=None,
-        description="Upstreams asked, in this order, when the one that decides cannot be reached at all, before the "
-        "fallback: one name or a list. Default: none; they answer within the same budget, and must know what the "
-        "other knows.",
-    )
-    failover_on: FailoverOn = Field(
-        default=None,
-        description="How an upstream may fail so that failover is asked: unreachable (it cannot be reached at all), "
-        "timeout, error_status, bad_answer; one or a list. Default: unreachable alone; after any other failure the "
-        "upstream may have acted on the hook, and another one acts on it again. timeout also stands for a connection "
-        "that broke after the hook was sent, and for one that was not free in time; a 403 is a verdict, and never "
-        "asked of another.",
-    )
-    failover_reserve: Annotated[float | None, FAILOVER_RESERVE] = Field(
-        default=None,
-        description="Part of the budget kept free for failover, where failover_on has timeout. Default 40%; an "
-        "upstream that regularly needs longer than the rest is cut off, and counts as timed out for its breaker too.",
-    )
-    timeout: Annotated[float, BUDGET] = Field(
-        default="3s",
-        validate_default=True,
-        description="Whole budget of one hook: queueing, connecting, every attempt, the answer's body. Default 3s; "
-        "callers wait so long for a backend that hangs, and one that needs longer is answered for by fallback.",
-    )
-    fallback: Annotated[Fallback, VERDICTS_BY_CAUSE] = Field(
-        default="reject",
-        validate_default=True,
-        description="Verdict when the backend gives none: reject, allow (timeout, unreachable and overload only), or a "
-        'mapping of causes, such as {timeout: allow, unreachable: {allow: {callee: "1000"}}}: allow with these fields '
-        "of the hook changed. Default reject; allow lets calls through unchecked while the backend is down, and the "
-        "media server takes a changed field only where the session's answer to connect lists it (restOverwrite).",
-    )
-    retry: Annotated[Retry | None, ReadAs(RetrySection, Retry)] = Field(
-        default=None,
-        description="When another attempt follows a failed one, in place of what every upstream says. Default: the "
-        "upstream's; a mapping here replaces that as a whole.",
-    )
-    dedupe: Annotated[float | None, REPEATS] = Field(
-        default=None,
-        description="How long a repeat of the very same hook (app, method and body) gets the first one's verdict "
-        "without asking the backend; off: never. Default 10s for connect and OnCallEvent, off for all other methods; "
-        "set here, it holds for every method. A hook that is repeated on purpose within that time, as "
-        "StreamKeepAliveEvent is, is not asked again.",
+        description="Upstreams tried in this order, before the fallback, when the upstream that decides fails in a "
+        "way that failover_on lists: one name or a list; an empty list means none. Default: that of defaults, if any. "
+        "They answer within the same budget, and need the same data as the upstream that decides.",
     )
     max_in_flight: Annotated[int | None, IN_FLIGHT] = Field(
         default=None,
-        description="Hooks of each app inside the gateway at once, at all workers together; past it they are "
-        "answered at once with the verdict for overload. Default: no limit but server.max_in_flight; "
-        "without one, an app whose backend hangs can take all of that.",
+        description="Hooks of the app in the gateway at once, over all workers; past it, they are answered at once "
+        "with the verdict for overload. All appKeys of a glob share one limit. Default: that of defaults, or no limit "
+        "but server.max_in_flight. Too small rejects calls in a peak; without a limit, an app whose backend hangs can "
+        "use up server.max_in_flight.",
     )
     rate_limit: RateLimit = Field(
         default=None,
-        description="Hooks of each app in a second (/s), minute (/m) or hour (/h), and how many at once (burst; "
-        "without it, a second's worth), at all workers together; past it they are answered at once with the "
-        "verdict for overload. Default: off; below what a media server sends in a peak, it refuses calls.",
-    )
-    rules: DefaultRules = Field(
-        default=(),
-        description="Rules of every app, met after its own: the first that a hook meets decides it without a backend, "
-        "or names its upstream. Default none; also apps with a static verdict have them, but for those that name an "
-        "upstream. Plain numbers and those that end in * are looked up; of other globs a list may hold 512.",
+        description="Hooks of the app per second (/s), minute (/m) or hour (/h), and how many at once (burst; without "
+        "it, one second's worth), over all workers; or off. Past it, hooks are answered at once with the verdict for "
+        "overload. All appKeys of a glob share one limit. Default: that of defaults, or off. Below the media server's "
+        "peak rate, it rejects calls.",
     )
     rest_client_config: Annotated[ClientConfigPart | None, CLIENT_CONFIG] = Field(
         default=None,
-        description="Whether answers to connect set what makes refusals count: off, warn, enforce, or a mapping. "
-        "Default warn, for OnCallEvent; without restOnError=FAIL there, the media server only logs a refusal and the "
-        "call goes on.",
-    )
-    response_check: Annotated[ResponseCheck | None, RESPONSE_CHECK] = Field(
-        default=None,
-        description="How exactly a 200 must be one JSON object: strict; repair (a byte-order mark, and PHP's notices "
-        "before or after the object, are cut away); off (any body is taken). Default strict; with off, an error page "
-        "with status 200 is an allow.",
-    )
-    event_answers: Annotated[EventAnswers | None, EVENT_ANSWERS] = Field(
-        default=None,
-        description="For methods of type event, which answers mean that it was delivered: any (every 2xx; what is not "
-        "one JSON object is answered with the hook's own body) or strict (as for other methods, by "
-        "response_check). Default any, but for a text in which PHP reports a fatal error, which is a bad_answer; with "
-        "strict, an answer such as 204 or OK counts as a failure.",
-    )
-    methods: dict[MethodKey, CommonMethod] = Field(
-        default={},
-        description='Settings by method, for all apps: keys are exact names, globs such as "*StatusEvent", or the '
-        "types connect, direct, event and incoming. An exact name counts before the longest glob, that before the "
-        "type; of two that are alike, the app's before this one; and each of them before what apps and defaults say "
-        "for all methods. Default: none. Without {StreamKeepAliveEvent: {fallback: {timeout: allow, unreachable: "
-        "allow, overload: allow, bad_answer: allow, error_status: allow}}}, a backend that fails can end live streams.",
+        description="Whether answers to connect set what makes rejections count: off, warn, enforce, or a mapping, "
+        "whose keys are inherited one by one. Default: that of defaults, or warn, for OnCallEvent. Without "
+        "restOnError=FAIL there, the media server only logs a rejection, and the call continues.",
     )
 
 
 class CommonMethod(Section):
-    """Settings of the methods that a key stands for, of all apps; what is left out is the app's, or the defaults'."""
+    """Settings of all apps for the methods that a key matches; what is left out comes from the next wider level."""
 
-    timeout: Annotated[float | None, BUDGET] = Field(
-        default=None,
-        description="Whole budget of one hook: queueing, connecting, every attempt, the answer's body. Default: the "
-        "next wider level's; a backend that needs longer is answered for by fallback.",
-    )
-    fallback: Annotated[Fallback | None, VERDICTS_BY_CAUSE] = Field(
-        default=None,
-        description='Verdict when the backend gives none, per cause; {allow: {callee: "1000"}} allows with these '
-        "fields of the hook changed. Default: the next wider level's; a mapping here replaces that as a whole. allow "
-        "lets calls through unchecked while the backend is down, and the media server takes a changed field only where "
-        "the session's answer to connect lists it (restOverwrite).",
-    )
+    timeout: Annotated[float | None, BUDGET] = Field(default=None, description=_TIMEOUT)
+    fallback: Annotated[Fallback | None, VERDICTS_BY_CAUSE] = Field(default=None, description=_FALLBACK)
     failover_on: FailoverOn = Field(
         default=None,
-        description="How an upstream may fail so that failover is asked: unreachable (it cannot be reached at all), "
-        "timeout, error_status, bad_answer; one or a list. Default: the next wider level's, at last unreachable alone; "
-        "after any other failure the upstream may have acted on the hook, and another one acts on it again. timeout "
-        "also stands for a connection that broke after the hook was sent, and for one that was not free in time; a 403 "
-        "is a verdict, and never asked of another.",
+        description="Failures of an upstream after which failover is tried: unreachable (it cannot be reached at "
+        "all), timeout, error_status, bad_answer; one or a list. Default: unreachable alone, unless a wider level "
+        "sets it. After any other failure the upstream may have processed the hook, and the next one processes it "
+        "again. timeout includes a connection that broke after the hook was sent, and one that was not free in time. "
+        "A 403 is a verdict, and never sent to another upstream.",
     )
     failover_reserve: Annotated[float | None, FAILOVER_RESERVE] = Field(
         default=None,
-        description="Part of the budget kept free for failover, where failover_on has timeout. Default: the next wider "
-        "level's, at last 40%; an upstream that regularly needs longer than the rest is cut off, and counts as timed "
-        "out for its breaker too.",
+        description="Share of the budget kept free for failover, where failover_on lists timeout. Default: 40%, "
+        "unless a wider level sets it. An upstream that regularly needs longer than the rest is cut off, and its "
+        "breaker counts that as a timeout.",
     )
     retry: Annotated[Retry | None, ReadAs(RetrySection, Retry)] = Field(
         default=None,
-        description="When another attempt follows a failed one. Default: the next wider level's, at last the "
-        "upstream's; a mapping here replaces that as a whole.",
+        description="When a failed attempt is followed by another. Default: the upstream's, unless a wider level sets "
+        "it. A mapping here replaces that entirely.",
     )
     dedupe: Annotated[float | None, REPEATS] = Field(
         default=None,
-        description="How long a repeat of the very same hook gets the first one's verdict without asking the backend; "
-        "off: never. Default: the next wider level's; a hook that is repeated on purpose within that time is not asked "
-        "again.",
+        description="How long a repeat of the same hook (app, method and body) gets the first one's verdict without "
+        "asking the backend; off: never. Default: 10s for connect and OnCallEvent, off for all others, unless a wider "
+        "level sets it. Set for all methods, it applies to every one of them. A hook that is repeated on purpose "
+        "within that time, as StreamKeepAliveEvent is, does not reach the backend again.",
     )
     response_check: Annotated[ResponseCheck | None, RESPONSE_CHECK] = Field(
         default=None,
-        description="How exactly a 200 must be one JSON object: strict, repair or off. Default: the next wider "
-        "level's; with off, an error page with status 200 is an allow.",
+        description="How strictly a 200 must be one JSON object: strict; repair (removes a byte-order mark, and PHP's "
+        "notices before or after the object); off (accepts any body). Default: strict, unless a wider level sets it. "
+        "With off, an error page with status 200 is an allow.",
     )
     event_answers: Annotated[EventAnswers | None, EVENT_ANSWERS] = Field(
         default=None,
-        description="For methods of type event, which answers mean that it was delivered: any or strict. Default: the "
-        "next wider level's; with strict, an answer such as 204 or OK counts as a failure.",
+        description="For methods of type event, which answers count as delivered: any (every 2xx; for what is not one "
+        "JSON object, the media server gets the hook's own body) or strict (as for other methods, by response_check). "
+        "Default: any, unless a wider level sets it. Even with any, text in which PHP reports a fatal error is a "
+        "bad_answer; with strict, an answer such as 204 or OK is a failure.",
+    )
+
+
+class Defaults(CommonMethod, AppSettings):
+    """Settings of every app that does not set its own."""
+
+    timeout: Annotated[float, BUDGET] = Field(default="3s", validate_default=True, description=_TIMEOUT)
+    fallback: Annotated[Fallback, VERDICTS_BY_CAUSE] = Field(
+        default="reject", validate_default=True, description=_FALLBACK
+    )
+    rules: DefaultRules = Field(
+        default=(),
+        description="Rules of every app, tried after its own: the first match decides the hook without a backend, or "
+        "names its upstream. Default: none. Apps with a static verdict have them too, except those that name an "
+        "upstream. Plain numbers and numbers that end in * are looked up; a list may have at most 512 other globs.",
+    )
+    methods: dict[MethodKey, CommonMethod] = Field(
+        default={},
+        description="Settings by method, for all apps: keys are exact names such as OnCallEvent, globs such as "
+        '"*StatusEvent", or the types connect, direct, event and incoming. For each setting, an exact name comes '
+        "before the longest glob, and that before the type; of two that are alike, the app's comes first. All of them "
+        "come before what apps and defaults say for all methods. Default: none. Without {StreamKeepAliveEvent: "
+        "{fallback: {timeout: allow, unreachable: allow, overload: allow, bad_answer: allow, error_status: allow}}}, "
+        "a failing backend can end live streams.",
     )
 
 
 class Method(CommonMethod):
-    """Settings of the methods that a key stands for, of one app; what is left out is the next wider level's."""
+    """Settings of one app for the methods that a key matches; what is left out comes from the next wider level."""
 
     shadow: Annotated[ShadowSettings | Literal["off"] | None, METHOD_SHADOW] = Field(
         default=None,
-        description="A candidate that gets copies of this method's hooks, whatever the app's shadow names; or off. "
-        "Default: the app's, if it names the method; a mapping here replaces that as a whole.",
+        description="A candidate that gets copies of this method's hooks, instead of the one in the app's shadow; or "
+        "off. Default: the app's, if it lists the method. A mapping here replaces that entirely.",
     )
 
 
-class App(Method):
-    """Settings of one appKey, or of all that match a glob; what is left out is the defaults'."""
+class App(Method, AppSettings):
+    """Settings of one appKey, or of all that match a glob; what is left out comes from defaults."""
 
     model_config = ConfigDict(json_schema_extra={"not": {"required": ["credentials", "signature"]}})
 
-    upstream: UpstreamChoice = Field(
-        default=None,
-        description="Upstream that decides this app's hooks, or several with weights, among which its sessions are "
-        "split. Default: defaults.upstream; a wrong one decides them by somebody else's rules.",
-    )
-    failover: Failover = Field(
-        default=None,
-        description="Upstreams asked, in this order, when the one that decides cannot be reached at all, before the "
-        "fallback: one name or a list; an empty list for none. Default: defaults.failover; they answer within the same "
-        "budget, and must know what the other knows.",
-    )
     static: Annotated[Verdict | None, one_of(Verdict.ALLOW, Verdict.REJECT)] = Field(
         default=None,
-        description="The verdict for every hook of this app that no rule decides, events included: allow or reject. No "
-        "default; no backend is asked or told, so allow lets every call through, and nobody records it.",
-    )
-    max_in_flight: Annotated[int | None, IN_FLIGHT] = Field(
-        default=None,
-        description="Hooks of this app inside at once, at all workers together, so that it cannot crowd out "
-        "others; all appKeys of a glob share it; past it, the verdict for overload. Default: "
-        "defaults.max_in_flight; too small refuses calls in a peak.",
-    )
-    rate_limit: RateLimit = Field(
-        default=None,
-        description="Hooks of this app in a second (/s), minute (/m) or hour (/h), and how many at once (burst; "
-        "without it, a second's worth), at all workers together; all appKeys of a glob share it; past it, the "
-        "verdict for overload; or off. Default: defaults.rate_limit; below what a media server sends in a peak, it "
-        "refuses calls.",
+        description="Verdict for every hook of this app that no rule decides, events included: allow or reject. No "
+        "default. No backend gets these hooks: allow lets every call through, and nobody records it.",
     )
     rules: OwnRules = Field(
         default=(),
-        description="Rules of this app, met before those of defaults: the first that a hook meets decides it without a "
-        "backend, or names its upstream. Default none; order counts, so write the exceptions first. Plain numbers and "
-        "those that end in * are looked up; of other globs a list may hold 512.",
-    )
-    rest_client_config: Annotated[ClientConfigPart | None, CLIENT_CONFIG] = Field(
-        default=None,
-        description="Whether answers to connect set what makes refusals count: off, warn, enforce, or a mapping, whose "
-        "keys are inherited each for itself. Default: defaults.rest_client_config; without restOnError=FAIL there, the "
-        "media server only logs a refusal and the call goes on.",
+        description="Rules of this app, tried before those of defaults: the first match decides the hook without a "
+        "backend, or names its upstream. Default: none. Order counts, so write the exceptions first. Plain numbers "
+        "and numbers that end in * are looked up; a list may have at most 512 other globs.",
     )
     shadow: Annotated[ShadowSettings | Literal["off"] | None, SHADOW] = Field(
         default=None,
-        description="A candidate that gets copies of this app's hooks, without any say; or off. Default: none; it can "
-        "neither delay nor change an answer, but what it does on a hook, it does.",
+        description="A candidate that gets copies of this app's hooks, but does not decide; or off. Default: none. It "
+        "can neither delay nor change an answer, but it does act on the hooks.",
     )
     credentials: Annotated[Credentials | None, NotNull()] = Field(
         default=None,
-        description="HTTP Basic credentials that the media server must present: what its restUsername and "
-        "restPassword are for this app; without them a hook is answered with 401. Default: none are asked for. "
-        "Without TLS they can be read on the way.",
+        description="HTTP Basic credentials that the media server must send: its restUsername and restPassword for "
+        "this app; without them, a hook is answered with 401. Default: none are required. Without TLS they can be "
+        "read in transit.",
     )
     signature: Annotated[Signature | None, NotNull()] = Field(
         default=None,
-        description="The media server's signature of each hook (its rest_hook_send_hash). Default: none is asked for, "
-        "and the header goes on as it came.",
+        description="The media server's signature of each hook (its rest_hook_send_hash). Default: none is required, "
+        "and the header is forwarded unchanged.",
     )
     methods: dict[MethodKey, Method] = Field(
         default={},
         description='Settings by method: keys are exact names such as OnCallEvent, globs such as "*StatusEvent", or '
-        "the types connect, direct, event and incoming. An exact name counts before the longest glob, that before the "
-        "type, for each setting by itself; of two that are alike, this one before that of defaults.methods. Default: "
-        "none, the app's hold for all but what defaults.methods names; check warns of a name that it does not know.",
+        "the types connect, direct, event and incoming. For each setting, an exact name comes before the longest "
+        "glob, and that before the type; of two that are alike, the app's comes first. All of them come before what "
+        "apps and defaults say for all methods. Default: none. gateway check warns of a name that it does not know.",
     )
 
 
@@ -292,22 +230,22 @@ class Settings(NamedTuple):
     retry: Retry | None = None
     """None = the upstream's."""
     max_in_flight: int | None = None
-    """Of the app, whatever the method; None = no limit of its own."""
+    """Of the app, for all methods; None = no limit of its own."""
     dedupe: float | None = None
     """Seconds; None = every repeat asks the backend."""
     credentials: Credentials | None = None
     """Of the app: what a hook must present; None = nothing."""
     signature: Signature | None = None
-    """Of the app: whose signature a hook must bear; None = nobody's."""
+    """Of the app: the signature that a hook must have; None = none."""
     split: tuple[Share, ...] = ()
     """Of the app, where several upstreams share its sessions; *upstream* is then the first of them."""
     failover: tuple[str, ...] = ()
     """Of the app: asked in turn where *upstream*, the share, or a rule's cannot be reached; may name these too."""
     client_config: ClientConfig = ClientConfig()
-    """Of the app: what its answers to connect are to set."""
+    """Of the app: what its answers to connect should set."""
     response_check: ResponseCheck = ResponseCheck.STRICT
     event_answers: EventAnswers = EventAnswers.ANY
-    """Of methods of type event: for all others it says nothing."""
+    """Of methods of type event: it does not apply to others."""
     rate_limit: Rate | None = None
     """Of the app, for all methods; None = no limit."""
     rules: tuple[Rule, ...] = ()
@@ -322,8 +260,8 @@ class Settings(NamedTuple):
 
 def setting_levels(
     app: App, method: str | None, defaults: Defaults, hook_types: Mapping[str, MethodType] = NO_TYPES
-) -> Iterator[tuple[tuple[str, ...], CommonMethod | Defaults]]:
-    """The places that may set something for hooks of a method: of each setting, the first that has it counts.
+) -> Iterator[tuple[tuple[str, ...], CommonMethod]]:
+    """The places that may set something for hooks of a method: of each setting, the first place that has it applies.
 
     Each with its path: below the app, or from the top of the file where it begins with ``defaults``. *method* may be a
     glob or a type, for what a key itself comes to; None = no key counts.
@@ -366,13 +304,13 @@ compile_method_keys: Final = lru_cache(1024)(MethodKeys)
 def merge_settings(
     app: App, method: str | None, defaults: Defaults, hook_types: Mapping[str, MethodType] = NO_TYPES
 ) -> Settings:
-    """What comes of all levels; *method* is None for what the app says for all methods.
+    """The result of all levels; *method* is None for what the app says for all methods.
 
-    A configuration of 10,000 apps asks fifty thousand times, so this is written for speed: every setting is read at
-    most once a level, and one that most apps lack costs a look.
+    A configuration of 10,000 apps calls this fifty thousand times, so it is written for speed: every setting is read at
+    most once a level, and one that most apps lack costs one lookup.
     """
     keys = _keys(app, method, defaults, hook_types)
-    levels: list[CommonMethod | Defaults] = [app.methods[key] if own else defaults.methods[key] for own, key in keys]
+    levels: list[CommonMethod] = [app.methods[key] if own else defaults.methods[key] for own, key in keys]
     levels += [app, defaults]
     rules = app.rules or defaults.rules
     if rules and app.rules:
@@ -383,9 +321,16 @@ def merge_settings(
     fallback = _first(levels, "fallback")
     if app.static is not None:
         return Settings(
-            None, app.static, timeout, fallback, None, max_in_flight, None, app.credentials, app.signature,
-            client_config=client_config, rules=tuple(rule for rule in rules if rule.upstream is None),
-        )  # fmt: skip
+            upstream=None,
+            static=app.static,
+            timeout=timeout,
+            fallback=fallback,
+            max_in_flight=max_in_flight,
+            credentials=app.credentials,
+            signature=app.signature,
+            client_config=client_config,
+            rules=tuple(rule for rule in rules if rule.upstream is None),
+        )
     chosen = app.upstream or defaults.upstream
     split: tuple[Share, ...] = chosen if isinstance(chosen, tuple) else ()
     upstream = chosen[0].name if isinstance(chosen, tuple) else chosen
@@ -394,35 +339,35 @@ def merge_settings(
     failover_on = _first(levels, "failover_on")
     reserve = _first(levels, "failover_reserve") if failover_on else None
     return Settings(
-        upstream,
-        None,
-        timeout,
-        fallback,
-        _first(levels, "retry"),
-        max_in_flight,
-        _dedupe(levels, method),
-        app.credentials,
-        app.signature,
-        split,
-        _others(failover, upstream, split, rules) if failover else (),
-        client_config,
-        _first(levels, "response_check") or ResponseCheck.STRICT,
-        _first(levels, "event_answers") or EventAnswers.ANY,
-        None if isinstance(rate_limit, str) else rate_limit,
-        rules,
-        _shadow(app, keys),
-        FAILOVER_ON_DEFAULT if failover_on is None else frozenset(failover_on),
-        FAILOVER_RESERVE_DEFAULT if reserve is None else reserve,
+        upstream=upstream,
+        static=None,
+        timeout=timeout,
+        fallback=fallback,
+        retry=_first(levels, "retry"),
+        max_in_flight=max_in_flight,
+        dedupe=_dedupe(levels, method),
+        credentials=app.credentials,
+        signature=app.signature,
+        split=split,
+        failover=_others(failover, upstream, split, rules) if failover else (),
+        client_config=client_config,
+        response_check=_first(levels, "response_check") or ResponseCheck.STRICT,
+        event_answers=_first(levels, "event_answers") or EventAnswers.ANY,
+        rate_limit=None if isinstance(rate_limit, str) else rate_limit,
+        rules=rules,
+        shadow=_shadow(app, keys),
+        failover_on=FAILOVER_ON_DEFAULT if failover_on is None else frozenset(failover_on),
+        failover_reserve=FAILOVER_RESERVE_DEFAULT if reserve is None else reserve,
     )
 
 
 def plain_settings(every: Settings, app: App, method: str | None, defaults: Defaults) -> Settings:
-    """The same for a method that no key under ``methods`` stands for: nearly what the app has for *every* method."""
+    """The same for a method that no key under ``methods`` matches: nearly what the app has for *every* method."""
     dedupe = None if every.static is not None else _dedupe((app, defaults), method)
     return every if dedupe == every.dedupe else every._replace(dedupe=dedupe)
 
 
-def _first(levels: Sequence[CommonMethod | Defaults], name: str) -> Any:
+def _first(levels: Sequence[CommonMethod], name: str) -> Any:
     """A setting of the first level that has it."""
     for level in levels:
         value = getattr(level, name)
@@ -431,7 +376,7 @@ def _first(levels: Sequence[CommonMethod | Defaults], name: str) -> Any:
     return None
 
 
-def _dedupe(levels: Sequence[CommonMethod | Defaults], method: str | None) -> float | None:
+def _dedupe(levels: Sequence[CommonMethod], method: str | None) -> float | None:
     for level in levels:
         seconds = level.dedupe
         if seconds is not None or "dedupe" in level.model_fields_set:  # None is a value here: off
@@ -453,6 +398,3 @@ def _shadow(app: App, keys: Sequence[tuple[bool, str]]) -> ShadowSettings | None
         if own and (shadow := app.methods[key].shadow) is not None:
             return None if isinstance(shadow, str) else shadow._replace(methods=(key,))
     return None if isinstance(app.shadow, str) else app.shadow
-
-
-Defaults.model_rebuild()  # it names a section that comes after it

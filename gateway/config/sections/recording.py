@@ -1,4 +1,4 @@
-"""The record: hooks and their decisions written down, to be replayed against another backend."""
+"""The recording: hooks and their decisions in files, to be replayed against another backend."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ class Record(Section):
     """Hooks with their decisions, as JSON lines in files, for gateway replay."""
 
     path: FilePath = Field(
-        description="The file that is written; older ones are PATH.1, PATH.2 … beside it, the highest number is the "
-        "newest. Required; its directory must be there, and only those who may know who called whom should be able to "
-        "read it. Relative paths start where this file is."
+        description="The file that is written; older ones are PATH.1, PATH.2 … beside it, and the highest number is "
+        "the newest. Required. Its directory must exist, and be readable only by people who may know who called whom. "
+        "Relative paths start at the directory of this file."
     )
     sample: Annotated[float, FRACTION] = Field(
         default="100%",
         validate_default=True,
-        description="Share of the sessions that are written down, such as 10% or 0.1; of a session all hooks or none. "
-        "Default 100%; writing takes CPU time and disk for each of them.",
+        description="Share of the sessions that are recorded, such as 10% or 0.1; of a session all hooks or none. "
+        "Default 100%. Recording takes CPU time and disk space for each hook.",
     )
     failures_only: Annotated[bool, TRUE_OR_FALSE] = Field(
         default=False,
-        description="Whether only hooks are written that no backend, rule or static app decided. Default false; such "
-        "a record shows nothing of what went well.",
+        description="Whether to record only hooks that no backend, rule or static app decided. Default false. With "
+        "true, the recording shows nothing of what went well.",
     )
     max_size: Annotated[int, size("64KiB", "64GiB")] = Field(
         default="64MiB",
         validate_default=True,
-        description="How large a file may grow before the next one is begun. Default 64MiB; a hook with an SDP takes "
+        description="How large a file may grow before the next one is begun. Default 64MiB. A hook with an SDP takes "
         "about 5KiB.",
     )
     files: Annotated[int, whole_number(1, 1000, "files")] = Field(
@@ -53,8 +53,8 @@ class Record(Section):
     )
     mask: Annotated[tuple[FieldName, ...], ListLength(0, MAX_MASKED, "fields")] = Field(
         default=MASKED,
-        description="Fields whose values are replaced by pseudonyms, the same for the same value within a file, so "
-        "that a replay still matches up. Default caller and callee; an empty list writes phone numbers out.",
+        description="Fields whose values are replaced by pseudonyms, the same one for the same value within a file, "
+        "so that a replay still matches. Default caller and callee. An empty list records phone numbers unmasked.",
     )
 
 
@@ -62,10 +62,10 @@ RECORD: Final = ReadAs(Record, RecordSettings)
 
 
 def path_problem(value: object, directory: str) -> tuple[str | None, str | None]:
-    """What is wrong with the path of a record, and what only looks so from here; None for nothing."""
+    """What is wrong with the path of a recording, and what may only look wrong to this user; None for nothing."""
     try:
         path = absolute_path(value, directory)
-    except ValueError:  # which the model says
+    except ValueError:  # which the model reports
         return None, None
     above = os.path.dirname(path)
     try:

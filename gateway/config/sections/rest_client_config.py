@@ -1,4 +1,4 @@
-"""What answers to connect are to set for their sessions, so that refusals count; and how exactly a 200 is one."""
+"""What answers to connect should set, so that rejections count; and how strictly a 200 is checked."""
 
 from __future__ import annotations
 
@@ -61,18 +61,18 @@ class ClientConfigSection(Section):
 
     mode: Annotated[Mode | None, one_of(*Mode)] = Field(
         default=None,
-        description="off: such answers are not looked at; warn: those that do not set what is wanted are counted and "
-        "logged; enforce: what is missing is added to them, and to the answer of an allow fallback, all else kept. "
-        "Default: the next wider level's, at last warn; with enforce, refusals that never had an effect begin to stop "
-        "calls.",
+        description="off: such answers are not checked; warn: answers that do not set what is wanted are counted and "
+        "logged; enforce: what is missing is added to them, and to the answer of an allow fallback, and everything "
+        "else is kept. Default: the next wider level's, or warn. With enforce, rejections that never had an effect "
+        "begin to stop calls.",
     )
     methods: Annotated[dict[MethodKey, Wanted] | None, NotNull()] = Field(
         default=None,
-        description="The fields wanted, by method: restOnError: FAIL makes a refusal of it count. Keys are names, "
-        "globs or types of methods, the most specific one first for each field; a glob or a type stands for the "
-        "methods of the catalogue and of hook_types, and as for restOnError only for those that can be refused. "
-        "Default: the next wider level's, at last {OnCallEvent: {restOnError: FAIL}}; a mapping here replaces that as "
-        "a whole. An event cannot be refused, and a refused connect or playHLS always is: for them it does nothing.",
+        description="The wanted fields, by method: restOnError: FAIL makes its rejection count. Keys are names, globs "
+        "or types of methods, the most specific one first for each field; a glob or a type means the methods of the "
+        "catalogue and of hook_types, and for restOnError only those that can be rejected. Default: the next wider "
+        "level's, or {OnCallEvent: {restOnError: FAIL}}. A mapping here replaces that entirely. It has no effect on "
+        "events, which cannot be rejected, nor on connect and playHLS, whose rejection always counts.",
     )
 
 
@@ -81,7 +81,7 @@ CLIENT_CONFIG: Final = ReadAs(
 )
 RESPONSE_CHECK: Final = one_of(*ResponseCheck)
 _NOTHING: Final = ClientConfigPart()
-_REFUSABLE: Final = frozenset({MethodType.DIRECT, MethodType.INCOMING})
+_REJECTABLE: Final = frozenset({MethodType.DIRECT, MethodType.INCOMING})
 _Item = TypeVar("_Item")
 _Items = tuple[tuple[str, _Item], ...]
 _DEFAULT: Final = ClientConfig()
@@ -120,7 +120,7 @@ def _expanded(methods: _Items[_Items[str]], hook_types: _Items[MethodType]) -> M
     for method, kind in {**names, **known_methods(dict(hook_types))}.items():
         fields: dict[str, str] = {}
         for key in reversed(keys.matching(method, kind)):
-            may_fail = key == method or (kind in _REFUSABLE and method != PLAY_HLS)
+            may_fail = key == method or (kind in _REJECTABLE and method != PLAY_HLS)
             fields |= by_key[key] if may_fail else {k: v for k, v in by_key[key].items() if k != "restOnError"}
         if fields:
             found[method] = fields

@@ -1,4 +1,4 @@
-"""The typed configuration: which keys there are, what they mean, and what an app's hooks meet in the end."""
+"""The typed configuration: its keys, what they mean, and what applies to an app's hooks."""
 
 from __future__ import annotations
 
@@ -21,87 +21,88 @@ from gateway.recording import RecordSettings
 
 
 class Server(Section):
-    """Where the gateway listens, and what it grants a client."""
+    """Where the gateway listens, and what clients may use."""
 
     listen: ListenAddresses = Field(
         default="0.0.0.0:8080",
         validate_default=True,
-        description="Address of the hook port, or a list of them: ADDRESS:PORT, :PORT for all interfaces, or "
-        "unix:/path for a unix socket. Default 0.0.0.0:8080. Whoever can connect can send hooks, unless allow_from, "
-        "tls.client_ca or an app's credentials or signature keep them out.",
+        description="Address of the hook port, or a list of addresses: ADDRESS:PORT, :PORT for all interfaces, or "
+        "unix:/path for a unix socket. Default 0.0.0.0:8080. Any client that can connect can send hooks, unless "
+        "allow_from, tls.client_ca or an app's credentials or signature prevent it.",
     )
     admin: AdminAddress = Field(
         default="127.0.0.1:9180",
         validate_default=True,
-        description="Address of metrics, health and console. Default 127.0.0.1:9180. Never the hook port; before it "
-        "leaves loopback, set admin.token.",
+        description="Address of metrics, health and console. Default 127.0.0.1:9180. It cannot share the hook port; "
+        "set admin.token before you open it beyond loopback.",
     )
     allow_from: Networks = Field(
         default=(),
-        description="Networks and single addresses, IPv4 and IPv6, from which hooks may come, such as "
-        "192.168.1.0/24 or 2001:db8::10: the media servers'. Anyone else gets 403, and holds at most 64 connections, "
-        "16 an address, beside max_connections. Default: an empty list, anyone who can connect. Behind a proxy that is "
-        "the proxy's address; unix sockets are guarded by their directory alone.",
+        description="Networks and single addresses, IPv4 and IPv6, from which hooks may come, such as 192.168.1.0/24 "
+        "or 2001:db8::10: those of the media servers. Other clients get 403, and have at most 64 connections, 16 an "
+        "address, beside max_connections. Default: an empty list, any client that can connect. Behind a proxy, the "
+        "client's address is the proxy's; unix sockets are protected by their directory only.",
     )
     tls: Annotated[ServerTls | None, NotNull()] = Field(
         default=None,
-        description="TLS on every address of listen. Default: none, hooks and their phone numbers travel in the clear.",
+        description="TLS on every address of listen. Default: none. Without it, hooks and their phone numbers are "
+        "sent unencrypted.",
     )
     max_body: Annotated[int, size("1B", "64MiB")] = Field(
         default="256KiB",
         validate_default=True,
-        description="Largest hook accepted; a larger one is answered with 413. Default 256KiB; a hook with an SDP "
-        "takes about 4KiB. Too small refuses real calls; too large is memory that each hook inside may take.",
+        description="Largest hook accepted; a larger one is answered with 413. Default 256KiB. A hook with an SDP "
+        "takes about 4KiB: too small rejects real calls; too large is memory that each hook in flight may take.",
     )
     workers: Annotated[int, processes(256)] = Field(
         default=1,
-        description="Processes that serve the hook port together: a number up to 256, or auto for one per CPU that the "
-        "gateway may use (a container's CPU quota is not looked at: write the number there). Default 1; more than CPUs "
-        "gain nothing. Limits, breakers and duplicates are common to all workers.",
+        description="Processes that serve the hook port together: a number up to 256, or auto for one per CPU that "
+        "the gateway may use (it does not see a container's CPU quota: write the number there). Default 1. More "
+        "workers than CPUs gain nothing. Limits, breakers and duplicates are common to all workers.",
     )
     max_in_flight: Annotated[int, IN_FLIGHT] = Field(
         default=2000,
-        description="Hooks that backends are asked for at once, at all workers together; past it they are answered at "
-        "once with the verdict for overload. Repeats that wait for a hook in flight do not count: 128 of one hook and "
-        "as many in all may wait. Default 2000; each may hold up to max_body of memory. Too small rejects, in a peak, "
-        "calls that the backends could have decided.",
+        description="Hooks waiting for backends at once, over all workers; past it, they are answered at once with "
+        "the verdict for overload. Repeats that wait for a hook in flight do not count: up to 128 may wait for one "
+        "hook, and 128 in all. Default 2000. Each may take up to max_body of memory; too small rejects calls in a "
+        "peak that the backends could have decided.",
     )
     max_connections: Annotated[int, whole_number(1, 1_000_000, "connections")] = Field(
         default=10_000,
-        description="Client connections at once, shared out among the workers; one more is answered with 403 and "
-        "closed. As many TLS handshakes may be under way, at least 64 and at most 4096, a quarter of them per address "
-        "that allow_from does not list. Default 10000, or fewer if the limit of open files has no room for them; a "
-        "media server holds a few dozen. Too small keeps media servers out.",
+        description="Client connections at once, divided among the workers; one more is answered with 403 and closed. "
+        "Equally many TLS handshakes may be in progress, at least 64 and at most 4096, a quarter of them per address "
+        "that allow_from does not list. Default 10000, or fewer if the limit of open files is too low for them. A "
+        "media server keeps a few dozen; too small keeps media servers out.",
     )
     read_timeout: Annotated[float, duration("1ms", "10m")] = Field(
         default="5s",
         validate_default=True,
-        description="How long a client may take to deliver a hook's head and body; past it, 408. Default 5s; longer, "
-        "and clients that send nothing hold their connections for longer.",
+        description="How long a client may take to send a hook's head and body; past it, 408. Default 5s. The longer "
+        "it is, the longer clients that send nothing keep their connections.",
     )
     keepalive_timeout: Annotated[float, duration("1ms", "24h")] = Field(
         default="75s",
         validate_default=True,
-        description="How long an idle client connection stays open. Default 75s; the media server drops its own after "
-        "5 s, and if the gateway is the first to close, a hook can be sent twice.",
+        description="How long an idle client connection stays open. Default 75s. The media server closes its own "
+        "after 5 s; if the gateway closes first, a hook can be sent twice.",
     )
     underscore_headers: Literal["drop", "keep"] = Field(
         default="drop",
-        description="What happens to a client's headers whose names have an underscore, or another character that is "
-        "no letter, digit or hyphen: drop or keep. Default drop; with keep, a client can set X_Api_Key, which PHP "
-        "cannot tell from your X-Api-Key. Names like those of the gateway's own headers are dropped in any case.",
+        description="What happens to client headers whose names contain an underscore, or another character that is "
+        "not a letter, digit or hyphen: drop or keep. Default drop. With keep, a client can set X_Api_Key, which PHP "
+        "cannot tell from your X-Api-Key. Names that resemble those of the gateway's own headers are always dropped.",
     )
     drain_timeout: Annotated[float, duration("0s", "1h")] = Field(
         default="20s",
         validate_default=True,
-        description="How long a stopping gateway waits for the hooks that it has begun. Default 20s; longer than the "
-        "longest timeout of an app, shorter than the service manager's own patience, or hooks in flight are cut off.",
+        description="How long a stopping gateway waits for the hooks in flight. Default 20s. Make it longer than the "
+        "longest timeout of an app and shorter than the service manager's own limit, or hooks in flight are cut off.",
     )
     watch: Annotated[WatchSettings | None, WATCH] = Field(
         default={},
         validate_default=True,
-        description="When a changed configuration file is reloaded by itself, or off. Default: after 2s without a "
-        "change; off, only POST /-/reload and SIGHUP reload it.",
+        description="When a changed configuration file is reloaded automatically, or off. Default: after 2s without a "
+        "change. With off, only POST /-/reload and SIGHUP reload it.",
     )
 
 
@@ -110,9 +111,9 @@ class Admin(Section):
 
     token: Annotated[Token | None, NotNull()] = Field(
         default=None,
-        description="Bearer token asked of whoever is not on loopback, and for every POST; printable ASCII. No "
-        "default; while there is none, every user of the gateway's host can reload and drain, and nobody elsewhere can "
-        "look.",
+        description="Bearer token required of clients that are not on loopback, and for every POST; printable ASCII. "
+        "No default. Without a token, every user of the gateway's host can reload and drain, and clients elsewhere "
+        "can only use /-/healthy and /-/ready.",
     )
 
 
@@ -121,33 +122,33 @@ class Log(Section):
 
     level: Literal["debug", "info", "warning", "error"] = Field(
         default="info",
-        description="Least severe messages that are logged. Default info; warning hides starts and reloads.",
+        description="Least severe messages that are logged. Default info. warning hides starts and reloads.",
     )
     format: Literal["json", "console"] = Field(
         default="json",
-        description="json, one object a line, for machines; console for people. Default json; no program can rely on "
-        "console's form.",
+        description="json, one object a line, for programs; console for people. Default json. The form of console may "
+        "change: no program should parse it.",
     )
     access: Literal["all", "failures", "off"] = Field(
         default="all",
-        description="Which hooks get an access line: all, failures (whatever the backend did not decide), or off. "
-        "Default all; with less, the log cannot tell whether a hook came at all.",
+        description="Which hooks get an access line: all, failures (those that the backend did not decide), or off. "
+        "Default all. With less, the log does not show whether a hook arrived at all.",
     )
     mask: tuple[Literal["caller", "callee"], ...] = Field(
         default=("caller", "callee"),
         max_length=2,
-        description="Phone numbers that are masked in the log and in what the admin port tells of calls. Default: both "
-        "of them; an empty list writes them out.",
+        description="Phone numbers that are masked in the log and on the admin port. Default: both of them. An empty "
+        "list logs numbers unmasked.",
     )
 
 
 class MetricLabels(Section):
-    """What the metrics tell apart."""
+    """The labels of metrics."""
 
     app_label: Literal["auto", "always", "never"] = Field(
         default="auto",
-        description="Whether histograms have a series per app: always, never, or auto, up to 500 configured apps. "
-        "Default auto; counters have it in any case. Always with many apps makes a scrape large and slow.",
+        description="Whether histograms have a series per app: always, never, or auto, which means up to 500 "
+        "configured apps. Default auto. Counters always have it; always with many apps makes a scrape large and slow.",
     )
 
 
@@ -157,15 +158,15 @@ class MediaServer(Section):
     request_timeout: Annotated[float, duration("1ms", "10m")] = Field(
         default="15s",
         validate_default=True,
-        description="The media server's rest_request_timeout. Default 15s, as there; write here what is set there, "
-        "since a later answer counts as an error.",
+        description="The media server's rest_request_timeout. Default 15s, as on the media server. Write the same "
+        "value here: the media server counts a later answer as an error.",
     )
     margin: Annotated[float, duration("0s", "10m")] = Field(
         default="500ms",
         validate_default=True,
-        description="How much earlier the gateway must have answered. Default 500ms; no timeout may reach "
-        "request_timeout less this margin. "
-        "Too small, and an answer that is a little late on the way comes too late.",
+        description="How much earlier the gateway must have answered. Default 500ms. Every timeout must be below "
+        "request_timeout minus this margin; too small, and an answer that is slightly delayed in transit arrives too "
+        "late.",
     )
 
 
@@ -182,32 +183,32 @@ class Config(Section):
     )
     record: Annotated[RecordSettings | None, RECORD] = Field(
         default=None,
-        description="Hooks with their decisions, written to files to be replayed. Default: none; they hold what the "
-        "hooks hold, masked fields apart.",
+        description="Hooks with their decisions, written to files for replay. Default: none. The files contain what "
+        "the hooks contain, except masked fields.",
     )
     media_server: MediaServer = Field(default_factory=MediaServer, description="Limits of the media server itself.")
     defaults: Defaults = Field(default_factory=Defaults, description="Settings of every app that sets none.")
     upstreams: dict[UpstreamName, Upstream] = Field(
         default={},
-        description="Backends by name. Default none; the name is a label of the metrics: under another one, an "
-        "upstream begins anew.",
+        description="Backends by name. Default none. The name is a label of the metrics: a renamed upstream starts "
+        "new series.",
     )
     apps: dict[AppName, App] = Field(
         default={},
         description="Apps by appKey, or by a glob with * and ?: the exact name first, then the longest matching glob. "
-        "Default none; whoever is not here is refused with 403.",
+        "Default none. Hooks of other appKeys are rejected with 403.",
     )
     unknown_app: Annotated[str, UNKNOWN_APP] = Field(
         default="reject",
-        description="What meets an appKey that matches no app: reject, or the name of an app whose settings serve it. "
-        "Default reject; an app's name lets any appKey through to a backend.",
+        description="What happens to an appKey that matches no app: reject, or the name of an app whose settings "
+        "apply to it. Default reject. An app's name lets any appKey reach a backend.",
     )
     hook_types: dict[MethodName, MethodType] = Field(
         default={},
-        description="Types of methods that the catalogue lacks, or has otherwise: connect, direct, event or incoming. "
-        "Default none; a name in neither is an event if it ends in Event and does not begin with On, else direct. The "
-        "type says which keys under methods and which rules a hook meets, whether any 2xx is a delivery, and what a "
-        "refusal means.",
+        description="Types of methods that the catalogue lacks or has otherwise: connect, direct, event or incoming. "
+        "Default none. A name in neither is an event if it ends in Event and does not begin with On, else direct. The "
+        "type decides which keys under methods and which rules apply, whether any 2xx counts as delivered, and what a "
+        "rejection means.",
     )
 
     def inherited_settings(self, method: str | None = None) -> Settings:
@@ -217,13 +218,13 @@ class Config(Section):
     def settings(self, app: str, method: str | None) -> Settings:
         """What applies to a hook of the app at key *app*, of all levels that say something of its method.
 
-        *method* may be any name, configured or not; or a glob or a type, for what such a key comes to; None stands for
-        what is said of all methods. Raises KeyError where ``apps`` has no such key.
+        *method* may be any name, configured or not; or a glob or a type, for what such a key results in; None means
+        what is said for all methods. Raises KeyError where ``apps`` has no such key.
         """
         return merge_settings(self.apps[app], method, self.defaults, self.hook_types)
 
     def plain_settings(self, app: str, method: str | None, every: Settings) -> Settings:
-        """The same where no key under ``methods`` stands for the method, out of what holds for *every* one: quicker."""
+        """The same if no key under ``methods`` matches the method, from what applies to *every* method: quicker."""
         return plain_settings(every, self.apps[app], method, self.defaults)
 
     def setting_path(self, app: str, method: str | None, key: str) -> str:

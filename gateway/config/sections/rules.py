@@ -62,7 +62,7 @@ WINDOWS: Final = parsed_text(
 
 
 class RuleSection(Section):
-    """A rule: whichever hook meets all its conditions gets its verdict, or goes to its upstream; the first one wins."""
+    """A rule: a hook that matches all its conditions gets its verdict or goes to its upstream; the first match wins."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -73,42 +73,42 @@ class RuleSection(Section):
 
     name: RuleName = Field(
         default=None,
-        description="What log, metrics, journal and explain call it. Default: its place, such as rules[2]; without a "
-        "name, that changes when a rule is put in before it.",
+        description="Its name in log, metrics, journal and gateway explain. Default: its place, such as rules[2]. "
+        "Without a name, that changes when a rule is inserted before it.",
     )
     caller: Annotated[tuple[NumberGlob, ...] | None, NUMBERS] = Field(
         default=None,
-        description="Who calls: a number or name, or a list of them, with * for any text and ? for one character; "
-        'upper and lower case do not differ. Default: whoever calls; in quotes, or YAML reads "+49" as a number. What '
-        "a client says of itself can be made up: a rule keeps nuisance away, it proves nobody.",
+        description="The caller: a number or name, or a list of them, with * for any text and ? for one character; "
+        'upper and lower case do not differ. Default: any caller. Write numbers in quotes, or YAML reads "+49" as a '
+        "number. Clients can invent what they say of themselves: a rule keeps nuisance away, but proves no identity.",
     )
     callee: Annotated[tuple[NumberGlob, ...] | None, NUMBERS] = Field(
         default=None,
-        description="Who is called, written as caller is. Default: whoever is called; a rule with one meets no hook "
-        "that does not carry it, as connect does not.",
+        description="The callee, written as caller is. Default: any callee. A rule with a callee never matches a hook "
+        "that does not contain one, such as connect.",
     )
     methods: Annotated[tuple[MethodGlob, ...] | None, METHODS] = Field(
         default=None,
         description="Methods, globs of methods, or types: connect, direct, event, incoming. Default: with upstream "
-        "every method, with verdict every method that asks, StreamKeepAliveEvent among them, but no event; a rule that "
-        "answers events here keeps them from the backend, and calls then lack in its records.",
+        "every method; with verdict every method that asks, StreamKeepAliveEvent among them, but no event. A rule "
+        "that answers events keeps them from the backend, whose records then lack these calls.",
     )
     time: Annotated[Windows | None, WINDOWS] = Field(
         default=None,
-        description="When: days (Mon-Fri or Sat,Sun), dates (2026-12-24 - 2026-12-26) and times (22:00-06:00), several "
-        "with ; between them, and last the time zone. Default: at any time; without a zone, it is UTC, and another one "
-        "must be in the time zone database of the gateway's machine (package tzdata). A window over midnight belongs "
-        "to the day on which it begins.",
+        description="When: days (Mon-Fri or Sat,Sun), dates (2026-12-24 - 2026-12-26) and times (22:00-06:00), "
+        "several separated by ;, and the time zone at the end. Default: at any time. Without a zone, it is UTC; "
+        "another zone must be in the time zone database of the gateway's machine (package tzdata). A window over "
+        "midnight belongs to the day on which it begins.",
     )
     verdict: Annotated[Verdict | None, one_of(Verdict.ALLOW, Verdict.REJECT)] = Field(
         default=None,
-        description="allow or reject, without asking a backend. Required, unless upstream stands in its place; a "
-        "reject of a call counts only where rest_client_config made it count.",
+        description="allow or reject, without asking a backend. Required, unless upstream is set instead. A rejected "
+        "call only stops if rest_client_config made rejections count.",
     )
     upstream: Annotated[str | None, UPSTREAM_REFERENCE] = Field(
         default=None,
-        description="Upstream that decides these hooks in place of the app's. Required, unless verdict stands in its "
-        "place; a session's hooks then meet several backends.",
+        description="Upstream that decides these hooks in place of the app's. Required, unless verdict is set "
+        "instead. A session's hooks then reach several backends.",
     )
 
 
@@ -125,7 +125,15 @@ def _rule(
         raise invalid("must have a verdict or an upstream" + ("" if verdict is None else ": one of them, not both"))
     if caller is None and callee is None and methods is None and time is None:
         raise invalid("must have a condition: caller, callee, methods or time")
-    return Rule(name or "", caller or (), callee or (), methods or (), time, verdict, upstream)
+    return Rule(
+        name or "",
+        caller=caller or (),
+        callee=callee or (),
+        methods=methods or (),
+        time=time,
+        verdict=verdict,
+        upstream=upstream,
+    )
 
 
 def _name_by_place(rules: tuple[Rule, ...], prefix: str = "") -> tuple[Rule, ...]:

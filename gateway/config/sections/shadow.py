@@ -1,4 +1,4 @@
-"""The shadow of an app: a candidate that gets copies of its hooks, whose answers are compared and go nowhere."""
+"""The shadow of an app: a candidate that gets copies of its hooks; its answers are compared and dropped."""
 
 from __future__ import annotations
 
@@ -25,39 +25,39 @@ FieldPath = Annotated[
 
 
 class MethodShadow(Section):
-    """The shadow of one method, whatever the app's."""
+    """The shadow of one method, instead of the app's."""
 
     upstream: Annotated[str, UPSTREAM_REFERENCE] = Field(
         description="Upstream that gets the copies, marked as shadow, through connections, a queue and a breaker of "
-        "their own, after the answer has gone out. Required; it must not act on them as if they were the only ones: a "
+        "their own, after the answer was sent. Required. It must not act on them as if they were the only ones: a "
         "shadow that writes call records writes them twice."
     )
     sample: Annotated[float, FRACTION] = Field(
         default="100%",
         validate_default=True,
-        description="Share of the sessions whose hooks are copied, such as 10% or 0.1. Default 100%; at that, the "
-        "candidate bears the load of the app.",
+        description="Share of the sessions whose hooks are copied, such as 10% or 0.1. Default 100%. At 100%, the "
+        "candidate carries the whole load of the app.",
     )
     compare: Compare = Field(
         default=Compare.VERDICT,
-        description="verdict: yes or no only; body: the values of the answers' fields too. Default verdict; with body, "
-        "name under ignore what differs from answer to answer, such as a time.",
+        description="verdict: compares verdicts only; body: also the values of the answers' fields. Default verdict. "
+        "With body, list under ignore what differs from answer to answer, such as a time.",
     )
     ignore: Annotated[frozenset[FieldPath], ListLength(0, MAX_IGNORED, "fields")] = Field(
         default=frozenset(),
-        description="Fields, or dotted paths of fields, that may differ. Default none; whatever stands here can be "
-        "wrong without being told.",
+        description="Fields, or dotted paths of fields, that may differ. Default none. A wrong value in a field "
+        "listed here is not reported.",
     )
 
 
 class Shadow(MethodShadow):
-    """A candidate that is asked too, without any say: its answers are compared with those that went out."""
+    """A candidate that gets copies of hooks but does not decide: its answers are compared with those that were sent."""
 
     methods: Annotated[tuple[MethodGlob, ...], METHODS] = Field(
         default=DEFAULT_METHODS,
         description="Methods whose hooks are copied: names, globs, or types (connect, direct, event, incoming). "
-        "Default OnCallEvent, OnMessageEvent and OnTransferEvent; an event, connect or a direct invocation makes a "
-        "backend act, and the candidate acts on it too.",
+        "Default OnCallEvent, OnMessageEvent and OnTransferEvent. On an event, connect or direct invocation a backend "
+        "acts, and so does the candidate.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The upstreams of an app: one, or several that share its hooks by weight; and who is asked in their place."""
+"""The upstreams of an app: one, or several that share its sessions by weight; and those tried if they fail."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class ShareSection(Section):
     """One of the upstreams among which an app's sessions are split."""
 
     name: Annotated[str, UPSTREAM_REFERENCE] = Field(
-        description="Name of the upstream. Required; each upstream once, since a session's hooks must meet one backend."
+        description="Name of the upstream. Required. List each upstream once."
     )
     weight: Annotated[int, whole_number(0, MAX_WEIGHT, "shares")] = Field(
         description="Its share of the sessions, in proportion to the other weights; a session stays with its upstream "
-        "while the weights stay. Required; 0 takes its sessions away at once: that is how a canary is rolled back."
+        "while the weights stay. Required. 0 takes its sessions away at once: this is how a canary is rolled back."
     )
 
 
@@ -72,4 +72,4 @@ class _UpstreamRule:
 UpstreamChoice = Annotated[str | _Shares | None, _UpstreamRule()]
 """A name, or the shares; None = left out."""
 Failover = Annotated[tuple[Annotated[str, UPSTREAM_REFERENCE], ...] | None, OneOrMany(0, MAX_FAILOVERS, "upstreams")]
-"""Names in the order in which they are asked; None = left out."""
+"""Names in the order in which they are tried; None = left out."""

@@ -40,7 +40,7 @@ def validation_context(directory: str) -> dict[str, str]:
 
 def absolute_path(value: object, directory: str) -> str:
     """The file that a value of the configuration names. Raises ValueError; the value itself is never in the message,
-    since a key may stand where its path was meant.
+    since a key may be written where its path was meant.
     """
     if not isinstance(value, str) or not value or find_unfit_for_path(value) or len(value) > _MAX_PATH:
         raise ValueError(_PATH_FORM)
@@ -87,25 +87,27 @@ ServerName = Annotated[str, checked_text(_server_name, r"[A-Za-z0-9._:-]+", "leg
 
 
 class ServerTls(Section):
-    """TLS on the hook port. Changed files are taken up within a minute, without a restart."""
+    """TLS on the hook port. Changed files are loaded within a minute, without a restart."""
 
     certificate: FilePath = Field(
-        description="PEM file with the gateway's certificate, then those that lead to its authority. Required; must "
-        "name the host by which the media server calls the gateway. Relative paths start where this file is."
+        description="PEM file with the gateway's certificate, then those that lead to its authority. Required. It "
+        "must contain the host name by which the media server calls the gateway. Relative paths start at the "
+        "directory of this file."
     )
     key: FilePath = Field(
-        description="PEM file with the certificate's private key, not encrypted. Required; keep it readable by the "
-        "gateway's user alone."
+        description="PEM file with the certificate's private key, not encrypted. Required. Keep it readable by the "
+        "gateway's user only."
     )
     client_ca: Annotated[FilePath | None, NotNull()] = Field(
         default=None,
-        description="PEM file with the authorities whose client certificates are let in; whoever shows none of theirs "
-        "cannot connect. Once it has changed, connections made before end. Default: no certificate is asked for; a "
-        "public authority in it lets in whoever has any certificate of that.",
+        description="PEM file with the authorities whose client certificates are accepted; a client that shows no "
+        "such certificate cannot connect. When the file changes, connections made before it are closed. Default: no "
+        "certificate is required. With a public authority, anyone who has a certificate of that authority can connect.",
     )
     minimum_version: Annotated[Literal["1.2", "1.3"], _version("1.2", "1.3")] = Field(
         default="1.2",
-        description="Oldest version of TLS that is spoken: 1.2 or 1.3. Default 1.2; 1.3 keeps old Java clients out.",
+        description="Oldest accepted version of TLS: 1.2 or 1.3. Default 1.2. With 1.3, old Java clients cannot "
+        "connect.",
     )
 
     @property
@@ -115,7 +117,7 @@ class ServerTls(Section):
 
 
 class UpstreamTls(Section):
-    """TLS to https targets. Their certificates are always verified; changed files are taken up within a minute."""
+    """TLS to https targets. Their certificates are always verified; changed files are loaded within a minute."""
 
     model_config = ConfigDict(
         json_schema_extra={"dependentRequired": {"certificate": ["key"], "key": ["certificate"]}},
@@ -124,28 +126,27 @@ class UpstreamTls(Section):
     ca: Annotated[FilePath | None, NotNull()] = Field(
         default=None,
         description="PEM file with the authorities that are trusted, in place of the system's; for a self-signed "
-        "backend, its certificate. Default: the system's. Relative paths start where this file is.",
+        "backend, its certificate. Default: the system's. Relative paths start at the directory of this file.",
     )
     certificate: Annotated[FilePath | None, NotNull()] = Field(
         default=None,
-        description="PEM file with the certificate that the gateway shows the backend. Default none; together with "
-        "key.",
+        description="PEM file with the certificate that the gateway shows to the backend. Default none. It needs key "
+        "too.",
     )
     key: Annotated[FilePath | None, NotNull()] = Field(
         default=None,
-        description="PEM file with that certificate's private key, not encrypted. Default none; keep it readable by "
-        "the gateway's user alone.",
+        description="PEM file with that certificate's private key, not encrypted. Default none. Keep it readable by "
+        "the gateway's user only.",
     )
     minimum_version: Annotated[Literal["1.0", "1.1", "1.2", "1.3"], _version("1.0", "1.1", "1.2", "1.3")] = Field(
         default="1.2",
-        description="Oldest version of TLS that is accepted: 1.0, 1.1, 1.2 or 1.3. Default 1.2; 1.0 and 1.1 are for "
-        "backends that know no better, and can be broken by whoever is on the way to them.",
+        description="Oldest accepted version of TLS: 1.0, 1.1, 1.2 or 1.3. Default 1.2. 1.0 and 1.1 are for backends "
+        "that support nothing newer; an attacker on the network can break them.",
     )
     server_name: Annotated[ServerName | None, NotNull()] = Field(
         default=None,
-        description="Name that the backend's certificate must have, and that is asked for (SNI), where the targets' "
-        "URLs have another. Default: the host of each URL; a name that "
-        "the certificate lacks makes the targets unreachable.",
+        description="Name that the backend's certificate must contain, and that is sent as SNI, if the targets' URLs "
+        "have another. Default: the host of each URL. A name that the certificate lacks makes the targets unreachable.",
     )
 
     @property
@@ -162,7 +163,7 @@ class _EncryptedError(Exception):
 
 
 class TlsFiles:
-    """Looks at the files of ``tls`` sections, at each of them once."""
+    """Checks the files of ``tls`` sections, each of them once."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
@@ -170,9 +171,9 @@ class TlsFiles:
         self._misfits: dict[tuple[str, str, bool], tuple[str, str] | None] = {}
 
     def problems(self, section: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-        """What is wrong with a section's files, as key and message; never what they are called or hold.
+        """What is wrong with a section's files, as key and message; never their names or content.
 
-        Values that are no paths are passed over.
+        Values that are not paths are skipped.
         """
         usable: dict[str, str] = {}
         for key in ("certificate", "key", "client_ca", "ca"):
@@ -221,17 +222,17 @@ def _no_certificate(path: str) -> str | None:
 
 def _misfit(certificate: str, key: str, is_weak_fine: bool) -> tuple[str, str] | None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    if is_weak_fine:  # whoever speaks TLS 1.0 has certificates of that time
+    if is_weak_fine:  # backends that need TLS 1.0 have certificates of that time
         context.set_ciphers("DEFAULT:@SECLEVEL=0")
     try:
         with snapshot_files((certificate, key)) as (chain, private):
             assert chain is not None
-            context.load_cert_chain(chain, private, password=_ask_nobody)
+            context.load_cert_chain(chain, private, password=_reject_encrypted)
     except _EncryptedError:
         return (
             "key",
-            "the key is encrypted, and nobody is there to type its password: store it decrypted, readable by the "
-            "gateway's user alone",
+            "the key is encrypted, and the gateway cannot ask for its password: store it decrypted, readable by the "
+            "gateway's user only",
         )
     except ssl.SSLError as exc:
         reason = exc.reason or ""
@@ -246,5 +247,5 @@ def _misfit(certificate: str, key: str, is_weak_fine: bool) -> tuple[str, str] |
     return "key", "the file holds no private key in PEM form"
 
 
-def _ask_nobody() -> NoReturn:
+def _reject_encrypted() -> NoReturn:
     raise _EncryptedError

@@ -34,24 +34,24 @@ class Tracing(Section):
     """OpenTelemetry traces of the hooks, sent to a collector in batches."""
 
     endpoint: Annotated[str, checked_text(_endpoint, URL_PATTERN, "http://127.0.0.1:4318")] = Field(
-        description="URL of a collector that takes OTLP over HTTP; /v1/traces is appended. Required; the spans name "
-        "apps, calls and sessions, so use https beyond a trusted network."
+        description="URL of a collector that accepts OTLP over HTTP; /v1/traces is appended. Required. The spans name "
+        "apps, calls and sessions, so use https outside a trusted network."
     )
     sample: Annotated[float, number(0.0, 1.0)] = Field(
         default=0.1,
-        description="The part of the hooks without a traceparent of their own that is traced, from 0 to 1; of the "
-        "others, those whose traceparent says sampled are. Default 0.1; a traced hook takes about two and a half times "
+        description="Share of the hooks without a traceparent of their own that is traced, from 0 to 1; the others "
+        "are traced if their traceparent says sampled. Default 0.1. A traced hook takes about two and a half times "
         "the CPU time of another.",
     )
     headers: Headers = Field(
         default={},
-        description="Headers of the requests to the collector, such as Authorization. Default none; the values are "
+        description="Headers of the requests to the collector, such as Authorization. Default none. The values are "
         "secret.",
     )
     service_name: Annotated[
         str, text(r"^[^\x00-\x1f\x7f-\x9f]+$", "must be a name: 1 to 256 characters, no control characters", 256)
     ] = Field(
         default="wcs-gateway",
-        description="The service that the spans are of. Default wcs-gateway; under one "
-        "name, gateways that serve different media servers look like one.",
+        description="Service name of the spans. Default wcs-gateway. With the same name, gateways that serve "
+        "different media servers look like one.",
     )

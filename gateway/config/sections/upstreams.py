@@ -33,84 +33,84 @@ class Target(Section):
     """One address of a backend."""
 
     url: Annotated[str, TARGET_URL] = Field(
-        description="URL to which /METHOD is appended. Required; http or https, a host name or an IP address, at most "
+        description="URL to which /METHOD is appended. Required. http or https, a host name or an IP address, at most "
         "2048 characters, without user name and query."
     )
     weight: Annotated[int, whole_number(1, 1000, "shares")] = Field(
         default=1,
-        description="Its share of the hooks, in proportion to the other targets' weights. Default 1; a "
-        "target that cannot bear its share makes hooks queue.",
+        description="Its share of the hooks, in proportion to the other targets' weights. Default 1. A target that "
+        "cannot handle its share makes hooks queue.",
     )
     backup: Annotated[bool, TRUE_OR_FALSE] = Field(
         default=False,
-        description="Whether it is asked only while no other target can be. Default false; a backup must know what the "
-        "others know, since it decides real calls.",
+        description="Whether it is only used while no other target is available. Default false. A backup needs the "
+        "same data as the others, because it decides real calls.",
     )
 
 
 class RetrySection(Section):
-    """When another attempt follows a failed one, always inside the hook's budget."""
+    """When a failed attempt is followed by another, always inside the hook's budget."""
 
     attempts: Annotated[int, whole_number(1, 10, "attempts")] = Field(
         default=_RETRY.attempts,
-        description=f"Attempts for one hook at most, the first one counted. Default {_RETRY.attempts}; 1: no retry. "
-        "All of them share the hook's one budget.",
+        description=f"Most attempts for one hook, including the first. Default {_RETRY.attempts}. 1 means no retry; "
+        "all of them share the hook's budget.",
     )
     on: frozenset[RetryOn] = Field(
         default=_RETRY.on,
         description="After which failures: connect (the backend cannot have seen the hook), reset, timeout, "
-        "error_status, bad_answer; each once. Default connect alone; after any other a backend may act on the hook "
-        "more than once.",
+        "error_status, bad_answer; each once. Default connect alone. After any other failure, a backend may process "
+        "the hook more than once.",
     )
 
 
 class BreakerSection(Section):
-    """When a target that fails gets no hooks for a while. A refusal (403) is no failure."""
+    """When a target that fails gets no hooks for a while. A rejection (403) is no failure."""
 
     failures: Annotated[int, whole_number(1, 1000, "failures")] = Field(
         default=_BREAKER.failures,
-        description="Failures after which the target is left alone: so many in a row, or so many times unreachable "
-        f"within the window if that is half of its hooks. Default {_BREAKER.failures}; too few eject a "
-        "target for a moment's trouble, too many let hooks wait for a dead one.",
+        description="Failures after which the target is ejected: in a row, or times unreachable within the window if "
+        f"that is half of its hooks. Default {_BREAKER.failures}. Too few eject a target for a brief problem; too many "
+        "let hooks wait for a dead one.",
     )
     window: Annotated[float, duration("100ms", "1h")] = Field(
         default=format_duration(_BREAKER.window),
         validate_default=True,
-        description=f"How long a failure counts besides those in a row. Default {format_duration(_BREAKER.window)}; "
-        "longer holds old trouble against a target that is well again.",
+        description=f"How long a failure counts if it is not one in a row. Default {format_duration(_BREAKER.window)}. "
+        "With a longer one, old failures count against a target that has recovered.",
     )
     open_for: Annotated[float, duration("100ms", "1h")] = Field(
         default=format_duration(_BREAKER.open_for),
         validate_default=True,
-        description="How long the target is then left alone before one hook tries it again; doubled while that fails, "
-        f"to 30s at most. Default {format_duration(_BREAKER.open_for)}; meanwhile hooks without another target get the "
+        description="How long the target is then ejected before one probe hook tries it; doubled while that fails, up "
+        f"to 30s. Default {format_duration(_BREAKER.open_for)}. Meanwhile hooks without another target get the "
         "verdict for unreachable.",
     )
 
 
 class Health(Section):
-    """Active checks: a GET to each target from time to time, besides what its hooks show."""
+    """Active checks: a GET to each target at regular intervals, besides what its hooks show."""
 
     path: HealthPath = Field(
         default="/",
-        description="Path of the check on the target's host, in place of the URL's own. Default /; choose one that "
+        description="Path of the check on the target's host, in place of the URL's own. Default /. Choose one that "
         "costs the backend nothing.",
     )
     interval: Annotated[float, duration("100ms", "1h")] = Field(
         default="5s",
         validate_default=True,
-        description="Time from one check to the next. Default 5s; a dead target is known after two, and every worker "
-        "checks for itself.",
+        description="Time from one check to the next. Default 5s. A target is ejected after two failed checks, and "
+        "every worker checks by itself.",
     )
     timeout: Annotated[float, duration("1ms", "1h")] = Field(
         default="1s",
         validate_default=True,
-        description="How long a check may take, connecting included. Default 1s; not longer than interval.",
+        description="How long a check may take, connecting included. Default 1s. It cannot be longer than interval.",
     )
     expect: Annotated[int, whole_number(200, 599, "HTTP status")] = Field(
         default=200,
-        description="Status that says the target is well; any other says it is not. Default 200; where the "
-        "path answers with a redirect or a login, all targets are ejected.",
+        description="Status that means the target is healthy; any other means it is not. Default 200. If the path "
+        "answers with a redirect or a login page, all targets are ejected.",
     )
 
 
@@ -155,85 +155,86 @@ class Upstream(Section):
     url: Annotated[str | None, TARGET_URL] = Field(
         default=None,
         description="URL to which /METHOD is appended, as it was set on the media server before. Required, unless "
-        "targets stands in its place; http or https, a host name or an IP address, at most 2048 characters, without "
-        "user name and query.",
+        "targets is set instead. http or https, a host name or an IP address, at most 2048 characters, without user "
+        "name and query.",
     )
     targets: Targets = Field(
         default_factory=tuple,
         validate_default=True,
         description="The addresses of a backend that has several, in place of url: at most 256, each with its url, "
-        "weight and backup. Default: url alone; all must decide alike, for any of them may get any hook.",
+        "weight and backup. Default: url alone. All must decide alike, because any of them may get any hook.",
     )
     balance: Literal["round_robin", "least_in_flight"] = Field(
         default="round_robin",
-        description="Which target is next: round_robin (in turn, by weight) or least_in_flight (the one that has the "
-        "fewest hooks for its weight). Default round_robin; in turn, a slow target gets as many hooks as a fast one.",
+        description="How the next target is chosen: round_robin (in turn, by weight) or least_in_flight (the fewest "
+        "hooks in flight for its weight). Default round_robin. In turn, a slow target gets as many hooks as a fast "
+        "one.",
     )
     connect_timeout: Annotated[float, duration("1ms", "1m")] = Field(
         default="500ms",
         validate_default=True,
-        description="How long a connection may take to be made, inside the hook's budget. Default 500ms; longer, and a "
-        "machine that is gone takes more of each budget before another is asked.",
+        description="How long connecting may take, inside the hook's budget. Default 500ms. The longer it is, the "
+        "more of each budget a dead machine uses up before another target is tried.",
     )
     keepalive: Annotated[float | None, duration("1ms", "24h", off=True)] = Field(
         default="60s",
         validate_default=True,
         description="How long an idle connection to the backend is kept; off makes a new one for every hook. Default "
-        "60s; keep it below the backend's own, or hooks meet connections that it is just closing.",
+        "60s. Keep it below the backend's own, or hooks are sent on connections that the backend is closing.",
     )
     max_age: Annotated[float | None, duration("1ms", "24h", off=True)] = Field(
         default="5m",
         validate_default=True,
-        description="How old a connection may get before it is closed after its answer, up to a fifth earlier so that "
-        "not all end at once. Default 5m; off: a busy connection never moves to another machine behind the same "
-        "address. Connections to an address that the name has lost always end within seconds.",
+        description="Age at which a connection is closed after its answer, up to a fifth earlier so that not all "
+        "close at once. Default 5m. With off, a busy connection never moves to another machine behind the same "
+        "address. Connections to an address that the name no longer has are always closed within seconds.",
     )
     max_connections: Annotated[int, whole_number(1, 65535, "connections")] = Field(
         default=64,
-        description="Connections to each target at once, at all workers together; past it hooks queue inside "
-        "their budget. Default 64; no more than the backend has workers, or hooks wait there unseen.",
+        description="Connections to each target at once, over all workers; past it, hooks queue inside their budget. "
+        "Default 64. No more than the backend has workers, or hooks wait there unseen.",
     )
     max_answer: Annotated[int, size("1B", "64MiB")] = Field(
         default="1MiB",
         validate_default=True,
-        description="Largest body of an answer; a larger one is cause bad_answer. Default 1MiB; too small refuses real "
+        description="Largest body of an answer; a larger one is a bad_answer. Default 1MiB. Too small rejects real "
         "calls.",
     )
     retry: Annotated[Retry, ReadAs(RetrySection, Retry)] = Field(
         default={},
         validate_default=True,
-        description="When another attempt follows a failed one. Default: 2 attempts, on connect alone; apps and "
+        description="When a failed attempt is followed by another. Default: 2 attempts, on connect alone. Apps and "
         "methods may have their own.",
     )
     breaker: Annotated[BreakerSettings | None, ReadAs(BreakerSection, BreakerSettings, off=True)] = Field(
         default={},
         validate_default=True,
         description="When a failing target gets no hooks for a while, or off. Default: after 5 failures within 10s, "
-        "for 5s; off: every hook waits for a dead target anew.",
+        "for 5s. With off, every hook waits for a dead target.",
     )
     health: Annotated[Health | None, NotNull()] = Field(
         default=None,
-        description="Active checks of the targets; {} takes all their defaults. Default: none, hooks alone show how a "
-        "target does.",
+        description="Active checks of the targets; {} uses all their defaults. Default: none. Without checks, only "
+        "hooks show how a target is doing.",
     )
     host: HostHeader = Field(
         default="target",
         description="Host header sent: target (the URL's own), preserve (the media server's), or a literal name. "
-        "Default target; a backend with several sites answers from the wrong one where the name is not its own.",
+        "Default target. A backend with several sites answers from the wrong one if the name does not match.",
     )
     headers: Headers = Field(
         default={},
-        description="Headers added to every request, in place of the client's. Default none; the values are secret.",
+        description="Headers added to every request, in place of the client's. Default none. The values are secret.",
     )
     credentials: Annotated[Credentials | None, NotNull()] = Field(
         default=None,
         description="HTTP Basic credentials sent in place of the media server's Authorization. Default: that header "
-        "goes on as it came.",
+        "is forwarded unchanged.",
     )
     tls: Annotated[UpstreamTls | None, NotNull()] = Field(
         default=None,
-        description="TLS to https targets. Default: the system's authorities, no certificate of our own, TLS 1.2 or "
-        "newer.",
+        description="TLS to https targets. Default: the system's authorities, no certificate of the gateway's own, "
+        "TLS 1.2 or newer.",
     )
 
 

@@ -17,12 +17,12 @@ import msgspec
 from gateway.model.hooks import MethodType, is_json_object, method_type
 from gateway.model.text import printable
 from gateway.model.verdicts import ALLOW_STATUS, REJECT_STATUS, Cause, Source, Verdict
-from gateway.policy.comparison import Answered, Compare, compare
+from gateway.policy.comparison import Compare, ComparedAnswer, compare
 from gateway.policy.event_answers import reports_fatal
 from gateway.recording import Record
 from gateway.recording.masking import Mask
 from gateway.recording.pseudonyms import Key, Pseudonyms
-from gateway.recording.replay.reader import Played, Recording
+from gateway.recording.replay.reader import RecordedHook, Recording
 from gateway.recording.replay.report import Tally
 
 MAX_ANSWER: Final = 4 * 2**20
@@ -62,7 +62,7 @@ class Options(NamedTuple):
 class _Answer(NamedTuple):
     """What the candidate made of a hook."""
 
-    answered: Answered
+    answered: ComparedAnswer
     cause: Cause | None
     """Why it gave no verdict."""
     milliseconds: float
@@ -90,9 +90,9 @@ class Player:
         self._tally = tally
         self._on_played = on_played
         self._url = options.url.rstrip("/")
-        self._ready: asyncio.Queue[Played | None] = asyncio.Queue()
+        self._ready: asyncio.Queue[RecordedHook | None] = asyncio.Queue()
         self._window = asyncio.Semaphore(_AHEAD + 4 * options.concurrency)
-        self._busy: dict[bytes, deque[Played]] = {}
+        self._busy: dict[bytes, deque[RecordedHook]] = {}
         """Sessions of which a hook is under way, with those that wait for it."""
         self._secrets = Mask((), Pseudonyms(Key()))
 
@@ -107,7 +107,7 @@ class Player:
             trust_env=False, verify=verify, limits=limits, timeout=timeout, headers=_HEADERS
         ) as client:
             tasks = [asyncio.create_task(self._work(client)) for _ in range(connections)]
-            tasks.append(asyncio.create_task(self._hand_out()))
+            tasks.append(asyncio.create_task(self._dispatch()))
             try:
                 await asyncio.gather(*tasks)
             finally:
@@ -115,8 +115,8 @@ class Player:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _hand_out(self) -> None:
-        async for played in self._paced():
+    async def _dispatch(self) -> None:
+        async for played in self._pace():
             await self._window.acquire()
             waiting = self._busy.get(played.session) if played.session else None
             if waiting is not None:
@@ -130,7 +130,7 @@ class Player:
         for _ in range(self._options.concurrency):
             self._ready.put_nowait(None)
 
-    async def _paced(self) -> AsyncIterator[Played]:
+    async def _pace(self) -> AsyncIterator[RecordedHook]:
         """Each hook when its time has come."""
         options = self._options
         began, first = time.monotonic(), None
@@ -161,7 +161,7 @@ class Player:
                 del self._busy[played.session]
             self._window.release()
 
-    async def _ask(self, client: httpx.AsyncClient, played: Played) -> _Answer:
+    async def _ask(self, client: httpx.AsyncClient, played: RecordedHook) -> _Answer:
         began = time.perf_counter()
         made = await self._exchange(client, played.record)
         if made.is_cut:  # the backend has just given the connection up that it had kept: the gateway asks once more too
@@ -170,10 +170,10 @@ class Player:
         verdict, cause, error = None, made.cause, made.error
         # The gateway too goes by the status of an answer that broke off, unless only the body could say yes.
         if cause is None or made.status not in (0, ALLOW_STATUS):
-            verdict, cause, error = _verdict(made.status, made.body)
+            verdict, cause, error = _judge_answer(made.status, made.body)
             if method_type(played.record.method) is MethodType.EVENT and 200 <= made.status < 300:
-                made, verdict, cause, error = _told(made, bytes(played.record.hook))
-        return _Answer(Answered(verdict, made.status, made.body, error), cause, milliseconds)
+                made, verdict, cause, error = _judge_event(made, bytes(played.record.hook))
+        return _Answer(ComparedAnswer(verdict, made.status, made.body, error), cause, milliseconds)
 
     async def _exchange(self, client: httpx.AsyncClient, record: Record) -> _Exchange:
         url = f"{self._url}/{quote(record.method, safe='')}"
@@ -201,18 +201,18 @@ class Player:
             error = f"no whole answer within {self._options.timeout:g} s"
             return _Exchange(status, body, Cause.TIMEOUT, error)
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as exc:
-            cause, error = _why(exc)
+            cause, error = _explain(exc)
             is_cut = isinstance(exc, httpx.NetworkError | httpx.RemoteProtocolError) and cause is Cause.UNREACHABLE
             return _Exchange(status, body, cause, error, is_cut=is_cut and not status and not is_new)
         return _Exchange(status, body)
 
-    def _judge(self, played: Played, answer: _Answer) -> None:
+    def _judge(self, played: RecordedHook, answer: _Answer) -> None:
         record, tally = played.record, self._tally
         if answer.cause is not None:
-            tally.failure(played, answer.cause, answer.answered.error)
+            tally.add_failure(played, answer.cause, answer.answered.error)
             return
         if record.source != Source.BACKEND:
-            tally.not_comparable(played, f"{record.source}/{record.reason}")
+            tally.add_uncomparable(played, f"{record.source}/{record.reason}")
             return
         recorded = record.answer_body
         annotations = record.annotations
@@ -220,20 +220,20 @@ class Player:
         # What the gateway itself has put into an answer is none of the backend's.
         if recorded is None or (annotations is not None and annotations.client_config == "enforced"):
             how = Compare.VERDICT
-        ours = Answered(record.verdict, record.status, recorded or b"", "")
+        ours = ComparedAnswer(record.verdict, record.status, recorded or b"", "")
         theirs = answer.answered
         if how is Compare.BODY and theirs.verdict is Verdict.ALLOW and ours.verdict is Verdict.ALLOW:
             # In the recording there are stars where secrets were.
-            theirs = theirs._replace(body=self._secrets.masked(theirs.body))
-            overwritten = _overwritten(record, theirs.body)
+            theirs = theirs._replace(body=self._secrets.apply(theirs.body))
+            overwritten = _overwritten_fields(record, theirs.body)
             tally.fields_not_compared += bool(overwritten)
             ignore |= overwritten
         mask = frozenset((*_MASKED_EVER, *record.masked))
         comparison = compare(ours, theirs, how, ignore, mask)
-        tally.comparison(played, ours, theirs, comparison, answer.milliseconds)
+        tally.add_comparison(played, ours, theirs, comparison, answer.milliseconds)
 
 
-def _told(made: _Exchange, hook: bytes) -> tuple[_Exchange, Verdict | None, Cause | None, str]:
+def _judge_event(made: _Exchange, hook: bytes) -> tuple[_Exchange, Verdict | None, Cause | None, str]:
     """What the gateway makes of a 2xx to an event under ``event_answers: any``, with the body that it gives it."""
     if made.status == ALLOW_STATUS and is_json_object(made.body):
         return made, Verdict.ALLOW, None, ""
@@ -242,7 +242,7 @@ def _told(made: _Exchange, hook: bytes) -> tuple[_Exchange, Verdict | None, Caus
     return made._replace(body=hook), Verdict.ALLOW, None, ""
 
 
-def _verdict(status: int, body: bytes) -> tuple[Verdict | None, Cause | None, str]:
+def _judge_answer(status: int, body: bytes) -> tuple[Verdict | None, Cause | None, str]:
     """What the gateway makes of an answer under ``response_check: strict``."""
     if status == REJECT_STATUS:
         return Verdict.REJECT, None, ""
@@ -255,13 +255,13 @@ def _verdict(status: int, body: bytes) -> tuple[Verdict | None, Cause | None, st
     return Verdict.ALLOW, None, ""
 
 
-def _why(exc: Exception) -> tuple[Cause, str]:
+def _explain(exc: Exception) -> tuple[Cause, str]:
     text = printable(str(exc) or type(exc).__name__)[:_MAX_ERROR]
     is_broken = isinstance(exc, httpx.RemoteProtocolError) and not text.startswith("Server disconnected")
     return (Cause.BAD_ANSWER if is_broken else Cause.UNREACHABLE), text
 
 
-def _overwritten(record: Record, theirs: bytes) -> frozenset[str]:
+def _overwritten_fields(record: Record, theirs: bytes) -> frozenset[str]:
     """The masked fields that both backends have set anew: what they set cannot be compared.
 
     The one stands there as a pseudonym that nobody can make again, the other as it is.

@@ -14,7 +14,7 @@ from gateway.model.text import printable
 from gateway.policy.rules.globs import compile_glob
 from gateway.policy.sampling import session_or_call
 from gateway.recording import Record, RecordError
-from gateway.recording.format import read
+from gateway.recording.format import decode_record
 
 MAX_LINE: Final = 16 * 2**20
 """Bytes of a line: more than any hook with its answer takes."""
@@ -25,7 +25,7 @@ MAX_HOOKS: Final = 5_000_000
 """Hooks in one replay; each takes some seventy bytes of memory."""
 _COMPRESSED: Final = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz", b"BZh": "bzip2"}
 """What compressed files begin with: whoever turns logs over often compresses them."""
-_TOLD: Final = 20
+_LISTED: Final = 20
 """Broken lines that are told one by one."""
 
 
@@ -48,7 +48,7 @@ class HookFilter:
             names_method = bool(method.strip("*"))
             self._patterns.append((compile_glob(app), compile_glob(method) if names_method else None))
 
-    def has(self, app: str, method: str) -> bool | None:
+    def matches(self, app: str, method: str) -> bool | None:
         """Whether a hook is wanted; None if it is but for its method, which may have side effects."""
         without_effects = self._all_methods or method_type(method) is MethodType.INCOMING
         if not self._patterns:
@@ -66,15 +66,15 @@ class HookFilter:
         return found
 
 
-class Broken(NamedTuple):
+class SkippedLine(NamedTuple):
     """A line that was skipped."""
 
     where: str
     """``FILE:LINE``."""
-    why: str
+    reason: str
 
 
-class Played(NamedTuple):
+class RecordedHook(NamedTuple):
     """A recorded hook, with where it stands."""
 
     record: Record
@@ -99,7 +99,7 @@ class Recording:
         self._places = array("Q")
         """Three numbers for each hook: file, line, offset."""
         self._order: Sequence[int] = ()
-        self.broken: list[Broken] = []
+        self.broken: list[SkippedLine] = []
         """The first of them."""
         self.broken_count = 0
         self.left_out: Counter[str] = Counter()
@@ -110,7 +110,7 @@ class Recording:
             raise UnreadableError(f"{len(paths)} files are more than the {MAX_FILES} that one replay takes")
         try:
             for path in paths:
-                self._look_through(path, hook_filter)
+                self._scan(path, hook_filter)
         except BaseException:
             self.close()
             raise
@@ -126,7 +126,7 @@ class Recording:
         """When each hook that is wanted began, Unix time, in order."""
         return (self._began[index] for index in self._order)
 
-    def hooks(self) -> Iterator[Played]:
+    def hooks(self) -> Iterator[RecordedHook]:
         """Those wanted, in the order in which they came. Raises UnreadableError if a file has changed."""
         for index in self._order:
             file, line, offset = self._places[3 * index : 3 * index + 3]
@@ -134,22 +134,22 @@ class Recording:
             stream = self._files[file]
             try:
                 stream.seek(offset)
-                record = read(stream.readline(MAX_LINE))
+                record = decode_record(stream.readline(MAX_LINE))
                 hook = self._hook_reader.read(bytes(record.hook))
             except (OSError, RecordError, BadHookError) as exc:
                 raise UnreadableError(f"{where}: it has changed since it was looked through: {exc}") from exc
-            yield Played(record, where, session_or_call(hook, record.method))
+            yield RecordedHook(record, where, session_or_call(hook, record.method))
 
     def close(self) -> None:
         """Let the files go."""
         for stream in self._files:
             stream.close()
 
-    def _look_through(self, path: str, hook_filter: HookFilter) -> None:
+    def _scan(self, path: str, hook_filter: HookFilter) -> None:
         name = printable(path)
         try:
             if not os.path.isfile(path):  # a named pipe would be waited for, and cannot be read twice
-                raise UnreadableError(f"{name}: {_no_file(path)}")
+                raise UnreadableError(f"{name}: {_missing_reason(path)}")
             # Without waiting: some files of /proc are regular ones, and wait as a pipe does.
             stream = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # noqa: SIM115 - read again
             number = len(self._files)
@@ -175,28 +175,28 @@ class Recording:
                             break
                         if size > _HOPELESS:
                             raise UnreadableError(f"{name}: it is no recording: line {line} has more than {size} bytes")
-                    self._note_broken(f"{name}:{line}", f"it is longer than {MAX_LINE} bytes")
+                    self._skip(f"{name}:{line}", f"it is longer than {MAX_LINE} bytes")
                 else:
-                    self._look_at(data, (number, line, offset), hook_filter)
+                    self._scan_line(data, (number, line, offset), hook_filter)
                 offset += size
         except (OSError, ValueError) as exc:  # ValueError: a NUL in the name
             raise UnreadableError(f"{name}: {getattr(exc, 'strerror', None) or exc}") from exc
 
-    def _look_at(self, data: bytes, place: tuple[int, int, int], hook_filter: HookFilter) -> None:
+    def _scan_line(self, data: bytes, place: tuple[int, int, int], hook_filter: HookFilter) -> None:
         where = f"{self._names[place[0]]}:{place[1]}"
         try:
-            record = read(data)
+            record = decode_record(data)
             self._hook_reader.read(bytes(record.hook))
         except RecordError as exc:
-            self._note_broken(where, str(exc))
+            self._skip(where, str(exc))
             return
         except BadHookError as exc:
-            self._note_broken(where, f"its hook is none: {exc}")
+            self._skip(where, f"its hook is none: {exc}")
             return
-        has = hook_filter.has(record.app, record.method)
-        if has is None:
+        matches = hook_filter.matches(record.app, record.method)
+        if matches is None:
             self.left_out[record.method[:64]] += 1
-        elif not has:
+        elif not matches:
             self.not_wanted += 1
         elif len(self._began) >= MAX_HOOKS:
             raise UnreadableError(f"{where}: more than {MAX_HOOKS} hooks; choose with --only, or fewer files")
@@ -204,13 +204,13 @@ class Recording:
             self._began.append(record.began)
             self._places.extend(place)
 
-    def _note_broken(self, where: str, why: str) -> None:
+    def _skip(self, where: str, reason: str) -> None:
         self.broken_count += 1
-        if len(self.broken) < _TOLD:
-            self.broken.append(Broken(where, why))
+        if len(self.broken) < _LISTED:
+            self.broken.append(SkippedLine(where, reason))
 
 
-def _no_file(path: str) -> str:
+def _missing_reason(path: str) -> str:
     if path == "-":
         return "standard input cannot be played, for a recording is read twice: write it to a file"
     return "it is no regular file" if os.path.exists(path) else "it is not there"

@@ -11,9 +11,9 @@ from typing import Final
 import msgspec
 
 from gateway.model.verdicts import Cause
-from gateway.policy.comparison import Answered, Comparison, Difference, Finding
+from gateway.policy.comparison import ComparedAnswer, Comparison, Difference, Finding
 from gateway.recording.masking import STARS
-from gateway.recording.replay.reader import Played
+from gateway.recording.replay.reader import RecordedHook
 
 EXAMPLES: Final = 5
 """Of each kind, the first."""
@@ -116,19 +116,21 @@ class Tally:
         """How many hooks the candidate gave no verdict for so far."""
         return self._failures.total()
 
-    def failure(self, played: Played, cause: Cause, error: str) -> None:
+    def add_failure(self, played: RecordedHook, cause: Cause, error: str) -> None:
         """The candidate gave no verdict."""
         self.played += 1
-        kind = _bounded(self._failures, cause.value)
+        kind = _limited_kind(self._failures, cause.value)
         self._failures[kind] += 1
-        self._note(played, kind, error, ())
+        self._add_example(played, kind, error, ())
 
-    def not_comparable(self, played: Played, why: str) -> None:
+    def add_uncomparable(self, played: RecordedHook, why: str) -> None:
         """The candidate gave a verdict, and there is none of a backend's to compare it with."""
         self.played += 1
-        self._not_compared[_bounded(self._not_compared, why)] += 1
+        self._not_compared[_limited_kind(self._not_compared, why)] += 1
 
-    def comparison(self, played: Played, ours: Answered, theirs: Answered, comparison: Comparison, ms: float) -> None:
+    def add_comparison(
+        self, played: RecordedHook, ours: ComparedAnswer, theirs: ComparedAnswer, comparison: Comparison, ms: float
+    ) -> None:
         """Both gave a verdict."""
         self.played += 1
         self.compared += 1
@@ -145,9 +147,9 @@ class Tally:
         else:
             kind = BODIES_DIFFER
             for path in {difference.path for difference in comparison.differences}:
-                self._paths[_bounded(self._paths, path)] += 1
+                self._paths[_limited_kind(self._paths, path)] += 1
         self._disagreements[kind] += 1
-        self._note(played, kind, "", comparison.differences)
+        self._add_example(played, kind, "", comparison.differences)
 
     def report(self, to: str, compare: str, hooks: int, *, finished: bool, **of_recording: object) -> Report:
         """What there is so far."""
@@ -178,7 +180,7 @@ class Tally:
             Report,
         )
 
-    def _note(self, played: Played, kind: str, error: str, differences: tuple[Difference, ...]) -> None:
+    def _add_example(self, played: RecordedHook, kind: str, error: str, differences: tuple[Difference, ...]) -> None:
         examples = self._examples.setdefault(kind, [])
         if len(examples) < EXAMPLES:
             record = played.record
@@ -195,7 +197,7 @@ class Tally:
             )
 
 
-def _bounded(counts: Counter[str], kind: str) -> str:
+def _limited_kind(counts: Counter[str], kind: str) -> str:
     return kind if kind in counts or len(counts) < MAX_KINDS else OTHERS
 
 

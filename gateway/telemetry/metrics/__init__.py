@@ -1,5 +1,5 @@
 """What the gateway counts: cheap to record on the hot path, exposed in Prometheus's text format."""
 
-from gateway.telemetry.metrics.catalogue import Metrics
+from gateway.telemetry.metrics.registry import Metrics
 
 __all__ = ["Metrics"]

@@ -1,488 +1,241 @@
-"""Every metric's name, labels and buckets, and the one place that turns a Decision into numbers."""
+"""Every metric: its name, help text, kind, labels and buckets."""
 
 from __future__ import annotations
 
 import operator
-import platform
-import time
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
-
-from gateway.model.decision import UNKNOWN_APP, Decision
-from gateway.model.verdicts import Annotations, Source
-from gateway.telemetry.metrics.cells import Counter, Distribution, Family, Gauge, Histogram, MetricCells, Series, Value
-from gateway.telemetry.metrics.exposition import render
-from gateway.telemetry.metrics.shared import WorkerMetrics
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Final, NamedTuple
 
 DURATION_BUCKETS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 15.0,
 )  # fmt: skip
+"""Seconds, as those of OVERHEAD_BUCKETS."""
 OVERHEAD_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 BUDGET_BUCKETS: Final = (0.1, 0.25, 0.5, 0.8, 0.95, 1.0)
-"""Parts of a budget; 0.8 is where an operator is told that it gets tight, and past 1.0 it was used up."""
-APP_LABEL_LIMIT: Final = 500
-"""Configured apps beyond which histograms lose their app label, so that a scrape stays bounded."""
-
-_NO_ANNOTATIONS: Final = Annotations()
+"""Shares of a budget: from 0.8 on alerts say that it gets tight, and above 1.0 it was used up."""
 
 
-class _HookSeries:
-    """Where hooks of one kind are counted, and which kind that is."""
+class Kind(StrEnum):
+    """What Prometheus calls the type of a metric."""
 
-    __slots__ = ("budget_used", "duration", "era", "hooks", "method", "overhead", "reason", "source", "verdict")
-
-    def __init__(
-        self, decision: Decision, era: object, hooks: Value, duration: Distribution, overhead: Distribution,
-        budget_used: Distribution,
-    ) -> None:  # fmt: skip
-        self.method = decision.method
-        self.verdict = decision.ruling.verdict
-        self.source = decision.ruling.source
-        self.reason = decision.ruling.reason
-        self.era = era
-        self.hooks = hooks
-        self.duration = duration
-        self.overhead = overhead
-        self.budget_used = budget_used
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
 
 
-class _Pairs(Container[tuple[str, str]]):
-    """Every pair of an app and an upstream, without making them all."""
+class Spec(NamedTuple):
+    """One metric."""
 
-    def __init__(self, apps: Container[str], upstreams: Container[str]) -> None:
-        self._apps = apps
-        self._upstreams = upstreams
-
-    def __contains__(self, pair: Any) -> bool:
-        app, upstream = pair
-        return app in self._apps and (upstream in self._upstreams or f"shadow:{upstream}" in self._upstreams)
-
-
-class Scope(NamedTuple):
-    """What a configuration has that series may begin for."""
-
-    apps: Container[str]
-    upstreams: Container[str]
-    app_label: bool
-    """Whether histograms carry the app."""
-    rules: Container[tuple[str, str]] | None
-    """(app, rule) pairs; None: those of every app."""
+    name: str
+    help: str
+    kind: Kind
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+    """Upper bounds of a histogram's buckets, rising."""
+    merge: Callable[[float, float], float] = operator.add
+    """How two processes' values of a gauge become one."""
+    presets: tuple[str, ...] = ()
+    """Values of the only label whose series are there from the start, at 0."""
 
 
-_F = TypeVar("_F", bound=Family)
-
-
-class Metrics:
-    """All families of this process. ``app`` and ``method`` come from the configuration, never from a caller."""
-
-    def __init__(self, version: str, cells: MetricCells | None = None) -> None:
-        cells = cells or MetricCells()
-
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return self._add(Counter(cells, name, text, labels))
-
-        def gauge(name: str, text: str, *labels: str, merge: Callable[[float, float], float] = operator.add) -> Gauge:
-            return self._add(Gauge(cells, name, text, labels, merge))
-
-        def histogram(name: str, text: str, bounds: tuple[float, ...], *labels: str) -> Histogram:
-            return self._add(Histogram(cells, name, text, labels, bounds))
-
-        self._families: list[Family] = []
-        self._samplers: list[Callable[[], None]] = []
-
-        self.hooks = counter(
-            "gateway_hooks_total", "Hooks by decision.", "app", "method", "verdict", "source", "reason"
-        )
-        self.duration = histogram(
-            "gateway_hook_duration_seconds", "From a hook's head to its answer.", DURATION_BUCKETS, "app", "method"
-        )
-        self.in_flight = gauge("gateway_hooks_in_flight", "Hooks in flight inside the gateway.", "app")
-        self.overhead = histogram(
-            "gateway_overhead_seconds", "A hook's time minus the time spent on backends.", OVERHEAD_BUCKETS, "app"
-        )
-        self.budget_used = histogram(
-            "gateway_hook_budget_used_ratio", "The share of its budget that a hook used.", BUDGET_BUCKETS, "app"
-        )
-        self.attempts = counter(
-            "gateway_upstream_attempts_total", "Requests to backends by outcome.", "upstream", "target", "outcome"
-        )
-        self.upstream_duration = histogram(
-            "gateway_upstream_duration_seconds",
-            "From the choice of a target to its answer.",
-            DURATION_BUCKETS,
-            "upstream",
-        )
-        self.retries = counter(
-            "gateway_upstream_retries_total", "Further attempts, by the cause of the previous one.", "upstream", "cause"
-        )
-        self.target_up = gauge(
-            "gateway_target_up",
-            "1 while the target gets hooks; 0 while a worker has it ejected.",
-            "upstream",
-            "target",
-            merge=min,
-        )
-        self.target_connections = gauge(
-            "gateway_target_connections", "Open connections to a target.", "upstream", "target"
-        )
-        self.target_ejections = counter(
-            "gateway_target_ejections_total", "How often a target was ejected.", "upstream", "target"
-        )
-        self.target_ejected = gauge(
-            "gateway_target_ejected",
-            "1 while a worker has the target ejected for all apps, not only for single ones.",
-            "upstream",
-            "target",
-            merge=max,
-        )
-        self.ready = gauge(
-            "gateway_ready", "1 while hooks are accepted; 0 while starting or draining.", merge=max
-        ).with_labels()
-        self.reload_successful = gauge(
-            "gateway_config_last_reload_successful",
-            "1 if the last load of the configuration succeeded, else 0.",
-            merge=max,
-        ).with_labels()
-        self.reload_time = gauge(
-            "gateway_config_last_reload_success_timestamp_seconds",
-            "Unix time of the last successful load of the configuration.",
-            merge=max,
-        ).with_labels()
-        self._reloads = counter("gateway_config_reloads_total", "Reloads of the configuration.", "result")
-        for result in ("success", "failure"):
-            self._reloads.with_labels(result)
-        self._reload_failures = counter(
-            "gateway_config_reload_failures_total",
-            "Failed reloads: invalid, not_applied (valid, but could not be applied), mass_removal.",
-            "reason",
-        )
-        for reason in ("invalid", "not_applied", "mass_removal"):
-            self._reload_failures.with_labels(reason)
-        self.log_dropped = counter(
-            "gateway_log_lines_dropped_total", "Log lines dropped because nobody read them in time."
-        ).with_labels()
-        self.held_up = counter(
-            "gateway_held_up_seconds_total",
-            "Seconds during which processes could not run: their timers were more than 0.25 s late.",
-        ).with_labels()
-        self.spans_exported = counter(
-            "gateway_spans_exported_total", "Spans that the tracing collector accepted."
-        ).with_labels()
-        self.spans_dropped = counter(
-            "gateway_spans_dropped_total", "Spans dropped: queue_full, or not_delivered to the collector.", "reason"
-        )
-        for reason in ("queue_full", "not_delivered"):
-            self.spans_dropped.with_labels(reason)
-        self._describe_protocol(counter)
-        self.certificate_days = gauge(
-            "gateway_certificate_days_to_expiry",
-            "Days until a configured certificate expires.",
-            "certificate",
-            merge=min,
-        )
-        self.failed_handshakes = counter(
-            "gateway_tls_handshake_failures_total", "TLS handshakes on the hook port that failed.", "reason"
-        )
-        self.dropped_connections = counter(
-            "gateway_dropped_connections_total",
-            "Connections to the hook port closed immediately, because a limit was reached.",
-        ).with_labels()
-        self.workers = gauge("gateway_workers", "Processes that serve hooks.").with_labels()
-        self.worker_deaths = counter(
-            "gateway_worker_deaths_total", "Workers that died and were replaced."
-        ).with_labels()
-        info = gauge("gateway_build_info", "1; the labels say what runs.", "version", "python", merge=max)
-        info.with_labels(version, platform.python_version()).set(1)
-
-        self.scope = Scope(frozenset((UNKNOWN_APP,)), frozenset(), True, None)
-        """What series may begin for."""
-        self._hook_series: dict[tuple[str, ...], _HookSeries] = {}
-        self._era = object()
-        """Changes with the configuration: series that were looked up before may be gone."""
-        self._annotated: dict[tuple[object, ...], tuple[Value, ...]] = {}
-
-    def _describe_protocol(self, counter: Callable[..., Counter]) -> None:
-        """What no general proxy counts."""
-        self.ineffective_rejects = counter(
-            "gateway_ineffective_rejects_total",
-            "Rejections that the media server only logs: the session's connect answer set no restOnError=FAIL.",
-            "app",
-            "method",
-        )
-        self.ineffective_changes = counter(
-            "gateway_ineffective_changes_total",
-            "Fallback answers with a changed field that the media server ignores: restOverwrite does not list it.",
-            "app",
-            "method",
-        )
-        self.client_config_answers = counter(
-            "gateway_client_config_answers_total",
-            "Answers to connect, by whether restClientConfig is as configured: ok, missing, enforced, unreadable.",
-            "app",
-            "outcome",
-        )
-        self.excluded_fields = counter(
-            "gateway_excluded_fields_total",
-            "Answers to connect whose restExclude leaves out a field that the gateway needs.",
-            "app",
-            "field",
-        )
-        self.unkept_settings = counter(
-            "gateway_session_settings_unkept_total",
-            "Answers to connect whose settings could not be kept in memory; only their restOnError is known.",
-        ).with_labels()
-        self.repaired_answers = counter(
-            "gateway_repaired_answers_total",
-            "Backends' answers cut down to their JSON object, by what was cut away: bom, before, after.",
-            "app",
-            "kinds",
-        )
-        self.shadow_hooks = counter(
-            "gateway_shadow_hooks_total",
-            "Hooks copied to a candidate, by how its answer compares with the one that was sent.",
-            "app",
-            "upstream",
-            "outcome",
-        )
-        self.split_hooks = counter(
-            "gateway_split_hooks_total",
-            "Hooks whose upstream was chosen by weight, by verdict.",
-            "app",
-            "upstream",
-            "verdict",
-        )
-        self.failovers = counter(
-            "gateway_failovers_total",
-            "Hooks that failed over to another upstream, by the cause of this one's failure.",
-            "app",
-            "upstream",
-            "cause",
-        )
-        self.rate_limited = counter("gateway_rate_limited_total", "Hooks over their app's rate limit.", "app")
-        self.rule_hits = counter(
-            "gateway_rule_hits_total", "Hooks that matched a rule of their app, by verdict.", "app", "rule", "verdict"
-        )
-        self.recorded_hooks = counter(
-            "gateway_recorded_hooks_total",
-            "Hooks of the recording: written, dropped, or deleted later with the oldest file.",
-            "outcome",
-        )
-        for outcome in ("written", "dropped", "deleted"):
-            self.recorded_hooks.with_labels(outcome)
-
-    def _add(self, family: _F) -> _F:
-        self._families.append(family)
-        return family
-
-    @property
-    def families(self) -> Sequence[Family]:
-        """Every family, in the order of the exposition."""
-        return tuple(self._families)
-
-    def record(self, decision: Decision) -> None:
-        """Count one hook's fate."""
-        ruling, cache = decision.ruling, decision.app_cache
-        series: _HookSeries | None = None if cache is None else cache.metrics_slot
-        if (  # an app's hooks are mostly of one kind: its last one's series is at hand
-            series is None
-            or series.method is not decision.method
-            or series.reason is not ruling.reason
-            or series.source is not ruling.source
-            or series.verdict is not ruling.verdict
-            or series.era is not self._era
-        ):
-            series = self._looked_up(decision)
-        series.hooks.inc()
-        series.duration.observe(decision.duration)
-        series.overhead.observe(decision.duration - decision.upstream_duration)
-        if decision.budget:
-            series.budget_used.observe(decision.duration / decision.budget)
-        if ruling.annotations is not None or decision.split:
-            self._count_annotations(decision)
-
-    def record_reload(self, failed_by: str | None) -> None:
-        """Count an attempt to load a new configuration; *failed_by* is the reason where it changed nothing."""
-        self._reloads.with_labels("success" if failed_by is None else "failure").inc()
-        if failed_by is not None:
-            self._reload_failures.with_labels(failed_by).inc()
-        self.record_load(successful=failed_by is None)
-
-    def record_load(self, *, successful: bool) -> None:
-        """Note how the last load of the configuration, at start or later, went."""
-        self.reload_successful.set(1.0 if successful else 0.0)
-        if successful:
-            self.reload_time.set(time.time())
-
-    def configure(
-        self,
-        apps: Collection[str],
-        targets: Collection[tuple[str, str]],
-        app_label: str = "auto",
-        rules: Container[tuple[str, str]] | None = None,
-    ) -> None:
-        """Keep the series of these apps, (upstream, target) and (app, rule) pairs; all others' go away.
-
-        *app_label*: whether histograms carry the app: ``auto`` (up to APP_LABEL_LIMIT apps), ``always``, ``never``.
-        *rules*: None keeps those of every app that stays.
-        """
-        scope = self.make_scope(apps, {upstream for upstream, _ in targets}, app_label, rules)
-        self.set_scope(scope)
-        self.prune(targets)
-
-    def make_scope(
-        self,
-        apps: Collection[str],
-        upstreams: Iterable[str],
-        app_label: str = "auto",
-        rules: Container[tuple[str, str]] | None = None,
-    ) -> Scope:
-        """What ``set_scope`` takes; the same as ``configure`` takes, but that the upstreams' names are enough."""
-        with_labels = app_label == "always" or (app_label == "auto" and len(apps) <= APP_LABEL_LIMIT)
-        return Scope(frozenset((*apps, UNKNOWN_APP)), frozenset(upstreams), with_labels, rules)
-
-    def set_scope(self, scope: Scope) -> None:
-        """Let series of this scope begin from now on, and no others."""
-        self.scope = scope
-        self._hook_series.clear()
-        self._era = object()
-        self._annotated.clear()
-
-    def prune(self, targets: Collection[tuple[str, str]]) -> None:
-        """Remove all series that are not of the scope, and those of targets, (upstream, target), that are not these."""
-        apps, upstreams, app_label, rules = self.scope
-        for family in self._families:
-            if "app" in family.labels and "upstream" in family.labels:
-                family.keep(("app", "upstream"), _Pairs(apps, upstreams))
-            elif "app" in family.labels:
-                bare = isinstance(family, Histogram) and not app_label
-                family.keep(("app",), {""} if bare else apps)
-            elif "target" in family.labels:
-                family.keep(("upstream", "target"), targets)
-            elif "upstream" in family.labels:
-                family.keep(("upstream",), upstreams)
-        if rules is not None:
-            self.rule_hits.keep(("app", "rule"), rules)
-        self._hook_series.clear()
-        self._era = object()
-        self._annotated.clear()
-
-    def on_scrape(self, sampler: Callable[[], None]) -> None:
-        """Call *sampler* before each exposition, to set the gauges that nobody keeps up to date."""
-        self._samplers.append(sampler)
-
-    def sample(self) -> None:
-        """Bring every gauge up to date."""
-        for sampler in self._samplers:
-            sampler()
-
-    def render(self, others: Collection[WorkerMetrics] = ()) -> bytes:
-        """Everything in Prometheus's text format, this process's and the *others'* series as one."""
-        self.sample()
-        for other in others:
-            other.refresh()
-        return render((family, _merged_series(family, others)) for family in self._families)
-
-    def inherit(self, other: WorkerMetrics) -> None:
-        """Take over what a process that has ended had counted; its gauges end with it."""
-        other.refresh()
-        for family in self._families:
-            if not isinstance(family, Gauge):
-                for series in other.series(family):
-                    family.add(series)
-
-    def merged_values(
-        self, family: Family, others: Collection[WorkerMetrics] = ()
-    ) -> dict[tuple[str, ...], Sequence[float]]:
-        """A family's values by label values, this process's and the (refreshed) *others'* as one."""
-        return dict(_merged_series(family, others))
-
-    def totals(self, family: Counter, others: Collection[WorkerMetrics] = ()) -> dict[tuple[str, ...], float]:
-        """The same for a counter or gauge, in a tenth of the time."""
-        totals = family.totals()
-        for other in others:
-            for labels, value in other.totals(family).items():
-                mine = totals.get(labels)
-                totals[labels] = value if mine is None else family.merge(mine, value)
-        return totals
-
-    def _looked_up(self, decision: Decision) -> _HookSeries:
-        ruling = decision.ruling
-        key = (decision.app, decision.method, ruling.verdict, ruling.source, ruling.reason)
-        series = self._hook_series.get(key)
-        if series is None:
-            series = self._hook_series[key] = self._series_of(decision)
-        if decision.app_cache is not None:
-            decision.app_cache.metrics_slot = series
-        return series
-
-    def _series_of(self, decision: Decision) -> _HookSeries:
-        ruling = decision.ruling
-        # A hook that was in flight while a reload removed its app must not bring the app's series back.
-        app = decision.app if decision.app in self.scope.apps else UNKNOWN_APP
-        histogram_app = app if self.scope.app_label else ""
-        return _HookSeries(
-            decision,
-            self._era,
-            self.hooks.with_labels(app, decision.method, ruling.verdict, ruling.source, ruling.reason),
-            self.duration.with_labels(histogram_app, decision.method),
-            self.overhead.with_labels(histogram_app),
-            self.budget_used.with_labels(histogram_app),
-        )
-
-    def _count_annotations(self, decision: Decision) -> None:
-        ruling = decision.ruling
-        if ruling.source is Source.DUPLICATE:
-            return  # it was counted when it was decided
-        annotations = ruling.annotations or _NO_ANNOTATIONS
-        fields = frozenset(name.rpartition(".")[2] for name in annotations.excluded) if annotations.excluded else None
-        key = (
-            decision.app,
-            decision.method,
-            ruling.verdict,
-            decision.upstream if decision.split else None,
-            annotations.rule,
-            annotations.repaired,
-            annotations.client_config,
-            annotations.ineffective,
-            annotations.failed_over_from,
-            annotations.failover_cause,
-            annotations.ignored_fields is not None,
-            fields,
-        )
-        series = self._annotated.get(key)
-        if series is None:
-            series = self._annotated[key] = tuple(self._annotation_series(decision, annotations))
-        for value in series:
-            value.inc()
-
-    def _annotation_series(self, decision: Decision, annotations: Annotations) -> Iterator[Value]:
-        app = decision.app if decision.app in self.scope.apps else UNKNOWN_APP
-        verdict, rules = decision.ruling.verdict, self.scope.rules
-        if annotations.rule is not None and (rules is None or (app, annotations.rule) in rules):
-            yield self.rule_hits.with_labels(app, annotations.rule, verdict)
-        if annotations.repaired is not None:
-            yield self.repaired_answers.with_labels(app, annotations.repaired)
-        if annotations.client_config is not None:
-            yield self.client_config_answers.with_labels(app, annotations.client_config)
-        if annotations.ineffective:
-            yield self.ineffective_rejects.with_labels(app, decision.method)
-        if annotations.ignored_fields is not None:
-            yield self.ineffective_changes.with_labels(app, decision.method)
-        for field in {name.rpartition(".")[2] for name in annotations.excluded}:
-            yield self.excluded_fields.with_labels(app, field)
-        # As with apps, a rule or an upstream that a reload has removed does not come back.
-        if annotations.failed_over_from is not None and annotations.failed_over_from in self.scope.upstreams:
-            yield self.failovers.with_labels(app, annotations.failed_over_from, annotations.failover_cause or "")
-        if decision.split and decision.upstream is not None and decision.upstream in self.scope.upstreams:
-            yield self.split_hooks.with_labels(app, decision.upstream, verdict)
-
-
-def _merged_series(family: Family, others: Collection[WorkerMetrics]) -> Iterable[Series]:
-    if not others:
-        return family.read()
-    merged = {series.labels: series.values for series in family.read()}
-    for other in others:
-        for labels, values in other.series(family):
-            mine = merged.get(labels)
-            merged[labels] = values if mine is None else family.merged(mine, values)
-    return (Series(labels, values) for labels, values in merged.items())
+CATALOGUE: Final = {
+    "hooks": Spec(
+        "gateway_hooks_total", "Hooks by decision.", Kind.COUNTER, ("app", "method", "verdict", "source", "reason")
+    ),
+    "duration": Spec(
+        "gateway_hook_duration_seconds",
+        "From a hook's head to its answer.",
+        Kind.HISTOGRAM,
+        ("app", "method"),
+        buckets=DURATION_BUCKETS,
+    ),
+    "in_flight": Spec("gateway_hooks_in_flight", "Hooks in flight inside the gateway.", Kind.GAUGE, ("app",)),
+    "overhead": Spec(
+        "gateway_overhead_seconds",
+        "A hook's time minus the time spent on backends.",
+        Kind.HISTOGRAM,
+        ("app",),
+        buckets=OVERHEAD_BUCKETS,
+    ),
+    "budget_used": Spec(
+        "gateway_hook_budget_used_ratio",
+        "The share of its budget that a hook used.",
+        Kind.HISTOGRAM,
+        ("app",),
+        buckets=BUDGET_BUCKETS,
+    ),
+    "attempts": Spec(
+        "gateway_upstream_attempts_total",
+        "Requests to backends by outcome.",
+        Kind.COUNTER,
+        ("upstream", "target", "outcome"),
+    ),
+    "upstream_duration": Spec(
+        "gateway_upstream_duration_seconds",
+        "From the choice of a target to its answer.",
+        Kind.HISTOGRAM,
+        ("upstream",),
+        buckets=DURATION_BUCKETS,
+    ),
+    "retries": Spec(
+        "gateway_upstream_retries_total",
+        "Further attempts, by the cause of the previous one.",
+        Kind.COUNTER,
+        ("upstream", "cause"),
+    ),
+    "target_up": Spec(
+        "gateway_target_up",
+        "1 while the target gets hooks; 0 while a worker has it ejected.",
+        Kind.GAUGE,
+        ("upstream", "target"),
+        merge=min,
+    ),
+    "target_connections": Spec(
+        "gateway_target_connections", "Open connections to a target.", Kind.GAUGE, ("upstream", "target")
+    ),
+    "target_ejections": Spec(
+        "gateway_target_ejections_total", "How often a target was ejected.", Kind.COUNTER, ("upstream", "target")
+    ),
+    "target_ejected": Spec(
+        "gateway_target_ejected",
+        "1 while a worker has the target ejected for all apps, not only for single ones.",
+        Kind.GAUGE,
+        ("upstream", "target"),
+        merge=max,
+    ),
+    "ready": Spec("gateway_ready", "1 while hooks are accepted; 0 while starting or draining.", Kind.GAUGE, merge=max),
+    "reload_successful": Spec(
+        "gateway_config_last_reload_successful",
+        "1 if the last load of the configuration succeeded, else 0.",
+        Kind.GAUGE,
+        merge=max,
+    ),
+    "reload_time": Spec(
+        "gateway_config_last_reload_success_timestamp_seconds",
+        "Unix time of the last successful load of the configuration.",
+        Kind.GAUGE,
+        merge=max,
+    ),
+    "reloads": Spec(
+        "gateway_config_reloads_total",
+        "Reloads of the configuration.",
+        Kind.COUNTER,
+        ("result",),
+        presets=("success", "failure"),
+    ),
+    "reload_failures": Spec(
+        "gateway_config_reload_failures_total",
+        "Failed reloads: invalid, not_applied (valid, but could not be applied), mass_removal.",
+        Kind.COUNTER,
+        ("reason",),
+        presets=("invalid", "not_applied", "mass_removal"),
+    ),
+    "log_dropped": Spec(
+        "gateway_log_lines_dropped_total", "Log lines dropped because nobody read them in time.", Kind.COUNTER
+    ),
+    "held_up": Spec(
+        "gateway_held_up_seconds_total",
+        "Seconds during which processes could not run: their timers were more than 0.25 s late.",
+        Kind.COUNTER,
+    ),
+    "spans_exported": Spec("gateway_spans_exported_total", "Spans that the tracing collector accepted.", Kind.COUNTER),
+    "spans_dropped": Spec(
+        "gateway_spans_dropped_total",
+        "Spans dropped: queue_full, or not_delivered to the collector.",
+        Kind.COUNTER,
+        ("reason",),
+        presets=("queue_full", "not_delivered"),
+    ),
+    "ineffective_rejects": Spec(
+        "gateway_ineffective_rejects_total",
+        "Rejections that the media server only logs: the session's connect answer set no restOnError=FAIL.",
+        Kind.COUNTER,
+        ("app", "method"),
+    ),
+    "ineffective_changes": Spec(
+        "gateway_ineffective_changes_total",
+        "Fallback answers with a changed field that the media server ignores: restOverwrite does not list it.",
+        Kind.COUNTER,
+        ("app", "method"),
+    ),
+    "client_config_answers": Spec(
+        "gateway_client_config_answers_total",
+        "Answers to connect, by whether restClientConfig is as configured: ok, missing, enforced, unreadable.",
+        Kind.COUNTER,
+        ("app", "outcome"),
+    ),
+    "excluded_fields": Spec(
+        "gateway_excluded_fields_total",
+        "Answers to connect whose restExclude leaves out a field that the gateway needs.",
+        Kind.COUNTER,
+        ("app", "field"),
+    ),
+    "unkept_settings": Spec(
+        "gateway_session_settings_unkept_total",
+        "Answers to connect whose settings could not be kept in memory; only their restOnError is known.",
+        Kind.COUNTER,
+    ),
+    "repaired_answers": Spec(
+        "gateway_repaired_answers_total",
+        "Backends' answers cut down to their JSON object, by what was cut away: bom, before, after.",
+        Kind.COUNTER,
+        ("app", "kinds"),
+    ),
+    "shadow_hooks": Spec(
+        "gateway_shadow_hooks_total",
+        "Hooks copied to a candidate, by how its answer compares with the one that was sent.",
+        Kind.COUNTER,
+        ("app", "upstream", "outcome"),
+    ),
+    "split_hooks": Spec(
+        "gateway_split_hooks_total",
+        "Hooks whose upstream was chosen by weight, by verdict.",
+        Kind.COUNTER,
+        ("app", "upstream", "verdict"),
+    ),
+    "failovers": Spec(
+        "gateway_failovers_total",
+        "Hooks that failed over to another upstream, by the cause of this one's failure.",
+        Kind.COUNTER,
+        ("app", "upstream", "cause"),
+    ),
+    "rate_limited": Spec("gateway_rate_limited_total", "Hooks over their app's rate limit.", Kind.COUNTER, ("app",)),
+    "rule_hits": Spec(
+        "gateway_rule_hits_total",
+        "Hooks that matched a rule of their app, by verdict.",
+        Kind.COUNTER,
+        ("app", "rule", "verdict"),
+    ),
+    "recorded_hooks": Spec(
+        "gateway_recorded_hooks_total",
+        "Hooks of the recording: written, dropped, or deleted later with the oldest file.",
+        Kind.COUNTER,
+        ("outcome",),
+        presets=("written", "dropped", "deleted"),
+    ),
+    "certificate_days": Spec(
+        "gateway_certificate_days_to_expiry",
+        "Days until a configured certificate expires.",
+        Kind.GAUGE,
+        ("certificate",),
+        merge=min,
+    ),
+    "failed_handshakes": Spec(
+        "gateway_tls_handshake_failures_total",
+        "TLS handshakes on the hook port that failed.",
+        Kind.COUNTER,
+        ("reason",),
+    ),
+    "dropped_connections": Spec(
+        "gateway_dropped_connections_total",
+        "Connections to the hook port closed immediately, because a limit was reached.",
+        Kind.COUNTER,
+    ),
+    "workers": Spec("gateway_workers", "Processes that serve hooks.", Kind.GAUGE),
+    "worker_deaths": Spec("gateway_worker_deaths_total", "Workers that died and were replaced.", Kind.COUNTER),
+    "build_info": Spec(
+        "gateway_build_info", "1; the labels say what runs.", Kind.GAUGE, ("version", "python"), merge=max
+    ),
+}
+"""By the attribute of ``Metrics`` that holds it; the exposition has the same order."""

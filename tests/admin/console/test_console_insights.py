@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from gateway.policy.comparison import Difference
-from gateway.telemetry.shadow_results import Shadow
+from gateway.policy.shadow import ShadowResult
 from tests.support.browsers import PATIENCE, PHONE, Watched, chromium, watched
 from tests.support.faulty import FaultyBackend, Turn, added_case, refused_port, reply
 from tests.support.gateways import RunningGateway, running_gateway, wait_until
@@ -113,7 +113,7 @@ def test_an_ignored_rejection_is_shown_with_what_to_do(page: Page, gateway: Runn
     )
     show(page, request_id)
     expect(page.locator("#decision-body .badge.bad")).to_have_text("the media server ignores this rejection")
-    expect(page.locator("#decision-body .means")).to_contain_text("this refusal stopped nothing")
+    expect(page.locator("#decision-body .means")).to_contain_text("this rejection stopped nothing")
 
 
 def test_the_problems_name_ignored_rejections(page: Page, gateway: RunningGateway) -> None:
@@ -191,7 +191,7 @@ def with_shadow(gateway: RunningGateway, request_id: str) -> dict[str, Any]:
         Difference("restClientConfig.OnCallEvent.restOnError", '"FAIL"', None),
         Difference("callee", f'"{SCRIPT}"', '"200"'),
     )
-    return decision | {"shadow": msgspec.to_builtins(Shadow("new", "body_differs", 200, "", 12.5, differences))}
+    return decision | {"shadow": msgspec.to_builtins(ShadowResult("new", "body_differs", 200, "", 12.5, differences))}
 
 
 def test_adversarial_where_a_candidate_differs_is_a_table_of_text(shown: Watched, gateway: RunningGateway) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.http.client import BadAnswer, ExchangeError
@@ -156,7 +156,6 @@ def test_an_answer_is_the_same_however_it_is_cut(
 
 
 @given(sent=answers())
-@settings(max_examples=40)
 def test_an_answer_is_the_same_byte_by_byte(loop: asyncio.AbstractEventLoop, sock: socket.socket, sent: Sent) -> None:
     wire = Wire(loop, sock)
     wire.feed(*(bytes((byte,)) for byte in sent.data))
@@ -213,7 +212,6 @@ pieces = st.one_of(
     points=st.lists(st.integers(0, 5000), max_size=10),
     ending=st.sampled_from(("eof", "reset", "deadline")),
 )
-@settings(max_examples=400)
 @example(data=b"HTTP/1.1 200 OK\r\n\r\n{}", points=[], ending="eof")
 @example(data=b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", points=[3], ending="reset")
 def test_no_bytes_do_worse_than_an_exchange_error(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.http.client import Answer, AnswerTimedOut, BadAnswer, ConnectionLost, ExchangeError
@@ -125,7 +125,6 @@ lines = st.lists(
 ends = st.sampled_from((b"{}", b"{}", b"{}", b"", b"{", b"{}\r\n", b"{}x", b"{}HTTP/1.1 200 OK\r\n\r\n"))
 
 
-@settings(max_examples=3000, deadline=None)
 @given(start=starts, fields=lines, body=ends)
 @example(start=b"HTTP/1.1 200 OK", fields=[b"X-A: b ", LENGTH], body=b"{}")
 @example(start=b"HTTP/1.1 200 OK", fields=[b"a:"] * MAX_HEADERS + [LENGTH], body=b"{}")

@@ -7,7 +7,7 @@ import re
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.http.client import (
@@ -244,7 +244,6 @@ async def test_a_long_queue_of_one_tenant_s_does_not_turn_another_away() -> None
         assert [type(one) for one in done if not isinstance(one, Answer)] == [asyncio.CancelledError]
 
 
-@settings(max_examples=50, deadline=None)
 @given(most=st.integers(2, 64), tenants=st.lists(st.sampled_from("abcde"), max_size=200))
 async def test_whatever_tenants_hang_there_is_a_place_for_one_who_has_none(most: int, tenants: list[str]) -> None:
     pool = Pool(Origin("http", "127.0.0.1", 1), PoolLimits(60.0, most, 1000, shared=True), Resolver())

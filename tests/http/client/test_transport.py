@@ -15,16 +15,14 @@ from gateway.http.client import (
     AnswerTimedOut,
     BadAnswer,
     ConnectFailed,
-    ConnectionLost,
     ConnectTimedOut,
     ExchangeError,
-    QueueTimedOut,
     Resolver,
     Transport,
     TransportSettings,
 )
 from gateway.http.client.connection import Connection
-from gateway.model.verdicts import Cause, Failure, ProxyError
+from gateway.model.verdicts import Cause, ProxyError
 from tests.http.client.loopback import (
     Peer,
     answer,
@@ -369,29 +367,3 @@ async def test_httpxs_client_sees_httpxs_errors(data: bytes, wanted: type[httpx.
         with pytest.raises(wanted) as caught:
             await client.post(there.url)
         assert isinstance(caught.value, ExchangeError)
-
-
-FAILURE = Failure(Cause.OVERLOAD, ProxyError.CONNECTION_LIMIT_REACHED, "what happened", 500)
-
-
-@pytest.mark.parametrize(
-    ("own", "of_httpx"),
-    [
-        (ConnectFailed, httpx.ConnectError),
-        (ConnectTimedOut, httpx.ConnectTimeout),
-        (QueueTimedOut, httpx.PoolTimeout),
-        (AnswerTimedOut, httpx.ReadTimeout),
-        (ConnectionLost, httpx.ReadError),
-        (BadAnswer, httpx.RemoteProtocolError),
-    ],
-)
-def test_each_error_is_httpxs_of_its_phase_and_keeps_its_failure(
-    own: type[ExchangeError], of_httpx: type[httpx.TransportError]
-) -> None:
-    error = own(FAILURE)
-    assert isinstance(error, of_httpx)
-    assert isinstance(error, ExchangeError)
-    assert error.failure is FAILURE
-    assert not error.retry_safe, "unless it is known to be"
-    assert own(FAILURE, retry_safe=True).retry_safe
-    assert str(error) == "what happened"

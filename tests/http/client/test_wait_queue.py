@@ -61,5 +61,5 @@ class TurnsMachine(RuleBasedStateMachine):
         assert bool(self.queue.waiting) is bool(self.waiting)
 
 
-TurnsMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TurnsMachine.TestCase.settings = settings(stateful_step_count=40)
 TestTurnsMachine = TurnsMachine.TestCase

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.http.server.chunked import ChunkedBody
 from gateway.http.server.head import BadRequest
 
-CHECKED = settings(deadline=None, max_examples=300)
 MAX_BODY = 1000
 LONGEST_LINE = 256
 MOST_TRAILERS = 8
@@ -58,7 +57,6 @@ def codings(draw: st.DrawFn) -> tuple[bytes, bytes]:
     return body, coded + b"\r\n"
 
 
-@CHECKED
 @given(codings(), st.data())
 def test_any_cut_of_any_valid_coding_yields_the_body(coding: tuple[bytes, bytes], data: st.DataObject) -> None:
     body, coded = coding
@@ -67,14 +65,12 @@ def test_any_cut_of_any_valid_coding_yields_the_body(coding: tuple[bytes, bytes]
     assert fed(*pieces) == (body, b"")
 
 
-@CHECKED
 @given(codings(), st.binary(max_size=20))
 def test_what_follows_a_body_is_left_to_the_next_request(coding: tuple[bytes, bytes], after: bytes) -> None:
     body, coded = coding
     assert fed(coded + after) == (body, after)
 
 
-@CHECKED
 @given(codings(), st.data())
 def test_a_coding_that_was_cut_short_is_no_body_yet(coding: tuple[bytes, bytes], data: st.DataObject) -> None:
     _, coded = coding
@@ -99,7 +95,6 @@ def outcome(coded: ChunkedBody, buffer: bytearray) -> bytes | int | None:
         return exc.status
 
 
-@CHECKED
 @given(st.lists(st.binary(max_size=40), max_size=8))
 @example([b"-1\r\n"])
 @example([b"\r\n", b"\r\n"])
@@ -117,7 +112,6 @@ def test_arbitrary_bytes_are_a_body_or_none_yet_or_a_bad_request(pieces: list[by
         assert len(buffer) <= MAX_BODY + 2 * LONGEST_LINE
 
 
-@CHECKED
 @given(codings(), st.data())
 def test_a_mutated_coding_is_a_body_or_none_yet_or_a_bad_request(
     coding: tuple[bytes, bytes], data: st.DataObject

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.http.server.head import MAX_HEAD, BadRequest
@@ -30,7 +30,6 @@ def read_all(reader: RequestReader) -> list[bytes]:
 
 
 @given(st.lists(st.tuples(st.booleans(), st.binary(max_size=8)), max_size=4), st.data())
-@settings(deadline=None)
 def test_requests_come_whole_and_in_order_however_they_are_cut(
     requests: list[tuple[bool, bytes]], data: st.DataObject
 ) -> None:

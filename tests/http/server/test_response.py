@@ -9,13 +9,11 @@ from http.client import HTTPResponse, IncompleteRead
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message
 
 from gateway.http.server.response import ResponseWriter
-
-CHECKED = settings(deadline=None, max_examples=200)
 
 
 class Wire:
@@ -72,7 +70,6 @@ def test_an_answer_in_one_piece_is_head_and_body_in_one_piece() -> None:
     assert out.keep_alive
 
 
-@CHECKED
 @given(st.lists(st.binary(max_size=50), min_size=1, max_size=6), st.booleans(), st.booleans(), st.booleans())
 def test_whatever_its_parts_a_client_reads_the_body(
     parts: list[bytes], told: bool, keep_alive: bool, chunks_allowed: bool

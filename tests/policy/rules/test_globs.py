@@ -7,12 +7,11 @@ import sys
 from fnmatch import fnmatchcase
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.policy.rules.globs import compile_glob, fold, is_glob, is_prefix
 
-CHECKED = settings(deadline=None)
 FEW = "abA+*?.\n"
 """Few characters, so that texts and globs often have to do with each other."""
 GLOBS = st.text(FEW, max_size=12)
@@ -24,20 +23,17 @@ def matches(glob: str, text: str) -> bool:
 
 
 @given(GLOBS, TEXTS)
-@CHECKED
 def test_it_matches_what_the_shell_s_globs_match(glob: str, text: str) -> None:
     assert matches(glob, text) is fnmatchcase(text, glob)
 
 
 @given(st.text(max_size=12), st.text(max_size=16))
-@CHECKED
 def test_brackets_and_all_other_characters_stand_for_themselves(glob: str, text: str) -> None:
     assert matches(glob, text) is fnmatchcase(text, glob.replace("[", "[[]"))
     assert matches(glob.replace("*", "").replace("?", ""), text) is (glob.replace("*", "").replace("?", "") == text)
 
 
 @given(st.text(), st.text(), st.text())
-@CHECKED
 def test_a_text_matches_the_glob_that_was_cut_out_of_it(before: str, between: str, after: str) -> None:
     assert matches("*", before)
     assert matches("?" * len(before), before)
@@ -64,13 +60,11 @@ def test_what_is_a_glob_and_what_can_be_looked_up(text: str, glob: bool, prefix:
 
 @given(st.text(), st.text())
 @example("\u0391", "\u03a3")
-@CHECKED
 def test_folding_is_done_to_each_character_by_itself(first: str, second: str) -> None:
     assert fold(first) + fold(second) == fold(first + second)
 
 
 @given(st.text())
-@CHECKED
 def test_a_text_in_upper_or_lower_case_is_the_same_once_folded(text: str) -> None:
     assert fold(fold(text)) == fold(text)
     if text.isascii():
@@ -78,7 +72,6 @@ def test_a_text_in_upper_or_lower_case_is_the_same_once_folded(text: str) -> Non
 
 
 @given(st.text(max_size=12), st.text(max_size=16))
-@CHECKED
 def test_folding_adds_no_wildcard_and_takes_none_away(glob: str, text: str) -> None:
     assert [c for c in fold(glob) if c in "*?"] == [c for c in glob if c in "*?"]
 

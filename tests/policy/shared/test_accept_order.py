@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.policy.shared.accept_order import AcceptOrder
 from tests.policy.shared.workers import Workers, workers
-
-CHECKED = settings(deadline=None, max_examples=60)
 
 
 def accept_orders(running: Workers) -> list[AcceptOrder]:
@@ -19,7 +17,6 @@ def accept_orders(running: Workers) -> list[AcceptOrder]:
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=120))
-@CHECKED
 def test_connections_come_to_be_shared_out_evenly(steps: list[tuple[int, bool]]) -> None:
     """Each step: this worker is awake first; a connection comes, or one of the worker's goes."""
     with workers(3) as running:

@@ -246,7 +246,7 @@ class Machine(RuleBasedStateMachine):
         self.running.beat()
 
 
-Machine.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+Machine.TestCase.settings = settings(stateful_step_count=60)
 TestMachine = Machine.TestCase
 
 _CLAIMER = """

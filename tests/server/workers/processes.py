@@ -14,7 +14,7 @@ from tests.server.workers.gated import WORKERS
 from tests.server.workers.hooks import client_of, hook_of, send
 from tests.support.gateways import RunningGateway, wait_until
 
-OUTAGE: Final = 15.0
+OUTAGE: Final = 60.0
 """Seconds that the replacement of a worker may take on a busy machine; on an idle one it takes one."""
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from hypothesis import settings
 
 from gateway.model.decision import Decision
 from gateway.model.hooks import BadHookError, Hook, parse_hook
@@ -17,7 +16,6 @@ from gateway.model.verdicts import Cause, Failure, ProxyError, Ruling, backend_r
 from gateway.telemetry.log import LogWriter
 from tests.support.gateways import ROOT
 
-CHECKED = settings(deadline=None, max_examples=60)
 TEXT_FIELDS = {"nodeId": "node_id", "sessionId": "session_id", "callId": "call_id"}
 NUMBER_FIELDS = ("caller", "callee")
 TIMED_OUT = Failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, "no answer within 1.5 s")

@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 
 from gateway.telemetry.metrics.cells import Counter, Gauge, Histogram, MetricCells
 from gateway.telemetry.metrics.exposition import render
-from tests.support.samples import BOUNDS, CHECKED, LONGEST_HOOK, Clock, label_values, samples_of, values
+from tests.support.samples import BOUNDS, LONGEST_HOOK, Clock, label_values, samples_of, values
 
 amounts = st.integers(0, 1000).map(float)
 
 
-@CHECKED
 @given(st.lists(st.tuples(label_values, label_values, amounts), max_size=30))
 def test_counters_add_up_as_a_dictionary_does(events: list[tuple[str, str, float]]) -> None:
     counter = Counter(MetricCells(), "things_total", "Things.", ("a", "b"))
@@ -33,7 +32,6 @@ def test_counters_add_up_as_a_dictionary_does(events: list[tuple[str, str, float
         assert values(read, "things_total", a=one, b=other) == [total]
 
 
-@CHECKED
 @given(st.lists(st.tuples(st.booleans(), st.floats(allow_nan=False, allow_infinity=False, width=32)), max_size=30))
 def test_a_gauge_stands_where_it_was_set_and_then_moved(events: list[tuple[bool, float]]) -> None:
     gauge = Gauge(MetricCells(), "level", "Level.", ())
@@ -48,7 +46,6 @@ def test_a_gauge_stands_where_it_was_set_and_then_moved(events: list[tuple[bool,
     assert gauge.with_labels().get() == level
 
 
-@CHECKED
 @given(st.lists(st.tuples(st.sampled_from("xyz"), st.floats(0, 5) | st.sampled_from(BOUNDS)), max_size=40))
 def test_histograms_count_as_a_list_of_all_observations_does(events: list[tuple[str, float]]) -> None:
     histogram = Histogram(MetricCells(), "seconds", "Seconds.", ("a",), BOUNDS)
@@ -84,7 +81,6 @@ steps = st.one_of(
 )
 
 
-@CHECKED
 @given(st.lists(steps, max_size=40))
 def test_removed_series_go_and_those_that_come_back_begin_at_zero(
     events: list[tuple[str, str | set[str], float]],

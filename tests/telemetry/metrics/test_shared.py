@@ -21,7 +21,6 @@ from gateway.telemetry.metrics.cells import Counter, MetricCells
 from gateway.telemetry.metrics.shared import WorkerMetrics
 from tests.support.gateways import ROOT
 from tests.support.samples import (
-    CHECKED,
     LONGEST_HOOK,
     Clock,
     apps_of,
@@ -173,7 +172,6 @@ def test_cells_that_a_worker_used_again_count_for_their_new_series_alone(others:
 journals = st.lists(st.tuples(st.sampled_from("+-"), label_values, st.integers(64, 5000)), max_size=12)
 
 
-@CHECKED
 @given(journals, st.data())
 def test_a_journal_that_is_read_while_it_is_written_reads_as_it_does_whole(
     entries: list[tuple[str, str, int]], data: st.DataObject

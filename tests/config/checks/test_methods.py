@@ -1,5 +1,6 @@
+"""What keys and lists of methods cannot say, and streams that a failing backend would end."""
+
 # ruff: noqa: E501 - a row keeps its message on one line, so that it can be found by searching
-"""What keys and lists of methods must not say, and streams that a fault of the backend would end."""
 
 from __future__ import annotations
 
@@ -11,18 +12,47 @@ import pytest
 from gateway.config import ConfigError, loads
 from gateway.model.hooks import KEEP_ALIVE
 from gateway.model.verdicts import Cause
+from tests.config.texts import BACKEND, ONE_UPSTREAM, of_u, warnings_of
 
-UPSTREAM: Final = "upstreams: {u: {url: http://h}}\n"
-QUIET: Final = "defaults: {methods: {StreamKeepAliveEvent: {fallback: reject}}}\n" + UPSTREAM
+QUIET: Final = "defaults: {methods: {StreamKeepAliveEvent: {fallback: reject}}}\n" + ONE_UPSTREAM
 """Three lines less would be one warning more."""
 NO_METHOD: Final = "neither in the catalogue of methods nor in hook_types"
 NO_MATCH: Final = "matches no method of the catalogue and of hook_types"
 SWALLOWED: Final = "matches events too: the rule answers them here, and they are missing in the backend's records; name the methods, or the types that ask: connect, direct, incoming"
-ALL: Final = "{timeout: allow, unreachable: allow, overload: allow, bad_answer: allow, error_status: allow}"
 
 
 def of_a(settings: str) -> str:
     return QUIET + "apps: {a: {upstream: u, " + settings + "}}\n"
+
+
+ALL: Final = "{timeout: allow, unreachable: allow, overload: allow, bad_answer: allow, error_status: allow}"
+
+
+def warned(app: Any, defaults: Any = None, **more: Any) -> list[tuple[str, str]]:
+    apps = {"a": app} if "a" not in app else app
+    document = {"upstreams": {"u": {"url": "http://h"}}, "apps": apps, **more}
+    if defaults is not None:
+        document["defaults"] = {"upstream": "u", **defaults}
+    return [(it.path, it.message) for it in loads(json.dumps(document)).warnings]
+
+
+EVERY: Final = dict.fromkeys((cause.value for cause in Cause), "allow")
+
+
+WARNED = [
+    (of_u("rest_client_config: {methods: {OnCalEvent: {restOnError: FAIL}}}"), '2:56: apps.a.rest_client_config.methods.OnCalEvent: neither in the catalogue of methods nor in hook_types; did you mean "OnCallEvent"?'),
+    (of_u("rules: [{methods: OnCalEvent, verdict: allow}]"), '2:34: apps.a.rules[0].methods: neither in the catalogue of methods nor in hook_types; did you mean "OnCallEvent"?'),
+    (of_u("rules: [{methods: [OnCallEvent, 'Zebra*'], verdict: allow}]"), "2:57: apps.a.rules[0].methods[1]: matches no method of the catalogue and of hook_types"),
+    (of_u("shadow: {upstream: v, methods: [OnCal]}"), "2:57: apps.a.shadow.methods[0]: neither in the catalogue of methods nor in hook_types"),
+    (of_u("shadow: {upstream: v, methods: ['x?']}"), "2:57: apps.a.shadow.methods[0]: matches no method of the catalogue and of hook_types"),
+    (BACKEND + "apps: {a: {upstream: u, methods: {OnCalEvent: {}}}}\n", '2:35: apps.a.methods.OnCalEvent: neither in the catalogue of methods nor in hook_types; did you mean "OnCallEvent"?'),
+    (BACKEND + "apps: {a: {upstream: u, methods: {Zebra: {}}}}\n", "2:35: apps.a.methods.Zebra: neither in the catalogue of methods nor in hook_types; if the media server has it, give its type there"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), WARNED)
+def test_a_mistyped_method_is_a_warning(text: str, message: str) -> None:
+    assert [str(warning) for warning in warnings_of(loads(text))] == [f"gateway.yaml:{message}"]
 
 
 @pytest.mark.parametrize(
@@ -32,8 +62,8 @@ def of_a(settings: str) -> str:
         (of_a("methods: {OnCalEvent: {}}"), f'3:35: apps.a.methods.OnCalEvent: {NO_METHOD}; did you mean "OnCallEvent"?'),
         (of_a("methods: {events: {}}"), f'3:35: apps.a.methods.events: {NO_METHOD}; did you mean "event"?'),
         (of_a("methods: {Event: {}}"), f'3:35: apps.a.methods.Event: {NO_METHOD}; did you mean "event"?'),
-        (UPSTREAM + "defaults: {methods: {StreamKeepAliveEvent: {fallback: reject}, 'x?': {}}}\napps: {a: {upstream: u}}\n", f'2:64: defaults.methods."x?": {NO_MATCH}'),
-        (UPSTREAM + "defaults: {methods: {StreamKeepAliveEvent: {fallback: reject}, incomming: {}}}\napps: {a: {upstream: u}}\n", f'2:64: defaults.methods.incomming: {NO_METHOD}; did you mean "incoming"?'),
+        (ONE_UPSTREAM + "defaults: {methods: {StreamKeepAliveEvent: {fallback: reject}, 'x?': {}}}\napps: {a: {upstream: u}}\n", f'2:64: defaults.methods."x?": {NO_MATCH}'),
+        (ONE_UPSTREAM + "defaults: {methods: {StreamKeepAliveEvent: {fallback: reject}, incomming: {}}}\napps: {a: {upstream: u}}\n", f'2:64: defaults.methods.incomming: {NO_METHOD}; did you mean "incoming"?'),
         (of_a("methods: {OnCallEvent: {event_answers: strict}}"), "3:49: apps.a.methods.OnCallEvent.event_answers: does nothing here: it is for methods of type event"),
         (of_a("methods: {incoming: {event_answers: any}}"), "3:46: apps.a.methods.incoming.event_answers: does nothing here: it is for methods of type event"),
         (of_a("methods: {StreamKeepAliveEvent: {event_answers: any}}"), "3:58: apps.a.methods.StreamKeepAliveEvent.event_answers: does nothing here: it is for methods of type event"),
@@ -91,20 +121,6 @@ def test_a_broken_rule_is_reported_once_at_its_place(text: str, message: str) ->
     assert [str(problem) for problem in caught.value.problems] == [f"gateway.yaml:{message}"]
 
 
-# --- streams that a fault of the backend would end ---
-
-
-def warned(app: Any, defaults: Any = None, **more: Any) -> list[tuple[str, str]]:
-    apps = {"a": app} if "a" not in app else app
-    document = {"upstreams": {"u": {"url": "http://h"}}, "apps": apps, **more}
-    if defaults is not None:
-        document["defaults"] = {"upstream": "u", **defaults}
-    return [(it.path, it.message) for it in loads(json.dumps(document)).warnings]
-
-
-EVERY: Final = dict.fromkeys((cause.value for cause in Cause), "allow")
-
-
 @pytest.mark.parametrize(
     ("app", "defaults"),
     [
@@ -121,7 +137,7 @@ EVERY: Final = dict.fromkeys((cause.value for cause in Cause), "allow")
 def test_a_backend_that_fails_would_end_streams_and_nobody_said_so(app: Any, defaults: Any) -> None:
     ((path, message),) = warned(app, defaults)
     assert path == "defaults"
-    assert message.startswith("a backend that fails ends every live stream")
+    assert message.startswith("a failing backend ends every live stream")
     assert "apps: a)" in message
     assert ALL in message
 
@@ -148,14 +164,14 @@ def test_a_setting_that_says_so_is_no_cause_for_a_warning(app: Any, defaults: An
 
 
 def test_half_a_setting_is_told_what_it_lacks() -> None:
-    rest = ": a backend that fails so ends every live stream whose session set FAIL; write allow, or reject if that is meant"
+    rest = ": a backend that fails in this way ends every live stream whose session set FAIL; write allow, or reject if that is intended"
     partly = {"timeout": "allow", "unreachable": "allow", "overload": "reject"}
     assert warned({"methods": {KEEP_ALIVE: {"fallback": "allow"}}}, {}) == [
-        (f"apps.a.methods.{KEEP_ALIVE}.fallback", "says nothing of bad_answer, error_status" + rest)
+        (f"apps.a.methods.{KEEP_ALIVE}.fallback", "has no verdict for bad_answer, error_status" + rest)
     ]
     two: dict[str, Any] = {"a": {}, "b": {}}
     assert warned(two, {"methods": {KEEP_ALIVE: {"fallback": partly}}}) == [
-        (f"defaults.methods.{KEEP_ALIVE}.fallback", "says nothing of bad_answer, error_status" + rest)
+        (f"defaults.methods.{KEEP_ALIVE}.fallback", "has no verdict for bad_answer, error_status" + rest)
     ]
 
 
@@ -165,3 +181,8 @@ def test_of_many_apps_there_is_one_warning_and_none_that_allows_is_named() -> No
     ((path, message),) = warned(apps)
     assert path == "apps"
     assert '(apps: a, "tenant-*", c and 2 more)' in message
+
+
+def test_a_method_named_in_hook_types_is_no_cause_for_a_warning() -> None:
+    loaded = loads(BACKEND + "apps: {a: {upstream: u, methods: {Zebra: {}}}}\nhook_types: {Zebra: event}\n")
+    assert warnings_of(loaded) == []

@@ -1,5 +1,6 @@
+"""TLS sections and the files that they name."""
+
 # ruff: noqa: E501 - a row keeps its message on one line, so that it can be found by searching
-"""TLS in the configuration: paths, versions, and whether the files that are named can be used."""
 
 from __future__ import annotations
 
@@ -11,11 +12,7 @@ import pytest
 
 from gateway.config import ConfigError, Loaded, load, loads
 from gateway.config.sections.tls import MAX_FILE
-
-PEM = Path(__file__).parent / "pem"
-UPSTREAM = "upstreams: {u: {url: http://h}}\n"
-NO_CERTIFICATE = "the file holds no certificate in PEM form"
-NO_KEY = "the file holds no private key in PEM form"
+from tests.config.texts import PEM
 
 
 @pytest.fixture
@@ -34,16 +31,24 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def server(directory: Path, tls: str) -> Loaded:
+def load_server(directory: Path, tls: str) -> Loaded:
     return loads(f"server: {{tls: {{{tls}}}}}\n", str(directory / "gateway.yaml"))
 
 
-def upstream(directory: Path, tls: str) -> Loaded:
+def load_upstream(directory: Path, tls: str) -> Loaded:
     return loads(f"upstreams: {{u: {{url: https://h, tls: {{{tls}}}}}}}\n", str(directory / "gateway.yaml"))
+
+
+NO_CERTIFICATE = "the file holds no certificate in PEM form"
 
 
 def messages(error: ConfigError) -> list[str]:
     return [f"{problem.path}: {problem.message}" for problem in error.problems]
+
+
+NO_KEY = "the file holds no private key in PEM form"
+PATH_FORM = "must be the path of a file: absolute, or from the directory of the configuration"
+SERVER_NAME = "must be a host name such as legacy.example.com, or an IP address"
 
 
 def test_paths_start_at_the_configuration_s_directory_and_are_absolute_when_loaded(
@@ -61,10 +66,10 @@ def test_paths_start_at_the_configuration_s_directory_and_are_absolute_when_load
 
 
 def test_the_server_s_tls_in_full_and_its_defaults(directory: Path) -> None:
-    tls = server(directory, "certificate: certificate.pem, key: key.pem").config.server.tls
+    tls = load_server(directory, "certificate: certificate.pem, key: key.pem").config.server.tls
     assert tls is not None
     assert (tls.client_ca, tls.minimum_version) == (None, "1.2")
-    tls = server(
+    tls = load_server(
         directory, "certificate: both.pem, key: both.pem, client_ca: certificate.pem, minimum_version: '1.3'"
     ).config.server.tls
     assert tls is not None
@@ -72,10 +77,10 @@ def test_the_server_s_tls_in_full_and_its_defaults(directory: Path) -> None:
 
 
 def test_an_upstream_s_tls_in_full_and_its_defaults(directory: Path) -> None:
-    tls = upstream(directory, "").config.upstreams["u"].tls
+    tls = load_upstream(directory, "").config.upstreams["u"].tls
     assert tls is not None
     assert (tls.ca, tls.certificate, tls.key, tls.minimum_version, tls.server_name) == (None, None, None, "1.2", None)
-    tls = upstream(
+    tls = load_upstream(
         directory,
         "ca: certificate.pem, certificate: certificate.pem, key: key.pem, minimum_version: '1.0', server_name: legacy",
     ).config.upstreams["u"].tls  # fmt: skip
@@ -87,7 +92,7 @@ def test_an_upstream_s_tls_in_full_and_its_defaults(directory: Path) -> None:
 @pytest.mark.parametrize("version", ["1.0", "1.1", "1.2", "1.3"])
 def test_a_version_means_the_same_with_quotes_and_without(directory: Path, version: str) -> None:
     for written in (version, f"'{version}'"):
-        tls = upstream(directory, f"minimum_version: {written}").config.upstreams["u"].tls
+        tls = load_upstream(directory, f"minimum_version: {written}").config.upstreams["u"].tls
         assert tls is not None
         assert tls.minimum_version == version
 
@@ -128,14 +133,14 @@ def test_a_file_that_cannot_be_used_is_told_with_where_relative_paths_start(
     directory: Path, tls: str, found: list[str]
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        server(directory, tls)
+        load_server(directory, tls)
     start = f'(relative paths start at "{directory}")'
     assert sorted(messages(caught.value)) == [f"server.tls.{message} {start}" for message in found]
 
 
 def test_an_absolute_path_is_told_without_where_relative_ones_start(directory: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        upstream(directory, "ca: /no/such/file")
+        load_upstream(directory, "ca: /no/such/file")
     assert messages(caught.value) == ["upstreams.u.tls.ca: the file cannot be read: no such file or directory"]
 
 
@@ -143,7 +148,7 @@ def test_an_absolute_path_is_told_without_where_relative_ones_start(directory: P
 def test_a_file_that_may_not_be_read_is_a_problem(directory: Path) -> None:
     (directory / "key.pem").chmod(0)
     with pytest.raises(ConfigError, match=r"server\.tls\.key: the file cannot be read: permission denied"):
-        server(directory, "certificate: certificate.pem, key: key.pem")
+        load_server(directory, "certificate: certificate.pem, key: key.pem")
 
 
 @pytest.mark.parametrize(
@@ -156,8 +161,8 @@ def test_a_file_that_may_not_be_read_is_a_problem(directory: Path) -> None:
         ("certificate: certificate.pem, key: noise.pem", f"key: {NO_KEY}"),
         (
             "certificate: certificate.pem, key: encrypted-key.pem",
-            "key: the key is encrypted, and nobody is there to type its password: store it decrypted, readable by "
-            "the gateway's user alone",
+            "key: the key is encrypted, and the gateway cannot ask for its password: store it decrypted, readable by "
+            "the gateway's user only",
         ),
         (
             "certificate: weak-certificate.pem, key: weak-key.pem",
@@ -169,24 +174,24 @@ def test_a_certificate_and_a_key_that_do_not_fit_are_a_problem_on_both_sides(
     directory: Path, pair: str, message: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        server(directory, pair)
+        load_server(directory, pair)
     assert messages(caught.value) == [f"server.tls.{message}"]
     with pytest.raises(ConfigError) as caught:
-        upstream(directory, pair)
+        load_upstream(directory, pair)
     assert messages(caught.value) == [f"upstreams.u.tls.{message}"]
 
 
 def test_a_weak_certificate_goes_with_an_old_minimum_version(directory: Path) -> None:
-    upstream(directory, "certificate: weak-certificate.pem, key: weak-key.pem, minimum_version: 1.0")
+    load_upstream(directory, "certificate: weak-certificate.pem, key: weak-key.pem, minimum_version: 1.0")
 
 
 def test_a_reference_in_a_path_is_resolved(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_TEST_DIRECTORY", str(directory))
-    tls = upstream(directory, "ca: '${env:GATEWAY_TEST_DIRECTORY}/certificate.pem'").config.upstreams["u"].tls
+    tls = load_upstream(directory, "ca: '${env:GATEWAY_TEST_DIRECTORY}/certificate.pem'").config.upstreams["u"].tls
     assert tls is not None
     assert tls.ca == f"{directory}/certificate.pem"
     with pytest.raises(ConfigError) as caught:
-        upstream(directory, "ca: '${env:NO_SUCH_VARIABLE}/certificate.pem'")
+        load_upstream(directory, "ca: '${env:NO_SUCH_VARIABLE}/certificate.pem'")
     assert messages(caught.value) == ["upstreams.u.tls.ca: the environment variable NO_SUCH_VARIABLE is not set"]
 
 
@@ -194,12 +199,8 @@ def test_looking_at_files_leaves_none_open(directory: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for name in ("certificate.pem", "noise.pem", "pipe.pem", "large.pem", "none.pem"):
         with pytest.raises(ConfigError):
-            server(directory, f"certificate: {name}, key: other-key.pem, client_ca: {name}")
+            load_server(directory, f"certificate: {name}, key: other-key.pem, client_ca: {name}")
     assert len(list(Path("/proc/self/fd").iterdir())) == before
-
-
-PATH = "must be the path of a file: absolute, or from the directory of the configuration"
-SERVER_NAME = "must be a host name such as legacy.example.com, or an IP address"
 
 
 @pytest.mark.parametrize(
@@ -207,10 +208,10 @@ SERVER_NAME = "must be a host name such as legacy.example.com, or an IP address"
     [
         ("server: {tls: on}\n", '1:10: server.tls: must be a mapping, not "on"'),
         ("server: {tls: }\n", "1:10: server.tls: must be a mapping, not empty"),
-        ("upstreams: {u: {url: https://h, tls: {ca: }}}\n", f"1:39: upstreams.u.tls.ca: {PATH}"),
-        ("upstreams: {u: {url: https://h, tls: {ca: [a.pem]}}}\n", f"1:39: upstreams.u.tls.ca: {PATH}"),
-        ('upstreams: {u: {url: https://h, tls: {ca: "a\\nb"}}}\n', f"1:39: upstreams.u.tls.ca: {PATH}"),
-        ("upstreams: {u: {url: https://h, tls: {ca: " + "a/" * 2048 + "}}}\n", f"1:39: upstreams.u.tls.ca: {PATH}"),
+        ("upstreams: {u: {url: https://h, tls: {ca: }}}\n", f"1:39: upstreams.u.tls.ca: {PATH_FORM}"),
+        ("upstreams: {u: {url: https://h, tls: {ca: [a.pem]}}}\n", f"1:39: upstreams.u.tls.ca: {PATH_FORM}"),
+        ('upstreams: {u: {url: https://h, tls: {ca: "a\\nb"}}}\n', f"1:39: upstreams.u.tls.ca: {PATH_FORM}"),
+        ("upstreams: {u: {url: https://h, tls: {ca: " + "a/" * 2048 + "}}}\n", f"1:39: upstreams.u.tls.ca: {PATH_FORM}"),
         ("upstreams: {u: {url: https://h, tls: {verify: false}}}\n", "1:39: upstreams.u.tls.verify: unknown key"),
         ("upstreams: {u: {url: https://h, tls: {minimum_version: 1}}}\n", "1:39: upstreams.u.tls.minimum_version: must be 1.0, 1.1, 1.2 or 1.3, not 1"),
         ("upstreams: {u: {url: https://h, tls: {minimum_version: 1.25}}}\n", "1:39: upstreams.u.tls.minimum_version: must be 1.0, 1.1, 1.2 or 1.3, not 1.25"),
@@ -233,18 +234,18 @@ def test_a_broken_rule_is_reported_once_at_its_place(text: str, message: str) ->
 def test_an_upstream_s_certificate_and_key_stand_together(directory: Path) -> None:
     for written, missing in (("certificate", "key"), ("key", "certificate")):
         with pytest.raises(ConfigError) as caught:
-            upstream(directory, f"{written}: {written}.pem")
+            load_upstream(directory, f"{written}: {written}.pem")
         assert messages(caught.value) == [f"upstreams.u.tls.{written}: needs {missing} too: write both, or neither"]
 
 
 def test_the_server_s_version_is_1_2_at_least(directory: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        server(directory, "certificate: certificate.pem, key: key.pem, minimum_version: 1.1")
+        load_server(directory, "certificate: certificate.pem, key: key.pem, minimum_version: 1.1")
     assert messages(caught.value) == ["server.tls.minimum_version: must be 1.2 or 1.3, not 1.1"]
 
 
 def test_the_server_needs_both_certificate_and_key(directory: Path) -> None:
     for written, missing in (("certificate: certificate.pem", "key"), ("key: key.pem", "certificate")):
         with pytest.raises(ConfigError) as caught:
-            server(directory, written)
+            load_server(directory, written)
         assert messages(caught.value) == [f"server.tls.{missing}: is required"]

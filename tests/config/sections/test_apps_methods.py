@@ -1,4 +1,4 @@
-"""Settings by method: exact name, glob and type, in apps and in defaults; and where each value comes from."""
+"""Settings by method: which key counts for a hook."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config import Config, loads
@@ -18,8 +18,6 @@ from gateway.policy.method_keys import MethodKeys
 from gateway.policy.repair import ResponseCheck
 from gateway.policy.retry import Retry
 from gateway.proxy.routes import Table
-
-ALL: Final = Fallback(frozenset(Cause))
 
 
 def config_of(
@@ -54,6 +52,35 @@ LAYERED: Final = config_of(
             "direct": {"timeout": "8s", "retry": {"attempts": 4}},
         },
     },
+)
+ALL: Final = Fallback(frozenset(Cause))
+KEYS = st.sampled_from(
+    [
+        "OnCallEvent",
+        "connect",
+        "CallStatusEvent",
+        "*",
+        "On*",
+        "*Event",
+        "*StatusEvent",
+        "x*",
+        "event",
+        "direct",
+        "incoming",
+        "Own",
+    ]
+)
+LEVEL = st.dictionaries(
+    KEYS,
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "timeout": st.sampled_from(["1s", "2s", "4s"]),
+            "dedupe": st.sampled_from(["off", "5s"]),
+            "event_answers": st.sampled_from(["any", "strict"]),
+        },
+    ),
+    max_size=5,
 )
 
 
@@ -135,109 +162,6 @@ def test_events_are_delivered_by_any_2xx_unless_somebody_says_strict() -> None:
     assert found == [EventAnswers.ANY, EventAnswers.STRICT, EventAnswers.STRICT]
 
 
-def test_a_shadow_of_a_key_is_that_of_all_its_methods() -> None:
-    config = config_of(
-        {"methods": {"*StatusEvent": {"shadow": {"upstream": "v"}}, "incoming": {"shadow": {"upstream": "v"}}}}
-    )
-    table = Table(config)
-    found = {
-        method
-        for method in [*CATALOGUE, "NewStatusEvent", "NewEvent"]
-        if (hit := table.find("a", method)) is not None
-        and (shadow := hit[1].shadow) is not None
-        and shadow.covers(method)
-    }
-    wanted = {name for name, kind in CATALOGUE.items() if name.endswith("StatusEvent") or kind is MethodType.INCOMING}
-    assert found == {*wanted, "NewStatusEvent"}
-
-
-def test_a_shadow_may_name_types() -> None:
-    table = Table(config_of({"shadow": {"upstream": "v", "methods": ["event", "call"]}}))
-    for method in (*CATALOGUE, "NewEvent", "newMethod"):
-        found = table.find("a", method)
-        assert found is not None
-        assert found[1].shadow is not None
-        assert found[1].shadow.covers(method) is (method == "call" or method_type(method) is MethodType.EVENT)
-
-
-# --- what connect's answers are to set ---
-
-
-def wanted(methods: Mapping[str, Any], **more: Any) -> Mapping[str, Mapping[str, str]]:
-    return (
-        config_of({"rest_client_config": {"mode": "enforce", "methods": methods}}, **more)
-        .settings("a", None)
-        .client_config.methods
-    )
-
-
-def test_types_and_globs_are_written_out_for_connect_s_answer() -> None:
-    fail = {"restOnError": "FAIL"}
-    incoming = [name for name, kind in CATALOGUE.items() if kind is MethodType.INCOMING]
-    assert wanted({"incoming": fail}) == dict.fromkeys(incoming, fail)
-    direct = {name for name, kind in CATALOGUE.items() if kind is MethodType.DIRECT}
-    assert wanted({"direct": fail}).keys() == direct - {"playHLS"}
-    assert wanted({"*": fail}).keys() == {*incoming, *direct} - {"playHLS"}
-    assert wanted({"incoming": fail}, hook_types={"newCall": "incoming"}).keys() == {*incoming, "newCall"}
-    assert wanted({"Zebra": fail}) == {"Zebra": fail}
-
-
-def test_of_each_field_the_most_specific_key_s_value_is_wanted() -> None:
-    found = wanted(
-        {
-            "incoming": {"restOnError": "FAIL", "restPolicy": "NOTIFY"},
-            "On*": {"restPolicy": "OVERWRITE", "restOverwrite": "a"},
-            "OnCallEvent": {"restOverwrite": "callee"},
-            "event": {"restPolicy": "OVERWRITE"},
-            "Zebra": {"restExclude": "sdp"},
-        }
-    )
-    assert found["OnCallEvent"] == {"restOnError": "FAIL", "restPolicy": "OVERWRITE", "restOverwrite": "callee"}
-    assert found["OnMessageEvent"] == {"restOnError": "FAIL", "restPolicy": "OVERWRITE", "restOverwrite": "a"}
-    assert found["OnDataEvent"] == {"restPolicy": "OVERWRITE", "restOverwrite": "a"}
-    assert found["CallStatusEvent"] == {"restPolicy": "OVERWRITE"}
-    assert found["Zebra"] == {"restExclude": "sdp"}
-    assert "call" not in found
-
-
-def test_what_names_methods_only_stays_as_it_is_written() -> None:
-    fields = {"connect": {"restOnError": "FAIL"}, "CallStatusEvent": {"restOnError": "FAIL"}}
-    assert wanted({"CallStatusEvent": fields["CallStatusEvent"]}) == {"CallStatusEvent": fields["CallStatusEvent"]}
-
-
-# --- routes ---
-
-KEYS = st.sampled_from(
-    [
-        "OnCallEvent",
-        "connect",
-        "CallStatusEvent",
-        "*",
-        "On*",
-        "*Event",
-        "*StatusEvent",
-        "x*",
-        "event",
-        "direct",
-        "incoming",
-        "Own",
-    ]
-)
-LEVEL = st.dictionaries(
-    KEYS,
-    st.fixed_dictionaries(
-        {},
-        optional={
-            "timeout": st.sampled_from(["1s", "2s", "4s"]),
-            "dedupe": st.sampled_from(["off", "5s"]),
-            "event_answers": st.sampled_from(["any", "strict"]),
-        },
-    ),
-    max_size=5,
-)
-
-
-@settings(deadline=None, max_examples=60)
 @given(
     LEVEL,
     LEVEL,

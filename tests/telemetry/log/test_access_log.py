@@ -30,9 +30,9 @@ from gateway.model.verdicts import (
     static_ruling,
 )
 from gateway.proxy.refusals import problem, unknown_app_answer
-from gateway.telemetry.log import PIPE_ATOMIC, AccessLog
+from gateway.telemetry.access_log import AccessLog
+from gateway.telemetry.log import PIPE_ATOMIC
 from tests.telemetry.log.lines import (
-    CHECKED,
     HOSTILE,
     NAUGHTY,
     NUMBER_FIELDS,
@@ -186,7 +186,6 @@ VALUES = st.one_of(
 )
 
 
-@CHECKED
 @given(
     hook=st.fixed_dictionaries({}, optional=dict.fromkeys((*TEXT_FIELDS, *NUMBER_FIELDS), VALUES)),
     ascii_only=st.booleans(),
@@ -297,7 +296,6 @@ async def test_hostile_strings_make_one_printable_console_line_each(sink: Sink) 
     assert max(map(len, written)) < 16 * 1024
 
 
-@CHECKED
 @given(st.text(st.characters(exclude_categories=[])))
 def test_printable_text_is_printable_and_stays_as_it_is_where_it_was_so(text: str) -> None:
     shown = printable(text)
@@ -305,7 +303,6 @@ def test_printable_text_is_printable_and_stays_as_it_is_where_it_was_so(text: st
     assert (shown == text) is text.isprintable()
 
 
-@CHECKED
 @given(st.text(max_size=1000), st.integers(1, 600))
 def test_bounded_text_is_cut_at_its_limit_and_says_so(text: str, limit: int) -> None:
     cut = shorten(text, limit)
@@ -314,7 +311,6 @@ def test_bounded_text_is_cut_at_its_limit_and_says_so(text: str, limit: int) -> 
     assert len(shorten("x" * 10_000)) == MAX_TEXT
 
 
-@CHECKED
 @given(st.floats(0, 4e9))
 def test_a_timestamp_reads_back_as_the_same_millisecond(seconds: float) -> None:
     shown = timestamp(seconds)

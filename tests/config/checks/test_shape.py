@@ -1,11 +1,9 @@
-"""References to secrets are expanded for use; neither they nor literal secrets are ever shown."""
+"""Secrets are masked where the file is shown, and appear in no message."""
 
 from __future__ import annotations
 
-import gc
 import logging
 import traceback
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,15 +11,9 @@ from hypothesis import strategies as st
 
 from gateway.config import ConfigError, Loaded, loads
 
-SECRET = "hunter2-S3CRET"
 
-
-def upstream(body: str) -> Loaded:
+def load_headers(body: str) -> Loaded:
     return loads(f"upstreams:\n  u: {{url: http://h, {body}}}\napps: {{a: {{upstream: u}}}}\n")
-
-
-def header(value: str) -> str:
-    return upstream(f"headers: {{X-A: {value}}}").config.upstreams["u"].headers["X-A"].get_secret_value()
 
 
 @pytest.fixture(autouse=True)
@@ -30,68 +22,11 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_TEST_EMPTY", "")
 
 
-@pytest.mark.parametrize(
-    ("written", "meant"),
-    [
-        ("${env:GATEWAY_TEST_SECRET}", SECRET),
-        ("Bearer ${env:GATEWAY_TEST_SECRET}", f"Bearer {SECRET}"),
-        ("'${env:GATEWAY_TEST_SECRET}-${env:GATEWAY_TEST_SECRET}'", f"{SECRET}-{SECRET}"),
-        ("a${env:GATEWAY_TEST_EMPTY}b", "ab"),
-        ("$${env:GATEWAY_TEST_SECRET}", "${env:GATEWAY_TEST_SECRET}"),
-        ("'$$${env:GATEWAY_TEST_SECRET}'", "$${env:GATEWAY_TEST_SECRET}"),
-        ("a$b", "a$b"),
-        ("'$$'", "$$"),
-    ],
-)
-def test_references_are_expanded_anywhere_in_a_value(written: str, meant: str) -> None:
-    assert header(f'"{written}"' if "'" not in written else written) == meant
-
-
-@pytest.mark.parametrize(("content", "value"), [("pw", "pw"), ("pw\n", "pw"), ("pw\r\n", "pw"), ("", "")])
-def test_a_file_loses_one_trailing_line_end(tmp_path: Path, content: str, value: str) -> None:
-    (tmp_path / "secret").write_bytes(content.encode())
-    assert header(f'"${{file:{tmp_path}/secret}}"') == value
-
-
-def test_a_second_line_end_is_kept_and_refused_as_a_header(tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text(SECRET + "\n\n")
-    with pytest.raises(ConfigError, match="must be one line of printable ASCII characters"):
-        header(f'"${{file:{tmp_path}/secret}}"')
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [(b"x" * 65537, "it is larger than 64 KiB"), (b"\xff", "it is not UTF-8 (byte 0)"), (None, "it is a directory")],
-)
-def test_a_file_that_cannot_be_taken_is_a_problem(tmp_path: Path, content: bytes | None, reason: str) -> None:
-    path = tmp_path / "secret"
-    path.mkdir() if content is None else path.write_bytes(content)
-    with pytest.raises(ConfigError) as caught:
-        header(f'"${{file:{path}}}"')
-    (problem,) = caught.value.problems
-    assert problem.path == "upstreams.u.headers.X-A"
-    assert problem.message.endswith(f"cannot be read: {reason}")
-
-
-def test_a_small_text_cannot_expand_without_bound(tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text("x" * 65536)
-    with pytest.raises(ConfigError, match="the references of this file bring in more than 16 MiB"):
-        header('"' + f"${{file:{tmp_path}/secret}}" * 300 + '"')
-
-
-def test_an_unresolved_reference_is_one_problem_and_not_two() -> None:
-    with pytest.raises(ConfigError) as caught:
-        loads("apps: {a: {upstream: '${env:NO_SUCH}', timeout: '${env:NO_SUCH}'}}\n")
-    assert len(caught.value.problems) == 2
-
-
-def test_keys_are_not_expanded() -> None:
-    loaded = loads("apps: {'${env:GATEWAY_TEST_SECRET}': {static: allow}}\n")
-    assert list(loaded.config.apps) == ["${env:GATEWAY_TEST_SECRET}"]
+SECRET = "hunter2-S3CRET"
 
 
 def test_what_is_shown_is_the_file_with_references_kept_and_literal_secrets_masked() -> None:
-    loaded = upstream(
+    loaded = load_headers(
         "credentials: {username: wcs, password: hunter2-S3CRET}, headers: {A: '${env:GATEWAY_TEST_SECRET}', "
         "B: 'Bearer ${env:GATEWAY_TEST_SECRET}', C: hunter2-S3CRET, D: 'x$${y'}, max_connections: 5, keepalive: off"
     )
@@ -214,17 +149,7 @@ def test_no_problem_names_a_secret(text: str) -> None:
 @given(st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=8, max_size=30))
 def test_a_literal_password_is_shown_nowhere(password: str) -> None:
     password = f"pw{password}"
-    loaded = upstream(f"credentials: {{username: w, password: {password}}}, headers: {{A: {password}}}")
+    loaded = load_headers(f"credentials: {{username: w, password: {password}}}, headers: {{A: {password}}}")
     assert password not in repr(loaded)
     assert loaded.config.upstreams["u"].credentials is not None
     assert loaded.config.upstreams["u"].credentials.password.get_secret_value() == password
-
-
-def test_a_failed_load_leaves_no_open_file(tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text("x" * 70_000)
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    for name in ("secret", ".", "none"):
-        with pytest.raises(ConfigError):
-            header(f'"${{file:{tmp_path}/{name}}}"')
-    gc.collect()
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
