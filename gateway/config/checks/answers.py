@@ -1,6 +1,6 @@
-"""What the file sets for answers without effect, or to the gateway's own harm: fallback, failover, restExclude.
+"""Settings that have no effect on answers, or harm the gateway itself: fallback, failover, restExclude.
 
-As in ``checks``, it is the file's plain data that is looked at, and values of the wrong type are passed over.
+The checks run on the file's plain data, and skip values of the wrong type.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _NOT_A_NUMBER: Final = "must be text, in quotes: a number loses its + and its le
 _RECEIPT: Final = "changes nothing: the media server takes no field from the answer to an event"
 _NO_FAILOVER: Final = "has no effect: no failover names an upstream"
 _NO_TIMEOUT: Final = "has no effect: failover_on has no timeout"
-_NEEDED: Final = "the gateway needs {}: without it, it cannot tell whose the hook is"
-_READ: Final = "rules read {}: those of this method would never be met"
+_NEEDED: Final = "the gateway needs {}: without it, it cannot tell which session the hook belongs to"
+_READ: Final = "rules read {}: with this, they never match hooks of this method"
 
 
 class AnswerChecks:
-    """Checks one level after another. What it finds goes to *problem* and *warn*."""
+    """Checks one level after another. Findings go to *problem* and *warn*."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class AnswerChecks:
         self._methods = methods
 
     def check_defaults(self) -> None:
-        """The defaults; what they say of failover may be for apps that have one."""
+        """The defaults; their failover settings may be for apps that have a failover."""
         for place, level in _levels(("defaults",), self._defaults):
             self._fallback(place, level)
         self._excluded(("defaults",), self._defaults, mappings(self._defaults.get("rules")))
@@ -69,11 +69,11 @@ class AnswerChecks:
                 self._warn(place, _RECEIPT)
 
     def _is_event(self, key: str) -> bool:
-        """Whether a key stands for events alone."""
+        """Whether a key matches only events."""
         return self._methods.kinds(key) == {MethodType.EVENT}
 
     def _can_meet(self, rule: dict[str, Any], key: str) -> bool:
-        """Whether a hook of a method that the key stands for can meet the rule."""
+        """Whether a hook of a method that the key matches can match the rule."""
         kinds = self._methods.kinds(key)
         if not (names := _texts(rule.get("methods", []))):
             return "verdict" not in rule or kinds != {MethodType.EVENT}

@@ -1,6 +1,6 @@
-"""What the settings of one app must not say together: its upstreams, rules, shadows, and what makes refusals count.
+"""Settings of one app that contradict each other: its upstreams, rules, shadows, and what makes rejections count.
 
-As in ``checks``, it is the file's plain data that is looked at, and values of the wrong type are passed over.
+The checks run on the file's plain data, and skip values of the wrong type.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _HLS: Final = "does nothing here: the media server stops a rejected playHLS in a
 
 
 class AppChecks:
-    """Checks one level after another: the defaults, then each app. What it finds goes to *problem* and *warn*."""
+    """Checks one level after another: the defaults, then each app. Findings go to *problem* and *warn*."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class AppChecks:
         methods: MethodChecks,
         upstreams: Mapping[str, Any] | None,
     ) -> None:
-        """*upstreams* is None where they cannot be told."""
+        """*upstreams* is None if they are not known."""
         self._problem = problem
         self._warn = warn
         self._suggester = suggester
@@ -48,7 +48,7 @@ class AppChecks:
         self._upstreams = upstreams
 
     def check_level(self, path: Path, level: dict[str, Any]) -> None:
-        """What may stand in the defaults and in an app alike."""
+        """Settings that the defaults and an app can both have."""
         if "upstream" in level:
             self._choice((*path, "upstream"), level["upstream"])
         if "failover" in level:
@@ -61,7 +61,7 @@ class AppChecks:
     def check_app(self, path: Path, app: dict[str, Any]) -> None:
         """An app, with its methods."""
         self.check_level(path, app)
-        # A static app's are never asked, but they are built like any other's.
+        # Those of a static app are never used, but they are built.
         chosen = None if "static" in app else app.get("upstream", self._defaults.get("upstream"))
         if "shadow" in app:
             self._shadow((*path, "shadow"), app["shadow"], chosen)
@@ -139,7 +139,7 @@ class AppChecks:
             self._known((*path, index, "methods"), rule.get("methods"), verdict="verdict" in rule)
 
     def _known(self, path: Path, methods: object, *, verdict: bool = False) -> None:
-        """Names and globs that stand for no method are probably mistyped."""
+        """Names and globs that match no method are probably mistyped."""
         for place, name in islice(texts(path, methods), MAX_METHODS):
             self._methods.check_item(place, name)
             if verdict:
@@ -156,7 +156,7 @@ class AppChecks:
             self._problem((*path, "upstream"), "is the upstream that decides: a shadow's candidate is another one")
         self._known((*path, "methods"), shadow.get("methods"))
 
-    # --- refusals that count ---
+    # --- rejections that count ---
 
     def _client_config(self, path: Path, methods: object) -> None:
         for method, fields in methods.items() if isinstance(methods, dict) else ():
@@ -170,7 +170,7 @@ class AppChecks:
                 self._warn((*place, _COUNT), why)
 
     def _why_useless(self, method: str) -> str:
-        """Why restOnError does nothing for a key; empty where it does something."""
+        """Why restOnError has no effect for a key; empty if it has one."""
         if method == PLAY_HLS:
             return _HLS
         kinds = self._methods.kinds(method)

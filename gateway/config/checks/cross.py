@@ -1,7 +1,7 @@
-"""What no single value can show: references between sections, budgets, addresses, names that look mistyped.
+"""Checks across sections: references between sections, budgets, addresses, names that look mistyped.
 
-The checks run on the file's plain data rather than on the model, so that they also speak where some other part is
-wrong. Whatever has the wrong type here has been reported by the model, and is passed over.
+The checks run on the file's plain data rather than on the model, so that they also work if some other part is wrong.
+The model has reported values of the wrong type, and they are skipped here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gateway.model.hooks import CATALOGUE, MethodType
 from gateway.policy.retry import Retry, RetryOn
 
 _JAVA_KEEPALIVE: Final = 5.0
-"""Seconds after which Java's HTTP client drops an idle connection of its own accord."""
+"""Seconds after which Java's HTTP client closes an idle connection by itself."""
 AnyAddress = TypeVar("AnyAddress", Address, Address | UnixAddress)
 _DEFAULTS: Final = Config()
 _HEALTH: Final = Health()

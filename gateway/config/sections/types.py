@@ -231,7 +231,7 @@ def number(low: float, high: float) -> Value:
 def _read_fraction(value: object) -> float:
     share: float = -1.0
     if isinstance(value, int | float) and not isinstance(value, bool):
-        share = value  # as it is: no float is as large as a whole number can be
+        share = value  # unchanged: a whole number can be too large for a float
     elif isinstance(value, str) and _is_percent(value):
         share = float(value[:-1]) / 100
     if not 0 < share <= 1:
@@ -286,10 +286,10 @@ def one_of(*members: StrEnum) -> Value:
 
 @dataclass(frozen=True)
 class ReadAs:
-    """Annotates a value type that the file writes as a mapping: *model* reads the keys, *into* takes them all.
+    """Annotates a value type that the file writes as a mapping: *model* reads the keys, *into* gets them all.
 
-    With *off*, ``off`` stands for None; annotating ``X | None`` without it, None means *left out*. *words* are others
-    that may be written in place of a mapping, each with what it stands for.
+    With *off*, ``off`` means None; annotating ``X | None`` without it, None means *left out*. *words* are others
+    that may be written in place of a mapping, each with its value.
     """
 
     model: type[BaseModel]
@@ -318,7 +318,7 @@ class ReadAs:
         return core_schema.no_info_wrap_validator_function(
             read,
             handler.generate_schema(self.model),
-            serialization=core_schema.plain_serializer_function_ser_schema(self._written),
+            serialization=core_schema.plain_serializer_function_ser_schema(self._as_json),
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
@@ -329,16 +329,16 @@ class ReadAs:
     def _all_words(self) -> list[str]:
         return [*(word for word, _ in self.words), *(["off"] if self.off else [])]
 
-    def _written(self, value: Any) -> Any:
+    def _as_json(self, value: Any) -> Any:
         if value is None:
             return None
-        # Its own keys only: what else the value carries was not written by anybody (the key of a record's pseudonyms).
+        # Its own keys only: other fields are not from the file (the key of a recording's pseudonyms).
         return {name: part for name, part in value._asdict().items() if name in self.model.model_fields}
 
 
 @dataclass(frozen=True)
 class ListLength:
-    """Annotates ``tuple[X, ...]``: a list of so many items; *items* is their name in the plural."""
+    """Annotates ``tuple[X, ...]``: a list with *low* to *high* items; *items* is their name in the plural."""
 
     low: int
     high: int
@@ -361,7 +361,7 @@ class ListLength:
 
 @dataclass(frozen=True)
 class OneOrMany:
-    """Annotates ``tuple[X, ...]`` or ``tuple[X, ...] | None``: a list, or one item that stands for a list of one."""
+    """Annotates ``tuple[X, ...]`` or ``tuple[X, ...] | None``: a list, or one item that means a list of one."""
 
     low: int
     high: int
