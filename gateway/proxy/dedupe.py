@@ -3,8 +3,8 @@
 The media server repeats a send that failed, and Java's client one whose connection was closed. A repeat whose original
 is still in flight joins it; a later one gets the same verdict, for as long as that is kept.
 
-A hook is known by the hash of its method and its whole body, which holds the appKey: SipHash with a key that every
-process draws anew (PEP 456), or that the workers of one gateway have in common, 64 bits of it. Among the most that are
+A hook is known by the hash of its method and its whole body, which holds the appKey: 64 bits of SipHash, with a random
+key of each process (PEP 456) or one that the workers of a gateway share. Among as many as are
 kept, two hooks collide once in 10^15 hooks, and no caller can provoke it. So no body is kept, not even in an answer
 that echoes the hook, which is the usual *allow*. A caller that finds nothing begins a flight, in the same step of the
 event loop::

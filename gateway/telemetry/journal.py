@@ -381,29 +381,29 @@ class Journal:
             held += [each for each in self._differing.held if (each.request_id, each.time) not in known]
         return sorted(held, key=lambda decision: -decision.time)
 
-    async def search(self, wanted: DecisionFilter, teller: DecisionFormatter) -> SearchResult:
+    async def search(self, wanted: DecisionFilter, formatter: DecisionFormatter) -> SearchResult:
         """The decisions that match; hooks are handled meanwhile."""
         held = self.newest()
         calls: list[DecisionView] = []
         matched = 0
         for number, decision in enumerate(held, 1):
             shadow = self._shadows.find(decision.request_id)
-            if teller.matches(decision, wanted, shadow):
+            if formatter.matches(decision, wanted, shadow):
                 matched += 1
                 if matched <= wanted.limit:
-                    calls.append(teller.format(decision, shadow))
+                    calls.append(formatter.format(decision, shadow))
             if not number % _BATCH:
                 await asyncio.sleep(0)
         return SearchResult(calls, matched, len(held), timestamp(held[-1].time) if held else None)
 
-    def updates(self, cursor: Cursor, most: int, teller: DecisionFormatter) -> JournalUpdate:
+    def updates(self, cursor: Cursor, most: int, formatter: DecisionFormatter) -> JournalUpdate:
         """What was recorded since *cursor*, at most *most* decisions: the newest, failures first."""
         failures = list(islice(self._failures.since(cursor[1]), most))
         successes = list(islice(self._successes.since(cursor[0]), most - len(failures)))
         now = (self._successes.recorded, self._failures.recorded)
         new = max(0, now[0] - cursor[0]) + max(0, now[1] - cursor[1])
-        told = sorted([*failures, *successes], key=lambda decision: decision.time + decision.duration)
-        return JournalUpdate(now, [teller.format(decision) for decision in told], new - len(told))
+        chosen = sorted([*failures, *successes], key=lambda decision: decision.time + decision.duration)
+        return JournalUpdate(now, [formatter.format(decision) for decision in chosen], new - len(chosen))
 
     def _make_room(self) -> None:
         """Drop the oldest, successes first."""

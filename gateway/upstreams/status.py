@@ -15,7 +15,7 @@ from gateway.policy.breaker import State
 from gateway.upstreams.target import Target
 
 MAX_APPS: Final = 20
-"""Apps listed of those for which a target is ejected."""
+"""Apps that a report lists, for which a target is ejected."""
 _EJECTED_BY_OPERATOR: Final = "ejected by an operator"
 
 

@@ -204,7 +204,7 @@ class Target:
             logger.warning("%s: target %s is ejected: %s", *named, detail, extra=self._fields("target_ejected"))
         else:
             fields = self._fields("target_closed", app)
-            logger.warning("%s: target %s is closed to app %s: %s", *named, app, detail, extra=fields)
+            logger.warning("%s: target %s is ejected for app %s: %s", *named, app, detail, extra=fields)
 
     def _report_back(self, now: float, apps: Iterable[str | None]) -> None:
         """Log for which of these apps it is restored after a logged ejection; None: for every app."""
@@ -219,7 +219,7 @@ class Target:
             whose = "" if app is None else f" for app {app}"
             extra = self._fields("target_back", app)
             logger.warning(
-                "%s: target %s is back%s, after %.1f s", self._upstream, self.name, whose, seconds, extra=extra
+                "%s: target %s is restored%s, after %.1f s", self._upstream, self.name, whose, seconds, extra=extra
             )
 
     def _fields(self, event: str, app: str | None = None) -> dict[str, dict[str, str]]:

@@ -151,7 +151,7 @@ class Upstream:
         return f"<Upstream {self.name} {[member.target for member in self._members]}>"
 
     async def ask(self, outgoing: Outgoing, deadline: float, retry: Retry) -> Outcome:
-        """Send the hook to a target, with retries, and judge the answer. *deadline*: loop time. Backends never make it raise."""
+        """Send the hook to a target, with retries, and judge the answer; *deadline* is loop time. Never raises."""
         began = time.perf_counter()
         result: Ruling | Failure = _ALL_EJECTED
         target: Target | None = None
