@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from gateway.model.text import shorten
+from gateway.model.units import SECONDS
 from gateway.model.verdicts import Reason, Source, Verdict
 from gateway.policy.comparison import Finding
 from gateway.telemetry.journal import MAX_LIMIT, DecisionFilter
@@ -22,7 +23,6 @@ _FLAGS: Final = ("failures", "ineffective", "repaired")
 _NAMES: Final = (*_TEXTS, *_FLAGS, "since", "until", "limit")
 _WORDS: Final = {"verdict": Verdict, "source": Source, "reason": Reason, "shadow": (DIFFERS, *Finding)}
 _MAX_TEXT: Final = 512
-_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _is_duration = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)").fullmatch
 _is_number = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,9})?").fullmatch
 _MILLISECOND: Final = 0.001
@@ -61,7 +61,7 @@ def wanted(parameters: Iterable[tuple[str, str]], now: float) -> DecisionFilter:
 
 def _time(name: str, text: str, now: float) -> float:
     if ago := _is_duration(text):
-        return now - float(ago[1]) * _UNITS[ago[2]]
+        return now - float(ago[1]) * SECONDS[ago[2]]
     if _is_number(text):
         return float(text)
     try:

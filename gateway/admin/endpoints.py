@@ -23,6 +23,7 @@ from gateway.admin.events import APPS_WANTED, DEFAULT_APPS, Events, number_of_ap
 from gateway.admin.lifecycle import Lifecycle, Phase
 from gateway.admin.reload import FailureReason, Reloader
 from gateway.admin.rpc import FindDecisions, NoWorkers, WorkerRpc
+from gateway.http.client.resolver import is_address
 from gateway.http.server.head import BadRequest
 from gateway.http.server.state import Answer
 from gateway.model.text import timestamp
@@ -139,15 +140,7 @@ def _is_loopback(host: str) -> bool:
 def _is_local_name(host: bytes) -> bool:
     name = host.decode("latin-1")
     name = name[1 : name.find("]")] if name.startswith("[") else name.partition(":")[0]
-    return name.lower() == "localhost" or _is_address(name)
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+    return name.lower() == "localhost" or is_address(name)
 
 
 def _say(status: int, text: str) -> Response:

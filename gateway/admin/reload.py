@@ -16,6 +16,7 @@ from gateway.admin import systemd
 from gateway.admin.dry_run import load
 from gateway.config import Config, ConfigError, Loaded, Problem, file_digest
 from gateway.model.change import EXPECTED_ERRORS, failure_reason
+from gateway.model.text import plural
 from gateway.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -190,7 +191,7 @@ class Reloader:
         return _Look(loaded.digest, loaded, tuple(differences(self.loaded.config, loaded.config)))
 
     def _status(self, report: ReloadReport) -> str:
-        status = f"serving {len(self.loaded.config.apps)} apps"
+        status = f"serving {plural(len(self.loaded.config.apps), 'app')}"
         if not report.successful:
             status += f"; the configuration on disk is NOT in force: {report.problems[0]}"
         return status

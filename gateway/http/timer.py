@@ -20,7 +20,7 @@ GRACE: Final = 0.01
 """Seconds that a loop that was held up has to look at what has arrived."""
 
 
-def _nobody() -> None:
+def _do_nothing() -> None:
     """Whom an alarm calls that is closed."""
 
 
@@ -62,7 +62,7 @@ class ResettableTimer:
     def close(self) -> None:
         """Never ring again, and let go of whoever was to hear it: else the two would keep each other in memory."""
         self._due = math.inf
-        self._callback = _nobody
+        self._callback = _do_nothing
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -92,12 +92,12 @@ class Changes(Change):
     async def settle(self) -> None:
         """Let go of everything old; what fails is logged, and the rest goes on."""
         for change in self._changes:
-            await _safely(change.settle)
+            await _run_safely(change.settle)
 
     async def discard(self) -> None:
         """Let go of everything new; what fails is logged, and the rest goes on."""
         for change in reversed(self._changes):
-            await _safely(change.discard)
+            await _run_safely(change.discard)
 
 
 async def prepare(*preparations: Callable[[], Awaitable[Change]]) -> Changes:
@@ -120,7 +120,7 @@ def _revert(changes: Iterable[Change]) -> None:
             logger.exception("a part of the gateway could not go back to what it did before")
 
 
-async def _safely(clean_up: Callable[[], Awaitable[None]]) -> None:
+async def _run_safely(clean_up: Callable[[], Awaitable[None]]) -> None:
     try:
         await clean_up()
     except Exception:

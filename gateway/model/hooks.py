@@ -53,7 +53,7 @@ CATALOGUE: Final[Mapping[str, MethodType]] = {
     **dict.fromkeys(_INCOMING, MethodType.INCOMING),
 }
 """The method names that the documentation lists, with their types."""
-_asks: Final = re.compile(r"On(?![a-z])").match
+_is_question: Final = re.compile(r"On(?![a-z])").match
 
 
 def method_type(method: str, extra: Mapping[str, MethodType] | None = None) -> MethodType:
@@ -67,7 +67,7 @@ def method_type(method: str, extra: Mapping[str, MethodType] | None = None) -> M
     known = CATALOGUE.get(method)
     if known is not None:
         return known
-    return MethodType.EVENT if method.endswith("Event") and not _asks(method) else MethodType.DIRECT
+    return MethodType.EVENT if method.endswith("Event") and not _is_question(method) else MethodType.DIRECT
 
 
 class AppKey(str):

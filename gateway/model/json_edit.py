@@ -37,21 +37,21 @@ class Members(NamedTuple):
     """Where a further member can be put in."""
 
     @classmethod
-    def at(cls, text: bytes, start: int) -> Members:
+    def parse_at(cls, text: bytes, start: int) -> Members:
         """Those of the object whose brace stands at *start*. Raises ValueError for what is no JSON."""
         spans: dict[str, Span] = {}
         at = room = start + 1
         while (found := _NAME(text, at)) is not None:
             name = found[1]
             value = found.end()
-            at = room = _end_of(text, value)
+            at = room = _value_end(text, value)
             spans[_decode(name) if b"\\" in name else name[1:-1].decode()] = Span(value, at)
         return cls(spans, room)
 
     @classmethod
-    def of(cls, text: bytes) -> Members:
+    def parse(cls, text: bytes) -> Members:
         """Those of a text that is one object."""
-        return cls.at(text, matched(_OPENING, text, 0) - 1)
+        return cls.parse_at(text, match_end(_OPENING, text, 0) - 1)
 
     def insertion(self, added: bytes) -> Edit:
         """What adds these members, written without their braces, behind all others."""
@@ -87,15 +87,15 @@ class Fields:
 
     def put_into(self, text: bytes) -> bytes:
         """The object with these fields: changed where they stand, added behind all others where they do not."""
-        members = Members.of(text)
+        members = Members.parse(text)
         spans = members.spans
         edits = [Edit(*spans[name], value) for name, value in self._values.items() if name in spans]
         if lacking := [added for name, added in self._added.items() if name not in spans]:
             edits.append(members.insertion(b",".join(lacking)))
-        return edited(text, edits)
+        return apply_edits(text, edits)
 
 
-def edited(text: bytes, edits: Iterable[Edit]) -> bytes:
+def apply_edits(text: bytes, edits: Iterable[Edit]) -> bytes:
     """The text with all edits made; no two of them may overlap."""
     pieces: list[bytes] = []
     at = 0
@@ -111,7 +111,7 @@ def string_at(text: bytes, span: Span) -> str | None:
     return _decode(text[span.start : span.end]) if text[span.start] == _QUOTE else None
 
 
-def matched(pattern: Matcher, text: bytes, at: int) -> int:
+def match_end(pattern: Matcher, text: bytes, at: int) -> int:
     """Where the pattern ends that has to match here. Raises ValueError."""
     found = pattern(text, at)
     if found is None:
@@ -119,16 +119,16 @@ def matched(pattern: Matcher, text: bytes, at: int) -> int:
     return found.end()
 
 
-def _end_of(text: bytes, start: int) -> int:
+def _value_end(text: bytes, start: int) -> int:
     """Where the value that begins at *start* ends: without recursion, for nesting comes from outside."""
     first = text[start]
     if first == _QUOTE:
-        return matched(_STRING, text, start)
+        return match_end(_STRING, text, start)
     if first not in _OPEN:
-        return matched(_SCALAR, text, start)
+        return match_end(_SCALAR, text, start)
     depth, at = 1, start + 1
     while depth:
-        at = matched(_FLAT, text, at)
+        at = match_end(_FLAT, text, at)
         depth += 1 if text[at] in _OPEN else -1
         at += 1
     return at

@@ -40,7 +40,7 @@ class Trace(msgspec.Struct, frozen=True, gc=False):
         """What an attempt tells the backend (W3C Trace Context, section 3.2): the attempt is its parent."""
         return b"00-%b-%016x-01" % (self.trace_id, self.span ^ number)
 
-    def resent(self, head: bytes, before: int, number: int) -> bytes:
+    def renumber(self, head: bytes, before: int, number: int) -> bytes:
         """The header lines of attempt *before*, made those of attempt *number*."""
         return head.replace(self.traceparent(before), self.traceparent(number), 1)
 

@@ -95,7 +95,7 @@ def body_signature(body: bytes, key: bytes) -> bytes:
     return hmac.digest(key, body, "md5").hex().encode("ascii")
 
 
-def signed(body: bytes, key: bytes) -> tuple[bytes, bytes]:
+def signature_header(body: bytes, key: bytes) -> tuple[bytes, bytes]:
     """The header field that signs a body."""
     return b"authorization", b"WCS " + body_signature(body, key)
 

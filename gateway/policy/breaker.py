@@ -105,7 +105,7 @@ class Breaker:
         self._opened_at = -math.inf  # the last target's shorter wait runs from here
         self._retry_at = -math.inf
         self._succeeded_at = -math.inf
-        self._width = _width_of(self._settings)
+        self._width = _slot_width(self._settings)
         self._slot = 0
         self._slot_ends = -math.inf
         self._outcomes = [0] * SLOTS
@@ -248,7 +248,7 @@ class Breaker:
         """
         if settings.window != self._settings.window:
             self._clear_counts()
-            self._width = _width_of(settings)
+            self._width = _slot_width(settings)
             self._slot_ends = -math.inf
         self._settings = settings
         if self._state is _OPEN:
@@ -339,5 +339,5 @@ class Breaker:
             self._outcomes[slot] = self._hard[slot] = self._row[slot] = 0
 
 
-def _width_of(settings: BreakerSettings) -> float:
+def _slot_width(settings: BreakerSettings) -> float:
     return max(settings.window / (SLOTS - 1), _MIN_SLOT)

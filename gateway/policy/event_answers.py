@@ -72,13 +72,13 @@ def reports_fatal(body: bytes) -> bool:
     """
     if not any(mark in body for mark in _MARKS) or _is_json(body):
         return False
-    rest = _without_mild(body)
+    rest = _drop_mild(body)
     if len(rest) < len(body) and _is_json(_MESSAGE_REST.sub(b"", rest)):
         return False
     return _FATAL(body) is not None or _EXCEPTION(rest) is not None
 
 
-def plain(body: bytes, coding: bytes) -> bytes:
+def decompress(body: bytes, coding: bytes) -> bytes:
     """A body without its content coding, bounded, to be looked at; as it is where that cannot be undone."""
     if coding.strip().lower() not in (b"gzip", b"x-gzip", b"deflate"):
         return body
@@ -101,7 +101,7 @@ def _is_json(body: bytes) -> bool:
 _decode: Final = msgspec.json.Decoder(Any).decode
 
 
-def _without_mild(body: bytes) -> bytes:
+def _drop_mild(body: bytes) -> bytes:
     """The text without messages after which PHP went on, each up to the line number in which it ends."""
     kept: list[bytes] = []
     at, since = 0, -1

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
+from gateway.model.units import SECONDS
+
 _match_rate = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)/([smh])(?: +burst +([0-9]{1,9}))?").fullmatch
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3600}
 MAX_PER_SECOND: Final = 1_000_000
 MAX_BURST: Final = 10_000_000
 PATTERN: Final = r"[0-9]{1,9}(?:\.[0-9]{1,6})?/[smh](?: +burst +[0-9]{1,9})?"
@@ -27,8 +28,8 @@ class Rate(NamedTuple):
     burst: int
 
     def __str__(self) -> str:
-        unit = next((unit for unit, seconds in _SECONDS.items() if self.per_second * seconds >= 1), "h")
-        number = f"{self.per_second * _SECONDS[unit]:.6f}".rstrip("0").rstrip(".")
+        unit = next((unit for unit in ("s", "m", "h") if self.per_second * SECONDS[unit] >= 1), "h")
+        number = f"{self.per_second * SECONDS[unit]:.6f}".rstrip("0").rstrip(".")
         return f"{number}/{unit} burst {self.burst}"
 
     def per_worker(self, workers: int) -> Rate:
@@ -42,7 +43,7 @@ def parse_rate(text: str) -> Rate:
     if match is None:
         raise ValueError(FORM)
     number, unit, burst = match.groups()
-    per_second = float(number) / _SECONDS[unit]
+    per_second = float(number) / SECONDS[unit]
     if not 0 < per_second <= MAX_PER_SECOND:
         raise ValueError(f"must be more than 0 and at most {MAX_PER_SECOND}/s")
     if burst is None:

@@ -123,9 +123,9 @@ def repair(body: bytes, hook_body: bytes) -> Repaired | RepairFailure:
     kinds = _kinds(found_before, found_after)
     if not kinds or not is_json_object(own):
         return RepairFailure.FORM
-    if not _answers(own, hook_body):
+    if not _has_identifiers(own, hook_body):
         return RepairFailure.IDENTITY
-    if not _is_harmless(hook_body):
+    if not _is_free_of_frames(hook_body):
         return RepairFailure.ORIGIN
     return Repaired(own, kinds, _cut(before, after))
 
@@ -133,14 +133,14 @@ def repair(body: bytes, hook_body: bytes) -> Repaired | RepairFailure:
 # --- form ---
 
 
-class _Found(NamedTuple):
+class _Surroundings(NamedTuple):
     """What stands on one side of the object."""
 
     bom: bool
     messages: bool
 
 
-def _read(part: bytes, *, to_line_start: bool) -> _Found | None:
+def _read(part: bytes, *, to_line_start: bool) -> _Surroundings | None:
     """Byte-order marks, blank lines and whole messages; None if there is anything else.
 
     With *to_line_start*, what follows the part stands at the start of a line.
@@ -169,7 +169,7 @@ def _read(part: bytes, *, to_line_start: bool) -> _Found | None:
             messages = True
     if broken or (to_line_start and line):
         return None
-    return _Found(bom, messages)
+    return _Surroundings(bom, messages)
 
 
 def _is_text_message(line: bytes) -> bool:
@@ -198,7 +198,7 @@ def _names_file(place: bytes, introduced: bytes) -> bool:
     return bool(found and file.strip())
 
 
-def _kinds(before: _Found, after: _Found) -> tuple[str, ...]:
+def _kinds(before: _Surroundings, after: _Surroundings) -> tuple[str, ...]:
     present = {"bom": before.bom or after.bom, "before": before.messages, "after": after.messages}
     return tuple(kind for kind, is_there in present.items() if is_there)
 
@@ -206,7 +206,7 @@ def _kinds(before: _Found, after: _Found) -> tuple[str, ...]:
 # --- identity and origin ---
 
 
-def _answers(own: bytes, hook_body: bytes) -> bool:
+def _has_identifiers(own: bytes, hook_body: bytes) -> bool:
     """Whether the object carries every identifier that the hook does, a session's or a call's among them."""
     try:
         theirs, wanted = _decode_identifiers(own), _decode_identifiers(hook_body)
@@ -219,7 +219,7 @@ def _answers(own: bytes, hook_body: bytes) -> bool:
     return any(isinstance(value, str) and value for value in (wanted.session_id, wanted.call_id))
 
 
-def _is_harmless(hook_body: bytes) -> bool:
+def _is_free_of_frames(hook_body: bytes) -> bool:
     """Whether nothing that stands in the hook's strings, names of fields included, could pass for an answer's frame."""
     try:
         strings = _decode_strings(b"[%b]" % b",".join(_STRING.findall(hook_body)))
@@ -235,13 +235,13 @@ def _is_harmless(hook_body: bytes) -> bool:
         plain = _NOISE.sub("", text)
         if any(map(_TELLING.search, (text, plain, _TAG.sub("", plain)))):
             return False
-        encoded, text = text, _ENCODED.sub(_decoded, text).translate(_LOOKALIKES)
+        encoded, text = text, _ENCODED.sub(_decode_match, text).translate(_LOOKALIKES)
         if text == encoded:
             return True
     return False
 
 
-def _decoded(found: re.Match[str]) -> str:
+def _decode_match(found: re.Match[str]) -> str:
     kind, digits = str(found.lastgroup), found[str(found.lastgroup)]
     if kind == "name":
         return _NAMED[digits]

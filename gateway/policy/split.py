@@ -36,7 +36,7 @@ class Split:
             raise ValueError("must give at least one upstream a weight above 0")
         self._only = weighty[0].name if len(weighty) == 1 else None
         # A session's hash begins with the name's: to go on from its state is cheaper than to begin anew.
-        self._draws = [(share.name, float(share.weight), _begun(share.name)) for share in weighty]
+        self._draws = [(share.name, float(share.weight), _hash_start(share.name)) for share in weighty]
 
     @property
     def names(self) -> set[str]:
@@ -63,7 +63,7 @@ def _uniform(digest: bytes) -> float:
     return ((int.from_bytes(digest, "big") >> (64 - _BITS)) + 0.5) / (1 << _BITS)
 
 
-def _begun(name: str) -> blake2b:
+def _hash_start(name: str) -> blake2b:
     text = name.encode("utf-8", "surrogatepass")
     # The length in front: "a" with session "bc" is not "ab" with session "c".
     return blake2b(len(text).to_bytes(4, "big") + text, digest_size=8)

@@ -4,12 +4,11 @@ The media server repeats a send that failed, and Java's client one whose connect
 is still in flight joins it; a later one gets the same verdict, for as long as that is kept.
 
 A hook is known by the hash of its method and its whole body, which holds the appKey: 64 bits of SipHash, with a random
-key of each process (PEP 456) or one that the workers of a gateway share. Among as many as are
-kept, two hooks collide once in 10^15 hooks, and no caller can provoke it. So no body is kept, not even in an answer
-that echoes the hook, which is the usual *allow*. A caller that finds nothing begins a flight, in the same step of the
-event loop::
+key of each process (PEP 456) or one that the workers of a gateway share. With as many hooks as are kept, two collide
+once in 10^15 hooks, and no caller can provoke it. So no body is kept, not even that of an answer that echoes the hook,
+the usual *allow*. A caller that finds nothing begins a flight, in the same step of the event loop::
 
-    key = key_of(method, body)
+    key = hook_key(method, body)
     found = duplicates.find(key, body, now)
     if isinstance(found, Ruling):
         return found

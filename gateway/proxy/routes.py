@@ -22,7 +22,7 @@ from gateway.policy.repair import ResponseCheck
 from gateway.policy.rest_client_config import ClientConfig, Mode
 from gateway.policy.retry import Retry
 from gateway.policy.rules.globs import compile_glob, fold, is_glob
-from gateway.policy.rules.matcher import Rule, Rules, scope
+from gateway.policy.rules.matcher import Rule, Rules, method_globs
 from gateway.policy.shadow import Shadow, ShadowSettings, find_shadow
 from gateway.policy.split import Split
 from gateway.proxy.tenants import Tenant
@@ -356,7 +356,7 @@ class _RouteBuilder:
         return self._share_rules(own, kind, more) if own else more
 
     def _share_rules(self, rules: tuple[Rule, ...], kind: MethodType, more: Rules | None) -> Rules | None:
-        scopes = tuple(scope(rule, kind) for rule in rules)
+        scopes = tuple(method_globs(rule, kind) for rule in rules)
         if not any(methods is not None for methods in scopes):
             return more
         key = (rules, scopes, id(more))

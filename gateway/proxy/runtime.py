@@ -43,7 +43,7 @@ class Runtime:
     ) -> None:
         self.metrics = metrics
         self.shared = shared
-        self.places = None if shared is None else shared.all_hooks
+        self.active_count = None if shared is None else shared.all_hooks
         """The count of hooks at backends over all workers; None with a single one."""
         self.targets = Targets(metrics, config.server.workers, copies, shared)
         self.duplicates = Duplicates(claims=None if shared is None else shared.claims)

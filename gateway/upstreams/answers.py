@@ -24,7 +24,7 @@ from gateway.model.verdicts import (
     backend_allow,
     backend_reject,
 )
-from gateway.policy.event_answers import EventCheck, plain, reports_fatal
+from gateway.policy.event_answers import EventCheck, decompress, reports_fatal
 from gateway.policy.repair import RepairFailure, ResponseCheck, repair
 
 DENIED: Final = backend_reject()
@@ -117,7 +117,7 @@ def _judge_delivery(answer: Answer, sent: bytes) -> Ruling | Failure:
     if is_json_object(body):
         return backend_allow(body)
     coding = next((value for name, value in answer.headers if name.lower() == b"content-encoding"), b"")
-    if reports_fatal(plain(body, coding) if coding else body):
+    if reports_fatal(decompress(body, coding) if coding else body):
         what = f"status {status} with PHP's report of a fatal error: the event may not have been recorded"
         return Failure(Cause.BAD_ANSWER, ProxyError.HTTP_PROTOCOL_ERROR, what, status)
     ruling = backend_allow(sent)

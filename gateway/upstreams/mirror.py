@@ -343,7 +343,7 @@ def _mark_copy(outgoing: Outgoing) -> Outgoing:
     """The request as a copy: marked, and with its own span in the hook's trace."""
     head = outgoing.head
     if outgoing.trace is not None:
-        head = outgoing.trace.resent(head, 1, _SPAN)
+        head = outgoing.trace.renumber(head, 1, _SPAN)
     return msgspec.structs.replace(outgoing, head=head + MARK, trace=None)
 
 

@@ -95,7 +95,7 @@ class Target:
     def part_of_connections(self) -> int:
         """This process's part of the limit of connections; the parts of all workers add up to the limit."""
         most = self.transport.settings.max_connections
-        return most if self._shared is None else self._shared.quota.part(most)
+        return most if self._shared is None else self._shared.quota.share(most)
 
     def configure(self, settings: TargetSettings) -> None:
         """Use other settings from now on; connections, breaker and counts stay."""

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gateway.http.client import Answer
 from gateway.model.hooks import is_json_object
 from gateway.model.verdicts import Cause, Failure, ProxyError, Reason, Ruling, Source, Verdict
-from gateway.policy.event_answers import EventCheck, plain, reports_fatal
+from gateway.policy.event_answers import EventCheck, decompress, reports_fatal
 from gateway.policy.repair import ResponseCheck
 from gateway.upstreams.answers import Judge
 
@@ -130,12 +130,12 @@ def test_a_mebibyte_of_anything_is_looked_through_at_once(piece: bytes) -> None:
 @pytest.mark.parametrize("coding", [b"gzip", b"x-gzip", b"deflate", b" GZIP "])
 @pytest.mark.parametrize("packed", [gzip.compress, zlib.compress, lambda data: zlib.compress(data)[2:-4]])
 def test_a_coded_answer_is_looked_at_without_its_coding(coding: bytes, packed: Any) -> None:
-    assert plain(packed(FATAL[0].encode()), coding) == FATAL[0].encode()
+    assert decompress(packed(FATAL[0].encode()), coding) == FATAL[0].encode()
 
 
 def test_what_is_not_as_it_says_is_looked_at_as_it_is_and_a_bomb_only_so_far() -> None:
-    assert plain(b"OK", b"gzip") == plain(b"OK", b"br") == b"OK"
-    assert len(plain(gzip.compress(bytes(64 * 1024 * 1024)), b"gzip")) == 256 * 1024
+    assert decompress(b"OK", b"gzip") == decompress(b"OK", b"br") == b"OK"
+    assert len(decompress(gzip.compress(bytes(64 * 1024 * 1024)), b"gzip")) == 256 * 1024
 
 
 # --- as a verdict ---

@@ -53,7 +53,7 @@ class TransportSettings:
         return PoolLimits(self.keepalive, self.max_connections, self.max_answer, self.shared, max_age)
 
 
-async def _whole(stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> bytes:
+async def _read_all(stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> bytes:
     """All bytes of a request's or response's stream."""
     if isinstance(stream, httpx.SyncByteStream):
         return b"".join(stream)
@@ -124,7 +124,7 @@ class Transport(httpx.AsyncBaseTransport):
         Raises the kinds of ExchangeError, each of which is the httpx exception of its phase too, and
         httpx.LocalProtocolError for a request that cannot be written.
         """
-        body = await _whole(request.stream)
+        body = await _read_all(request.stream)
         answer = await self.pool(request.url).exchange(
             self._head(request, len(body)),
             body,

@@ -155,7 +155,7 @@ def parse_head(data: bytes) -> Head:
         length=length,
         keep_alive=keep_alive,
         expects_continue=expects_continue,
-        decoded_path=_decoded(path),
+        decoded_path=_decode_path(path),
     )
 
 
@@ -180,7 +180,7 @@ def _request_line(line: bytes) -> tuple[str, bytes, bytes, bytes, bytes | None]:
     return method.decode("ascii"), absolute[2] or b"/", absolute[3] or b"", version, absolute[1]
 
 
-def _decoded(path: bytes) -> str:
+def _decode_path(path: bytes) -> str:
     return unquote_to_bytes(path).decode("utf-8", "replace") if b"%" in path else path.decode("ascii")
 
 

@@ -112,7 +112,7 @@ class Handshakes:
     def begin(self, sock: socket.socket, address: object, protocol: Secured, on_done: Callable[[bool], None]) -> None:
         """Begin the handshake of an accepted connection; *on_done* is told whether it succeeded."""
         self._under_way += 1
-        task = self._loop.create_task(self._shake_hands(sock, peer_name(address), protocol, on_done))
+        task = self._loop.create_task(self._handshake(sock, peer_name(address), protocol, on_done))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -122,7 +122,7 @@ class Handshakes:
         detail = "more connections are open, or handshakes under way, than server.max_connections leaves room for"
         self._on_failure(FailedHandshake(HandshakeFault.TOO_MANY, peer_name(address), detail))
 
-    async def _shake_hands(
+    async def _handshake(
         self, sock: socket.socket, peer: str, protocol: Secured, on_done: Callable[[bool], None]
     ) -> None:
         is_done, generation = False, self._generation

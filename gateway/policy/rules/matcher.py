@@ -42,7 +42,7 @@ class Rule(NamedTuple):
     upstream: str | None = None
 
 
-def scope(rule: Rule, kind: MethodType | None) -> tuple[str, ...] | None:
+def method_globs(rule: Rule, kind: MethodType | None) -> tuple[str, ...] | None:
     """The globs of methods that a hook of a method of this type must still meet; None = it meets the rule never.
 
     Of a rule's methods, the word for a type stands for all of that type. Without any, a rule with a verdict meets only
@@ -83,7 +83,7 @@ class Rules:
 
         *kind*: the type of the methods; what no hook of theirs meets is left out. None = rules go by names alone.
         """
-        scopes = [(rule, methods) for rule in rules if (methods := scope(rule, kind)) is not None]
+        scopes = [(rule, methods) for rule in rules if (methods := method_globs(rule, kind)) is not None]
         rules = [rule for rule, _ in scopes]
         timings: dict[Windows, _Timing] = {}
         self._by_caller, self._by_callee, self._by_method = _Index(), _Index(), _Index()
@@ -104,11 +104,11 @@ class Rules:
     def __len__(self) -> int:
         return len(self._compiled) + (0 if self._more is None else len(self._more))
 
-    def meet(self, hook: Hook, method: str, now: float) -> Rule | None:
+    def match_hook(self, hook: Hook, method: str, now: float) -> Rule | None:
         """The first rule that this hook meets at this time (seconds since 1970)."""
         if not self.reads_texts:
-            return self.find(None, None, method, now)
-        return self.find(field_text(hook.caller, sys.maxsize), field_text(hook.callee, sys.maxsize), method, now)
+            return self.match(None, None, method, now)
+        return self.match(field_text(hook.caller, sys.maxsize), field_text(hook.callee, sys.maxsize), method, now)
 
     def reads(self, field: str, method: str) -> bool:
         """Whether a rule for this method looks at the field, ``caller`` or ``callee``; looks at every rule."""
@@ -117,19 +117,19 @@ class Rules:
         method = fold(method)
         return any(
             (rule.caller if field == "caller" else rule.callee)
-            and any(compile_glob(fold(glob)).fullmatch(method) for glob in scope(rule, self._kind) or ("*",))
+            and any(compile_glob(fold(glob)).fullmatch(method) for glob in method_globs(rule, self._kind) or ("*",))
             for rule in (compiled.rule for compiled in self._compiled)
         ) or (self._more is not None and self._more.reads(field, method))
 
-    def find(self, caller: str | None, callee: str | None, method: str, now: float) -> Rule | None:
+    def match(self, caller: str | None, callee: str | None, method: str, now: float) -> Rule | None:
         """The same for the texts themselves; None = the hook does not carry it."""
         if self.reads_texts:
             caller, callee = caller and fold(caller), callee and fold(callee)
         if self.reads_methods:
             method = fold(method)
-        return self.first(caller, callee, method, now)
+        return self.match_folded(caller, callee, method, now)
 
-    def first(self, caller: str | None, callee: str | None, method: str, now: float) -> Rule | None:
+    def match_folded(self, caller: str | None, callee: str | None, method: str, now: float) -> Rule | None:
         """The same for texts that are folded already."""
         compiled = self._compiled
         found = len(compiled)
@@ -142,37 +142,37 @@ class Rules:
             for place in places:
                 if place >= found:
                     break
-                if compiled[place].met(caller, callee, method, now):
+                if compiled[place].matches(caller, callee, method, now):
                     found = place
                     break
         if found < len(compiled):
             return compiled[found].rule
-        return None if self._more is None else self._more.first(caller, callee, method, now)
+        return None if self._more is None else self._more.match_folded(caller, callee, method, now)
 
     def _file(self, place: int, rule: Rule, methods: tuple[str, ...], timings: dict[Windows, _Timing]) -> _Compiled:
         """Put a rule where it will be found; what is left of its conditions is to be tried then."""
         caller, callee, methods = (tuple(map(fold, globs)) for globs in (rule.caller, rule.callee, methods))
         timing = None if rule.time is None else timings.setdefault(rule.time, _Timing(rule.time))
-        if max(telling := (_telling(caller), _telling(callee))) > _NOTHING:
+        if max(telling := (_selectivity(caller), _selectivity(callee))) > _NOTHING:
             if telling[0] >= telling[1]:
                 self._by_caller.add(caller, place)
                 caller = ()
             else:
                 self._by_callee.add(callee, place)
                 callee = ()
-        elif _telling(methods) > _NOTHING:
+        elif _selectivity(methods) > _NOTHING:
             self._by_method.add(methods, place)
             methods = ()
         else:
             self._unfiled.append(place)
-        return _Compiled(rule, _AnyOf.of(caller), _AnyOf.of(callee), _AnyOf.of(methods), timing)
+        return _Compiled(rule, _AnyOf.compile(caller), _AnyOf.compile(callee), _AnyOf.compile(methods), timing)
 
 
 _NOTHING: Final = (False, 0)
 _split_wild: Final = re.compile(r"[*?]+").split
 
 
-def _telling(globs: tuple[str, ...]) -> tuple[bool, int]:
+def _selectivity(globs: tuple[str, ...]) -> tuple[bool, int]:
     """How few hooks meet the least strict of these globs, to be compared; nothing, if it can only be tried."""
     if not all(is_prefix(glob) or not is_glob(glob) for glob in globs):
         return _NOTHING
@@ -218,7 +218,7 @@ class _AnyOf(NamedTuple):
     """With a text in front without which none can match: to look for that is many times quicker."""
 
     @classmethod
-    def of(cls, globs: tuple[str, ...]) -> _AnyOf | None:
+    def compile(cls, globs: tuple[str, ...]) -> _AnyOf | None:
         """None where there is nothing to be met."""
         if not globs:
             return None
@@ -259,10 +259,10 @@ class _Timing:
         self._minute: float | None = None
         self._open = False
 
-    def holds(self, now: float) -> bool:
+    def is_open(self, now: float) -> bool:
         minute = now // 60
         if minute != self._minute:
-            self._minute, self._open = minute, self._windows.holds(now)
+            self._minute, self._open = minute, self._windows.is_open(now)
         return self._open
 
 
@@ -275,10 +275,10 @@ class _Compiled(NamedTuple):
     methods: _AnyOf | None
     timing: _Timing | None
 
-    def met(self, caller: str | None, callee: str | None, method: str, now: float) -> bool:
+    def matches(self, caller: str | None, callee: str | None, method: str, now: float) -> bool:
         return (
             (self.methods is None or self.methods.matches(method))
-            and (self.timing is None or self.timing.holds(now))
+            and (self.timing is None or self.timing.is_open(now))
             and (self.caller is None or self.caller.matches(caller))
             and (self.callee is None or self.callee.matches(callee))
         )

@@ -78,7 +78,7 @@ class Claims:
         self._serial = 0
         self._followed: dict[asyncio.Future[KnownVerdict | None], tuple[Claim, bytes]] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self.key_of: Callable[[str, bytes], int] = self._by_own_hash if memory.hashes_alike else self._by_digest
+        self.hook_key: Callable[[str, bytes], int] = self._by_own_hash if memory.hashes_alike else self._by_digest
         """What a hook of this method, with this body, is known by in all workers: never 0."""
 
     def __repr__(self) -> str:
@@ -218,7 +218,7 @@ class Claims:
         if size > MAX_ANSWER:
             return _IN_FLIGHT, 0, 0
         memory = self._memory
-        head = memory.head_of_arena(memory.slot)
+        head = memory.arena_head(memory.slot)
         place = self._words[head]
         if place % ARENA + size > ARENA:
             place += ARENA - place % ARENA  # in one piece
@@ -235,8 +235,8 @@ class Claims:
         if kind == _DENIED:
             return _REFUSED
         memory = self._memory
-        slot, place, size = memory.slot_of(words[at + _OWNER] >> 32), words[at + _PLACE], words[at + _SIZE] >> 32
-        if slot >= memory.workers or words[memory.head_of_arena(slot)] - place > ARENA:
+        slot, place, size = memory.owner_slot(words[at + _OWNER] >> 32), words[at + _PLACE], words[at + _SIZE] >> 32
+        if slot >= memory.workers or words[memory.arena_head(slot)] - place > ARENA:
             return None
         start = memory.arena(slot) + place % ARENA
         data = memory.bytes[start : start + size]

@@ -17,7 +17,7 @@ _TAKEN: Final = 1
 _FILLED_AT: Final = 2
 
 
-class Places(Protocol):
+class HookCount(Protocol):
     """Hooks inside at once, of all workers."""
 
     def note(self, mine: int) -> None:
@@ -27,7 +27,7 @@ class Places(Protocol):
         """How many are inside, where this worker has so many and has noted it."""
 
 
-class _SumOfAll:
+class _SummedCount:
     """What every worker has noted."""
 
     __slots__ = ("_all", "_own", "_words")
@@ -44,7 +44,7 @@ class _SumOfAll:
         return sum(self._words[self._all])
 
 
-class _AsManyEach:
+class _EqualShares:
     """Where there is no room for one app more: each worker has an equal share."""
 
     __slots__ = ("_workers",)
@@ -59,7 +59,7 @@ class _AsManyEach:
         return mine * self._workers
 
 
-class Bucket:
+class SharedLimiter:
     """A ``Limiter`` that all workers fill and take from."""
 
     __slots__ = ("_alone", "_at", "_burst", "_floats", "_lock", "_memory", "_per_second")
@@ -100,21 +100,21 @@ class Bucket:
 class AppLimits:
     """An app's entry in the shared memory, for as long as this worker serves it."""
 
-    __slots__ = ("_entry", "_memory", "places")
+    __slots__ = ("_entry", "_memory", "active_count")
 
     def __init__(self, memory: Memory, name: str) -> None:
         self._memory = memory
         self._entry = entry = take_entry(memory, LIMIT_NAMES, name)
-        self.places: Places = _AsManyEach(memory.workers) if entry is None else _SumOfAll(memory, entry)
+        self.active_count: HookCount = _EqualShares(memory.workers) if entry is None else _SummedCount(memory, entry)
 
-    def limiter(self, rate: Rate, now: float) -> Limiter | Bucket:
+    def limiter(self, rate: Rate, now: float) -> Limiter | SharedLimiter:
         """What counts hooks that come at this rate."""
         if self._entry is None:
             return Limiter(rate.per_worker(self._memory.workers), now)
-        return Bucket(self._memory, self._entry, rate, now)
+        return SharedLimiter(self._memory, self._entry, rate, now)
 
     def leave(self) -> None:
         """This worker serves the app no more, and has none of its hooks inside."""
         if self._entry is not None:
-            self.places.note(0)
+            self.active_count.note(0)
             leave_entry(self._memory, LIMIT_NAMES, self._entry)

@@ -125,7 +125,7 @@ class Memory:
 
     def is_alive(self, owner: int) -> bool:
         """Whether the process with this number has said of late that it lives."""
-        slot = self.slot_of(owner)
+        slot = self.owner_slot(owner)
         if slot >= self.workers or self._owner(slot) != owner:
             return False
         return time.monotonic_ns() - self.words[self._member(slot) + 1] < SILENCE_LIMIT * 1e9
@@ -134,7 +134,7 @@ class Memory:
         """Whether there is a process in this slot that has said of late that it lives."""
         return self.is_alive(self._owner(slot))
 
-    def slot_of(self, owner: int) -> int:
+    def owner_slot(self, owner: int) -> int:
         """The slot of the process with this number."""
         return owner - 1 >> 16
 
@@ -199,7 +199,7 @@ class Memory:
         """The word in which the worker of this slot says how many client connections it has; 0 = it accepts nothing."""
         return self._member(slot) + 3
 
-    def head_of_arena(self, slot: int) -> int:
+    def arena_head(self, slot: int) -> int:
         """The word that counts the bytes ever written into the worker's arena; it outlives the process."""
         return self._member(slot) + 2
 

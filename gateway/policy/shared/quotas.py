@@ -39,7 +39,7 @@ class Quota:
             self._words[self._own_held] = held
             self._words[self._own_waiting] = waiting
 
-    def part(self, most: int) -> int:
+    def share(self, most: int) -> int:
         """This worker's equal part of a limit, for people: it may have more or less."""
         workers, slot = self._memory.workers, self._memory.slot
         return most // workers + (slot < most % workers)
