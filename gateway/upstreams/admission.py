@@ -110,23 +110,23 @@ class Admission:
         if common is not None:
             return Ticket(common, mine)
         if own is not None and mine is not None:
-            own.abandoned(mine, now)
+            own.record_abandoned(mine, now)
         return None
 
-    def succeeded(self, ticket: Ticket, tenant: str, now: float) -> None:
+    def record_success(self, ticket: Ticket, tenant: str, now: float) -> None:
         """The target answered."""
-        self.common.succeeded(ticket.common, now)
+        self.common.record_success(ticket.common, now)
         if self._own and (own := self._own.pop(tenant, None)) is not None:
             _forget_failures(own, now)
 
-    def abandoned(self, ticket: Ticket, tenant: str, now: float) -> None:
+    def record_abandoned(self, ticket: Ticket, tenant: str, now: float) -> None:
         """The hook ended in a way that says nothing about the target."""
-        self.common.abandoned(ticket.common, now)
+        self.common.record_abandoned(ticket.common, now)
         own = self._own.get(tenant)
         if own is not None and ticket.own is not None:
-            own.abandoned(ticket.own, now)
+            own.record_abandoned(ticket.own, now)
 
-    def failed(
+    def record_failure(
         self,
         ticket: Ticket,
         tenant: str,
@@ -141,10 +141,12 @@ class Admission:
         own = self._own.get(tenant)
         if not self._shared or not reached:
             if own is not None and ticket.own is not None:
-                own.abandoned(ticket.own, now)
-            opened = self.common.failed(ticket.common, now, hard=hard, silent_since=silent_since, patience=patience)
+                own.record_abandoned(ticket.own, now)
+            opened = self.common.record_failure(
+                ticket.common, now, hard=hard, silent_since=silent_since, patience=patience
+            )
             return EjectionScope.ALL if opened else EjectionScope.NONE
-        if self.common.state(now) is not State.CLOSED and self.common.failed(ticket.common, now, hard=hard):
+        if self.common.state(now) is not State.CLOSED and self.common.record_failure(ticket.common, now, hard=hard):
             return EjectionScope.ALL  # a probe for every app that got no answer
         if own is None:
             if len(self._own) >= _MAX_TENANTS:
@@ -153,7 +155,7 @@ class Admission:
                 tenant, None if self._shared_breaker is None else self._shared_breaker.for_app(tenant, create=True)
             )
         mine = ticket.own if ticket.own is not None else own.admit(now)
-        opened = mine is not None and own.failed(mine, now, hard=hard)
+        opened = mine is not None and own.record_failure(mine, now, hard=hard)
         if opened and self._shared_breaker is not None:
             self._shared_breaker.note_app()
         return EjectionScope.APP if opened else EjectionScope.NONE

@@ -184,7 +184,7 @@ class Target:
 
     def record_answer(self, ticket: Ticket, tenant: str, now: float) -> None:
         """Report that a hook of this app was answered."""
-        self.admission.succeeded(ticket, tenant, now)
+        self.admission.record_success(ticket, tenant, now)
         if self._reported_out:
             self._report_back(now, (None, tenant))
 

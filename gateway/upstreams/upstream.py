@@ -233,7 +233,7 @@ class Upstream:
         self, target: Target, ticket: Ticket, outgoing: Outgoing, budget: float, retry: Retry
     ) -> _Attempt:
         if budget <= 0.0:
-            target.admission.abandoned(ticket, outgoing.tenant, self._loop.time())
+            target.admission.record_abandoned(ticket, outgoing.tenant, self._loop.time())
             return _Attempt(_TOO_LATE, None, seen=False, stale=False, requests=0)
         set_out, began = self._loop.time(), time.perf_counter()
         until, requests, fresh = set_out + budget, 0, False
@@ -259,7 +259,7 @@ class Upstream:
                 fresh = True
         except BaseException:
             # Cancelled: that says nothing about the target.
-            target.admission.abandoned(ticket, outgoing.tenant, self._loop.time())
+            target.admission.record_abandoned(ticket, outgoing.tenant, self._loop.time())
             raise
         finally:
             target.in_flight -= 1
@@ -284,11 +284,11 @@ class Upstream:
         if attempt.seen:
             target.last_minute.observe(max(0.0, seconds - attempt.queued), now)
         if attempt.stale or attempt.held_up or _is_full(result):
-            admission.abandoned(ticket, tenant, now)
+            admission.record_abandoned(ticket, tenant, now)
         elif not _is_unreachable(result):
             target.record_answer(ticket, tenant, now)  # a malformed answer is an answer: the target is alive
         else:
-            whom = admission.failed(
+            whom = admission.record_failure(
                 ticket,
                 tenant,
                 now,
