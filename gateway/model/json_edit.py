@@ -1,7 +1,7 @@
 """Changes a JSON text where it has to change, and keeps every other byte.
 
 For texts that have been checked to be JSON: nothing is parsed but the names of one object, so numbers keep their
-spelling, names that stand twice stay, and nesting costs no recursion. Where a name stands twice, the last one counts,
+spelling, doubled names stay, and nesting needs no recursion. If a name is doubled, the last one counts,
 as it does for the media server's Java. Pure: bytes in, bytes out.
 """
 
@@ -38,7 +38,7 @@ class Members(NamedTuple):
 
     @classmethod
     def parse_at(cls, text: bytes, start: int) -> Members:
-        """Those of the object whose brace stands at *start*. Raises ValueError for what is no JSON."""
+        """Members of the object whose brace is at *start*. Raises ValueError for text that is no JSON."""
         spans: dict[str, Span] = {}
         at = room = start + 1
         while (found := _NAME(text, at)) is not None:
@@ -50,16 +50,16 @@ class Members(NamedTuple):
 
     @classmethod
     def parse(cls, text: bytes) -> Members:
-        """Those of a text that is one object."""
+        """Members of a text that is one object. Raises ValueError."""
         return cls.parse_at(text, match_end(_OPENING, text, 0) - 1)
 
     def insertion(self, added: bytes) -> Edit:
-        """What adds these members, written without their braces, behind all others."""
+        """The edit that adds these members, given without braces, behind all others."""
         return Edit(self.room, self.room, b"," + added if self.spans else added)
 
 
 class Fields:
-    """Fields that an object is to have: their names, and their values as JSON."""
+    """Fields to set in an object: names, and values as JSON."""
 
     __slots__ = ("_added", "_values", "names")
 
@@ -86,7 +86,7 @@ class Fields:
         return {name: msgspec.json.decode(value) for name, value in self._values.items()}
 
     def put_into(self, text: bytes) -> bytes:
-        """The object with these fields: changed where they stand, added behind all others where they do not."""
+        """The object with these fields: replaced if it has them, else added at its end."""
         members = Members.parse(text)
         spans = members.spans
         edits = [Edit(*spans[name], value) for name, value in self._values.items() if name in spans]
@@ -96,7 +96,7 @@ class Fields:
 
 
 def apply_edits(text: bytes, edits: Iterable[Edit]) -> bytes:
-    """The text with all edits made; no two of them may overlap."""
+    """The text with all edits applied; they must not overlap."""
     pieces: list[bytes] = []
     at = 0
     for edit in sorted(edits):
@@ -112,7 +112,7 @@ def string_at(text: bytes, span: Span) -> str | None:
 
 
 def match_end(pattern: Matcher, text: bytes, at: int) -> int:
-    """Where the pattern ends that has to match here. Raises ValueError."""
+    """Where the match of a pattern that must match here ends. Raises ValueError."""
     found = pattern(text, at)
     if found is None:
         raise ValueError(f"byte {at} is not what belongs there")

@@ -40,5 +40,5 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def plural(count: int, noun: str, plural_noun: str | None = None) -> str:
-    """1 hook, 2 hooks."""
+    """A count with its noun: ``1 hook``, ``2 hooks``, ``1,000 matches``."""
     return f"{count:,} {noun if count == 1 else plural_noun or noun + 's'}"

@@ -2,10 +2,10 @@
 
 Bodies are compared as the JSON values that they are: white space, the order of keys and the spelling of strings and
 numbers say nothing (``1``, ``1.0`` and ``1e0`` are one number, to the last digit; ``"1"`` and ``true`` are others), an
-array is compared index by index, and of a key that stands twice the last one counts, as it does to the media server.
+array is compared index by index, and of a doubled key the last one counts, as in the media server.
 
-What is told of a difference is for people and for the journal: bounded in number and size, with the values of fields
-that look secret left out, and phone numbers masked where that is asked for.
+Differences are reported for people and for the journal: limited in number and size, without the values of fields that
+look secret, and with phone numbers masked if that is wanted.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_SHOWN: Final = 200
 MAX_PATH: Final = 256
 """Characters of a path."""
 MAX_DEPTH: Final = 12
-"""Levels that are gone into; what differs further down is told of as a whole."""
+"""Levels that are compared field by field; a difference further down is reported as one."""
 MAX_BODY: Final = 64 * 1024
 """Bytes of a body beyond which it is compared byte by byte and not by fields."""
 
@@ -38,7 +38,7 @@ _HIDDEN: Final = "***"
 _AROUND: Final = 24
 """Characters that are shown before the place where two long texts begin to differ."""
 _MIN_NUMBER: Final = 4
-"""Characters of a phone number that is masked wherever it stands; shorter ones would mask half of any text."""
+"""Characters of the shortest phone number that is masked in any text; shorter ones would mask half of the text."""
 
 Path = tuple[str | int, ...]
 
@@ -53,22 +53,22 @@ class Compare(StrEnum):
 
 
 class Finding(StrEnum):
-    """What came of a comparison."""
+    """The outcome of a comparison."""
 
     MATCH = "match"
     VERDICT_DIFFERS = "verdict_differs"
     BODY_DIFFERS = "body_differs"
     CANDIDATE_FAILED = "candidate_failed"
-    """Theirs is no verdict at all."""
+    """Their answer is no verdict."""
 
 
 class ComparedAnswer(NamedTuple):
-    """An answer to a hook, or the want of one."""
+    """A backend's answer to a hook, or why there is none."""
 
     verdict: Verdict | None
-    """None where the backend gave none."""
+    """None if the backend gave none."""
     status: int
-    """0 where there was none."""
+    """0 if there was no answer."""
     body: bytes
     error: str
     """Why there is no verdict, for people."""
@@ -85,12 +85,12 @@ class Difference(msgspec.Struct, frozen=True, gc=False):
 
 
 class Comparison(msgspec.Struct, frozen=True, gc=False):
-    """What came of it, and where they differ."""
+    """The outcome, and where the answers differ."""
 
     outcome: Finding
     differences: tuple[Difference, ...] = ()
     more: bool = False
-    """Whether there are more differences than are told of."""
+    """Whether there are more differences than are reported."""
 
 
 _MATCH: Final = Comparison(Finding.MATCH)
@@ -108,7 +108,7 @@ def compare(
 
     *ignore*: fields that may differ, by name at any depth or by dotted path without indexes (``calls.id`` is ``id`` in
     each entry of ``calls``). *mask*: fields whose values are phone numbers, hidden but for their last two characters
-    wherever they stand. Without a verdict of ours, any of theirs differs from it.
+    in any text. If ours is no verdict, any verdict of theirs differs from it.
     """
     if theirs.verdict is None:
         return _FAILED
@@ -130,8 +130,8 @@ def _compare_bodies(ours: bytes, theirs: bytes, ignore: frozenset[str], mask: fr
     if not places:
         return _MATCH
     show = _Renderer(mask, mine, other)
-    told = tuple(show.difference(*place) for place in places[:MAX_DIFFERENCES])
-    return Comparison(Finding.BODY_DIFFERS, told, len(places) > MAX_DIFFERENCES)
+    shown = tuple(show.difference(*place) for place in places[:MAX_DIFFERENCES])
+    return Comparison(Finding.BODY_DIFFERS, shown, len(places) > MAX_DIFFERENCES)
 
 
 def _not_by_fields(mine: object, ours: bytes, other: object, theirs: bytes) -> Comparison:
@@ -220,7 +220,7 @@ def _describe(read: object, body: bytes) -> str:
 
 
 class _Absent:
-    """Stands where there is no value; null is one."""
+    """The type of the mark for an absent value; null is a value."""
 
 
 _ABSENT: Final = _Absent()
@@ -258,7 +258,7 @@ def _is_ignored(path: Path, ignore: frozenset[str]) -> bool:
 
 
 class _Renderer:
-    """Makes text of values: bounded, and without what is nobody's business."""
+    """Renders values as text: shortened, without secrets, with masked numbers."""
 
     def __init__(self, mask: frozenset[str], *bodies: object) -> None:
         self._mask = frozenset(name.casefold() for name in mask)

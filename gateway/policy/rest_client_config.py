@@ -1,7 +1,7 @@
-"""What a backend's answer to connect sets for its session, and the few fields that make a refusal count.
+"""What a backend's answer to connect sets for its session, and the few fields that make a rejection stop a call.
 
 By the REST hooks chapters of the Flashphoner WCS documentation: the answer's top-level ``restClientConfig`` object
-says per method what the media server does when a hook of it is refused (``restOnError``: ``LOG``, the default, or
+says per method what the media server does when a hook of it is rejected (``restOnError``: ``LOG``, the default, or
 ``FAIL``), what it does with an answer's fields (``restPolicy``; with ``OVERWRITE`` it takes those that
 ``restOverwrite`` lists), and what it leaves out of the hook (``restExclude``) and of what the client gets
 (``clientExclude``). Pure: bytes in, bytes out.
@@ -35,18 +35,18 @@ DEFAULT_METHODS: Final[Mapping[str, Mapping[str, str]]] = {"OnCallEvent": {"rest
 
 
 class ClientConfig(NamedTuple):
-    """What answers to connect are to set, by method."""
+    """What answers to connect should set, by method."""
 
     mode: Mode = Mode.WARN
     methods: Mapping[str, Mapping[str, str]] = DEFAULT_METHODS
 
     @property
     def failing(self) -> frozenset[str]:
-        """The methods whose refusals are to stop something."""
+        """The methods whose rejections should stop something."""
         return frozenset(method for method, fields in self.methods.items() if fields.get(_ON_ERROR) == "FAIL")
 
     def stops(self, method: str) -> bool | None:
-        """Whether a refusal of this method stops something whatever the backend says; None = that is the backend's."""
+        """Whether a rejection of this method always stops something; None = that depends on the backend's answer."""
         return True if self.mode is Mode.ENFORCE and method in self.failing else None
 
 
@@ -58,14 +58,14 @@ class Examined(NamedTuple):
     body: bytes
     """The answer for the media server: as it came, or amended."""
     failing: frozenset[str]
-    """The methods whose refusals stop something, by this body."""
+    """The methods whose rejections stop something, by this body."""
 
 
 class MethodSettings(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What an answer to connect set for one method of its session; what it does not set has the default."""
 
     fails: bool = False
-    """Whether a refusal stops something: ``restOnError: FAIL``."""
+    """Whether a rejection stops something: ``restOnError: FAIL``."""
     policy: str = "NOTIFY"
     """``NOTIFY``, ``OVERWRITE`` or ``DISABLE``."""
     overwrite: tuple[str, ...] = ()
@@ -96,8 +96,8 @@ _LISTS: Final = frozenset({"restExclude", "clientExclude", "restOverwrite"})
 def examine(body: bytes, wanted: ClientConfig) -> Examined:
     """What the answer sets, and under ``enforce`` the answer with the wanted fields added or raised.
 
-    Every byte that need not change stays. Where a name stands twice in an object the last one counts, as it does for
-    the media server's Java, and it is the last one that is amended. What is no object where one belongs (``null``, or
+    Every byte that need not change stays. Of a doubled name in an object the last one counts, as it does for the media
+    server's Java, and the last one is amended. A value that should be an object but is none (``null``, or
     the ``[]`` that PHP makes of an empty array) sets nothing, and is replaced. ``FAIL`` is never lowered to ``LOG``;
     names are added to a list, none taken from it. What is not one JSON object goes out as it came.
     """
@@ -137,10 +137,10 @@ def unpack_settings(text: bytes) -> SessionSettings:
 def excluded_fields(
     settings: SessionSettings, reads: Callable[[str, str], bool], label: Callable[[str], str]
 ) -> tuple[str, ...]:
-    """What the hooks lack though the gateway needs it, as ``METHOD.FIELD``, or ``METHOD.*`` where none will come.
+    """Fields that the hooks lack but the gateway needs, as ``METHOD.FIELD``, or ``METHOD.*`` if no hooks will come.
 
-    It needs what says whose a hook is, and what the app's rules read: *reads* tells by field and method. *label* gives
-    a method's name as it may be shown.
+    It needs the ids of session and app, and what the app's rules read: *reads* says so by field and method. *label*
+    gives a method's name as it may be shown.
     """
     found: dict[str, None] = {}
     for method, each in settings.items():
@@ -164,7 +164,7 @@ def ignored_fields(kind: MethodType, settings: MethodSettings | None, changed: I
 
 
 def ineffective(kind: MethodType, stops: bool | None, method: str = "") -> bool:
-    """Whether a refusal is known to stop nothing that it is meant to stop.
+    """Whether a rejection is known to stop nothing that it should stop.
 
     *stops* is whether the session's connect answer set FAIL for the method; None = not known. A refused connect is
     always declined, as playHLS is, which comes without one; and an event was never to be stopped.
@@ -295,8 +295,8 @@ def _find_section(body: bytes) -> bytes:
     """The text of the ``restClientConfig`` that counts; empty where there is none.
 
     Raises ValueError or MsgspecError for what is not one JSON object. One whose nesting is too deep for the decoder
-    counts as one: whoever has taken it so far has read it, and a client must not be able to get past this with a field
-    that is nested just deeply enough.
+    counts as one: it has been read as an answer before, and a client must not bypass this with a field that is
+    nested just deeply enough.
     """
     if not body.isascii():
         body.decode("utf-8")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from gateway import __version__
 from gateway.admin import systemd
 from gateway.admin.activity import Reading, Sampler
-from gateway.admin.endpoints import AdminState, refuse_plainly
+from gateway.admin.endpoints import AdminState, plain_error
 from gateway.admin.events import Events
 from gateway.admin.lifecycle import Lifecycle
 from gateway.admin.overview import Overview
@@ -100,7 +100,7 @@ def make_events(reading: Callable[[], Reading], rpc: WorkerRpc, reloader: Reload
 
 def admin_listener(state: AdminState, sockets: Sequence[socket.socket]) -> Listener:
     """The admin port's listener."""
-    front = FrontState(_ADMIN_LIMITS, linger=0.0, refuse=refuse_plainly)
+    front = FrontState(_ADMIN_LIMITS, linger=0.0, refuse=plain_error)
     return Listener(admin_app(state), sockets, front, grace=_ADMIN_GRACE)
 
 

@@ -80,7 +80,7 @@ def test_a_reload_that_fails_is_over_too_and_the_status_says_why(manager: Manage
     with running_gateway(config(1), tmp_path, environment=manager.environment) as gateway:
         gateway.write_config("apps: [")
         assert gateway.post("/-/reload").status_code == 422
-        assert wait_until(lambda: any("NOT in force: " in status for status in statuses(manager)))
+        assert wait_until(lambda: any("NOT in use: " in status for status in statuses(manager)))
         assert manager.told()[-1][0] == "READY=1"
         gateway.reload(config(1))
         assert statuses(manager)[-1] == "serving 1 app"

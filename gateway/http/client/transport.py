@@ -5,7 +5,7 @@ by httpx. It keeps no cookies, follows no redirects, decodes no bodies and reads
 it understands two request extensions:
 
 ``deadline``
-    loop time (seconds) by which the whole exchange must be over; it stands above the four phase timeouts.
+    loop time (seconds) by which the whole exchange must be over; it overrides the four phase timeouts.
 ``fresh_connection``
     true = do not use a connection that has carried a request before.
 """

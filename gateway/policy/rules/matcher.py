@@ -6,9 +6,9 @@ blocked numbers cost a hook what ten cost.
 
 What the texts are that a glob is held against:
 
-- caller and callee: the JSON string, whatever its escapes; of anything else, such as a number, the characters as they
-  stand in the body. A field that is absent or null meets no condition of its own, not even ``*``. Of a key that stands
-  there twice, the last one counts, as for PHP.
+- caller and callee: the JSON string, however it is escaped; of anything else, such as a number, the characters as they
+  are written in the body. A field that is absent or null matches no condition, not even ``*``. Of doubled keys the last
+  one counts, as for PHP.
 - upper and lower case are the same (see globs.fold). Nothing else is made equal: a full-width ``４`` is no ``4``, a
   Cyrillic ``а`` no ``a``, and ``004930123`` not ``+4930123``.
 """
@@ -29,11 +29,11 @@ __all__ = ["Rule", "Rules", "Windows", "parse_windows"]
 
 
 class Rule(NamedTuple):
-    """One rule of an app; every condition that it has must be met."""
+    """One rule of an app; all of its conditions must match."""
 
     name: str
     caller: tuple[str, ...] = ()
-    """Globs of which one must match; without any, whoever calls, and a hook without a caller too."""
+    """Globs of which one must match; without any, every caller matches, and a hook without a caller too."""
     callee: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     time: Windows | None = None
@@ -43,10 +43,10 @@ class Rule(NamedTuple):
 
 
 def method_globs(rule: Rule, kind: MethodType | None) -> tuple[str, ...] | None:
-    """The globs of methods that a hook of a method of this type must still meet; None = it meets the rule never.
+    """The method globs that a hook of this type must still match; None = it never matches the rule.
 
-    Of a rule's methods, the word for a type stands for all of that type. Without any, a rule with a verdict meets only
-    methods that ask: an event that is answered here would be missing in the backend's records. *kind*: None = not told.
+    Among a rule's methods, the word for a type means all of that type. Without any, a rule with a verdict matches only
+    methods that ask: an event that is answered here would be missing in the backend's records. *kind*: None = unknown.
     """
     if kind is None:
         return rule.methods
@@ -105,7 +105,7 @@ class Rules:
         return len(self._compiled) + (0 if self._more is None else len(self._more))
 
     def match_hook(self, hook: Hook, method: str, now: float) -> Rule | None:
-        """The first rule that this hook meets at this time (seconds since 1970)."""
+        """The first rule that matches this hook at this time (seconds since 1970)."""
         if not self.reads_texts:
             return self.match(None, None, method, now)
         return self.match(field_text(hook.caller, sys.maxsize), field_text(hook.callee, sys.maxsize), method, now)
@@ -173,7 +173,7 @@ _split_wild: Final = re.compile(r"[*?]+").split
 
 
 def _selectivity(globs: tuple[str, ...]) -> tuple[bool, int]:
-    """How few hooks meet the least strict of these globs, to be compared; nothing, if it can only be tried."""
+    """How selective the least strict of these globs is, for comparison; nothing if it can only be tried."""
     if not all(is_prefix(glob) or not is_glob(glob) for glob in globs):
         return _NOTHING
     return min(((not is_glob(glob), len(glob)) for glob in globs), default=_NOTHING)
@@ -219,7 +219,7 @@ class _AnyOf(NamedTuple):
 
     @classmethod
     def compile(cls, globs: tuple[str, ...]) -> _AnyOf | None:
-        """None where there is nothing to be met."""
+        """None if there is no condition."""
         if not globs:
             return None
         prefixes: dict[int, set[str]] = {}
@@ -267,7 +267,7 @@ class _Timing:
 
 
 class _Compiled(NamedTuple):
-    """A rule, and those of its conditions that its place in an index does not tell of."""
+    """A rule, and its conditions that the index does not check."""
 
     rule: Rule
     caller: _AnyOf | None

@@ -35,7 +35,7 @@ _MICROSECONDS: Final = 1_000_000
 
 
 class SharedBreaker(Breaker):
-    """One target's, at one worker. As ``Breaker``; an operator's hold is each worker's own, for all are told of it."""
+    """One target's breaker at one worker. As ``Breaker``; an operator's hold is set in each worker."""
 
     __slots__ = (
         "_all_successes",
@@ -213,7 +213,7 @@ class SharedBreaker(Breaker):
         return not self._probing or not self._is_probed()
 
     def _is_probed(self) -> bool:
-        """Whether the worker that has the probe is there to tell of it."""
+        """Whether the worker that has the probe is alive and will report."""
         return self._left or self._prober == self._memory.owner or self._memory.is_alive(self._prober)
 
     def _renew(self) -> None:

@@ -1,4 +1,4 @@
-"""Hooks in flight and verdicts of late, as all workers know them: a hook that comes to two of them is decided once.
+"""Hooks in flight and recent verdicts, shared by all workers: a hook that reaches two of them is decided once.
 
 A worker that asks a backend has claimed the hook before, under the lock of its row: of several that come at once, one
 has it. The others look again every few milliseconds, each within its own budget, until the verdict is there, or its
@@ -118,7 +118,7 @@ class Claims:
             self._memory.unlock(LOCK_OF_CLAIMS + row)
 
     def finish(self, claim: Claim, body: bytes, ruling: Ruling, now: float, keep: float | None) -> None:
-        """Tell all who wait elsewhere the verdict, and those that come within *keep* seconds; None keeps nothing."""
+        """Publish the verdict to waiting workers, and for *keep* seconds to later duplicates; None keeps nothing."""
         state, place, size = self._write(claim.key, body, ruling)
         if keep is not None and keep > 0:
             state |= _KEPT
@@ -205,9 +205,9 @@ class Claims:
     # --- verdicts as bytes ---
 
     def _write(self, key: int, body: bytes, ruling: Ruling) -> tuple[int, int, int]:
-        """How the verdict is told: its kind, and where in the ring it lies."""
+        """How the verdict is stored: its kind, and its position in the ring."""
         echoes = ruling.verdict is Verdict.ALLOW and ruling.body == body
-        kept = duplicate_ruling(ruling).annotations  # what is told of a repeat, too
+        kept = duplicate_ruling(ruling).annotations  # what a duplicate keeps, too
         plain = msgspec.structs.replace(ruling, body=b"" if echoes else ruling.body, annotations=kept)
         if echoes and plain == _USUAL:
             return _ECHO, 0, 0

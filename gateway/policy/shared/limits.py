@@ -18,13 +18,13 @@ _FILLED_AT: Final = 2
 
 
 class HookCount(Protocol):
-    """Hooks inside at once, of all workers."""
+    """Counts the active hooks of all workers."""
 
     def note(self, mine: int) -> None:
-        """This worker has so many inside."""
+        """Set this worker's number of active hooks."""
 
     def total(self, mine: int) -> int:
-        """How many are inside, where this worker has so many and has noted it."""
+        """The number of active hooks in all workers; *mine* are this worker's, already noted."""
 
 
 class _SummedCount:
@@ -45,7 +45,7 @@ class _SummedCount:
 
 
 class _EqualShares:
-    """Where there is no room for one app more: each worker has an equal share."""
+    """Used when there is no room for another app: each worker has an equal share."""
 
     __slots__ = ("_workers",)
 
@@ -72,7 +72,7 @@ class SharedLimiter:
         self._per_second = rate.per_second
         self._burst = rate.burst
         self._alone = Limiter(rate.per_worker(memory.workers), now)
-        """Stands in while another worker was stopped amid a change."""
+        """Used instead while another worker holds the lock because it was stopped."""
 
     def take(self, now: float) -> bool:
         """Whether one more hook may come now; if so, it is counted."""
