@@ -7,8 +7,8 @@
                            └──probe failed, wait grows──┘
 
 Every hook that may pass holds a ticket, and reports the outcome with it exactly once: ``record_success``,
-``record_failure`` or ``record_abandoned``. A report with a ticket from before the last change of state is ignored, so that a flood of late
-failures neither opens a breaker that a probe has just closed nor prolongs its wait.
+``record_failure`` or ``record_abandoned``. A report with a ticket from before the last change of state is ignored, so
+that a flood of late failures neither opens a breaker that a probe has just closed nor prolongs its wait.
 
 Two rules open a closed breaker. *In a row*: ``failures`` failures of any kind with no success between. *In the
 window*: ``failures`` hard failures (the target could not be reached) that are at least half of all outcomes. Soft
