@@ -76,7 +76,7 @@ def test_the_tables_of_refusals_have_a_row_for_each_refusal() -> None:
 
 
 def test_every_refusal_says_what_to_do() -> None:
-    assert all(refusal.cure.endswith(".") for refusals in REFUSALS.values() for refusal in refusals)
+    assert all(refusal.remedy.endswith(".") for refusals in REFUSALS.values() for refusal in refusals)
 
 
 def test_the_table_of_reasons_has_a_row_for_each_reason() -> None:

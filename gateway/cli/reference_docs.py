@@ -82,7 +82,7 @@ def refusal_table() -> str:
 def cure_table() -> str:
     """What to do about each refusal."""
     rows = [
-        (f"`{status}`", f"`{refusal.reason}`", refusal.when, refusal.cure)
+        (f"`{status}`", f"`{refusal.reason}`", refusal.when, refusal.remedy)
         for status, refusals in REFUSALS.items()
         for refusal in refusals
     ]

@@ -6,9 +6,9 @@
                            ▲                            │
                            └──probe failed, wait grows──┘
 
-Every hook that may pass holds a ticket, and reports the outcome with it exactly once: ``succeeded``, ``failed`` or
-``abandoned``. A report with a ticket from before the last change of state is ignored, so that a flood of late
-failures neither opens a breaker that a probe has just closed nor prolongs its wait.
+Every hook that may pass holds a ticket, and reports the outcome with it exactly once: ``record_success``,
+``record_failure`` or ``record_abandoned``. A report with a ticket from before the last change of state is ignored, so
+that a flood of late failures neither opens a breaker that a probe has just closed nor prolongs its wait.
 
 Two rules open a closed breaker. *In a row*: ``failures`` failures of any kind with no success between. *In the
 window*: ``failures`` hard failures (the target could not be reached) that are at least half of all outcomes. Soft
@@ -178,7 +178,7 @@ class Breaker:
             return self._generation
         return self._admit_probe(now, min(self._retry_at, self._opened_at + self._settings.open_for))
 
-    def succeeded(self, ticket: int, now: float) -> None:
+    def record_success(self, ticket: int, now: float) -> None:
         """The target answered with a verdict, allow or reject. Never opens the breaker."""
         if ticket != self._generation:
             return
@@ -193,7 +193,7 @@ class Breaker:
         else:
             self._close(now)
 
-    def failed(
+    def record_failure(
         self, ticket: int, now: float, *, hard: bool, silent_since: float = math.inf, patience: float = 0.0
     ) -> bool:
         """The target failed; *hard* where it could not be reached. Returns whether this opened the breaker.
@@ -213,7 +213,7 @@ class Breaker:
         self._open(now)
         return True
 
-    def abandoned(self, ticket: int, now: float) -> None:
+    def record_abandoned(self, ticket: int, now: float) -> None:
         """The hook ended without a result for the target. If it was the probe, the next hook may be it at once."""
         if ticket == self._generation and self._state is _HALF_OPEN:
             self._probing = False

@@ -1,1 +1,1 @@
-"""A hook's life: routed, decided within its budget, answered once."""
+"""What happens to a hook: it is routed, decided within its budget, and answered once."""

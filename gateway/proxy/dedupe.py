@@ -1,15 +1,14 @@
-"""A hook that comes more than once, byte for byte, is decided once.
+"""Duplicates: a hook that comes more than once, byte for byte, is decided once.
 
-The media server repeats a send that failed, and Java's client one whose connection closed under it. A repeat that
-finds its original still in flight joins it; one that comes later gets the verdict of then, for as long as it is kept.
+The media server repeats a send that failed, and Java's client one whose connection was closed. A repeat whose original
+is still in flight joins it; a later one gets the same verdict, for as long as that is kept.
 
-A hook is known by the hash of its method and its whole body, which holds the appKey: SipHash with a key that every
-process draws anew (PEP 456), or that the workers of one gateway have in common, 64 bits of it. Among the most that are
-kept, that two hooks are taken for one comes to once in 10^15 hooks, and no caller can bring it about. So no body is
-kept: an answer that repeats the hook, which is the usual yes, is kept as such. A caller that finds nothing begins a
-flight, in the same step of the event loop::
+A hook is known by the hash of its method and its whole body, which holds the appKey: 64 bits of SipHash, with a random
+key of each process (PEP 456) or one that the workers of a gateway share. With as many hooks as are kept, two collide
+once in 10^15 hooks, and no caller can provoke it. So no body is kept, not even that of an answer that echoes the hook,
+the usual *allow*. A caller that finds nothing begins a flight, in the same step of the event loop::
 
-    key = key_of(method, body)
+    key = hook_key(method, body)
     found = duplicates.find(key, body, now)
     if isinstance(found, Ruling):
         return found
@@ -17,7 +16,7 @@ flight, in the same step of the event loop::
         try:
             return await found
         except OwnerLost:
-            ...  # decide on the terms of a failure, or find() again
+            ...  # decide as for a failure, or find() again
     flight = duplicates.begin(key, body)
     try:
         ruling = await ask(...)
@@ -26,8 +25,8 @@ flight, in the same step of the event loop::
         flight.leave()
         raise
 
-With *claims*, a flight that has begun here looks whether another worker has the same hook (``await_other_worker``), and
-tells the others what becomes of its own.
+With *claims*, a flight looks whether another worker has the same hook (``await_other_worker``), and tells the other
+workers its own verdict.
 """
 
 from __future__ import annotations
@@ -46,44 +45,44 @@ from gateway.policy.shared import Claim, Claims
 MAX_ENTRIES: Final = 10_000
 MAX_BYTES: Final = 32 * 1024 * 1024
 MAX_JOINED: Final = 128
-"""Repeats that wait for one hook's verdict at most: a media server sends one four times, Java's client twice each."""
+"""Repeats that may wait for one hook's verdict: a media server sends one four times, Java's client each twice."""
 MIN_WAITING: Final = 256
-"""Repeats that may wait in all, however low ``server.max_in_flight`` is."""
+"""Repeats that may wait in total, however low ``server.max_in_flight`` is."""
 
 _ECHO: Final = backend_allow(b"")
-"""The usual yes, but for the hook's own body."""
+"""The usual *allow*, without the hook's own body."""
 
 Key = int
-"""What a hook is known by."""
+"""Identifies a hook."""
 
 
 _HASH_IS_KEYED: Final = os.environ.get("PYTHONHASHSEED", "random") in ("", "random")
-"""Whether Python's hash has a key that nobody knows; with a seed that is known, collisions could be looked for."""
+"""Whether Python's hash has a secret key; with a known seed, collisions could be searched for."""
 _OWN_KEY: Final = os.urandom(16)
 
 
 def hook_key(method: str, body: bytes) -> Key:
-    """What a hook of this method, with this body, is known by in this process."""
+    """The key of a hook of this method with this body, in this process."""
     if _HASH_IS_KEYED:
         return hash((method, body))
     return hash((method, blake2b(body, digest_size=16, key=_OWN_KEY).digest()))
 
 
 class OwnerLost(Exception):
-    """The hook that this one had joined ended without a verdict: it was cancelled, or failed inside the gateway.
+    """The hook that this one joined ended without a verdict: it was cancelled, or met a defect of the gateway.
 
-    Its backend may have seen it, so asking again is a choice and not a matter of course.
+    Its backend may have seen it, so it is not safe to ask again.
     """
 
 
 class TooManyRepeats(Exception):
-    """As many repeats as may join a hook in flight wait for its verdict already."""
+    """The limit of repeats that wait for one hook's verdict is reached."""
 
 
 class WaitingRepeats:
-    """The repeats that wait for a verdict, of one process: they take no place of a hook, and have a bound of their own.
+    """Counts the repeats that wait for a verdict in one process; they have a limit of their own.
 
-    No app holds more than twice what is left free, so that one whose hooks are repeated without end leaves room.
+    No app may hold more than twice what is left free, so that an app with endless repeats leaves room for others.
     """
 
     __slots__ = ("_apps", "total")
@@ -96,7 +95,7 @@ class WaitingRepeats:
         return f"<Waiting {self._apps}>"
 
     def enter(self, app: str, most: int) -> bool:
-        """Whether one more of this app's may wait, of *most* in all; it counts until it leaves."""
+        """Whether one more repeat of this app may wait, of *most* in total; it counts until it leaves."""
         free, mine = most - self.total, self._apps.get(app, 0)
         if free <= 0 or (mine and mine >= 2 * (free - 1)):
             return False
@@ -105,7 +104,7 @@ class WaitingRepeats:
         return True
 
     def leave(self, app: str) -> None:
-        """One that entered has its verdict, or waits no longer."""
+        """Stop counting a repeat that entered."""
         self.total -= 1
         if self._apps[app] > 1:
             self._apps[app] -= 1
@@ -114,12 +113,12 @@ class WaitingRepeats:
 
 
 class _StoredVerdict(msgspec.Struct, frozen=True, gc=False, eq=False):
-    """A verdict that is kept."""
+    """A stored verdict."""
 
     key: Key
     ruling: Ruling
     echoes: bool
-    """Whether the ruling's body, which is left out then, is the hook's own."""
+    """Whether the ruling's body is the hook's own; it is left out then."""
     expires: float
     keep: float
     number: int
@@ -127,10 +126,10 @@ class _StoredVerdict(msgspec.Struct, frozen=True, gc=False, eq=False):
 
 
 class Flight:
-    """A hook on its way to its verdict, and those who wait for the same one.
+    """A hook in flight, and the repeats that wait for its verdict.
 
-    Where a hook leaves it without ``finish`` or ``abandon`` (cancelled, or by an exception), those who joined are woken
-    with OwnerLost and nothing is kept. The first word counts; later ones do nothing.
+    If the hook leaves without ``finish`` or ``abandon`` (cancelled, or by an exception), the repeats get OwnerLost and
+    nothing is stored. Only the first of these calls counts.
     """
 
     __slots__ = ("_claim", "_duplicates", "_joined", "_key", "_settled", "body")
@@ -148,7 +147,7 @@ class Flight:
         return f"<Flight of {len(self.body)} bytes, {joined} joined{', settled' if self._settled else ''}>"
 
     def join(self) -> asyncio.Future[Ruling]:
-        """A future of one's own for the verdict: cancelling it touches nobody else's. Raises TooManyRepeats."""
+        """A new future for the verdict; cancelling it affects no other. Raises TooManyRepeats."""
         if self._joined is None:
             self._joined = []
         elif len(self._joined) >= MAX_JOINED:
@@ -158,9 +157,9 @@ class Flight:
         return waiter
 
     def finish(self, ruling: Ruling, now: float, keep: float | None) -> None:
-        """Give the verdict to all who joined and keep it for *keep* seconds from *now*, for those who come later.
+        """Give the verdict to all repeats that joined, and store it for *keep* seconds from *now* (loop time).
 
-        None keeps nothing: the backend cannot have seen the hook, so a repeat of it may ask.
+        None stores nothing: the backend cannot have seen the hook, so a repeat may ask it.
         """
         if self._settled:
             return
@@ -177,9 +176,9 @@ class Flight:
                     waiter.set_result(ruling)
 
     async def await_other_worker(self, until: float) -> Ruling | None:
-        """The verdict of the same hook at another worker; None: this one is to ask, and tell the others.
+        """The verdict of the same hook at another worker; None: this worker is to ask, and the others wait for it.
 
-        *until*: loop time at which its budget ends. Raises TimeoutError where no verdict has come by then.
+        *until*: loop time at which the hook's budget ends. Raises TimeoutError if there is no verdict by then.
         """
         claims, loop = self._duplicates.claims, asyncio.get_running_loop()
         while claims is not None:
@@ -188,7 +187,7 @@ class Flight:
                 async with asyncio.timeout_at(until):
                     found = await claims.follow(found, self.body)
                 if found is None:
-                    continue  # it is lost: the first to come has it now
+                    continue  # its worker lost it: the first worker to come has it now
             if isinstance(found, Claim):
                 self._claim = found
             elif found is not None:
@@ -198,11 +197,11 @@ class Flight:
         return None
 
     def abandon(self, ruling: Ruling) -> None:
-        """Give those who joined this verdict and keep nothing."""
+        """Give the verdict to the repeats that joined, and store nothing."""
         self.finish(ruling, 0.0, None)
 
     def leave(self) -> None:
-        """The hook is over, be it with a verdict or without."""
+        """End the flight; if it has no verdict yet, the repeats that joined get OwnerLost."""
         if self._settled:
             return
         self._settled = True
@@ -212,15 +211,15 @@ class Flight:
         for waiter in self._joined or ():
             if not waiter.done():
                 waiter.set_exception(OwnerLost("the hook that this one repeats ended without a verdict"))
-                waiter.exception()  # counts as seen: one who has left meanwhile is nothing to log
+                waiter.exception()  # mark as retrieved: a repeat that has left meanwhile is nothing to log
 
 
 class Duplicates:
-    """The hooks in flight and the verdicts of late, of one process; by *claims*, those of the other workers.
+    """The hooks in flight and the stored verdicts of one process; through *claims*, those of the other workers.
 
-    Bounded in count and in bytes, where the answers' bodies count unless they are the hooks' own: the one kept longest
-    makes room. Verdicts past their time go when the next is kept,
-    or when one of them is asked for; there is no timer. Hooks in flight are bounded by whoever lets them in.
+    Bounded in number and in bytes of answers (echoed bodies do not count): the oldest verdict makes room. Expired ones
+    are removed when the next is stored, or when one of them is looked up; there is no timer. The caller bounds the
+    hooks in flight.
     """
 
     __slots__ = ("_bytes_held", "_known", "_max_bytes", "_max_entries", "_number", "_shelves", "_stored", "claims")
@@ -229,11 +228,11 @@ class Duplicates:
         self, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES, claims: Claims | None = None
     ) -> None:
         self.claims = claims
-        """What other workers have; None where there is no other."""
+        """The hooks of other workers; None with a single one."""
         self._max_entries = max_entries
         self._max_bytes = max_bytes
         self._known: dict[Key, Flight | _StoredVerdict] = {}
-        # One shelf per time of keeping, as many as the configuration names: on each, the first is the first to expire.
+        # One shelf per ``dedupe`` time of the configuration: on each, the first verdict is the first to expire.
         self._shelves: dict[float, deque[_StoredVerdict]] = {}
         self._stored = 0
         self._bytes_held = 0
@@ -243,12 +242,12 @@ class Duplicates:
         return f"<Duplicates {self._stored} kept, {self._bytes_held} bytes, {self.in_flight} in flight>"
 
     def __len__(self) -> int:
-        """Verdicts kept; those past their time count until they are cleared away."""
+        """Stored verdicts; expired ones count until they are removed."""
         return self._stored
 
     @property
     def bytes_held(self) -> int:
-        """Bytes of the answers kept."""
+        """Bytes of the stored answers."""
         return self._bytes_held
 
     @property
@@ -257,10 +256,10 @@ class Duplicates:
         return len(self._known) - self._stored
 
     def find(self, key: Key, body: bytes, now: float) -> Ruling | asyncio.Future[Ruling] | None:
-        """The verdict of the same hook before, or the future of one in flight; None for a hook not seen of late.
+        """The stored verdict of the same hook, or a future if it is in flight; None if there is none.
 
-        The future is the caller's own. It raises OwnerLost where the hook in flight comes to no verdict. Raises
-        TooManyRepeats where as many wait for it as may.
+        The future is the caller's own; it raises OwnerLost if the hook in flight comes to no verdict. Raises
+        TooManyRepeats if too many wait for it already.
         """
         known = self._known.get(key)
         if known is None:
@@ -273,7 +272,7 @@ class Duplicates:
         return None
 
     def begin(self, key: Key, body: bytes) -> Flight:
-        """Make the hook known as in flight; for use right after ``find`` said None."""
+        """Register the hook as in flight; call it right after ``find`` returned None."""
         flight = Flight(self, key, body)
         known = self._known.setdefault(key, flight)
         if known is not flight:
@@ -285,12 +284,12 @@ class Duplicates:
         return flight
 
     def forget_flight(self, key: Key, flight: Flight) -> None:
-        """Forget a hook in flight, unless another has taken its place (the flight itself calls this)."""
+        """Remove a hook in flight, unless another has taken its place (the flight itself calls this)."""
         if self._known.get(key) is flight:
             del self._known[key]
 
     def store(self, key: Key, flight: Flight, ruling: Ruling, now: float, keep: float) -> None:
-        """Keep a landed hook's verdict, whatever has to go for it; one that is larger than the store is not kept."""
+        """Store a finished hook's verdict; older ones make room. One larger than the store is not stored."""
         shelves = self._shelves
         for shelf in shelves.values():
             if shelf[0].expires <= now:
@@ -298,7 +297,7 @@ class Duplicates:
                 shelves = self._shelves
                 break
         if self._known.get(key) is not flight:
-            return  # a younger hook has taken its place
+            return  # a newer hook has taken its place
         size = 0
         if echoes := ruling.verdict is Verdict.ALLOW and ruling.body == flight.body:
             usual = ruling.source is Source.BACKEND and ruling.annotations is None
@@ -334,7 +333,7 @@ class Duplicates:
             self._drop_empty_shelves()
 
     def _evict(self) -> None:
-        """Drop the verdict that was kept first."""
+        """Drop the oldest verdict."""
         shelves = iter(self._shelves.values())
         oldest = next(shelves)
         for shelf in shelves:
@@ -345,11 +344,11 @@ class Duplicates:
             self._drop_empty_shelves()
 
     def _drop_empty_shelves(self) -> None:
-        """Take empty shelves down: each that stands has something on it."""
+        """Remove empty shelves: the others rely on the first element."""
         self._shelves = {keep: shelf for keep, shelf in self._shelves.items() if shelf}
 
     def _forget(self, stored: _StoredVerdict) -> None:
-        """Take a verdict that is on its shelf no more off the books."""
+        """Remove a verdict that is no longer on its shelf."""
         del self._known[stored.key]
         self._stored -= 1
         self._bytes_held -= stored.size

@@ -1,4 +1,4 @@
-"""Reading a hook's request from ASGI, and refusing what is none: every refusal is a Ruling with its reason."""
+"""Reads a hook's request from ASGI, and rejects what is no hook: each refusal is a Ruling with its reason."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ is_method_name = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}").fullmatch
 
 
 class RequestRefused(Exception):
-    """The request gets this answer and never reaches a backend."""
+    """The request gets this *ruling* as its answer, and no backend sees it."""
 
     def __init__(self, ruling: Ruling) -> None:
         super().__init__(ruling.error)
@@ -31,12 +31,12 @@ class RequestRefused(Exception):
 
 
 class Refusal(NamedTuple):
-    """A kind of request that is refused before any backend hears of it."""
+    """A kind of request that is rejected before any backend sees it."""
 
     when: str
     """What the request was, in words for the documentation."""
     reason: Reason
-    cure: str
+    remedy: str
     """Where to look and what to do, for the documentation."""
 
 
@@ -131,7 +131,7 @@ REFUSALS: Final[Mapping[int, tuple[Refusal, ...]]] = {
         ),
     ),
 }
-"""Every refusal there is; the documentation's table is made of it."""
+"""By status; the table in the documentation is generated from it."""
 
 
 def problem(
@@ -142,7 +142,7 @@ def problem(
     reason: Reason = Reason.BAD_REQUEST,
     error: ProxyError = ProxyError.HTTP_REQUEST_ERROR,
 ) -> Ruling:
-    """An answer of the gateway's own to bad input, as problem details (RFC 9457)."""
+    """The gateway's own answer to bad input, as problem details (RFC 9457)."""
     body = msgspec.json.encode({"type": "about:blank", "title": _title(status), "status": status, "detail": detail})
     return Ruling(
         verdict=verdict,
@@ -157,13 +157,13 @@ def problem(
 
 
 def unauthorized_answer(exc: UnauthorizedError) -> Ruling:
-    """The answer to a hook that does not prove that it comes from the app's media server."""
+    """The answer to a hook without valid proof that it comes from the app's media server."""
     ruling = problem(401, str(exc), reason=Reason.UNAUTHORIZED, error=ProxyError.HTTP_REQUEST_DENIED)
     return msgspec.structs.replace(ruling, challenge=exc.challenge)
 
 
 def answer_bad_request(refusal: BadRequest) -> Ruling:
-    """The answer to what never became a request."""
+    """The answer to a connection or request that the front door rejects."""
     if isinstance(refusal, NotAllowed):
         verdict, reason, error = Verdict.REJECT, Reason.UNAUTHORIZED, ProxyError.HTTP_REQUEST_DENIED
     elif isinstance(refusal, TooManyConnections):
@@ -178,7 +178,7 @@ def _title(status: int) -> str:
 
 
 def unknown_app_answer(app_key: str) -> Ruling:
-    """The answer to a hook whose appKey no app of the configuration serves."""
+    """The answer to a hook whose appKey matches no app."""
     shown = app_key if len(app_key) <= 80 else app_key[:79] + "…"
     return problem(
         403,
@@ -190,7 +190,7 @@ def unknown_app_answer(app_key: str) -> Ruling:
 
 
 def read_method(scope: Scope) -> str:
-    """The hook's method: the path's last segment, percent-decoded once. Raises Refused (404, 405)."""
+    """The hook's method: the path's last segment, percent-decoded once. Raises RequestRefused (404, 405)."""
     if scope["method"] != "POST":
         raise RequestRefused(problem(405, f"a hook is a POST, not a {scope['method']}"))
     name = _last_segment(scope.get("raw_path") or scope["path"].encode())
@@ -211,7 +211,7 @@ def _last_segment(raw: bytes) -> str | None:
 
 
 async def read_body(receive: Receive) -> bytes:
-    """The body, whole and bounded by the front door."""
+    """The whole body; the front door has bounded its size."""
     message = await receive()
     body: bytes = message.get("body", b"")
     while message.get("more_body", False):  # another server than ours may hand it over in pieces

@@ -1,4 +1,4 @@
-"""From appKey and method to a Route: an immutable table, all of it worked out when the configuration is loaded."""
+"""Finds the Route of an appKey and a method: an immutable table, computed when the configuration is loaded."""
 
 from __future__ import annotations
 
@@ -31,66 +31,66 @@ Guard = BasicCredentials | Signature
 
 
 class Route(msgspec.Struct, frozen=True, gc=False):
-    """What awaits a hook of one method; apps that are configured alike share it."""
+    """What applies to the hooks of a method; apps with the same settings share it."""
 
     upstream: str | None
-    """None where *static* decides; the first of them where several share the sessions."""
+    """None where *static* decides; the first one where sessions are split."""
     static: Verdict | None
     budget: float
     """Seconds for the whole hook."""
     fallback: Fallback
     retry: Retry
     inherits_retry: bool
-    """Whether *retry* is its upstream's; another upstream then has its own."""
+    """Whether *retry* comes from the upstream; another upstream then uses its own."""
     dedupe: float | None
-    """Seconds for which a hook that comes again byte for byte gets the same verdict; None = each is asked."""
+    """Seconds for which a hook that comes again byte for byte gets the same verdict; None = each hook is decided."""
     guard: Guard | None
-    """What a hook must prove; None = nothing."""
+    """The proof of origin that a hook must bring; None = none."""
     sign_with: bytes | None
-    """Key of the signature that the backend gets in place of the media server's."""
+    """The key to sign hooks for the backend with, in place of the media server's signature."""
     max_in_flight: int | None
-    """Hooks of the app that backends are asked for at once; None = no limit of its own."""
+    """Hooks of the app that may be at backends at once; None = no limit of its own."""
     is_plain: bool
-    """Whether *upstream* is known without looking at the hook."""
+    """Whether *upstream* is certain without looking at the hook."""
     rules: Rules | None
     split: Split | None
     failover: tuple[str, ...]
-    """Asked in turn where the upstream fails in one of the ways of *failover_on*."""
+    """Asked in turn when the upstream fails with one of the causes in *failover_on*."""
     rate: Rate | None
-    """How fast hooks of the app may come; None = as fast as they like."""
+    """How fast hooks of the app may come; None = no limit."""
     client_config: ClientConfig | None
-    """What answers to connect are to set; None = they are not looked at."""
+    """What answers to connect must set; None = they are not checked."""
     connects: bool
-    """Whether a session begins with this hook, and its answer is to be looked at."""
+    """Whether the hook begins a session and its answer is checked."""
     response_check: ResponseCheck | EventCheck
     shadow: Shadow | None
     failover_on: frozenset[Cause]
     first_budget: float | None
-    """Seconds that the upstream has before *failover* gets its time; None = the whole budget."""
+    """Seconds for the upstream, so that *failover* has time left; None = the whole budget."""
 
 
 _MAX_OTHERS: Final = 1024
-"""Names of unknown methods whose class is remembered, for each set of keys: they come from outside."""
+"""Unknown methods whose class is cached, per set of keys: their names come from outside."""
 _MAX_CLASSES: Final = 256
-"""Classes of methods for which routes are kept."""
+"""Classes of methods whose routes are cached, per app."""
 
 
 class MethodClass(NamedTuple):
-    """Methods to which the same settings apply, in every app with these keys."""
+    """Methods to which the same settings apply, in every app with the same keys under ``methods``."""
 
     example: str | None
-    """One of them; None = any of which nothing is said."""
+    """One of them; None = any method that no key names."""
     kind: MethodType
-    """Their type, as far as it matters."""
+    """Their type, as far as it matters for routes."""
     is_named: bool
-    """Whether a key under ``methods`` stands for them."""
+    """Whether a key under ``methods`` matches them."""
 
 
 class MethodClasses(dict[str, int]):
-    """From a method's name to the place of its class; the first class is that of methods of which nothing is said.
+    """From a method's name to the index of its class; class 0 is that of methods that no key names.
 
-    Known methods are in it; the place of any other is worked out when its first hook comes. Apps whose keys under
-    ``methods`` are the same share it.
+    Known methods are in it from the start; another is added when its first hook comes. Apps with the same keys under
+    ``methods`` share it.
     """
 
     def __init__(self, own: Collection[str], common: Collection[str], kinds: _MethodTypes) -> None:
@@ -98,7 +98,7 @@ class MethodClasses(dict[str, int]):
         nothing_said = ((((), (), ()), ((), (), ())), False, MethodType.DIRECT)
         self._places: dict[object, int] = {nothing_said: 0}
         self.all: list[MethodClass] = [MethodClass(None, MethodType.DIRECT, is_named=False)]
-        """Those that have been met so far."""
+        """Those found so far."""
         for method in (*known_methods(kinds.hook_types), *filter(is_name, (*own, *common))):
             self[method] = self._class_index(method)
         self._max_known = len(self) + _MAX_OTHERS
@@ -120,7 +120,7 @@ class MethodClasses(dict[str, int]):
 
 
 class _MethodTypes:
-    """The types of methods, as far as routes have to tell them apart."""
+    """The types of methods, as far as routes depend on them."""
 
     def __init__(self, config: Config) -> None:
         self.hook_types = config.hook_types
@@ -138,7 +138,7 @@ class _MethodTypes:
 
 
 class _AppRoutes(dict[int, Route]):
-    """The routes of an app by the places of their classes; what is not there yet is made."""
+    """An app's routes by the index of their class; a missing one is built."""
 
     __slots__ = ("_make",)
 
@@ -160,11 +160,11 @@ class App(msgspec.Struct, gc=False):
     classes: MethodClasses
     routes: Mapping[int, Route]
     tenant: Tenant
-    """What lives; whoever takes the table into service puts that of before in its place."""
+    """Its live state; a reload puts the existing one in its place."""
 
     @property
     def default(self) -> Route:
-        """The route of methods of which nothing is said."""
+        """The route of methods that no key names."""
         return self.routes[0]
 
     def route(self, method: str) -> Route:
@@ -173,7 +173,7 @@ class App(msgspec.Struct, gc=False):
 
 
 class Match(NamedTuple):
-    """A route and why it was taken, for people."""
+    """A route, and why it applies, for people."""
 
     app: str
     """The configured name or glob."""
@@ -182,7 +182,7 @@ class Match(NamedTuple):
 
 
 class RuleNames(Container[tuple[str, str]]):
-    """App and rule, by name, of all that there are; the rules of defaults are not written down for each app."""
+    """All (app, rule) pairs by name; the rules of ``defaults`` are stored once."""
 
     def __init__(self, config: Config) -> None:
         self._apps = frozenset(config.apps)
@@ -195,7 +195,7 @@ class RuleNames(Container[tuple[str, str]]):
 
 
 class Table:
-    """All routes of one configuration. Look-ups cost the same for ten apps and for ten thousand."""
+    """All routes of one configuration. A look-up takes the same time for ten apps and for ten thousand."""
 
     def __init__(self, config: Config) -> None:
         routes = _RouteBuilder(config)
@@ -211,7 +211,7 @@ class Table:
                 globs.append((name, compile_glob(name), compiled))
             else:
                 prefixes.setdefault(len(name) - 1, {})[name[:-1]] = compiled
-        # ``prefix*`` is the usual glob: it is found by its prefix, longest first, however many there are.
+        # ``prefix*`` is the usual glob: it is found by its prefix, longest first, in the same time for any number.
         self._prefixes = sorted(prefixes.items(), reverse=True)
         self._globs = sorted(globs, key=lambda entry: len(entry[0]), reverse=True)
         self._other = None if config.unknown_app == "reject" else self._apps[config.unknown_app]
@@ -223,16 +223,16 @@ class Table:
 
     @property
     def apps(self) -> Iterable[App]:
-        """All of them."""
+        """Every app."""
         return self._apps.values()
 
     def find(self, app_key: str, method: str) -> tuple[Tenant, Route] | None:
-        """Whose a hook is, and its route; None where no app of the configuration serves it."""
+        """The app and route of a hook; None if no app matches."""
         app = self._exact.get(app_key) or self._by_glob(app_key) or self._other
         return None if app is None else (app.tenant, app.routes[app.classes[method]])
 
     def explain(self, app_key: str, method: str) -> Match | None:
-        """The route of a hook, with the reason in words."""
+        """The route of a hook, with the reason in words; None if no app matches."""
         found = self.find(app_key, method)
         if found is None:
             return None
@@ -246,12 +246,12 @@ class Table:
         return Match(tenant.name, route, reason)
 
     def route_for(self, app: str, method: str | None) -> Route:
-        """The route that a configured app has for a method, or for those of which nothing is said (None)."""
+        """The route of a configured app for a method, or for methods that no key names (None)."""
         compiled = self._apps[app]
         return compiled.default if method is None else compiled.route(method)
 
     def method_label(self, method: str) -> str:
-        """The method's name as a metric label: bounded by catalogue and configuration."""
+        """The method as a metric label: bounded by the catalogue and the configuration."""
         return self._labels.get(method, OTHER_METHOD)
 
     def _sharing(self) -> set[str]:
@@ -289,7 +289,7 @@ def route_upstreams(route: Route) -> set[str]:
 
 
 class _RouteBuilder:
-    """Makes routes, each once: apps that are configured alike share them, and the hooks of all find them at hand."""
+    """Builds routes, each once: apps with the same settings share them, which keeps them in the caches."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -299,16 +299,16 @@ class _RouteBuilder:
         self._routes: dict[tuple[object, ...], Route] = {}
         self._shared: dict[tuple[int, ...], _AppRoutes] = {}
         self._settings: list[Settings] = []
-        """Of each route: while they live, nothing else has the identity of a part of theirs."""
+        """Those of each route: while they are referenced, the ``id`` of a part of them is not reused."""
 
     def forget(self) -> None:
-        """Let go of what was only kept while routes were made for all apps: a few may come later."""
+        """Release what is needed only while routes are built for all apps."""
         self._routes.clear()
         self._shared.clear()
         self._settings.clear()
 
     def app(self, name: str) -> App:
-        """An app with its routes: of every class that is known by now."""
+        """An app, with the routes of every class known so far."""
         app = self._config.apps[name]
         keys = tuple(app.methods)
         classes = self._classes.get(keys)
@@ -319,7 +319,7 @@ class _RouteBuilder:
         for place in range(len(classes.all)):
             own[place] = self._class_route(name, classes, every, place)
         if not any(map(is_glob, (*keys, *self._config.defaults.methods))):
-            # No class will come to these: apps that are alike so far are alike for ever.
+            # These get no further class: apps that are the same now stay the same.
             own = self._shared.setdefault((id(classes), *map(id, own.values())), own)
         return App(name, classes, own, Tenant(name))
 
@@ -347,7 +347,7 @@ class _RouteBuilder:
         return route
 
     def _compile_rules(self, own: tuple[Rule, ...], kind: MethodType, *, static: bool) -> Rules | None:
-        """The rules that a method of this type can meet; None where there are none. A static app asks no upstream."""
+        """The rules that can match methods of this type; None if there are none. A static app uses no upstream."""
         more = None
         if common := self._config.defaults.rules:
             more = self._share_rules(
@@ -402,7 +402,7 @@ def _build_route(config: Config, kind: MethodType, settings: Settings, rules: Ru
 
 
 def _first_budget(settings: Settings) -> float | None:
-    """Only a timeout uses up the time: after any other failure there is some left."""
+    """Seconds for the first upstream; only a timeout uses up the time, so only then it must leave some."""
     if not settings.failover or Cause.TIMEOUT not in settings.failover_on or not settings.failover_reserve:
         return None
     return settings.timeout * (1.0 - settings.failover_reserve)

@@ -1,7 +1,7 @@
-"""What is in force: one snapshot of configuration, table and upstreams, and its swap on reload.
+"""The snapshot in force (configuration, routes and upstreams), and how a reload swaps it.
 
 A hook takes the snapshot once and keeps it to its end. Live state (connections, breakers, counts) belongs to the
-targets, which the next snapshot takes up by address.
+targets, which the next snapshot reuses by address.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Snapshot:
     table: Table
     upstreams: Mapping[str, Upstream]
     max_in_flight: int
-    """Hooks that backends are asked for at once, by all workers."""
+    """Hooks that may be at backends at once, over all workers."""
 
 
 class Runtime:
-    """Holds the snapshot in force. Build it inside a running loop. Raises OSError for certificates of no use."""
+    """Holds the snapshot in force. Build it inside a running loop. Raises OSError for unusable certificates."""
 
     def __init__(
         self, config: Config, metrics: Metrics, copies: Copies = NO_COPIES, shared: SharedState | None = None
@@ -44,16 +44,16 @@ class Runtime:
         self.metrics = metrics
         self.shared = shared
         self.active_count = None if shared is None else shared.all_hooks
-        """Hooks that backends are asked for, by all workers; None where there is no other."""
+        """The count of hooks at backends over all workers; None with a single one."""
         self.targets = Targets(metrics, config.server.workers, copies, shared)
         self.duplicates = Duplicates(claims=None if shared is None else shared.claims)
         self.leaving_tenants: dict[str, Tenant] = {}
-        """Apps that a reload has removed, while hooks of theirs are under way."""
+        """Apps that a reload has removed, while hooks of theirs are in flight."""
         self.shadows = Shadows(metrics)
         self.tenants: Mapping[str, Tenant] = {}
-        """The apps that are served, by name."""
+        """The live state of the configured apps, by name."""
         self.upstream_configs: Mapping[str, UpstreamConfig] = {}
-        """All upstreams as configured, those of shadows too."""
+        """All upstreams as configured, candidates of shadows included."""
         nothing = Config()
         self.snapshot = Snapshot(nothing, Table(nothing), {}, 1)
         shadows = candidate_upstreams(config)
@@ -62,24 +62,24 @@ class Runtime:
         self._unsettled.commit()
 
     async def prepare(self, config: Config) -> Change:
-        """Have a new configuration ready to be put in force; hooks in flight will keep what they began with.
+        """Prepare a new configuration; hooks in flight will keep the old one.
 
-        Raises what keeps it from being ready, and nothing has changed then.
+        Raises the error that prevents it, for example OSError for certificates; nothing has changed then.
         """
         table, shadows = await asyncio.to_thread(lambda: (Table(config), candidate_upstreams(config)))
         contexts = await asyncio.to_thread(self.targets.contexts, {**config.upstreams, **shadows})
         return self._prepare(config, table, shadows, contexts)
 
     async def renew_tls(self) -> None:
-        """Take up the files of the upstreams' certificates wherever they have changed."""
+        """Reload the upstreams' certificates where their files have changed."""
         await self.targets.renew_tls(self.upstream_configs)
 
     def count_rate_limited(self, app: str) -> None:
-        """Count a hook past its app's rate limit; one that a reload has overtaken brings no series back."""
+        """Count a hook over its app's rate limit; a removed app's series does not come back."""
         self.metrics.rate_limited.with_labels(app if app in self.snapshot.config.apps else UNKNOWN_APP).inc()
 
     async def start(self) -> None:
-        """Begin what runs beside the hooks: health checks."""
+        """Start the health checks."""
         if self._unsettled is not None:
             await self._unsettled.settle()
         self._unsettled = None  # it holds the first configuration
@@ -92,7 +92,7 @@ class Runtime:
             self.shared.close()
 
     def prune(self) -> None:
-        """Remove the series of all that is not in force."""
+        """Remove the metrics series of all that is no longer configured."""
         self.metrics.prune(self.targets.labels())
 
     def _prepare(
@@ -106,7 +106,7 @@ class Runtime:
 
 
 class RuntimeChange(Change):
-    """A snapshot that is ready, and what of the live state goes along with it."""
+    """A prepared snapshot, and the live state that goes with it."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class RuntimeChange(Change):
         self._before = (runtime.snapshot, runtime.upstream_configs, runtime.tenants, runtime.metrics.scope)
 
     def commit(self) -> None:
-        """Have the hooks to come decided by the new snapshot."""
+        """Use the new snapshot for hooks from now on."""
         runtime = self._runtime
         self._parts.commit()
         self._set_rates(self._snapshot.table)
@@ -141,7 +141,7 @@ class RuntimeChange(Change):
         runtime.upstream_configs, runtime.tenants, runtime.snapshot = self._described, self._tenants, self._snapshot
 
     def revert(self) -> None:
-        """Have them decided by the one before."""
+        """Use the previous one again."""
         runtime = self._runtime
         runtime.snapshot, runtime.upstream_configs, runtime.tenants, scope = self._before
         runtime.metrics.set_scope(scope)
@@ -149,20 +149,20 @@ class RuntimeChange(Change):
         self._parts.revert()
 
     async def settle(self) -> None:
-        """Let go of what only the snapshot before had; hooks in flight end first."""
+        """Close what only the previous snapshot used, once its hooks have finished."""
         await self._parts.settle()
         self._runtime.prune()
         _, _, before, _ = self._before
         _release_tenants(self._runtime, before, self._tenants)
 
     async def discard(self) -> None:
-        """Let go of what only the new snapshot has."""
+        """Close what only the new snapshot would have used."""
         await self._parts.discard()
         self._runtime.prune()
         _release_tenants(self._runtime, self._tenants, self._runtime.tenants)
 
     def _assign_tenants(self, table: Table) -> dict[str, Tenant]:
-        """Give each app of the table its live state: the one that it has had."""
+        """Give each app of the table its live state; an app that stays keeps it."""
         tenants, metrics = {}, self._runtime.metrics
         for app in table.apps:
             known = self._runtime.tenants.get(app.name)
@@ -185,7 +185,7 @@ class RuntimeChange(Change):
 
 
 def _release_tenants(runtime: Runtime, apps: Mapping[str, Tenant], served: Mapping[str, Tenant]) -> None:
-    """Let go of the apps that are not served any more, each once no hook of it is under way."""
+    """Release apps that are no longer configured, each once no hook of it is in flight."""
     leaving = {**runtime.leaving_tenants, **apps}
     runtime.leaving_tenants = {
         name: tenant for name, tenant in leaving.items() if name not in served and not tenant.leave()

@@ -1,13 +1,13 @@
-"""What each session's answer to connect set, remembered by all workers together.
+"""What each session's answer to connect set, shared by all workers.
 
 The connect may reach one worker and the call another, and a worker may die in between: so it is one table of fixed size
 in memory that the supervisor keeps and every worker has mapped. There are no locks. An entry is four words of eight
-bytes; its first one is the session's key, changed by the next two: an entry that is half written, or written by two at
-once, is nobody's, and its session merely not known (the lockless hash table of Hyatt and Mann, "A lock-less
+bytes; the first is the session's key XORed with the next two: an entry that is half written, or written by two at
+once, matches no session, which is then merely unknown (the lockless hash table of Hyatt and Mann, "A lock-less
 transposition-table implementation for parallel search", ICGA Journal 25:1, 2002).
 
-Whether a refusal stops something is a bit of the entry itself. All else is alike in most sessions: it is kept once,
-behind the table (settingstore), and the entry names it.
+Whether a rejection stops the call is a bit of the entry itself. All else is the same in most sessions: it is stored
+once, behind the table (policy/settings_store), and the entry names it.
 """
 
 from __future__ import annotations
@@ -29,39 +29,39 @@ from gateway.policy.settings_store import WORDS as STORE_WORDS
 from gateway.policy.settings_store import TextStore, Write
 
 KEEP: Final = 24 * 3600.0
-"""Seconds for which a session is remembered; a new connect begins them anew. Nothing need be forgotten sooner: a
-session that is over sends no more hooks, and whoever takes its id after it begins with a connect."""
+"""Seconds for which a session is kept; a new connect starts them again. Nothing need be removed sooner: a session that
+is over sends no more hooks, and a new one with its id begins with a connect."""
 _ROW: Final = 8
-"""Entries among which a session's place is; the oldest of them makes room."""
+"""Entries in which a session may be; the oldest makes room."""
 _ROWS: Final = 32 * 1024
 CAPACITY: Final = _ROW * _ROWS
 """Sessions at most; with 100,000 of them one in 500 has had to make room."""
 _WORDS: Final = 4
-"""Of an entry: the key exclusive-or the next two, the methods' bits, the name of all else that was set (0 = it is not
-kept), and the second in which the entry was made; 0 = free."""
+"""Per entry: the key XOR the next two, the methods' bits, the name of the other settings (0 = not stored), and the
+second in which the entry was written (0 = free)."""
 _HEAD: Final = 8
-"""Words before the first row; the first two are the key of the hash, drawn when the memory is made."""
+"""Words before the first row; the first two are the key of the hash, drawn when the memory is created."""
 _KEY: Final = 16
 _PAGE: Final = 512
 """Words."""
 _STORE: Final = -(-(_HEAD + CAPACITY * _WORDS) // _PAGE) * _PAGE
-"""The first word of what sessions have in common."""
+"""The first word of the shared settings."""
 MEMORY: Final = 8 * (_STORE + STORE_WORDS)
-"""Bytes; pages that nothing has come to cost nothing."""
+"""Bytes; untouched pages cost nothing."""
 _BITS: Final = {
     method: 1 << bit
     for bit, method in enumerate(
         sorted(method for method, kind in CATALOGUE.items() if kind in {MethodType.DIRECT, MethodType.INCOMING})
     )
 }
-"""Of the methods that the catalogue knows and that can be stopped. Every worker counts them alike."""
+"""Of the catalogue's methods that can be stopped; the same in every worker."""
 _NOTHING_SET: Final = MethodSettings()
 _OTHERS: Final = 64 - len(_BITS)
-"""Bits that all other methods share by their names' checksums, so that a reload need not tell anybody of new ones."""
+"""Bits that all other methods share by their names' checksums: a reload need not announce new ones."""
 
 
 class Sessions:
-    """The table. Without *fd* it is this process's alone; with ``shared_memory()``'s it is everybody's who has that."""
+    """The table. Without *fd* it belongs to this process alone; with that of ``shared_memory()`` it is shared."""
 
     def __init__(self, fd: int = -1, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock  # monotonic: on Linux all processes have the same one
@@ -74,22 +74,22 @@ class Sessions:
         self._words = memoryview(memory).cast("Q")
         self._store = TextStore(memoryview(memory), _STORE, key, KEEP)
         self._settings: dict[int, SessionSettings] = {}
-        """Those that this process has looked at, by their names."""
+        """Those that this process has read, by their names."""
         self.on_settings_dropped: Callable[[], None] = _do_nothing
-        """Called where a session's settings find no room."""
+        """Called when there is no room for a session's settings."""
 
     def __repr__(self) -> str:
         return f"<Sessions {self.count()} of {CAPACITY}>"
 
     def count(self) -> int:
-        """Sessions that are remembered: counted one by one, for tests and people."""
+        """Sessions in the table, counted one by one: for tests and ``repr``."""
         oldest = int(self._clock() - KEEP)
         return sum(1 for made in self._words[_HEAD + 3 : _STORE : _WORDS] if made and made > oldest)
 
     def remember(self, session: str | None, failing: Collection[str], settings: SessionSettings | None = None) -> None:
-        """The session's refusals stop something for the *failing* methods, and for no others.
+        """Store that the session's rejections stop the call for the *failing* methods, and for no others.
 
-        *settings* are all that was set for it; None = not known.
+        *settings*: all that its answer to connect set; None = not known.
         """
         if session is not None:
             words = self._words
@@ -97,7 +97,7 @@ class Sessions:
                 words[at] = value
 
     def writes(self, session: str, failing: Collection[str], settings: SessionSettings | None = None) -> list[Write]:
-        """What ``remember`` writes, word by word."""
+        """The words that ``remember`` writes, in order."""
         key, row = self._locate(session)
         words, now = self._words, int(self._clock()) + 1
         at, oldest = row, now + 1
@@ -115,7 +115,7 @@ class Sessions:
         return [*writes, (at, key ^ bits ^ name), (at + 1, bits), (at + 2, name), (at + 3, now)]
 
     def stops(self, session: str | None, method: str) -> bool | None:
-        """Whether the media server stops what a refusal of this method refuses; None = not known."""
+        """Whether the media server stops a call when this method is rejected; None = not known."""
         found = self._look_up(session)
         return None if found is None else found[0] & _method_bit(method) != 0
 
@@ -137,7 +137,7 @@ class Sessions:
         return settings.get(method, _NOTHING_SET)
 
     def _store_settings(self, settings: SessionSettings | None, now: int) -> tuple[int, list[Write]]:
-        """The name of the settings, and what has to be written so that everybody can look them up by it."""
+        """The name of the settings, and the words to write so that every worker finds them by it."""
         if settings is None:
             return 0, []
         text = pack_settings(settings)
@@ -155,7 +155,7 @@ class Sessions:
         self._settings[name] = settings
 
     def _look_up(self, session: str | None) -> tuple[int, int] | None:
-        """The session's bits and the name of all else; None where there is no entry, or it is too old."""
+        """The session's bits and the name of its settings; None if there is no entry, or it is too old."""
         if session is None:
             return None
         key, row = self._locate(session)
@@ -176,7 +176,7 @@ class Sessions:
 
 
 def shared_memory() -> int:
-    """The descriptor of memory for ``Sessions`` of several processes: handed on to them, and closed by its maker."""
+    """A descriptor of memory for the ``Sessions`` of several processes; the caller closes it."""
     fd = os.memfd_create("gateway-sessions")
     try:
         os.ftruncate(fd, MEMORY)
@@ -188,16 +188,16 @@ def shared_memory() -> int:
 
 
 def session_key(hook: Hook, method: str = "") -> str | None:
-    """What tells a hook's session from all others; None where the hook names none, the empty one, or one of HLS.
+    """A key for the hook's session: node id and session id; None if the hook names none, the empty one, or one of HLS.
 
-    A session's id is made of addresses, which two media servers in two private networks can have in common.
+    A session id is made of addresses, which media servers in different private networks can share.
     """
     session = field_text(own_session(hook, method))
     return f"{field_text(hook.node_id)} {session}" if session else None
 
 
 def _method_bit(method: str) -> int:
-    """The method's bit. Two outside the catalogue may have one in common: then FAIL of the one counts for the other."""
+    """The method's bit. Two outside the catalogue may share one: then FAIL of one counts for the other."""
     bit = _BITS.get(method)
     if bit is None:
         bit = 1 << (len(_BITS) + crc32(method.encode("utf-8", "surrogatepass")) % _OTHERS)
@@ -205,4 +205,4 @@ def _method_bit(method: str) -> int:
 
 
 def _do_nothing() -> None:
-    """Nobody counts."""
+    """Do not count."""

@@ -1,7 +1,7 @@
-"""An app's live state in one process: what a reload must not forget, and what every hook of the app touches.
+"""An app's live state in one process: what a reload must keep, and what every hook of the app uses.
 
-It lies together in one place, for with ten thousand apps each hook's is cold: a look-up per piece would cost a hook
-more than the piece itself.
+It is one object: with ten thousand apps each hook's is cold in the caches, and a look-up per part would cost more than
+the parts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from gateway.telemetry.metrics.cells import Value
 
 
 class Tenant(AppCache):
-    """An app that is served, by its name in the configuration: a glob is one, whatever its appKeys."""
+    """A configured app, by its name: a glob is one, for all its appKeys."""
 
     __slots__ = ("_shared", "active_count", "active_hooks", "in_flight", "limiter", "name")
 
@@ -21,11 +21,11 @@ class Tenant(AppCache):
         super().__init__()
         self.name = name
         self.in_flight: Value | None = None
-        """Its hooks inside, repeats that wait for a verdict included; None before it is served."""
+        """The gauge of its hooks in flight, waiting repeats included; None before it is in force."""
         self.active_hooks = 0
-        """Its hooks that a backend is asked for, in this process: each has a place under the limits."""
+        """Its hooks at backends, in this process; they count against its max_in_flight."""
         self.active_count: HookCount | None = None
-        """The same of all workers; None where there is no other, or no limit."""
+        """The same over all workers; None with a single one, or without a limit."""
         self.limiter: Limiter | SharedLimiter | None = None
         self._shared: AppLimits | None = None
 
@@ -33,7 +33,7 @@ class Tenant(AppCache):
         return f"<Tenant {self.name} {self.limiter!r}>"
 
     def limit(self, rate: Rate | None, now: float) -> None:
-        """Take hooks at this rate from now on; what has been taken stays taken."""
+        """Set the rate of its hooks; what has been used of it stays used. *now*: loop time."""
         if rate is None:
             self.limiter = None
         elif self.limiter is not None:
@@ -44,7 +44,7 @@ class Tenant(AppCache):
             self.limiter = Limiter(rate, now)
 
     def share(self, limits: AppLimits) -> None:
-        """Count its hooks together with those of the other workers from now on."""
+        """Count its hooks together with the other workers' from now on."""
         self._shared, self.active_count = limits, limits.active_count
         self.active_count.note(self.active_hooks)
 
@@ -54,7 +54,7 @@ class Tenant(AppCache):
         return self._shared is not None
 
     def leave(self) -> bool:
-        """The configuration has it no more; False while hooks of it are under way."""
+        """Release it after it left the configuration; False while hooks of it are in flight."""
         if self.active_hooks:
             return False
         if self._shared is not None:

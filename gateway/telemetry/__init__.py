@@ -1,1 +1,1 @@
-"""What is told of decisions: log, journal, metrics, traces, results of shadows."""
+"""Consumers of decisions: log, journal, metrics, traces and shadow results."""

@@ -1,7 +1,7 @@
 """The journal: the last decisions of one process, failures kept longer than successes, bounded in number and bytes.
 
-A hook pays for one reference that is kept. What an operator sees of it (a DecisionView) is made when somebody asks,
-from the same fields and with the same masks as its log line; never a body, never a secret.
+A hook costs one reference. What an operator sees of it (a DecisionView) is made on request, with the same fields and
+masks as its log line; never a body, never a secret.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from gateway.policy.shadow import ShadowResult
 from gateway.telemetry.shadow_results import DIFFERING, ShadowResults, outcome_matches
 
 MAX_BYTES: Final = 8 * 1024 * 1024
-"""Bytes that a journal keeps alive, its own share of each decision included."""
+"""Bytes that a journal keeps in memory, its own share of each decision included."""
 MAX_LIMIT: Final = 1000
-"""Calls in one answer."""
+"""Decisions in one answer."""
 _OVERHEAD: Final = 1024
-"""Bytes that a decision takes besides the bodies, about."""
+"""Bytes that a decision takes besides the bodies, roughly."""
 _LARGE: Final = 16 * 1024
-"""Bytes of bodies from which on the few fields are copied and the rest let go."""
+"""Bytes of bodies from which on only the fields shown are kept, as copies."""
 _FIELD: Final = 256
 """Characters of a hook's field."""
 _NUMBER: Final = 64
 """Characters of a phone number."""
 _BATCH: Final = 32
-"""Decisions looked at before hooks get their turn again."""
+"""Decisions searched before hooks get their turn again."""
 _WHOLE_NUMBER: Final = 6
-"""Characters from which on a search word may be a whole phone number, which is then found though it is masked."""
+"""Characters from which on a search word may be a whole phone number, which is found although it is masked."""
 
 _NO_ANNOTATIONS: Final = Annotations()
 
 Cursor = tuple[int, int]
-"""Successes and failures recorded so far: where a follower stands."""
+"""Successes and failures recorded so far: how far a follower has read."""
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):
-    """One request to a backend, as it is shown."""
+    """One request to a backend, as shown to operators."""
 
     upstream: str
     target: str
@@ -60,7 +60,7 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
 
 
 class DecisionView(msgspec.Struct, frozen=True, gc=False):
-    """A decision, as it is shown: CONTRACT names its fields."""
+    """A decision, as shown to operators: the API's fields."""
 
     request_id: str
     time: str
@@ -87,7 +87,7 @@ class DecisionView(msgspec.Struct, frozen=True, gc=False):
     rule: str | None = None
     repaired: str | None = None
     cut: str = ""
-    """What was cut away from the backend's answer: any text, to be shown as text."""
+    """What was cut away from the backend's answer: any text; never to be rendered as markup."""
     ineffective: bool = False
     client_config: str | None = None
     failed_over_from: str | None = None
@@ -95,14 +95,14 @@ class DecisionView(msgspec.Struct, frozen=True, gc=False):
     changed_fields: str | None = None
     ignored_fields: str | None = None
     excluded: str | None = None
-    """Of an answer to connect: what its restExclude leaves out though the gateway needs it."""
+    """Of an answer to connect: fields that its restExclude leaves out although the gateway needs them."""
     shadow: ShadowResult | None = None
     substituted: str | None = None
-    """What the backend answered to an event, where the hook's own body went out in its place."""
+    """The backend's answer to an event that was replaced by the hook's own body."""
 
 
 class DecisionFilter(msgspec.Struct, frozen=True):
-    """Which calls are asked for; what is None does not matter. All that is set must hold."""
+    """Which decisions are asked for. None matches anything; every other condition must hold."""
 
     app: str | None = None
     method: str | None = None
@@ -115,49 +115,49 @@ class DecisionFilter(msgspec.Struct, frozen=True):
     upstream: str | None = None
     target: str | None = None
     q: str | None = None
-    """Stands in a text of the call, whatever its case; or is a phone number as a whole."""
+    """Is part of a text of the hook, ignoring case, or equals a whole phone number."""
     since: float | None = None
-    """Unix time, the first one wanted."""
+    """Unix time; inclusive."""
     until: float | None = None
-    """Unix time, the first one not wanted any more."""
+    """Unix time; exclusive."""
     rule: str | None = None
-    """The name of a rule that met."""
+    """The name of the rule that matched."""
     shadow: str | None = None
-    """What came of the copy: an outcome, or ``differs``."""
+    """The outcome of the shadow copy, or ``differs``."""
     failures: bool = False
-    """Whether only what a log of failures would hold is wanted."""
+    """Whether only failures are wanted."""
     ineffective: bool = False
-    """Whether only refusals and changed answers that the media server ignores are wanted."""
+    """Whether only rejections and changed answers that the media server ignores are wanted."""
     repaired: bool = False
     """Whether only answers that had to be repaired are wanted."""
     limit: int = 100
 
 
 class SearchResult(msgspec.Struct, frozen=True):
-    """What a search brought."""
+    """The result of a search."""
 
     decisions: list[DecisionView]
     """Newest first, as many as the limit allows."""
     matched: int
-    """How many there were."""
+    """How many matched in all."""
     held: int
     """How many the journal holds."""
     oldest: str | None
-    """When the oldest of these began."""
+    """When the oldest one in the journal began."""
 
 
 class JournalUpdate(msgspec.Struct, frozen=True):
-    """What was recorded since a follower asked last."""
+    """What was recorded since a follower's last request."""
 
     cursor: Cursor
-    """What to ask with next time."""
+    """For the next request."""
     decisions: list[DecisionView]
-    """In the order in which they were recorded, failures before successes where not all have room."""
+    """In the order in which they were recorded; if there are too many, failures are preferred."""
     skipped: int
 
 
 class DecisionFormatter:
-    """Makes Calls of decisions; *mask* and *hook_types* are the configuration's, *worker* this process's id."""
+    """Makes DecisionViews; *mask* and *hook_types* are the configuration's, *worker* this process's id."""
 
     def __init__(
         self, worker: int, mask: Collection[str] = (), hook_types: Mapping[str, MethodType] | None = None
@@ -168,7 +168,7 @@ class DecisionFormatter:
         self._hook_types = hook_types
 
     def format(self, decision: Decision, shadow: ShadowResult | None = None) -> DecisionView:
-        """What is shown of a decision, and of its copy."""
+        """A decision as shown to operators, with its shadow copy's result."""
         ruling, hook = decision.ruling, decision.hook
         annotations = ruling.annotations or _NO_ANNOTATIONS
         return DecisionView(
@@ -215,7 +215,7 @@ class DecisionFormatter:
         )
 
     def matches(self, decision: Decision, wanted: DecisionFilter, shadow: ShadowResult | None = None) -> bool:
-        """Whether the decision is wanted; *shadow* is what came of its copy."""
+        """Whether the decision is wanted; *shadow* is its copy's result."""
         ruling = decision.ruling
         if (
             (wanted.since is not None and decision.time < wanted.since)
@@ -258,7 +258,7 @@ class DecisionFormatter:
             ]
         if any(word in text.casefold() for text in texts):
             return True
-        # Only the whole number finds what is masked: by parts of it, one could find out the rest.
+        # Only the whole number finds a masked one: by searching parts, one could find out the rest.
         if hook is None or len(word) < _WHOLE_NUMBER:
             return False
         return word in ((field_text(raw, _NUMBER) or "").casefold() for raw in (hook.caller, hook.callee))
@@ -276,7 +276,7 @@ class DecisionFormatter:
 
 
 class _RecentDecisions:
-    """The last decisions of one kind."""
+    """The newest decisions of one kind."""
 
     __slots__ = ("dropped", "held", "most")
 
@@ -296,7 +296,7 @@ class _RecentDecisions:
         return self.recorded - later
 
     def since(self, recorded: int) -> Iterator[Decision]:
-        """Those held that came after so many, the newest first."""
+        """Those still held that came after the first *recorded*, newest first."""
         return islice(reversed(self.held), max(0, self.recorded - recorded))
 
 
@@ -309,7 +309,7 @@ class Journal:
         self._successes = _RecentDecisions(recent)
         self._failures = _RecentDecisions(failures)
         self._differing = _RecentDecisions(differing)
-        """Decisions that a candidate saw otherwise, once more: they outlast those that it saw alike."""
+        """Decisions whose shadow differs, once more: they are kept longest."""
         self._max_bytes = max_bytes
         self._bytes = 0
         self._shadows = ShadowResults()
@@ -322,15 +322,15 @@ class Journal:
 
     @property
     def bytes(self) -> int:
-        """What it keeps alive, about."""
+        """Bytes that it keeps in memory, roughly."""
         return self._bytes + self._shadows.bytes
 
     def cursor_at(self, time: float) -> Cursor:
-        """Where a follower stands who is told what began since this Unix time."""
+        """The cursor of a follower that wants everything since this Unix time."""
         return self._successes.recorded_before(time), self._failures.recorded_before(time)
 
     def record(self, decision: Decision) -> None:
-        """Put a decision aside."""
+        """Keep a decision."""
         ruling = decision.ruling
         size = decision.size
         if size > _LARGE:
@@ -346,9 +346,9 @@ class Journal:
         self._append(ring, decision)
 
     def record_shadow(self, request_id: str, result: ShadowResult, decision: Decision | None = None) -> None:
-        """Remember what came of a hook's copy.
+        """Keep the result of a hook's shadow copy.
 
-        *decision*: the hook's, where it is at hand; else it is looked for where it matters.
+        *decision*: the hook's, if the caller has it; else it is searched for if needed.
         """
         self._shadows.record(request_id, result)
         if result.outcome in DIFFERING:
@@ -374,36 +374,36 @@ class Journal:
             self._make_room()
 
     def newest(self) -> list[Decision]:
-        """All that is held, newest first."""
+        """All decisions held, newest first."""
         held = [*self._successes.held, *self._failures.held]
         if self._differing.held:
             known = {(decision.request_id, decision.time) for decision in held}
             held += [each for each in self._differing.held if (each.request_id, each.time) not in known]
         return sorted(held, key=lambda decision: -decision.time)
 
-    async def search(self, wanted: DecisionFilter, teller: DecisionFormatter) -> SearchResult:
-        """The calls that are wanted; hooks go on meanwhile."""
+    async def search(self, wanted: DecisionFilter, formatter: DecisionFormatter) -> SearchResult:
+        """The decisions that match; hooks are handled meanwhile."""
         held = self.newest()
         calls: list[DecisionView] = []
         matched = 0
         for number, decision in enumerate(held, 1):
             shadow = self._shadows.find(decision.request_id)
-            if teller.matches(decision, wanted, shadow):
+            if formatter.matches(decision, wanted, shadow):
                 matched += 1
                 if matched <= wanted.limit:
-                    calls.append(teller.format(decision, shadow))
+                    calls.append(formatter.format(decision, shadow))
             if not number % _BATCH:
                 await asyncio.sleep(0)
         return SearchResult(calls, matched, len(held), timestamp(held[-1].time) if held else None)
 
-    def updates(self, cursor: Cursor, most: int, teller: DecisionFormatter) -> JournalUpdate:
-        """What was recorded since, *most* calls of it: the newest, failures before successes."""
+    def updates(self, cursor: Cursor, most: int, formatter: DecisionFormatter) -> JournalUpdate:
+        """What was recorded since *cursor*, at most *most* decisions: the newest, failures first."""
         failures = list(islice(self._failures.since(cursor[1]), most))
         successes = list(islice(self._successes.since(cursor[0]), most - len(failures)))
         now = (self._successes.recorded, self._failures.recorded)
         new = max(0, now[0] - cursor[0]) + max(0, now[1] - cursor[1])
-        told = sorted([*failures, *successes], key=lambda decision: decision.time + decision.duration)
-        return JournalUpdate(now, [teller.format(decision) for decision in told], new - len(told))
+        chosen = sorted([*failures, *successes], key=lambda decision: decision.time + decision.duration)
+        return JournalUpdate(now, [formatter.format(decision) for decision in chosen], new - len(chosen))
 
     def _make_room(self) -> None:
         """Drop the oldest, successes first."""
@@ -422,7 +422,7 @@ def _annotations_match(annotations: Annotations, wanted: DecisionFilter) -> bool
 
 
 def _without_bodies(decision: Decision) -> Decision:
-    """The same without the bodies: what is shown of the hook is copied, cut to what is shown of it."""
+    """The decision without bodies: the hook's fields that are shown are copied, as short as they are shown."""
     hook = decision.hook
     size = 0
     if hook is not None:
@@ -456,7 +456,7 @@ def _attempts(decision: Decision) -> Iterable[Attempt]:
     upstream, target = decision.upstream, decision.target
     is_usual = decision.attempts and decision.ruling.source is Source.BACKEND
     if not story and is_usual and upstream is not None and target is not None:
-        # The usual case is not recorded: one attempt, which brought the verdict.
+        # The usual case has no records: one attempt, which brought the verdict.
         outcome = "ok" if decision.ruling.verdict is Verdict.ALLOW else "denied"
         story = (
             AttemptRecord(

@@ -100,9 +100,9 @@ class LogWriter:
 
 
 class RateLimitFilter(logging.Filter):
-    """Lets the same message through a few times per period, then says how often it was held back.
+    """Lets the same message through REPEATS times per period, then reports how many were suppressed.
 
-    Running out of file descriptors, for one, makes an event loop log thousands of lines a second.
+    For example, an event loop without file descriptors logs thousands of lines a second.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -121,7 +121,7 @@ class RateLimitFilter(logging.Filter):
                 self._seen.clear()
             self._seen[key] = [now + REPEATS_PER, 1]
             if held > 0:
-                # Not yet with its arguments: where they do not fit, that is the handler's to bear.
+                # Without formatting it: if its arguments do not fit, the handler deals with that.
                 record.msg = f"{record.msg} (and {held} times more that were not logged)"
             return True
         entry[1] += 1
@@ -129,7 +129,7 @@ class RateLimitFilter(logging.Filter):
 
 
 class _Handler(logging.Handler):
-    """The standard library's records as lines of the same stream."""
+    """Writes the standard library's records as lines."""
 
     def __init__(self, writer: LogWriter, *, console: bool) -> None:
         super().__init__()
@@ -165,12 +165,12 @@ class _Handler(logging.Handler):
 
 
 def configure_logging(writer: LogWriter, *, level: str, console: bool) -> None:
-    """Send everything that is logged to the writer; uvicorn's own chatter stays at warnings."""
+    """Send everything that is logged to the writer; uvicorn's and httpx's own messages only from warnings on."""
     prepare_logging(writer, level=level, console=console).commit()
 
 
 def prepare_logging(writer: LogWriter, *, level: str, console: bool) -> Change:
-    """The same, ready to be committed."""
+    """Prepare what ``configure_logging`` does, to be committed later."""
     handler = _Handler(writer, console=console)
     handler.addFilter(RateLimitFilter())
     root = logging.getLogger()

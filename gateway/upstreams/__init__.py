@@ -1,4 +1,4 @@
-"""Asking backends: targets are chosen, attempts made inside one deadline, answers judged."""
+"""Sends hooks to backends: chooses targets, makes attempts within one deadline, judges answers."""
 
 from gateway.upstreams.answers import Judge
 from gateway.upstreams.outgoing import Outgoing

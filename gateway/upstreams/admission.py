@@ -1,7 +1,7 @@
-"""Who may be sent to a target: its breaker, and where apps share it, one more for each app whose hooks fail there.
+"""Which hooks may go to a target: its breaker, and where apps share it, one more per app whose hooks fail there.
 
-A target that cannot be connected to is down for everyone. One that takes a hook and leaves it without an answer may
-do so for one tenant's script alone: where several apps share it, such failures close it to that app and to no other.
+A target that cannot be connected to is down for every app. One that takes a hook and does not answer may do so for one
+app's script alone: where several apps share it, such failures eject it for that app only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gateway.policy.breaker import Breaker, BreakerSettings, State
 from gateway.policy.shared import SharedBreaker
 
 _MAX_TENANTS: Final = 10_000
-"""Apps of whose failures one target keeps count; a success forgets them."""
+"""Apps whose failures a target counts; a success removes them."""
 
 
 class EjectionScope(Enum):
@@ -28,20 +28,20 @@ class EjectionScope(Enum):
 
 
 class Ticket(msgspec.Struct, frozen=True, gc=False):
-    """Leave to send one hook; whoever holds it reports with it exactly once."""
+    """Permission to send one hook; the holder reports its end with it exactly once."""
 
     common: int
     own: int | None
 
 
 class Admission:
-    """One target's breakers; with *everybody's*, the common one and the apps' own are those of all workers."""
+    """One target's breakers; with *shared*, they are those of all workers."""
 
     def __init__(self, shared: SharedBreaker | None = None) -> None:
         self.common: Breaker = shared or Breaker()
         self._shared_breaker = shared
         self._looked_up: dict[str, int] = {}
-        """Apps of which it was looked whether another worker has given them a breaker, and what was the latest then."""
+        """Apps for which other workers' breakers were looked up, and the state of their list at that time."""
         self._settings = BreakerSettings()
         self._shared = False
         self._own: dict[str, Breaker] = {}
@@ -51,47 +51,47 @@ class Admission:
         return f"<Admission {self.common!r}{own}>"
 
     def configure(self, settings: BreakerSettings, *, shared: bool) -> None:
-        """Work by other settings from now on; the states stay."""
+        """Use other settings from now on; the states stay."""
         self._settings = settings
         self._shared = shared
         for breaker in (self.common, *self._own.values()):
             breaker.configure(settings)
 
     def admits_all(self, now: float) -> bool:
-        """Whether every hook may pass, whosever it is."""
+        """Whether hooks of every app may pass."""
         return self.common.state(now) is State.CLOSED and all(
             breaker.state(now) is State.CLOSED for breaker in self._own.values()
         )
 
     def is_ejected(self, now: float) -> bool:
-        """Whether it is shut to everyone, until a probe finds it well."""
+        """Whether it is ejected for every app, until a probe succeeds."""
         return self.common.state(now) is not State.CLOSED
 
     def ejected_apps(self, now: float) -> dict[str, float]:
-        """The apps that it is closed to on their own account, each with the loop time since which it is."""
+        """The apps for which alone it is ejected, each with the loop time since then."""
         return {
             tenant: breaker.since for tenant, breaker in self._own.items() if breaker.state(now) is not State.CLOSED
         }
 
     def is_ejected_for(self, tenant: str, now: float) -> bool:
-        """Whether it is closed to this app on the app's own account."""
+        """Whether it is ejected for this app alone."""
         own = self._own.get(tenant)
         return own is not None and own.state(now) is not State.CLOSED
 
     def restore(self, now: float) -> None:
-        """Let everyone pass again, by decree."""
+        """Restore it for every app, as an operator orders."""
         self.common.restore(now)
         for breaker in self._own.values():
             _forget_failures(breaker, now)
         self._own.clear()
 
     def ready(self, tenant: str, now: float) -> bool:
-        """Whether ``admit`` would let a hook of this tenant's pass; changes nothing."""
+        """Whether ``admit`` would let a hook of this app pass; changes nothing."""
         own = self._own_breaker(tenant)
         return self.common.ready(now) and (own is None or own.ready(now))
 
     def admit(self, tenant: str, now: float) -> Ticket | None:
-        """A ticket for a hook of this tenant's, or None."""
+        """A ticket for a hook of this app; None where it is ejected."""
         own = self._own_breaker(tenant)
         if own is not None and not own.ready(now):
             return None
@@ -101,7 +101,7 @@ class Admission:
         return Ticket(common, None if own is None else own.admit(now))
 
     def admit_last(self, tenant: str, now: float) -> Ticket | None:
-        """As ``admit``, for when every target is ejected: a probe is due each ``open_for``."""
+        """Like ``admit``, for when every target is ejected: allows a probe every ``open_for``."""
         own = self._own_breaker(tenant)
         mine = None if own is None else own.admit_last(now)
         if own is not None and mine is None:
@@ -110,23 +110,23 @@ class Admission:
         if common is not None:
             return Ticket(common, mine)
         if own is not None and mine is not None:
-            own.abandoned(mine, now)
+            own.record_abandoned(mine, now)
         return None
 
-    def succeeded(self, ticket: Ticket, tenant: str, now: float) -> None:
+    def record_success(self, ticket: Ticket, tenant: str, now: float) -> None:
         """The target answered."""
-        self.common.succeeded(ticket.common, now)
+        self.common.record_success(ticket.common, now)
         if self._own and (own := self._own.pop(tenant, None)) is not None:
             _forget_failures(own, now)
 
-    def abandoned(self, ticket: Ticket, tenant: str, now: float) -> None:
-        """The hook ended without a word on the target."""
-        self.common.abandoned(ticket.common, now)
+    def record_abandoned(self, ticket: Ticket, tenant: str, now: float) -> None:
+        """The hook ended in a way that says nothing about the target."""
+        self.common.record_abandoned(ticket.common, now)
         own = self._own.get(tenant)
         if own is not None and ticket.own is not None:
-            own.abandoned(ticket.own, now)
+            own.record_abandoned(ticket.own, now)
 
-    def failed(
+    def record_failure(
         self,
         ticket: Ticket,
         tenant: str,
@@ -137,15 +137,17 @@ class Admission:
         silent_since: float = math.inf,
         patience: float = 0.0,
     ) -> EjectionScope:
-        """The hook failed there; *reached* = the target had been connected to. Returns to whom this closed it."""
+        """The hook failed; *reached*: the target had been connected to. Returns for which apps this ejected it."""
         own = self._own.get(tenant)
         if not self._shared or not reached:
             if own is not None and ticket.own is not None:
-                own.abandoned(ticket.own, now)
-            opened = self.common.failed(ticket.common, now, hard=hard, silent_since=silent_since, patience=patience)
+                own.record_abandoned(ticket.own, now)
+            opened = self.common.record_failure(
+                ticket.common, now, hard=hard, silent_since=silent_since, patience=patience
+            )
             return EjectionScope.ALL if opened else EjectionScope.NONE
-        if self.common.state(now) is not State.CLOSED and self.common.failed(ticket.common, now, hard=hard):
-            return EjectionScope.ALL  # a probe for everyone that was left without an answer
+        if self.common.state(now) is not State.CLOSED and self.common.record_failure(ticket.common, now, hard=hard):
+            return EjectionScope.ALL  # a probe for every app that got no answer
         if own is None:
             if len(self._own) >= _MAX_TENANTS:
                 self.leave()
@@ -153,20 +155,20 @@ class Admission:
                 tenant, None if self._shared_breaker is None else self._shared_breaker.for_app(tenant, create=True)
             )
         mine = ticket.own if ticket.own is not None else own.admit(now)
-        opened = mine is not None and own.failed(mine, now, hard=hard)
+        opened = mine is not None and own.record_failure(mine, now, hard=hard)
         if opened and self._shared_breaker is not None:
             self._shared_breaker.note_app()
         return EjectionScope.APP if opened else EjectionScope.NONE
 
     def leave(self) -> None:
-        """Forget the apps' own breakers; those of other workers stay."""
+        """Remove the apps' own breakers; those of other workers stay."""
         for breaker in self._own.values():
             if isinstance(breaker, SharedBreaker):
                 breaker.leave()
         self._own.clear()
 
     def _own_breaker(self, tenant: str) -> Breaker | None:
-        """The app's own breaker, if this worker or another has given it one."""
+        """The app's own breaker, if this or another worker has created one."""
         own = self._own.get(tenant)
         if own is not None or self._shared_breaker is None or not self._shared:
             return own
@@ -186,6 +188,6 @@ class Admission:
 
 
 def _forget_failures(breaker: Breaker, now: float) -> None:
-    """The app's hooks are answered: so every worker's are."""
+    """The app's hooks are answered: forget its failures in every worker."""
     if isinstance(breaker, SharedBreaker):
         breaker.forget(now)

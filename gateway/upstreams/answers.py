@@ -1,4 +1,4 @@
-"""What an answer means: a verdict, or the cause why it is none."""
+"""Judges a backend's answer: a verdict, or a failure with its cause."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ DENIED: Final = backend_reject()
 
 _CODED: Final = "a compressed body, unasked"
 _MAX_CUT: Final = 2000
-"""Characters of what was cut from an answer that are kept for whoever mends the PHP."""
+"""Characters of what was cut from an answer that are kept, to help fix the PHP."""
 _MAX_NUMBER: Final = 256
-"""Characters of a caller or callee that are looked for there."""
+"""Characters of a caller or callee that are searched for in it."""
 _MAX_RUNS: Final = 8
 _MIN_DIGITS: Final = 5
-"""Fewer digits in a row tell nobody's number."""
+"""Fewer digits in a row reveal no number."""
 _OWN_DIGITS: Final = 7
-"""Last digits in which two spellings of one number agree, whatever the prefixes before them."""
+"""Last digits in which two spellings of one number agree, with any prefixes."""
 _DIGITS: Final = re.compile(r"[0-9]{5,}")
 _GROUPED: Final = re.compile(r"[0-9](?:[ ()/.-]{0,2}[0-9]){4,}+")
-"""Five digits and more, as people group them."""
+"""Five or more digits, as people group them."""
 _NO_DIGIT: Final = re.compile(r"[^0-9]+")
 _SCHEME: Final = re.compile(r"^(?:sips?|tel):", re.IGNORECASE)
 
@@ -93,7 +93,7 @@ class Judge:
 
 
 def _judge_leniently(answer: Answer, sent: bytes, check: Check) -> Ruling | Failure:
-    """Judge a 200 that is not one JSON object where that may be well all the same."""
+    """Judge a 200 that is not one JSON object where that may be acceptable."""
     if check is ResponseCheck.OFF:
         return _coded_failure() if _is_coded(answer) else backend_allow(answer.body)
     if check is EventCheck.ANY:
@@ -109,9 +109,9 @@ def _judge_leniently(answer: Answer, sent: bytes, check: Check) -> Ruling | Fail
 
 
 def _judge_delivery(answer: Answer, sent: bytes) -> Ruling | Failure:
-    """A 2xx to an event: it was delivered, unless PHP says there that its script died.
+    """Judge a 2xx to an event: it was delivered, unless PHP reports that its script died.
 
-    One JSON object goes out as it came, with any status; in place of anything else the hook's own body does.
+    One JSON object goes out as it came, with any status; anything else is replaced by the hook's own body.
     """
     status, body = answer.status, answer.body
     if is_json_object(body):
@@ -132,7 +132,7 @@ def _substitution(status: int, *, empty: bool) -> Annotations:
 
 
 def _readable_cut(cut: str, sent: bytes) -> str:
-    """What was cut away, without the call's phone numbers and without what could play tricks on a terminal."""
+    """What was cut away, with the call's phone numbers masked and without terminal control characters."""
     try:
         hook = parse_hook(sent)
     except BadHookError:
@@ -149,7 +149,7 @@ def _readable_cut(cut: str, sent: bytes) -> str:
 
 
 def _mask_spellings(text: str, digits: str) -> str:
-    """The text without a number of these digits, however it is grouped, and with whatever prefix or none."""
+    """The text with every number of these digits masked, in any grouping and with any prefix."""
 
     def shown(found: re.Match[str]) -> str:
         there = _NO_DIGIT.sub("", found[0])
@@ -160,14 +160,14 @@ def _mask_spellings(text: str, digits: str) -> str:
 
 
 def _mask_in(text: str, number: str) -> str:
-    """The text with a number masked as in the log; a short one only where it stands by itself."""
+    """The text with a number masked as in the log; a short one only as a whole word."""
     if len(number) >= 5:
         return text.replace(number, mask_number(number))
     return re.sub(rf"(?<!\w){re.escape(number)}(?!\w)", mask_number(number), text) if number else text
 
 
 def _is_coded(answer: Answer) -> bool:
-    """Whether the body has a content coding, of which the media server would not hear (RFC 9110, section 8.4)."""
+    """Whether the body has a content coding, which the media server would not be told (RFC 9110, section 8.4)."""
     return any(
         coding.strip().lower() not in (b"", b"identity")
         for name, value in answer.headers
@@ -177,13 +177,13 @@ def _is_coded(answer: Answer) -> bool:
 
 
 def _coded_failure() -> Failure:
-    """Taken as it comes, it would reach the media server without its Content-Encoding: as noise."""
+    """The failure of a compressed body: without its Content-Encoding the media server could not read it."""
     detail = f"status 200 with {_CODED}: response_check: off passes no body that its receiver could not read"
     return Failure(Cause.BAD_ANSWER, ProxyError.HTTP_RESPONSE_CONTENT_CODING, detail, ALLOW_STATUS)
 
 
 def _not_an_object(answer: Answer) -> Failure:
-    """Say what a 200 brought in place of a JSON object; its kind, never its text."""
+    """The failure of a 200 that is no JSON object: says the kind of its body, never its text."""
     error = ProxyError.HTTP_PROTOCOL_ERROR
     body = answer.body
     start = body.lstrip()[:64].lower()

@@ -1,8 +1,8 @@
-"""Which target takes the next hook: a choice among those that may, by weight and by what they have in hand.
+"""Which target gets the next hook: chooses among candidates by weight and by hooks in flight.
 
-The caller leaves out who may not be chosen (ejected, tried already, a backup not yet needed), so the candidates differ
-from call to call. What a balancer remembers belongs to each candidate as an object: one that is left out for a while
-goes on where it stood, one that has gone for good is forgotten, and a new one starts even.
+The caller leaves out targets that may not be chosen (ejected, tried already, a backup not yet needed), so the
+candidates differ from call to call. The state of a balancer belongs to each candidate as an object: one that is left
+out for a while continues where it was, one that is gone is forgotten, and a new one starts even.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol, TypeVar
 
 _SWEEP: Final = 1024
-"""Choices between two sweeps; a sweep forgets the candidates that it does not see, and so their place in the turn."""
+"""Choices between two sweeps; a sweep forgets the credit of candidates that it does not see."""
 
 
 class Candidate(Protocol):
@@ -23,7 +23,7 @@ class Candidate(Protocol):
 
     @property
     def in_flight(self) -> int:
-        """Hooks that it has in hand, or that wait for it."""
+        """Hooks at it, or waiting for it."""
 
 
 C = TypeVar("C", bound=Candidate)
@@ -33,16 +33,16 @@ class Balancer(Protocol):
     """A way to choose."""
 
     def choose(self, candidates: Sequence[C]) -> C:
-        """One of the candidates, of whom there is at least one."""
+        """One of the candidates, of which there is at least one."""
 
 
 class RoundRobin:
     """In turn, each as often as its weight says, the heavy ones spread out between the light ones.
 
-    Each choice gives every candidate credit to the amount of its weight, takes the one with the most, and has it pay
-    for all: nginx calls it smooth weighted balancing. Nobody is ever a whole choice ahead of its share. Credit is
-    bounded by what the candidates of this choice weigh together (once below, twice above: more than a steady set of
-    them comes to), so one that was left out, or whose weight has changed, comes back without a burst.
+    Each choice gives every candidate its weight as credit, takes the one with the most, and charges it the total:
+    nginx's smooth weighted balancing. No candidate is ever a whole choice ahead of its share. Credit is bounded by the
+    total weight of the candidates (once below, twice above: more than a steady set reaches), so a candidate that was
+    left out, or whose weight has changed, comes back without a burst.
     """
 
     __slots__ = ("_choices", "_credit")
@@ -66,7 +66,7 @@ class RoundRobin:
         for candidate in candidates:
             total += candidate.weight
         credit = self._credit
-        most = -total  # nobody has less: bounded below, plus a weight of at least 1
+        most = -total  # none has less: bounded below, plus a weight of at least 1
         for candidate in candidates:
             has = credit.get(candidate, 0)
             if has > 2 * total:
@@ -87,7 +87,7 @@ class RoundRobin:
 
 
 class LeastInFlight:
-    """Whoever has the fewest hooks in hand for its weight; among equals (all idle, above all) in weighted turn."""
+    """The candidate with the fewest hooks in flight for its weight; among equals (above all idle ones) in turn."""
 
     __slots__ = ("_turn",)
 

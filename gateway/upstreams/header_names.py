@@ -1,4 +1,4 @@
-"""Which header names of a client may go on to a backend: none that PHP could take for another.
+"""Which header names of a client are forwarded to a backend: none that PHP could take for another.
 
 PHP (as CGI, RFC 3875, section 4.1.18) sees ``X-Api-Key`` as ``HTTP_X_API_KEY``, and some servers make the same of
 ``X_Api_Key`` and ``X.Api.Key``. So a client could set what the gateway or its operator sets under another spelling.
@@ -14,13 +14,13 @@ from typing import Final
 logger = logging.getLogger(__name__)
 
 _RESERVED: Final = (b"x-gateway-", b"x-forwarded-")
-"""Beginnings of names that only gateways and proxies may set."""
+"""Prefixes of names that only gateways and proxies may set."""
 _HTTPOXY: Final = b"proxy"
 """CGI makes HTTP_PROXY of it, through which programs send their own requests (https://httpoxy.org)."""
 _LONGEST: Final = 64
 """Characters of a name that the log shows."""
 _MOST: Final = 64
-"""Names that the log tells of."""
+"""Names that are logged."""
 
 _is_plain = re.compile(rb"[a-z0-9-]+").fullmatch
 _odd = re.compile(rb"[^a-z0-9]")
@@ -33,7 +33,7 @@ def php_name(name: bytes) -> bytes:
 
 
 def may_pass(name: bytes, taken: Collection[bytes], *, keep_odd: bool) -> bool:
-    """Whether a client's header of this lower-case name goes on; the log tells once of each name that does not.
+    """Whether a client's header of this lower-case name is forwarded; each name that is not is logged once.
 
     *taken*: the names that the gateway sets or removes itself, as PHP sees them. *keep_odd*: names with other
     characters than letters, digits and hyphens go on, unless PHP could take them for one of *taken*.

@@ -1,6 +1,6 @@
-"""What of a request goes on to a backend: end-to-end header fields as they came, the gateway's own in their place.
+"""The header fields for a backend: end-to-end fields as they came, and the gateway's own.
 
-A media server's heads are alike but for the body's length, so what is worked out of one is remembered for the next:
+A media server's heads differ only in the body's length, so the work on one is cached for the next:
 ``parse_head`` and ``forward_headers`` are pure, and cached.
 
 RFC 9110, section 7.6 (hop-by-hop fields, Via); RFC 9110, section 7.2 (Host); W3C Trace Context (traceparent).
@@ -24,7 +24,7 @@ from gateway.upstreams.header_names import may_pass, php_name
 Headers = tuple[tuple[bytes, bytes], ...]
 
 PSEUDONYM: Final = b"wcs-gateway-" + (os.environ.get("WCS_GATEWAY_INSTANCE") or secrets.token_hex(4)).encode()
-"""This instance's name in Via: two gateways may stand in a row, but no hook passes the same one twice."""
+"""This instance's name in Via: a hook may pass two gateways in a row, but never the same one twice."""
 
 _VIA: Final = b"1.1 " + PSEUDONYM
 
@@ -55,7 +55,7 @@ _REPLACED: Final = frozenset(
         b"x-forwarded-proto",
         b"x-forwarded-host",
         b"forwarded",
-        b"accept-encoding",  # the gateway reads the answer, and nobody behind it could undo a coding
+        b"accept-encoding",  # the gateway reads the answer, and the media server could not decode it
         b"set-cookie",
     )
 )
@@ -71,9 +71,9 @@ _traceparent = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0
 
 
 def _random_digits() -> Iterator[bytes]:
-    """48 hexadecimal digits after the other, for a trace id and a span id, neither of which may be all zeros.
+    """Yields 48 hexadecimal digits at a time, for a trace id and a span id. Neither may be all zeros.
 
-    (W3C Trace Context, section 3.2.2: it will not happen to 64 random bits.) Many at once, since each is a system call.
+    (W3C Trace Context, section 3.2.2: 64 random bits never are.) Made in batches, since each is a system call.
     """
     while True:
         digits = os.urandom(24 * _AT_ONCE).hex().encode("ascii")
@@ -85,11 +85,11 @@ _digits = _random_digits()
 
 
 class LoopError(Exception):
-    """The hook has passed this gateway before: a target leads back to it."""
+    """The hook has passed this gateway before: an upstream's url leads back to it."""
 
 
 class Identity(msgspec.Struct, frozen=True, gc=False):
-    """A hook's names for tracing: kept where the client's are sane, made where not."""
+    """A hook's request id and trace context: the client's where they are valid, else new ones."""
 
     request_id: bytes
     traceparent: bytes
@@ -99,17 +99,17 @@ class Policy(NamedTuple):
     """An upstream's own header rules."""
 
     host: str = "target"
-    """The Host to send: ``target`` = each target's own, ``preserve`` = the client's, else literally this."""
+    """The Host to send: ``target`` = each target's own, ``preserve`` = the client's, else this literal."""
     headers: tuple[tuple[bytes, bytes], ...] = ()
     """Set on every request, in place of the client's of that name."""
     credentials: tuple[str, str] | None = None
     """User name and password for HTTP Basic (RFC 7617), in place of the client's Authorization."""
     keep_underscores: bool = False
-    """Whether the client's header names with an underscore go on (see header_names.py)."""
+    """Whether the client's header names with an underscore are forwarded (see header_names.py)."""
 
 
 class CompiledPolicy:
-    """A Policy with everything prepared that no request changes."""
+    """A Policy with all that is the same for every request prepared."""
 
     def __init__(self, policy: Policy) -> None:
         static = [(name.lower(), value) for name, value in policy.headers]
@@ -128,7 +128,7 @@ class CompiledPolicy:
 
 
 class RequestHead:
-    """A head's fields, and what the gateway itself reads in them."""
+    """A request's header fields, and what the gateway itself reads in them."""
 
     __slots__ = ("coded", "fields", "host", "request_id", "traceparent")
 
@@ -136,9 +136,9 @@ class RequestHead:
         self.fields = fields
         self.host: bytes | None = None
         self.request_id: bytes | None = None
-        """The client's, where it is a sane one."""
+        """The client's, if it is valid."""
         self.traceparent: bytes | None = None
-        """The client's, where it is valid (W3C Trace Context, section 3.2)."""
+        """The client's, if it is valid (W3C Trace Context, section 3.2)."""
         self.coded = False
         """Whether the body has a content coding (RFC 9110, section 8.4)."""
         for name, value in fields:
@@ -152,7 +152,7 @@ class RequestHead:
                 self.coded = True
 
     def identity(self) -> Identity:
-        """The request id and trace context of a hook with this head: the client's, or new ones of one number."""
+        """The request id and trace context of a hook with this head: the client's, or new ones of one random number."""
         if self.request_id is not None and self.traceparent is not None:
             return Identity(self.request_id, self.traceparent)
         digits = next(_digits)
@@ -162,7 +162,7 @@ class RequestHead:
 
 @lru_cache(_REMEMBERED)
 def parse_head(fields: Headers) -> RequestHead:
-    """What stands in a head's fields, names in lower case."""
+    """The parsed header *fields*, whose names are in lower case."""
     return RequestHead(fields)
 
 
@@ -170,10 +170,10 @@ def parse_head(fields: Headers) -> RequestHead:
 def forward_headers(
     received: RequestHead, policy: CompiledPolicy, client: str | None, scheme: str, *, resigned: bool = False
 ) -> bytes:
-    """The header lines for the backend that all hooks with this head share; ``hook_header_lines`` has each hook's own.
+    """The header lines that all hooks with this head share; ``hook_header_lines`` has those of each hook.
 
-    They lack Host and what each attempt sets itself, and where the hook is signed anew, its Authorization. Raises
-    LoopError if Via says that this very gateway has had the hook already.
+    They lack Host, what each attempt sets itself, and, if the hook is signed again (*resigned*), its Authorization.
+    Raises LoopError if Via names this gateway: the hook has passed it already.
     """
     listed: set[bytes] = set()
     via: list[bytes] = []
@@ -186,7 +186,7 @@ def forward_headers(
         raise LoopError("this hook has passed this gateway already: an upstream's url leads back to it")
     dropped = policy.dropped | listed  # fields that Connection names are for this hop only
     if received.traceparent is None:
-        dropped |= _STATE  # what belongs to a trace that is not gone on with (W3C Trace Context, section 3.4)
+        dropped |= _STATE  # it belongs to a trace that is not continued (W3C Trace Context, section 3.4)
     keep = policy.keep_underscores
     lines = [
         *(
@@ -205,7 +205,7 @@ def forward_headers(
 
 
 def hook_header_lines(identity: Identity) -> bytes:
-    """The header lines for the backend that belong to this hook alone."""
+    """The header lines for the backend that differ for each hook."""
     return b"x-request-id: %b\r\ntraceparent: %b\r\n" % (identity.request_id, identity.traceparent)
 
 

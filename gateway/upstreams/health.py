@@ -1,7 +1,7 @@
-"""Active health checks: is the backend there? A check never says anything about verdicts.
+"""Active health checks: does the backend answer? A check says nothing about verdicts.
 
-Its result goes to the target's breaker, so that hooks and checks share one picture: what is unknown counts as
-healthy, two failed checks in a row eject the target, one good check brings it back.
+Its result goes to the target's breaker, so that hooks and checks share one state: unknown counts as healthy, two failed
+checks in a row eject the target, one good check restores it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _FALL: Final = 2
 
 
 def check_url(target: httpx.URL, config: Health) -> httpx.URL:
-    """What is asked for at a target."""
+    """The URL that a check of this target requests."""
     return target.copy_with(raw_path=config.path.encode("ascii"))
 
 
 class HealthCheck:
-    """Asks one target at intervals, over connections of its own, once it is started."""
+    """Checks one target at intervals, over its own connections, once it is started."""
 
     def __init__(
         self, target: Target, config: Health, tls: ssl.SSLContext | None = None, server_name: str | None = None
@@ -48,11 +48,11 @@ class HealthCheck:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to ask."""
+        """Start checking."""
         self._task = self._loop.create_task(self._run(), name=f"health {self._target.name}")
 
     async def aclose(self) -> None:
-        """End it; what it alone held against the target is forgotten, since nobody would take it back."""
+        """Stop checking; an ejection by this check is lifted, since nothing else would."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -70,7 +70,7 @@ class HealthCheck:
                 await asyncio.sleep(config.interval)
 
     async def _ask(self, client: httpx.AsyncClient, url: httpx.URL) -> str | None:
-        """What is wrong; None where all is well."""
+        """What is wrong; None if all is well."""
         try:
             response = await client.get(url, headers={"User-Agent": "wcs-gateway health check"})
         except httpx.HTTPError as exc:
@@ -85,7 +85,7 @@ class HealthCheck:
             if self._failures >= _FALL:
                 logger.warning("%s: its health check is good again", target.name)
             self._failures = 0
-            if self._ejected:  # what the hooks' own failures opened, only a hook closes
+            if self._ejected:  # a breaker that hooks' failures opened is closed by a hook only
                 self._ejected = False
                 target.record_recovery(now)
             return

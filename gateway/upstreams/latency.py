@@ -1,4 +1,4 @@
-"""How long a target takes: a running estimate, and the quantiles of the last minute, both in constant memory."""
+"""How long a target takes to answer: a running estimate, and the last minute's quantiles, in constant memory."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ _DEVIATIONS: Final = 2.0
 
 
 class LatencyEstimator:
-    """A target's usual answer time: the smoothed mean and twice the smoothed deviation, as TCP estimates its
-    round trip (RFC 6298, section 2), though less cautious than its four deviations.
+    """A target's usual answer time: the smoothed mean plus twice the smoothed deviation.
 
-    Feed it the answers, verdicts and error statuses alike. A time-out tells only a lower bound; it may be fed as such.
+    TCP estimates its round trip like this (RFC 6298, section 2), though it adds four deviations.
+
+    Feed it the times of all answers. A timeout gives only a lower bound; it may be fed as such.
     """
 
     __slots__ = ("_deviation", "_mean")
@@ -30,7 +31,7 @@ class LatencyEstimator:
         return f"<LatencyEstimator {self.estimate() * 1000:.1f} ms>"
 
     def observe(self, seconds: float) -> None:
-        """Take in one answer's time, not negative."""
+        """Add one answer's time in seconds, not negative."""
         mean = self._mean
         if mean < 0.0:
             self._mean = seconds
@@ -58,11 +59,11 @@ _SLOT: Final = 10.0
 _SLOTS: Final = 6
 
 Times = Mapping[int, int]
-"""How many times fell into each bucket; those of several processes are added up."""
+"""Counts by bucket; those of several processes can be added."""
 
 
 class LastMinute:
-    """The times of about the last minute (60 to 70 s), counted in buckets. Clock times in seconds, passed in."""
+    """Answer times of about the last minute (60 to 70 s), counted in buckets. *now* is in seconds, of any one clock."""
 
     __slots__ = ("_counts", "_ends", "_past")
 
@@ -72,13 +73,13 @@ class LastMinute:
         self._past: deque[tuple[float, Times]] = deque(maxlen=_SLOTS)
 
     def observe(self, seconds: float, now: float) -> None:
-        """Take in one time."""
+        """Count one time."""
         if now >= self._ends:
             self._turn(now)
         self._counts[bisect_right(_BOUNDS, seconds)] += 1
 
     def times(self, now: float) -> Times:
-        """What was counted in the last minute."""
+        """The counts of the last minute."""
         total: dict[int, int] = {}
         for ends, counts in (*self._past, (self._ends, self._filled())):
             if ends > now - _SLOT * _SLOTS:
@@ -87,7 +88,7 @@ class LastMinute:
         return total
 
     def _turn(self, now: float) -> None:
-        """Begin a slot."""
+        """Start a new slot."""
         if filled := self._filled():
             self._past.append((self._ends, filled))
             self._counts = [0] * (len(_BOUNDS) + 1)
@@ -98,7 +99,7 @@ class LastMinute:
 
 
 def quantile(times: Times, part: float) -> float | None:
-    """Seconds within which this part of the times lies, right to 5 % from 0.1 ms to 60 s; None where there are none."""
+    """Seconds below which this *part* of the times is, within 5 % from 0.1 ms to 60 s; None if there are none."""
     rank = max(1, math.ceil(part * sum(times.values())))
     for bucket in sorted(times):
         rank -= times[bucket]

@@ -1,12 +1,12 @@
-"""Copies of hooks for candidates: queued after the answer has gone out, sent over connections of their own, compared.
+"""Shadow copies: hooks sent to a candidate too, after their answer has gone out, to compare its answers.
 
-Nothing here can delay or change an answer. A hook pays for being looked at and, if it is in the sample, for one entry
-of a queue that is bounded in number and bytes; when that is full, the copy is dropped and counted. A bounded number of
-tasks per candidate empties it, each with the hook's own budget. A candidate is an upstream of its own, with its own
-connections, breaker and metrics: one that hangs or is gone harms no hook, even where hooks go to the same address.
+Nothing here can delay or change an answer. A hook costs a check and, if it is in the sample, one entry in a queue that
+is bounded in number and bytes; when that is full, the copy is dropped and counted. A bounded number of tasks per
+candidate empties it, each copy with the hook's own budget. A candidate is an upstream of its own, with its own
+connections, breaker and metrics: one that hangs or is down affects no hook, even at the same address.
 
-Only hooks that the backend decided itself are copied. A fallback, a rule or a static verdict is no backend's opinion,
-so there is nothing to compare; and a duplicate has been copied when it came first.
+Only hooks that the backend decided itself are copied. A fallback, a rule or a static verdict is not a backend's
+decision, so there is nothing to compare; and a duplicate was copied when it came first.
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ from gateway.upstreams import Outcome, Outgoing, Upstream
 logger = logging.getLogger(__name__)
 
 MAX_TASKS: Final = 32
-"""Copies under way to one candidate at once."""
+"""Copies in flight to one candidate."""
 MAX_QUEUED: Final = 512
-"""Copies that wait for one candidate."""
+"""Copies waiting for one candidate."""
 MAX_BYTES: Final = 4 * 1024 * 1024
-"""Bytes that one candidate's copies take, those under way included."""
+"""Bytes of one candidate's copies, in flight or waiting."""
 MAX_BYTES_OF_ALL: Final = 16 * 1024 * 1024
-"""The same of all candidates together."""
+"""Bytes of all candidates' copies."""
 LARGE: Final = 8 * 1024
-"""Bytes of a body from which on a comparison field by field is made in a thread, one at a time."""
+"""Bytes of a body from which on bodies are compared in a thread, one pair at a time."""
 
 _OVERHEAD: Final = 2048
-"""Bytes that a copy takes besides head and bodies, about."""
+"""Bytes that a copy takes besides head and bodies, roughly."""
 _RETRY: Final = Retry()
-"""Only what no backend can have seen is sent again, above all over a connection that turned out to be closed."""
+"""Only what no backend can have seen is retried, above all after a connection that turned out to be closed."""
 _SPAN: Final = 1 << 15
-"""A copy's number among its hook's attempts, in a trace: what the candidate does hangs below none of the real ones."""
+"""A copy's number among its hook's attempts in a trace: no real attempt's, so that their spans stay apart."""
 
 ResultListener = Callable[[str, ShadowResult, Decision], None]
-"""Told of each result: the hook's request id, what came of its copy, and the hook's own fate."""
+"""Called with each result: the hook's request id, its copy's result, and the hook's decision."""
 
 
 def candidate_upstreams(config: Config) -> dict[str, UpstreamConfig]:
-    """The further upstreams that the shadows of a configuration need, by their reserved names.
+    """The upstreams that the shadows of a configuration need, by their reserved names.
 
-    They lack health checks: the upstream itself has them, and a candidate is not asked twice for nothing.
+    They have no health checks: the configured upstream has them already.
     """
     shadows = [
         shadow for app in config.apps.values() for shadow in (app.shadow, *(m.shadow for m in app.methods.values()))
@@ -67,7 +67,7 @@ def candidate_upstreams(config: Config) -> dict[str, UpstreamConfig]:
 
 
 class _Copy(msgspec.Struct, frozen=True, eq=False):
-    """A hook's copy and all that is needed to compare its answer."""
+    """A hook's copy, and what is needed to compare its answer."""
 
     settings: ShadowSettings
     decision: Decision
@@ -81,7 +81,7 @@ class _Copy(msgspec.Struct, frozen=True, eq=False):
 
 
 class _CandidateQueue:
-    """What waits for one candidate and is under way to it."""
+    """The copies waiting for one candidate, and the tasks that send them."""
 
     __slots__ = ("bytes", "config", "queue", "tasks", "upstream")
 
@@ -94,11 +94,11 @@ class _CandidateQueue:
 
 
 class Shadows:
-    """The copies of one process. Build it inside a running loop."""
+    """The shadow copies of one process. Build it inside a running loop."""
 
     def __init__(self, metrics: Metrics, note: ResultListener | None = None) -> None:
         self.on_result = note
-        """Whom to tell of results."""
+        """Called with each result."""
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._lanes: dict[str, _CandidateQueue] = {}
@@ -108,7 +108,7 @@ class Shadows:
         self._bytes = 0
         self._draining = False
         self._thread_slot = asyncio.Lock()
-        """Held by the one comparison that is made in a thread."""
+        """Held by the one comparison that runs in a thread."""
 
     def __repr__(self) -> str:
         lanes = (f"{name}: {len(lane.queue)} queued, {len(lane.tasks)} at work" for name, lane in self._lanes.items())
@@ -116,23 +116,23 @@ class Shadows:
 
     @property
     def queued(self) -> int:
-        """Copies that wait."""
+        """Copies waiting."""
         return sum(len(lane.queue) for lane in self._lanes.values())
 
     @property
     def active_tasks(self) -> int:
-        """Tasks that bring copies to candidates, those included that are about to end."""
+        """Tasks that send copies, those about to end included."""
         return sum(len(lane.tasks) for lane in self._lanes.values()) + len(self._ending)
 
     @property
     def bytes(self) -> int:
-        """What all copies take, about."""
+        """Bytes of all copies, roughly."""
         return self._bytes
 
     def prepare(
         self, config: Config, configs: Mapping[str, UpstreamConfig], upstreams: Mapping[str, Upstream]
     ) -> Change:
-        """Have it ready to work by another configuration.
+        """Prepare for another configuration.
 
         *configs*: its ``candidate_upstreams``; *upstreams* has them live, among others. Where a candidate is gone or
         has other settings now, the copies that wait for it are dropped, and requests in flight to it are cancelled.
@@ -147,13 +147,13 @@ class Shadows:
         return _ShadowsChange(self, Work(self._apps, self._mask, self._lanes, upstreams_before), after)
 
     def put(self, work: Work) -> None:
-        """Do this work from now on."""
+        """Put this in force."""
         for name, lane in work.lanes.items():
             lane.upstream = work.upstreams[name]
         self._apps, self._mask, self._lanes = work.apps, work.mask, work.lanes
 
     def end(self, lane: _CandidateQueue) -> None:
-        """Drop what waits for a candidate, and break off what is under way to it."""
+        """Drop the copies waiting for a candidate, and cancel those in flight."""
         self._drop_queue(lane)
         for task in lane.tasks:
             task.cancel()
@@ -163,10 +163,10 @@ class Shadows:
     def offer(
         self, shadow: Shadow, decision: Decision, outcome: Outcome | None, prepare: Callable[[Upstream], Outgoing]
     ) -> None:
-        """Have a hook copied, if it is one to be copied; its answer has gone out. Never raises.
+        """Queue a copy of a hook that has been answered, if it is to be copied. Never raises.
 
-        *outcome*: what its upstream said, before anything of it was changed for the media server; so is the
-        candidate's. *prepare* makes the hook as an upstream gets it; it is called for what is really copied.
+        *outcome*: its upstream's answer, before anything in it was changed for the media server; the candidate's is
+        compared with that. *prepare* builds the request for an upstream; it is called only for a hook that is copied.
         """
         if (
             decision.ruling.source is not Source.BACKEND
@@ -187,13 +187,13 @@ class Shadows:
             self._defect(shadow, decision)
 
     def drain(self) -> None:
-        """The process is to end: what waits is dropped, and nothing more is taken."""
+        """Drop the copies that wait, and accept no more: the process is about to end."""
         self._draining = True
         for lane in self._lanes.values():
             self._drop_queue(lane)
 
     async def aclose(self) -> None:
-        """End everything now."""
+        """Stop everything now."""
         self.drain()
         for name in list(self._lanes):
             self.end(self._lanes.pop(name))
@@ -247,12 +247,11 @@ class Shadows:
     # --- the work ---
 
     async def _work(self, lane: _CandidateQueue) -> None:
-        """Bring copies to the candidate until none is left."""
+        """Send copies to the candidate until none is left."""
         try:
             await self._empty(lane)
         finally:
-            # At once, and not when the loop gets to tell of its end: a copy that came in between would find every task
-            # at work, and none would come for it.
+            # Now, and not in a callback: a copy offered in between would find every task busy, and none would send it.
             if (task := asyncio.current_task()) is not None:
                 lane.tasks.discard(task)
 
@@ -267,16 +266,16 @@ class Shadows:
             finally:
                 self._release(lane, copy)
                 self._count(copy.decision.app, copy.settings.upstream, outcome)
-            await asyncio.sleep(0)  # hooks get their turn, even where a candidate that is ejected fails at once
+            await asyncio.sleep(0)  # hooks get their turn, even if an ejected candidate fails immediately
 
     async def _ask(self, copy: _Copy) -> str:
-        """Ask the candidate, compare its answer, tell what came of it, and return the word for it."""
+        """Send the copy, compare the answer, report the result, and return its outcome."""
         now = self._loop.time()
         if now - copy.offered > copy.budget:
-            return DROPPED  # of a call that has long gone on, a backend may know other things by now
+            return DROPPED  # too old: the backend may have other data for the call by now
         outcome = await copy.upstream.ask(copy.outgoing, now + copy.budget, _RETRY)
         if isinstance(outcome.result, Failure) and outcome.result.cause is Cause.OVERLOAD:
-            return DROPPED  # by our own limit of connections: the candidate has not seen it
+            return DROPPED  # at the gateway's own limit of connections: the candidate has not seen it
         theirs = _as_answered(outcome.result)
         comparison = await self._compare(_as_answered(copy.ours), theirs, copy.settings)
         if self.on_result is not None:
@@ -299,7 +298,7 @@ class Shadows:
             return await asyncio.to_thread(compare, ours, theirs, settings.compare, settings.ignore, self._mask)
 
     def _count(self, app: str, upstream: str, outcome: str) -> None:
-        # A hook whose app a reload has taken away must not bring the app's series back.
+        # A hook whose app a reload has removed must not create the app's series again.
         self._metrics.shadow_hooks.with_labels(app if app in self._apps else UNKNOWN_APP, upstream, outcome).inc()
 
     def _defect(self, shadow: Shadow, decision: Decision) -> None:
@@ -308,17 +307,17 @@ class Shadows:
 
 
 class Work(NamedTuple):
-    """What one configuration has copied."""
+    """What one configuration says about copies."""
 
     apps: Container[str]
     mask: frozenset[str]
     lanes: dict[str, _CandidateQueue]
     upstreams: Mapping[str, Upstream]
-    """By the lanes' names: where their copies go."""
+    """By the names of *lanes*: where their copies go."""
 
 
 class _ShadowsChange(Change):
-    """The work of another configuration: lanes that stay go on with what waits in them."""
+    """The change to another configuration; queues of candidates that stay keep their copies."""
 
     def __init__(self, shadows: Shadows, before: Work, after: Work) -> None:
         self._shadows = shadows
@@ -326,22 +325,22 @@ class _ShadowsChange(Change):
         self._after = after
 
     def commit(self) -> None:
-        """Copies that come go to the new candidates."""
+        """Send new copies to the new candidates."""
         self._shadows.put(self._after)
 
     def revert(self) -> None:
-        """They go to the old ones again."""
+        """Send them to the previous ones again."""
         self._shadows.put(self._before)
 
     async def settle(self) -> None:
-        """End what was for candidates that are gone."""
+        """Stop the copies to candidates that are gone."""
         for name, lane in self._before.lanes.items():
             if self._after.lanes.get(name) is not lane:
                 self._shadows.end(lane)
 
 
 def _mark_copy(outgoing: Outgoing) -> Outgoing:
-    """The hook as a copy: marked, and with a place of its own in the hook's trace."""
+    """The request as a copy: marked, and with its own span in the hook's trace."""
     head = outgoing.head
     if outgoing.trace is not None:
         head = outgoing.trace.renumber(head, 1, _SPAN)

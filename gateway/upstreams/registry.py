@@ -1,4 +1,4 @@
-"""All live targets: a reload takes up what is there, retires what is gone, and begins what is new."""
+"""All live targets: a reload keeps those that stay, retires those that are gone, and creates new ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from gateway.upstreams.upstream import Member, Upstream
 logger = logging.getLogger(__name__)
 
 _BATCH: Final = 16
-"""Targets reported on before hooks get their turn again."""
+"""Targets reported before hooks get their turn again."""
 
 
 class _Key(NamedTuple):
@@ -64,9 +64,9 @@ class Targets:
         return f"<Targets {list(self._live.values())}>"
 
     def contexts(self, configs: Mapping[str, UpstreamConfig]) -> Contexts:
-        """The TLS contexts of a configuration: those in force where a ``tls`` section stays. Blocking.
+        """The TLS contexts of a configuration; a ``tls`` section that stays keeps its context. Blocking.
 
-        Raises OSError where the files of a new one cannot be used.
+        Raises OSError if the files of a new one cannot be used.
         """
         contexts = {}
         for name, config in configs.items():
@@ -86,7 +86,7 @@ class Targets:
         *,
         keep_underscores: bool = False,
     ) -> TargetsChange:
-        """The upstreams of a configuration, over targets that live already wherever they stay.
+        """Prepare the upstreams of a configuration; targets that stay are reused.
 
         *sharing* names the upstreams that several apps use; *contexts* is what ``contexts`` returned for the same
         configuration; *keep_underscores*: ``server.underscore_headers``.
@@ -105,14 +105,14 @@ class Targets:
         return change
 
     def put(self, live: Live) -> None:
-        """Have these live from now on, ejected where an operator wants them to be."""
+        """Put these in force; targets that an operator ejected stay ejected."""
         self._live, self._contexts, self._sharing = live
         for key in self._operator_ejections:
             if (held := self._live.get(key)) is not None:
                 held.eject()
 
     async def keep(self, wanted: Container[_Key]) -> None:
-        """Close all other targets; hooks on them end first."""
+        """Close all other targets, once their hooks have finished."""
         for key in [key for key in self._live if key not in wanted]:
             target = self._live.pop(key)
             try:
@@ -122,7 +122,7 @@ class Targets:
                 logger.exception("%s: the connections to target %s could not be closed", key.upstream, target.name)
 
     async def replace_check(self, key: _Key, check: HealthCheck | None) -> None:
-        """End a target's health check, and start this one in its place, unless it is the same."""
+        """Stop a target's health check and start this one, unless it is the same."""
         running = self._checks.get(key)
         if running is check:
             return
@@ -134,11 +134,11 @@ class Targets:
             check.start()
 
     def labels(self) -> set[tuple[str, str]]:
-        """(upstream, target) of all that live."""
+        """(upstream, target) of all live targets, as metric labels."""
         return {(key.upstream, target.name) for key, target in self._live.items()}
 
     async def reports(self) -> list[TargetReport]:
-        """How every target of the configuration in force stands; hooks go on meanwhile."""
+        """A report of every target in force; hooks are handled meanwhile."""
         reports: list[TargetReport] = []
         for number, (key, target) in enumerate(list(self._live.items()), 1):
             if not target.retired:
@@ -148,9 +148,9 @@ class Targets:
         return reports
 
     def eject(self, upstream: str, url: str) -> bool:
-        """Have a target ejected until it is restored, over reloads; returns whether that changes anything.
+        """Eject a target until it is restored, across reloads; returns whether that changes anything.
 
-        One that is not there yet begins its life ejected.
+        A target that does not exist yet will start ejected.
         """
         key = _Key(upstream, url)
         self._operator_ejections.add(key)
@@ -158,16 +158,16 @@ class Targets:
         return target is not None and target.eject()
 
     def restore(self, upstream: str, url: str) -> bool:
-        """Let hooks pass to a target again, whatever had closed it; returns whether that changes anything."""
+        """Restore a target, for any reason it was ejected; returns whether that changes anything."""
         key = _Key(upstream, url)
         self._operator_ejections.discard(key)
         target = self._live.get(key)
         return target is not None and target.restore()
 
     async def renew_tls(self, configs: Mapping[str, UpstreamConfig]) -> None:
-        """Make new connections by the certificates' files as they are now; idle ones made by others are closed.
+        """Use the certificates' files as they are now for new connections; idle older connections are closed.
 
-        *configs*: those in force. Files that cannot be used are told of in the log, and those before them stay.
+        *configs*: those in force. Files that cannot be used are reported in the log; the previous contents stay in use.
         """
         for name in await self._renew_contexts(configs):
             config = configs[name]
@@ -184,7 +184,7 @@ class Targets:
     def _prepare_target(
         self, key: _Key, name: str, config: UpstreamConfig, settings: TransportSettings, change: TargetsChange
     ) -> Target:
-        """The target with this key, a new one where there is none, entered into the change."""
+        """The target with this key, new if there is none, added to the change."""
         target = change.targets.get(key) or self._live.get(key)
         if target is None:
             breaker = None if self._shared is None else self._shared.target_breaker(key.upstream, key.url)
@@ -207,7 +207,7 @@ class Targets:
         return target
 
     def _max_connections(self, target: Target, connections: int) -> int:
-        """Connections to a target: of all workers together, or this one's part where it cannot know of the others."""
+        """The limit of connections to a target: of all workers, or this one's share if they do not count together."""
         return connections if target.is_shared else max(1, connections // self._workers)
 
     def _yield_idle(self) -> None:
@@ -232,7 +232,7 @@ class Targets:
         return FileBacked(tls.files, lambda files: client_context(files, tls.minimum_version), self._copies)
 
     async def _renew_contexts(self, configs: Mapping[str, UpstreamConfig]) -> list[str]:
-        """The upstreams whose files have changed; their contexts are made anew."""
+        """Reload the TLS contexts whose files have changed; returns the names of their upstreams."""
         renewed = []
         for tls, context in list(self._contexts.items()):
             having = [name for name, config in configs.items() if config.tls == tls]
@@ -250,7 +250,7 @@ class Targets:
     def _new_check(
         self, key: _Key, target: Target, config: UpstreamConfig, settings: TransportSettings
     ) -> HealthCheck | None:
-        """The health check that the configuration wants of a target: the one that runs, where that is just so."""
+        """The health check that the configuration wants for a target: the running one if it is the same."""
         if config.health is None:
             return None
         tls_options = (settings.tls, settings.server_name)
@@ -266,7 +266,7 @@ class Targets:
 
 
 class Live(NamedTuple):
-    """What lives by one configuration."""
+    """What is in force for one configuration."""
 
     targets: dict[_Key, Target]
     contexts: Contexts
@@ -275,12 +275,12 @@ class Live(NamedTuple):
 
 
 class TargetsChange(Change):
-    """The targets of another configuration: new ones are made, nothing is changed about those that live."""
+    """The targets of another configuration: new ones are created, live ones are not changed yet."""
 
     def __init__(self, registry: Targets, before: Live, contexts: Contexts, sharing: frozenset[str]) -> None:
         self.upstreams: dict[str, Upstream] = {}
         self.targets: dict[_Key, Target] = {}
-        """All that the configuration has."""
+        """All targets of the configuration."""
         self.checks: dict[_Key, HealthCheck | None] = {}
         self.settings: list[tuple[Target, TargetSettings]] = []
         self.settings_before: list[tuple[Target, TargetSettings]] = []
@@ -290,20 +290,20 @@ class TargetsChange(Change):
         self._sharing = sharing
 
     def commit(self) -> None:
-        """Have the targets work by the new configuration; those that are to go are closed afterwards."""
+        """Apply the new settings; targets that are gone are closed later, in ``settle``."""
         for target, settings in self.settings:
             target.configure(settings)
         every = {**self._before.targets, **self.targets}
         self._registry.put(Live(every, self._contexts, self._sharing))
 
     def revert(self) -> None:
-        """Have those that lived before work as before."""
+        """Apply the previous settings again."""
         self._registry.put(self._before)
         for target, settings in self.settings_before:
             target.configure(settings)
 
     async def settle(self) -> None:
-        """Close the targets that are gone (hooks on them end first); begin and end health checks."""
+        """Close targets that are gone, once their hooks have finished; start and stop health checks."""
         await self._registry.keep(self.targets)
         for key, check in self.checks.items():
             try:
@@ -312,7 +312,7 @@ class TargetsChange(Change):
                 logger.exception("%s: the health check of %s cannot begin", key.upstream, key.url)
 
     async def discard(self) -> None:
-        """Close the new targets, which nobody has used."""
+        """Close the new targets, which no hook has used."""
         for key, target in self.targets.items():
             if self._before.targets.get(key) is not target:
                 await target.retire()

@@ -1,4 +1,4 @@
-"""How a target stands, as one process sees it, and what several processes' views come to."""
+"""The state of a target as one process sees it, and the views of several processes merged."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from gateway.policy.breaker import State
 from gateway.upstreams.target import Target
 
 MAX_APPS: Final = 20
-"""Apps named of those that a target is closed to."""
+"""Apps that a report lists, for which a target is ejected."""
 _EJECTED_BY_OPERATOR: Final = "ejected by an operator"
 
 
 class TargetState(StrEnum):
-    """What a target is asked, from well to worst."""
+    """Which hooks a target gets, from all to none."""
 
     UP = "up"
     PARTLY = "partly"
-    """Closed to some apps, on their own account."""
+    """Ejected for some apps only."""
     PROBING = "probing"
-    """One hook may try whether it is well again."""
+    """One hook at a time may test whether it has recovered."""
     EJECTED = "ejected"
     EJECTED_BY_OPERATOR = "ejected_by_operator"
-    """Ejected by an operator, until it is restored."""
+    """Ejected by an operator, until restored."""
 
 
 _RANK: Final = {standing: rank for rank, standing in enumerate(TargetState)}
@@ -44,7 +44,7 @@ class TargetReport(msgspec.Struct, frozen=True):
     name: str
     state: TargetState
     since: float | None
-    """When it came into this state; None where it has always been up."""
+    """When it entered this state; None if it has always been up."""
     reason: str | None
     ejected_for: tuple[str, ...]
     retry_in: float | None
@@ -59,11 +59,11 @@ class TargetReport(msgspec.Struct, frozen=True):
     last_error: tuple[float, str] | None
     workers: int = 1
     workers_ejected: int = 0
-    """How many of the processes do not send hooks to it, but for a probe."""
+    """Processes that send it no hooks, except for probes."""
 
 
 def target_report(upstream: str, url: str, target: Target, now: float) -> TargetReport:
-    """The target as it stands; *now* is loop time."""
+    """The report of a target; *now* is loop time."""
     breaker, ejected_for = target.breaker, target.admission.ejected_apps(now)
     state = breaker.state(now)
     since: float | None = _unix(breaker.since, now)
@@ -102,7 +102,7 @@ def target_report(upstream: str, url: str, target: Target, now: float) -> Target
 
 
 def merge_reports(reports: Sequence[TargetReport]) -> TargetReport:
-    """One target's reports by several processes as one: counts added, the worst state, and what belongs to it."""
+    """One target's reports by several processes as one: counts added, the worst state with its reason and time."""
     worst = max((report.state for report in reports), key=_RANK.__getitem__)
     in_it = [report for report in reports if report.state is worst]
     # An ejection is one for all workers, and the one that met the failure knows why.

@@ -1,4 +1,4 @@
-"""One backend address: connections, breaker, counters, usual time. Live state that outlasts reloads."""
+"""One backend address: its connections, breaker, counters and latency. Live state that outlasts reloads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gateway.upstreams.outgoing import Outgoing
 logger = logging.getLogger(__name__)
 
 _MAX_PATHS: Final = 256
-"""Request lines prepared per target; the rest (odd methods, query strings) are made per hook."""
+"""Request lines cached per target; others (unknown methods, query strings) are made per hook."""
 _FRAMING: Final = b"content-length: %d\r\n"
 _CLOSING: Final = b"content-length: %d\r\nconnection: close\r\n"
 NO_BREAKER: Final = BreakerSettings(failures=sys.maxsize)
@@ -31,7 +31,7 @@ NO_BREAKER: Final = BreakerSettings(failures=sys.maxsize)
 
 
 class TargetSettings(NamedTuple):
-    """What a configuration says of a target."""
+    """The settings of a target, from the configuration."""
 
     transport: TransportSettings
     breaker: BreakerSettings | None
@@ -55,7 +55,7 @@ class Target:
         self.host_header = parsed.netloc
         self.transport = Transport(resolver=resolver, quota=None if shared is None else shared.quota)
         self.settings: TargetSettings | None = None
-        """What it works by; None before it is in use."""
+        """Those in force; None before it is in use."""
         self._shared = shared
         self.admission = Admission(shared)
         self.breaker = self.admission.common
@@ -64,12 +64,12 @@ class Target:
         self.in_flight = 0
         self.retired = False
         self.last_error: tuple[float, str] | None = None
-        """Unix time and words of the last failure, for people."""
+        """Unix time and text of the last failure, for people."""
         self.ejection_reason = ""
-        """Why it was last closed, to everyone or to an app, for people."""
+        """Why it was last ejected, for every app or for one, for people."""
         self.operator_ejected_since: float | None = None
-        """Unix time since which an operator has it ejected."""
-        self._reported_out: dict[str | None, float] = {}  # since when, by the app; None: everyone's
+        """Unix time since which an operator has ejected it; None if none has."""
+        self._reported_out: dict[str | None, float] = {}  # loop time of its ejection by app; None: for every app
         self._upstream = upstream
         self._base = url.rstrip("/")
         self._request_starts: dict[str, bytes] = {}
@@ -88,23 +88,23 @@ class Target:
 
     @property
     def is_shared(self) -> bool:
-        """Whether its breaker and its connections count together with other workers'."""
+        """Whether its breaker and its connections are shared with other workers."""
         return self._shared is not None
 
     @property
     def part_of_connections(self) -> int:
-        """What this process's part of the limit of connections comes to; those of all workers make up the limit."""
+        """This process's part of the limit of connections; the parts of all workers add up to the limit."""
         most = self.transport.settings.max_connections
         return most if self._shared is None else self._shared.quota.share(most)
 
     def configure(self, settings: TargetSettings) -> None:
-        """Take up another configuration's limits; connections, breaker and counts stay."""
+        """Use other settings from now on; connections, breaker and counts stay."""
         self.settings = settings
         self.transport.configure(settings.transport)
         self.admission.configure(settings.breaker or NO_BREAKER, shared=settings.transport.shared)
 
     def exchange(self, outgoing: Outgoing, deadline: float, *, fresh: bool) -> Coroutine[Any, Any, Answer]:
-        """Bring a hook to it for its whole answer; awaited, raises ExchangeError's kinds. *deadline* is loop time."""
+        """Send a hook and await the whole answer. Raises ExchangeError. *deadline* is loop time."""
         settings = self.transport.settings
         host = outgoing.host
         begin = self._request_start(outgoing.path) if host is None else self._make_request_start(outgoing.path, host)
@@ -119,14 +119,14 @@ class Target:
             timeout_header=b"x-request-timeout-ms",
         )
         pool = self._pool
-        if pool is None:  # not before it is needed: the system's certificate authorities take a while to load
+        if pool is None:  # created on first use: the system's certificate authorities take a while to load
             pool = self._pool = self.transport.pool(self.url)
         framing = _CLOSING if settings.keepalive is None else _FRAMING
         head = b"".join((begin, outgoing.head, framing % len(outgoing.body)))
         return pool.exchange(head, outgoing.body, options, fresh=fresh)
 
     def _request_start(self, path: str) -> bytes:
-        """Request line and Host for a method, prepared wherever it is asked for again."""
+        """Request line and Host for a path, cached."""
         begin = self._request_starts.get(path)
         if begin is None:
             begin = self._make_request_start(path, self.host_header)
@@ -138,7 +138,7 @@ class Target:
         return b"POST %b HTTP/1.1\r\nhost: %b\r\n" % (httpx.URL(self._base + path).raw_path, host)
 
     def count(self, outcome: str) -> None:
-        """Count an attempt; one that ends after a reload took the target away brings no series back."""
+        """Count an attempt; one that ends after a reload removed the target creates no series again."""
         if self.retired:
             return
         counter = self._outcomes.get(outcome)
@@ -147,11 +147,11 @@ class Target:
         counter.inc()
 
     def record_error(self, detail: str) -> None:
-        """Remember a failure's words for whoever asks what is wrong with this target."""
+        """Keep a failure's text, for reports on this target."""
         self.last_error = (time.time(), detail)
 
     def eject(self) -> bool:
-        """Eject it until ``restore``, as an operator wants it; returns whether that is new."""
+        """Eject it for an operator until ``restore``; returns whether that is new."""
         if self.operator_ejected_since is not None:
             return False
         self.operator_ejected_since = time.time()
@@ -160,7 +160,7 @@ class Target:
         return True
 
     def restore(self) -> bool:
-        """Let hooks pass again, whatever had closed it; returns whether anything had."""
+        """Let hooks pass again, for any reason it was ejected; returns whether it was."""
         now = self._loop.time()
         was_closed = self.admission.admits_all(now)
         self.operator_ejected_since = None
@@ -169,13 +169,13 @@ class Target:
         return not was_closed
 
     def record_recovery(self, now: float) -> None:
-        """What a health check held against it is over; what an operator holds is not."""
+        """A health check succeeds again: lift its ejection, but not an operator's."""
         if self.operator_ejected_since is None:
             self.breaker.restore(now)
             self._report_back(now, (None,))
 
     async def retire(self) -> None:
-        """The configuration has it no more: hooks on it end, then its connections."""
+        """Close it after it left the configuration: its hooks finish first."""
         self.retired = True
         self.admission.leave()
         if self._shared is not None:
@@ -183,13 +183,13 @@ class Target:
         await self.transport.aclose()
 
     def record_answer(self, ticket: Ticket, tenant: str, now: float) -> None:
-        """A hook of this tenant's was answered."""
-        self.admission.succeeded(ticket, tenant, now)
+        """Report that a hook of this app was answered."""
+        self.admission.record_success(ticket, tenant, now)
         if self._reported_out:
             self._report_back(now, (None, tenant))
 
     def report_ejection(self, whom: EjectionScope, tenant: str, detail: str) -> None:
-        """A breaker opened just now: count it, and tell whoever reads the log at night, though not of each probe."""
+        """Count an ejection and log it, except where it repeats one that is logged already (a failed probe)."""
         if self.retired or whom is EjectionScope.NONE:
             return
         self.ejection_reason = detail
@@ -204,10 +204,10 @@ class Target:
             logger.warning("%s: target %s is ejected: %s", *named, detail, extra=self._fields("target_ejected"))
         else:
             fields = self._fields("target_closed", app)
-            logger.warning("%s: target %s is closed to app %s: %s", *named, app, detail, extra=fields)
+            logger.warning("%s: target %s is ejected for app %s: %s", *named, app, detail, extra=fields)
 
     def _report_back(self, now: float, apps: Iterable[str | None]) -> None:
-        """Tell for which of these it was told to be out and no longer is; None: for everyone."""
+        """Log for which of these apps it is restored after a logged ejection; None: for every app."""
         for app in apps:
             if app not in self._reported_out:
                 continue
@@ -219,16 +219,16 @@ class Target:
             whose = "" if app is None else f" for app {app}"
             extra = self._fields("target_back", app)
             logger.warning(
-                "%s: target %s is back%s, after %.1f s", self._upstream, self.name, whose, seconds, extra=extra
+                "%s: target %s is restored%s, after %.1f s", self._upstream, self.name, whose, seconds, extra=extra
             )
 
     def _fields(self, event: str, app: str | None = None) -> dict[str, dict[str, str]]:
-        """What a program may want to know of a log line."""
+        """The fields of a log line, for programs."""
         fields = {"event": event, "upstream": self._upstream, "target": self.name}
         return {"fields": fields if app is None else {**fields, "app": app}}
 
     def sample(self, now: float) -> None:
-        """Set the gauges that only a scrape needs."""
+        """Set the gauges, before a scrape."""
         self._connections.set(self.transport.open_connections)
         self._up.set(1.0 if self.admission.admits_all(now) else 0.0)
         self._ejected.set(1.0 if self.admission.is_ejected(now) else 0.0)

@@ -1,4 +1,4 @@
-"""A named backend: which target is asked, how often, and what became of it."""
+"""A named backend: chooses targets, makes attempts, and reports how each ended."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gateway.upstreams.target import Target
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """What became of a hook at its upstream."""
+    """How a hook ended at its upstream."""
 
     result: Ruling | Failure
     target: str | None
@@ -33,18 +33,18 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     duration: float
     """Seconds, all attempts together."""
     seen: bool
-    """Whether a backend may have acted on the hook."""
+    """Whether a backend may have processed the hook."""
     began: float = 0.0
-    """When the first attempt began, by the clock that durations are measured with."""
+    """When the first attempt began, by ``time.perf_counter``."""
     story: tuple[AttemptRecord, ...] = ()
     """Every attempt, where there is more to tell than one that brought a verdict without waiting in a queue."""
 
     def should_fail_over(self, causes: Container[Cause]) -> bool:
-        """Whether another upstream is to be asked, where one is after these failures.
+        """Whether another upstream is to be asked, where failover is for these *causes*.
 
-        ``unreachable`` is what no target can have seen. A connection that broke after the hook was sent leaves open
-        whether it was acted on, as a timeout does, and counts as one; so does a hook that waited in vain for a free
-        connection, since it waited for less time than it had without the others.
+        ``unreachable`` covers what no target can have seen. A connection that broke after the hook was sent leaves open
+        whether it was processed, as a timeout does, and counts as one; so does a hook that got no free connection in
+        time, since failover had shortened that time.
         """
         result = self.result
         if not isinstance(result, Failure):
@@ -53,10 +53,10 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
         return (Cause.TIMEOUT if late else result.cause) in causes
 
     def merge_with(self, other: Outcome, upstream: str) -> Outcome:
-        """Both as one: what became of the hook at another upstream, of this name, which was asked after this one.
+        """This outcome and that of another *upstream*, which was asked next, as one.
 
-        Where only this one can have seen the hook, its failure stays the hook's: a backend that fails on what a caller
-        sent must not become one that cannot be reached, which may have another fallback.
+        If only the first can have seen the hook, its failure counts: a backend that fails on a caller's input must not
+        become an unreachable one, which may have another fallback.
         """
         result = other.result
         if self.seen and not other.seen and isinstance(result, Failure) and isinstance(self.result, Failure):
@@ -88,7 +88,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
 
 class Member:
-    """A target's part in one upstream, as the configuration in force has it."""
+    """A target as part of one upstream, with the weight and rank that the configuration gives it."""
 
     __slots__ = ("backup", "target", "weight")
 
@@ -99,7 +99,7 @@ class Member:
 
     @property
     def in_flight(self) -> int:
-        """Attempts under way at the target."""
+        """Attempts in flight at the target."""
         return self.target.in_flight
 
 
@@ -108,23 +108,23 @@ class _Attempt(msgspec.Struct, frozen=True, gc=False):
 
     result: Ruling | Failure
     kind: RetryOn | None
-    """What a retry rule calls the failure; None where no rule may repeat it."""
+    """What ``retry.on`` calls the failure; None if it is never retried."""
     seen: bool
-    """Whether the backend may have acted on the hook."""
+    """Whether the backend may have processed the hook."""
     stale: bool
     """A reused connection turned out to be closed: the target itself has not failed."""
     requests: int
     """How often the hook was sent."""
     queued: float = 0.0
-    """Seconds that the hook had waited until a connection was free."""
+    """Seconds that the hook waited for a free connection."""
     held_up: bool = False
-    """Whether its time ran out while this process was held up, which says nothing of the target."""
+    """Whether its time ran out while this process could not run, which says nothing about the target."""
     lost: AttemptRecord | None = None
-    """The attempt before it, on a connection that turned out to be closed; it began with this one."""
+    """The attempt just before it, on a connection that turned out to be closed; both began together."""
 
 
 class Upstream:
-    """A named backend as one configuration describes it, over targets that may outlast it."""
+    """A named backend of one configuration; its targets may outlast it."""
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class Upstream:
         return f"<Upstream {self.name} {[member.target for member in self._members]}>"
 
     async def ask(self, outgoing: Outgoing, deadline: float, retry: Retry) -> Outcome:
-        """Bring the hook to a backend and judge its answer; *deadline* is loop time. Never raises for a backend."""
+        """Send the hook to a target, with retries, and judge the answer; *deadline* is loop time. Never raises."""
         began = time.perf_counter()
         result: Ruling | Failure = _ALL_EJECTED
         target: Target | None = None
@@ -169,16 +169,16 @@ class Upstream:
             if attempt.kind is None and not story and requests == 1 and isinstance(result, Ruling):
                 if attempt.queued:
                     story = self._attempt_records(attempt, target, 0.0, time.perf_counter() - began)
-                break  # the usual end: a verdict at once, of which outcome and target tell everything
+                break  # the usual case: a verdict at once; outcome and target say everything
             now = time.perf_counter()
             story += self._attempt_records(attempt, target, since - began, now - began)
             since = now
             if attempt.kind is None:
-                break  # a verdict, or a failure that nothing repeats
+                break  # a verdict, or a failure that is never retried
             tried.append(member)
             left = deadline - self._loop.time()
             if _is_full(result) and len(tried) >= len(self._members):
-                break  # the queue that was too long a moment ago still is
+                break  # the queue was too long a moment ago, and still is
             if not may_retry(retry, len(tried), attempt.kind, left, self._typical_latency()):
                 break
             self._count_retry(target, attempt)
@@ -217,7 +217,7 @@ class Upstream:
         return None
 
     def _last_resort(self, tenant: str, now: float) -> tuple[Member, Ticket] | None:
-        """All targets are ejected: once per ``open_for`` each may still be tried, so that recovery is seen early."""
+        """All targets are ejected: each may still get one probe per ``open_for``, so that recovery is detected."""
         for member in self._members:
             ticket = member.target.admission.admit_last(tenant, now)
             if ticket is not None:
@@ -233,7 +233,7 @@ class Upstream:
         self, target: Target, ticket: Ticket, outgoing: Outgoing, budget: float, retry: Retry
     ) -> _Attempt:
         if budget <= 0.0:
-            target.admission.abandoned(ticket, outgoing.tenant, self._loop.time())
+            target.admission.record_abandoned(ticket, outgoing.tenant, self._loop.time())
             return _Attempt(_TOO_LATE, None, seen=False, stale=False, requests=0)
         set_out, began = self._loop.time(), time.perf_counter()
         until, requests, fresh = set_out + budget, 0, False
@@ -249,7 +249,7 @@ class Upstream:
                     attempt = _attempt_with_error(self._judge, exc, outgoing, requests)
                 if fresh or not attempt.stale:
                     break
-                # The backend closed the idle connection just then and saw nothing: once more, on a new one.
+                # The backend closed the idle connection just then and saw nothing: try again on a new one.
                 if not may_retry(retry, 1, RetryOn.CONNECT, until - self._loop.time(), 0.0):
                     break
                 target.count(Cause.UNREACHABLE)
@@ -258,8 +258,8 @@ class Upstream:
                 outgoing = outgoing.with_sent(outgoing.sent + requests)
                 fresh = True
         except BaseException:
-            # Cancelled: that says nothing of the target.
-            target.admission.abandoned(ticket, outgoing.tenant, self._loop.time())
+            # Cancelled: that says nothing about the target.
+            target.admission.record_abandoned(ticket, outgoing.tenant, self._loop.time())
             raise
         finally:
             target.in_flight -= 1
@@ -269,12 +269,12 @@ class Upstream:
     def _report(
         self, target: Target, ticket: Ticket, tenant: str, attempt: _Attempt, seconds: float, set_out: float
     ) -> None:
-        """Tell breakers, estimate and metrics how the attempt went, which *set_out* at this loop time."""
+        """Report the attempt to breakers, estimates and metrics; *set_out*: the loop time at which it began."""
         now = self._loop.time()
         result, admission = attempt.result, target.admission
         if isinstance(result, Ruling):
             target.count("denied" if result is DENIED else "ok")
-            own = max(0.0, seconds - attempt.queued)  # its own time, not the queue's
+            own = max(0.0, seconds - attempt.queued)  # without the time in the queue
             target.latency.observe(own)
             target.last_minute.observe(own, now)
             target.record_answer(ticket, tenant, now)
@@ -284,11 +284,11 @@ class Upstream:
         if attempt.seen:
             target.last_minute.observe(max(0.0, seconds - attempt.queued), now)
         if attempt.stale or attempt.held_up or _is_full(result):
-            admission.abandoned(ticket, tenant, now)
+            admission.record_abandoned(ticket, tenant, now)
         elif not _is_unreachable(result):
-            target.record_answer(ticket, tenant, now)  # a wrong answer is an answer: the target is there
+            target.record_answer(ticket, tenant, now)  # a malformed answer is an answer: the target is alive
         else:
-            whom = admission.failed(
+            whom = admission.record_failure(
                 ticket,
                 tenant,
                 now,
@@ -300,9 +300,9 @@ class Upstream:
             target.report_ejection(whom, tenant, result.detail)
 
     def _ejection_grace(self, target: Target, tenant: str, now: float) -> float:
-        """Seconds without a success before a target is ejected: none, unless nobody could stand in for it.
+        """Seconds without a success before a target is ejected: none, unless it is the last one.
 
-        The last one that answers some hooks, be it one in three, is better than none.
+        A last target that answers some hooks, even one in three, is better than none.
         """
         for member in self._members:
             if member.target is not target and member.target.admission.ready(tenant, now):
@@ -312,7 +312,7 @@ class Upstream:
     def _attempt_records(
         self, attempt: _Attempt, target: Target, began: float, ended: float
     ) -> tuple[AttemptRecord, ...]:
-        """An attempt for the hook's story, after the one on a closed connection if it began with that."""
+        """The records of an attempt: its own, after that of the closed connection it began with, if any."""
         if not attempt.requests:
             return ()
         if (lost := attempt.lost) is None:
@@ -352,9 +352,9 @@ _TOO_LATE: Final = Failure(
 
 
 _MIN_GRACE: Final = 0.1
-"""Seconds; more than the time between two answers of a backend that has any traffic."""
+"""Seconds; more than the time between two answers of a backend with any traffic."""
 _UNREACHABLE_STATUSES: Final = frozenset((502, 503, 504))
-"""What a web server answers whose PHP is gone, full or silent (RFC 9110, section 15.6)."""
+"""A web server's answers when its PHP is down, overloaded or silent (RFC 9110, section 15.6)."""
 
 
 def _attempt_with_answer(judge: Judge, answer: Answer, outgoing: Outgoing, requests: int) -> _Attempt:
@@ -379,15 +379,15 @@ def _attempt_with_error(judge: Judge, error: ExchangeError, outgoing: Outgoing, 
 
 
 def _is_full(result: Ruling | Failure) -> bool:
-    """Whether a limit of our own kept the hook from the target."""
+    """Whether the gateway's own limit kept the hook from the target."""
     return isinstance(result, Failure) and result.cause is Cause.OVERLOAD
 
 
 def _is_unreachable(failure: Failure) -> bool:
-    """Whether a failure says that the target cannot be reached, or has nobody behind it to answer.
+    """Whether a failure says that the target, or the PHP behind it, cannot be reached.
 
-    Broken answers do not: a caller whose number makes the PHP fail must not get the backend ejected for everyone, nor
-    turn *bad_answer* into *unreachable*, which may have another fallback.
+    Malformed answers do not: a caller whose number makes the PHP fail must not get the backend ejected for everyone,
+    nor turn *bad_answer* into *unreachable*, which may have another fallback.
     """
     return failure.cause in (Cause.UNREACHABLE, Cause.TIMEOUT) or failure.received_status in _UNREACHABLE_STATUSES
 

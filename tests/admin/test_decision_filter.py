@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.admin.decision_filter import parse_filter
 from gateway.telemetry.journal import MAX_LIMIT, DecisionFilter
-from tests.telemetry.test_journal import NOW, QUERY, TELLER, decision, filled, found
+from tests.telemetry.test_journal import FORMATTER, NOW, QUERY, decision, filled, found
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_the_time_copied_from_a_call_includes_that_call_at_both_ends() -> None:
     (call,) = found(journal)
     for name in ("since", "until"):
         asked = parse_filter([(name, call.time)], NOW)
-        assert asyncio.run(journal.search(asked, TELLER)).matched == 1, name
+        assert asyncio.run(journal.search(asked, FORMATTER)).matched == 1, name
 
 
 @given(
@@ -88,4 +88,4 @@ def test_any_other_text_is_a_query_or_refused(query: dict[str, str]) -> None:
     except ValueError:
         return
     assert 1 <= asked.limit <= MAX_LIMIT
-    asyncio.run(filled([decision()]).search(asked, TELLER))
+    asyncio.run(filled([decision()]).search(asked, FORMATTER))

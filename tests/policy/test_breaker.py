@@ -25,13 +25,13 @@ def fail(breaker: Breaker, now: float, times: int = 1, *, hard: bool = True) -> 
     opened = False
     for _ in range(times):
         assert not opened, "it opened before the last failure"
-        opened = breaker.failed(ticket_of(breaker, now), now, hard=hard)
+        opened = breaker.record_failure(ticket_of(breaker, now), now, hard=hard)
     return opened
 
 
 def succeed(breaker: Breaker, now: float, times: int = 1) -> None:
     for _ in range(times):
-        breaker.succeeded(ticket_of(breaker, now), now)
+        breaker.record_success(ticket_of(breaker, now), now)
 
 
 def opened_at(now: float, settings: BreakerSettings = SETTINGS) -> Breaker:
@@ -131,7 +131,7 @@ def test_what_lies_further_back_than_the_window_is_forgotten() -> None:
 def test_only_the_failure_that_opens_it_says_so() -> None:
     breaker = Breaker(SETTINGS)
     tickets = [ticket_of(breaker, 0.0) for _ in range(10)]
-    assert [breaker.failed(ticket, 0.0, hard=True) for ticket in tickets] == [False, False, True] + [False] * 7
+    assert [breaker.record_failure(ticket, 0.0, hard=True) for ticket in tickets] == [False, False, True] + [False] * 7
     assert breaker.opened_count == 1
 
 
@@ -157,7 +157,7 @@ def test_half_open_lets_one_probe_pass_and_no_second_while_it_is_under_way() -> 
 
 def test_a_probe_that_succeeds_closes_it() -> None:
     breaker = opened_at(0.0)
-    breaker.succeeded(ticket_of(breaker, 4.0), 4.5)
+    breaker.record_success(ticket_of(breaker, 4.0), 4.5)
     assert breaker.state(4.5) is State.CLOSED
     assert not fail(breaker, 4.5, 2), "the failures from before are forgotten"
     assert fail(breaker, 4.5)
@@ -172,21 +172,21 @@ def test_a_probe_that_fails_opens_it_again_for_twice_as_long_up_to_the_bound(har
         assert breaker.retry_at is not None
         waits.append(breaker.retry_at - now)
         now = breaker.retry_at
-        assert breaker.failed(ticket_of(breaker, now), now, hard=hard)
+        assert breaker.record_failure(ticket_of(breaker, now), now, hard=hard)
     assert waits == [4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
     assert breaker.opened_count == 7
 
 
 def test_a_wait_configured_longer_than_the_bound_is_kept_and_does_not_grow() -> None:
     breaker = opened_at(0.0, BreakerSettings(failures=1, open_for=60.0))
-    breaker.failed(ticket_of(breaker, 60.0), 60.0, hard=True)
+    breaker.record_failure(ticket_of(breaker, 60.0), 60.0, hard=True)
     assert breaker.retry_at == 120.0
 
 
 def test_a_probe_that_is_abandoned_makes_room_for_the_next_at_once() -> None:
     breaker = opened_at(0.0)
     probe = ticket_of(breaker, 4.0)
-    breaker.abandoned(probe, 4.0)
+    breaker.record_abandoned(probe, 4.0)
     following = ticket_of(breaker, 4.0)
     assert following != probe
     assert breaker.admit(4.0) is None
@@ -196,10 +196,10 @@ def test_a_probe_that_is_abandoned_makes_room_for_the_next_at_once() -> None:
 def test_a_probe_once_abandoned_has_no_say_any_more() -> None:
     breaker = opened_at(0.0)
     probe = ticket_of(breaker, 4.0)
-    breaker.abandoned(probe, 4.0)
-    breaker.succeeded(probe, 4.0)
-    assert not breaker.failed(probe, 4.0, hard=True)
-    breaker.abandoned(probe, 4.0)
+    breaker.record_abandoned(probe, 4.0)
+    breaker.record_success(probe, 4.0)
+    assert not breaker.record_failure(probe, 4.0, hard=True)
+    breaker.record_abandoned(probe, 4.0)
     assert breaker.state(4.0) is State.HALF_OPEN
 
 
@@ -207,7 +207,7 @@ def test_an_abandoned_hook_is_neither_a_failure_nor_a_success() -> None:
     breaker = Breaker(SETTINGS)
     fail(breaker, 0.0, 2)
     for _ in range(100):
-        breaker.abandoned(ticket_of(breaker, 0.0), 0.0)
+        breaker.record_abandoned(ticket_of(breaker, 0.0), 0.0)
     assert breaker.state(0.0) is State.CLOSED
     assert fail(breaker, 0.0)
 
@@ -216,14 +216,14 @@ def test_late_results_from_before_it_opened_change_nothing() -> None:
     breaker = Breaker(SETTINGS)
     late = [ticket_of(breaker, 0.0) for _ in range(3)]
     fail(breaker, 0.0, 3)
-    breaker.succeeded(late[0], 1.0)
+    breaker.record_success(late[0], 1.0)
     assert breaker.admit(1.0) is None, "a success from before does not close it"
     probe = ticket_of(breaker, 4.0)
-    assert not breaker.failed(late[1], 4.0, hard=True)
+    assert not breaker.record_failure(late[1], 4.0, hard=True)
     assert breaker.admit(4.0) is None, "the probe is still under way"
-    breaker.succeeded(probe, 4.0)
+    breaker.record_success(probe, 4.0)
     assert not fail(breaker, 4.0, 2)
-    assert not breaker.failed(late[2], 4.0, hard=True), "the third in a row, were it counted"
+    assert not breaker.record_failure(late[2], 4.0, hard=True), "the third in a row, were it counted"
 
 
 def test_the_last_target_is_probed_each_open_for_however_long_the_wait_has_grown() -> None:
@@ -234,7 +234,7 @@ def test_the_last_target_is_probed_each_open_for_however_long_the_wait_has_grown
         now += 4.0
         probe = breaker.admit_last(now)
         assert probe is not None
-        assert breaker.failed(probe, now, hard=True)
+        assert breaker.record_failure(probe, now, hard=True)
     assert breaker.retry_at == now + MAX_WAIT
     assert breaker.admit(now + 4.0) is None, "for one target of several the long wait holds"
 
@@ -271,7 +271,7 @@ def test_an_ejection_while_the_probe_is_under_way_takes_the_word_from_it() -> No
     probe = ticket_of(breaker, 4.0)
     assert breaker.eject(4.0)
     assert breaker.retry_at == 12.0
-    breaker.succeeded(probe, 5.0)
+    breaker.record_success(probe, 5.0)
     assert breaker.state(5.0) is State.OPEN
 
 
@@ -297,7 +297,7 @@ def test_it_tells_since_when_it_is_not_closed_however_often_it_was_probed() -> N
     assert breaker.since == -math.inf
     breaker.eject(1.0)
     for now in (20.0, 60.0):
-        assert breaker.failed(ticket_of(breaker, now), now, hard=True)
+        assert breaker.record_failure(ticket_of(breaker, now), now, hard=True)
         assert breaker.since == 1.0
     breaker.eject(70.0, hold=True)
     assert (breaker.since, breaker.held) == (1.0, True)
@@ -353,7 +353,7 @@ def test_it_shows_its_state() -> None:
     assert repr(breaker) == "<Breaker open, until 4.000>"
     probe = ticket_of(breaker, 4.0)
     assert repr(breaker) == "<Breaker half-open, probe under way>"
-    breaker.abandoned(probe, 4.0)
+    breaker.record_abandoned(probe, 4.0)
     assert repr(breaker) == "<Breaker half-open, probe due>"
     breaker.eject(4.0, hold=True)
     assert repr(breaker) == "<Breaker open, held>"
@@ -455,7 +455,7 @@ class BreakerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def a_hook_succeeds(self, data: st.DataObject) -> None:
         ticket, opened, before = self.pick(data), self.breaker.opened_count, self.breaker.state(self.now)
-        self.breaker.succeeded(ticket, self.now)
+        self.breaker.record_success(ticket, self.now)
         assert self.breaker.opened_count == opened
         if self.is_live(ticket):
             self.live_probe = None
@@ -467,7 +467,7 @@ class BreakerMachine(RuleBasedStateMachine):
     @rule(data=st.data(), hard=st.booleans())
     def a_hook_fails(self, data: st.DataObject, hard: bool) -> None:
         ticket, opened, before = self.pick(data), self.breaker.opened_count, self.breaker.state(self.now)
-        said = self.breaker.failed(ticket, self.now, hard=hard)
+        said = self.breaker.record_failure(ticket, self.now, hard=hard)
         assert said == (self.breaker.opened_count > opened)
         if self.is_live(ticket):
             assert said
@@ -480,7 +480,7 @@ class BreakerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def a_hook_is_abandoned(self, data: st.DataObject) -> None:
         ticket, before, repeated = self.pick(data), self.breaker.state(self.now), self.breaker.opened_count
-        self.breaker.abandoned(ticket, self.now)
+        self.breaker.record_abandoned(ticket, self.now)
         assert self.breaker.opened_count == repeated
         assert self.breaker.state(self.now) is before
         if self.is_live(ticket):

@@ -40,7 +40,7 @@ CONTRACT_FIELDS: Final = (
     "excluded shadow substituted"
 ).split()
 NOW: Final = 1_700_000_000.0
-TELLER: Final = DecisionFormatter(77)
+FORMATTER: Final = DecisionFormatter(77)
 TIMED_OUT: Final = Failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, "no answer within 1.5 s")
 REFUSED: Final = Failure(Cause.UNREACHABLE, ProxyError.CONNECTION_REFUSED, "h:1: connection refused")
 ALLOWED: Final = backend_allow(b'{"a":1}')
@@ -66,8 +66,8 @@ def decision(ruling: Ruling = ALLOWED, fields: dict[str, Any] | None = None, **c
     return msgspec.structs.replace(made, **changes)
 
 
-def found(journal: Journal, teller: DecisionFormatter = TELLER, /, **query: Any) -> list[DecisionView]:
-    return asyncio.run(journal.search(DecisionFilter(**query), teller)).decisions
+def found(journal: Journal, formatter: DecisionFormatter = FORMATTER, /, **query: Any) -> list[DecisionView]:
+    return asyncio.run(journal.search(DecisionFilter(**query), formatter)).decisions
 
 
 def filled(decisions: Iterable[Decision], **limits: int) -> Journal:
@@ -103,7 +103,7 @@ def test_what_began_later_is_newer_though_it_ended_first() -> None:
 
 
 def test_an_empty_journal_has_no_oldest_call() -> None:
-    nothing = asyncio.run(Journal().search(DecisionFilter(), TELLER))
+    nothing = asyncio.run(Journal().search(DecisionFilter(), FORMATTER))
     assert (nothing.decisions, nothing.matched, nothing.held, nothing.oldest) == ([], 0, 0, None)
 
 
@@ -138,7 +138,7 @@ def test_a_large_body_is_let_go_and_what_is_shown_of_its_hook_stays() -> None:
     references = sys.getrefcount(body)
     answer = backend_allow(body)
     kept = decision(answer, hook=parse_hook(body), size=2 * len(body))
-    before = TELLER.format(kept)
+    before = FORMATTER.format(kept)
     journal = filled([kept])
     del kept, answer
     assert sys.getrefcount(body) == references
@@ -216,8 +216,8 @@ def is_wanted(call: DecisionView, each: Decision, query: dict[str, Any]) -> bool
 
 @given(decisions(), queries())
 def test_a_query_finds_what_a_look_at_each_call_finds(made: list[Decision], query: dict[str, Any]) -> None:
-    result = asyncio.run(filled(made).search(DecisionFilter(**query), TELLER))
-    naive = [TELLER.format(each) for each in made if is_wanted(TELLER.format(each), each, query)]
+    result = asyncio.run(filled(made).search(DecisionFilter(**query), FORMATTER))
+    naive = [FORMATTER.format(each) for each in made if is_wanted(FORMATTER.format(each), each, query)]
     assert result.matched == len(naive)
     assert result.held == len(made)
     assert [call.time for call in result.decisions] == sorted((call.time for call in naive), reverse=True)[
@@ -229,14 +229,14 @@ def test_a_query_finds_what_a_look_at_each_call_finds(made: list[Decision], quer
 
 def test_a_masked_number_is_found_as_a_whole_and_by_what_is_shown_of_it_and_by_no_other_part() -> None:
     journal = filled([decision(fields={"caller": "0301234567", "callee": "12345"})])
-    teller = DecisionFormatter(1, ("caller", "callee"))
-    (shown,) = found(journal, teller)
+    formatter = DecisionFormatter(1, ("caller", "callee"))
+    (shown,) = found(journal, formatter)
     assert (shown.caller, shown.callee) == ("********67", "***45")
-    assert found(journal, teller, q="0301234567")
-    assert found(journal, teller, q="*67")
+    assert found(journal, formatter, q="0301234567")
+    assert found(journal, formatter, q="*67")
     for part in ("030123456", "301234567", "0301", "12345", "123"):
-        assert not found(journal, teller, q=part)
-    assert found(journal, TELLER, q="30123"), "what is not masked is searched in part"
+        assert not found(journal, formatter, q=part)
+    assert found(journal, FORMATTER, q="30123"), "what is not masked is searched in part"
 
 
 def test_a_search_lets_other_tasks_run() -> None:
@@ -245,7 +245,7 @@ def test_a_search_lets_other_tasks_run() -> None:
 
     async def search() -> None:
         nonlocal turns
-        task = asyncio.create_task(journal.search(DecisionFilter(), TELLER))
+        task = asyncio.create_task(journal.search(DecisionFilter(), FORMATTER))
         while not task.done():
             await asyncio.sleep(0)
             turns += 1
@@ -271,7 +271,7 @@ def test_a_follower_is_told_each_call_once_or_that_it_was_skipped(
         for ruling in batch:
             number += 1
             journal.record(decision(ruling, request_id=str(number), time=NOW + number))
-        news = journal.updates(cursor, most, TELLER)
+        news = journal.updates(cursor, most, FORMATTER)
         assert len(news.decisions) <= most
         failed = [ruling for ruling in batch if is_failure(decision(ruling))]
         told_failed = [call for call in news.decisions if call.error or call.ineffective or call.repaired]
@@ -288,27 +288,27 @@ def test_who_begins_to_follow_at_a_time_is_told_what_began_since() -> None:
     journal = filled(
         decision(RULINGS[2 * (n % 2)], request_id=str(n), time=NOW + n) for n in range(6)
     )  # successes and failures in turn
-    assert ids(journal.updates(journal.cursor_at(NOW + 3), 10, TELLER).decisions) == ["3", "4", "5"]
-    assert journal.updates(journal.cursor_at(NOW + 6), 10, TELLER).decisions == []
-    assert len(journal.updates(journal.cursor_at(0.0), 10, TELLER).decisions) == 6
+    assert ids(journal.updates(journal.cursor_at(NOW + 3), 10, FORMATTER).decisions) == ["3", "4", "5"]
+    assert journal.updates(journal.cursor_at(NOW + 6), 10, FORMATTER).decisions == []
+    assert len(journal.updates(journal.cursor_at(0.0), 10, FORMATTER).decisions) == 6
 
 
 # --- what is shown ---
 
 
 def test_a_call_has_the_fields_of_the_contract() -> None:
-    assert list(msgspec.structs.asdict(TELLER.format(decision()))) == CONTRACT_FIELDS
+    assert list(msgspec.structs.asdict(FORMATTER.format(decision()))) == CONTRACT_FIELDS
 
 
 def test_a_call_says_what_its_log_line_says() -> None:
-    call = TELLER.format(decision(fields={"nodeId": "n", "sessionId": "s", "callId": "c", "caller": 5}))
+    call = FORMATTER.format(decision(fields={"nodeId": "n", "sessionId": "s", "callId": "c", "caller": 5}))
     assert (call.node_id, call.session_id, call.call_id, call.caller, call.callee) == ("n", "s", "c", "5", None)
     assert (call.time, call.budget_ms, call.duration_ms) == ("2023-11-14T22:13:20.000Z", 1500.0, 20.0)
     assert (call.verdict, call.source, call.reason, call.status, call.worker) == ("allow", "backend", "ok", 200, 77)
 
 
 def test_the_one_attempt_that_brought_the_verdict_is_told_though_it_was_not_recorded() -> None:
-    (attempt,) = TELLER.format(decision(backend_reject(), upstream_duration=0.01)).attempts
+    (attempt,) = FORMATTER.format(decision(backend_reject(), upstream_duration=0.01)).attempts
     assert msgspec.structs.asdict(attempt) == {
         "upstream": "u", "target": "t:80", "began_ms": 0.1, "duration_ms": 10.0, "queued_ms": 0.0, "outcome": "denied",
         "error": "",
@@ -320,7 +320,7 @@ def test_recorded_attempts_are_told_with_their_times_counted_from_the_hook_s_hea
         AttemptRecord("gone", "t:80", 0.0, 0.5, 0.2, "timeout", "no answer"),
         AttemptRecord("u", "t:81", 0.5, 0.1, 0.0, "ok", ""),
     )
-    attempts = TELLER.format(decision(story=story, asked_after=0.001, attempts=2)).attempts
+    attempts = FORMATTER.format(decision(story=story, asked_after=0.001, attempts=2)).attempts
     assert [(each.target, each.began_ms, each.duration_ms, each.queued_ms) for each in attempts] == [
         ("t:80", 1.0, 500.0, 200.0),
         ("t:81", 501.0, 100.0, 0.0),
@@ -333,7 +333,7 @@ def test_recorded_attempts_are_told_with_their_times_counted_from_the_hook_s_hea
 
 @pytest.mark.parametrize("ruling", [RULINGS[4], RULINGS[5], msgspec.structs.replace(ALLOWED, source=Source.DUPLICATE)])
 def test_who_was_not_decided_by_a_backend_made_no_attempt(ruling: Ruling) -> None:
-    assert TELLER.format(decision(ruling, target=None, attempts=0)).attempts == ()
+    assert FORMATTER.format(decision(ruling, target=None, attempts=0)).attempts == ()
 
 
 @given(st.text(max_size=600), st.sampled_from(RULINGS))
@@ -396,5 +396,5 @@ def test_only_what_connect_refuses_is_stopped_whatever_the_session_set() -> None
     ],
 )
 def test_a_call_s_meaning_goes_by_its_method(method: str, words: str) -> None:
-    teller = DecisionFormatter(1, (), {"MyEvent": MethodType.EVENT})
-    assert words in teller.format(decision(backend_reject(), method=method)).means
+    formatter = DecisionFormatter(1, (), {"MyEvent": MethodType.EVENT})
+    assert words in formatter.format(decision(backend_reject(), method=method)).means

@@ -22,7 +22,7 @@ from gateway.telemetry.journal import DecisionFilter, DecisionFormatter, Decisio
 from gateway.telemetry.shadow_results import MAX_RESULTS
 
 NOW: Final = 1_700_000_000.0
-TELLER: Final = DecisionFormatter(77)
+FORMATTER: Final = DecisionFormatter(77)
 ALLOWED: Final = backend_allow(b'{"a":1}')
 DIFFERENCE: Final = Difference("verdict", "allow", "reject")
 
@@ -42,7 +42,7 @@ def result(outcome: str = "match", *differences: Difference, **changes: Any) -> 
 
 
 def found(journal: Journal, **query: Any) -> list[DecisionView]:
-    return asyncio.run(journal.search(DecisionFilter(**query), TELLER)).decisions
+    return asyncio.run(journal.search(DecisionFilter(**query), FORMATTER)).decisions
 
 
 def ids(calls: list[DecisionView]) -> list[str]:
@@ -54,13 +54,13 @@ def ids(calls: list[DecisionView]) -> list[str]:
 
 def test_a_call_shows_its_annotations() -> None:
     ruling = ALLOWED.annotate(rule="night", repaired="bom", cut="\ufeff", client_config="ok", failed_over_from="old")
-    call = TELLER.format(decision(ruling))
+    call = FORMATTER.format(decision(ruling))
     assert (call.rule, call.repaired, call.cut, call.client_config) == ("night", "bom", "\ufeff", "ok")
     assert (call.failed_over_from, call.ineffective, call.shadow) == ("old", False, None)
 
 
 def test_a_refusal_known_to_stop_nothing_says_so() -> None:
-    call = TELLER.format(decision(backend_reject().annotate(ineffective=True)))
+    call = FORMATTER.format(decision(backend_reject().annotate(ineffective=True)))
     assert call.ineffective
     assert "this rejection stopped nothing" in call.means
 
@@ -147,7 +147,7 @@ def test_a_call_that_is_kept_twice_is_told_once() -> None:
     journal = Journal()
     journal.record(decision())
     journal.record_shadow("id", result("verdict_differs", DIFFERENCE))
-    answer = asyncio.run(journal.search(DecisionFilter(), TELLER))
+    answer = asyncio.run(journal.search(DecisionFilter(), FORMATTER))
     assert (len(answer.decisions), answer.matched, answer.held) == (1, 1, 1)
 
 
@@ -174,5 +174,5 @@ def test_what_is_told_travels_between_processes_whole() -> None:
     journal = Journal()
     journal.record(decision(ALLOWED.annotate(rule="r", repaired="bom", cut="<script>")))
     journal.record_shadow("id", result("body_differs", DIFFERENCE, Difference("$", None, '"x"')))
-    told = asyncio.run(journal.search(DecisionFilter(), TELLER))
+    told = asyncio.run(journal.search(DecisionFilter(), FORMATTER))
     assert decode_reply(FindDecisions(DecisionFilter()), encode_reply(told)) == told

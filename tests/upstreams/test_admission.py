@@ -26,7 +26,7 @@ def admitted(admission: Admission, tenant: str, now: float) -> Ticket:
 
 def fail(admission: Admission, tenant: str, now: float, *, reached: bool, times: int = FAILURES) -> list[EjectionScope]:
     return [
-        admission.failed(admitted(admission, tenant, now), tenant, now, reached=reached, hard=not reached)
+        admission.record_failure(admitted(admission, tenant, now), tenant, now, reached=reached, hard=not reached)
         for _ in range(times)
     ]
 
@@ -61,7 +61,7 @@ def test_one_probe_of_the_tenant_s_goes_through_when_its_wait_is_over(admission:
 
 def test_a_tenant_s_success_opens_the_target_to_it_again(admission: Admission) -> None:
     fail(admission, "a", 0.0, reached=True)
-    admission.succeeded(admitted(admission, "a", OPEN_FOR), "a", OPEN_FOR)
+    admission.record_success(admitted(admission, "a", OPEN_FOR), "a", OPEN_FOR)
     assert admission.admits_all(OPEN_FOR)
     assert fail(admission, "a", OPEN_FOR, reached=True, times=FAILURES - 1) == [EjectionScope.NONE] * (FAILURES - 1)
 
@@ -69,13 +69,13 @@ def test_a_tenant_s_success_opens_the_target_to_it_again(admission: Admission) -
 def test_a_success_between_makes_a_tenant_s_failures_no_row(admission: Admission) -> None:
     for now in range(4):
         fail(admission, "a", float(now), reached=True, times=FAILURES - 1)
-        admission.succeeded(admitted(admission, "a", float(now)), "a", float(now))
+        admission.record_success(admitted(admission, "a", float(now)), "a", float(now))
     assert admission.admits_all(5.0)
 
 
 def test_a_probe_that_was_cancelled_leaves_its_place_to_the_next(admission: Admission) -> None:
     fail(admission, "a", 0.0, reached=True)
-    admission.abandoned(admitted(admission, "a", OPEN_FOR), "a", OPEN_FOR)
+    admission.record_abandoned(admitted(admission, "a", OPEN_FOR), "a", OPEN_FOR)
     admitted(admission, "a", OPEN_FOR)
 
 
@@ -96,5 +96,5 @@ def test_a_last_resort_that_the_common_breaker_refuses_costs_the_tenant_nothing(
 def test_a_common_probe_that_is_left_without_an_answer_keeps_the_target_closed_to_all(admission: Admission) -> None:
     fail(admission, "a", 0.0, reached=False)
     ticket = admitted(admission, "b", OPEN_FOR)
-    assert admission.failed(ticket, "b", OPEN_FOR, reached=True, hard=False) is EjectionScope.ALL
+    assert admission.record_failure(ticket, "b", OPEN_FOR, reached=True, hard=False) is EjectionScope.ALL
     assert admission.admit("c", OPEN_FOR) is None

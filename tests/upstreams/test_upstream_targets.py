@@ -361,8 +361,8 @@ def test_the_log_tells_once_that_a_target_is_ejected_and_once_that_it_is_back(
     assert wait_until(lambda: hook(gateway).status == 200)
     assert wait_until(lambda: len(events(gateway, backend.name)) > 1)
     assert events(gateway, backend.name) == [("target_ejected", None), ("target_back", None)]
-    (line,) = [line for line in gateway.lines() if f"{backend.name} is back" in line.get("message", "")]
-    assert re.fullmatch(r"u: target \S+ is back, after \d+\.\d s", line["message"])
+    (line,) = [line for line in gateway.lines() if f"{backend.name} is restored" in line.get("message", "")]
+    assert re.fullmatch(r"u: target \S+ is restored, after \d+\.\d s", line["message"])
     assert line["level"] == "warning"
 
 

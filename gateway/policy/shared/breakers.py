@@ -143,7 +143,7 @@ class SharedBreaker(Breaker):
 
     # --- reporting ---
 
-    def succeeded(self, ticket: int, now: float) -> None:
+    def record_success(self, ticket: int, now: float) -> None:
         """The target answered this worker."""
         words = self._memory.words
         if (
@@ -160,17 +160,19 @@ class SharedBreaker(Breaker):
             self._uncounted -= 1
         self._change(now, self._succeed, ticket, now)
 
-    def failed(
+    def record_failure(
         self, ticket: int, now: float, *, hard: bool, silent_since: float = math.inf, patience: float = 0.0
     ) -> bool:
         """The target failed this worker; whether this opened the breaker, for all."""
-        return self._change(now, super().failed, ticket, now, hard=hard, silent_since=silent_since, patience=patience)
+        return self._change(
+            now, super().record_failure, ticket, now, hard=hard, silent_since=silent_since, patience=patience
+        )
 
-    def abandoned(self, ticket: int, now: float) -> None:
+    def record_abandoned(self, ticket: int, now: float) -> None:
         """The hook ended without a word on the target."""
         self._renew()
         if self._state is State.HALF_OPEN:
-            self._change(now, super().abandoned, ticket, now)
+            self._change(now, super().record_abandoned, ticket, now)
 
     def eject(self, now: float, *, hold: bool = False) -> bool:
         """Open by decree, for all."""
@@ -190,7 +192,7 @@ class SharedBreaker(Breaker):
     def _succeed(self, ticket: int, now: float) -> None:
         if ticket == self._generation and not self._left:
             self._memory.words[self._own_success] = int(now * _MICROSECONDS)
-        super().succeeded(ticket, now)
+        super().record_success(ticket, now)
 
     def _reconfigure(self, afresh: bool) -> None:
         if afresh:

@@ -1,4 +1,4 @@
-"""What the gateway counts: cheap to record on the hot path, exposed in Prometheus's text format."""
+"""The gateway's metrics: cheap to record on the hot path, exposed in Prometheus's text format."""
 
 from gateway.telemetry.metrics.registry import Metrics
 

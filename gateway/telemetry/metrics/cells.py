@@ -1,7 +1,7 @@
-"""Metric families over one flat block of floats: recording is an addition in place, reading is somebody else's work.
+"""Metric families over one flat block of floats: recording is an addition in place, reading is done elsewhere.
 
-prometheus-client's own counters take a lock per increment; a hook makes a dozen increments. Here a child is an index
-into the block, resolved when a route is first met. Exposition stays prometheus-client's (see exposition.py).
+prometheus-client's own counters take a lock per increment, and a hook makes a dozen increments. Here a series is an
+index into the block, looked up when it is first needed. Exposition is prometheus-client's (see exposition.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 _QUARANTINE: Final = 660.0
-"""Seconds before a removed series' cells are used again: a hook in flight, of 10 minutes at most, may add to them."""
+"""Seconds before the cells of a removed series are reused: a hook in flight, for up to 10 minutes, may add to them."""
 
 
 MEMORY: Final = 64 * 1024 * 1024
@@ -31,8 +31,8 @@ _SCRATCH: Final = 64
 class MetricCells:
     """The block of floats. Cells are handed out in runs, zeroed, and taken back after a quarantine.
 
-    A worker's block lies in memory that its supervisor has mapped too (*values_fd*), with a journal of who owns which
-    cells (*names_fd*): what a worker has counted outlives even its sudden death, and reading it never disturbs it.
+    A worker's block is in memory that its supervisor has mapped too (*values_fd*), with a log of which series owns
+    which cells (*names_fd*): a worker's counts survive its sudden death, and reading them never disturbs it.
     """
 
     def __init__(
@@ -57,12 +57,12 @@ class MetricCells:
             index = self._next
             self._next += length
         else:
-            return 0  # no room: counting goes on into scratch cells that nobody reads
+            return 0  # no room: it counts into scratch cells that nobody reads
         self._log_change(("+", family, labels, index))
         return index
 
     def free(self, family: str, labels: tuple[str, ...], index: int, length: int) -> None:
-        """Take cells back; whoever still holds their index does no harm within the quarantine."""
+        """Take cells back; using their index does no harm within the quarantine."""
         if index:
             self._freed.setdefault(length, deque()).append((self._clock() + _QUARANTINE, index))
             self._log_change(("-", family, labels, index))
@@ -73,7 +73,7 @@ class MetricCells:
 
 
 def map_memory(fd: int = -1) -> memoryview[float]:
-    """The block's memory: anonymous, or the file's. Pages that are never touched cost nothing."""
+    """Map the block's memory: anonymous, or the file's. Untouched pages cost nothing."""
     if fd >= 0 and os.fstat(fd).st_size < MEMORY:
         os.ftruncate(fd, MEMORY)
     return memoryview(mmap.mmap(fd, MEMORY)).cast("d")
@@ -97,7 +97,7 @@ class Value:
         self._values[self._index] = value
 
     def get(self) -> float:
-        """What it stands at."""
+        """Its present value."""
         return self._values[self._index]
 
 
@@ -120,7 +120,7 @@ class Distribution:
 
 
 class Series(NamedTuple):
-    """A series as it stood when it was read; a histogram's values are its buckets' and then its sum."""
+    """The values of a series when it was read; a histogram has those of its buckets, then its sum."""
 
     labels: tuple[str, ...]
     values: Sequence[float]
@@ -144,15 +144,15 @@ class Family:
         """All series with their present values."""
         for labels, index in list(self._indexes.items()):
             if not index:
-                continue  # it has no cells of its own
+                continue  # it got no cells
             yield Series(labels, self._cells.values[index : index + self.length].tolist())
 
     def merged(self, one: Sequence[float], other: Sequence[float]) -> list[float]:
-        """Two processes' values of one series as one."""
+        """Two processes' values of one series, merged."""
         return [mine + theirs for mine, theirs in zip(one, other, strict=True)]
 
     def keep(self, names: Sequence[str], allowed: Container[Any]) -> None:
-        """Remove every series whose value of a label, or tuple of values where several are named, is not *allowed*."""
+        """Remove every series whose value of this label (a tuple, if several are named) is not *allowed*."""
         value_of = operator.itemgetter(*(self.labels.index(name) for name in names))
         for labels in [labels for labels in self._indexes if value_of(labels) not in allowed]:
             self._cells.free(self.name, labels, self._indexes.pop(labels), self.length)
@@ -173,19 +173,19 @@ class Family:
 
 
 class Counter(Family):
-    """Only ever goes up."""
+    """A number that only goes up."""
 
     kind = "counter"
     length = 1
 
     def with_labels(self, *labels: str) -> Value:
-        """The series with these label values, made if need be."""
+        """The series with these label values, created if needed."""
         return Value(self._cells, self._series_index(labels))
 
     def totals(self) -> dict[tuple[str, ...], float]:
-        """All series with their present values; a tenth of the time that ``read`` takes.
+        """The present value of every series, in a tenth of the time of ``read``.
 
-        Nothing is made for each series that the cycle collector would look at, and hold up everybody for it.
+        It creates no object per series that the garbage collector would have to visit.
         """
         values = self._cells.values
         return {labels: values[index] for labels, index in dict(self._indexes).items() if index}
@@ -195,7 +195,7 @@ class Counter(Family):
         return one + other
 
     def merged(self, one: Sequence[float], other: Sequence[float]) -> list[float]:
-        """The same, as series are read."""
+        """Two processes' values of one series, as they are read, merged."""
         return [self.merge(one[0], other[0])]
 
 
@@ -233,5 +233,5 @@ class Histogram(Family):
         self.length = len(self.bounds) + 2
 
     def with_labels(self, *labels: str) -> Distribution:
-        """The series with these label values, made if need be."""
+        """The series with these label values, created if needed."""
         return Distribution(self._cells, self._series_index(labels), self.bounds)

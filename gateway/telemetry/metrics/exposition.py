@@ -1,4 +1,4 @@
-"""Our families as prometheus-client's, for its text format."""
+"""Converts the families to prometheus-client's, for its text format."""
 
 from __future__ import annotations
 

@@ -15,13 +15,13 @@ from gateway.telemetry.metrics.exposition import render
 from gateway.telemetry.metrics.shared import WorkerMetrics
 
 APP_LABEL_LIMIT: Final = 500
-"""Configured apps beyond which histograms lose their app label, so that a scrape stays bounded."""
+"""Number of apps above which histograms lose their app label, so that a scrape stays bounded."""
 
 _NO_ANNOTATIONS: Final = Annotations()
 
 
 class _HookSeries:
-    """Where hooks of one kind are counted, and which kind that is."""
+    """The series that count hooks of one kind, and what that kind is."""
 
     __slots__ = ("budget_used", "duration", "era", "hooks", "method", "overhead", "reason", "source", "verdict")
 
@@ -41,7 +41,7 @@ class _HookSeries:
 
 
 class _Pairs(Container[tuple[str, str]]):
-    """Every pair of an app and an upstream, without making them all."""
+    """All pairs of an app and an upstream, without building them."""
 
     def __init__(self, apps: Container[str], upstreams: Container[str]) -> None:
         self._apps = apps
@@ -53,18 +53,18 @@ class _Pairs(Container[tuple[str, str]]):
 
 
 class Scope(NamedTuple):
-    """What a configuration has that series may begin for."""
+    """What a configuration allows series for."""
 
     apps: Container[str]
     upstreams: Container[str]
     app_label: bool
-    """Whether histograms carry the app."""
+    """Whether histograms have the app label."""
     rules: Container[tuple[str, str]] | None
-    """(app, rule) pairs; None: those of every app."""
+    """(app, rule) pairs; None: any."""
 
 
 class Metrics:
-    """All families of this process. ``app`` and ``method`` come from the configuration, never from a caller."""
+    """All families of this process. Their label values come from the configuration, never from a caller."""
 
     hooks: Counter
     duration: Histogram
@@ -116,10 +116,10 @@ class Metrics:
         self.build_info.with_labels(version, platform.python_version()).set(1)
         self._samplers: list[Callable[[], None]] = []
         self.scope = Scope(apps=frozenset((UNKNOWN_APP,)), upstreams=frozenset(), app_label=True, rules=None)
-        """What series may begin for."""
+        """What series may be created for."""
         self._hook_series: dict[tuple[str, ...], _HookSeries] = {}
         self._era = object()
-        """Changes with the configuration: series that were looked up before may be gone."""
+        """Changes with the configuration: series that were looked up before may have been removed."""
         self._annotated: dict[tuple[object, ...], tuple[Value, ...]] = {}
 
     @property
@@ -128,10 +128,10 @@ class Metrics:
         return tuple(self._families)
 
     def record(self, decision: Decision) -> None:
-        """Count one hook's fate."""
+        """Count a decision."""
         ruling, cache = decision.ruling, decision.app_cache
         series: _HookSeries | None = None if cache is None else cache.metrics_slot
-        if (  # an app's hooks are mostly of one kind: its last one's series is at hand
+        if (  # an app's hooks are mostly of one kind: the series of the last one is kept
             series is None
             or series.method is not decision.method
             or series.reason is not ruling.reason
@@ -149,14 +149,14 @@ class Metrics:
             self._count_annotations(decision)
 
     def record_reload(self, failed_by: str | None) -> None:
-        """Count an attempt to load a new configuration; *failed_by* is the reason where it changed nothing."""
+        """Count a reload; *failed_by* is the reason if it failed."""
         self.reloads.with_labels("success" if failed_by is None else "failure").inc()
         if failed_by is not None:
             self.reload_failures.with_labels(failed_by).inc()
         self.record_load(successful=failed_by is None)
 
     def record_load(self, *, successful: bool) -> None:
-        """Note how the last load of the configuration, at start or later, went."""
+        """Record whether the last load of the configuration, at start or later, succeeded."""
         self.reload_successful.set(1.0 if successful else 0.0)
         if successful:
             self.reload_time.set(time.time())
@@ -168,9 +168,9 @@ class Metrics:
         app_label: str = "auto",
         rules: Container[tuple[str, str]] | None = None,
     ) -> None:
-        """Keep the series of these apps, (upstream, target) and (app, rule) pairs; all others' go away.
+        """Keep the series of these apps, (upstream, target) and (app, rule) pairs; remove all others.
 
-        *app_label*: whether histograms carry the app: ``auto`` (up to APP_LABEL_LIMIT apps), ``always``, ``never``.
+        *app_label*: whether histograms have it: ``auto`` (for up to APP_LABEL_LIMIT apps), ``always``, ``never``.
         *rules*: None keeps those of every app that stays.
         """
         scope = self.make_scope(apps, {upstream for upstream, _ in targets}, app_label, rules)
@@ -184,19 +184,19 @@ class Metrics:
         app_label: str = "auto",
         rules: Container[tuple[str, str]] | None = None,
     ) -> Scope:
-        """What ``set_scope`` takes; the same as ``configure`` takes, but that the upstreams' names are enough."""
+        """The argument of ``set_scope``, from those of ``configure``; of *upstreams* the names are enough."""
         with_labels = app_label == "always" or (app_label == "auto" and len(apps) <= APP_LABEL_LIMIT)
         return Scope(frozenset((*apps, UNKNOWN_APP)), frozenset(upstreams), with_labels, rules)
 
     def set_scope(self, scope: Scope) -> None:
-        """Let series of this scope begin from now on, and no others."""
+        """Create only series of this scope from now on."""
         self.scope = scope
         self._hook_series.clear()
         self._era = object()
         self._annotated.clear()
 
     def prune(self, targets: Collection[tuple[str, str]]) -> None:
-        """Remove all series that are not of the scope, and those of targets, (upstream, target), that are not these."""
+        """Remove all series outside the scope, and those of all other (upstream, target) pairs than these."""
         apps, upstreams, app_label, rules = self.scope
         for family in self._families:
             if "app" in family.labels and "upstream" in family.labels:
@@ -215,23 +215,23 @@ class Metrics:
         self._annotated.clear()
 
     def on_scrape(self, sampler: Callable[[], None]) -> None:
-        """Call *sampler* before each exposition, to set the gauges that nobody keeps up to date."""
+        """Call *sampler* before each exposition, to set gauges that are not updated all the time."""
         self._samplers.append(sampler)
 
     def sample(self) -> None:
-        """Bring every gauge up to date."""
+        """Update all gauges."""
         for sampler in self._samplers:
             sampler()
 
     def render(self, others: Collection[WorkerMetrics] = ()) -> bytes:
-        """Everything in Prometheus's text format, this process's and the *others'* series as one."""
+        """All families in Prometheus's text format; this process's and the *others'* series merged."""
         self.sample()
         for other in others:
             other.refresh()
         return render((family, _merged_series(family, others)) for family in self._families)
 
     def inherit(self, other: WorkerMetrics) -> None:
-        """Take over what a process that has ended had counted; its gauges end with it."""
+        """Add the counts of a process that has ended; its gauges end with it."""
         other.refresh()
         for family in self._families:
             if not isinstance(family, Gauge):
@@ -241,7 +241,7 @@ class Metrics:
     def merged_values(
         self, family: Family, others: Collection[WorkerMetrics] = ()
     ) -> dict[tuple[str, ...], Sequence[float]]:
-        """A family's values by label values, this process's and the (refreshed) *others'* as one."""
+        """A family's values by label values; this process's and the (refreshed) *others'* merged."""
         return dict(_merged_series(family, others))
 
     def totals(self, family: Counter, others: Collection[WorkerMetrics] = ()) -> dict[tuple[str, ...], float]:
@@ -265,7 +265,7 @@ class Metrics:
 
     def _new_series(self, decision: Decision) -> _HookSeries:
         ruling = decision.ruling
-        # A hook that was in flight while a reload removed its app must not bring the app's series back.
+        # A hook in flight while a reload removed its app must not create the app's series again.
         app = decision.app if decision.app in self.scope.apps else UNKNOWN_APP
         histogram_app = app if self.scope.app_label else ""
         return _HookSeries(
@@ -318,7 +318,7 @@ class Metrics:
             yield self.ineffective_changes.with_labels(app, decision.method)
         for field in {name.rpartition(".")[2] for name in annotations.excluded}:
             yield self.excluded_fields.with_labels(app, field)
-        # As with apps, a rule or an upstream that a reload has removed does not come back.
+        # As with apps, the series of a removed rule or upstream are not created again.
         if annotations.failed_over_from is not None and annotations.failed_over_from in self.scope.upstreams:
             yield self.failovers.with_labels(app, annotations.failed_over_from, annotations.failover_cause or "")
         if decision.split and decision.upstream is not None and decision.upstream in self.scope.upstreams:

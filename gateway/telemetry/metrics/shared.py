@@ -1,4 +1,4 @@
-"""Another process's series, read from the memory that it shares with us, at any time, dead or alive."""
+"""The series of a worker, read from the memory that it shares with its supervisor, even after its death."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _decode = msgspec.json.Decoder(tuple[str, str, tuple[str, ...], int]).decode
 
 
 class WorkerMetrics:
-    """The reader's side of a worker's MetricCells."""
+    """Reads a worker's MetricCells. Raises OSError where no memory or descriptor is left."""
 
     def __init__(self) -> None:
         with contextlib.ExitStack() as undo:
@@ -29,17 +29,17 @@ class WorkerMetrics:
         self._rest = b""
 
     def series(self, family: Family) -> Iterator[Series]:
-        """The worker's series of a family, as they stand now."""
+        """The worker's series of a family, with their present values."""
         for labels, index in self._series.get(family.name, {}).items():
             yield Series(labels, self._values[index : index + family.length].tolist())
 
     def totals(self, family: Counter) -> dict[tuple[str, ...], float]:
-        """The worker's series of a counter or gauge, as they stand now."""
+        """The present values of the worker's series of a counter or gauge."""
         values = self._values
         return {labels: values[index] for labels, index in self._series.get(family.name, {}).items()}
 
     def refresh(self) -> None:
-        """Learn which series have come and gone."""
+        """Learn which series were added and removed."""
         while chunk := os.pread(self.names_fd, 1 << 20, self._read):
             self._read += len(chunk)
             *lines, self._rest = (self._rest + chunk).split(b"\n")
@@ -52,7 +52,7 @@ class WorkerMetrics:
                     series.pop(labels, None)
 
     def close(self) -> None:
-        """Let the memory go."""
+        """Release the memory."""
         self._values.release()
         os.close(self.values_fd)
         os.close(self.names_fd)

@@ -25,13 +25,13 @@ def hang(admission: Admission, app: str, now: float) -> EjectionScope:
     """A hook of this app is taken there and left without an answer."""
     ticket = admission.admit(app, now)
     assert ticket is not None
-    return admission.failed(ticket, app, now, reached=True, hard=False, silent_since=math.inf)
+    return admission.record_failure(ticket, app, now, reached=True, hard=False, silent_since=math.inf)
 
 
 def answer(admission: Admission, app: str, now: float) -> None:
     ticket = admission.admit(app, now)
     assert ticket is not None
-    admission.succeeded(ticket, app, now)
+    admission.record_success(ticket, app, now)
 
 
 def test_an_app_s_hooks_that_hang_at_all_workers_close_the_target_to_it_everywhere_and_to_no_other() -> None:
@@ -49,7 +49,7 @@ def test_an_app_s_hooks_that_hang_at_all_workers_close_the_target_to_it_everywhe
         probe = one.admit("a", running.now)
         assert probe is not None
         assert other.admit("a", running.now) is None
-        one.succeeded(probe, "a", running.now)
+        one.record_success(probe, "a", running.now)
         for each in (one, other):
             answer(each, "a", running.now)
         assert all(each.admits_all(running.now) for each in (one, other))

@@ -46,7 +46,7 @@ def fail(breaker: Breaker, now: float, times: int = 1, *, hard: bool = True) -> 
     for _ in range(times):
         ticket = breaker.admit(now)
         assert ticket is not None
-        opened = breaker.failed(ticket, now, hard=hard)
+        opened = breaker.record_failure(ticket, now, hard=hard)
     return opened
 
 
@@ -54,7 +54,7 @@ def succeed(breaker: Breaker, now: float, times: int = 1) -> None:
     for _ in range(times):
         ticket = breaker.admit(now)
         assert ticket is not None
-        breaker.succeeded(ticket, now)
+        breaker.record_success(ticket, now)
 
 
 @given(STEPS)
@@ -88,16 +88,16 @@ def test_workers_have_the_breaker_that_one_process_would_have(steps: list[tuple[
 
 def report(breaker: Breaker, own: int, step: str, now: float, model: Breaker, expected: int) -> None:
     if step == "success":
-        breaker.succeeded(own, now)
-        model.succeeded(expected, now)
+        breaker.record_success(own, now)
+        model.record_success(expected, now)
     elif step == "abandon":
-        breaker.abandoned(own, now)
-        model.abandoned(expected, now)
+        breaker.record_abandoned(own, now)
+        model.record_abandoned(expected, now)
     else:
         hard, patience = step == "hard", 1.0 if step == "patient" else 0.0
         silent_since = now - 0.5 if step == "soft" else math.inf
-        opened = breaker.failed(own, now, hard=hard, patience=patience, silent_since=silent_since)
-        assert opened is model.failed(expected, now, hard=hard, patience=patience, silent_since=silent_since)
+        opened = breaker.record_failure(own, now, hard=hard, patience=patience, silent_since=silent_since)
+        assert opened is model.record_failure(expected, now, hard=hard, patience=patience, silent_since=silent_since)
 
 
 def test_successes_that_are_written_down_together_count_for_the_share_of_failures() -> None:
@@ -136,7 +136,7 @@ def test_the_probe_of_a_worker_that_is_lost_is_another_s(how: str) -> None:
             running.advance(2.0)
         assert other.ready(running.now)
         succeed(other, running.now)
-        one.failed(probe, running.now, hard=True)
+        one.record_failure(probe, running.now, hard=True)
         assert other.state(running.now) is State.CLOSED
 
 
@@ -175,7 +175,7 @@ def test_a_target_that_is_gone_here_changes_nothing_for_the_others() -> None:
         one.leave()
         one.leave()
         for _ in range(5):
-            one.failed(ticket, running.now, hard=True)
+            one.record_failure(ticket, running.now, hard=True)
         assert one.state(running.now) is State.OPEN
         assert other.state(running.now) is State.CLOSED
 
