@@ -16,7 +16,8 @@ from gateway.cli.entry import main
 try:
     main()
 finally:
-    print(*(name for name in ("gateway.cli.main", "gateway.cli.top", "gateway.recording.replay") if name in sys.modules))
+    others = "gateway.cli.main", "gateway.cli.top", "gateway.recording.replay"
+    print(*(name for name in others if name in sys.modules))
 """
 
 
