@@ -22,7 +22,8 @@ from gateway.model.decision import Decision
 from gateway.model.hooks import parse_hook
 from gateway.model.verdicts import Annotations, Cause, Reason, backend_reject
 from gateway.proxy.refusals import REFUSALS
-from gateway.telemetry.log import AccessLog, LogWriter
+from gateway.telemetry.access_log import AccessLog
+from gateway.telemetry.log import LogWriter
 from gateway.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent

@@ -1,1 +1,1 @@
-"""The admin port: metrics, health, reload, the API of calls and upstreams, and the stream that the console reads."""
+"""The admin port: metrics, health, reload, the API of decisions and upstreams, the event stream, the console."""

@@ -1,6 +1,6 @@
-"""What is being decided now: rates and quantiles per app, from what the metrics have counted within some seconds.
+"""The current activity: rates and quantiles per app, from the metrics of the last seconds.
 
-A hook pays nothing for it: what it counts anyway is read once a second, in a thread, and only while somebody asks.
+Hooks do no extra work for it: the metrics are read once a second, in a thread, and only while somebody asks.
 """
 
 from __future__ import annotations
@@ -28,44 +28,44 @@ from gateway.telemetry.metrics.shared import WorkerMetrics
 logger = logging.getLogger(__name__)
 
 WINDOW: Final = 10
-"""Seconds, and readings, over which rates are taken."""
+"""Seconds, and number of readings, that rates cover."""
 READ_EVERY: Final = 1.0
 """Seconds between two readings."""
 KEEP_READING: Final = 15.0
-"""Seconds for which readings go on after somebody has asked."""
+"""Seconds that readings continue after the last request."""
 MOST_APPS: Final = 1000
-"""Apps in one answer at most."""
+"""The most apps in one answer."""
 _FIRST_READ_AFTER: Final = 0.25
-"""Seconds between the first reading and the second: whoever asks first waits for both."""
-_PATIENCE: Final = 3.0
-"""Seconds for which anyone waits for them."""
-_REST: Final = 25
-"""Times as long as a reading took, nothing is read: with very many apps readings are rarer, and hooks go first."""
-_UNREMARKABLE: Final = frozenset((Reason.OK, Reason.DENIED))
+"""Seconds between the first two readings; the first request waits for both."""
+_READING_TIMEOUT: Final = 3.0
+"""Seconds that a request waits for them."""
+_REST_FACTOR: Final = 25
+"""The pause after a reading, as a multiple of its duration: with very many apps, readings become rarer."""
+_DECIDED: Final = frozenset((Reason.OK, Reason.DENIED))
 
 Counts = Mapping[tuple[str, ...], float]
 """A counter's or gauge's series by label values."""
-Spreads = Mapping[tuple[str, ...], Sequence[float]]
-"""A histogram's: observations per bucket, then their sum."""
+Histograms = Mapping[tuple[str, ...], Sequence[float]]
+"""A histogram's series by label values: observations per bucket, then their sum."""
 
 
 class Reading(NamedTuple):
-    """Counters as they stood at a time; all processes' together."""
+    """The counters of all processes at one time."""
 
     time: float
-    """Seconds of a clock that never goes back."""
+    """Seconds of the monotonic clock."""
     hooks: Counts
     """By app, method, verdict, source, reason."""
-    durations: Spreads
+    durations: Histograms
     """In seconds, by app (empty where histograms carry none) and method."""
     in_flight: Counts
-    """By app; every configured one has a series."""
+    """By app; every configured app has a series."""
     special: Special = MappingProxyType({})
-    """What no general proxy counts."""
+    """The counters of the insights."""
 
 
 def read(metrics: Metrics, others: Collection[WorkerMetrics] = ()) -> Reading:
-    """The counters as they stand now, the *others*' included."""
+    """The current counters, including those of the *others*."""
     for other in others:
         other.refresh()
     return Reading(
@@ -78,16 +78,16 @@ def read(metrics: Metrics, others: Collection[WorkerMetrics] = ()) -> Reading:
 
 
 class Step(NamedTuple):
-    """What was counted between two readings; series that did not move are left out."""
+    """The counts between two readings, without series that did not change."""
 
     seconds: float
     hooks: Counts
-    durations: Spreads
+    durations: Histograms
     special: Special = MappingProxyType({})
 
 
 def step(earlier: Reading, later: Reading) -> Step:
-    """The difference of two readings. A series that has begun since, or begun anew, is new as a whole."""
+    """The difference of two readings. All of a series counts if it is new or was reset."""
     hooks = {}
     for labels, total in later.hooks.items():
         before = earlier.hooks.get(labels, 0.0)
@@ -100,15 +100,15 @@ def step(earlier: Reading, later: Reading) -> Step:
             durations[labels] = buckets
         elif known != buckets:
             durations[labels] = list(map(operator.sub, buckets, known))
-    return Step(later.time - earlier.time, hooks, durations, insights.moved(earlier.special, later.special))
+    return Step(later.time - earlier.time, hooks, durations, insights.difference(earlier.special, later.special))
 
 
 def quantile(share: float, buckets: Sequence[float], bounds: Sequence[float] = DURATION_BUCKETS) -> float | None:
-    """The value that this *share* of the observations do not exceed; None without observations.
+    """The value that a *share* of the observations does not exceed; None without observations.
 
-    *buckets*: observations per bucket, the last being those beyond every bound. Taken as evenly spread within each,
-    as Prometheus's histogram_quantile does, it errs by less than the width of the bucket that it falls into; beyond
-    the last bound it is that bound.
+    *buckets*: observations per bucket; the last one has those above all bounds. Interpolates linearly within a bucket,
+    as Prometheus's histogram_quantile does, so the error is less than the bucket's width. Above the last bound, the
+    result is that bound.
     """
     total = sum(buckets)
     if not total:
@@ -123,7 +123,7 @@ def quantile(share: float, buckets: Sequence[float], bounds: Sequence[float] = D
 
 
 class _Tally:
-    """What one app's hooks, or all of them, came to within the window."""
+    """Counts of one app, or of all, within the window."""
 
     __slots__ = ("allowed_by_fallback", "buckets", "reasons", "rejected_by_fallback", "verdicts")
 
@@ -136,7 +136,7 @@ class _Tally:
 
     def count(self, verdict: str, source: str, reason: str, hooks: float) -> None:
         self.verdicts[verdict] += hooks
-        if reason not in _UNREMARKABLE:
+        if reason not in _DECIDED:
             self.reasons[reason] = self.reasons.get(reason, 0.0) + hooks
         if source == Source.FALLBACK:
             if verdict == Verdict.ALLOW:
@@ -144,7 +144,7 @@ class _Tally:
             else:
                 self.rejected_by_fallback += hooks
 
-    def spread(self, values: Sequence[float]) -> None:
+    def add_durations(self, values: Sequence[float]) -> None:
         self.buckets = [mine + more for mine, more in zip(self.buckets, values[:-1], strict=True)]
 
     @property
@@ -170,7 +170,7 @@ class _Tally:
 
 
 class Activity:
-    """What went on within a window; pure."""
+    """The activity within a window."""
 
     def __init__(self, steps: Iterable[Step], in_flight: Counts, special: Special = MappingProxyType({})) -> None:
         steps = tuple(steps)
@@ -186,8 +186,8 @@ class Activity:
                 self._total.count(verdict, source, reason, hooks)
             for (app, _), values in taken.durations.items():
                 if app:
-                    tallies[app].spread(values)
-                self._total.spread(values)
+                    tallies[app].add_durations(values)
+                self._total.add_durations(values)
         self._tallies = tallies
         self.insights = Insights(special, (taken.special for taken in steps), self.seconds)
         busy = (app for app in tallies if tallies[app].hooks)
@@ -195,11 +195,11 @@ class Activity:
 
     @property
     def in_flight(self) -> int:
-        """Hooks inside the gateway."""
+        """The number of hooks in flight."""
         return round(sum(self._in_flight.values()))
 
     def as_json(self, most: int) -> dict[str, Any]:
-        """The answer of ``GET /api/activity``; *most* apps: the most troubled, then the busiest, then the rest."""
+        """The answer of ``GET /api/activity``; *most* apps: most failures first, then most hooks, then the rest."""
         return {
             "time": timestamp(self.time),
             "window_seconds": round(self.seconds, 3),
@@ -210,7 +210,7 @@ class Activity:
         }
 
     def hooks_as_json(self) -> dict[str, Any]:
-        """The ``hooks`` of ``GET /api/status``; rates are null while there is nothing to tell them by."""
+        """The ``hooks`` of ``GET /api/status``; rates are null before there are two readings."""
         total, seconds = self._total, self.seconds
         return {
             "in_flight": self.in_flight,
@@ -240,7 +240,7 @@ def _milliseconds(seconds: float | None) -> float | None:
 
 
 class Sampler:
-    """Takes readings while somebody asks, and keeps what moved within the window."""
+    """Takes readings while somebody asks, and keeps the differences within the window."""
 
     def __init__(self, read: Callable[[], Reading]) -> None:
         self._read = read
@@ -254,33 +254,33 @@ class Sampler:
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<Sampler {'reading' if self._is_reading else 'at rest'}, {len(self._steps)} steps>"
+        return f"<Sampler {'reading' if self._is_reading else 'paused'}, {len(self._steps)} steps>"
 
     @property
     def _is_reading(self) -> bool:
         return self._reading is not None and not self._reading.done()
 
     def ask(self) -> Activity | None:
-        """What went on lately; None where nobody has asked lately, from when on it is known soon."""
+        """The current activity; None after a pause, in which case readings start now."""
         self._until = time.monotonic() + KEEP_READING
         if not self._is_reading and not self._closed:
-            self._last = None  # rates over the time in which nobody asked would be no news
+            self._last = None  # rates must not cover the pause
             self._steps.clear()
             self._reading = asyncio.create_task(self._keep_reading())
         return self._activity if self._steps else None
 
     async def activity(self) -> Activity:
-        """What went on lately; whoever asks first waits for a second reading."""
+        """The current activity; after a pause, waits for the first two readings."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_READING_TIMEOUT):
                 while (activity := self.ask()) is None and not self._closed:
                     await self._new.wait()
         return activity or self._activity
 
     async def aclose(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         self._closed = True
-        self._tell()
+        self._notify()
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
@@ -291,21 +291,21 @@ class Sampler:
             try:
                 await asyncio.to_thread(self._take)
             except Exception:
-                logger.exception("what is being decided could not be read")
-            self._tell()
+                logger.exception("the activity could not be read")
+            self._notify()
             took = time.monotonic() - began
             every = READ_EVERY if self._steps else _FIRST_READ_AFTER
-            await asyncio.sleep(max(every - took, took * _REST if self._steps else 0.0))
-        self._last = None  # with very many apps it is large
+            await asyncio.sleep(max(every - took, took * _REST_FACTOR if self._steps else 0.0))
+        self._last = None  # it is large with very many apps
 
     def _take(self) -> None:
-        """One reading; in a thread."""
+        """Take one reading; runs in a thread."""
         reading = self._read()
         if self._last is not None:
             self._steps.append(step(self._last, reading))
             self._activity = Activity(self._steps, reading.in_flight, reading.special)
         self._last = reading
 
-    def _tell(self) -> None:
-        told, self._new = self._new, asyncio.Event()
-        told.set()
+    def _notify(self) -> None:
+        previous, self._new = self._new, asyncio.Event()
+        previous.set()

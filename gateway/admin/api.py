@@ -1,4 +1,4 @@
-"""The admin port's view of calls and upstreams, and an operator's orders: eject, restore, drain."""
+"""The admin API: decisions, insights and upstreams, and an operator's actions: eject, restore, drain."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from gateway.admin.decision_filter import wanted
+from gateway.admin.decision_filter import parse_filter
 from gateway.admin.endpoints import AdminState
-from gateway.admin.events import APPS_WANTED, DEFAULT_APPS, number_of_apps
+from gateway.admin.events import APP_COUNT_ERROR, DEFAULT_APPS, parse_app_count
 from gateway.admin.overview import Overview
 from gateway.admin.rpc import Drain
 from gateway.model.text import timestamp
@@ -32,7 +32,7 @@ class Api:
         self._overview = overview
 
     def routes(self) -> list[BaseRoute]:
-        """Paths and who answers them."""
+        """Paths and their handlers."""
         return [
             Route("/api/decisions", self.decisions),
             Route("/api/decisions/{request_id:path}", self.decision),
@@ -47,7 +47,7 @@ class Api:
     async def decisions(self, request: Request) -> Response:
         """The matching decisions, newest first."""
         try:
-            asked = wanted(request.query_params.multi_items(), time.time())
+            asked = parse_filter(request.query_params.multi_items(), time.time())
         except ValueError as exc:
             return PlainTextResponse(f"{exc}\n", 400)
         return _json(await self._overview.decisions(asked))
@@ -62,39 +62,39 @@ class Api:
         return _json(found)
 
     async def insights(self, request: Request) -> Response:
-        """Refusals that stop nothing, answers repaired, candidates compared, shares, rules and limits, per app."""
-        most = number_of_apps(request.query_params.get("apps", str(DEFAULT_APPS)))
+        """Ineffective rejections, repaired answers, candidates, splits, rules and limits, per app."""
+        most = parse_app_count(request.query_params.get("apps", str(DEFAULT_APPS)))
         if most is None:
-            return PlainTextResponse(APPS_WANTED, 400)
+            return PlainTextResponse(APP_COUNT_ERROR, 400)
         activity = await self._state.events.sampler.activity()
         shown = await asyncio.to_thread(self._overview.insights, activity.insights, most)
         return _json({"time": timestamp(activity.time), **shown})
 
     async def upstreams(self, request: Request) -> Response:
-        """Every upstream and how its targets stand."""
+        """Every upstream and the state of its targets."""
         return _json(await self._overview.upstreams())
 
     async def eject(self, request: Request) -> Response:
-        """Have a target ejected until it is restored."""
+        """Eject a target until it is restored."""
         return await self._set_ejected(request, ejected=True)
 
     async def restore(self, request: Request) -> Response:
-        """Have hooks sent to a target again."""
+        """Send hooks to a target again."""
         return await self._set_ejected(request, ejected=False)
 
     async def drain(self, request: Request) -> Response:
-        """Be ready no more, and have every answer close its connection; hooks are decided as before."""
+        """Become not ready and close connections after their answer; hooks are still decided."""
         return await self._drain(on=True)
 
     async def undrain(self, request: Request) -> Response:
-        """Take a drain back."""
+        """End a drain."""
         return await self._drain(on=False)
 
     async def _set_ejected(self, request: Request, *, ejected: bool) -> Response:
         upstream, name = request.path_params["upstream"], request.path_params["target"]
         target = await self._overview.find_target(upstream, name)
         if target is None:
-            return PlainTextResponse("there is no such target; GET /api/upstreams lists them all\n", 404)
+            return PlainTextResponse("no such target; GET /api/upstreams lists all targets\n", 404)
         done = await self._overview.set_ejected(target, ejected=ejected)
         result = "ejected" if ejected else "restored"
         if done.changed:
@@ -108,20 +108,17 @@ class Api:
             "incomplete": list(done.incomplete),
         }
         if ejected and not done.others_up:
-            answer["warning"] = (
-                f"No other target of {upstream} is up: its hooks get the fallback's verdict until one is."
-            )
+            answer["warning"] = f"No other target of {upstream} is up: the fallback decides its hooks until one is."
         return _json(answer)
 
     async def _drain(self, *, on: bool) -> Response:
         lifecycle = self._state.lifecycle
         if lifecycle.ending:
-            return PlainTextResponse("the gateway is ending already\n", 409)
+            return PlainTextResponse("the gateway is already stopping\n", 409)
         if lifecycle.drained != on:
-            words = (
-                "draining by an operator's order: not ready, answers close their connections" if on else "ready again"
-            )
-            logger.warning("%s", words, extra={"fields": {"event": "drain" if on else "undrain"}})
+            action = "drained by an operator: not ready, connections close after their answer"
+            event = "drain" if on else "undrain"
+            logger.warning("%s", action if on else "ready again", extra={"fields": {"event": event}})
         lifecycle.drain_for_operator(on=on)
         await self._state.rpc.ask(Drain(on))
         return _json({"result": lifecycle.phase})

@@ -1,4 +1,4 @@
-"""What is asked of the journal, as a query writes it."""
+"""The query parameters of ``GET /api/decisions``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from gateway.model.text import shorten
+from gateway.model.units import SECONDS
 from gateway.model.verdicts import Reason, Source, Verdict
 from gateway.policy.comparison import Finding
 from gateway.telemetry.journal import MAX_LIMIT, DecisionFilter
@@ -22,27 +23,26 @@ _FLAGS: Final = ("failures", "ineffective", "repaired")
 _NAMES: Final = (*_TEXTS, *_FLAGS, "since", "until", "limit")
 _WORDS: Final = {"verdict": Verdict, "source": Source, "reason": Reason, "shadow": (DIFFERS, *Finding)}
 _MAX_TEXT: Final = 512
-_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _is_duration = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)").fullmatch
 _is_number = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,9})?").fullmatch
 _MILLISECOND: Final = 0.001
 
 
-def wanted(parameters: Iterable[tuple[str, str]], now: float) -> DecisionFilter:
-    """Read a query's parameters; *now* is Unix time, for times that are so long ago.
+def parse_filter(parameters: Iterable[tuple[str, str]], now: float) -> DecisionFilter:
+    """The filter that a query describes; *now* is the Unix time, for relative times.
 
-    Raises ValueError with a message for whoever wrote the query.
+    Raises ValueError with a message for the author of the query.
     """
     values: dict[str, str] = {}
     for name, value in parameters:
         if name not in _NAMES:
-            raise ValueError(f"there is no parameter {_quoted(name)}; there are {', '.join(_NAMES)}")
+            raise ValueError(f"unknown parameter {_quoted(name)}; known parameters: {', '.join(_NAMES)}")
         if name in values:
-            raise ValueError(f"{name} stands there twice")
+            raise ValueError(f"duplicate parameter {name}")
         if len(value) > _MAX_TEXT:
             raise ValueError(f"{name} is longer than {_MAX_TEXT} characters")
         values[name] = value
-    values = {name: value for name, value in values.items() if value}  # an empty field of a form asks for nothing
+    values = {name: value for name, value in values.items() if value}  # an empty field of a form filters nothing
     texts = {name: values[name] for name in _TEXTS if name in values}
     for name, words in _WORDS.items():
         if name in texts and texts[name] not in set(words):
@@ -52,7 +52,7 @@ def wanted(parameters: Iterable[tuple[str, str]], now: float) -> DecisionFilter:
     return DecisionFilter(
         **texts,  # type: ignore[arg-type]
         since=since,
-        # Times are shown to the millisecond: the one that was copied from a call includes that call.
+        # Times are shown in milliseconds: a time copied from a decision must include that decision.
         until=None if until is None else until + _MILLISECOND,
         **flags,  # type: ignore[arg-type]
         limit=_limit(values.get("limit", "100")),
@@ -61,18 +61,18 @@ def wanted(parameters: Iterable[tuple[str, str]], now: float) -> DecisionFilter:
 
 def _time(name: str, text: str, now: float) -> float:
     if ago := _is_duration(text):
-        return now - float(ago[1]) * _UNITS[ago[2]]
+        return now - float(ago[1]) * SECONDS[ago[2]]
     if _is_number(text):
         return float(text)
     try:
-        # The + of an offset is a space where a query was not encoded.
+        # The + of an offset arrives as a space if the query was not encoded.
         moment = datetime.fromisoformat(re.sub(r" (?=[0-9]{2}:?[0-9]{2}$)", "+", text) if "T" in text else text)
         seconds = (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         seconds = math.nan
     if not math.isfinite(seconds):
         raise ValueError(
-            f"{name} must be a time such as 2026-01-31T02:41:00Z, Unix seconds, or how long ago: 90s, 5m, 2h; "
+            f"{name} must be a time such as 2026-01-31T02:41:00Z, Unix seconds, or an age such as 90s, 5m, 2h; "
             f"not {_quoted(text)}"
         )
     return seconds

@@ -19,10 +19,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import __version__
 from gateway.admin import console
-from gateway.admin.events import APPS_WANTED, DEFAULT_APPS, Events, number_of_apps, silence
+from gateway.admin.events import APP_COUNT_ERROR, DEFAULT_APPS, Events, no_events, parse_app_count
 from gateway.admin.lifecycle import Lifecycle, Phase
 from gateway.admin.reload import FailureReason, Reloader
 from gateway.admin.rpc import FindDecisions, NoWorkers, WorkerRpc
+from gateway.http.client.resolver import is_address
 from gateway.http.server.head import BadRequest
 from gateway.http.server.state import Answer
 from gateway.model.text import timestamp
@@ -37,8 +38,8 @@ _SECURITY_HEADERS = [
 ]
 
 _OPEN_TO_ALL: Final = frozenset({"/-/healthy", "/-/ready"}) | console.PATHS
-"""Read without a token from anywhere: balancers and Kubernetes ask from elsewhere, and learn one word; and a browser
-needs the console's page, which tells nothing of this gateway, to ask its user for the token.
+"""Readable from anywhere without a token. Load balancers and Kubernetes get one word, and a browser needs the console's
+page, which contains no data, to ask for the token.
 """
 
 _STATUS: Final = {
@@ -47,33 +48,33 @@ _STATUS: Final = {
     FailureReason.MASS_REMOVAL: 422,
     FailureReason.NOT_APPLIED: 500,
 }
-"""Of a reload's answer."""
+"""The HTTP status of a reload's answer."""
 _MOST_TEXTS: Final = 100
-"""Warnings, or problems, told at most."""
+"""The most warnings or problems in an answer."""
 
 
 @dataclass(frozen=True)
 class AdminState:
-    """What the admin port speaks for: one process, or a supervisor and its workers."""
+    """What the admin port needs from the gateway: one process, or a supervisor and its workers."""
 
     reloader: Reloader
     lifecycle: Lifecycle
     render_metrics: Callable[[], bytes]
-    """Prometheus's text; called in a thread."""
+    """Returns the metrics as Prometheus text; called in a thread."""
     worker_pids: Callable[[], list[int]] = lambda: [os.getpid()]
     rpc: WorkerRpc = field(default_factory=NoWorkers)
     """Sends requests to the processes that decide hooks."""
-    events: Events = field(default_factory=silence)
+    events: Events = field(default_factory=no_events)
     listen: Sequence[str] = ()
-    """Where hooks are taken, by the addresses that were really got."""
+    """The addresses of the hook port, as bound."""
     admin: str = ""
-    """Where this port is."""
+    """The address of the admin port."""
 
 
 class Guard:
-    """Lets in who is on loopback or has the token; POST asks everyone for the token where there is one.
+    """Checks access: loopback or the token; every POST needs the token, if one is configured.
 
-    Whether the process lives and takes hooks is told to all, and the console's files are given to all.
+    Liveness, readiness and the console's files are public.
     """
 
     def __init__(self, app: ASGIApp, state: AdminState) -> None:
@@ -81,23 +82,23 @@ class Guard:
         self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Check one request, and add the security headers to whatever answers it."""
+        """Check one request, and add the security headers to its answer."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
 
         async def with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
-                given = {name for name, _ in message["headers"]}  # the console's page has a policy of its own
+                given = {name for name, _ in message["headers"]}  # the console's page has its own policy
                 message["headers"] = [
                     *message["headers"],
                     *(header for header in _SECURITY_HEADERS if header[0] not in given),
                 ]
             await send(message)
 
-        refusal = self._refusal(scope)
-        return await (refusal or self._app)(scope, receive, with_headers)
+        error = self._error(scope)
+        return await (error or self._app)(scope, receive, with_headers)
 
-    def _refusal(self, scope: Scope) -> Response | None:
+    def _error(self, scope: Scope) -> Response | None:
         if scope["path"] in _OPEN_TO_ALL and scope["method"] in ("GET", "HEAD"):
             return None
         configured = self._state.reloader.loaded.config.admin.token
@@ -106,18 +107,18 @@ class Guard:
             return None
         client = scope["client"]
         if client is not None and not _is_loopback(client[0]):
-            return _say(401, "the admin port asks for its token (Authorization: Bearer …) from all but loopback")
+            return _text_error(401, "send the admin token (Authorization: Bearer …); only loopback works without it")
         if b"host" in headers and not _is_local_name(headers[b"host"]):
-            # A web page elsewhere can have its name resolve to loopback; it cannot choose the Host that is sent, nor
-            # leave it out, as the HTTP/1.0 of a balancer's health check does.
-            return _say(403, "from loopback without a token, ask by address or as localhost")
+            # A foreign web page can make its name resolve to loopback, but cannot change the Host header or omit it, as
+            # the HTTP/1.0 health check of a load balancer does.
+            return _text_error(403, "use 127.0.0.1 or localhost, or send the token")
         if scope["method"] in ("GET", "HEAD"):
             return None
         if configured is not None:
-            return _say(401, "this asks for the admin token (Authorization: Bearer …)")
-        # Without a token, a web page open on this machine must still not be able to steer the gateway.
+            return _text_error(401, "send the admin token (Authorization: Bearer …)")
+        # Without a token, a web page open on this machine must still not control the gateway.
         if b"origin" in headers or b"sec-fetch-site" in headers:
-            return _say(403, "browsers may not do this without an admin token; set admin.token")
+            return _text_error(403, "not allowed from a browser without an admin token; set admin.token")
         return None
 
 
@@ -139,24 +140,16 @@ def _is_loopback(host: str) -> bool:
 def _is_local_name(host: bytes) -> bool:
     name = host.decode("latin-1")
     name = name[1 : name.find("]")] if name.startswith("[") else name.partition(":")[0]
-    return name.lower() == "localhost" or _is_address(name)
+    return name.lower() == "localhost" or is_address(name)
 
 
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
-
-
-def _say(status: int, text: str) -> Response:
+def _text_error(status: int, text: str) -> Response:
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
     return PlainTextResponse(text + "\n", status, headers)
 
 
-def refuse_plainly(refusal: BadRequest) -> Answer:
-    """The admin port's answer to what is no request."""
+def plain_error(refusal: BadRequest) -> Answer:
+    """The admin port's answer to an invalid request."""
     headers = [(b"content-type", b"text/plain; charset=utf-8"), *_SECURITY_HEADERS]
     return Answer(refusal.status, headers, f"{refusal.detail}\n".encode())
 
@@ -168,7 +161,7 @@ class Admin:
         self._state = state
 
     def routes(self) -> list[BaseRoute]:
-        """Paths and who answers them."""
+        """Paths and their handlers."""
         return [
             Route("/metrics", self.metrics),
             Route("/-/healthy", self.healthy),
@@ -181,29 +174,29 @@ class Admin:
         ]
 
     async def metrics(self, request: Request) -> Response:
-        """Everything counted, for Prometheus."""
+        """The metrics, for Prometheus."""
         text = await asyncio.to_thread(self._state.render_metrics)
         return Response(text, headers={"Content-Type": CONTENT_TYPE})
 
     async def healthy(self, request: Request) -> Response:
-        """The process lives."""
+        """Liveness: the process answers."""
         return PlainTextResponse("healthy\n")
 
     async def ready(self, request: Request) -> Response:
-        """Whether a balancer should send hooks here; a dead backend is no reason not to."""
+        """Readiness: whether a load balancer should send hooks here. A dead backend does not matter."""
         phase = self._state.lifecycle.phase
         return PlainTextResponse(f"{phase}\n", 200 if phase is Phase.READY else 503)
 
     async def reload(self, request: Request) -> Response:
-        """Load the configuration again: 200 with what changed; with nothing changed, 422 or 500 with the problems.
+        """Reload the configuration: 200 with the changes; 422 or 500 with the problems if nothing changed.
 
-        500 where the file is right, as far as can be seen, and could not be put in force.
+        500 means that the file is valid but could not be applied.
         """
         report = await self._state.reloader.reload("admin")
         return JSONResponse(report.as_json(), _STATUS[report.reason])
 
     async def status(self, request: Request) -> Response:
-        """What runs, since when, with which configuration."""
+        """Version, processes, uptime and configuration."""
         reloader = self._state.reloader
         loaded, report = reloader.loaded, reloader.last_report
         activity = await self._state.events.sampler.activity()
@@ -240,13 +233,13 @@ class Admin:
         )
 
     async def activity(self, request: Request) -> Response:
-        """What is being decided now, per app."""
-        most = number_of_apps(request.query_params.get("apps", str(DEFAULT_APPS)))
+        """The current activity per app."""
+        most = parse_app_count(request.query_params.get("apps", str(DEFAULT_APPS)))
         if most is None:
-            return PlainTextResponse(APPS_WANTED, 400)
+            return PlainTextResponse(APP_COUNT_ERROR, 400)
         activity = await self._state.events.sampler.activity()
         return JSONResponse(await asyncio.to_thread(activity.as_json, most))
 
     async def config(self, request: Request) -> Response:
-        """The configuration in force, as it was written, secrets masked."""
+        """The current configuration as it was written, with secrets masked."""
         return JSONResponse(self._state.reloader.loaded.masked)

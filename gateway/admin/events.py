@@ -1,7 +1,7 @@
-"""``GET /api/events``: what goes on, told as it happens by server-sent events (HTML standard, section 9.2).
+"""``GET /api/events``: live events as server-sent events (HTML standard, section 9.2).
 
-One task looks and words everything once, whoever listens; nobody listening, nothing is looked at. Each listener has a
-short queue of its own, and one that does not read is let go: its browser will connect again.
+One task collects and encodes each event once for all listeners; without listeners it does not run. Each listener has a
+short queue, and a listener that does not read is disconnected: its browser connects again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -29,50 +30,50 @@ from gateway.telemetry.journal import Cursor, DecisionView
 logger = logging.getLogger(__name__)
 
 MAX_LISTENERS: Final = 32
-"""More get 503."""
+"""The most listeners; more get 503."""
 MAX_QUEUE: Final = 64
-"""Events that wait for one listener; past it, it is let go."""
+"""The most events in a listener's queue; one more disconnects it."""
 SEND_LIMIT: Final = 10.0
-"""Seconds in which a listener takes an event off the wire, or is let go."""
-CALLS_PER_SECOND: Final = 20
-"""Calls told per second; of more, failures are told first, and the rest is counted."""
+"""Seconds to send an event; a listener that takes longer is disconnected."""
+DECISIONS_PER_SECOND: Final = 20
+"""The most decisions per second; failures come first, and the rest is only counted."""
 DEFAULT_APPS: Final = 50
-"""Apps in an activity where nobody says how many."""
-APPS_WANTED: Final = f"apps must be a whole number from 0 to {MOST_APPS}\n"
-"""The answer to any other."""
-_LOOK_EVERY: Final = 0.25
-"""Seconds between two looks at the journal."""
-_LOOKS_PER_SECOND: Final = 4
+"""The default number of apps in an activity."""
+APP_COUNT_ERROR: Final = f"apps must be a whole number from 0 to {MOST_APPS}\n"
+"""The answer to any other number."""
+_STEP_EVERY: Final = 0.25
+"""Seconds between two requests to the journals."""
+_STEPS_PER_SECOND: Final = 4
 _ACTIVITY_EVERY: Final = 1.0
 _UPSTREAMS_EVERY: Final = 2.0
 _KEEP_ALIVE_EVERY: Final = 15.0
-"""Seconds: proxies end what has been silent for long."""
+"""Seconds; proxies close idle connections."""
 _HEADERS: Final = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
 Upstreams = Callable[[], Awaitable[object]]
-"""Tells what ``GET /api/upstreams`` answers."""
+"""Returns the content of ``GET /api/upstreams``."""
 _KEEP_ALIVE: Final = b": keep-alive\n\n"
 
 
 class Follower:
-    """Looks at every process's journal again and again, and brings what it has not brought before."""
+    """Follows the journals of all processes."""
 
-    def __init__(self, rpc: WorkerRpc, most: int = CALLS_PER_SECOND) -> None:
+    def __init__(self, rpc: WorkerRpc, most: int = DECISIONS_PER_SECOND) -> None:
         self._rpc = rpc
         self._most = most
         self._since = time.time()
         self._cursors: dict[int, Cursor] = {}
 
-    async def look(self) -> tuple[list[DecisionView], int]:
-        """The calls decided since the last look, oldest first, and how many there were besides; none at first."""
+    async def fetch_new(self) -> tuple[list[DecisionView], int]:
+        """The decisions since the last call, oldest first, and how many more there were; none at first."""
         replies = await self._rpc.ask(FollowDecisions(self._cursors, self._most, self._since))
         late = {pid: self._cursors[pid] for pid in replies.incomplete if pid in self._cursors}
         self._cursors = late | {pid: news.cursor for pid, news in replies.by_pid.items()}
-        calls = [call for news in replies.by_pid.values() for call in news.decisions]
-        return sorted(calls, key=lambda call: call.time), sum(news.skipped for news in replies.by_pid.values())
+        decisions = [decision for news in replies.by_pid.values() for decision in news.decisions]
+        return sorted(decisions, key=attrgetter("time")), sum(news.skipped for news in replies.by_pid.values())
 
 
 def event(name: str, data: object) -> bytes:
-    """One event's bytes."""
+    """An event as bytes."""
     return b"event: %b\ndata: %b\n\n" % (name.encode("ascii"), msgspec.json.encode(data))
 
 
@@ -80,53 +81,53 @@ def _activity_event(activity: Activity, most: int) -> bytes:
     return event("activity", activity.as_json(most))
 
 
-class Ration:
-    """Which calls are told: so many a second, failures before successes. Pure."""
+class EventQuota:
+    """Chooses which decisions are sent: a maximum per second, failures first."""
 
-    def __init__(self, per_second: int = CALLS_PER_SECOND, looks: int = _LOOKS_PER_SECOND) -> None:
+    def __init__(self, per_second: int = DECISIONS_PER_SECOND, steps: int = _STEPS_PER_SECOND) -> None:
         self._per_second = per_second
-        self._looks = looks
-        self._told = self._look = self._skipped = 0
+        self._steps = steps
+        self._sent = self._step = self._skipped = 0
 
-    def choose(self, calls: Sequence[DecisionView], skipped: int = 0) -> list[DecisionView]:
-        """Those of this look, in their order. A look's share is kept back for failures in the looks that follow."""
-        self._look += 1
-        left = self._per_second - self._told
-        for_successes = max(0, self._per_second * self._look // self._looks - self._told)
-        failures = [number for number, call in enumerate(calls) if is_failure(call)][-left:] if left else []
+    def choose(self, decisions: Sequence[DecisionView], skipped: int = 0) -> list[DecisionView]:
+        """The decisions to send now, in their order. Part of the quota is reserved for failures later in the second."""
+        self._step += 1
+        left = self._per_second - self._sent
+        for_successes = max(0, self._per_second * self._step // self._steps - self._sent)
+        failures = [number for number, decision in enumerate(decisions) if is_failure(decision)][-left:] if left else []
         failed = set(failures)
-        successes = [number for number in range(len(calls)) if number not in failed]
+        successes = [number for number in range(len(decisions)) if number not in failed]
         room = max(0, min(for_successes, left) - len(failures))
         chosen = sorted([*failures, *(successes[-room:] if room else ())])
-        self._told += len(chosen)
-        self._skipped += skipped + len(calls) - len(chosen)
-        return [calls[number] for number in chosen]
+        self._sent += len(chosen)
+        self._skipped += skipped + len(decisions) - len(chosen)
+        return [decisions[number] for number in chosen]
 
     def end_of_second(self) -> int:
-        """Begin the next second; how many calls of the last one were not told."""
+        """Start the next second. Returns how many decisions of the last second were not sent."""
         skipped = self._skipped
-        self._told = self._look = self._skipped = 0
+        self._sent = self._step = self._skipped = 0
         return skipped
 
 
-def is_failure(call: DecisionView) -> bool:
-    """Whether it is anything but a verdict as it was meant, as the log counts failures."""
-    return counts_as_failure(call.verdict, call.error, call.ineffective, call.repaired)
+def is_failure(decision: DecisionView) -> bool:
+    """Whether the decision is a failure, as the log counts failures."""
+    return counts_as_failure(decision.verdict, decision.error, decision.ineffective, decision.repaired)
 
 
 class _Listener:
-    """One connection's queue."""
+    """The queue of one connection."""
 
     def __init__(self, apps: int) -> None:
         self.apps = apps
         self._waiting: deque[bytes] = deque()
         self._wake = asyncio.Event()
         self.ended = False
-        """Nothing more comes."""
+        """No more events are queued."""
         self.too_slow = False
 
     def put(self, data: bytes) -> None:
-        """Queue an event; where the queue is full, end instead."""
+        """Queue an event; if the queue is full, end the connection instead."""
         if len(self._waiting) >= MAX_QUEUE:
             self.too_slow = True
             self._waiting.clear()
@@ -136,12 +137,12 @@ class _Listener:
             self._wake.set()
 
     def end(self) -> None:
-        """What is queued is the last."""
+        """End after the queued events."""
         self.ended = True
         self._wake.set()
 
     async def next(self) -> bytes | None:
-        """What waits, in one piece; None at the end."""
+        """The queued events in one piece; None at the end."""
         while not self._waiting:
             if self.ended:
                 return None
@@ -153,18 +154,18 @@ class _Listener:
 
 
 class _Stream(Response):
-    """The answer that does not end by itself."""
+    """The answer with the events of one listener."""
 
-    def __init__(self, listener: _Listener, leave: Callable[[], None]) -> None:
+    def __init__(self, listener: _Listener, on_close: Callable[[], None]) -> None:
         super().__init__()
         self._listener = listener
-        self._leave = leave
+        self._on_close = on_close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send events until the listener goes, is too slow, or the process ends."""
+        """Send events until the listener disconnects, is too slow, or the process ends."""
         listener = self._listener
-        gone = asyncio.create_task(_gone(receive))
-        gone.add_done_callback(lambda _: listener.end())
+        disconnected = asyncio.create_task(_wait_for_disconnect(receive))
+        disconnected.add_done_callback(lambda _: listener.end())
         try:
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
             while (data := await listener.next()) is not None:
@@ -173,19 +174,19 @@ class _Stream(Response):
             if not listener.too_slow:
                 await send({"type": "http.response.body"})
         except TimeoutError:
-            pass  # it takes nothing; without its end the answer ends with the connection
+            pass  # it does not read; the unfinished answer closes the connection
         finally:
-            self._leave()
-            gone.cancel()
+            self._on_close()
+            disconnected.cancel()
 
 
-async def _gone(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-def silence() -> Events:
-    """The events of a process that decides no hooks and has no others that do."""
+def no_events() -> Events:
+    """The events of a process that decides no hooks and has no workers."""
     nothing = Reading(0.0, {}, {}, {})
 
     async def no_upstreams() -> object:
@@ -195,7 +196,7 @@ def silence() -> Events:
 
 
 class Events:
-    """All listeners, and the task that looks for them; *started* in Unix time."""
+    """All listeners, and the task that collects events for them; *started* is Unix time."""
 
     def __init__(self, sampler: Sampler, rpc: WorkerRpc, started: float, upstreams: Upstreams) -> None:
         self.sampler = sampler
@@ -204,8 +205,8 @@ class Events:
         self._hello = event("hello", {"version": __version__, "started": timestamp(started)})
         self._listeners: set[_Listener] = set()
         self._latest: dict[str | int, bytes] = {}
-        """What was told last, for whoever comes: the upstreams, and the activity by its number of apps."""
-        self._looking: asyncio.Task[None] | None = None
+        """The latest events, for new listeners: the upstreams, and the activity by number of apps."""
+        self._collecting: asyncio.Task[None] | None = None
         self._closed = False
 
     def __repr__(self) -> str:
@@ -214,24 +215,24 @@ class Events:
     async def respond(self, request: Request) -> Response:
         """The endpoint."""
         apps = request.query_params.get("apps", str(DEFAULT_APPS))
-        most = number_of_apps(apps)
+        most = parse_app_count(apps)
         if most is None:
-            return PlainTextResponse(APPS_WANTED, 400)
+            return PlainTextResponse(APP_COUNT_ERROR, 400)
         if self._closed or len(self._listeners) >= MAX_LISTENERS:
-            why = "the gateway is stopping" if self._closed else f"{MAX_LISTENERS} listen already"
-            return PlainTextResponse(f"no more events: {why}\n", 503)
+            reason = "the gateway is stopping" if self._closed else f"there are {MAX_LISTENERS} listeners already"
+            return PlainTextResponse(f"no events: {reason}\n", 503)
         if request.method == "HEAD":
             return Response(headers={name.decode(): value.decode() for name, value in _HEADERS})
         return self._stream(most)
 
     async def aclose(self) -> None:
-        """End every stream now: none may hold up the end of the process."""
+        """End every stream now, so that none delays the end of the process."""
         self._closed = True
         for listener in self._listeners:
             listener.end()
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.gather(self._looking, return_exceptions=True)
+        if self._collecting is not None:
+            self._collecting.cancel()
+            await asyncio.gather(self._collecting, return_exceptions=True)
         await self.sampler.aclose()
 
     def _stream(self, most: int) -> _Stream:
@@ -240,77 +241,77 @@ class Events:
             if data is not None:
                 listener.put(data)
         self._listeners.add(listener)
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look_around())
+        if self._collecting is None or self._collecting.done():
+            self._collecting = asyncio.create_task(self._collect())
         return _Stream(listener, lambda: self._listeners.discard(listener))
 
-    async def _look_around(self) -> None:
-        """Look four times a second until nobody listens any more."""
+    async def _collect(self) -> None:
+        """Collect events four times a second until there are no listeners."""
         loop = asyncio.get_running_loop()
-        follower, ration = Follower(self._rpc), Ration()
+        follower, quota = Follower(self._rpc), EventQuota()
         self._latest.clear()
-        # Each goes its own way: a worker that hangs takes a while to be given up, and the others do not wait for that.
+        # Separate tasks, so that a worker that hangs delays only one of them.
         others = [
-            asyncio.create_task(self._repeat(_ACTIVITY_EVERY, "the activity", self._tell_activity)),
-            asyncio.create_task(self._repeat(_UPSTREAMS_EVERY, "the upstreams", self._tell_upstreams)),
-            asyncio.create_task(self._repeat(_KEEP_ALIVE_EVERY, "a sign of life", self._tell_life)),
+            asyncio.create_task(self._repeat(_ACTIVITY_EVERY, "the activity", self._send_activity)),
+            asyncio.create_task(self._repeat(_UPSTREAMS_EVERY, "the upstreams", self._send_upstreams)),
+            asyncio.create_task(self._repeat(_KEEP_ALIVE_EVERY, "the keep-alive", self._send_keep_alive)),
         ]
         try:
             due = loop.time()
-            for look in itertools.count(1):
-                await self._safely("the calls", self._tell_calls(follower, ration))
-                if look % _LOOKS_PER_SECOND == 0 and (skipped := ration.end_of_second()) > 0:
-                    self._tell(event("skipped", {"skipped": skipped}))
+            for step in itertools.count(1):
+                await self._log_errors("the decisions", self._send_decisions(follower, quota))
+                if step % _STEPS_PER_SECOND == 0 and (skipped := quota.end_of_second()) > 0:
+                    self._send(event("skipped", {"skipped": skipped}))
                 if not self._listeners:
                     return
-                due = max(due + _LOOK_EVERY, loop.time() + _LOOK_EVERY / 2)
+                due = max(due + _STEP_EVERY, loop.time() + _STEP_EVERY / 2)
                 await asyncio.sleep(due - loop.time())
         finally:
             for task in others:
                 task.cancel()
 
-    async def _repeat(self, seconds: float, what: str, tell: Callable[[], Awaitable[None]]) -> None:
+    async def _repeat(self, seconds: float, what: str, send: Callable[[], Awaitable[None]]) -> None:
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
-            await self._safely(what, tell())
+            await self._log_errors(what, send())
             await asyncio.sleep(max(seconds / 2, began + seconds - loop.time()))
 
-    async def _safely(self, what: str, telling: Awaitable[None]) -> None:
+    async def _log_errors(self, what: str, sending: Awaitable[None]) -> None:
         try:
-            await telling
+            await sending
         except Exception:
-            logger.exception("the events lack %s", what)
+            logger.exception("events without %s", what)
 
-    async def _tell_calls(self, follower: Follower, ration: Ration) -> None:
-        for decision in ration.choose(*await follower.look()):
-            self._tell(event("decision", decision))
+    async def _send_decisions(self, follower: Follower, quota: EventQuota) -> None:
+        for decision in quota.choose(*await follower.fetch_new()):
+            self._send(event("decision", decision))
 
-    async def _tell_activity(self) -> None:
+    async def _send_activity(self) -> None:
         activity = await self.sampler.activity()
-        wanted = {listener.apps for listener in self._listeners}
-        for key in self._latest.keys() - wanted - {"upstreams"}:
+        counts = {listener.apps for listener in self._listeners}
+        for key in self._latest.keys() - counts - {"upstreams"}:
             del self._latest[key]
-        for most in wanted:
-            # A thousand apps take a thread some milliseconds, and hooks go on meanwhile.
+        for most in counts:
+            # In a thread: a thousand apps take some milliseconds.
             data = self._latest[most] = await asyncio.to_thread(_activity_event, activity, most)
             for listener in self._listeners:
                 if listener.apps == most:
                     listener.put(data)
 
-    async def _tell_upstreams(self) -> None:
+    async def _send_upstreams(self) -> None:
         upstreams = await self._upstreams()
         data = self._latest["upstreams"] = await asyncio.to_thread(event, "upstreams", upstreams)
-        self._tell(data)
+        self._send(data)
 
-    async def _tell_life(self) -> None:
-        self._tell(_KEEP_ALIVE)
+    async def _send_keep_alive(self) -> None:
+        self._send(_KEEP_ALIVE)
 
-    def _tell(self, data: bytes) -> None:
+    def _send(self, data: bytes) -> None:
         for listener in self._listeners:
             listener.put(data)
 
 
-def number_of_apps(text: str) -> int | None:
-    """The ``apps`` of a query; None where it is no number in bounds."""
+def parse_app_count(text: str) -> int | None:
+    """The ``apps`` of a query; None if it is not a number within bounds."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 6 and int(text) <= MOST_APPS else None

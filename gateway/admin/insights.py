@@ -1,6 +1,6 @@
-"""What no general proxy tells: refusals that stop nothing, answers repaired, candidates compared, shares as measured.
+"""Insights: ineffective rejections, repaired answers, candidates, actual splits, rules, limits, the recording.
 
-Made of what the metrics have counted since the start and within the last seconds; pure.
+Computed from what the metrics counted since the start and within the last seconds.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.metrics.shared import WorkerMetrics
 
 Counts = Mapping[tuple[str, ...], float]
-"""A counter's series by label values; the first one is the app, but for the recording's."""
+"""A counter's series by label values; the first label is the app, except for the recording."""
 Special = Mapping[str, Counts]
-"""The counters of this room by their names here."""
+"""The counters of this module by name."""
 _DIFFERING: Final = (Finding.VERDICT_DIFFERS, Finding.BODY_DIFFERS)
 _OK: Final = "ok"
 _SUMS: Final = ("ineffective", "ineffective_changes", "repaired", "failovers", "rate_limited")
@@ -26,7 +26,7 @@ _LEAST_URGENT: Final = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
 
 
 def read(metrics: Metrics, others: Collection[WorkerMetrics] = ()) -> dict[str, dict[tuple[str, ...], float]]:
-    """The counters as they stand now, the (refreshed) *others*' included."""
+    """The current counters, including those of the (refreshed) *others*."""
     families = {
         "ineffective": metrics.ineffective_rejects,
         "ineffective_changes": metrics.ineffective_changes,
@@ -43,8 +43,8 @@ def read(metrics: Metrics, others: Collection[WorkerMetrics] = ()) -> dict[str, 
     return {name: metrics.totals(family, others) for name, family in families.items()}
 
 
-def moved(earlier: Special, later: Special) -> dict[str, dict[tuple[str, ...], float]]:
-    """What was counted in between; series that did not move are left out, one that has begun anew is new as a whole."""
+def difference(earlier: Special, later: Special) -> dict[str, dict[tuple[str, ...], float]]:
+    """The counts in between, without series that did not change; all of a series counts if it was reset."""
     steps: dict[str, dict[tuple[str, ...], float]] = {}
     for name, counts in later.items():
         known = earlier.get(name, {})
@@ -59,7 +59,7 @@ def moved(earlier: Special, later: Special) -> dict[str, dict[tuple[str, ...], f
 
 
 class Insights:
-    """What was counted since the start (*totals*), and within the last *seconds* (*steps*)."""
+    """Counts since the start (*totals*), and within the last *seconds* (*steps*)."""
 
     def __init__(self, totals: Special, steps: Iterable[Special] = (), seconds: float = 0.0) -> None:
         self._totals = totals
@@ -76,7 +76,7 @@ class Insights:
         return recent
 
     def as_json(self, most: int) -> dict[str, Any]:
-        """Sums of all apps, and *most* apps of those that have any: what needs an operator first."""
+        """Sums of all apps, and at most *most* apps: the most urgent first."""
         by_app: defaultdict[str, _App] = defaultdict(_App)
         for totals, recent in ((self._totals, False), (self._recent, True)):
             for name, counts in totals.items():
@@ -84,12 +84,12 @@ class Insights:
                     for labels, count in counts.items():
                         if count:
                             by_app[labels[0]].count(name, labels[1:], count, recent=recent)
-        # Of ten thousand apps, most with good answers to connect and nothing else, the few that are told are made.
+        # With ten thousand apps, only the few in the answer are computed.
         first = nsmallest(most, by_app.items(), key=lambda item: (item[1].urgency(), item[0]))
         return {
             "window_seconds": round(self._seconds, 3),
-            "total": {name: self._of_all(name) for name in _SUMS}
-            | {"differing": self._differing(), "rules": self._of_all("rules")},
+            "total": {name: self._total(name) for name in _SUMS}
+            | {"differing": self._differing(), "rules": self._total("rules")},
             "apps": [{"app": name, **app.as_json(self._seconds)} for name, app in first],
             "app_count": len(by_app),
             "recorded": {
@@ -98,7 +98,7 @@ class Insights:
             },
         }
 
-    def _of_all(self, name: str) -> dict[str, Any]:
+    def _total(self, name: str) -> dict[str, Any]:
         return self._figure(name, lambda labels: True)
 
     def _differing(self) -> dict[str, Any]:
@@ -127,26 +127,29 @@ class _App:
             return _figure(_sum(self._totals[name], *labels), _sum(self._recent[name], *labels), seconds)
 
         return {
-            "ineffective": {**figure("ineffective"), "methods": self._whole("ineffective")},
-            "ineffective_changes": {**figure("ineffective_changes"), "methods": self._whole("ineffective_changes")},
-            "client_config": {"outcomes": self._whole("client_config")},
-            "excluded": {"fields": self._whole("excluded")},
-            "repaired": {**figure("repaired"), "kinds": self._whole("repaired")},
+            "ineffective": {**figure("ineffective"), "methods": self._by_label("ineffective")},
+            "ineffective_changes": {
+                **figure("ineffective_changes"),
+                "methods": self._by_label("ineffective_changes"),
+            },
+            "client_config": {"outcomes": self._by_label("client_config")},
+            "excluded": {"fields": self._by_label("excluded")},
+            "repaired": {**figure("repaired"), "kinds": self._by_label("repaired")},
             "rate_limited": figure("rate_limited"),
             "failovers": [
-                {"upstream": name, **figure("failovers", name), "causes": self._whole("failovers", name)}
-                for name in self._firsts("failovers")
+                {"upstream": name, **figure("failovers", name), "causes": self._by_label("failovers", name)}
+                for name in self._label_values("failovers")
             ],
-            "split": [self._share(name, figure("split", name)) for name in self._firsts("split")],
-            "shadow": [self._shadow(name, figure("shadow", name)) for name in self._firsts("shadow")],
+            "split": [self._share(name, figure("split", name)) for name in self._label_values("split")],
+            "shadow": [self._shadow(name, figure("shadow", name)) for name in self._label_values("shadow")],
             "rules": [
-                {"rule": name, **figure("rules", name), "verdicts": self._whole("rules", name)}
-                for name in self._firsts("rules")
+                {"rule": name, **figure("rules", name), "verdicts": self._by_label("rules", name)}
+                for name in self._label_values("rules")
             ],
         }
 
     def urgency(self) -> tuple[float, ...]:
-        """Sorts what needs an operator first."""
+        """A sort key: the most urgent first."""
         totals, recent = self._totals, self._recent
         if totals.keys() <= {"client_config"} and all(labels == (_OK,) for labels in totals["client_config"]):
             return _LEAST_URGENT
@@ -163,27 +166,27 @@ class _App:
             0.0,
         )
 
-    def _firsts(self, name: str) -> list[str]:
-        """The values of the label after the app, those with the most first."""
+    def _label_values(self, name: str) -> list[str]:
+        """The values of the label after the app, by count."""
         firsts = {labels[0] for labels in self._totals[name]}
         return sorted(firsts, key=lambda first: (-_sum(self._totals[name], first), first))
 
-    def _whole(self, name: str, *first: str) -> dict[str, int]:
+    def _by_label(self, name: str, *first: str) -> dict[str, int]:
         counts = self._totals[name]
         return {labels[-1]: round(count) for labels, count in sorted(counts.items()) if labels[: len(first)] == first}
 
     def _share(self, upstream: str, figure: dict[str, Any]) -> dict[str, Any]:
-        verdicts = self._whole("split", upstream)
+        verdicts = self._by_label("split", upstream)
         return {
             "upstream": upstream,
             **figure,
-            "share": _part(_sum(self._recent["split"], upstream), _sum(self._recent["split"])),
-            "share_of_total": _part(_sum(self._totals["split"], upstream), _sum(self._totals["split"])),
+            "share": _ratio(_sum(self._recent["split"], upstream), _sum(self._recent["split"])),
+            "share_of_total": _ratio(_sum(self._totals["split"], upstream), _sum(self._totals["split"])),
             "verdicts": verdicts,
         }
 
     def _shadow(self, upstream: str, figure: dict[str, Any]) -> dict[str, Any]:
-        outcomes = self._whole("shadow", upstream)
+        outcomes = self._by_label("shadow", upstream)
         matches = outcomes.get(Finding.MATCH, 0)
         compared = matches + sum(outcomes.get(outcome, 0) for outcome in _DIFFERING)
         return {
@@ -191,12 +194,12 @@ class _App:
             **figure,
             "outcomes": outcomes,
             "compared": compared,
-            "agreement": _part(matches, compared),
+            "agreement": _ratio(matches, compared),
         }
 
 
-def noteworthy(app: Mapping[str, Any]) -> bool:
-    """Whether an app of ``as_json`` has more to tell than answers to connect that are as wanted."""
+def is_noteworthy(app: Mapping[str, Any]) -> bool:
+    """Whether an app of ``as_json`` has anything besides correct connect answers."""
     return bool(
         app["ineffective"]["total"]
         or app["ineffective_changes"]["total"]
@@ -215,7 +218,7 @@ def _sum(counts: Counts, *first: str) -> float:
     return sum(count for labels, count in counts.items() if labels[: len(first)] == first)
 
 
-def _part(some: float, whole: float) -> float | None:
+def _ratio(some: float, whole: float) -> float | None:
     return round(some / whole, 4) if whole else None
 
 

@@ -1,4 +1,4 @@
-"""Where the process stands between its start and its end."""
+"""The phase of the process between start and end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Phase(StrEnum):
-    """One way only, but for an operator's drain: starting, ready, draining."""
+    """Starting, ready, draining; only an operator's drain can be undone."""
 
     STARTING = "starting"
     READY = "ready"
@@ -15,7 +15,7 @@ class Phase(StrEnum):
 
 
 class Lifecycle:
-    """The phase, and since when the process runs."""
+    """The phase, and the start time of the process in Unix time."""
 
     def __init__(self) -> None:
         self._phase = Phase.STARTING
@@ -24,28 +24,28 @@ class Lifecycle:
 
     @property
     def phase(self) -> Phase:
-        """Where it stands; draining as long as an operator has it so, too."""
+        """The phase; draining also during an operator's drain."""
         return Phase.DRAINING if self._drained and self._phase is Phase.READY else self._phase
 
     @property
     def drained(self) -> bool:
-        """Whether an operator has it drained."""
+        """Whether an operator's drain is active."""
         return self._drained
 
     @property
     def ending(self) -> bool:
-        """Whether the end has begun, which nobody takes back."""
+        """Whether the process is stopping, which cannot be undone."""
         return self._phase is Phase.DRAINING
 
     def ready(self) -> None:
-        """Hooks are served from now on."""
+        """Serve hooks from now on."""
         if self._phase is Phase.STARTING:
             self._phase = Phase.READY
 
     def drain(self) -> None:
-        """No new connections; what is in flight is answered."""
+        """Stop: no new connections; hooks in flight are answered."""
         self._phase = Phase.DRAINING
 
     def drain_for_operator(self, *, on: bool) -> None:
-        """Ask balancers to send hooks elsewhere, or no more; those that still come are decided."""
+        """Start or end an operator's drain: load balancers send hooks elsewhere; hooks that still come are decided."""
         self._drained = on

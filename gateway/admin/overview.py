@@ -16,11 +16,11 @@ from gateway.upstreams.latency import quantile
 from gateway.upstreams.status import TargetReport, merge_reports
 
 MAX_APPS: Final = 20
-"""Apps named per upstream; the rest is counted."""
+"""The most apps listed per upstream; the rest is counted."""
 
 
-class Known(NamedTuple):
-    """A target of the configuration in force."""
+class ConfiguredTarget(NamedTuple):
+    """A target of the current configuration."""
 
     upstream: str
     name: str
@@ -39,7 +39,7 @@ class EjectionResult(NamedTuple):
 
 
 class Overview:
-    """All processes' journals and targets as one."""
+    """The journals and targets of all processes as one."""
 
     def __init__(self, rpc: WorkerRpc, loaded: Callable[[], Loaded]) -> None:
         self._rpc = rpc
@@ -65,7 +65,7 @@ class Overview:
         return found[0] if found else None
 
     async def upstreams(self) -> dict[str, Any]:
-        """Every upstream of the configuration in force, and how its targets stand."""
+        """Every upstream of the current configuration, with the state of its targets."""
         loaded = self._loaded()
         reports = await self._reports()
         apps_of = self._apps(loaded.config)
@@ -73,7 +73,7 @@ class Overview:
         for name, upstream in loaded.config.upstreams.items():
             apps = apps_of.get(name, [])
             urls = [target.url for target in upstream.targets]
-            names = _names(name, urls, reports)
+            names = _target_names(name, urls, reports)
             written = display_urls(loaded.masked, name, len(urls))
             shown.append(
                 {
@@ -88,7 +88,7 @@ class Overview:
                             "url": url,
                             "weight": target.weight,
                             "backup": target.backup,
-                            **_shown(reports.get((name, target.url))),
+                            **_report_json(reports.get((name, target.url))),
                         }
                         for target, url in zip(upstream.targets, written, strict=True)
                     ],
@@ -97,7 +97,7 @@ class Overview:
         return {"upstreams": shown}
 
     def insights(self, counted: Insights, most: int) -> dict[str, Any]:
-        """What no general proxy tells, *most* apps of it, with what the configuration in force says of these apps."""
+        """The insights of at most *most* apps, with the related settings of these apps."""
         loaded = self._loaded()
         config = loaded.config
         shown = counted.as_json(most)
@@ -114,15 +114,15 @@ class Overview:
         )
         return shown
 
-    async def find_target(self, upstream: str, name: str) -> Known | None:
-        """The target of the configuration in force that goes by this name."""
+    async def find_target(self, upstream: str, name: str) -> ConfiguredTarget | None:
+        """The target of the current configuration with this name; None if there is none."""
         config = self._loaded().config.upstreams.get(upstream)
         if config is None:
             return None
-        names = _names(upstream, [target.url for target in config.targets], await self._reports())
-        return next((Known(upstream, name, url) for url, each in names.items() if each == name), None)
+        names = _target_names(upstream, [target.url for target in config.targets], await self._reports())
+        return next((ConfiguredTarget(upstream, name, url) for url, each in names.items() if each == name), None)
 
-    async def set_ejected(self, target: Known, *, ejected: bool) -> EjectionResult:
+    async def set_ejected(self, target: ConfiguredTarget, *, ejected: bool) -> EjectionResult:
         """Eject the target in every process until it is restored, or restore it."""
         replies = await self._rpc.ask(SetEjected(target.upstream, target.url, ejected))
         reports = await self._reports()
@@ -142,28 +142,28 @@ class Overview:
         return {key: merge_reports(reports) for key, reports in by_target.items()}
 
     def _apps(self, config: Config) -> Mapping[str, list[str]]:
-        """The apps of each upstream; looked up once per configuration."""
+        """The apps of each upstream; computed once per configuration."""
         known, apps_of = self._apps_of
         if known is not config:
             apps_of = {}
             for app in config.apps:
-                for upstream in _upstreams_of(config.settings(app, None)):
+                for upstream in _app_upstreams(config.settings(app, None)):
                     apps_of.setdefault(upstream, []).append(app)
             self._apps_of = (config, apps_of)
         return apps_of
 
 
-def _upstreams_of(settings: Settings) -> Iterable[str]:
-    """All that may be asked for an app: its own or its shares, those that stand in, its rules'; not its shadow."""
+def _app_upstreams(settings: Settings) -> Iterable[str]:
+    """All upstreams of an app: its own or its split, failover and rules; not its shadow."""
     first = () if settings.upstream is None else (settings.upstream,)
     ruled = (rule.upstream for rule in settings.rules if rule.upstream is not None)
     return dict.fromkeys((*first, *(share.name for share in settings.split), *settings.failover, *ruled))
 
 
-def _names(upstream: str, urls: list[str], reports: Mapping[tuple[str, str], TargetReport]) -> Mapping[str, str]:
-    """The targets' names by URL. One that lives keeps the name that it began with: metrics and calls have that."""
-    living = {url: reports[upstream, url].name for url in urls if (upstream, url) in reports}
-    return {**target_names(urls), **living}
+def _target_names(upstream: str, urls: list[str], reports: Mapping[tuple[str, str], TargetReport]) -> Mapping[str, str]:
+    """The targets' names by URL. A running target keeps its first name, which metrics and decisions use."""
+    running = {url: reports[upstream, url].name for url in urls if (upstream, url) in reports}
+    return {**target_names(urls), **running}
 
 
 _UNKNOWN: Final[Mapping[str, Any]] = dict.fromkeys(
@@ -174,7 +174,7 @@ _UNKNOWN: Final[Mapping[str, Any]] = dict.fromkeys(
 ) | {"ejected_for": [], "workers_ejected": 0, "workers": 0}  # fmt: skip
 
 
-def _shown(report: TargetReport | None) -> Mapping[str, Any]:
+def _report_json(report: TargetReport | None) -> Mapping[str, Any]:
     if report is None:
         return _UNKNOWN
     last_error = None

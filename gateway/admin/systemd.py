@@ -1,7 +1,7 @@
-"""What systemd is told: ready, reloading, stopping, and that the event loop still turns (sd_notify(3)).
+"""Notifies systemd: ready, reloading, stopping, and the watchdog (sd_notify(3)).
 
-Without ``NOTIFY_SOCKET`` in the environment nothing is told to anybody. Messages are datagrams that never wait: a
-manager that does not read them loses them.
+Without ``NOTIFY_SOCKET`` in the environment, nothing is sent. Messages are datagrams sent without waiting; a manager
+that does not read them loses them.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
 _AFTER_DRAIN: Final = 10.0
-"""Seconds beyond ``drain_timeout`` that an orderly end may take: workers' ends, the admin port's, the last lines."""
+"""Seconds after ``drain_timeout`` for the rest of an orderly stop: workers, admin port, last log lines."""
 
 
 def ready(status: str) -> None:
-    """Hooks are served from now on; *status* is what ``systemctl status`` shows."""
-    _tell("READY=1", f"STATUS={status}")
+    """Report that hooks are served; *status* is shown by ``systemctl status``."""
+    _notify("READY=1", f"STATUS={status}")
 
 
 def stopping(drain_timeout: float) -> None:
-    """The end has begun, and may take *drain_timeout* seconds, whatever the unit's ``TimeoutStopSec=`` says."""
+    """Report the stop, which may take *drain_timeout* seconds even with a shorter ``TimeoutStopSec=``."""
     limit = round((drain_timeout + _AFTER_DRAIN) * 1_000_000)
-    _tell(
+    _notify(
         "STOPPING=1",
         f"STATUS=stopping: no new connections; hooks in flight have {drain_timeout:g} s",
         f"EXTEND_TIMEOUT_USEC={limit}",
@@ -34,50 +34,50 @@ def stopping(drain_timeout: float) -> None:
 
 
 class Reloading:
-    """How a reload went, to be filled in before it is over."""
+    """The result of a reload; ``status`` is set before it ends."""
 
-    status = "the reload did not come to its end; the configuration in force stays"
+    status = "the reload was not completed; the configuration is unchanged"
 
 
 @contextlib.contextmanager
 def reloading() -> Iterator[Reloading]:
-    """Around a reload: the manager holds the unit for reloading, and then for ready with the status that was set."""
-    told = Reloading()
-    _tell("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+    """Around a reload: the unit is reloading, then ready with the status that was set."""
+    result = Reloading()
+    _notify("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
     try:
-        yield told
+        yield result
     except asyncio.CancelledError:
-        raise  # the end has come, and has been told of
+        raise  # the process is stopping, which is already reported
     except BaseException:
-        ready(told.status)
+        ready(result.status)
         raise
-    ready(told.status)
+    ready(result.status)
 
 
 @contextlib.asynccontextmanager
 async def watchdog() -> AsyncIterator[None]:
-    """Tell twice per ``WatchdogSec=`` that the event loop turns (sd_watchdog_enabled(3)); else nothing."""
+    """Notify the watchdog twice per ``WatchdogSec=`` (sd_watchdog_enabled(3)); without it, do nothing."""
     every = _watchdog_interval()
     if every is None:
         yield
         return
-    turning = asyncio.create_task(_turn(every))
+    notifying = asyncio.create_task(_notify_watchdog(every))
     try:
         yield
     finally:
-        turning.cancel()
-        await asyncio.gather(turning, return_exceptions=True)
+        notifying.cancel()
+        await asyncio.gather(notifying, return_exceptions=True)
 
 
-async def _turn(every: float) -> None:
+async def _notify_watchdog(every: float) -> None:
     while True:
-        with contextlib.suppress(Exception):  # no memory just now, say: the manager is told the next time
-            _tell("WATCHDOG=1")
+        with contextlib.suppress(Exception):  # for example, no memory: the next message may work
+            _notify("WATCHDOG=1")
         await asyncio.sleep(every)
 
 
 def _watchdog_interval() -> float | None:
-    """Seconds between two signs of life; None where none is wanted of this process."""
+    """Seconds between two watchdog messages; None if systemd expects none from this process."""
     limit = os.environ.get("WATCHDOG_USEC", "")
     if not (limit.isascii() and limit.isdigit()) or int(limit) == 0:
         return None
@@ -86,11 +86,11 @@ def _watchdog_interval() -> float | None:
     return int(limit) / 2_000_000
 
 
-def _tell(*lines: str) -> None:
+def _notify(*lines: str) -> None:
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address[:1] not in ("/", "@"):
         return
-    # A name with a NUL before it is no file (unix(7)); the environment cannot carry a NUL.
+    # A leading @ stands for NUL, the mark of an abstract socket (unix(7)).
     name = "\0" + address[1:] if address.startswith("@") else address
     message = "\n".join(line.replace("\n", " ") for line in lines).encode()
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:

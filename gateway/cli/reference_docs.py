@@ -55,7 +55,7 @@ def outcome_table() -> str:
 
 
 def verdict_table() -> str:
-    """What a backend did, and what the media server gets: worked out by the functions that decide it."""
+    """What a backend did, and what the media server gets: from the functions that decide it."""
     rows = [
         ("`200` with one JSON object", *_outcome(backend_allow(b"{}")), "–"),
         ("any `2xx` to an event, with any body (`event_answers: any`)", *_outcome(backend_allow(b"{}")), "–"),
@@ -128,7 +128,7 @@ def _names(numbers: Iterable[int]) -> str:
 
 
 def keys_at(place: str) -> str:
-    """The keys of the configuration's section that stands there. Raises KeyError."""
+    """The keys of the configuration's section at that place. Raises KeyError."""
     everything = reference_sections()
     section = everything[place]
     blocks = [section.meaning]
@@ -158,7 +158,7 @@ def _is_below(place: str, key: str) -> bool:
 
 
 def _anchor(section: Section) -> str:
-    """Where its keys begin, as GitHub names the heading of the first one."""
+    """The anchor of its first key's heading, as GitHub names it."""
     return re.sub(r"[^\w-]", "", f"{section.places[0]}.{section.keys[0].name}".lower())
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.text import Text
 
-from gateway.model.text import printable
+from gateway.model.text import plural, printable
 
 Json = Mapping[str, Any]
 
@@ -74,11 +74,6 @@ def clock(time: str | None, *, date: bool = False, fraction: bool = False) -> st
 def plain(value: object) -> str:
     """A value of the gateway as text without control characters; empty for null."""
     return "" if value is None else printable(str(value))
-
-
-def plural(count: int, noun: str, plural_noun: str | None = None) -> str:
-    """1 hook, 2 hooks."""
-    return f"{count:,} {noun if count == 1 else plural_noun or noun + 's'}"
 
 
 def verdict(decision: Json) -> Text:

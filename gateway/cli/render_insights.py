@@ -7,7 +7,8 @@ from typing import Final
 
 from rich.text import Text
 
-from gateway.cli.render import Json, milliseconds, plain, plural, rate
+from gateway.cli.render import Json, milliseconds, plain, rate
+from gateway.model.text import plural
 
 _DIFFERING: Final = ("verdict_differs", "body_differs")
 _ENFORCE: Final = "set rest_client_config: enforce"

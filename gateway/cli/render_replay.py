@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.cli import render
-from gateway.cli.render import milliseconds, plain, plural
+from gateway.cli.render import milliseconds, plain
+from gateway.model.text import plural
 from gateway.policy.comparison import Difference
 from gateway.recording.replay import (
     BODIES_DIFFER,

@@ -24,6 +24,7 @@ from gateway.cli import render, render_insights
 from gateway.cli.client import AdminError, AdminOption, Gateway, NoAnswer, TokenOption, WatchedConfig, gateway_at
 from gateway.cli.common import fail
 from gateway.cli.render import Json, clock, milliseconds, plain, rate
+from gateway.model.text import plural
 
 _POLL_EVERY: Final = 1.0
 _KEY_EVERY: Final = 0.2
@@ -264,5 +265,5 @@ def _fill(table: Table, lines: int) -> None:
 def _foot(activity: Json, targets: list[tuple[str, Json]], width: int) -> Text:
     down = sum(target["state"] != "up" for _, target in targets)
     left = "q quits · failing first"
-    right = f"{activity['app_count']} apps · {len(targets)} targets, {down} not up"
+    right = f"{plural(activity['app_count'], 'app')} · {plural(len(targets), 'target')}, {down} not up"
     return _cut(Text(f"{left}{right:>{max(0, width - len(left))}}", style="dim"))

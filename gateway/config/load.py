@@ -1,4 +1,4 @@
-"""The one way to a configuration, for start, check and reload: read it, check it, say all that is wrong with it."""
+"""Loading a configuration, for start, check and reload: read it, check it, and report everything that is wrong."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from gateway.config.source.problems import Path as KeyPath
 _SIZE_TEXT: Final = "16 MiB"
 _NOT_FOUND: Final = "not found (use -c FILE, or start from the gateway.yaml that comes with the gateway)"
 _LASTING: Final = frozenset((errno.EACCES, errno.ELOOP))
-"""A file that gives these is at fault itself; a missing one is being replaced, and descriptors come back."""
+"""Errors that last until the file itself changes; a missing file may be about to be replaced."""
 _MAX_ERRORS: Final = 100_000
 """Pydantic describes its errors all at once, at about 1 kB each."""
 
 
 BuildCheck = Callable[[Config], Iterable[tuple[KeyPath, str]]]
-"""Says of which values of a configuration that passed all checks nothing can be built, and why."""
+"""Reports the values of a configuration that passed all checks, but from which nothing can be built, and why."""
 
 
 def _accept(config: Config) -> Iterable[tuple[KeyPath, str]]:
@@ -58,7 +58,7 @@ def text_digest(text: str) -> str:
 
 
 def file_digest(path: Path) -> str | None:
-    """The digest of the text in this file, or why it can never be read; None where it cannot be just now."""
+    """The digest of the text in this file, or the reason it cannot be read; None if that may pass by itself."""
     try:
         return text_digest(read_bytes(path, MAX_BYTES, _SIZE_TEXT).decode("utf-8", "replace"))
     except ReadError as exc:
@@ -67,7 +67,7 @@ def file_digest(path: Path) -> str | None:
 
 
 def load(path: str | Path, check_build: BuildCheck = _accept) -> Loaded:
-    """Read and check a configuration file; *check_build* comes last. Raises ConfigError with every problem found."""
+    """Read and check a configuration file; *check_build* comes last. Raises ConfigError with every problem."""
     try:
         text = read_text(path, MAX_BYTES, _SIZE_TEXT)
     except ReadError as exc:
@@ -78,7 +78,7 @@ def load(path: str | Path, check_build: BuildCheck = _accept) -> Loaded:
 
 
 def loads(text: str, name: str = "gateway.yaml", check_build: BuildCheck = _accept) -> Loaded:
-    """Check a configuration's text; *name* stands for the file in messages. Raises ConfigError."""
+    """Check a configuration's text; *name* is the file's name in messages. Raises ConfigError."""
     if len(text) > MAX_BYTES:
         raise ConfigError([Problem(name, 1, 1, "", "cannot be read: it is larger than 16 MiB")])
     return _load(text, name, check_build)
@@ -123,14 +123,14 @@ def _validate(
     except Exception as exc:
         return None, [document.problem(_find_defective_part(data, directory), describe_defect(exc))]
     if count > _MAX_ERRORS:
-        message = f"{count:,} values are wrong, too many to list: this is hardly a configuration of the gateway"
+        message = f"{count:,} values are wrong, too many to list: this is probably not a configuration of the gateway"
         return None, [document.problem((), message)]
     found = (explain(document, error, suggester) for error in errors[: MAX_PROBLEMS + 1])
     return None, [problem for problem in found if problem is not None]
 
 
 def _find_defective_part(data: dict[str, Any], directory: str) -> KeyPath:
-    """The part of the file at which the model fails in an unforeseen way; the whole, where it is no single one."""
+    """The part of the file at which the model fails in an unforeseen way; the whole file if it is not a single one."""
     for path, part in _parts(data):
         try:
             Config.model_validate(part, context=validation_context(directory))
@@ -142,7 +142,7 @@ def _find_defective_part(data: dict[str, Any], directory: str) -> KeyPath:
 
 
 def _parts(data: dict[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
-    """Each entry of each section by itself, where it can stand alone, then each section."""
+    """Each entry of each section by itself, then each section."""
     for section, content in data.items():
         if isinstance(content, dict):
             yield from (((section, key), {section: {key: value}}) for key, value in content.items())

@@ -1,7 +1,7 @@
 """The configuration's reference for people: every key with what it may be, its default, its meaning and its danger.
 
 All of it is read from the model, where each description has three parts: what the key means; a sentence that begins
-with Default, No default or Required; and, behind that sentence's first semicolon or full stop, what to mind.
+with Default, No default or Required; and, after that sentence's first semicolon or full stop, a note.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gateway.config.sections.root import Config
 from gateway.config.sections.types import OneOrMany, ReadAs, either
 
 TOP: Final = "top"
-"""Where the section stands that is the whole file."""
+"""The place of the section that is the whole file."""
 _NAMES: Final = {
     "upstreams": "UPSTREAM",
     "apps": "APP",
@@ -27,7 +27,7 @@ _NAMES: Final = {
     "hook_types": "METHOD",
     "headers": "HEADER",
 }
-"""What stands for a name that is the user's own."""
+"""Placeholders of names that users choose."""
 _parts = re.compile(r"(.*?\.) ((?:Default|No default|Required)\b.*?)(?:; |\. |\.$)(.*)", re.DOTALL).fullmatch
 
 
@@ -41,14 +41,14 @@ class Key(NamedTuple):
     default: str
     """The default, or that there is none; in the description's words."""
     care: str
-    """What goes wrong with another value, or has to be minded with this one."""
+    """What goes wrong with another value, or what to watch for with this one."""
 
 
 class Section(NamedTuple):
     """A mapping of the file with keys of its own."""
 
     places: tuple[str, ...]
-    """Where it may stand, such as ``upstreams.UPSTREAM.retry``."""
+    """Where it can be set, such as ``upstreams.UPSTREAM.retry``."""
     meaning: str
     keys: tuple[Key, ...]
 
@@ -67,7 +67,7 @@ def reference_sections() -> dict[str, Section]:
 
 
 def _is_home(place: str) -> tuple[bool, bool]:
-    """Sorts the place where a section is at home first: retry is the upstream's above all, and rules are an app's."""
+    """Sorts the main place of a section first: retry belongs to upstreams first of all, and rules to apps."""
     return not place.startswith("upstreams."), place.startswith("defaults.")
 
 
@@ -102,13 +102,13 @@ def _key(name: str, field: FieldInfo) -> Key:
         return Key(name, form, text, "its keys' own defaults", "")
     parts = _parts(text)
     if parts is None:
-        raise ValueError(f"{name}: the description is not: meaning. Default …; what to mind.")
+        raise ValueError(f"{name}: the description is not: meaning. Default …; note.")
     meaning, default, care = parts.groups()
     return Key(name, form, meaning, re.sub(r"^Default:? ", "", default), care)
 
 
 def _form(annotation: Any) -> str:
-    """What a value must be, as the rules of its type say it to whoever got it wrong."""
+    """What a value must be, in the words of the messages about it."""
     for mark in getattr(annotation, "__metadata__", ()):
         if isinstance(mark, OneOrMany):
             return f"{_form(get_args(annotation)[0]).removeprefix('list of: ')}; or a list of such"

@@ -1,10 +1,10 @@
-"""A timer for a time that keeps being put off: a connection's next deadline, set and called off with every hook.
+"""A timer whose time is changed often: a connection's next deadline, set and cleared with every hook.
 
-An event loop's own timer costs a place in its queue each time it is made, and again when it is cancelled. Here both
-are an assignment; the one timer that runs looks, when it rings, whether its time has been put off meanwhile.
+An event loop's own timer costs an entry in its queue when it is made, and again when it is cancelled. Here both are an
+assignment; when the one running timer fires, it checks whether its time was changed meanwhile.
 
-A loop that was held up (a machine that was paused, a CPU that others had) may come to its timers before it has looked
-at what has arrived in the meantime. An alarm that rings so late lets it look first: what it waits for may be there.
+A loop that was held up (a paused machine, a busy CPU) may run its timers before it has read what has arrived. A timer
+that fires late therefore lets the loop read first: what it waits for may be there.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from collections.abc import Callable
 from typing import Final
 
 LAG_THRESHOLD: Final = 0.25
-"""Seconds; what comes later than that was late because of this process."""
+"""Seconds of lateness above which this process itself is the cause."""
 GRACE: Final = 0.01
-"""Seconds that a loop that was held up has to look at what has arrived."""
+"""Seconds that a loop that was held up gets to read what has arrived."""
 
 
-def _nobody() -> None:
-    """Whom an alarm calls that is closed."""
+def _do_nothing() -> None:
+    """The callback of a closed timer."""
 
 
 class ResettableTimer:
-    """Calls *ring* once the time that was set last has come. Times are loop time, in seconds."""
+    """Calls *callback* once when the time that was set last has come. Times are loop times, in seconds."""
 
     __slots__ = ("_callback", "_due", "_excused", "_loop", "_timer", "_timer_at", "late")
 
@@ -37,18 +37,18 @@ class ResettableTimer:
         self._timer_at = math.inf
         self._excused = math.inf
         self.late = 0.0
-        """Seconds by which it rang too late the last time; 0 where that is no more than usual."""
+        """Seconds by which it was late the last time; 0 if that was within the usual."""
 
     def __repr__(self) -> str:
         return f"<ResettableTimer {f'at {self._due:.3f}' if self.is_set else 'off'}>"
 
     @property
     def is_set(self) -> bool:
-        """Whether it will ring."""
+        """Whether it will call."""
         return self._due != math.inf
 
     def set(self, due: float) -> None:
-        """Ring at *due*, and not at any time set before."""
+        """Call at *due*, and not at any time set before."""
         self._due = due
         if due < self._timer_at:
             if self._timer is not None:
@@ -56,13 +56,13 @@ class ResettableTimer:
             self._start(due)
 
     def clear(self) -> None:
-        """Do not ring; it may be set again."""
+        """Do not call; it may be set again."""
         self._due = math.inf
 
     def close(self) -> None:
-        """Never ring again, and let go of whoever was to hear it: else the two would keep each other in memory."""
+        """Never call again, and release the callback: otherwise the two would keep each other in memory."""
         self._due = math.inf
-        self._callback = _nobody
+        self._callback = _do_nothing
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,9 +1,9 @@
-"""Changes that are made whole or not at all: prepare everything that can fail, then commit it in one step.
+"""Changes that apply completely or not at all: prepare everything that can fail, then commit in one step.
 
-A part of the gateway that takes a new configuration prepares a ``Change``: all that has to be read, built or started
-for it exists by then, and nothing in force has been touched. ``Changes`` commits several of them between two events of
-the loop. ``commit`` only puts what is ready in the place of what was there; should it fail all the same, what was
-committed is reverted. What is left of the old is cleaned up afterwards, and cannot undo the success.
+A part of the gateway that gets a new configuration prepares a ``Change``: everything that must be read, built or
+started for it then exists, and nothing in force has been touched. ``Changes`` commits several of them between two
+events of the loop. ``commit`` only replaces the old objects with the new ones; if it fails anyway, what was committed
+is reverted. The old objects are cleaned up afterwards; a failure there does not undo the change.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class CannotPrepare(Exception):
 
 
 EXPECTED_ERRORS: Final = (CannotPrepare, OSError, MemoryError)
-"""What says by itself why a change was not made; anything else is logged with its traceback."""
+"""Exceptions whose message explains why a change was not made; others are logged with a traceback."""
 
 
 def failure_reason(exc: BaseException) -> str:
-    """Why a change was not made, for an operator: what an unknown exception says might hold a secret, and stays out."""
+    """Why a change was not made, for an operator; unknown exceptions' texts are left out: they may hold secrets."""
     if isinstance(exc, CannotPrepare):
         return str(exc)
     if isinstance(exc, MemoryError):
@@ -37,7 +37,7 @@ def failure_reason(exc: BaseException) -> str:
 
 
 class Change:
-    """Something that is ready to take the place of something else."""
+    """Something new that is ready to replace something old."""
 
     def commit(self) -> None:
         """Put it in force. Plain assignments: what can fail was done before."""
@@ -46,25 +46,25 @@ class Change:
         """Put back what was in force before ``commit``, also before one that failed halfway."""
 
     async def settle(self) -> None:
-        """After the commit: let go of what was in force before."""
+        """After the commit: release what was in force before."""
 
     async def discard(self) -> None:
-        """Instead of the commit, or after ``revert``: let go of what was prepared."""
+        """Instead of the commit, or after ``revert``: release what was prepared."""
 
 
 class Swap(Change):
-    """A change that is one step forth, and one back."""
+    """A change of one step in each direction."""
 
     def __init__(self, commit: Callable[[], None], revert: Callable[[], None]) -> None:
         self._commit = commit
         self._revert = revert
 
     def commit(self) -> None:
-        """Go forth."""
+        """Take the step."""
         self._commit()
 
     def revert(self) -> None:
-        """Go back."""
+        """Take it back."""
         self._revert()
 
 
@@ -90,18 +90,18 @@ class Changes(Change):
         _revert(self._changes)
 
     async def settle(self) -> None:
-        """Let go of everything old; what fails is logged, and the rest goes on."""
+        """Release everything old; failures are logged."""
         for change in self._changes:
-            await _safely(change.settle)
+            await _run_safely(change.settle)
 
     async def discard(self) -> None:
-        """Let go of everything new; what fails is logged, and the rest goes on."""
+        """Release everything new; failures are logged."""
         for change in reversed(self._changes):
-            await _safely(change.discard)
+            await _run_safely(change.discard)
 
 
 async def prepare(*preparations: Callable[[], Awaitable[Change]]) -> Changes:
-    """Have all of these prepared, in order. If one raises, those before it are discarded first."""
+    """Prepare all of these, in order. If one raises, those before it are discarded first."""
     ready: list[Change] = []
     try:
         for preparation in preparations:
@@ -117,11 +117,11 @@ def _revert(changes: Iterable[Change]) -> None:
         try:
             change.revert()
         except Exception:
-            logger.exception("a part of the gateway could not go back to what it did before")
+            logger.exception("a part of the gateway could not be reverted")
 
 
-async def _safely(clean_up: Callable[[], Awaitable[None]]) -> None:
+async def _run_safely(clean_up: Callable[[], Awaitable[None]]) -> None:
     try:
         await clean_up()
     except Exception:
-        logger.exception("what a reload has left behind could not be cleaned up; the configuration is not affected")
+        logger.exception("cleaning up after a reload failed; the configuration is not affected")

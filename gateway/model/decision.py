@@ -18,7 +18,7 @@ UNKNOWN_APP: Final = "_unknown"
 
 
 class AttemptRecord(msgspec.Struct, frozen=True, gc=False):
-    """One request to a backend, as the hook's story tells it. Times in seconds."""
+    """One attempt: a request to a target. Times in seconds."""
 
     upstream: str
     target: str
@@ -43,7 +43,7 @@ class AppCache:
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
-    """One hook's fate: the frozen record that metrics, log and whoever else listens consume."""
+    """What became of one hook: the frozen record that metrics, log and other listeners read."""
 
     ruling: Ruling
     time: float
@@ -67,9 +67,9 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     asked_after: float = 0.0
     """Seconds from the hook's head to the beginning of its first attempt."""
     story: tuple[AttemptRecord, ...] = ()
-    """Every attempt, where there is more to tell than one that brought a verdict without waiting in a queue."""
+    """Every attempt; empty if there was only one, which brought a verdict and did not wait in a queue."""
     size: int = 0
-    """Bytes of the hook's and the answer's bodies, which whoever keeps this keeps too."""
+    """Bytes of the bodies of hook and answer, which stay in memory with this record."""
     trace: Trace | None = None
     """Its place in a trace, where it is traced."""
     body: bytes = b""

@@ -1,6 +1,6 @@
 """The media server's hooks: the catalogue of method names, and a request read without re-encoding it.
 
-The four types decide what a refusal means to the media server; see the REST hooks chapters of the
+The four types decide what a rejection does in the media server. Source: the REST hooks chapters of the
 Flashphoner WCS 5.2 documentation.
 """
 
@@ -20,13 +20,13 @@ class MethodType(StrEnum):
     """How the media server treats a method's answer."""
 
     CONNECT = "connect"
-    """A client's session begins; a refusal declines it."""
+    """A client's session begins; a rejection declines it."""
     DIRECT = "direct"
-    """A client asks for something; a refusal stops it only with restOnError=FAIL."""
+    """A client asks for something; a rejection stops it only with restOnError=FAIL."""
     EVENT = "event"
-    """It has happened already and cannot be refused."""
+    """It has already happened and cannot be rejected."""
     INCOMING = "incoming"
-    """A call, message or transfer comes in; a refusal stops it only with restOnError=FAIL."""
+    """A call, message or transfer comes in; a rejection stops it only with restOnError=FAIL."""
 
 
 _DIRECT = (
@@ -37,7 +37,7 @@ _DIRECT = (
 KEEP_ALIVE: Final = "StreamKeepAliveEvent"
 """Asks whether a running stream may go on, though its name says that it is an event; a 403 can stop it."""
 PLAY_HLS: Final = "playHLS"
-"""Comes without a connect, for all viewers of a stream in one session; a 403 always refuses."""
+"""Comes without a connect, for all viewers of a stream in one session; a 403 always rejects."""
 _EVENTS = (
     "ConnectionStatusEvent RegistrationStatusEvent CallStatusEvent TransferStatusEvent MessageStatusEvent "
     "SubscriptionStatusEvent XcapStatusEvent StreamStatusEvent DataStatusEvent BugReportStatusEvent "
@@ -53,7 +53,7 @@ CATALOGUE: Final[Mapping[str, MethodType]] = {
     **dict.fromkeys(_INCOMING, MethodType.INCOMING),
 }
 """The method names that the documentation lists, with their types."""
-_asks: Final = re.compile(r"On(?![a-z])").match
+_is_question: Final = re.compile(r"On(?![a-z])").match
 
 
 def method_type(method: str, extra: Mapping[str, MethodType] | None = None) -> MethodType:
@@ -67,7 +67,7 @@ def method_type(method: str, extra: Mapping[str, MethodType] | None = None) -> M
     known = CATALOGUE.get(method)
     if known is not None:
         return known
-    return MethodType.EVENT if method.endswith("Event") and not _asks(method) else MethodType.DIRECT
+    return MethodType.EVENT if method.endswith("Event") and not _is_question(method) else MethodType.DIRECT
 
 
 class AppKey(str):
@@ -77,7 +77,7 @@ class AppKey(str):
 
 
 class Hook(msgspec.Struct, frozen=True, gc=False):
-    """The fields of a hook's body that the gateway itself reads; everything else is passed over unread."""
+    """The fields of a hook's body that the gateway reads; all others are skipped."""
 
     app_key: AppKey = msgspec.field(name="appKey")
     node_id: msgspec.Raw = msgspec.field(name="nodeId", default=msgspec.Raw())
@@ -95,7 +95,7 @@ def own_session(hook: Hook, method: str) -> msgspec.Raw:
 
 _NO_SESSION: Final = msgspec.Raw()
 _SHARED: Final = b'-HLS"'
-"""How a session's id ends that all viewers of a stream share; any other is made of two addresses."""
+"""End of a session id that all viewers of a stream share; other ids are made of two addresses."""
 
 
 class _AnyObject(msgspec.Struct):
@@ -146,7 +146,7 @@ class HookReader:
             raise BadHookError(_explain(body, exc)) from exc
         # With a second one, however it is spelt, the gateway would route by one and the backend might act on the other.
         if len(app_keys) != 1:
-            raise BadHookError("appKey stands in the body more than once")
+            raise BadHookError("appKey appears more than once in the body")
         if not hook.app_key:
             raise BadHookError("appKey is empty")
         return hook
@@ -169,12 +169,12 @@ def is_json_object(body: bytes) -> bool:
 
 
 def field_text(raw: msgspec.Raw, limit: int = 256) -> str | None:
-    """A field of the hook as text for the log, bounded; None where the hook does not carry it."""
+    """A field of the hook as text for the log, shortened; None if the hook does not have it."""
     if not raw:
         return None
     try:
         text = _decode_string(raw)
-    except msgspec.MsgspecError:  # something else than a string: as it stands in the hook
+    except msgspec.MsgspecError:  # no string: as it is written in the hook
         text = bytes(raw).decode("utf-8", "replace")
         if text == "null":
             return None
@@ -196,10 +196,10 @@ def _explain(body: bytes, exc: Exception) -> str:
             return "appKey is not a string"
         return "the body is JSON, but not an object"
     if body.startswith(b"\xef\xbb\xbf"):
-        return "the body is not JSON: it begins with a byte-order mark"
+        return "the body is not valid JSON: it begins with a byte-order mark"
     found = re.search(r"byte (\d+)", str(exc))
     if found:
-        return f"the body is not JSON: it goes wrong at byte {found.group(1)}"
+        return f"the body is not valid JSON (error at byte {found.group(1)})"
     if _lone_surrogate(body):
-        return "the body is not JSON: an escape in it is half of a surrogate pair"
-    return "the body is not JSON: it ends too early"
+        return "the body is not valid JSON: an escape in it is half of a surrogate pair"
+    return "the body is not valid JSON: it ends too early"

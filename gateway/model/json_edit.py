@@ -1,7 +1,7 @@
 """Changes a JSON text where it has to change, and keeps every other byte.
 
 For texts that have been checked to be JSON: nothing is parsed but the names of one object, so numbers keep their
-spelling, names that stand twice stay, and nesting costs no recursion. Where a name stands twice, the last one counts,
+spelling, doubled names stay, and nesting needs no recursion. If a name is doubled, the last one counts,
 as it does for the media server's Java. Pure: bytes in, bytes out.
 """
 
@@ -37,29 +37,29 @@ class Members(NamedTuple):
     """Where a further member can be put in."""
 
     @classmethod
-    def at(cls, text: bytes, start: int) -> Members:
-        """Those of the object whose brace stands at *start*. Raises ValueError for what is no JSON."""
+    def parse_at(cls, text: bytes, start: int) -> Members:
+        """Members of the object whose brace is at *start*. Raises ValueError for text that is no JSON."""
         spans: dict[str, Span] = {}
         at = room = start + 1
         while (found := _NAME(text, at)) is not None:
             name = found[1]
             value = found.end()
-            at = room = _end_of(text, value)
+            at = room = _value_end(text, value)
             spans[_decode(name) if b"\\" in name else name[1:-1].decode()] = Span(value, at)
         return cls(spans, room)
 
     @classmethod
-    def of(cls, text: bytes) -> Members:
-        """Those of a text that is one object."""
-        return cls.at(text, matched(_OPENING, text, 0) - 1)
+    def parse(cls, text: bytes) -> Members:
+        """Members of a text that is one object. Raises ValueError."""
+        return cls.parse_at(text, match_end(_OPENING, text, 0) - 1)
 
     def insertion(self, added: bytes) -> Edit:
-        """What adds these members, written without their braces, behind all others."""
+        """The edit that adds these members, given without braces, behind all others."""
         return Edit(self.room, self.room, b"," + added if self.spans else added)
 
 
 class Fields:
-    """Fields that an object is to have: their names, and their values as JSON."""
+    """Fields to set in an object: names, and values as JSON."""
 
     __slots__ = ("_added", "_values", "names")
 
@@ -86,17 +86,17 @@ class Fields:
         return {name: msgspec.json.decode(value) for name, value in self._values.items()}
 
     def put_into(self, text: bytes) -> bytes:
-        """The object with these fields: changed where they stand, added behind all others where they do not."""
-        members = Members.of(text)
+        """The object with these fields: replaced if it has them, else added at its end."""
+        members = Members.parse(text)
         spans = members.spans
         edits = [Edit(*spans[name], value) for name, value in self._values.items() if name in spans]
         if lacking := [added for name, added in self._added.items() if name not in spans]:
             edits.append(members.insertion(b",".join(lacking)))
-        return edited(text, edits)
+        return apply_edits(text, edits)
 
 
-def edited(text: bytes, edits: Iterable[Edit]) -> bytes:
-    """The text with all edits made; no two of them may overlap."""
+def apply_edits(text: bytes, edits: Iterable[Edit]) -> bytes:
+    """The text with all edits applied; they must not overlap."""
     pieces: list[bytes] = []
     at = 0
     for edit in sorted(edits):
@@ -111,24 +111,24 @@ def string_at(text: bytes, span: Span) -> str | None:
     return _decode(text[span.start : span.end]) if text[span.start] == _QUOTE else None
 
 
-def matched(pattern: Matcher, text: bytes, at: int) -> int:
-    """Where the pattern ends that has to match here. Raises ValueError."""
+def match_end(pattern: Matcher, text: bytes, at: int) -> int:
+    """Where the match of a pattern that must match here ends. Raises ValueError."""
     found = pattern(text, at)
     if found is None:
         raise ValueError(f"byte {at} is not what belongs there")
     return found.end()
 
 
-def _end_of(text: bytes, start: int) -> int:
+def _value_end(text: bytes, start: int) -> int:
     """Where the value that begins at *start* ends: without recursion, for nesting comes from outside."""
     first = text[start]
     if first == _QUOTE:
-        return matched(_STRING, text, start)
+        return match_end(_STRING, text, start)
     if first not in _OPEN:
-        return matched(_SCALAR, text, start)
+        return match_end(_SCALAR, text, start)
     depth, at = 1, start + 1
     while depth:
-        at = matched(_FLAT, text, at)
+        at = match_end(_FLAT, text, at)
         depth += 1 if text[at] in _OPEN else -1
         at += 1
     return at

@@ -1,4 +1,4 @@
-"""What keeps a task alive that works for as long as the process does: if one turn raises, the next one still comes."""
+"""Keeps a background task alive for as long as the process: if one turn raises, the next one still runs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ logger = logging.getLogger(__name__)
 class KeepGoing:
     """Put around one turn of a loop, again and again: ``with keep_going: …``.
 
-    An exception ends the turn, not the loop. It is logged with its traceback; the same kind in the turns that follow
-    is not, until a turn has gone well. What ends a task on purpose (cancellation, the interpreter's end) goes through.
+    An exception ends the turn, not the loop. It is logged with its traceback; the same kind in the next turns is not,
+    until a turn succeeds. Cancellation and the interpreter's exit pass through.
     """
 
     def __init__(self, what: str) -> None:
@@ -29,7 +29,7 @@ class KeepGoing:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        """End it; True where the loop is to go on in spite of *exc*."""
+        """End it; True if the loop goes on despite *exc*."""
         if exc is not None and not isinstance(exc, Exception):
             return False
         if exc is not None and kind is not self._failing:

@@ -10,7 +10,7 @@ _PARTS: Final = (
     "password", "passwd", "passphrase", "passcode", "pwd", "secret", "token", "authorization", "credential", "cookie",
     "apikey", "privatekey", "accesskey", "signature",
 )  # fmt: skip
-"""In any part of a name, whatever its case and whatever is between the letters."""
+"""In any part of a name, in any case and with anything between the letters."""
 _WORDS: Final = frozenset(("auth", "pass", "pin", "otp", "jwt", "hmac", "hash", "hashes", "nonce", "cnonce"))
 _HA1: Final = re.compile(r"HA1|(?<![A-Za-z])[Hh]a1").search
 """SIP's hash of user, realm and password (RFC 2617, section 3.2.2)."""

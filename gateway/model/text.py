@@ -37,3 +37,8 @@ def printable(text: str, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
+def plural(count: int, noun: str, plural_noun: str | None = None) -> str:
+    """A count with its noun: ``1 hook``, ``2 hooks``, ``1,000 matches``."""
+    return f"{count:,} {noun if count == 1 else plural_noun or noun + 's'}"

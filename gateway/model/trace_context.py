@@ -1,7 +1,7 @@
 """W3C Trace Context: which hooks are traced, and the ids of their spans.
 
 A hook's span has a random id; the ids of the spans below it follow from that one, so that nothing but it need be
-carried about: the id that a backend was told as its parent is found again when the spans are made.
+carried along: the id that was sent to a backend as its parent is computed again when the spans are made.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 
 _SAMPLED: Final = 1
 _TOP_BIT: Final = 1 << 63
-"""Set in every hook's span id: whatever is derived from it differs from zero, which no span id may be."""
+"""Set in every hook's span id, so that no id derived from it is zero, which is invalid."""
 _QUEUE: Final = 1 << 16
 """Sets a queue's span apart from its attempt's."""
 
@@ -24,7 +24,7 @@ class Trace(msgspec.Struct, frozen=True, gc=False):
     trace_id: bytes
     """32 hexadecimal digits."""
     parent: bytes
-    """The span id of whoever sent the hook, in 16 hexadecimal digits; empty where the trace begins here."""
+    """The sender's span id in 16 hexadecimal digits; empty if the trace begins here."""
     span: int
     """The id of the hook's own span."""
 
@@ -37,11 +37,11 @@ class Trace(msgspec.Struct, frozen=True, gc=False):
         return self.span ^ number ^ _QUEUE
 
     def traceparent(self, number: int = 1) -> bytes:
-        """What an attempt tells the backend (W3C Trace Context, section 3.2): the attempt is its parent."""
+        """An attempt's header for the backend (W3C Trace Context, section 3.2): the attempt is the parent."""
         return b"00-%b-%016x-01" % (self.trace_id, self.span ^ number)
 
-    def resent(self, head: bytes, before: int, number: int) -> bytes:
-        """The header lines of attempt *before*, made those of attempt *number*."""
+    def renumber(self, head: bytes, before: int, number: int) -> bytes:
+        """The header lines of attempt *before*, changed for attempt *number*."""
         return head.replace(self.traceparent(before), self.traceparent(number), 1)
 
 

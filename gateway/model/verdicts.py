@@ -1,7 +1,7 @@
-"""The vocabulary of an answer: what was decided, by whom, why, and how it is said in HTTP.
+"""The vocabulary of an answer: what was decided, by whom, for what reason, and how that is expressed in HTTP.
 
-This is the only room that knows which status a verdict travels as. What is made anew for each hook is a msgspec
-structure here and elsewhere: it costs a third of a named tuple to make, and half to read.
+Only this module knows the status of a verdict. Objects that are made per hook are msgspec structures, here and
+elsewhere: they cost a third of a named tuple to make, and half to read.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from gateway.model.json_edit import Fields
 
 
 class Verdict(StrEnum):
-    """What the media server is told about a hook."""
+    """The decision about a hook."""
 
     ALLOW = "allow"
     REJECT = "reject"
     ERROR = "error"
-    """Not a hook that could be decided: the request itself was refused with a 4xx."""
+    """No hook that could be decided: the request itself was refused with a 4xx."""
 
 
 class Cause(StrEnum):
-    """Why a backend gave no verdict; every failure has exactly one."""
+    """Why a backend gave no verdict; each failure has exactly one cause."""
 
     TIMEOUT = "timeout"
     """No complete answer within the budget."""
     UNREACHABLE = "unreachable"
     """Refused, reset, closed without an answer, DNS, TLS; or every target is ejected."""
     OVERLOAD = "overload"
-    """An in-flight or queue limit of the gateway's own was reached."""
+    """A limit of the gateway was reached: hooks in flight, rate, or queue."""
     BAD_ANSWER = "bad_answer"
     """A 200 that is not one JSON object, is cut short, malformed HTTP, or too large."""
     ERROR_STATUS = "error_status"
@@ -53,7 +53,7 @@ class Source(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a hook ended as it did: a verdict's own word, a cause, or what was wrong with the request."""
+    """Why a hook was decided this way: the verdict's own word, a cause, or what was wrong with the request."""
 
     OK = "ok"
     DENIED = "denied"
@@ -69,7 +69,7 @@ class Reason(StrEnum):
 
 
 class ProxyError(StrEnum):
-    """The proxy error types of RFC 9209, section 2.3, that a hook's fate can need."""
+    """The proxy error types of RFC 9209, section 2.3, that a decision can need."""
 
     DNS_TIMEOUT = "dns_timeout"
     DNS_ERROR = "dns_error"
@@ -100,47 +100,47 @@ REJECT_STATUS: Final = 403
 
 
 class Failure(NamedTuple):
-    """A backend that gave no verdict: what happened, for the answer and for the log."""
+    """What happened when a backend gave no verdict, for the answer and for the log."""
 
     cause: Cause
     proxy_error: ProxyError
     detail: str
-    """One bounded line for the operator; never a part of a body."""
+    """One short line for the operator; never part of a body."""
     received_status: int | None = None
 
 
 class Annotations(msgspec.Struct, frozen=True, gc=False):
-    """What else there is to tell of a ruling; nearly every one has none."""
+    """Additional facts about a ruling; nearly every ruling has none."""
 
     rule: str | None = None
-    """The name of the rule that met."""
+    """The name of the rule that matched."""
     repaired: str | None = None
     """What was cut away from the backend's answer: ``bom``, ``before``, ``after``, joined by ``+``."""
     cut: str = ""
-    """The text that was cut away, bounded."""
+    """The text that was cut away, shortened."""
     client_config: str | None = None
     """Of an answer to connect: ``ok``, ``missing``, ``enforced`` or ``unreadable``."""
     ineffective: bool = False
-    """A refusal that the media server will only log: the call goes on."""
+    """A rejection that the media server will only log: the call goes on."""
     failed_over_from: str | None = None
-    """The upstream that gave no verdict, in whose place another was asked."""
+    """The upstream that gave no verdict, so that another was asked."""
     failover_cause: str | None = None
     """Why it gave none: a cause."""
     changed_fields: str | None = None
     """The fields that the fallback's answer changes, separated by commas."""
     ignored_fields: str | None = None
-    """Those of them that the media server does not take: the session's answer to connect does not let it."""
+    """Those that the media server ignores: the session's connect answer does not allow them."""
     excluded: tuple[str, ...] = ()
-    """Of an answer to connect: what its restExclude leaves out though the gateway needs it, as ``METHOD.FIELD``."""
+    """For an answer to connect: fields that its restExclude drops but the gateway needs, as ``METHOD.FIELD``."""
     substituted: str | None = None
-    """What the backend answered to an event, where the hook's own body went out in its place."""
+    """What the backend answered to an event, if the hook's own body was sent instead."""
 
 
 _NO_ANNOTATIONS: Final = Annotations()
 
 
 class Ruling(msgspec.Struct, frozen=True, gc=False):
-    """What goes out for a hook, and why."""
+    """The answer to a hook, and the reason."""
 
     verdict: Verdict
     source: Source
@@ -149,11 +149,11 @@ class Ruling(msgspec.Struct, frozen=True, gc=False):
     body: bytes = b""
     content_type: bytes | None = None
     proxy_status: bytes | None = None
-    """Value of the Proxy-Status field (RFC 9209), where the gateway itself decided."""
+    """Value of the Proxy-Status field (RFC 9209), if the gateway itself decided."""
     error: str = ""
-    """The operator's line of explanation; empty where there is nothing to explain."""
+    """A line of explanation for the operator; empty if there is nothing to explain."""
     challenge: bytes | None = None
-    """Value of WWW-Authenticate (RFC 9110, section 11.6.1), where the hook was to prove whose it is."""
+    """Value of WWW-Authenticate (RFC 9110, section 11.6.1), if the hook lacked valid credentials."""
     annotations: Annotations | None = None
 
     def annotate(self, **changes: Any) -> Ruling:
@@ -167,22 +167,22 @@ class Ruling(msgspec.Struct, frozen=True, gc=False):
 
 
 class Fallback:
-    """The verdict that stands in for a backend's, per cause; an *allow* may change fields of the hook."""
+    """The verdict per cause when the backend gives none; an *allow* may change fields of the hook."""
 
     __slots__ = ("_allowed", "_hash", "fields")
 
     def __init__(
         self, allowed: frozenset[Cause] = frozenset(), fields: Mapping[Cause, Fields] = MappingProxyType({})
     ) -> None:
-        """*fields* are for causes that are allowed too."""
+        """*fields*: changes to the hook, for causes that are allowed too."""
         self._allowed = allowed
         self.fields = fields
-        """What the answer changes, for the causes for which it does."""
+        """What the answer changes, per cause."""
         self._hash = hash((allowed, frozenset(fields.items())))
 
     @property
     def allowed(self) -> frozenset[Cause]:
-        """The causes that let a hook pass."""
+        """The causes for which a hook is allowed."""
         return self._allowed
 
     def verdict(self, cause: Cause) -> Verdict:
@@ -206,7 +206,7 @@ _DENIED: Final = Ruling(Verdict.REJECT, Source.BACKEND, Reason.DENIED, REJECT_ST
 
 
 def backend_allow(body: bytes) -> Ruling:
-    """The backend's 200: its body goes out as it came."""
+    """The backend's 200: its body is passed on unchanged."""
     return Ruling(Verdict.ALLOW, Source.BACKEND, Reason.OK, ALLOW_STATUS, body, content_type=JSON_TYPE)
 
 
@@ -216,7 +216,7 @@ def backend_reject() -> Ruling:
 
 
 def fallback_ruling(failure: Failure, fallback: Fallback, request_body: bytes) -> Ruling:
-    """The configured verdict for a backend's failure; *allow* echoes the request's own body, or changes fields of it.
+    """The configured verdict for a failure; *allow* echoes the request's body, with the configured changes.
 
     *request_body* is a hook that has been read: one JSON object.
     """
@@ -243,7 +243,7 @@ def fallback_ruling(failure: Failure, fallback: Fallback, request_body: bytes) -
 
 
 def duplicate_ruling(ruling: Ruling) -> Ruling:
-    """The verdict of an earlier hook, given to the same hook come again; with the fields that it changes."""
+    """The verdict of an earlier hook for its duplicate; of the annotations, only the changed fields stay."""
     annotations = ruling.annotations
     if annotations is not None:
         annotations = (
@@ -276,5 +276,5 @@ def _proxy_status(error: ProxyError, received_status: int | None = None) -> byte
 
 
 def proxy_status(error: ProxyError) -> bytes:
-    """The Proxy-Status field's value for an error of the gateway's own finding (RFC 9209, section 2)."""
+    """The Proxy-Status field's value for an error that the gateway found (RFC 9209, section 2)."""
     return _proxy_status(error)

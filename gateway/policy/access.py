@@ -1,4 +1,4 @@
-"""Who may ask: addresses, HTTP Basic credentials, and the media server's own signature of a hook's body.
+"""Who may send hooks: addresses, HTTP Basic credentials, and the media server's own signature of a hook's body.
 
 Comparisons take the same time whether they fail at the first byte or at the last.
 """
@@ -16,14 +16,14 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 class AllowedAddresses:
-    """The media servers' networks; empty = whoever can connect. A peer on a unix socket has been let in by its file."""
+    """The media servers' networks; empty = any address. On a unix socket, its file's permissions decide."""
 
     def __init__(self, networks: Sequence[Network] = ()) -> None:
         self._networks = tuple(networks)
 
     @property
     def everyone(self) -> bool:
-        """Whether no address is listed, so that hooks may come from any."""
+        """Whether no address is listed: hooks may come from any."""
         return not self._networks
 
     def allows(self, client: tuple[str, int] | None) -> bool:
@@ -40,7 +40,7 @@ class AllowedAddresses:
 
 
 class UnauthorizedError(Exception):
-    """The hook does not prove whose it is; ``challenge`` is what the answer's WWW-Authenticate asks for."""
+    """The hook lacks valid credentials; ``challenge`` is the value of the answer's WWW-Authenticate."""
 
     def __init__(self, detail: str, challenge: bytes) -> None:
         super().__init__(detail)
@@ -56,7 +56,7 @@ class BasicCredentials:
         self._expected = f"{username}:{password}".encode()
 
     def check(self, headers: Headers, body: bytes) -> None:
-        """Raises UnauthorizedError unless the hook carries exactly these."""
+        """Raise UnauthorizedError unless the hook has exactly these credentials."""
         scheme, given = _authorization(headers)
         try:
             userpass = b64decode(given, validate=True) if scheme == b"basic" else b""
@@ -70,7 +70,7 @@ class BasicCredentials:
 class Signature:
     """``Authorization: WCS <hex HMAC-MD5 of the body>``: the media server's rest_hook_send_hash.
 
-    Several keys may be good at once, so that one can be changed without losing a hook.
+    Several keys may be valid at once, so that one can be replaced without losing a hook.
     """
 
     CHALLENGE = b"WCS"
@@ -79,7 +79,7 @@ class Signature:
         self._keys = [key.encode() for key in keys]
 
     def check(self, headers: Headers, body: bytes) -> None:
-        """Raises UnauthorizedError unless one of the keys made the signature of these very bytes."""
+        """Raise UnauthorizedError unless the body is signed with one of the keys."""
         scheme, given = _authorization(headers)
         if scheme != b"wcs":
             raise UnauthorizedError("the hook carries no WCS signature", self.CHALLENGE)
@@ -95,13 +95,13 @@ def body_signature(body: bytes, key: bytes) -> bytes:
     return hmac.digest(key, body, "md5").hex().encode("ascii")
 
 
-def signed(body: bytes, key: bytes) -> tuple[bytes, bytes]:
-    """The header field that signs a body."""
+def signature_header(body: bytes, key: bytes) -> tuple[bytes, bytes]:
+    """The header field that carries a body's signature."""
     return b"authorization", b"WCS " + body_signature(body, key)
 
 
 def _authorization(headers: Headers) -> tuple[bytes, bytes]:
-    """Scheme in lower case and credentials of the one Authorization field; empty where there is none, or several."""
+    """Scheme in lower case and credentials of the only Authorization field; empty if there is none, or several."""
     values = [value for name, value in headers if name == b"authorization"]
     if len(values) != 1:
         return b"", b""

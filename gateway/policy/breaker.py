@@ -1,4 +1,4 @@
-"""When a target is left alone, and when it is tried again: a pure state machine, the clock passed in.
+"""When a failing target is ejected, and when it is tried again: a pure state machine, the clock passed in.
 
 ::
 
@@ -6,9 +6,9 @@
                            ▲                            │
                            └──probe failed, wait grows──┘
 
-Every hook that is let through holds a ticket, and reports with it exactly once what became of the target:
-``succeeded``, ``failed`` or ``abandoned``. A report with a ticket from before the last change of state is ignored,
-so that a flood of late failures neither opens a breaker that a probe has just closed nor prolongs its wait.
+Every hook that may pass holds a ticket, and reports the outcome with it exactly once: ``succeeded``, ``failed`` or
+``abandoned``. A report with a ticket from before the last change of state is ignored, so that a flood of late
+failures neither opens a breaker that a probe has just closed nor prolongs its wait.
 
 Two rules open a closed breaker. *In a row*: ``failures`` failures of any kind with no success between. *In the
 window*: ``failures`` hard failures (the target could not be reached) that are at least half of all outcomes. Soft
@@ -33,7 +33,7 @@ MAX_WAIT: Final = 30.0
 SLOTS: Final = 9
 """Eight whole slots make up the window; the ninth is the one being filled."""
 _MIN_SLOT: Final = 0.001
-"""Seconds; shorter than what loop time can tell apart would be no slot."""
+"""Seconds; a shorter slot could not be measured by loop time."""
 _MAX_DOUBLINGS: Final = 30
 """Keeps the growth finite where ``open_for`` is next to nothing."""
 
@@ -105,7 +105,7 @@ class Breaker:
         self._opened_at = -math.inf  # the last target's shorter wait runs from here
         self._retry_at = -math.inf
         self._succeeded_at = -math.inf
-        self._width = _width_of(self._settings)
+        self._width = _slot_width(self._settings)
         self._slot = 0
         self._slot_ends = -math.inf
         self._outcomes = [0] * SLOTS
@@ -124,7 +124,7 @@ class Breaker:
 
     @property
     def settings(self) -> BreakerSettings:
-        """What it works by now."""
+        """The settings in force."""
         return self._settings
 
     @property
@@ -134,7 +134,7 @@ class Breaker:
 
     @property
     def held(self) -> bool:
-        """Whether it is open by an operator's decree, until ``restore``."""
+        """Whether an operator ejected the target, until ``restore``."""
         return self._held
 
     @property
@@ -179,7 +179,7 @@ class Breaker:
         return self._admit_probe(now, min(self._retry_at, self._opened_at + self._settings.open_for))
 
     def succeeded(self, ticket: int, now: float) -> None:
-        """The target answered with a verdict, a refusal as good as any. Never opens the breaker."""
+        """The target answered with a verdict, allow or reject. Never opens the breaker."""
         if ticket != self._generation:
             return
         self._succeeded_at = now
@@ -200,7 +200,7 @@ class Breaker:
 
         *silent_since* is when a hook set out that was then left without an answer. Where the target has answered
         another since, it was not the target that was silent, and the failure does not count. With *patience* the
-        breaker stays closed, whatever was counted, until so many seconds have brought no success.
+        breaker stays closed until that many seconds have passed without a success.
         """
         if ticket != self._generation:
             return False
@@ -214,14 +214,14 @@ class Breaker:
         return True
 
     def abandoned(self, ticket: int, now: float) -> None:
-        """The hook ended without a word on the target. Where it was the probe, the next hook may be it at once."""
+        """The hook ended without a result for the target. If it was the probe, the next hook may be it at once."""
         if ticket == self._generation and self._state is _HALF_OPEN:
             self._probing = False
             self._retry_at = now
             self._generation += 1
 
     def eject(self, now: float, *, hold: bool = False) -> bool:
-        """Open by decree, as a failed probe would: for a failed health check, or an operator.
+        """Open it as a failed probe would: for a failed health check, or an operator.
 
         With *hold* it stays open until ``restore``, for ``admit_last`` too. Said of a breaker that is open already,
         it prolongs the wait, though not that of the last target standing. Returns whether this opened the breaker.
@@ -237,18 +237,18 @@ class Breaker:
         return not was_open
 
     def restore(self, now: float) -> None:
-        """Close by decree. A closed breaker keeps its counts: a health check that passes clears no hook's failure."""
+        """Close it. A closed breaker keeps its counts: a health check that passes clears no hook's failure."""
         if self._state is not _CLOSED:
             self._close(now)
 
     def configure(self, settings: BreakerSettings) -> None:
-        """Work by other settings from now on. The state stays; a wait under way becomes what it would have been.
+        """Change the settings. The state stays; a running wait becomes what it would have been.
 
         A window of another length begins empty.
         """
         if settings.window != self._settings.window:
             self._clear_counts()
-            self._width = _width_of(settings)
+            self._width = _slot_width(settings)
             self._slot_ends = -math.inf
         self._settings = settings
         if self._state is _OPEN:
@@ -339,5 +339,5 @@ class Breaker:
             self._outcomes[slot] = self._hard[slot] = self._row[slot] = 0
 
 
-def _width_of(settings: BreakerSettings) -> float:
+def _slot_width(settings: BreakerSettings) -> float:
     return max(settings.window / (SLOTS - 1), _MIN_SLOT)

@@ -2,10 +2,10 @@
 
 Bodies are compared as the JSON values that they are: white space, the order of keys and the spelling of strings and
 numbers say nothing (``1``, ``1.0`` and ``1e0`` are one number, to the last digit; ``"1"`` and ``true`` are others), an
-array is compared index by index, and of a key that stands twice the last one counts, as it does to the media server.
+array is compared index by index, and of a doubled key the last one counts, as in the media server.
 
-What is told of a difference is for people and for the journal: bounded in number and size, with the values of fields
-that look secret left out, and phone numbers masked where that is asked for.
+Differences are reported for people and for the journal: limited in number and size, without the values of fields that
+look secret, and with phone numbers masked if that is wanted.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_SHOWN: Final = 200
 MAX_PATH: Final = 256
 """Characters of a path."""
 MAX_DEPTH: Final = 12
-"""Levels that are gone into; what differs further down is told of as a whole."""
+"""Levels that are compared field by field; a difference further down is reported as one."""
 MAX_BODY: Final = 64 * 1024
 """Bytes of a body beyond which it is compared byte by byte and not by fields."""
 
@@ -38,7 +38,7 @@ _HIDDEN: Final = "***"
 _AROUND: Final = 24
 """Characters that are shown before the place where two long texts begin to differ."""
 _MIN_NUMBER: Final = 4
-"""Characters of a phone number that is masked wherever it stands; shorter ones would mask half of any text."""
+"""Characters of the shortest phone number that is masked in any text; shorter ones would mask half of the text."""
 
 Path = tuple[str | int, ...]
 
@@ -53,22 +53,22 @@ class Compare(StrEnum):
 
 
 class Finding(StrEnum):
-    """What came of a comparison."""
+    """The outcome of a comparison."""
 
     MATCH = "match"
     VERDICT_DIFFERS = "verdict_differs"
     BODY_DIFFERS = "body_differs"
     CANDIDATE_FAILED = "candidate_failed"
-    """Theirs is no verdict at all."""
+    """Their answer is no verdict."""
 
 
 class ComparedAnswer(NamedTuple):
-    """An answer to a hook, or the want of one."""
+    """A backend's answer to a hook, or why there is none."""
 
     verdict: Verdict | None
-    """None where the backend gave none."""
+    """None if the backend gave none."""
     status: int
-    """0 where there was none."""
+    """0 if there was no answer."""
     body: bytes
     error: str
     """Why there is no verdict, for people."""
@@ -85,12 +85,12 @@ class Difference(msgspec.Struct, frozen=True, gc=False):
 
 
 class Comparison(msgspec.Struct, frozen=True, gc=False):
-    """What came of it, and where they differ."""
+    """The outcome, and where the answers differ."""
 
     outcome: Finding
     differences: tuple[Difference, ...] = ()
     more: bool = False
-    """Whether there are more differences than are told of."""
+    """Whether there are more differences than are reported."""
 
 
 _MATCH: Final = Comparison(Finding.MATCH)
@@ -108,7 +108,7 @@ def compare(
 
     *ignore*: fields that may differ, by name at any depth or by dotted path without indexes (``calls.id`` is ``id`` in
     each entry of ``calls``). *mask*: fields whose values are phone numbers, hidden but for their last two characters
-    wherever they stand. Without a verdict of ours, any of theirs differs from it.
+    in any text. If ours is no verdict, any verdict of theirs differs from it.
     """
     if theirs.verdict is None:
         return _FAILED
@@ -126,16 +126,16 @@ def _compare_bodies(ours: bytes, theirs: bytes, ignore: frozenset[str], mask: fr
     mine, other = _read(ours), _read(theirs)
     if isinstance(mine, _Unread) or isinstance(other, _Unread):
         return _not_by_fields(mine, ours, other, theirs)
-    places = list(islice(_differing(mine, other, (), ignore), MAX_DIFFERENCES + 1))
+    places = list(islice(_find_differences(mine, other, (), ignore), MAX_DIFFERENCES + 1))
     if not places:
         return _MATCH
-    show = _Show(mask, mine, other)
-    told = tuple(show.difference(*place) for place in places[:MAX_DIFFERENCES])
-    return Comparison(Finding.BODY_DIFFERS, told, len(places) > MAX_DIFFERENCES)
+    show = _Renderer(mask, mine, other)
+    shown = tuple(show.difference(*place) for place in places[:MAX_DIFFERENCES])
+    return Comparison(Finding.BODY_DIFFERS, shown, len(places) > MAX_DIFFERENCES)
 
 
 def _not_by_fields(mine: object, ours: bytes, other: object, theirs: bytes) -> Comparison:
-    return Comparison(Finding.BODY_DIFFERS, (Difference("$", _words(mine, ours), _words(other, theirs)),))
+    return Comparison(Finding.BODY_DIFFERS, (Difference("$", _describe(mine, ours), _describe(other, theirs)),))
 
 
 # --- reading ---
@@ -156,7 +156,7 @@ class _Number(tuple[str]):
 
     def __new__(cls, text: str) -> _Number:
         plain = len(text) <= _PLAIN and text.isdigit()
-        return super().__new__(cls, (text if plain else _spelt(text),))
+        return super().__new__(cls, (text if plain else _normalize(text),))
 
     @property
     def text(self) -> str:
@@ -171,7 +171,7 @@ _MAX_EXPONENT: Final = 18
 """Digits of an exponent beyond which a number is only equal to its own spelling."""
 
 
-def _spelt(text: str) -> str:
+def _normalize(text: str) -> str:
     """The one spelling that all spellings of a number have in common."""
     parts = _parts_of(text)
     if parts is None:
@@ -192,11 +192,11 @@ def _spelt(text: str) -> str:
     return f"{sign}{significant}e{power}"
 
 
-def _refuse(constant: str) -> NoReturn:
+def _reject_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON")
 
 
-_decode: Final = json.JSONDecoder(parse_int=_Number, parse_float=_Number, parse_constant=_refuse).decode
+_decode: Final = json.JSONDecoder(parse_int=_Number, parse_float=_Number, parse_constant=_reject_constant).decode
 
 
 def _read(body: bytes) -> Any:
@@ -210,7 +210,7 @@ def _read(body: bytes) -> Any:
         return _Unread.TOO_DEEP
 
 
-def _words(read: object, body: bytes) -> str:
+def _describe(read: object, body: bytes) -> str:
     """A body that was not compared by fields, in words: its text may hold anything, secrets too."""
     what = read.value if isinstance(read, _Unread) else "JSON"
     return f"{len(body)} bytes, {what}"
@@ -219,14 +219,14 @@ def _words(read: object, body: bytes) -> str:
 # --- comparing ---
 
 
-class _Nothing:
-    """Stands where there is no value; null is one."""
+class _Absent:
+    """The type of the mark for an absent value; null is a value."""
 
 
-_NOTHING: Final = _Nothing()
+_ABSENT: Final = _Absent()
 
 
-def _differing(ours: Any, theirs: Any, path: Path, ignore: frozenset[str]) -> Iterator[tuple[Path, Any, Any]]:
+def _find_differences(ours: Any, theirs: Any, path: Path, ignore: frozenset[str]) -> Iterator[tuple[Path, Any, Any]]:
     """The places that differ, in an order that does not depend on which side is which."""
     if ours == theirs:  # at C's speed: what is equal is not gone into
         return
@@ -235,17 +235,17 @@ def _differing(ours: Any, theirs: Any, path: Path, ignore: frozenset[str]) -> It
             for key in sorted(ours.keys() | theirs.keys()):
                 where = (*path, key)
                 if not _is_ignored(where, ignore):
-                    yield from _differing(ours.get(key, _NOTHING), theirs.get(key, _NOTHING), where, ignore)
+                    yield from _find_differences(ours.get(key, _ABSENT), theirs.get(key, _ABSENT), where, ignore)
             return
         if isinstance(ours, list) and isinstance(theirs, list):
             for index in range(max(len(ours), len(theirs))):
-                yield from _differing(_at(ours, index), _at(theirs, index), (*path, index), ignore)
+                yield from _find_differences(_at(ours, index), _at(theirs, index), (*path, index), ignore)
             return
     yield path, ours, theirs
 
 
 def _at(values: Sequence[Any], index: int) -> Any:
-    return values[index] if index < len(values) else _NOTHING
+    return values[index] if index < len(values) else _ABSENT
 
 
 def _is_ignored(path: Path, ignore: frozenset[str]) -> bool:
@@ -257,13 +257,13 @@ def _is_ignored(path: Path, ignore: frozenset[str]) -> bool:
 # --- telling ---
 
 
-class _Show:
-    """Makes text of values: bounded, and without what is nobody's business."""
+class _Renderer:
+    """Renders values as text: shortened, without secrets, with masked numbers."""
 
     def __init__(self, mask: frozenset[str], *bodies: object) -> None:
         self._mask = frozenset(name.casefold() for name in mask)
         values = [
-            _text_of(value)
+            _as_text(value)
             for body in bodies
             if self._mask and isinstance(body, dict)
             for key, value in body.items()
@@ -277,9 +277,9 @@ class _Show:
     def difference(self, path: Path, ours: Any, theirs: Any) -> Difference:
         names = [part for part in path if isinstance(part, str)]
         if any(map(_is_hidden, names)):
-            mine, other = _hidden(ours), _hidden(theirs)
+            mine, other = _hide(ours), _hide(theirs)
         elif not self._mask.isdisjoint(name.casefold() for name in names):
-            mine, other = _half_hidden(ours), _half_hidden(theirs)
+            mine, other = _mask(ours), _mask(theirs)
         elif isinstance(ours, str) and isinstance(theirs, str):
             mine, other = _windows(self._clean(ours), self._clean(theirs))
         else:
@@ -298,7 +298,7 @@ class _Show:
 
     def _json(self, value: Any) -> str | None:
         """A value as JSON; no more of it is looked at than is shown."""
-        if value is _NOTHING:
+        if value is _ABSENT:
             return None
         text = ""
         for piece in self._pieces(value, MAX_DEPTH):
@@ -311,11 +311,11 @@ class _Show:
         if isinstance(value, dict):
             yield "{"
             for number, (key, inner) in enumerate(value.items()):
-                yield f"{',' if number else ''}{_quoted(self._clean(key))}:"
+                yield f"{',' if number else ''}{_quote(self._clean(key))}:"
                 if not depth or _is_hidden(key):
                     yield _HIDDEN
                 elif key.casefold() in self._mask:
-                    yield _half_hidden(inner) or ""
+                    yield _mask(inner) or ""
                 else:
                     yield from self._pieces(inner, depth - 1)
             yield "}"
@@ -328,7 +328,7 @@ class _Show:
         elif isinstance(value, _Number):
             yield self._clean(value.text)
         elif isinstance(value, str):
-            yield _quoted(self._clean(value))
+            yield _quote(self._clean(value))
         else:
             yield _CONSTANTS[value]
 
@@ -343,7 +343,7 @@ class _Show:
 _CONSTANTS: Final = {None: "null", True: "true", False: "false"}
 
 
-def _text_of(value: object) -> str:
+def _as_text(value: object) -> str:
     if isinstance(value, _Number):
         return value.text
     return value if isinstance(value, str) else ""
@@ -355,22 +355,22 @@ def _is_hidden(name: str) -> bool:
     return is_secret_name(name) or lower.startswith("sdp") or lower.endswith("sdp")
 
 
-def _hidden(value: object) -> str | None:
-    return None if value is _NOTHING else _HIDDEN
+def _hide(value: object) -> str | None:
+    return None if value is _ABSENT else _HIDDEN
 
 
-def _half_hidden(value: object) -> str | None:
+def _mask(value: object) -> str | None:
     """What a field holds whose value is a phone number: its last two characters."""
     if value is None:
         return "null"
-    text = _text_of(value)
-    return _without_surrogates(_windows(mask_number(text), "")[0]) if text else _hidden(value)
+    text = _as_text(value)
+    return _without_surrogates(_windows(mask_number(text), "")[0]) if text else _hide(value)
 
 
 def _windows(ours: str, theirs: str) -> tuple[str, str]:
     """Two texts as JSON: whole, or that part of them where they begin to differ."""
     whole = max(len(ours), len(theirs)) <= MAX_SHOWN - 2
-    begin = 0 if whole else max(0, _common(ours, theirs) - _AROUND)
+    begin = 0 if whole else max(0, _common_prefix(ours, theirs) - _AROUND)
     return _window(ours, begin), _window(theirs, begin)
 
 
@@ -378,10 +378,10 @@ def _window(text: str, begin: int) -> str:
     end = begin + MAX_SHOWN // 2
     shown = text if not begin and len(text) <= MAX_SHOWN - 2 else text[begin:end]
     before, after = "…" if begin else "", "…" if len(text) > begin + len(shown) else ""
-    return _without_surrogates(shorten(_quoted(f"{before}{shown}{after}"), MAX_SHOWN))
+    return _without_surrogates(shorten(_quote(f"{before}{shown}{after}"), MAX_SHOWN))
 
 
-def _common(one: str, other: str) -> int:
+def _common_prefix(one: str, other: str) -> int:
     """How many characters two texts have in common at their beginning."""
     low, high = 0, min(len(one), len(other))
     while low < high:
@@ -393,7 +393,7 @@ def _common(one: str, other: str) -> int:
     return low
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return json.dumps(text[: MAX_SHOWN + 1], ensure_ascii=False)
 
 

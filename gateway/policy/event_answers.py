@@ -1,7 +1,7 @@
 """When an event counts as delivered: any 2xx, unless PHP reports in it that its script died.
 
-A backend that is only told of something may answer as it likes (``event_answers: any``): with nothing, ``OK``, 201 or
-204. But a script that ended in a fatal error has recorded nothing, with any status. PHP writes such
+A backend that only receives an event may answer anything (``event_answers: any``): nothing, ``OK``, 201 or 204. But a
+script that ended in a fatal error has recorded nothing, with any status. PHP writes such
 a message at the start of a line, as text, in HTML or as in its log; Xdebug makes a table of it; a script's own handler
 prints the exception. After warnings, notices and deprecations PHP goes on: they are passed over, with what they quote.
 
@@ -31,7 +31,7 @@ class EventCheck(StrEnum):
     """What an answer to an event must be under ``any``, by what ``response_check`` says; no word is one of its own."""
 
     ANY = "event"
-    """One JSON object goes on as it is, with any 2xx; for anything else the hook's own body stands in."""
+    """One JSON object is passed on with any 2xx; anything else is replaced by the hook's own body."""
     REPAIR = "event, repair"
     """The same, but of a 200 that PHP's notices polluted the object goes on."""
 
@@ -42,7 +42,7 @@ _MARKS: Final = (
 )  # fmt: skip
 """One of them is in every report; to look for these first is many times quicker."""
 _AT_LINE: Final = rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n>]|\bPHP )[ \t]*+(?:<b>)?"
-"""What stands before a message's label: the start of a line, a tag of HTML, or the prefix of PHP's log."""
+"""What precedes a message's label: the start of a line, an HTML tag, or the prefix of PHP's log."""
 _FATAL: Final = re.compile(
     _AT_LINE + rb"(?:Fatal|Parse|Catchable fatal|Recoverable fatal) error(?:</b>)?[ \t]*+:"
     rb"|xdebug-error xe-(?:fatal-error|parse-error|uncaught-exception)"
@@ -67,18 +67,18 @@ _MAX_PLAIN: Final = 256 * 1024
 def reports_fatal(body: bytes) -> bool:
     """Whether PHP, or a handler of the script's own, says in this text that the script died.
 
-    What is JSON, as a whole or but for messages after which PHP went on, is the script's own, even if it quotes such a
+    A text that is JSON without the messages after which PHP went on is the script's own, even if it quotes such a
     message.
     """
     if not any(mark in body for mark in _MARKS) or _is_json(body):
         return False
-    rest = _without_mild(body)
+    rest = _drop_mild(body)
     if len(rest) < len(body) and _is_json(_MESSAGE_REST.sub(b"", rest)):
         return False
     return _FATAL(body) is not None or _EXCEPTION(rest) is not None
 
 
-def plain(body: bytes, coding: bytes) -> bytes:
+def decompress(body: bytes, coding: bytes) -> bytes:
     """A body without its content coding, bounded, to be looked at; as it is where that cannot be undone."""
     if coding.strip().lower() not in (b"gzip", b"x-gzip", b"deflate"):
         return body
@@ -101,7 +101,7 @@ def _is_json(body: bytes) -> bool:
 _decode: Final = msgspec.json.Decoder(Any).decode
 
 
-def _without_mild(body: bytes) -> bytes:
+def _drop_mild(body: bytes) -> bytes:
     """The text without messages after which PHP went on, each up to the line number in which it ends."""
     kept: list[bytes] = []
     at, since = 0, -1

@@ -1,6 +1,6 @@
-"""Keys that stand for methods: an exact name, a glob of names, or one of the four types. The most specific one first.
+"""Keys that select methods: an exact name, a glob of names, or one of the four types. The most specific one first.
 
-Pure. Names, globs and types are compared with upper and lower case told apart: the media server has ``sendDTMF`` and
+Pure. Names, globs and types are case-sensitive: the media server has ``sendDTMF`` and
 ``sendDtmf``.
 """
 
@@ -17,7 +17,7 @@ TYPES: Final = frozenset(kind.value for kind in MethodType)
 
 
 def is_name(key: str) -> bool:
-    """Whether a key stands for one method only."""
+    """Whether a key names exactly one method."""
     return not is_glob(key) and (key not in TYPES or key in CATALOGUE)
 
 

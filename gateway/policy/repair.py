@@ -1,7 +1,7 @@
-"""Answers repaired: a 200 that PHP polluted, cut down to the one JSON object that the backend itself wrote.
+"""Repairs answers: cuts a 200 that PHP polluted down to the one JSON object that the backend itself wrote.
 
-PHP's messages quote what a caller sent, raw and with its line ends, so no look at an answer alone tells the backend's
-object from one that stands inside a message: whoever fills in a callee may write ``x in /a.php on line 1``, an object
+PHP's messages quote what a caller sent, raw and with its line ends, so the answer alone does not show which object is
+the backend's and which is quoted in a message: a caller may give as callee ``x in /a.php on line 1``, an object
 and ``Notice: y``. Hence three proofs, all of which must hold:
 
 - *Form*: the whole answer is byte-order marks and whole messages, each on its line, around one object, and there is no
@@ -32,7 +32,7 @@ _BLANK: Final = b" \t\r"
 _MAX_LINES: Final = 4096
 """Lines before or after the object; an answer with more has worse troubles."""
 MAX_CUT: Final = 4096
-"""Characters of what was cut away that are handed on."""
+"""Characters of the text that was cut away that are kept."""
 
 _LABEL: Final = rb"(?:Notice|Warning|Deprecated|Strict Standards)"
 """Messages after which PHP goes on; after any other, an object is not known to be the answer that was meant."""
@@ -47,7 +47,7 @@ _BREAK: Final = b"<br />"
 _STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _TELLING: Final = re.compile(r"[{}]|on[^a-z]{1,8}line")
 _MARKS: Final = ("{", "}", "%", "&", "\\", "<", "line")
-"""One of them stands in all that is telling, or comes to be."""
+"""Each text that could pass for a frame has one of them, plain or encoded."""
 _ENCODED: Final = re.compile(
     r"%(?:25)*+(?P<url>[0-9a-f]{2})"  # each once or several times over
     r"|&(?:amp;)*+#0*+(?P<decimal>[0-9]{1,6})(?![0-9]);?|&(?:amp;)*+#x0*+(?P<hex>[0-9a-f]{1,5})(?![0-9a-f]);?"
@@ -89,7 +89,7 @@ class Repaired(NamedTuple):
 
 
 class RepairFailure(StrEnum):
-    """Why an answer is not repaired, in words: which of the proofs failed first."""
+    """Why an answer is not repaired: the first proof that failed, in words."""
 
     FORM = "it is more than whole PHP messages around one object"
     IDENTITY = "its object has not the hook's own identifiers"
@@ -123,9 +123,9 @@ def repair(body: bytes, hook_body: bytes) -> Repaired | RepairFailure:
     kinds = _kinds(found_before, found_after)
     if not kinds or not is_json_object(own):
         return RepairFailure.FORM
-    if not _answers(own, hook_body):
+    if not _has_identifiers(own, hook_body):
         return RepairFailure.IDENTITY
-    if not _is_harmless(hook_body):
+    if not _is_free_of_frames(hook_body):
         return RepairFailure.ORIGIN
     return Repaired(own, kinds, _cut(before, after))
 
@@ -133,17 +133,17 @@ def repair(body: bytes, hook_body: bytes) -> Repaired | RepairFailure:
 # --- form ---
 
 
-class _Found(NamedTuple):
-    """What stands on one side of the object."""
+class _Surroundings(NamedTuple):
+    """What was found on one side of the object."""
 
     bom: bool
     messages: bool
 
 
-def _read(part: bytes, *, to_line_start: bool) -> _Found | None:
+def _read(part: bytes, *, to_line_start: bool) -> _Surroundings | None:
     """Byte-order marks, blank lines and whole messages; None if there is anything else.
 
-    With *to_line_start*, what follows the part stands at the start of a line.
+    With *to_line_start*, the part must end at the start of a line.
     """
     if part.count(b"\n") > _MAX_LINES:
         return None
@@ -169,7 +169,7 @@ def _read(part: bytes, *, to_line_start: bool) -> _Found | None:
             messages = True
     if broken or (to_line_start and line):
         return None
-    return _Found(bom, messages)
+    return _Surroundings(bom, messages)
 
 
 def _is_text_message(line: bytes) -> bool:
@@ -198,7 +198,7 @@ def _names_file(place: bytes, introduced: bytes) -> bool:
     return bool(found and file.strip())
 
 
-def _kinds(before: _Found, after: _Found) -> tuple[str, ...]:
+def _kinds(before: _Surroundings, after: _Surroundings) -> tuple[str, ...]:
     present = {"bom": before.bom or after.bom, "before": before.messages, "after": after.messages}
     return tuple(kind for kind, is_there in present.items() if is_there)
 
@@ -206,7 +206,7 @@ def _kinds(before: _Found, after: _Found) -> tuple[str, ...]:
 # --- identity and origin ---
 
 
-def _answers(own: bytes, hook_body: bytes) -> bool:
+def _has_identifiers(own: bytes, hook_body: bytes) -> bool:
     """Whether the object carries every identifier that the hook does, a session's or a call's among them."""
     try:
         theirs, wanted = _decode_identifiers(own), _decode_identifiers(hook_body)
@@ -219,8 +219,8 @@ def _answers(own: bytes, hook_body: bytes) -> bool:
     return any(isinstance(value, str) and value for value in (wanted.session_id, wanted.call_id))
 
 
-def _is_harmless(hook_body: bytes) -> bool:
-    """Whether nothing that stands in the hook's strings, names of fields included, could pass for an answer's frame."""
+def _is_free_of_frames(hook_body: bytes) -> bool:
+    """Whether nothing in the hook's strings and field names could pass for the frame of an answer."""
     try:
         strings = _decode_strings(b"[%b]" % b",".join(_STRING.findall(hook_body)))
     except msgspec.MsgspecError:
@@ -235,13 +235,13 @@ def _is_harmless(hook_body: bytes) -> bool:
         plain = _NOISE.sub("", text)
         if any(map(_TELLING.search, (text, plain, _TAG.sub("", plain)))):
             return False
-        encoded, text = text, _ENCODED.sub(_decoded, text).translate(_LOOKALIKES)
+        encoded, text = text, _ENCODED.sub(_decode_match, text).translate(_LOOKALIKES)
         if text == encoded:
             return True
     return False
 
 
-def _decoded(found: re.Match[str]) -> str:
+def _decode_match(found: re.Match[str]) -> str:
     kind, digits = str(found.lastgroup), found[str(found.lastgroup)]
     if kind == "name":
         return _NAMED[digits]

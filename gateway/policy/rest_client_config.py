@@ -1,7 +1,7 @@
-"""What a backend's answer to connect sets for its session, and the few fields that make a refusal count.
+"""What a backend's answer to connect sets for its session, and the few fields that make a rejection stop a call.
 
 By the REST hooks chapters of the Flashphoner WCS documentation: the answer's top-level ``restClientConfig`` object
-says per method what the media server does when a hook of it is refused (``restOnError``: ``LOG``, the default, or
+says per method what the media server does when a hook of it is rejected (``restOnError``: ``LOG``, the default, or
 ``FAIL``), what it does with an answer's fields (``restPolicy``; with ``OVERWRITE`` it takes those that
 ``restOverwrite`` lists), and what it leaves out of the hook (``restExclude``) and of what the client gets
 (``clientExclude``). Pure: bytes in, bytes out.
@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from gateway.model.hooks import PLAY_HLS, MethodType
-from gateway.model.json_edit import BRACE, Edit, Members, edited, encode, string_at
+from gateway.model.json_edit import BRACE, Edit, Members, apply_edits, encode, string_at
 
 
 class Mode(StrEnum):
@@ -35,18 +35,18 @@ DEFAULT_METHODS: Final[Mapping[str, Mapping[str, str]]] = {"OnCallEvent": {"rest
 
 
 class ClientConfig(NamedTuple):
-    """What answers to connect are to set, by method."""
+    """What answers to connect should set, by method."""
 
     mode: Mode = Mode.WARN
     methods: Mapping[str, Mapping[str, str]] = DEFAULT_METHODS
 
     @property
     def failing(self) -> frozenset[str]:
-        """The methods whose refusals are to stop something."""
+        """The methods whose rejections should stop something."""
         return frozenset(method for method, fields in self.methods.items() if fields.get(_ON_ERROR) == "FAIL")
 
     def stops(self, method: str) -> bool | None:
-        """Whether a refusal of this method stops something whatever the backend says; None = that is the backend's."""
+        """Whether a rejection of this method always stops something; None = that depends on the backend's answer."""
         return True if self.mode is Mode.ENFORCE and method in self.failing else None
 
 
@@ -58,14 +58,14 @@ class Examined(NamedTuple):
     body: bytes
     """The answer for the media server: as it came, or amended."""
     failing: frozenset[str]
-    """The methods whose refusals stop something, by this body."""
+    """The methods whose rejections stop something, by this body."""
 
 
 class MethodSettings(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What an answer to connect set for one method of its session; what it does not set has the default."""
 
     fails: bool = False
-    """Whether a refusal stops something: ``restOnError: FAIL``."""
+    """Whether a rejection stops something: ``restOnError: FAIL``."""
     policy: str = "NOTIFY"
     """``NOTIFY``, ``OVERWRITE`` or ``DISABLE``."""
     overwrite: tuple[str, ...] = ()
@@ -96,13 +96,13 @@ _LISTS: Final = frozenset({"restExclude", "clientExclude", "restOverwrite"})
 def examine(body: bytes, wanted: ClientConfig) -> Examined:
     """What the answer sets, and under ``enforce`` the answer with the wanted fields added or raised.
 
-    Every byte that need not change stays. Where a name stands twice in an object the last one counts, as it does for
-    the media server's Java, and it is the last one that is amended. What is no object where one belongs (``null``, or
+    Every byte that need not change stays. Of a doubled name in an object the last one counts, as it does for the media
+    server's Java, and the last one is amended. A value that should be an object but is none (``null``, or
     the ``[]`` that PHP makes of an empty array) sets nothing, and is replaced. ``FAIL`` is never lowered to ``LOG``;
     names are added to a list, none taken from it. What is not one JSON object goes out as it came.
     """
     try:
-        section = _section_of(body)
+        section = _find_section(body)
         failing = _failing(section)
         if wanted.mode is Mode.OFF:
             return Examined("ok", body, failing)
@@ -110,7 +110,7 @@ def examine(body: bytes, wanted: ClientConfig) -> Examined:
             return Examined("ok", body, failing)
         if wanted.mode is Mode.WARN:
             return Examined("missing", body, failing)
-        amended = edited(body, _placed(body, section, edits))
+        amended = apply_edits(body, _place_edits(body, section, edits))
     except (IndexError, ValueError, msgspec.MsgspecError):
         return Examined("unreadable", body, frozenset())
     return Examined("enforced", amended, failing | wanted.failing)
@@ -119,7 +119,7 @@ def examine(body: bytes, wanted: ClientConfig) -> Examined:
 def session_settings(body: bytes) -> SessionSettings:
     """All that an answer to connect sets for its session's methods; nothing where it cannot be read."""
     try:
-        return _settings(_section_of(body))
+        return _settings(_find_section(body))
     except (IndexError, ValueError, msgspec.MsgspecError):
         return {}
 
@@ -137,10 +137,10 @@ def unpack_settings(text: bytes) -> SessionSettings:
 def excluded_fields(
     settings: SessionSettings, reads: Callable[[str, str], bool], label: Callable[[str], str]
 ) -> tuple[str, ...]:
-    """What the hooks lack though the gateway needs it, as ``METHOD.FIELD``, or ``METHOD.*`` where none will come.
+    """Fields that the hooks lack but the gateway needs, as ``METHOD.FIELD``, or ``METHOD.*`` if no hooks will come.
 
-    It needs what says whose a hook is, and what the app's rules read: *reads* tells by field and method. *label* gives
-    a method's name as it may be shown.
+    It needs the ids of session and app, and what the app's rules read: *reads* says so by field and method. *label*
+    gives a method's name as it may be shown.
     """
     found: dict[str, None] = {}
     for method, each in settings.items():
@@ -164,7 +164,7 @@ def ignored_fields(kind: MethodType, settings: MethodSettings | None, changed: I
 
 
 def ineffective(kind: MethodType, stops: bool | None, method: str = "") -> bool:
-    """Whether a refusal is known to stop nothing that it is meant to stop.
+    """Whether a rejection is known to stop nothing that it should stop.
 
     *stops* is whether the session's connect answer set FAIL for the method; None = not known. A refused connect is
     always declined, as playHLS is, which comes without one; and an event was never to be stopped.
@@ -184,31 +184,31 @@ def _edits(section: bytes, methods: _Wanted) -> list[Edit]:
     """What has to change in the text of the ``restClientConfig`` object; it is empty where there is none."""
     edits: list[Edit] = []
     if section[:1] == b"{":
-        _in_methods(section, Members.at(section, 0), methods, edits)
-    elif missing := _missing(methods):
+        _edit_methods(section, Members.parse_at(section, 0), methods, edits)
+    elif missing := _missing_methods(methods):
         edits.append(Edit(0, len(section), encode(missing)))
     return edits
 
 
-def _placed(body: bytes, section: bytes, edits: list[Edit]) -> list[Edit]:
+def _place_edits(body: bytes, section: bytes, edits: list[Edit]) -> list[Edit]:
     """The edits of the ``restClientConfig`` object as edits of the body."""
     if not section:  # behind all else, so that nothing need be gone through
         brace = body.rindex(b"}")
         before = body[:brace].rstrip()
         text = b'"%b":%b' % (_SECTION.encode(), edits[0].text)
         return [Edit(len(before), len(before), text if before.lstrip() == b"{" else b"," + text)]
-    top = Members.of(body)
+    top = Members.parse(body)
     offset = top.spans[_SECTION].start
     return [Edit(offset + edit.start, offset + edit.end, edit.text) for edit in edits]
 
 
-def _in_methods(text: bytes, section: Members, methods: _Wanted, edits: list[Edit]) -> None:
+def _edit_methods(text: bytes, section: Members, methods: _Wanted, edits: list[Edit]) -> None:
     missing: dict[str, Mapping[str, str]] = {}
     for method, fields in methods.items():
         span = section.spans.get(method)
         if span is not None and text[span.start] == BRACE:
-            _in_fields(text, Members.at(text, span.start), fields, edits)
-        elif needed := _needed(fields):
+            _edit_fields(text, Members.parse_at(text, span.start), fields, edits)
+        elif needed := _non_default(fields):
             if span is None:
                 missing[method] = needed
             else:
@@ -217,19 +217,19 @@ def _in_methods(text: bytes, section: Members, methods: _Wanted, edits: list[Edi
         edits.append(section.insertion(encode(missing)[1:-1]))
 
 
-def _in_fields(text: bytes, settings: Members, fields: Mapping[str, str], edits: list[Edit]) -> None:
+def _edit_fields(text: bytes, settings: Members, fields: Mapping[str, str], edits: list[Edit]) -> None:
     missing: dict[str, str] = {}
     for field, value in fields.items():
         span = settings.spans.get(field)
         if span is None:
-            missing |= _needed({field: value})
-        elif (better := _better(field, string_at(text, span), value)) is not None:
+            missing |= _non_default({field: value})
+        elif (better := _improved_value(field, string_at(text, span), value)) is not None:
             edits.append(Edit(*span, encode(better)))
     if missing:
         edits.append(settings.insertion(encode(missing)[1:-1]))
 
 
-def _better(field: str, present: str | None, wanted: str) -> str | None:
+def _improved_value(field: str, present: str | None, wanted: str) -> str | None:
     """What is to stand in place of the present value; None = it will do."""
     if field == _ON_ERROR:
         return wanted if wanted == "FAIL" and present != "FAIL" else None
@@ -244,13 +244,13 @@ def _names(text: str) -> list[str]:
     return [name for part in text.split(",") if (name := part.strip())]
 
 
-def _needed(fields: Mapping[str, str]) -> dict[str, str]:
+def _non_default(fields: Mapping[str, str]) -> dict[str, str]:
     """The fields that must be said, for without them the media server takes another value."""
     return {field: value for field, value in fields.items() if value != _DEFAULTS.get(field, "")}
 
 
-def _missing(methods: _Wanted) -> dict[str, dict[str, str]]:
-    return {method: needed for method, fields in methods.items() if (needed := _needed(fields))}
+def _missing_methods(methods: _Wanted) -> dict[str, dict[str, str]]:
+    return {method: needed for method, fields in methods.items() if (needed := _non_default(fields))}
 
 
 def _failing(section: bytes) -> frozenset[str]:
@@ -259,51 +259,51 @@ def _failing(section: bytes) -> frozenset[str]:
 
 def _settings(section: bytes) -> SessionSettings:
     """What a ``restClientConfig`` sets; an app's sessions mostly have the same one, so that is read once."""
-    return _remembered(section) if len(section) <= _SHORT else _read(section)
+    return _read_cached(section) if len(section) <= _SHORT else _read(section)
 
 
 def _read(section: bytes) -> SessionSettings:
     found: dict[str, MethodSettings] = {}
     if section[:1] == b"{":
-        for method, span in Members.at(section, 0).spans.items():
+        for method, span in Members.parse_at(section, 0).spans.items():
             if section[span.start] == BRACE and (settings := _settings_at(section, span.start)) != _UNSET:
                 found[method] = settings
     return found
 
 
 def _settings_at(text: bytes, start: int) -> MethodSettings:
-    spans = Members.at(text, start).spans
+    spans = Members.parse_at(text, start).spans
     fields = {name: string_at(text, spans[name]) or "" for name in _FIELDS if name in spans}
     policy = fields.get("restPolicy", "")
     return MethodSettings(
         fails=fields.get(_ON_ERROR) == "FAIL",
         policy=policy if policy in _POLICIES else "NOTIFY",
-        overwrite=_listed(fields, "restOverwrite"),
-        exclude=_listed(fields, "restExclude"),
-        client_exclude=_listed(fields, "clientExclude"),
+        overwrite=_names_in(fields, "restOverwrite"),
+        exclude=_names_in(fields, "restExclude"),
+        client_exclude=_names_in(fields, "clientExclude"),
     )
 
 
-def _listed(fields: Mapping[str, str], name: str) -> tuple[str, ...]:
+def _names_in(fields: Mapping[str, str], name: str) -> tuple[str, ...]:
     return tuple(sorted(set(_names(fields.get(name, "")))))
 
 
 # --- its text ---
 
 
-def _section_of(body: bytes) -> bytes:
+def _find_section(body: bytes) -> bytes:
     """The text of the ``restClientConfig`` that counts; empty where there is none.
 
     Raises ValueError or MsgspecError for what is not one JSON object. One whose nesting is too deep for the decoder
-    counts as one: whoever has taken it so far has read it, and a client must not be able to get past this with a field
-    that is nested just deeply enough.
+    counts as one: it has been read as an answer before, and a client must not bypass this with a field that is
+    nested just deeply enough.
     """
     if not body.isascii():
         body.decode("utf-8")
     try:
         return bytes(_decode_answer(body).section)
     except RecursionError:
-        span = Members.of(body).spans.get(_SECTION)
+        span = Members.parse(body).spans.get(_SECTION)
         return b"" if span is None else body[span.start : span.end]
 
 
@@ -319,7 +319,7 @@ class _Answer(msgspec.Struct):
 _FIELDS: Final = (_ON_ERROR, "restPolicy", *sorted(_LISTS))
 _SHORT: Final = 8192
 """Bytes of the longest section that is remembered."""
-_remembered = lru_cache(64)(_read)
+_read_cached = lru_cache(64)(_read)
 _UNSET: Final = MethodSettings()
 _POLICIES: Final = frozenset({"OVERWRITE", "DISABLE"})
 _decode_settings = msgspec.json.Decoder(dict[str, MethodSettings]).decode

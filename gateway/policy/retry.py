@@ -1,4 +1,4 @@
-"""Whether a hook that failed at one target is tried again, and how much of its budget an attempt gets.
+"""Whether a hook that failed at one target is retried, and how much of its budget an attempt gets.
 
 A hook may have acted already when it fails, so nothing is sent twice unless the operator said so, with one exception
 that is safe by itself: a backend that cannot have seen the hook.
@@ -50,7 +50,7 @@ _KINDS: Final = {
 def retry_kind(failure: Failure, *, retry_safe: bool) -> RetryOn | None:
     """What ``retry.on`` calls this failure; None for one that is never tried again.
 
-    *retry_safe* says that the backend cannot have acted on the hook, whatever the cause: one target's connect that took
+    *retry_safe*: the backend cannot have acted on the hook, for any cause: one target's connect that took
     too long, or its full queue, need not be the next one's.
     """
     if retry_safe:
@@ -59,7 +59,7 @@ def retry_kind(failure: Failure, *, retry_safe: bool) -> RetryOn | None:
 
 
 def may_retry(retry: Retry, attempts_made: int, kind: RetryOn | None, left: float, usual: float) -> bool:
-    """The whole policy: whether a hook that failed this way, after so many attempts, is tried once more.
+    """The whole policy: whether a hook that failed this way after *attempts_made* attempts is tried once more.
 
     *left* is what remains of its budget and *usual* the time that the next target usually takes, both in seconds:
     an attempt that cannot be expected to end in time would only load a backend that has trouble already.

@@ -40,7 +40,7 @@ class TextStore:
         self._keep = keep
 
     def name(self, text: bytes) -> int:
-        """The number that stands for the text; never 0."""
+        """The number that identifies the text; never 0."""
         digest = self._digest.copy()
         digest.update(text)
         return int.from_bytes(digest.digest(), "little") or 1

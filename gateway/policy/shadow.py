@@ -1,4 +1,4 @@
-"""What an app says of its shadow: which candidate gets copies of which hooks, and how its answers are compared.
+"""An app's shadow: which candidate gets copies of which hooks, and how its answers are compared.
 
 A copy carries ``X-Gateway-Shadow: 1``. A backend that sees it must not act: the real hook has been decided already, by
 another. No media server sends that field; one that a client sends is passed on like any other, so that a copy stays
@@ -22,13 +22,13 @@ DEFAULT_METHODS: Final = ("OnCallEvent", "OnMessageEvent", "OnTransferEvent")
 PREFIX: Final = "shadow:"
 """Begins the name that a candidate has as an upstream of its own; the configuration's names cannot."""
 MARK: Final = b"x-gateway-shadow: 1\r\n"
-"""The header line that tells a copy from a hook."""
+"""The header line that marks a copy."""
 DROPPED: Final = "dropped"
 """The outcome of a copy that came to nothing for the gateway's own reasons: no room, too old, or the end of it all."""
 
 
 class ShadowSettings(NamedTuple):
-    """A candidate that is asked too, after the answer has gone out."""
+    """A candidate that gets copies of hooks after they were answered."""
 
     upstream: str
     sample: float = 1.0
@@ -41,7 +41,7 @@ class ShadowSettings(NamedTuple):
 
 
 class ShadowResult(msgspec.Struct, frozen=True, gc=False):
-    """What came of a copy, for the journal."""
+    """The outcome of a copy, for the journal."""
 
     upstream: str
     outcome: str

@@ -2,8 +2,8 @@
 
 Weighted rendezvous hashing (Thaler and Ravishankar, 1998; with weights: Wang and others, "Weighted distributed hash
 tables", 2005): every upstream draws a number for the session, from nothing but the two names, and the best one gets
-it. So all processes agree without a word between them, today and after a restart; and whoever is given more weight
-only wins sessions, none of which change hands between the others.
+it. So all processes agree without communicating, today and after a restart; and an upstream that gets more weight
+only wins sessions, none of which move between the others.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from math import log
 from typing import Final, NamedTuple
 
 _BITS: Final = 52
-"""Of a draw: so many that a float tells apart the middles of the steps between 0 and 1, and none becomes 0 or 1."""
+"""Bits of a draw: a float can represent the middle of every step between 0 and 1, and none becomes 0 or 1."""
 
 
 class Share(NamedTuple):
@@ -35,8 +35,8 @@ class Split:
         if not weighty:
             raise ValueError("must give at least one upstream a weight above 0")
         self._only = weighty[0].name if len(weighty) == 1 else None
-        # A session's hash begins with the name's: to go on from its state is cheaper than to begin anew.
-        self._draws = [(share.name, float(share.weight), _begun(share.name)) for share in weighty]
+        # A session's hash begins with the name's: to continue from its state is cheaper than to start again.
+        self._draws = [(share.name, float(share.weight), _hash_start(share.name)) for share in weighty]
 
     @property
     def names(self) -> set[str]:
@@ -63,7 +63,7 @@ def _uniform(digest: bytes) -> float:
     return ((int.from_bytes(digest, "big") >> (64 - _BITS)) + 0.5) / (1 << _BITS)
 
 
-def _begun(name: str) -> blake2b:
+def _hash_start(name: str) -> blake2b:
     text = name.encode("utf-8", "surrogatepass")
     # The length in front: "a" with session "bc" is not "ab" with session "c".
     return blake2b(len(text).to_bytes(4, "big") + text, digest_size=8)

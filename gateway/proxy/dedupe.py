@@ -113,7 +113,7 @@ class WaitingRepeats:
             del self._apps[app]
 
 
-class _Stored(msgspec.Struct, frozen=True, gc=False, eq=False):
+class _StoredVerdict(msgspec.Struct, frozen=True, gc=False, eq=False):
     """A verdict that is kept."""
 
     key: Key
@@ -232,9 +232,9 @@ class Duplicates:
         """What other workers have; None where there is no other."""
         self._max_entries = max_entries
         self._max_bytes = max_bytes
-        self._known: dict[Key, Flight | _Stored] = {}
+        self._known: dict[Key, Flight | _StoredVerdict] = {}
         # One shelf per time of keeping, as many as the configuration names: on each, the first is the first to expire.
-        self._shelves: dict[float, deque[_Stored]] = {}
+        self._shelves: dict[float, deque[_StoredVerdict]] = {}
         self._stored = 0
         self._bytes_held = 0
         self._number = 0
@@ -277,10 +277,10 @@ class Duplicates:
         flight = Flight(self, key, body)
         known = self._known.setdefault(key, flight)
         if known is not flight:
-            if isinstance(known, _Stored):
+            if isinstance(known, _StoredVerdict):
                 self._shelves[known.keep].remove(known)
                 self._forget(known)
-                self._tidy()
+                self._drop_empty_shelves()
             self._known[key] = flight
         return flight
 
@@ -315,7 +315,7 @@ class Duplicates:
         if kept is None:
             kept = shelves[keep] = deque()
         self._number += 1
-        stored = self._known[key] = _Stored(
+        stored = self._known[key] = _StoredVerdict(
             key=key, ruling=ruling, echoes=echoes, expires=now + keep, keep=keep, number=self._number, size=size
         )
         kept.append(stored)
@@ -331,7 +331,7 @@ class Duplicates:
                     emptied = True
                     break
         if emptied:
-            self._tidy()
+            self._drop_empty_shelves()
 
     def _evict(self) -> None:
         """Drop the verdict that was kept first."""
@@ -342,13 +342,13 @@ class Duplicates:
                 oldest = shelf
         self._forget(oldest.popleft())
         if not oldest:
-            self._tidy()
+            self._drop_empty_shelves()
 
-    def _tidy(self) -> None:
+    def _drop_empty_shelves(self) -> None:
         """Take empty shelves down: each that stands has something on it."""
         self._shelves = {keep: shelf for keep, shelf in self._shelves.items() if shelf}
 
-    def _forget(self, stored: _Stored) -> None:
+    def _forget(self, stored: _StoredVerdict) -> None:
         """Take a verdict that is on its shelf no more off the books."""
         del self._known[stored.key]
         self._stored -= 1

@@ -143,7 +143,7 @@ class HookEndpoint:
         """The verdict that the same hook got before; None: this one joins it in flight, or is the first."""
         duplicates, body = self._runtime.duplicates, context.body
         claims, method = duplicates.claims, context.method_name
-        key = hook_key(method, body) if claims is None else claims.key_of(method, body)
+        key = hook_key(method, body) if claims is None else claims.hook_key(method, body)
         try:
             earlier = duplicates.find(key, body, self._loop.time())
         except TooManyRepeats:
@@ -258,7 +258,7 @@ def _find_route(context: HookContext, hook: Hook) -> Route:
 
 def _apply_rules(context: HookContext, route: Route, hook: Hook) -> Ruling | None:
     """The verdict that needs no backend; None: the hook's upstream is chosen."""
-    if route.rules is not None and (rule := route.rules.meet(hook, context.method_name, time.time())) is not None:
+    if route.rules is not None and (rule := route.rules.match_hook(hook, context.method_name, time.time())) is not None:
         context.rule = rule.name
         if rule.verdict is not None:
             context.upstream = None

@@ -26,30 +26,30 @@ class Limits:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._places = runtime.places
+        self._active_count = runtime.active_count
         self._loop = asyncio.get_running_loop()
         self._active = 0
 
     def count(self, tenant: Tenant | None, change: int) -> None:
         """Add a hook (1) or take one away (-1). Add it before looking at ``exceeded``: no sum is ever too small."""
         self._active = active = self._active + change
-        if self._places is not None:
-            self._places.note(active)
+        if self._active_count is not None:
+            self._active_count.note(active)
         if tenant is not None:
             tenant.active_hooks += change
-            if tenant.places is not None:
-                tenant.places.note(tenant.active_hooks)
+            if tenant.active_count is not None:
+                tenant.active_count.note(tenant.active_hooks)
 
     def exceeded(self, tenant: Tenant | None, route: Route, max_in_flight: int) -> Failure | None:
         """The limit that the hook just counted exceeds, if any; a hook within all of them uses up some of the rate."""
-        active, places = self._active, self._places
-        if active > max_in_flight or (places is not None and places.total(active) > max_in_flight):
+        active, active_count = self._active, self._active_count
+        if active > max_in_flight or (active_count is not None and active_count.total(active) > max_in_flight):
             return _TOO_MANY
         if tenant is None:
             return None
         if (limit := route.max_in_flight) is not None:
-            active, places = tenant.active_hooks, tenant.places
-            if active > limit or (places is not None and places.total(active) > limit):
+            active, active_count = tenant.active_hooks, tenant.active_count
+            if active > limit or (active_count is not None and active_count.total(active) > limit):
                 return _TOO_MANY_OF_APP
         if tenant.limiter is not None and not tenant.limiter.take(self._loop.time()):
             self._runtime.count_rate_limited(tenant.name)

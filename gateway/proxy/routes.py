@@ -22,7 +22,7 @@ from gateway.policy.repair import ResponseCheck
 from gateway.policy.rest_client_config import ClientConfig, Mode
 from gateway.policy.retry import Retry
 from gateway.policy.rules.globs import compile_glob, fold, is_glob
-from gateway.policy.rules.matcher import Rule, Rules, scope
+from gateway.policy.rules.matcher import Rule, Rules, method_globs
 from gateway.policy.shadow import Shadow, ShadowSettings, find_shadow
 from gateway.policy.split import Split
 from gateway.proxy.tenants import Tenant
@@ -100,18 +100,18 @@ class MethodClasses(dict[str, int]):
         self.all: list[MethodClass] = [MethodClass(None, MethodType.DIRECT, is_named=False)]
         """Those that have been met so far."""
         for method in (*known_methods(kinds.hook_types), *filter(is_name, (*own, *common))):
-            self[method] = self._place(method)
-        self._most = len(self) + _MAX_OTHERS
+            self[method] = self._class_index(method)
+        self._max_known = len(self) + _MAX_OTHERS
 
     def __missing__(self, method: str) -> int:
-        place = self._place(method)
-        if len(self) < self._most:
+        place = self._class_index(method)
+        if len(self) < self._max_known:
             self[method] = place
         return place
 
-    def _place(self, method: str) -> int:
+    def _class_index(self, method: str) -> int:
         kind = method_type(method, self._kinds.hook_types)
-        matters = self._kinds.mattering(kind)
+        matters = self._kinds.relevant_type(kind)
         ranks = self._own.ranks(method, kind), self._common.ranks(method, kind)
         place = self._places.setdefault((ranks, method in DEDUPED, matters), len(self.all))
         if place == len(self.all):
@@ -132,7 +132,7 @@ class _MethodTypes:
                 named.update(map(fold, app.shadow.methods))
         self._all = bool(named & {MethodType.DIRECT, MethodType.INCOMING})
 
-    def mattering(self, kind: MethodType) -> MethodType:
+    def relevant_type(self, kind: MethodType) -> MethodType:
         """The type, or ``direct`` where it makes no difference."""
         return kind if self._all or kind in (MethodType.CONNECT, MethodType.EVENT) else MethodType.DIRECT
 
@@ -315,26 +315,26 @@ class _RouteBuilder:
         if classes is None:
             classes = self._classes[keys] = MethodClasses(keys, tuple(self._config.defaults.methods), self._kinds)
         every = self._config.settings(name, None)
-        own = _AppRoutes(partial(self._of_class, name, classes, None))
+        own = _AppRoutes(partial(self._class_route, name, classes, None))
         for place in range(len(classes.all)):
-            own[place] = self._of_class(name, classes, every, place)
+            own[place] = self._class_route(name, classes, every, place)
         if not any(map(is_glob, (*keys, *self._config.defaults.methods))):
             # No class will come to these: apps that are alike so far are alike for ever.
             own = self._shared.setdefault((id(classes), *map(id, own.values())), own)
         return App(name, classes, own, Tenant(name))
 
-    def _of_class(self, name: str, classes: MethodClasses, every: Settings | None, place: int) -> Route:
+    def _class_route(self, name: str, classes: MethodClasses, every: Settings | None, place: int) -> Route:
         method, kind, is_named = classes.all[place]
         if is_named or every is None:
             settings = self._config.settings(name, method)
         else:
             settings = self._config.plain_settings(name, method, every)
-        rules = self._compiled(self._config.apps[name].rules, kind, static=settings.static is not None)
-        return self._route(kind, settings, rules)
+        rules = self._compile_rules(self._config.apps[name].rules, kind, static=settings.static is not None)
+        return self._build_route(kind, settings, rules)
 
-    def _route(self, kind: MethodType, settings: Settings, rules: Rules | None) -> Route:
+    def _build_route(self, kind: MethodType, settings: Settings, rules: Rules | None) -> Route:
         key = (
-            kind is MethodType.CONNECT, _check_of(settings, kind), settings.upstream, settings.static,
+            kind is MethodType.CONNECT, _response_check(settings, kind), settings.upstream, settings.static,
             settings.timeout, settings.fallback, settings.retry,
             settings.max_in_flight, settings.dedupe, id(settings.credentials), id(settings.signature), settings.split,
             settings.failover, id(settings.client_config), settings.rate_limit, id(rules),
@@ -342,19 +342,21 @@ class _RouteBuilder:
         )  # fmt: skip
         route = self._routes.get(key)
         if route is None:
-            route = self._routes[key] = _route(self._config, kind, settings, rules)
+            route = self._routes[key] = _build_route(self._config, kind, settings, rules)
             self._settings.append(settings)
         return route
 
-    def _compiled(self, own: tuple[Rule, ...], kind: MethodType, *, static: bool) -> Rules | None:
+    def _compile_rules(self, own: tuple[Rule, ...], kind: MethodType, *, static: bool) -> Rules | None:
         """The rules that a method of this type can meet; None where there are none. A static app asks no upstream."""
         more = None
         if common := self._config.defaults.rules:
-            more = self._of_rules(tuple(it for it in common if it.upstream is None) if static else common, kind, None)
-        return self._of_rules(own, kind, more) if own else more
+            more = self._share_rules(
+                tuple(it for it in common if it.upstream is None) if static else common, kind, None
+            )
+        return self._share_rules(own, kind, more) if own else more
 
-    def _of_rules(self, rules: tuple[Rule, ...], kind: MethodType, more: Rules | None) -> Rules | None:
-        scopes = tuple(scope(rule, kind) for rule in rules)
+    def _share_rules(self, rules: tuple[Rule, ...], kind: MethodType, more: Rules | None) -> Rules | None:
+        scopes = tuple(method_globs(rule, kind) for rule in rules)
         if not any(methods is not None for methods in scopes):
             return more
         key = (rules, scopes, id(more))
@@ -364,7 +366,7 @@ class _RouteBuilder:
         return compiled
 
 
-def _check_of(settings: Settings, kind: MethodType) -> ResponseCheck | EventCheck:
+def _response_check(settings: Settings, kind: MethodType) -> ResponseCheck | EventCheck:
     """What an answer must be to count as a verdict."""
     check = settings.response_check
     if kind is not MethodType.EVENT or settings.event_answers is EventAnswers.STRICT:
@@ -372,14 +374,14 @@ def _check_of(settings: Settings, kind: MethodType) -> ResponseCheck | EventChec
     return EventCheck.REPAIR if check is ResponseCheck.REPAIR else EventCheck.ANY
 
 
-def _route(config: Config, kind: MethodType, settings: Settings, rules: Rules | None) -> Route:
+def _build_route(config: Config, kind: MethodType, settings: Settings, rules: Rules | None) -> Route:
     client_config = settings.client_config if settings.client_config.mode is not Mode.OFF else None
     return Route(
         upstream=settings.upstream,
         static=settings.static,
         budget=settings.timeout,
         fallback=settings.fallback,
-        retry=settings.retry or _retry_of(config, settings.upstream),
+        retry=settings.retry or _upstream_retry(config, settings.upstream),
         inherits_retry=settings.retry is None,
         dedupe=settings.dedupe,
         guard=_guard(settings),
@@ -392,7 +394,7 @@ def _route(config: Config, kind: MethodType, settings: Settings, rules: Rules | 
         rate=settings.rate_limit,
         client_config=client_config,
         connects=kind is MethodType.CONNECT and client_config is not None,
-        response_check=_check_of(settings, kind),
+        response_check=_response_check(settings, kind),
         shadow=find_shadow(settings.shadow, None, kind),
         failover_on=settings.failover_on,
         first_budget=_first_budget(settings),
@@ -423,5 +425,5 @@ def _upstream_key(settings: Settings) -> bytes | None:
     )
 
 
-def _retry_of(config: Config, upstream: str | None) -> Retry:
+def _upstream_retry(config: Config, upstream: str | None) -> Retry:
     return Retry() if upstream is None else config.upstreams[upstream].retry

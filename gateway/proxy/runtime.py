@@ -43,7 +43,7 @@ class Runtime:
     ) -> None:
         self.metrics = metrics
         self.shared = shared
-        self.places = None if shared is None else shared.all_hooks
+        self.active_count = None if shared is None else shared.all_hooks
         """Hooks that backends are asked for, by all workers; None where there is no other."""
         self.targets = Targets(metrics, config.server.workers, copies, shared)
         self.duplicates = Duplicates(claims=None if shared is None else shared.claims)
@@ -58,7 +58,7 @@ class Runtime:
         self.snapshot = Snapshot(nothing, Table(nothing), {}, 1)
         shadows = candidate_upstreams(config)
         contexts = self.targets.contexts({**config.upstreams, **shadows})
-        self._unsettled: Change | None = self._prepared(config, Table(config), shadows, contexts)
+        self._unsettled: Change | None = self._prepare(config, Table(config), shadows, contexts)
         self._unsettled.commit()
 
     async def prepare(self, config: Config) -> Change:
@@ -68,7 +68,7 @@ class Runtime:
         """
         table, shadows = await asyncio.to_thread(lambda: (Table(config), candidate_upstreams(config)))
         contexts = await asyncio.to_thread(self.targets.contexts, {**config.upstreams, **shadows})
-        return self._prepared(config, table, shadows, contexts)
+        return self._prepare(config, table, shadows, contexts)
 
     async def renew_tls(self) -> None:
         """Take up the files of the upstreams' certificates wherever they have changed."""
@@ -95,7 +95,7 @@ class Runtime:
         """Remove the series of all that is not in force."""
         self.metrics.prune(self.targets.labels())
 
-    def _prepared(
+    def _prepare(
         self, config: Config, table: Table, shadows: Mapping[str, UpstreamConfig], contexts: Contexts
     ) -> RuntimeChange:
         try:
@@ -127,7 +127,7 @@ class RuntimeChange(Change):
         )
         lanes = runtime.shadows.prepare(config, shadows, targets.upstreams)
         self._parts = Changes((targets, lanes))
-        self._tenants = self._served(table)
+        self._tenants = self._assign_tenants(table)
         self._scope = runtime.metrics.make_scope(config.apps, self._described, config.metrics.app_label, table.rules)
         self._snapshot = Snapshot(config, table, targets.upstreams, config.server.max_in_flight)
         self._before = (runtime.snapshot, runtime.upstream_configs, runtime.tenants, runtime.metrics.scope)
@@ -136,7 +136,7 @@ class RuntimeChange(Change):
         """Have the hooks to come decided by the new snapshot."""
         runtime = self._runtime
         self._parts.commit()
-        self._limit(self._snapshot.table)
+        self._set_rates(self._snapshot.table)
         runtime.metrics.set_scope(self._scope)
         runtime.upstream_configs, runtime.tenants, runtime.snapshot = self._described, self._tenants, self._snapshot
 
@@ -145,7 +145,7 @@ class RuntimeChange(Change):
         runtime = self._runtime
         runtime.snapshot, runtime.upstream_configs, runtime.tenants, scope = self._before
         runtime.metrics.set_scope(scope)
-        self._limit(runtime.snapshot.table)
+        self._set_rates(runtime.snapshot.table)
         self._parts.revert()
 
     async def settle(self) -> None:
@@ -153,15 +153,15 @@ class RuntimeChange(Change):
         await self._parts.settle()
         self._runtime.prune()
         _, _, before, _ = self._before
-        _let_go(self._runtime, before, self._tenants)
+        _release_tenants(self._runtime, before, self._tenants)
 
     async def discard(self) -> None:
         """Let go of what only the new snapshot has."""
         await self._parts.discard()
         self._runtime.prune()
-        _let_go(self._runtime, self._tenants, self._runtime.tenants)
+        _release_tenants(self._runtime, self._tenants, self._runtime.tenants)
 
-    def _served(self, table: Table) -> dict[str, Tenant]:
+    def _assign_tenants(self, table: Table) -> dict[str, Tenant]:
         """Give each app of the table its live state: the one that it has had."""
         tenants, metrics = {}, self._runtime.metrics
         for app in table.apps:
@@ -178,13 +178,13 @@ class RuntimeChange(Change):
         metrics.in_flight.with_labels(UNKNOWN_APP)
         return tenants
 
-    def _limit(self, table: Table) -> None:
+    def _set_rates(self, table: Table) -> None:
         now = self._now()
         for app in table.apps:
             app.tenant.limit(app.default.rate, now)
 
 
-def _let_go(runtime: Runtime, apps: Mapping[str, Tenant], served: Mapping[str, Tenant]) -> None:
+def _release_tenants(runtime: Runtime, apps: Mapping[str, Tenant], served: Mapping[str, Tenant]) -> None:
     """Let go of the apps that are not served any more, each once no hook of it is under way."""
     leaving = {**runtime.leaving_tenants, **apps}
     runtime.leaving_tenants = {

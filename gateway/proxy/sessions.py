@@ -75,7 +75,7 @@ class Sessions:
         self._store = TextStore(memoryview(memory), _STORE, key, KEEP)
         self._settings: dict[int, SessionSettings] = {}
         """Those that this process has looked at, by their names."""
-        self.on_settings_dropped: Callable[[], None] = _nothing
+        self.on_settings_dropped: Callable[[], None] = _do_nothing
         """Called where a session's settings find no room."""
 
     def __repr__(self) -> str:
@@ -98,7 +98,7 @@ class Sessions:
 
     def writes(self, session: str, failing: Collection[str], settings: SessionSettings | None = None) -> list[Write]:
         """What ``remember`` writes, word by word."""
-        key, row = self._place(session)
+        key, row = self._locate(session)
         words, now = self._words, int(self._clock()) + 1
         at, oldest = row, now + 1
         for entry in range(row, row + _ROW * _WORDS, _WORDS):
@@ -110,18 +110,18 @@ class Sessions:
                 at, oldest = entry, made
         bits = 0
         for method in failing:
-            bits |= _bit(method)
-        name, writes = self._kept(settings, now)
+            bits |= _method_bit(method)
+        name, writes = self._store_settings(settings, now)
         return [*writes, (at, key ^ bits ^ name), (at + 1, bits), (at + 2, name), (at + 3, now)]
 
     def stops(self, session: str | None, method: str) -> bool | None:
         """Whether the media server stops what a refusal of this method refuses; None = not known."""
-        found = self._found(session)
-        return None if found is None else found[0] & _bit(method) != 0
+        found = self._look_up(session)
+        return None if found is None else found[0] & _method_bit(method) != 0
 
     def settings(self, session: str | None, method: str) -> MethodSettings | None:
         """What the session's answer to connect set for this method; None = not known."""
-        found = self._found(session)
+        found = self._look_up(session)
         if found is None or not (name := found[1]):
             return None
         settings = self._settings.get(name)
@@ -133,10 +133,10 @@ class Sessions:
                 settings = unpack_settings(text)
             except msgspec.MsgspecError:  # of another release, whose worker is about to end
                 return None
-            self._note(name, settings)
+            self._cache_settings(name, settings)
         return settings.get(method, _NOTHING_SET)
 
-    def _kept(self, settings: SessionSettings | None, now: int) -> tuple[int, list[Write]]:
+    def _store_settings(self, settings: SessionSettings | None, now: int) -> tuple[int, list[Write]]:
         """The name of the settings, and what has to be written so that everybody can look them up by it."""
         if settings is None:
             return 0, []
@@ -146,19 +146,19 @@ class Sessions:
         if writes is None:
             self.on_settings_dropped()
             return 0, []
-        self._note(name, settings)
+        self._cache_settings(name, settings)
         return name, writes
 
-    def _note(self, name: int, settings: SessionSettings) -> None:
+    def _cache_settings(self, name: int, settings: SessionSettings) -> None:
         if len(self._settings) >= MOST_SETTINGS:
             self._settings.clear()
         self._settings[name] = settings
 
-    def _found(self, session: str | None) -> tuple[int, int] | None:
+    def _look_up(self, session: str | None) -> tuple[int, int] | None:
         """The session's bits and the name of all else; None where there is no entry, or it is too old."""
         if session is None:
             return None
-        key, row = self._place(session)
+        key, row = self._locate(session)
         words = self._words
         for entry in range(row, row + _ROW * _WORDS, _WORDS):
             bits, name = words[entry + 1], words[entry + 2]  # each read once: they may change at any moment
@@ -167,7 +167,7 @@ class Sessions:
                 return (bits, name) if made and made > self._clock() - KEEP else None
         return None
 
-    def _place(self, session: str) -> tuple[int, int]:
+    def _locate(self, session: str) -> tuple[int, int]:
         """The session's key, and the index of its row's first word."""
         digest = self._digest.copy()
         digest.update(session.encode("utf-8", "surrogatepass"))
@@ -196,7 +196,7 @@ def session_key(hook: Hook, method: str = "") -> str | None:
     return f"{field_text(hook.node_id)} {session}" if session else None
 
 
-def _bit(method: str) -> int:
+def _method_bit(method: str) -> int:
     """The method's bit. Two outside the catalogue may have one in common: then FAIL of the one counts for the other."""
     bit = _BITS.get(method)
     if bit is None:
@@ -204,5 +204,5 @@ def _bit(method: str) -> int:
     return bit
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     """Nobody counts."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from gateway.model.decision import AppCache
 from gateway.policy.rate_limit import Limiter, Rate
-from gateway.policy.shared import AppLimits, Bucket, Places
+from gateway.policy.shared import AppLimits, HookCount, SharedLimiter
 from gateway.telemetry.metrics.cells import Value
 
 
 class Tenant(AppCache):
     """An app that is served, by its name in the configuration: a glob is one, whatever its appKeys."""
 
-    __slots__ = ("_shared", "active_hooks", "in_flight", "limiter", "name", "places")
+    __slots__ = ("_shared", "active_count", "active_hooks", "in_flight", "limiter", "name")
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -24,9 +24,9 @@ class Tenant(AppCache):
         """Its hooks inside, repeats that wait for a verdict included; None before it is served."""
         self.active_hooks = 0
         """Its hooks that a backend is asked for, in this process: each has a place under the limits."""
-        self.places: Places | None = None
+        self.active_count: HookCount | None = None
         """The same of all workers; None where there is no other, or no limit."""
-        self.limiter: Limiter | Bucket | None = None
+        self.limiter: Limiter | SharedLimiter | None = None
         self._shared: AppLimits | None = None
 
     def __repr__(self) -> str:
@@ -45,8 +45,8 @@ class Tenant(AppCache):
 
     def share(self, limits: AppLimits) -> None:
         """Count its hooks together with those of the other workers from now on."""
-        self._shared, self.places = limits, limits.places
-        self.places.note(self.active_hooks)
+        self._shared, self.active_count = limits, limits.active_count
+        self.active_count.note(self.active_hooks)
 
     @property
     def is_shared(self) -> bool:

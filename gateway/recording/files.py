@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 BEGINS: Final = b'{"v":'
-"""What the first line of every recording begins with, whatever its version."""
+"""What the first line of every recording begins with, in every version."""
 _MODE: Final = 0o600
 MOST_FILES: Final = 2000
 """However small they are that restarts have left behind."""
@@ -45,8 +45,8 @@ class RecordFiles:
     None is renamed twice: with hundreds of files that took longer than to fill one. All take ``files * max_size``
     bytes at most: the oldest go, which have the lowest numbers. A file that an earlier *run* of the gateway began is
     put aside, for its pseudonyms are others; one that holds something else is left alone. Each piece is one write at
-    the file's end under a lock (flock) that all writers take; whoever finds that the file has been put aside meanwhile
-    takes the new one. For one thread.
+    the file's end under a lock (flock) that all writers take; a writer that finds the file rotated meanwhile takes the
+    new one. For one thread.
     """
 
     def __init__(self, path: str, max_size: int, files: int, run: str) -> None:
@@ -145,7 +145,7 @@ class RecordFiles:
         self.close()
 
     def _list_rotated(self) -> None:
-        """Learn which files have been put aside, and the sizes of those that are new."""
+        """Find the rotated files, and the sizes of new ones."""
         directory, name = os.path.split(self._path)
         is_older = re.compile(re.escape(name) + rf"\.([1-9][0-9]{{0,{DIGITS - 1}}})").fullmatch
         there = {int(found[1]) for found in map(is_older, os.listdir(directory or ".")) if found is not None}
@@ -199,7 +199,7 @@ def _open(path: str) -> int:
         mode = os.fstat(fd).st_mode
         if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
-        # Whatever a slip of the pen has named, a configuration say, would be put aside, and deleted in the end.
+        # A file named by mistake, such as a configuration, would be rotated, and deleted in the end.
         if not is_recording(os.pread(fd, len(BEGINS), 0)):
             raise OSError(errno.EEXIST, "it holds something else than a recording, and is left as it is")
         if stat.S_IMODE(mode) != _MODE:

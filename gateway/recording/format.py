@@ -1,4 +1,4 @@
-"""One line of a recording: a hook, and what became of it."""
+"""One line of a recording: a hook and its decision."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _MAX_ERROR: Final = 512
 
 
 class RecordError(ValueError):
-    """A line that is none of a recording; the message says why."""
+    """A line that is not part of a recording; the message says why."""
 
 
 class RecordedAnnotations(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """What else there is to tell of a decision, as far as it says nothing of what was cut away."""
+    """A decision's annotations, without the text that was cut away."""
 
     rule: str | None = None
     repaired: str | None = None
@@ -141,10 +141,7 @@ def _recorded_annotations(annotations: Annotations | None) -> RecordedAnnotation
 
 
 def decode_record(line: bytes) -> Record:
-    """What a line says.
-
-    Raises RecordError for whoever has to mend the file.
-    """
+    """Read a line. Raises RecordError, whose message helps to fix the file."""
     try:
         version = _decode_head(line).v
         if version != VERSION:

@@ -1,6 +1,6 @@
 """A hook's JSON without its secrets and with pseudonyms; every other byte stays as it came, but for line breaks.
 
-The text is gone through token by token and never built anew: the order of fields, doubled ones, the way in which
+The text is processed token by token and never rebuilt: the order of fields, doubled ones, the way in which
 numbers and escapes are written are the same in a replay as they were on the wire.
 """
 
@@ -20,7 +20,7 @@ from gateway.model.secret_names import is_secret_name
 from gateway.recording.pseudonyms import Pseudonyms
 
 STARS: Final = "***"
-"""What stands in a secret's place."""
+"""The replacement for a secret."""
 IDENTIFIERS: Final = frozenset(("nodeid", "appkey", "sessionid", "callid"))
 """Fields that hooks are matched up by: they stay, unless they are to be masked themselves."""
 _SHORTEST_KNOWN: Final = 6
@@ -125,7 +125,7 @@ class Mask:
         return _DocumentMasker(self, self._pseudonyms, set() if known is None else known).run(document)
 
     def field_kind(self, name: bytes) -> _Kind:
-        """What is to become of the values of a field, by its name as it stands in the JSON."""
+        """How the values of a field are treated, by its name as it is written in the JSON."""
         return self._field_kind(name) if len(name) <= 64 else self._find_kind(name)
 
     def _find_kind(self, written: bytes) -> _Kind:
@@ -151,7 +151,7 @@ class _DocumentMasker:
         self._numbers: list[tuple[int, int, str]] = []
         self._depth = 0
         self._masked_from = 0
-        """The depth of the value that is masked as a whole; 0: none is."""
+        """The depth of the value that is masked completely; 0: none is."""
         self._secret_from = 0
         self._secret_start = 0
 
@@ -262,7 +262,7 @@ def hide_secrets(text: str) -> str:
                     spans.append(secret.span(secret.lastgroup or 0))
                     end = max(end, spans[-1][1])
                     break
-            at = lower.find(mark, end)  # never twice over the same text, however often the mark stands there
+            at = lower.find(mark, end)  # never twice over the same text, however often it has the mark
     if not spans:
         return text
     pieces: list[bytes] = []
@@ -276,5 +276,5 @@ def hide_secrets(text: str) -> str:
 
 
 def _text(written: bytes) -> str:
-    """What a JSON string says, from what stands between its quotes."""
+    """A JSON string's text, from the bytes between its quotes."""
     return _decode(b'"%b"' % written) if b"\\" in written else written.decode("utf-8")

@@ -20,7 +20,7 @@ _CACHED_LENGTH: Final = 128
 MAX_TEXT: Final = 256
 """Characters of a number, an address or a name; a longer text, an SDP say, gets a name of its own."""
 _EMERGENCY: Final = frozenset(("110", "112", "911", "999"))
-"""Whoever calls them, they are nobody's own; and a rule for them is what a replay must not miss."""
+"""They identify nobody, and a replay must not miss a rule for them."""
 _ONE_DIGIT_CODES: Final = frozenset("17")
 _TWO_DIGIT_CODES: Final = frozenset(
     "20 27 30 31 32 33 34 36 39 40 41 43 44 45 46 47 48 49 51 52 53 54 55 56 57 58 60 61 62 63 64 65 66 81 82 84 86 "
@@ -33,7 +33,7 @@ _LEAST_AFTER_CODE: Final = 4
 _ALPHABETS: Final = ((0x30, 10), (0x41, 26), (0x61, 26), (0x410, 32), (0x430, 32), (0x4E00, 20902))
 """First character and number of characters: within these a character stays."""
 _LETTERS: Final = (0x61, 26)
-"""What stands for letters of other alphabets."""
+"""The replacement for letters of other alphabets."""
 
 _part = re.compile(
     r"""

@@ -13,7 +13,7 @@ FILES: Final = 8
 MASKED: Final = ("caller", "callee")
 """The fields that are written as pseudonyms, unless configured."""
 THIS_RUN: Final = Key()
-"""Made anew with every start, in memory only. It travels with the configuration: all workers have the supervisor's."""
+"""A new one with every start, in memory only. It is sent with the configuration: all workers have the supervisor's."""
 
 
 class RecordSettings(NamedTuple):
@@ -28,8 +28,8 @@ class RecordSettings(NamedTuple):
     max_size: int = MAX_SIZE
     """Bytes that a file grows to, at most."""
     files: int = FILES
-    """So many full files take the room that there is, the current one included; at least 1."""
+    """Maximum number of full files, the current one included; at least 1."""
     mask: tuple[str, ...] = MASKED
-    """Names of fields whose values are written as pseudonyms, at any depth, whatever their case."""
+    """Names of fields whose values are written as pseudonyms, at any depth, in any case."""
     key: Key = THIS_RUN
     """What the pseudonyms are made with."""

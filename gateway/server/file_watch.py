@@ -43,10 +43,10 @@ async def _look(watched: WatchedFile, reloader: Reloader) -> None:
     if settings is None:
         return
     digest = await asyncio.to_thread(watched.look, settings.settle)
-    if digest is not None and digest != reloader.tried:
+    if digest is not None and digest != reloader.last_digest:
         await reloader.follow(digest)
     elif reloader.is_due:
-        await reloader.try_again()
+        await reloader.retry()
 
 
 class _Stamp(NamedTuple):

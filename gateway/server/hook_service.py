@@ -30,8 +30,9 @@ from gateway.server import fd_limits
 from gateway.server.app import hook_app
 from gateway.server.listener import Listener, wait_until_started
 from gateway.server.loop_lag import LoopLagMonitor
+from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.journal import Journal
-from gateway.telemetry.log import AccessLog, LogWriter, prepare_logging
+from gateway.telemetry.log import LogWriter, prepare_logging
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.tracing import Tracing
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from gateway import __version__
 from gateway.admin import systemd
 from gateway.admin.activity import Reading, Sampler
-from gateway.admin.endpoints import AdminState, refuse_plainly
+from gateway.admin.endpoints import AdminState, plain_error
 from gateway.admin.events import Events
 from gateway.admin.lifecycle import Lifecycle
 from gateway.admin.overview import Overview
@@ -22,6 +22,7 @@ from gateway.admin.rpc import WorkerRpc
 from gateway.config import Config, Loaded, ServerTls, UpstreamTls, display_value
 from gateway.http.server import FrontLimits, FrontState
 from gateway.http.tls.certificates import days_to_expiry
+from gateway.model.text import plural
 from gateway.server import fd_limits
 from gateway.server.app import admin_app
 from gateway.server.children import reap_orphans
@@ -99,7 +100,7 @@ def make_events(reading: Callable[[], Reading], rpc: WorkerRpc, reloader: Reload
 
 def admin_listener(state: AdminState, sockets: Sequence[socket.socket]) -> Listener:
     """The admin port's listener."""
-    front = FrontState(_ADMIN_LIMITS, linger=0.0, refuse=refuse_plainly)
+    front = FrontState(_ADMIN_LIMITS, linger=0.0, refuse=plain_error)
     return Listener(admin_app(state), sockets, front, grace=_ADMIN_GRACE)
 
 
@@ -150,24 +151,20 @@ def _log_ignored_signal(name: str) -> None:
 def announce_ready(loaded: Loaded, hooks: list[str], admin: str) -> None:
     """Report to systemd and in the log what is served where, and the configuration's warnings."""
     config = loaded.config
-    systemd.ready(f"serving {len(config.apps)} apps")
+    systemd.ready(f"serving {plural(len(config.apps), 'app')}")
     scheme = "http" if config.server.tls is None else "https"
     logger.info(
         "ready: hooks on %s, admin on http://%s, %s, %s, from %s",
         ", ".join(hook if hook.startswith("unix:") else f"{scheme}://{hook}" for hook in hooks),
         admin,
-        _plural(len(config.apps), "app"),
-        _plural(len(config.upstreams), "upstream"),
+        plural(len(config.apps), "app"),
+        plural(len(config.upstreams), "upstream"),
         loaded.path,
         extra={"fields": {"event": "ready", "version": __version__, "hooks": hooks, "admin": admin}},
     )
     for warning in loaded.warnings:
         logger.warning("%s", warning)
     warn_if_few_descriptors(config)
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def warn_if_few_descriptors(config: Config) -> None:

@@ -27,7 +27,7 @@ MAX_BYTES: Final = 8 * 1024 * 1024
 """Bytes that a journal keeps alive, its own share of each decision included."""
 MAX_LIMIT: Final = 1000
 """Calls in one answer."""
-_OWN: Final = 1024
+_OVERHEAD: Final = 1024
 """Bytes that a decision takes besides the bodies, about."""
 _LARGE: Final = 16 * 1024
 """Bytes of bodies from which on the few fields are copied and the rest let go."""
@@ -35,7 +35,7 @@ _FIELD: Final = 256
 """Characters of a hook's field."""
 _NUMBER: Final = 64
 """Characters of a phone number."""
-_IN_ONE_GO: Final = 32
+_BATCH: Final = 32
 """Decisions looked at before hooks get their turn again."""
 _WHOLE_NUMBER: Final = 6
 """Characters from which on a search word may be a whole phone number, which is then found though it is masked."""
@@ -195,7 +195,7 @@ class DecisionFormatter:
             worker=self._worker,
             means=effects.answer_effect(
                 ruling.status,
-                self._kind(decision.method),
+                self._method_type(decision.method),
                 False if annotations.ineffective else None,
                 decision.method,
             )
@@ -271,11 +271,11 @@ class DecisionFormatter:
         text = field_text(hook.callee, _NUMBER)
         return mask_number(text) if self._mask_callee and text is not None else text
 
-    def _kind(self, method: str) -> MethodType | None:
+    def _method_type(self, method: str) -> MethodType | None:
         return None if method.startswith("_") else method_type(method, self._hook_types)
 
 
-class _Ring:
+class _RecentDecisions:
     """The last decisions of one kind."""
 
     __slots__ = ("dropped", "held", "most")
@@ -306,9 +306,9 @@ class Journal:
     def __init__(
         self, recent: int = 1000, failures: int = 1000, max_bytes: int = MAX_BYTES, differing: int = 200
     ) -> None:
-        self._successes = _Ring(recent)
-        self._failures = _Ring(failures)
-        self._differing = _Ring(differing)
+        self._successes = _RecentDecisions(recent)
+        self._failures = _RecentDecisions(failures)
+        self._differing = _RecentDecisions(differing)
         """Decisions that a candidate saw otherwise, once more: they outlast those that it saw alike."""
         self._max_bytes = max_bytes
         self._bytes = 0
@@ -334,7 +334,7 @@ class Journal:
         ruling = decision.ruling
         size = decision.size
         if size > _LARGE:
-            decision = _slim(decision)
+            decision = _without_bodies(decision)
             size = decision.size
         ring = self._failures if ruling.error or ruling.verdict is Verdict.ERROR else self._successes
         if ruling.annotations is not None:
@@ -343,7 +343,7 @@ class Journal:
             if ruling.annotations.cut:
                 size += sys.getsizeof(ruling.annotations.cut)
                 decision = msgspec.structs.replace(decision, size=size)
-        self._keep(ring, decision)
+        self._append(ring, decision)
 
     def record_shadow(self, request_id: str, result: ShadowResult, decision: Decision | None = None) -> None:
         """Remember what came of a hook's copy.
@@ -352,15 +352,15 @@ class Journal:
         """
         self._shadows.record(request_id, result)
         if result.outcome in DIFFERING:
-            decision = decision or self._last(request_id)
+            decision = decision or self._find_held(request_id)
             if decision is not None:
-                self._keep(self._differing, _slim(decision))
+                self._append(self._differing, _without_bodies(decision))
 
-    def _last(self, request_id: str) -> Decision | None:
+    def _find_held(self, request_id: str) -> Decision | None:
         newest_first = chain(reversed(self._successes.held), reversed(self._failures.held))
         return next((decision for decision in newest_first if decision.request_id == request_id), None)
 
-    def _keep(self, ring: _Ring, decision: Decision) -> None:
+    def _append(self, ring: _RecentDecisions, decision: Decision) -> None:
         size = decision.size
         held = ring.held
         held.append(decision)
@@ -368,7 +368,7 @@ class Journal:
             size -= held.popleft().size
             ring.dropped += 1
         else:
-            size += _OWN
+            size += _OVERHEAD
         self._bytes += size
         if self._bytes > self._max_bytes:
             self._make_room()
@@ -392,7 +392,7 @@ class Journal:
                 matched += 1
                 if matched <= wanted.limit:
                     calls.append(teller.format(decision, shadow))
-            if not number % _IN_ONE_GO:
+            if not number % _BATCH:
                 await asyncio.sleep(0)
         return SearchResult(calls, matched, len(held), timestamp(held[-1].time) if held else None)
 
@@ -409,7 +409,7 @@ class Journal:
         """Drop the oldest, successes first."""
         for ring in (self._successes, self._differing, self._failures):
             while self._bytes > self._max_bytes and ring.held:
-                self._bytes -= ring.held.popleft().size + _OWN
+                self._bytes -= ring.held.popleft().size + _OVERHEAD
                 ring.dropped += 1
 
 
@@ -421,13 +421,13 @@ def _annotations_match(annotations: Annotations, wanted: DecisionFilter) -> bool
     )
 
 
-def _slim(decision: Decision) -> Decision:
+def _without_bodies(decision: Decision) -> Decision:
     """The same without the bodies: what is shown of the hook is copied, cut to what is shown of it."""
     hook = decision.hook
     size = 0
     if hook is not None:
         fields = [
-            _short(raw, limit)
+            _shorten_field(raw, limit)
             for raw, limit in (
                 (hook.node_id, _FIELD), (hook.session_id, _FIELD), (hook.call_id, _FIELD),
                 (hook.caller, _NUMBER), (hook.callee, _NUMBER),
@@ -438,7 +438,7 @@ def _slim(decision: Decision) -> Decision:
     return msgspec.structs.replace(decision, ruling=decision.ruling.with_body(b""), hook=hook, size=size, body=b"")
 
 
-def _short(raw: msgspec.Raw, limit: int) -> msgspec.Raw:
+def _shorten_field(raw: msgspec.Raw, limit: int) -> msgspec.Raw:
     text = field_text(raw, limit)
     return msgspec.Raw() if text is None else msgspec.Raw(msgspec.json.encode(text))
 

@@ -37,10 +37,10 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
 class Admission:
     """One target's breakers; with *everybody's*, the common one and the apps' own are those of all workers."""
 
-    def __init__(self, everybodys: SharedBreaker | None = None) -> None:
-        self.common: Breaker = everybodys or Breaker()
-        self._everybodys = everybodys
-        self._looked: dict[str, int] = {}
+    def __init__(self, shared: SharedBreaker | None = None) -> None:
+        self.common: Breaker = shared or Breaker()
+        self._shared_breaker = shared
+        self._looked_up: dict[str, int] = {}
         """Apps of which it was looked whether another worker has given them a breaker, and what was the latest then."""
         self._settings = BreakerSettings()
         self._shared = False
@@ -82,17 +82,17 @@ class Admission:
         """Let everyone pass again, by decree."""
         self.common.restore(now)
         for breaker in self._own.values():
-            _forget(breaker, now)
+            _forget_failures(breaker, now)
         self._own.clear()
 
     def ready(self, tenant: str, now: float) -> bool:
         """Whether ``admit`` would let a hook of this tenant's pass; changes nothing."""
-        own = self._own_of(tenant)
+        own = self._own_breaker(tenant)
         return self.common.ready(now) and (own is None or own.ready(now))
 
     def admit(self, tenant: str, now: float) -> Ticket | None:
         """A ticket for a hook of this tenant's, or None."""
-        own = self._own_of(tenant)
+        own = self._own_breaker(tenant)
         if own is not None and not own.ready(now):
             return None
         common = self.common.admit(now)
@@ -102,7 +102,7 @@ class Admission:
 
     def admit_last(self, tenant: str, now: float) -> Ticket | None:
         """As ``admit``, for when every target is ejected: a probe is due each ``open_for``."""
-        own = self._own_of(tenant)
+        own = self._own_breaker(tenant)
         mine = None if own is None else own.admit_last(now)
         if own is not None and mine is None:
             return None
@@ -117,7 +117,7 @@ class Admission:
         """The target answered."""
         self.common.succeeded(ticket.common, now)
         if self._own and (own := self._own.pop(tenant, None)) is not None:
-            _forget(own, now)
+            _forget_failures(own, now)
 
     def abandoned(self, ticket: Ticket, tenant: str, now: float) -> None:
         """The hook ended without a word on the target."""
@@ -149,13 +149,13 @@ class Admission:
         if own is None:
             if len(self._own) >= _MAX_TENANTS:
                 self.leave()
-            own = self._give(
-                tenant, None if self._everybodys is None else self._everybodys.for_app(tenant, create=True)
+            own = self._set_own(
+                tenant, None if self._shared_breaker is None else self._shared_breaker.for_app(tenant, create=True)
             )
         mine = ticket.own if ticket.own is not None else own.admit(now)
         opened = mine is not None and own.failed(mine, now, hard=hard)
-        if opened and self._everybodys is not None:
-            self._everybodys.note_app()
+        if opened and self._shared_breaker is not None:
+            self._shared_breaker.note_app()
         return EjectionScope.APP if opened else EjectionScope.NONE
 
     def leave(self) -> None:
@@ -165,27 +165,27 @@ class Admission:
                 breaker.leave()
         self._own.clear()
 
-    def _own_of(self, tenant: str) -> Breaker | None:
+    def _own_breaker(self, tenant: str) -> Breaker | None:
         """The app's own breaker, if this worker or another has given it one."""
         own = self._own.get(tenant)
-        if own is not None or self._everybodys is None or not self._shared:
+        if own is not None or self._shared_breaker is None or not self._shared:
             return own
-        changed = self._everybodys.apps_changed
-        if self._looked.get(tenant, 0) == changed:
+        changed = self._shared_breaker.apps_changed
+        if self._looked_up.get(tenant, 0) == changed:
             return None
-        if len(self._looked) >= _MAX_TENANTS:
-            self._looked.clear()
-        self._looked[tenant] = changed
-        found = self._everybodys.for_app(tenant, create=False)
-        return None if found is None else self._give(tenant, found)
+        if len(self._looked_up) >= _MAX_TENANTS:
+            self._looked_up.clear()
+        self._looked_up[tenant] = changed
+        found = self._shared_breaker.for_app(tenant, create=False)
+        return None if found is None else self._set_own(tenant, found)
 
-    def _give(self, tenant: str, breaker: Breaker | None) -> Breaker:
+    def _set_own(self, tenant: str, breaker: Breaker | None) -> Breaker:
         own = self._own[tenant] = breaker or Breaker()
         own.configure(self._settings)
         return own
 
 
-def _forget(breaker: Breaker, now: float) -> None:
+def _forget_failures(breaker: Breaker, now: float) -> None:
     """The app's hooks are answered: so every worker's are."""
     if isinstance(breaker, SharedBreaker):
         breaker.forget(now)

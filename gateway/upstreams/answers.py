@@ -24,7 +24,7 @@ from gateway.model.verdicts import (
     backend_allow,
     backend_reject,
 )
-from gateway.policy.event_answers import EventCheck, plain, reports_fatal
+from gateway.policy.event_answers import EventCheck, decompress, reports_fatal
 from gateway.policy.repair import RepairFailure, ResponseCheck, repair
 
 DENIED: Final = backend_reject()
@@ -46,81 +46,69 @@ _NO_DIGIT: Final = re.compile(r"[^0-9]+")
 _SCHEME: Final = re.compile(r"^(?:sips?|tel):", re.IGNORECASE)
 
 
-class _LastYes:
-    """The last answer of a backend's own words that was one JSON object: many say the same to every hook.
-
-    It need not be parsed again, and all who keep it keep one.
-    """
-
-    __slots__ = ("body", "ruling")
-
-    def __init__(self) -> None:
-        self.remember(backend_allow(b"{}"))
-
-    def remember(self, ruling: Ruling) -> Ruling:
-        """Put this one in the place of the one before; returns it."""
-        self.ruling = ruling
-        self.body = ruling.body
-        return ruling
-
-
-_last_yes: Final = _LastYes()
-
-
 Check = ResponseCheck | EventCheck
 """What an answer must be; the second kind is for events that count as delivered with any answer."""
 
 
-def judge(answer: Answer, sent: bytes = b"", check: Check = ResponseCheck.STRICT) -> Ruling | Failure:
-    """Turn a whole answer to the hook *sent* into a verdict or the cause why it is none.
+class Judge:
+    """Turns answers into verdicts or failures. Remembers the last 200 in a backend's own words, since many backends
+    answer every hook alike: it is not parsed again, and all who keep the ruling keep the same one."""
 
-    *check* says what a 2xx must be; it is asked only where that is not a 200 with one JSON object.
-    """
-    status = answer.status
-    if status == ALLOW_STATUS:
-        if answer.body == sent and sent:
-            return backend_allow(sent)  # the same again is the usual yes, and known to be JSON
-        if answer.body == _last_yes.body:
-            return _last_yes.ruling
-        if is_json_object(answer.body):
-            return _last_yes.remember(backend_allow(answer.body))
-        return _not_an_object(answer) if check is ResponseCheck.STRICT else _leniently(answer, sent, check)
-    if status == REJECT_STATUS:
-        return DENIED
-    if 200 < status < 300 and isinstance(check, EventCheck):
-        return _delivered(answer, sent)
-    return Failure(Cause.ERROR_STATUS, ProxyError.HTTP_PROTOCOL_ERROR, f"status {status}", status)
+    __slots__ = ("_last",)
+
+    def __init__(self) -> None:
+        self._last = backend_allow(b"{}")
+
+    def judge(self, answer: Answer, sent: bytes = b"", check: Check = ResponseCheck.STRICT) -> Ruling | Failure:
+        """The verdict that a whole answer to the hook *sent* is, or the failure.
+
+        *check* says what a 2xx must be; it matters only where that is not a 200 with one JSON object.
+        """
+        status, body = answer.status, answer.body
+        if status == ALLOW_STATUS:
+            if body == sent and sent:
+                return backend_allow(sent)  # the usual allow echoes the hook, which is known to be JSON
+            if body == self._last.body:
+                return self._last
+            if is_json_object(body):
+                self._last = ruling = backend_allow(body)
+                return ruling
+            return _not_an_object(answer) if check is ResponseCheck.STRICT else _judge_leniently(answer, sent, check)
+        if status == REJECT_STATUS:
+            return DENIED
+        if 200 < status < 300 and isinstance(check, EventCheck):
+            return _judge_delivery(answer, sent)
+        return Failure(Cause.ERROR_STATUS, ProxyError.HTTP_PROTOCOL_ERROR, f"status {status}", status)
+
+    def judge_failure(self, failure: Failure, check: Check = ResponseCheck.STRICT) -> Ruling | Failure:
+        """The verdict of an answer that broke off after its head: any status but 200 says enough.
+
+        Above all a 403 is the backend's rejection, and stays one though its page was cut short. Where any 2xx would do,
+        one that is cut short does not: what is missing may be the message that the script died with.
+        """
+        status = failure.received_status
+        if status is None or status == ALLOW_STATUS or (status < 300 and isinstance(check, EventCheck)):
+            return failure
+        return self.judge(Answer(status, (), b""))
 
 
-def judge_failure(failure: Failure, check: Check = ResponseCheck.STRICT) -> Ruling | Failure:
-    """An answer that broke off after its head: where the status is no 200, it has said enough.
-
-    Above all a 403 is the backend's refusal, and stays one though its page was cut short. Where any 2xx would do, one
-    that is cut short does not: what is missing may be the message that the script died with.
-    """
-    status = failure.received_status
-    if status is None or status == ALLOW_STATUS or (status < 300 and isinstance(check, EventCheck)):
-        return failure
-    return judge(Answer(status, (), b""))
-
-
-def _leniently(answer: Answer, sent: bytes, check: Check) -> Ruling | Failure:
+def _judge_leniently(answer: Answer, sent: bytes, check: Check) -> Ruling | Failure:
     """Judge a 200 that is not one JSON object where that may be well all the same."""
     if check is ResponseCheck.OFF:
-        return _coded_body() if _is_coded(answer) else backend_allow(answer.body)
+        return _coded_failure() if _is_coded(answer) else backend_allow(answer.body)
     if check is EventCheck.ANY:
-        return _delivered(answer, sent)
-    mended = repair(answer.body, sent)
-    if isinstance(mended, RepairFailure):
+        return _judge_delivery(answer, sent)
+    repaired = repair(answer.body, sent)
+    if isinstance(repaired, RepairFailure):
         if check is EventCheck.REPAIR:
-            return _delivered(answer, sent)
+            return _judge_delivery(answer, sent)
         failure = _not_an_object(answer)
-        return failure._replace(detail=f"{failure.detail}; not repaired: {mended}")
-    ruling = backend_allow(mended.body)
-    return ruling.annotate(repaired="+".join(mended.kinds), cut=_for_people(mended.cut, sent))
+        return failure._replace(detail=f"{failure.detail}; not repaired: {repaired}")
+    ruling = backend_allow(repaired.body)
+    return ruling.annotate(repaired="+".join(repaired.kinds), cut=_readable_cut(repaired.cut, sent))
 
 
-def _delivered(answer: Answer, sent: bytes) -> Ruling | Failure:
+def _judge_delivery(answer: Answer, sent: bytes) -> Ruling | Failure:
     """A 2xx to an event: it was delivered, unless PHP says there that its script died.
 
     One JSON object goes out as it came, with any status; in place of anything else the hook's own body does.
@@ -129,21 +117,21 @@ def _delivered(answer: Answer, sent: bytes) -> Ruling | Failure:
     if is_json_object(body):
         return backend_allow(body)
     coding = next((value for name, value in answer.headers if name.lower() == b"content-encoding"), b"")
-    if reports_fatal(plain(body, coding) if coding else body):
+    if reports_fatal(decompress(body, coding) if coding else body):
         what = f"status {status} with PHP's report of a fatal error: the event may not have been recorded"
         return Failure(Cause.BAD_ANSWER, ProxyError.HTTP_PROTOCOL_ERROR, what, status)
     ruling = backend_allow(sent)
-    return msgspec.structs.replace(ruling, annotations=_substituted(status, empty=not body.strip()))
+    return msgspec.structs.replace(ruling, annotations=_substitution(status, empty=not body.strip()))
 
 
 @lru_cache(256)
-def _substituted(status: int, *, empty: bool) -> Annotations:
+def _substitution(status: int, *, empty: bool) -> Annotations:
     if status != ALLOW_STATUS:
         return Annotations(substituted=f"status {status}")
     return Annotations(substituted="an empty body" if empty else "a body that is not one JSON object")
 
 
-def _for_people(cut: str, sent: bytes) -> str:
+def _readable_cut(cut: str, sent: bytes) -> str:
     """What was cut away, without the call's phone numbers and without what could play tricks on a terminal."""
     try:
         hook = parse_hook(sent)
@@ -153,14 +141,14 @@ def _for_people(cut: str, sent: bytes) -> str:
         number = (field_text(raw, _MAX_NUMBER) or "").removesuffix("…")
         user = _SCHEME.sub("", number).partition("@")[0]
         for form in (number, html.escape(number), *_DIGITS.findall(number)[:_MAX_RUNS]):
-            cut = _without(cut, form)
-        cut = _without_spellings(cut, _NO_DIGIT.sub("", user))
+            cut = _mask_in(cut, form)
+        cut = _mask_spellings(cut, _NO_DIGIT.sub("", user))
         for form in (quote(number, safe=""), user):
-            cut = cut if len(form) < _MIN_DIGITS else _without(cut, form)
+            cut = cut if len(form) < _MIN_DIGITS else _mask_in(cut, form)
     return printable(cut, keep="\n")[:_MAX_CUT]
 
 
-def _without_spellings(text: str, digits: str) -> str:
+def _mask_spellings(text: str, digits: str) -> str:
     """The text without a number of these digits, however it is grouped, and with whatever prefix or none."""
 
     def shown(found: re.Match[str]) -> str:
@@ -171,7 +159,7 @@ def _without_spellings(text: str, digits: str) -> str:
     return text if len(digits) < _MIN_DIGITS else _GROUPED.sub(shown, text)
 
 
-def _without(text: str, number: str) -> str:
+def _mask_in(text: str, number: str) -> str:
     """The text with a number masked as in the log; a short one only where it stands by itself."""
     if len(number) >= 5:
         return text.replace(number, mask_number(number))
@@ -188,7 +176,7 @@ def _is_coded(answer: Answer) -> bool:
     )
 
 
-def _coded_body() -> Failure:
+def _coded_failure() -> Failure:
     """Taken as it comes, it would reach the media server without its Content-Encoding: as noise."""
     detail = f"status 200 with {_CODED}: response_check: off passes no body that its receiver could not read"
     return Failure(Cause.BAD_ANSWER, ProxyError.HTTP_RESPONSE_CONTENT_CODING, detail, ALLOW_STATUS)

@@ -201,7 +201,7 @@ def forward_headers(
     ]
     if resigned:
         lines = [line for line in lines if line[0] != b"authorization"]
-    return _written(lines)
+    return _serialize(lines)
 
 
 def hook_header_lines(identity: Identity) -> bytes:
@@ -209,7 +209,7 @@ def hook_header_lines(identity: Identity) -> bytes:
     return b"x-request-id: %b\r\ntraceparent: %b\r\n" % (identity.request_id, identity.traceparent)
 
 
-def _written(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
+def _serialize(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
     lines = [b"%b: %b\r\n" % field for field in fields]
     written = b"".join(lines)
     if breaks_lines(written, len(lines)) or b"\0" in written:

@@ -96,4 +96,4 @@ class HealthCheck:
         if self._failures >= _FALL:
             self._ejected = True
             if target.breaker.eject(now):
-                target.shut(EjectionScope.ALL, "", f"health check: {problem}")
+                target.report_ejection(EjectionScope.ALL, "", f"health check: {problem}")

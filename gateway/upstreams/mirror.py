@@ -43,7 +43,7 @@ MAX_BYTES_OF_ALL: Final = 16 * 1024 * 1024
 LARGE: Final = 8 * 1024
 """Bytes of a body from which on a comparison field by field is made in a thread, one at a time."""
 
-_OWN: Final = 2048
+_OVERHEAD: Final = 2048
 """Bytes that a copy takes besides head and bodies, about."""
 _RETRY: Final = Retry()
 """Only what no backend can have seen is sent again, above all over a connection that turned out to be closed."""
@@ -80,7 +80,7 @@ class _Copy(msgspec.Struct, frozen=True, eq=False):
     size: int
 
 
-class _Lane:
+class _CandidateQueue:
     """What waits for one candidate and is under way to it."""
 
     __slots__ = ("bytes", "config", "queue", "tasks", "upstream")
@@ -101,13 +101,13 @@ class Shadows:
         """Whom to tell of results."""
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[str, _CandidateQueue] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._apps: Container[str] = ()
         self._mask: frozenset[str] = frozenset()
         self._bytes = 0
         self._draining = False
-        self._aside = asyncio.Lock()
+        self._thread_slot = asyncio.Lock()
         """Held by the one comparison that is made in a thread."""
 
     def __repr__(self) -> str:
@@ -141,7 +141,7 @@ class Shadows:
         for name, described in configs.items():
             lane = self._lanes.get(name)
             stays = lane is not None and lane.config == described
-            lanes[name] = lane if lane is not None and stays else _Lane(described, upstreams[name])
+            lanes[name] = lane if lane is not None and stays else _CandidateQueue(described, upstreams[name])
         after = Work(config.apps, frozenset(config.log.mask), lanes, {name: upstreams[name] for name in lanes})
         upstreams_before = {name: lane.upstream for name, lane in self._lanes.items()}
         return _ShadowsChange(self, Work(self._apps, self._mask, self._lanes, upstreams_before), after)
@@ -152,7 +152,7 @@ class Shadows:
             lane.upstream = work.upstreams[name]
         self._apps, self._mask, self._lanes = work.apps, work.mask, work.lanes
 
-    def end(self, lane: _Lane) -> None:
+    def end(self, lane: _CandidateQueue) -> None:
         """Drop what waits for a candidate, and break off what is under way to it."""
         self._drop_queue(lane)
         for task in lane.tasks:
@@ -204,7 +204,7 @@ class Shadows:
 
     def _enqueue(
         self,
-        lane: _Lane,
+        lane: _CandidateQueue,
         shadow: Shadow,
         decision: Decision,
         ours: Ruling | Failure,
@@ -212,8 +212,8 @@ class Shadows:
     ) -> None:
         if isinstance(ours, Failure) or decision.budget is None:
             return
-        outgoing = _marked(prepare(lane.upstream))
-        size = _OWN + len(outgoing.head) + decision.size + len(ours.body)
+        outgoing = _mark_copy(prepare(lane.upstream))
+        size = _OVERHEAD + len(outgoing.head) + decision.size + len(ours.body)
         if lane.bytes + size > MAX_BYTES or self._bytes + size > MAX_BYTES_OF_ALL:
             self._count(decision.app, shadow.upstream, DROPPED)
             return
@@ -234,19 +234,19 @@ class Shadows:
         if len(lane.tasks) < MAX_TASKS:
             lane.tasks.add(self._loop.create_task(self._work(lane), name=f"shadow {shadow.candidate}"))
 
-    def _drop_queue(self, lane: _Lane) -> None:
+    def _drop_queue(self, lane: _CandidateQueue) -> None:
         while lane.queue:
             copy = lane.queue.popleft()
             self._release(lane, copy)
             self._count(copy.decision.app, copy.settings.upstream, DROPPED)
 
-    def _release(self, lane: _Lane, copy: _Copy) -> None:
+    def _release(self, lane: _CandidateQueue, copy: _Copy) -> None:
         lane.bytes -= copy.size
         self._bytes -= copy.size
 
     # --- the work ---
 
-    async def _work(self, lane: _Lane) -> None:
+    async def _work(self, lane: _CandidateQueue) -> None:
         """Bring copies to the candidate until none is left."""
         try:
             await self._empty(lane)
@@ -256,7 +256,7 @@ class Shadows:
             if (task := asyncio.current_task()) is not None:
                 lane.tasks.discard(task)
 
-    async def _empty(self, lane: _Lane) -> None:
+    async def _empty(self, lane: _CandidateQueue) -> None:
         while lane.queue:
             copy = lane.queue.popleft()
             outcome = DROPPED
@@ -277,8 +277,8 @@ class Shadows:
         outcome = await copy.upstream.ask(copy.outgoing, now + copy.budget, _RETRY)
         if isinstance(outcome.result, Failure) and outcome.result.cause is Cause.OVERLOAD:
             return DROPPED  # by our own limit of connections: the candidate has not seen it
-        theirs = _answered(outcome.result)
-        comparison = await self._compare(_answered(copy.ours), theirs, copy.settings)
+        theirs = _as_answered(outcome.result)
+        comparison = await self._compare(_as_answered(copy.ours), theirs, copy.settings)
         if self.on_result is not None:
             result = ShadowResult(
                 upstream=copy.settings.upstream,
@@ -295,7 +295,7 @@ class Shadows:
         alike = settings.compare is Compare.VERDICT or ours.body == theirs.body
         if alike or max(len(ours.body), len(theirs.body)) < LARGE:
             return compare(ours, theirs, settings.compare, settings.ignore, self._mask)
-        async with self._aside:
+        async with self._thread_slot:
             return await asyncio.to_thread(compare, ours, theirs, settings.compare, settings.ignore, self._mask)
 
     def _count(self, app: str, upstream: str, outcome: str) -> None:
@@ -312,7 +312,7 @@ class Work(NamedTuple):
 
     apps: Container[str]
     mask: frozenset[str]
-    lanes: dict[str, _Lane]
+    lanes: dict[str, _CandidateQueue]
     upstreams: Mapping[str, Upstream]
     """By the lanes' names: where their copies go."""
 
@@ -340,15 +340,15 @@ class _ShadowsChange(Change):
                 self._shadows.end(lane)
 
 
-def _marked(outgoing: Outgoing) -> Outgoing:
+def _mark_copy(outgoing: Outgoing) -> Outgoing:
     """The hook as a copy: marked, and with a place of its own in the hook's trace."""
     head = outgoing.head
     if outgoing.trace is not None:
-        head = outgoing.trace.resent(head, 1, _SPAN)
+        head = outgoing.trace.renumber(head, 1, _SPAN)
     return msgspec.structs.replace(outgoing, head=head + MARK, trace=None)
 
 
-def _answered(result: Ruling | Failure) -> ComparedAnswer:
+def _as_answered(result: Ruling | Failure) -> ComparedAnswer:
     if isinstance(result, Failure):
         return ComparedAnswer(None, result.received_status or 0, b"", result.detail)
     return ComparedAnswer(result.verdict, result.status, result.body, "")

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import msgspec
 
 from gateway.model.trace_context import Trace
-from gateway.policy.access import signed
+from gateway.policy.access import signature_header
 from gateway.policy.event_answers import EventCheck
 from gateway.policy.repair import ResponseCheck
 from gateway.upstreams.headers import CompiledPolicy, Identity, RequestHead, forward_headers, hook_header_lines
@@ -37,7 +37,7 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
         """The same hook for the request that comes after *sent* others."""
         if self.trace is None:
             return self
-        head = self.trace.resent(self.head, self.sent + 1, sent + 1)
+        head = self.trace.renumber(self.head, self.sent + 1, sent + 1)
         return msgspec.structs.replace(self, head=head, sent=sent)
 
 
@@ -88,7 +88,7 @@ def build_outgoing(
     head = forward_headers(received, policy, client[0] if client else None, scope["scheme"], resigned=resigned)
     head += hook_header_lines(hook.identity)
     if sign_with is not None:
-        head += b"%b: %b\r\n" % signed(body, sign_with)
+        head += b"%b: %b\r\n" % signature_header(body, sign_with)
     return Outgoing(
         path=path,
         host=policy.host(received),

@@ -18,6 +18,7 @@ from gateway.http.tls.pem_files import NO_COPIES, Copies
 from gateway.model.change import Change
 from gateway.policy.shared import SharedState
 from gateway.telemetry.metrics import Metrics
+from gateway.upstreams.answers import Judge
 from gateway.upstreams.health import HealthCheck
 from gateway.upstreams.status import TargetReport, target_report
 from gateway.upstreams.target import Target, TargetSettings
@@ -25,7 +26,7 @@ from gateway.upstreams.upstream import Member, Upstream
 
 logger = logging.getLogger(__name__)
 
-_IN_ONE_GO: Final = 16
+_BATCH: Final = 16
 """Targets reported on before hooks get their turn again."""
 
 
@@ -48,11 +49,12 @@ class Targets:
         self._workers = workers
         self._shared = shared
         self._resolver = Resolver()
+        self._judge = Judge()
         self._live: dict[_Key, Target] = {}
         self._checks: dict[_Key, HealthCheck] = {}
         self._contexts: Contexts = {}
         self._sharing: frozenset[str] = frozenset()
-        self._holds: set[_Key] = set()
+        self._operator_ejections: set[_Key] = set()
         self._loop = asyncio.get_running_loop()
         metrics.on_scrape(self._sample)
         if shared is not None:
@@ -95,15 +97,17 @@ class Targets:
             names = target_names([target.url for target in config.targets])
             members = []
             for part in config.targets:
-                target = self._prepared(_Key(name, part.url), names[part.url], config, settings, change)
+                target = self._prepare_target(_Key(name, part.url), names[part.url], config, settings, change)
                 members.append(Member(target, part.weight, part.backup))
-            change.upstreams[name] = Upstream(name, config, members, self._metrics, keep_underscores=keep_underscores)
+            change.upstreams[name] = Upstream(
+                name, config, members, self._metrics, judge=self._judge, keep_underscores=keep_underscores
+            )
         return change
 
     def put(self, live: Live) -> None:
         """Have these live from now on, ejected where an operator wants them to be."""
         self._live, self._contexts, self._sharing = live
-        for key in self._holds:
+        for key in self._operator_ejections:
             if (held := self._live.get(key)) is not None:
                 held.eject()
 
@@ -139,7 +143,7 @@ class Targets:
         for number, (key, target) in enumerate(list(self._live.items()), 1):
             if not target.retired:
                 reports.append(target_report(key.upstream, key.url, target, self._loop.time()))
-            if not number % _IN_ONE_GO:
+            if not number % _BATCH:
                 await asyncio.sleep(0)
         return reports
 
@@ -149,14 +153,14 @@ class Targets:
         One that is not there yet begins its life ejected.
         """
         key = _Key(upstream, url)
-        self._holds.add(key)
+        self._operator_ejections.add(key)
         target = self._live.get(key)
         return target is not None and target.eject()
 
     def restore(self, upstream: str, url: str) -> bool:
         """Let hooks pass to a target again, whatever had closed it; returns whether that changes anything."""
         key = _Key(upstream, url)
-        self._holds.discard(key)
+        self._operator_ejections.discard(key)
         target = self._live.get(key)
         return target is not None and target.restore()
 
@@ -165,7 +169,7 @@ class Targets:
 
         *configs*: those in force. Files that cannot be used are told of in the log, and those before them stay.
         """
-        for name in await self._renewed(configs):
+        for name in await self._renew_contexts(configs):
             config = configs[name]
             settings = self._settings(name, config, self._sharing, self._contexts)
             for key in (_Key(name, target.url) for target in config.targets):
@@ -177,7 +181,7 @@ class Targets:
         await self.keep({})
         await self._resolver.aclose()
 
-    def _prepared(
+    def _prepare_target(
         self, key: _Key, name: str, config: UpstreamConfig, settings: TransportSettings, change: TargetsChange
     ) -> Target:
         """The target with this key, a new one where there is none, entered into the change."""
@@ -195,14 +199,14 @@ class Targets:
             self._resolver.prefetch(target.url.raw_host.decode("ascii"))
         elif target.settings is not None:
             change.settings_before.append((target, target.settings))
-        settings = replace(settings, max_connections=self._most(target, config.max_connections))
+        settings = replace(settings, max_connections=self._max_connections(target, config.max_connections))
         target.transport.prepare(settings)
         change.targets[key] = target
         change.settings.append((target, TargetSettings(settings, config.breaker)))
         change.checks[key] = self._new_check(key, target, config, settings)
         return target
 
-    def _most(self, target: Target, connections: int) -> int:
+    def _max_connections(self, target: Target, connections: int) -> int:
         """Connections to a target: of all workers together, or this one's part where it cannot know of the others."""
         return connections if target.is_shared else max(1, connections // self._workers)
 
@@ -227,7 +231,7 @@ class Targets:
     def _context(self, tls: UpstreamTls) -> FileBacked[ssl.SSLContext]:
         return FileBacked(tls.files, lambda files: client_context(files, tls.minimum_version), self._copies)
 
-    async def _renewed(self, configs: Mapping[str, UpstreamConfig]) -> list[str]:
+    async def _renew_contexts(self, configs: Mapping[str, UpstreamConfig]) -> list[str]:
         """The upstreams whose files have changed; their contexts are made anew."""
         renewed = []
         for tls, context in list(self._contexts.items()):

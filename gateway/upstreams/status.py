@@ -16,7 +16,7 @@ from gateway.upstreams.target import Target
 
 MAX_APPS: Final = 20
 """Apps named of those that a target is closed to."""
-_HELD: Final = "ejected by an operator"
+_EJECTED_BY_OPERATOR: Final = "ejected by an operator"
 
 
 class TargetState(StrEnum):
@@ -70,7 +70,7 @@ def target_report(upstream: str, url: str, target: Target, now: float) -> Target
     reason: str | None = target.ejection_reason
     retry_at = breaker.retry_at
     if target.operator_ejected_since is not None:
-        standing, since, reason = TargetState.EJECTED_BY_OPERATOR, target.operator_ejected_since, _HELD
+        standing, since, reason = TargetState.EJECTED_BY_OPERATOR, target.operator_ejected_since, _EJECTED_BY_OPERATOR
     elif state is State.OPEN:
         standing = TargetState.EJECTED
     elif state is State.HALF_OPEN:

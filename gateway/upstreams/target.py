@@ -69,10 +69,10 @@ class Target:
         """Why it was last closed, to everyone or to an app, for people."""
         self.operator_ejected_since: float | None = None
         """Unix time since which an operator has it ejected."""
-        self._told_out: dict[str | None, float] = {}  # since when, by the app; None: everyone's
+        self._reported_out: dict[str | None, float] = {}  # since when, by the app; None: everyone's
         self._upstream = upstream
         self._base = url.rstrip("/")
-        self._beginnings: dict[str, bytes] = {}
+        self._request_starts: dict[str, bytes] = {}
         self._pool: Pool | None = None
         self._loop = asyncio.get_running_loop()
         self._outcomes: dict[str, Value] = {}
@@ -95,7 +95,7 @@ class Target:
     def part_of_connections(self) -> int:
         """What this process's part of the limit of connections comes to; those of all workers make up the limit."""
         most = self.transport.settings.max_connections
-        return most if self._shared is None else self._shared.quota.part(most)
+        return most if self._shared is None else self._shared.quota.share(most)
 
     def configure(self, settings: TargetSettings) -> None:
         """Take up another configuration's limits; connections, breaker and counts stay."""
@@ -107,7 +107,7 @@ class Target:
         """Bring a hook to it for its whole answer; awaited, raises ExchangeError's kinds. *deadline* is loop time."""
         settings = self.transport.settings
         host = outgoing.host
-        begin = self._beginning(outgoing.path) if host is None else self._begin(outgoing.path, host)
+        begin = self._request_start(outgoing.path) if host is None else self._make_request_start(outgoing.path, host)
         connect = self._loop.time() + settings.connect_timeout
         options = RequestOptions(
             queue=deadline,
@@ -125,16 +125,16 @@ class Target:
         head = b"".join((begin, outgoing.head, framing % len(outgoing.body)))
         return pool.exchange(head, outgoing.body, options, fresh=fresh)
 
-    def _beginning(self, path: str) -> bytes:
+    def _request_start(self, path: str) -> bytes:
         """Request line and Host for a method, prepared wherever it is asked for again."""
-        begin = self._beginnings.get(path)
+        begin = self._request_starts.get(path)
         if begin is None:
-            begin = self._begin(path, self.host_header)
-            if len(self._beginnings) < _MAX_PATHS and "?" not in path:
-                self._beginnings[path] = begin
+            begin = self._make_request_start(path, self.host_header)
+            if len(self._request_starts) < _MAX_PATHS and "?" not in path:
+                self._request_starts[path] = begin
         return begin
 
-    def _begin(self, path: str, host: bytes) -> bytes:
+    def _make_request_start(self, path: str, host: bytes) -> bytes:
         return b"POST %b HTTP/1.1\r\nhost: %b\r\n" % (httpx.URL(self._base + path).raw_path, host)
 
     def count(self, outcome: str) -> None:
@@ -165,14 +165,14 @@ class Target:
         was_closed = self.admission.admits_all(now)
         self.operator_ejected_since = None
         self.admission.restore(now)
-        self._tell_back(now, tuple(self._told_out))
+        self._report_back(now, tuple(self._reported_out))
         return not was_closed
 
     def record_recovery(self, now: float) -> None:
         """What a health check held against it is over; what an operator holds is not."""
         if self.operator_ejected_since is None:
             self.breaker.restore(now)
-            self._tell_back(now, (None,))
+            self._report_back(now, (None,))
 
     async def retire(self) -> None:
         """The configuration has it no more: hooks on it end, then its connections."""
@@ -182,13 +182,13 @@ class Target:
             self._shared.leave()
         await self.transport.aclose()
 
-    def answered(self, ticket: Ticket, tenant: str, now: float) -> None:
+    def record_answer(self, ticket: Ticket, tenant: str, now: float) -> None:
         """A hook of this tenant's was answered."""
         self.admission.succeeded(ticket, tenant, now)
-        if self._told_out:
-            self._tell_back(now, (None, tenant))
+        if self._reported_out:
+            self._report_back(now, (None, tenant))
 
-    def shut(self, whom: EjectionScope, tenant: str, detail: str) -> None:
+    def report_ejection(self, whom: EjectionScope, tenant: str, detail: str) -> None:
         """A breaker opened just now: count it, and tell whoever reads the log at night, though not of each probe."""
         if self.retired or whom is EjectionScope.NONE:
             return
@@ -196,9 +196,9 @@ class Target:
         app = None if whom is EjectionScope.ALL else tenant
         if app is None:
             self._ejections.inc()
-        if app in self._told_out:
+        if app in self._reported_out:
             return
-        self._told_out[app] = self._loop.time()
+        self._reported_out[app] = self._loop.time()
         named = (self._upstream, self.name)
         if app is None:
             logger.warning("%s: target %s is ejected: %s", *named, detail, extra=self._fields("target_ejected"))
@@ -206,15 +206,15 @@ class Target:
             fields = self._fields("target_closed", app)
             logger.warning("%s: target %s is closed to app %s: %s", *named, app, detail, extra=fields)
 
-    def _tell_back(self, now: float, apps: Iterable[str | None]) -> None:
+    def _report_back(self, now: float, apps: Iterable[str | None]) -> None:
         """Tell for which of these it was told to be out and no longer is; None: for everyone."""
         for app in apps:
-            if app not in self._told_out:
+            if app not in self._reported_out:
                 continue
             if self.admission.is_ejected(now) if app is None else self.admission.is_ejected_for(app, now):
                 continue
-            seconds = now - self._told_out.pop(app)
-            if not self._told_out:
+            seconds = now - self._reported_out.pop(app)
+            if not self._reported_out:
                 self.ejection_reason = ""
             whose = "" if app is None else f" for app {app}"
             extra = self._fields("target_back", app)

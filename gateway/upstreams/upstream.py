@@ -17,7 +17,7 @@ from gateway.model.verdicts import Cause, Failure, ProxyError, Ruling
 from gateway.policy.retry import Retry, RetryOn, attempt_budget, may_retry, retry_kind
 from gateway.telemetry.metrics import Metrics
 from gateway.upstreams.admission import Ticket
-from gateway.upstreams.answers import DENIED, judge, judge_failure
+from gateway.upstreams.answers import DENIED, Judge
 from gateway.upstreams.balance import balancer
 from gateway.upstreams.headers import CompiledPolicy, Policy, encode_headers
 from gateway.upstreams.outgoing import Outgoing
@@ -133,15 +133,17 @@ class Upstream:
         members: list[Member],
         metrics: Metrics,
         *,
+        judge: Judge | None = None,
         keep_underscores: bool = False,
     ) -> None:
         self.name = name
         self.retry = config.retry
         self.policy = CompiledPolicy(header_policy(config, keep_underscores=keep_underscores))
         self._loop = asyncio.get_running_loop()
-        self._groups = [group for group in _by_rank(members) if group]
+        self._groups = [group for group in _group_by_rank(members) if group]
         self._members = members
         self._balancer = balancer(config.balance)
+        self._judge = judge or Judge()
         self._duration = metrics.upstream_duration.with_labels(name)
         self._retries = metrics.retries
 
@@ -166,10 +168,10 @@ class Upstream:
             result, requests, seen = attempt.result, requests + attempt.requests, seen or attempt.seen
             if attempt.kind is None and not story and requests == 1 and isinstance(result, Ruling):
                 if attempt.queued:
-                    story = self._recorded(attempt, target, 0.0, time.perf_counter() - began)
+                    story = self._attempt_records(attempt, target, 0.0, time.perf_counter() - began)
                 break  # the usual end: a verdict at once, of which outcome and target tell everything
             now = time.perf_counter()
-            story += self._recorded(attempt, target, since - began, now - began)
+            story += self._attempt_records(attempt, target, since - began, now - began)
             since = now
             if attempt.kind is None:
                 break  # a verdict, or a failure that nothing repeats
@@ -177,7 +179,7 @@ class Upstream:
             left = deadline - self._loop.time()
             if _is_full(result) and len(tried) >= len(self._members):
                 break  # the queue that was too long a moment ago still is
-            if not may_retry(retry, len(tried), attempt.kind, left, self._usual()):
+            if not may_retry(retry, len(tried), attempt.kind, left, self._typical_latency()):
                 break
             self._count_retry(target, attempt)
             outgoing = outgoing.with_sent(before + requests)
@@ -222,7 +224,7 @@ class Upstream:
                 return member, ticket
         return None
 
-    def _usual(self) -> float:
+    def _typical_latency(self) -> float:
         return min(member.target.latency.estimate() for member in self._members)
 
     # --- attempting ---
@@ -241,9 +243,10 @@ class Upstream:
             while True:
                 requests += 1
                 try:
-                    attempt = _answered(await target.exchange(outgoing, until, fresh=fresh), outgoing, requests)
+                    answer = await target.exchange(outgoing, until, fresh=fresh)
+                    attempt = _attempt_with_answer(self._judge, answer, outgoing, requests)
                 except ExchangeError as exc:
-                    attempt = _failed(exc, outgoing, requests)
+                    attempt = _attempt_with_error(self._judge, exc, outgoing, requests)
                 if fresh or not attempt.stale:
                     break
                 # The backend closed the idle connection just then and saw nothing: once more, on a new one.
@@ -251,7 +254,7 @@ class Upstream:
                     break
                 target.count(Cause.UNREACHABLE)
                 self._count_retry(target, attempt)
-                lost = self._record(attempt, target, 0.0, time.perf_counter() - began)
+                lost = self._attempt_record(attempt, target, 0.0, time.perf_counter() - began)
                 outgoing = outgoing.with_sent(outgoing.sent + requests)
                 fresh = True
         except BaseException:
@@ -274,7 +277,7 @@ class Upstream:
             own = max(0.0, seconds - attempt.queued)  # its own time, not the queue's
             target.latency.observe(own)
             target.last_minute.observe(own, now)
-            target.answered(ticket, tenant, now)
+            target.record_answer(ticket, tenant, now)
             return
         target.count(result.cause)
         target.record_error(result.detail)
@@ -282,8 +285,8 @@ class Upstream:
             target.last_minute.observe(max(0.0, seconds - attempt.queued), now)
         if attempt.stale or attempt.held_up or _is_full(result):
             admission.abandoned(ticket, tenant, now)
-        elif not _is_down(result):
-            target.answered(ticket, tenant, now)  # a wrong answer is an answer: the target is there
+        elif not _is_unreachable(result):
+            target.record_answer(ticket, tenant, now)  # a wrong answer is an answer: the target is there
         else:
             whom = admission.failed(
                 ticket,
@@ -292,11 +295,11 @@ class Upstream:
                 reached=attempt.seen,
                 hard=result.cause is Cause.UNREACHABLE,
                 silent_since=set_out if result.cause is Cause.TIMEOUT else math.inf,
-                patience=self._patience(target, tenant, now),
+                patience=self._ejection_grace(target, tenant, now),
             )
-            target.shut(whom, tenant, result.detail)
+            target.report_ejection(whom, tenant, result.detail)
 
-    def _patience(self, target: Target, tenant: str, now: float) -> float:
+    def _ejection_grace(self, target: Target, tenant: str, now: float) -> float:
         """Seconds without a success before a target is ejected: none, unless nobody could stand in for it.
 
         The last one that answers some hooks, be it one in three, is better than none.
@@ -304,18 +307,20 @@ class Upstream:
         for member in self._members:
             if member.target is not target and member.target.admission.ready(tenant, now):
                 return 0.0
-        return max(_PATIENCE, 2 * target.latency.estimate())
+        return max(_MIN_GRACE, 2 * target.latency.estimate())
 
-    def _recorded(self, attempt: _Attempt, target: Target, began: float, ended: float) -> tuple[AttemptRecord, ...]:
+    def _attempt_records(
+        self, attempt: _Attempt, target: Target, began: float, ended: float
+    ) -> tuple[AttemptRecord, ...]:
         """An attempt for the hook's story, after the one on a closed connection if it began with that."""
         if not attempt.requests:
             return ()
         if (lost := attempt.lost) is None:
-            return (self._record(attempt, target, began, ended),)
+            return (self._attempt_record(attempt, target, began, ended),)
         lost = msgspec.structs.replace(lost, began=began)
-        return (lost, self._record(attempt, target, began + lost.duration, ended))
+        return (lost, self._attempt_record(attempt, target, began + lost.duration, ended))
 
-    def _record(self, attempt: _Attempt, target: Target, began: float, ended: float) -> AttemptRecord:
+    def _attempt_record(self, attempt: _Attempt, target: Target, began: float, ended: float) -> AttemptRecord:
         result = attempt.result
         if isinstance(result, Ruling):
             outcome, error = "denied" if result is DENIED else "ok", ""
@@ -346,30 +351,30 @@ _TOO_LATE: Final = Failure(
 )
 
 
-_PATIENCE: Final = 0.1
+_MIN_GRACE: Final = 0.1
 """Seconds; more than the time between two answers of a backend that has any traffic."""
-_NOBODY_THERE: Final = frozenset((502, 503, 504))
+_UNREACHABLE_STATUSES: Final = frozenset((502, 503, 504))
 """What a web server answers whose PHP is gone, full or silent (RFC 9110, section 15.6)."""
 
 
-def _answered(answer: Answer, outgoing: Outgoing, requests: int) -> _Attempt:
-    result = judge(answer, outgoing.body, outgoing.check)
+def _attempt_with_answer(judge: Judge, answer: Answer, outgoing: Outgoing, requests: int) -> _Attempt:
+    result = judge.judge(answer, outgoing.body, outgoing.check)
     kind = retry_kind(result, retry_safe=False) if isinstance(result, Failure) else None
     return _Attempt(result, kind, seen=True, stale=False, requests=requests, queued=answer.queued)
 
 
-def _failed(fault: ExchangeError, outgoing: Outgoing, requests: int) -> _Attempt:
-    result = judge_failure(fault.failure, outgoing.check)
-    kind = retry_kind(result, retry_safe=fault.retry_safe) if isinstance(result, Failure) else None
-    stale = fault.retry_safe and isinstance(fault, ConnectionLost)
+def _attempt_with_error(judge: Judge, error: ExchangeError, outgoing: Outgoing, requests: int) -> _Attempt:
+    result = judge.judge_failure(error.failure, outgoing.check)
+    kind = retry_kind(result, retry_safe=error.retry_safe) if isinstance(result, Failure) else None
+    stale = error.retry_safe and isinstance(error, ConnectionLost)
     return _Attempt(
         result,
         kind,
-        seen=not fault.retry_safe,
+        seen=not error.retry_safe,
         stale=stale,
         requests=requests,
-        queued=fault.queued,
-        held_up=fault.held_up,
+        queued=error.queued,
+        held_up=error.held_up,
     )
 
 
@@ -378,16 +383,16 @@ def _is_full(result: Ruling | Failure) -> bool:
     return isinstance(result, Failure) and result.cause is Cause.OVERLOAD
 
 
-def _is_down(failure: Failure) -> bool:
+def _is_unreachable(failure: Failure) -> bool:
     """Whether a failure says that the target cannot be reached, or has nobody behind it to answer.
 
     Broken answers do not: a caller whose number makes the PHP fail must not get the backend ejected for everyone, nor
     turn *bad_answer* into *unreachable*, which may have another fallback.
     """
-    return failure.cause in (Cause.UNREACHABLE, Cause.TIMEOUT) or failure.received_status in _NOBODY_THERE
+    return failure.cause in (Cause.UNREACHABLE, Cause.TIMEOUT) or failure.received_status in _UNREACHABLE_STATUSES
 
 
-def _by_rank(members: list[Member]) -> tuple[list[Member], list[Member]]:
+def _group_by_rank(members: list[Member]) -> tuple[list[Member], list[Member]]:
     return [member for member in members if not member.backup], [member for member in members if member.backup]
 
 

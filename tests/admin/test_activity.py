@@ -178,7 +178,7 @@ def test_where_histograms_carry_no_app_only_the_whole_has_quantiles() -> None:
     assert found["total"]["p50_ms"] == pytest.approx(175.0)
 
 
-def test_what_the_fallback_let_through_and_refused_is_told_apart() -> None:
+def test_what_the_fallback_allowed_and_rejected_is_told_apart() -> None:
     metrics = counting()
     start = read(metrics)
     for fate in FATES:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from gateway.admin import events
 from gateway.admin.activity import Reading, Sampler
 from gateway.admin.endpoints import AdminState
-from gateway.admin.events import CALLS_PER_SECOND, MAX_LISTENERS, Events, Follower, Ration, event, is_failure
+from gateway.admin.events import DECISIONS_PER_SECOND, MAX_LISTENERS, EventQuota, Events, Follower, event, is_failure
 from gateway.admin.lifecycle import Lifecycle
 from gateway.admin.reload import Reloader
 from gateway.admin.rpc import FollowDecisions, NoWorkers, Replies, RpcRequest, T
@@ -63,7 +63,7 @@ def call(number: int, *, failed: bool) -> DecisionView:
 def test_of_a_second_s_calls_so_many_are_told_failures_first_and_the_rest_is_counted(
     looks: list[tuple[list[bool], int]],
 ) -> None:
-    ration, told, there = Ration(), 0, 0
+    ration, told, there = EventQuota(), 0, 0
     for failed, skipped in looks:
         calls = [call(number, failed=each) for number, each in enumerate(failed)]
         chosen = ration.choose(calls, skipped)
@@ -74,24 +74,24 @@ def test_of_a_second_s_calls_so_many_are_told_failures_first_and_the_rest_is_cou
         failures = [each for each in calls if is_failure(each)]
         if sum(map(is_failure, chosen)) < len(failures):
             assert all(map(is_failure, chosen))
-            assert told == CALLS_PER_SECOND
-    assert told <= CALLS_PER_SECOND
+            assert told == DECISIONS_PER_SECOND
+    assert told <= DECISIONS_PER_SECOND
     assert ration.end_of_second() == there - told
 
 
 def test_successes_leave_room_for_the_failures_that_follow() -> None:
-    ration = Ration()
+    ration = EventQuota()
     successes = [call(number, failed=False) for number in range(100)]
-    assert len(ration.choose(successes)) == CALLS_PER_SECOND // 4
+    assert len(ration.choose(successes)) == DECISIONS_PER_SECOND // 4
     failures = [call(number, failed=True) for number in range(100)]
-    assert len(ration.choose(failures)) == CALLS_PER_SECOND * 3 // 4
+    assert len(ration.choose(failures)) == DECISIONS_PER_SECOND * 3 // 4
     assert ration.choose(failures) == []
-    assert ration.end_of_second() == 300 - CALLS_PER_SECOND
-    assert len(ration.choose(successes)) == CALLS_PER_SECOND // 4
+    assert ration.end_of_second() == 300 - DECISIONS_PER_SECOND
+    assert len(ration.choose(successes)) == DECISIONS_PER_SECOND // 4
 
 
 def test_a_quiet_second_tells_every_call() -> None:
-    ration = Ration()
+    ration = EventQuota()
     for _ in range(4):
         assert len(ration.choose([call(number, failed=False) for number in range(5)])) == 5
     assert ration.end_of_second() == 0
@@ -121,42 +121,42 @@ async def test_a_follower_is_told_each_call_once_from_then_on() -> None:
     processes = Processes(1, 2)
     processes.journals[1].record(decided("before"))
     follower = Follower(processes)
-    assert await follower.look() == ([], 0)
+    assert await follower.fetch_new() == ([], 0)
     processes.journals[1].record(decided("later", at=2.0))
     processes.journals[2].record(decided("sooner", at=1.0))
-    calls, skipped = await follower.look()
+    calls, skipped = await follower.fetch_new()
     assert [(each.request_id, each.worker) for each in calls] == [("sooner", 2), ("later", 1)]
     assert skipped == 0
-    assert await follower.look() == ([], 0)
+    assert await follower.fetch_new() == ([], 0)
 
 
 async def test_a_process_that_was_late_is_taken_up_where_it_was() -> None:
     processes = Processes(1, 2)
     follower = Follower(processes)
-    await follower.look()
+    await follower.fetch_new()
     processes.silent = {2}
     processes.journals[2].record(decided("of the late one"))
-    assert await follower.look() == ([], 0)
+    assert await follower.fetch_new() == ([], 0)
     processes.silent = set()
-    assert [each.request_id for each in (await follower.look())[0]] == ["of the late one"]
+    assert [each.request_id for each in (await follower.fetch_new())[0]] == ["of the late one"]
 
 
 async def test_a_process_that_is_new_tells_all_that_it_has_decided_since() -> None:
     processes = Processes(1)
     follower = Follower(processes)
-    await follower.look()
+    await follower.fetch_new()
     processes.journals = {3: Journal()}
     processes.journals[3].record(decided("its first", at=time.time() + 1.0))
-    assert [each.request_id for each in (await follower.look())[0]] == ["its first"]
+    assert [each.request_id for each in (await follower.fetch_new())[0]] == ["its first"]
 
 
 async def test_more_than_can_be_told_are_counted() -> None:
     processes = Processes(1)
     follower = Follower(processes, 3)
-    await follower.look()
+    await follower.fetch_new()
     for number in range(10):
         processes.journals[1].record(decided(str(number), failed=number == 4))
-    calls, skipped = await follower.look()
+    calls, skipped = await follower.fetch_new()
     assert (len(calls), skipped) == (3, 7)
     assert "4" in {each.request_id for each in calls}
 
@@ -263,7 +263,7 @@ async def test_a_listener_that_leaves_is_forgotten_and_then_nothing_is_looked_at
     with served.connect():
         await served.listeners(1)
     await served.listeners(0)
-    await served.until(lambda: served.told._looking is not None and served.told._looking.done())
+    await served.until(lambda: served.told._collecting is not None and served.told._collecting.done())
     with served.connect():
         await served.listeners(1)
 

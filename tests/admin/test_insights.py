@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.admin.activity import Activity, read, step
-from gateway.admin.insights import Insights, Special, moved, noteworthy
+from gateway.admin.insights import Insights, Special, difference, is_noteworthy
 from gateway.model.decision import Decision
 from gateway.model.verdicts import Ruling, backend_allow, backend_reject
 from gateway.telemetry.metrics import Metrics
@@ -37,7 +37,7 @@ def told(metrics: Metrics, before: Metrics | None = None, seconds: float = 2.0) 
 
 
 def of(later: Special, earlier: Special, seconds: float = 2.0, most: int = 50) -> dict[str, Any]:
-    return Insights(later, [moved(earlier, later)], seconds).as_json(most)
+    return Insights(later, [difference(earlier, later)], seconds).as_json(most)
 
 
 def test_refusals_that_stop_nothing_are_told_by_app_and_method_with_their_rate() -> None:
@@ -109,9 +109,9 @@ def test_an_app_whose_connect_answers_are_all_as_wanted_is_not_noteworthy() -> N
     metrics = counting()
     record(metrics, backend_allow(b"{}").annotate(client_config="ok"))
     (app,) = told(metrics)["apps"]
-    assert not noteworthy(app)
+    assert not is_noteworthy(app)
     record(metrics, backend_allow(b"{}").annotate(client_config="missing"))
-    assert noteworthy(told(metrics)["apps"][0])
+    assert is_noteworthy(told(metrics)["apps"][0])
 
 
 def test_who_needs_an_operator_comes_first_and_so_many_apps_are_told() -> None:
@@ -134,7 +134,7 @@ def test_an_app_past_its_rate_comes_before_one_of_which_there_is_only_something_
 
 def test_a_series_that_has_begun_anew_has_moved_by_all_that_it_counts() -> None:
     counts: list[Special] = [{"rate_limited": {("a",): count, ("b",): 1.0}} for count in (5.0, 2.0)]
-    assert moved(*counts) == {"rate_limited": {("a",): 2.0}}
+    assert difference(*counts) == {"rate_limited": {("a",): 2.0}}
 
 
 def test_where_nothing_was_counted_there_is_nothing_to_tell() -> None:

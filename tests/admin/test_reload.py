@@ -105,7 +105,7 @@ def test_what_only_a_new_start_can_change_is_said_so(backend: FaultyBackend, gat
     gateway.reload(configuration(backend, {"a": {"upstream": "u"}}))
     server = {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "drain_timeout": "7s", "max_body": "64B"}
     changes = gateway.reload(configuration(backend, {"a": {"upstream": "u"}}, server=server))["changes"]
-    assert "server.drain_timeout changed (takes effect at the next start)" in changes
+    assert "server.drain_timeout changed (takes effect after a restart)" in changes
     assert "server.max_body changed" in changes
     assert gateway.hook(body=json.dumps({"appKey": "a", "pad": "x" * 100}).encode()).status_code == 413
 

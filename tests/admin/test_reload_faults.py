@@ -28,7 +28,8 @@ from gateway.recording import Recorder
 from gateway.server import hook_service
 from gateway.server.hook_service import HookService
 from gateway.server.sockets import bind
-from gateway.telemetry.log import AccessLog, LogWriter
+from gateway.telemetry.access_log import AccessLog
+from gateway.telemetry.log import LogWriter
 from gateway.telemetry.metrics import Metrics
 from gateway.upstreams import Targets, mirror
 from gateway.upstreams.health import HealthCheck
@@ -201,7 +202,7 @@ PREPARING: Final = [
     (HealthCheck, "__init__", 1),
     (HealthCheck, "__init__", 2),
     (mirror.Shadows, "prepare", 1),
-    (runtime.RuntimeChange, "_served", 1),
+    (runtime.RuntimeChange, "_assign_tenants", 1),
     (Metrics, "make_scope", 1),
     (runtime, "Snapshot", 1),
 ]
@@ -241,7 +242,7 @@ async def test_whichever_step_raises_the_old_configuration_is_whole_reported_and
         assert fault.raised, "the reload does not pass through this step any more"
         assert staged.state() == before
         assert (report.successful, report.reason) == (False, FailureReason.NOT_APPLIED)
-        assert "cannot be put in force" in str(report.problems[0])
+        assert "cannot be applied" in str(report.problems[0])
         assert staged.reloader.last_report is report
         assert staged.metrics.reload_successful.get() == 0
     report = await staged.reloader.reload("admin")
@@ -318,8 +319,8 @@ async def test_a_certificate_that_is_spoilt_after_the_check_changes_nothing_and_
     assert "upstreams.new.tls" in str(report.problems[0])
     ca.unlink()
     ca.write_bytes(ours.ca.read_bytes())
-    monkeypatch.setattr(staged.reloader, "_try_again_at", 0.0)
-    await staged.reloader.try_again()
+    monkeypatch.setattr(staged.reloader, "_retry_at", 0.0)
+    await staged.reloader.retry()
     assert staged.reloader.last_report.successful
     assert set(staged.service.runtime.snapshot.config.apps) == {"kept", "new"}
 

@@ -72,7 +72,7 @@ def test_the_manager_is_told_of_start_reload_and_end_in_this_order(
     # The unit's own TimeoutStopSec= would cut a long drain short.
     assert "EXTEND_TIMEOUT_USEC=55000000" in manager.told()[-1]
     assert statuses(manager) == [
-        "serving 1 apps", "serving 1 apps", "stopping: no new connections; hooks in flight have 45 s",
+        "serving 1 app", "serving 1 app", "stopping: no new connections; hooks in flight have 45 s",
     ]  # fmt: skip
 
 
@@ -80,10 +80,10 @@ def test_a_reload_that_fails_is_over_too_and_the_status_says_why(manager: Manage
     with running_gateway(config(1), tmp_path, environment=manager.environment) as gateway:
         gateway.write_config("apps: [")
         assert gateway.post("/-/reload").status_code == 422
-        assert wait_until(lambda: any("NOT in force: " in status for status in statuses(manager)))
+        assert wait_until(lambda: any("NOT in use: " in status for status in statuses(manager)))
         assert manager.told()[-1][0] == "READY=1"
         gateway.reload(config(1))
-        assert statuses(manager)[-1] == "serving 1 apps"
+        assert statuses(manager)[-1] == "serving 1 app"
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -32,5 +32,5 @@ def problems_of(text: str) -> list[str]:
 
 
 def warnings_of(loaded: Loaded) -> list[Problem]:
-    """All but the one that every app has which says nothing of StreamKeepAliveEvent (see checks/test_methods)."""
+    """All but the one for apps without a fallback for StreamKeepAliveEvent (see checks/test_methods)."""
     return [it for it in loaded.warnings if KEEP_ALIVE not in it.message]

@@ -220,7 +220,7 @@ def test_a_reload_takes_a_changed_file_and_one_of_a_broken_file_fails(started: M
     started.write_config("apps: [")
     assert started.systemctl("reload", "wcs-gateway") != 0
     # The file is watched too, and the status shows that it is not what is served.
-    assert wait_until(lambda: "NOT in force" in started.property("StatusText"), 20)
+    assert wait_until(lambda: "NOT in use" in started.property("StatusText"), 20)
     assert started.hook() == 403
     assert started.property("ActiveState") == "active"
 

@@ -18,7 +18,7 @@ from gateway.model.verdicts import Failure
 from gateway.policy.repair import MAX_CUT, Repaired, RepairFailure, ResponseCheck
 from gateway.policy.repair import repair as mend
 from gateway.policy.rest_client_config import ClientConfig, Mode, examine
-from gateway.upstreams import judge
+from gateway.upstreams import Judge
 
 _FIRST_WORD: Final = 0x80
 _DEEP: Final = 200
@@ -275,7 +275,7 @@ def repair(data: bytes) -> None:
         _is_what_was_around(found, body)
     elif parts.count(own) == 1 and all(field.isalnum() and field.isascii() for field in fields):
         assert is_json_object(body) or not all(_is_clean(byte) for byte in program[:12]), body
-    ruling = judge(Answer(200, (), body), hook, ResponseCheck.REPAIR)
+    ruling = Judge().judge(Answer(200, (), body), hook, ResponseCheck.REPAIR)
     assert isinstance(ruling, Failure) is (isinstance(found, RepairFailure) and not is_json_object(body)), (
         ruling,
         body,

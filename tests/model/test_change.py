@@ -80,7 +80,7 @@ def test_a_change_that_cannot_go_back_keeps_no_other_from_it(caplog: pytest.LogC
     with pytest.raises(MemoryError):
         changes.commit()
     assert done[-3:] == ["revert c", "revert b", "revert a"]
-    assert "could not go back" in caplog.text
+    assert "could not be reverted" in caplog.text
 
 
 @pytest.mark.parametrize("what", ["settle", "discard"])
@@ -89,7 +89,7 @@ async def test_cleaning_up_goes_on_past_what_fails_and_says_so(what: str, caplog
     changes = Changes(Noting(name, done, what) for name in "ab")
     await (changes.settle() if what == "settle" else changes.discard())
     assert sorted(done) == [f"{what} a", f"{what} b"]
-    assert caplog.text.count("could not be cleaned up") == 2
+    assert caplog.text.count("cleaning up after a reload failed") == 2
 
 
 def test_a_reason_says_what_an_operator_can_mend_and_nothing_that_might_be_a_secret() -> None:

@@ -85,12 +85,12 @@ def test_every_other_byte_stays(text: str, changes: dict[str, Any]) -> None:
     expected += [(name, value) for name, value in changes.items() if name not in present]
     assert after == expected
     kept = text.encode()
-    spans = Members.of(kept).spans
+    spans = Members.parse(kept).spans
     for start, end in sorted((spans[name] for name in changes if name in present), reverse=True):
         kept = kept[:start] + b"\0" + kept[end:]
     tail = "".join(f",{json.dumps(name)}:" for name in changes if name not in present)
     blank = changed.encode()
-    spans = Members.of(blank).spans
+    spans = Members.parse(blank).spans
     for start, end in sorted((spans[name] for name in changes), reverse=True):
         blank = blank[:start] + b"\0" + blank[end:]
     added = b"".join(b"%b\0" % part.encode() for part in re.findall(r",[^,]+:", tail))

@@ -132,8 +132,8 @@ async def test_a_health_check(failing: Failing, monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_the_signs_of_life_for_systemd(failing: Failing, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(systemd, "_tell", failing)
-    await outlives(systemd._turn(0.001), failing)
+    monkeypatch.setattr(systemd, "_notify", failing)
+    await outlives(systemd._notify_watchdog(0.001), failing)
 
 
 async def test_a_look_at_the_loop_s_own_pauses(failing: Failing) -> None:
@@ -183,7 +183,7 @@ def _is_guarded(loop: ast.While) -> bool:
     }
     return bool(
         any("keep_" in guard or guard == "contextlib.suppress(Exception)" for guard in guards)
-        or {"self._safely", "self._renew_tls"} & calls
+        or {"self._log_errors", "self._renew_tls"} & calls
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.model.text import MAX_TEXT, mask_number, printable, shorten, timestamp
+from gateway.model.text import MAX_TEXT, mask_number, plural, printable, shorten, timestamp
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,9 @@ def test_a_timestamp_is_rfc_3339_in_utc_with_milliseconds(seconds: float) -> Non
     assert datetime.fromisoformat(text) == datetime.fromtimestamp(int(seconds), UTC).replace(
         microsecond=int(seconds * 1000) % 1000 * 1000
     )
+
+
+@pytest.mark.parametrize(("count", "words"), [(0, "0 hooks"), (1, "1 hook"), (2, "2 hooks"), (12345, "12,345 hooks")])
+def test_a_noun_is_in_the_plural_but_for_one(count: int, words: str) -> None:
+    assert plural(count, "hook") == words
+    assert plural(2, "match", "matches") == "2 matches"

@@ -40,7 +40,7 @@ def test_the_spans_of_a_hook_have_different_ids_and_none_is_zero(span: int) -> N
 def test_a_later_request_changes_nothing_of_the_head_but_the_parent(span: int, before: int, number: int) -> None:
     trace = Trace(b"1" * 32, b"", span)
     head = b"x-a: 1\r\ntraceparent: %b\r\nx-b: 2\r\n"
-    assert trace.resent(head % trace.traceparent(before), before, number) == head % trace.traceparent(number)
+    assert trace.renumber(head % trace.traceparent(before), before, number) == head % trace.traceparent(number)
 
 
 @pytest.mark.parametrize(("flags", "traced"), [(b"00", False), (b"01", True), (b"02", False), (b"03", True)])

@@ -22,7 +22,7 @@ from gateway.policy.access import (
     Signature,
     UnauthorizedError,
     body_signature,
-    signed,
+    signature_header,
 )
 from gateway.proxy.routes import Guard
 
@@ -225,20 +225,20 @@ def test_a_signature_is_the_hmac_md5_of_rfc_2202() -> None:
 def test_a_signature_is_what_the_standard_library_s_long_way_makes(key: str, body: bytes) -> None:
     expected = hmac.new(key.encode(), body, hashlib.md5).hexdigest().encode()
     assert body_signature(body, key.encode()) == expected
-    assert signed(body, key.encode()) == (b"authorization", b"WCS " + expected)
+    assert signature_header(body, key.encode()) == (b"authorization", b"WCS " + expected)
 
 
 @given(st.lists(keys, min_size=1, max_size=8, unique=True), bodies, st.data())
 def test_each_of_the_keys_opens(several: list[str], body: bytes, data: st.DataObject) -> None:
     key = data.draw(st.sampled_from(several))
-    assert is_let_in(Signature(several), [*GIVEN, signed(body, key.encode())], body)
+    assert is_let_in(Signature(several), [*GIVEN, signature_header(body, key.encode())], body)
 
 
 @given(keys, keys, bodies)
 def test_no_other_key_opens(key: str, other: str, body: bytes) -> None:
     # HMAC fills a key up with NULs, and hashes one that is longer than a block (RFC 2104, section 2).
     assume(key.encode().rstrip(b"\0") != other.encode().rstrip(b"\0"))
-    assert not is_let_in(Signature([key]), [*GIVEN, signed(body, other.encode())], body)
+    assert not is_let_in(Signature([key]), [*GIVEN, signature_header(body, other.encode())], body)
 
 
 @given(st.binary(min_size=1, max_size=300), st.data())
@@ -246,9 +246,9 @@ def test_one_bit_more_or_less_in_the_body_and_the_signature_is_not_its(body: byt
     at = data.draw(st.integers(0, len(body) * 8 - 1))
     changed = bytearray(body)
     changed[at // 8] ^= 1 << at % 8
-    assert not is_let_in(Signature([KEY]), [signed(body, KEY.encode())], bytes(changed))
-    assert not is_let_in(Signature([KEY]), [signed(body, KEY.encode())], body + b" ")
-    assert not is_let_in(Signature([KEY]), [signed(body, KEY.encode())], body[:-1])
+    assert not is_let_in(Signature([KEY]), [signature_header(body, KEY.encode())], bytes(changed))
+    assert not is_let_in(Signature([KEY]), [signature_header(body, KEY.encode())], body + b" ")
+    assert not is_let_in(Signature([KEY]), [signature_header(body, KEY.encode())], body[:-1])
 
 
 @pytest.mark.parametrize("scheme", [b"WCS", b"wcs", b"Wcs"])
@@ -273,7 +273,7 @@ def test_the_signature_s_hex_digits_and_scheme_may_have_any_case(scheme: bytes, 
         ([b"WCS " + hashlib.md5(KEY.encode() + BODY).hexdigest().encode()], "is not that of the body"),
         ([b"HMAC " + body_signature(BODY, KEY.encode())], "carries no WCS"),
         ([body_signature(BODY, KEY.encode())], "carries no WCS"),
-        ([signed(BODY, KEY.encode())[1]] * 2, "carries no WCS"),
+        ([signature_header(BODY, KEY.encode())[1]] * 2, "carries no WCS"),
     ],
 )  # fmt: skip
 def test_anything_but_the_signature_of_this_body_is_refused(values: list[bytes], detail: str) -> None:
@@ -283,7 +283,7 @@ def test_anything_but_the_signature_of_this_body_is_refused(values: list[bytes],
 
 
 def test_no_key_at_all_opens_nothing() -> None:
-    assert not is_let_in(Signature([]), [signed(BODY, b"")], BODY)
+    assert not is_let_in(Signature([]), [signature_header(BODY, b"")], BODY)
 
 
 def test_secrets_are_compared_in_constant_time_alone() -> None:

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from gateway.http.client import Answer
 from gateway.model.hooks import is_json_object
 from gateway.model.verdicts import Cause, Failure, ProxyError, Reason, Ruling, Source, Verdict
-from gateway.policy.event_answers import EventCheck, plain, reports_fatal
+from gateway.policy.event_answers import EventCheck, decompress, reports_fatal
 from gateway.policy.repair import ResponseCheck
-from gateway.upstreams.answers import judge, judge_failure
+from gateway.upstreams.answers import Judge
 
 HOOK: Final = b'{"appKey":"a","sessionId":"/1.2.3.4:5/6.7.8.9:10","status":"FINISH"}'
 TRACE: Final = "Stack trace:\n#0 /srv/cdr.php(3): save()\n#1 {main}\n  thrown in /srv/cdr.php on line 3\n"
@@ -130,19 +130,19 @@ def test_a_mebibyte_of_anything_is_looked_through_at_once(piece: bytes) -> None:
 @pytest.mark.parametrize("coding", [b"gzip", b"x-gzip", b"deflate", b" GZIP "])
 @pytest.mark.parametrize("packed", [gzip.compress, zlib.compress, lambda data: zlib.compress(data)[2:-4]])
 def test_a_coded_answer_is_looked_at_without_its_coding(coding: bytes, packed: Any) -> None:
-    assert plain(packed(FATAL[0].encode()), coding) == FATAL[0].encode()
+    assert decompress(packed(FATAL[0].encode()), coding) == FATAL[0].encode()
 
 
 def test_what_is_not_as_it_says_is_looked_at_as_it_is_and_a_bomb_only_so_far() -> None:
-    assert plain(b"OK", b"gzip") == plain(b"OK", b"br") == b"OK"
-    assert len(plain(gzip.compress(bytes(64 * 1024 * 1024)), b"gzip")) == 256 * 1024
+    assert decompress(b"OK", b"gzip") == decompress(b"OK", b"br") == b"OK"
+    assert len(decompress(gzip.compress(bytes(64 * 1024 * 1024)), b"gzip")) == 256 * 1024
 
 
 # --- as a verdict ---
 
 
 def judged(status: int, body: bytes, check: Any = EventCheck.ANY, *headers: tuple[bytes, bytes]) -> Ruling | Failure:
-    return judge(Answer(status, headers, body), HOOK, check)
+    return Judge().judge(Answer(status, headers, body), HOOK, check)
 
 
 @pytest.mark.parametrize("check", EventCheck)
@@ -215,6 +215,6 @@ def test_with_repair_the_backend_s_own_object_goes_out_of_an_answer_with_notices
 @pytest.mark.parametrize("status", [200, 201, 204])
 def test_an_answer_cut_short_is_no_delivery(status: int) -> None:
     cut = Failure(Cause.BAD_ANSWER, ProxyError.HTTP_RESPONSE_INCOMPLETE, "answer cut short", status)
-    assert judge_failure(cut, EventCheck.ANY) is cut
-    denied = judge_failure(cut._replace(received_status=403), EventCheck.ANY)
+    assert Judge().judge_failure(cut, EventCheck.ANY) is cut
+    denied = Judge().judge_failure(cut._replace(received_status=403), EventCheck.ANY)
     assert isinstance(denied, Ruling)

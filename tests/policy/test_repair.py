@@ -12,7 +12,7 @@ from gateway.http.client import Answer
 from gateway.model.hooks import is_json_object
 from gateway.model.verdicts import Annotations, Cause, Failure, Ruling, Verdict
 from gateway.policy.repair import MAX_CUT, Repaired, RepairFailure, ResponseCheck, repair
-from gateway.upstreams import judge
+from gateway.upstreams import Judge
 from gateway.upstreams.answers import DENIED
 
 HOOK = json.dumps(
@@ -260,9 +260,9 @@ def ok(body: bytes, *headers: tuple[bytes, bytes]) -> Answer:
 
 
 def test_an_answer_repaired_is_the_backend_s_verdict_with_its_annotations() -> None:
-    ruling = judge(ok(BOM + TEXT + OWN), HOOK, ResponseCheck.REPAIR)
+    ruling = Judge().judge(ok(BOM + TEXT + OWN), HOOK, ResponseCheck.REPAIR)
     assert isinstance(ruling, Ruling)
-    plain = judge(ok(OWN), HOOK)
+    plain = Judge().judge(ok(OWN), HOOK)
     assert isinstance(plain, Ruling)
     assert ruling == plain.annotate(repaired="bom+before", cut=TEXT.decode().strip())
     assert ruling.content_type == b"application/json"
@@ -271,19 +271,19 @@ def test_an_answer_repaired_is_the_backend_s_verdict_with_its_annotations() -> N
 @pytest.mark.parametrize("check", ResponseCheck)
 def test_answers_that_need_no_repair_are_judged_alike(check: ResponseCheck) -> None:
     for answer in (ok(OWN), ok(b"{}"), ok(b' {"a": 1}\n'), Answer(403, (), TEXT + OWN), Answer(500, (), TEXT + OWN)):
-        assert judge(answer, HOOK, check) == judge(answer, HOOK)
-    assert judge(Answer(403, (), BOM), HOOK, check) is DENIED
+        assert Judge().judge(answer, HOOK, check) == Judge().judge(answer, HOOK)
+    assert Judge().judge(Answer(403, (), BOM), HOOK, check) is DENIED
 
 
 def test_without_repair_a_polluted_answer_is_none_and_says_what_it_was() -> None:
-    assert judge(ok(BOM + OWN), HOOK) == judge(ok(BOM + OWN), HOOK, ResponseCheck.STRICT)
-    failure = judge(ok(BOM + OWN), HOOK)
+    assert Judge().judge(ok(BOM + OWN), HOOK) == Judge().judge(ok(BOM + OWN), HOOK, ResponseCheck.STRICT)
+    failure = Judge().judge(ok(BOM + OWN), HOOK)
     assert isinstance(failure, Failure)
     assert failure.detail == "status 200 with a byte-order mark before the JSON in place of one JSON object"
 
 
 def test_what_cannot_be_repaired_for_certain_stays_a_bad_answer_and_says_so() -> None:
-    failure = judge(ok(TEXT + b"{}"), HOOK, ResponseCheck.REPAIR)
+    failure = Judge().judge(ok(TEXT + b"{}"), HOOK, ResponseCheck.REPAIR)
     assert isinstance(failure, Failure)
     assert failure.cause is Cause.BAD_ANSWER
     assert failure.detail == (
@@ -294,13 +294,13 @@ def test_what_cannot_be_repaired_for_certain_stays_a_bad_answer_and_says_so() ->
 
 @pytest.mark.parametrize("body", [b"", b"<html>", TEXT, b"\xff\x00", b"[]", BOM + OWN])
 def test_without_a_check_any_200_is_a_yes_with_the_body_as_it_came(body: bytes) -> None:
-    ruling = judge(ok(body), HOOK, ResponseCheck.OFF)
+    ruling = Judge().judge(ok(body), HOOK, ResponseCheck.OFF)
     assert isinstance(ruling, Ruling)
     assert (ruling.verdict, ruling.status, ruling.body, ruling.annotations) == (Verdict.ALLOW, 200, body, None)
 
 
 def annotations_after(cut: bytes, hook: bytes) -> Annotations:
-    ruling = judge(ok(b"\nNotice: " + cut + b" in /a.php on line 1\n" + hook), hook, ResponseCheck.REPAIR)
+    ruling = Judge().judge(ok(b"\nNotice: " + cut + b" in /a.php on line 1\n" + hook), hook, ResponseCheck.REPAIR)
     assert isinstance(ruling, Ruling)
     assert ruling.annotations is not None
     return ruling.annotations

@@ -20,7 +20,7 @@ from gateway.http.client import Answer
 from gateway.model.hooks import is_json_object
 from gateway.model.verdicts import Cause, Failure
 from gateway.policy.repair import Repaired, RepairFailure, ResponseCheck, repair
-from gateway.upstreams import judge
+from gateway.upstreams import Judge
 
 BOM: Final = b"\xef\xbb\xbf"
 IDENTIFIERS: Final = {
@@ -296,7 +296,7 @@ def test_adversarial_huge_answers_are_read_once(body: bytes) -> None:
 def test_adversarial_huge_hooks_are_read_once(text: str) -> None:
     hook = hook_of(text, caller=text)
     assert isinstance(repair(BOM + hook, hook), Repaired)
-    assert not isinstance(judge(Answer(200, (), said(TEXT, "z") + hook), hook, ResponseCheck.REPAIR), Failure)
+    assert not isinstance(Judge().judge(Answer(200, (), said(TEXT, "z") + hook), hook, ResponseCheck.REPAIR), Failure)
 
 
 def test_adversarial_many_small_strings_are_read_once() -> None:
@@ -387,7 +387,7 @@ def test_adversarial_a_callee_without_braces_or_a_message_s_end_costs_no_repair(
 def test_adversarial_what_is_not_repaired_is_a_bad_answer_as_before() -> None:
     for attack in ATTACKS:
         for page in FORMS.values():
-            failure = judge(Answer(200, (), said(page, attack)), hook_of(attack), ResponseCheck.REPAIR)
+            failure = Judge().judge(Answer(200, (), said(page, attack)), hook_of(attack), ResponseCheck.REPAIR)
             assert isinstance(failure, Failure)
             assert failure.cause is Cause.BAD_ANSWER
             assert "OVERWRITE" not in failure.detail

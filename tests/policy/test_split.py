@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.policy import split as split_module
-from gateway.policy.split import Share, Split, _begun, _uniform
+from gateway.policy.split import Share, Split, _hash_start, _uniform
 
 SESSIONS = [f"defaultApp/{random.Random(i).getrandbits(128):032x}" for i in range(4000)]
 NAMES = st.lists(st.text(min_size=1, max_size=8), min_size=2, max_size=6, unique=True)
@@ -131,7 +131,7 @@ def test_adversarial_names_that_run_into_each_other_draw_apart() -> None:
     # Were name and session hashed as one text, "a" would draw for "bc" what "ab" draws for "c".
     draws = {}
     for name, session in (("a", b"bc"), ("ab", b"c"), ("abc", b"")):
-        draw = _begun(name)
+        draw = _hash_start(name)
         draw.update(session)
         draws[name] = draw.digest()
     assert len(set(draws.values())) == 3

@@ -321,7 +321,7 @@ def test_an_app_has_its_own_rules_then_those_of_defaults_that_it_can_follow(app:
     rules = route_for(Table(loads(RULED).config), app, "OnCallEvent").rules
     assert rules is not None
     hooks = (("1", None), ("3", "112"), ("3", "99"))
-    met = [rules.find(caller, callee, "OnCallEvent", 0) for caller, callee in hooks]
+    met = [rules.match(caller, callee, "OnCallEvent", 0) for caller, callee in hooks]
     assert [None if rule is None else rule.name for rule in met] == found
 
 

@@ -235,8 +235,11 @@ def test_a_bad_configuration_is_exit_status_2_and_every_problem_on_its_line(tmp_
 
 
 def test_a_configuration_that_cannot_be_read_is_exit_status_2_and_one_line(tmp_path: Path) -> None:
-    paths = (tmp_path / "nowhere.yaml", tmp_path)  # the second is a directory
-    for path, done in zip(paths, run(*paths), strict=True):
+    expected = {
+        tmp_path / "nowhere.yaml": f"{tmp_path}/nowhere.yaml: not found (",
+        tmp_path: f"{tmp_path}:1:1: cannot be read: ",  # a directory
+    }
+    for beginning, done in zip(expected.values(), run(*expected), strict=True):
         assert done.returncode == 2
         (line,) = done.stderr.splitlines()
-        assert line.startswith(f"{path}:1:1: cannot be read: ")
+        assert line.startswith(beginning)

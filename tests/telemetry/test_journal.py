@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import sys
 from collections.abc import Iterable
 from typing import Any, Final
@@ -14,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.admin.decision_filter import wanted
 from gateway.model.decision import AttemptRecord, Decision, is_failure
 from gateway.model.effects import answer_effect, rejection_effect
 from gateway.model.hooks import MethodType, parse_hook
@@ -33,7 +31,7 @@ from gateway.model.verdicts import (
     fallback_ruling,
     static_ruling,
 )
-from gateway.telemetry.journal import MAX_LIMIT, DecisionFilter, DecisionFormatter, DecisionView, Journal
+from gateway.telemetry.journal import DecisionFilter, DecisionFormatter, DecisionView, Journal
 
 CONTRACT_FIELDS: Final = (
     "request_id time app method node_id session_id call_id caller callee verdict source reason status error upstream "
@@ -254,86 +252,6 @@ def test_a_search_lets_other_tasks_run() -> None:
 
     asyncio.run(search())
     assert turns > 5
-
-
-# --- what a query may say ---
-
-
-@pytest.mark.parametrize(
-    ("query", "expected"),
-    [
-        ({}, DecisionFilter()),
-        ({"app": "tenant-*", "q": "A b"}, DecisionFilter(app="tenant-*", q="A b")),
-        ({"verdict": "reject", "source": "fallback"}, DecisionFilter(verdict="reject", source="fallback")),
-        ({"since": "90s"}, DecisionFilter(since=NOW - 90)),
-        ({"since": "1.5h"}, DecisionFilter(since=NOW - 5400)),
-        ({"since": "1600000000.5"}, DecisionFilter(since=1600000000.5)),
-        ({"since": "2023-11-14T22:13:20Z"}, DecisionFilter(since=NOW)),
-        ({"since": "2023-11-14T22:13:20"}, DecisionFilter(since=NOW)),
-        ({"since": "2023-11-14T23:13:20+01:00"}, DecisionFilter(since=NOW)),
-        ({"since": "2023-11-14T23:13:20 01:00"}, DecisionFilter(since=NOW)),
-        ({"failures": "1", "limit": "1000"}, DecisionFilter(failures=True, limit=1000)),
-        ({"failures": "false"}, DecisionFilter()),
-        (
-            {"rule": "rules[0]", "ineffective": "1", "repaired": "true"},
-            DecisionFilter(rule="rules[0]", ineffective=True, repaired=True),
-        ),
-        ({"shadow": "differs"}, DecisionFilter(shadow="differs")),
-        ({"shadow": "candidate_failed", "repaired": "0"}, DecisionFilter(shadow="candidate_failed")),
-        (dict.fromkeys(("app", "verdict", "q", "since", "until", "failures", "limit"), ""), DecisionFilter()),
-    ],
-)
-def test_a_query_is_read(query: dict[str, str], expected: DecisionFilter) -> None:
-    assert wanted(query.items(), NOW) == expected
-
-
-@pytest.mark.parametrize(
-    ("query", "message"),
-    [
-        ([("calid", "x")], "there is no parameter 'calid'; there are app, method"),
-        ([("app", "a"), ("app", "b")], "app stands there twice"),
-        ([("verdict", "denied")], "verdict must be one of allow, reject, error, not 'denied'"),
-        ([("reason", "x" * 200)], "reason must be one of ok, denied"),
-        ([("limit", "0")], "limit must be a whole number from 1 to 1000, not '0'"),
-        ([("limit", "1001")], "limit must be"),
-        ([("limit", "٣")], "limit must be"),
-        ([("failures", "yes")], "failures must be 1 or 0, not 'yes'"),
-        ([("ineffective", "yes")], "ineffective must be 1 or 0, not 'yes'"),
-        ([("repaired", "bom")], "repaired must be 1 or 0, not 'bom'"),
-        ([("shadow", "1")], "shadow must be one of differs, match, verdict_differs, body_differs, candidate_failed"),
-        ([("since", "yesterday")], "since must be a time such as"),
-        ([("since", "-5m")], "since must be"),
-        ([("since", "nan")], "since must be"),
-        ([("until", "2023-13-01T00:00:00Z")], "until must be"),
-        ([("q", "x" * 513)], "q is longer than 512 characters"),
-    ],
-)
-def test_a_mistaken_query_is_refused_in_plain_words(query: list[tuple[str, str]], message: str) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}") as raised:
-        wanted(query, NOW)
-    assert len(str(raised.value)) < 400
-
-
-def test_the_time_copied_from_a_call_includes_that_call_at_both_ends() -> None:
-    journal = filled([decision(time=NOW + 0.1239)])
-    (call,) = found(journal)
-    for name in ("since", "until"):
-        asked = wanted([(name, call.time)], NOW)
-        assert asyncio.run(journal.search(asked, TELLER)).matched == 1, name
-
-
-@given(
-    st.dictionaries(
-        st.sampled_from([*QUERY, "since", "until", "failures", "limit", "repaired", "shadow"]), st.text(max_size=40)
-    )
-)
-def test_any_other_text_is_a_query_or_refused(query: dict[str, str]) -> None:
-    try:
-        asked = wanted(query.items(), NOW)
-    except ValueError:
-        return
-    assert 1 <= asked.limit <= MAX_LIMIT
-    asyncio.run(filled([decision()]).search(asked, TELLER))
 
 
 # --- following ---

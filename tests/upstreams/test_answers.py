@@ -12,7 +12,7 @@ from gateway.http.client import Answer
 from gateway.model.hooks import is_json_object
 from gateway.model.verdicts import Cause, Failure, ProxyError, Ruling, Verdict
 from gateway.policy.repair import ResponseCheck
-from gateway.upstreams.answers import DENIED, judge
+from gateway.upstreams.answers import DENIED, Judge
 
 HOOK = b'{"appKey":"defaultApp","callId":"1"}'
 BODIES = st.sampled_from(
@@ -23,8 +23,9 @@ ANSWERS = st.builds(Answer, st.sampled_from((200, 200, 200, 403, 500)), st.just(
 
 @given(st.lists(ANSWERS))
 def test_an_answer_is_judged_as_if_it_were_the_first(answers: list[Answer]) -> None:
+    judge = Judge()
     for answer in answers:
-        result = judge(answer, HOOK)
+        result = judge.judge(answer, HOOK)
         if answer.status == 403:
             assert result is DENIED
         elif answer.status == 200 and is_json_object(answer.body):
@@ -38,7 +39,8 @@ def test_an_answer_is_judged_as_if_it_were_the_first(answers: list[Answer]) -> N
 def test_of_a_backend_that_always_says_the_same_one_answer_is_kept() -> None:
     answers = [Answer(200, (), bytes(bytearray(b'{"status":"ok"}'))) for _ in range(3)]
     assert len({id(answer.body) for answer in answers}) == 3
-    rulings = [judge(answer, HOOK) for answer in answers]
+    judge = Judge()
+    rulings = [judge.judge(answer, HOOK) for answer in answers]
     assert isinstance(rulings[0], Ruling)
     assert all(ruling is rulings[0] for ruling in rulings)
 
@@ -56,7 +58,7 @@ def test_a_coded_body_is_a_bad_answer_whatever_the_check_and_says_so(
     check: ResponseCheck, codings: list[bytes]
 ) -> None:
     for content in (HOOK, b"OK"):
-        result = judge(coded(gzip.compress(content), *codings), HOOK, check)
+        result = Judge().judge(coded(gzip.compress(content), *codings), HOOK, check)
         assert isinstance(result, Failure)
         assert (result.cause, result.received_status) == (Cause.BAD_ANSWER, 200)
         assert result.proxy_error is ProxyError.HTTP_RESPONSE_CONTENT_CODING
@@ -65,7 +67,7 @@ def test_a_coded_body_is_a_bad_answer_whatever_the_check_and_says_so(
 
 @pytest.mark.parametrize("codings", [[], [b""], [b"identity"], [b"Identity, "], [b"identity", b"identity"]])
 def test_without_a_coding_off_takes_any_body(codings: list[bytes]) -> None:
-    result = judge(coded(b"OK", *codings), HOOK, ResponseCheck.OFF)
+    result = Judge().judge(coded(b"OK", *codings), HOOK, ResponseCheck.OFF)
     assert isinstance(result, Ruling)
     assert (result.verdict, result.body) == (Verdict.ALLOW, b"OK")
 
@@ -74,6 +76,6 @@ def test_without_a_coding_off_takes_any_body(codings: list[bytes]) -> None:
 def test_a_json_object_is_a_verdict_whatever_its_label_says(check: ResponseCheck) -> None:
     """PHP that sets Content-Encoding: UTF-8, or gzip without compressing: these bytes are the object that it meant."""
     for coding in (b"UTF-8", b"gzip"):
-        result = judge(coded(b'{"a":3}', coding), HOOK, check)
+        result = Judge().judge(coded(b'{"a":3}', coding), HOOK, check)
         assert isinstance(result, Ruling)
         assert (result.verdict, result.body) == (Verdict.ALLOW, b'{"a":3}')

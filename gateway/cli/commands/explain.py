@@ -43,7 +43,7 @@ from gateway.policy.access import BasicCredentials
 from gateway.policy.event_answers import EventAnswers
 from gateway.policy.rest_client_config import Mode
 from gateway.policy.retry import Retry
-from gateway.policy.rules.matcher import Rule, scope
+from gateway.policy.rules.matcher import Rule, method_globs
 from gateway.policy.sampling import Sample, session_or_call
 from gateway.policy.shadow import Shadow
 from gateway.proxy.refusals import is_method_name
@@ -104,7 +104,7 @@ class _Explained:
         if route.guard is not None:
             is_basic = isinstance(route.guard, BasicCredentials)
             yield f"proof     {'HTTP Basic credentials' if is_basic else 'a WCS signature of its body'}, else 401"
-        rule = None if route.rules is None else route.rules.meet(self._hook, self._method, self._when)
+        rule = None if route.rules is None else route.rules.match_hook(self._hook, self._method, self._when)
         if settings.rules:
             yield f"rule      {self._rule(rule)}"
         if rule is not None and rule.verdict is not None:
@@ -125,7 +125,7 @@ class _Explained:
         when = datetime.fromtimestamp(self._when, UTC).strftime("%Y-%m-%d %H:%M UTC")
         if rule is None:
             answer = f"none of {count} matches at {when}" if count > 1 else f"the only rule does not match at {when}"
-            skipped = sum(scope(rule, self._kind) is None and not rule.methods for rule in self._settings.rules)
+            skipped = sum(method_globs(rule, self._kind) is None and not rule.methods for rule in self._settings.rules)
             return answer + (f"; {skipped} with a verdict and without methods: not for events" if skipped else "")
         place = self._settings.rules.index(rule) + 1
         match = f"{rule.name} ({describe_conditions(rule)}): {describe_result(rule)}"

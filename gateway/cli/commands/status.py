@@ -11,7 +11,8 @@ from rich.text import Text
 
 from gateway.cli import render, render_insights
 from gateway.cli.client import AdminOption, JsonOption, TokenOption, WatchedConfig, gateway_at
-from gateway.cli.render import Json, clock, milliseconds, plain, plural, rate
+from gateway.cli.render import Json, clock, milliseconds, plain, rate
+from gateway.model.text import plural
 
 _APPS_SHOWN = 20
 _WINDOW = 2.0

@@ -1,14 +1,15 @@
-"""What the file sets for answers without effect, or to the gateway's own harm: fallback, failover, restExclude.
+"""Settings that have no effect on answers, or harm the gateway itself: fallback, failover, restExclude.
 
-As in ``checks``, it is the file's plain data that is looked at, and values of the wrong type are passed over.
+The checks run on the file's plain data, and skip values of the wrong type.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final
 
 from gateway.config.checks.methods import MethodChecks
+from gateway.config.checks.plain import mappings, texts
 from gateway.config.sections.rules import MAX_METHOD
 from gateway.config.source.problems import Path
 from gateway.model.hooks import MethodType
@@ -20,12 +21,12 @@ _NOT_A_NUMBER: Final = "must be text, in quotes: a number loses its + and its le
 _RECEIPT: Final = "changes nothing: the media server takes no field from the answer to an event"
 _NO_FAILOVER: Final = "has no effect: no failover names an upstream"
 _NO_TIMEOUT: Final = "has no effect: failover_on has no timeout"
-_NEEDED: Final = "the gateway needs {}: without it, it cannot tell whose the hook is"
-_READ: Final = "rules read {}: those of this method would never be met"
+_NEEDED: Final = "the gateway needs {}: without it, it cannot tell which session the hook belongs to"
+_READ: Final = "rules read {}: with this, they never match hooks of this method"
 
 
 class AnswerChecks:
-    """Checks one level after another. What it finds goes to *problem* and *warn*."""
+    """Checks one level after another. Findings go to *problem* and *warn*."""
 
     def __init__(
         self,
@@ -40,10 +41,10 @@ class AnswerChecks:
         self._methods = methods
 
     def check_defaults(self) -> None:
-        """The defaults; what they say of failover may be for apps that have one."""
+        """The defaults; their failover settings may be for apps that have a failover."""
         for place, level in _levels(("defaults",), self._defaults):
             self._fallback(place, level)
-        self._excluded(("defaults",), self._defaults, _items(self._defaults.get("rules")))
+        self._excluded(("defaults",), self._defaults, mappings(self._defaults.get("rules")))
 
     def check_app(self, path: Path, app: dict[str, Any]) -> None:
         """An app, with its methods."""
@@ -52,7 +53,7 @@ class AnswerChecks:
             self._fallback(place, level)
         if "static" not in app:
             self._failover(levels)
-        self._excluded(path, app, [*_items(app.get("rules")), *_items(self._defaults.get("rules"))])
+        self._excluded(path, app, [*mappings(app.get("rules")), *mappings(self._defaults.get("rules"))])
 
     def _fallback(self, path: Path, level: dict[str, Any]) -> None:
         fallback = level.get("fallback")
@@ -68,13 +69,13 @@ class AnswerChecks:
                 self._warn(place, _RECEIPT)
 
     def _is_event(self, key: str) -> bool:
-        """Whether a key stands for events alone."""
+        """Whether a key matches only events."""
         return self._methods.kinds(key) == {MethodType.EVENT}
 
     def _can_meet(self, rule: dict[str, Any], key: str) -> bool:
-        """Whether a hook of a method that the key stands for can meet the rule."""
+        """Whether a hook of a method that the key matches can match the rule."""
         kinds = self._methods.kinds(key)
-        if not (names := _names(rule.get("methods", []))):
+        if not (names := _texts(rule.get("methods", []))):
             return "verdict" not in rule or kinds != {MethodType.EVENT}
         globs = [fold(name) for name in names if len(name) <= MAX_METHOD]
         types = {kind.value for kind in kinds}
@@ -90,7 +91,7 @@ class AnswerChecks:
                 if key in level and not has_failover:
                     self._warn((*path, key), _NO_FAILOVER)
             within = [level] if level is not app else [level for _, level in levels]
-            waits = any("timeout" in _names(level.get("failover_on", wider)) for level in within)
+            waits = any("timeout" in _texts(level.get("failover_on", wider)) for level in within)
             if "failover_reserve" in level and has_failover and not waits:
                 self._warn((*path, "failover_reserve"), _NO_TIMEOUT)
 
@@ -114,13 +115,5 @@ def _levels(path: Path, level: dict[str, Any]) -> list[tuple[Path, dict[str, Any
     return [(path, level), *(((*path, "methods", key), it) for key, it in inner if isinstance(it, dict))]
 
 
-def _names(value: object) -> list[str]:
-    return [name for name in (value if isinstance(value, list) else [value]) if isinstance(name, str)]
-
-
-def _items(value: object) -> list[dict[str, Any]]:
-    return [item for item in _as_list(value) if isinstance(item, dict)]
-
-
-def _as_list(value: object) -> Iterable[Any]:
-    return value if isinstance(value, list) else ()
+def _texts(value: object) -> list[str]:
+    return [text for _, text in texts((), value)]

@@ -1,15 +1,16 @@
-"""What the settings of one app must not say together: its upstreams, rules, shadows, and what makes refusals count.
+"""Settings of one app that contradict each other: its upstreams, rules, shadows, and what makes rejections count.
 
-As in ``checks``, it is the file's plain data that is looked at, and values of the wrong type are passed over.
+The checks run on the file's plain data, and skip values of the wrong type.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 
 from gateway.config.checks.methods import MethodChecks
+from gateway.config.checks.plain import as_list, is_mapping, texts
 from gateway.config.sections.rest_client_config import KNOWN_FIELDS
 from gateway.config.sections.rules import MAX_METHODS, MAX_RULES
 from gateway.config.sections.split import MAX_FAILOVERS, MAX_SHARES
@@ -26,18 +27,19 @@ _HLS: Final = "does nothing here: the media server stops a rejected playHLS in a
 
 
 class AppChecks:
-    """Checks one level after another: the defaults, then each app. What it finds goes to *problem* and *warn*."""
+    """Checks one level after another: the defaults, then each app. Findings go to *problem* and *warn*."""
 
     def __init__(
         self,
         problem: Callable[[Path, str], None],
         warn: Callable[[Path, str], None],
         suggester: NameSuggester,
+        *,
         defaults: dict[str, Any],
         methods: MethodChecks,
         upstreams: Mapping[str, Any] | None,
     ) -> None:
-        """*upstreams* is None where they cannot be told."""
+        """*upstreams* is None if they are not known."""
         self._problem = problem
         self._warn = warn
         self._suggester = suggester
@@ -46,7 +48,7 @@ class AppChecks:
         self._upstreams = upstreams
 
     def check_level(self, path: Path, level: dict[str, Any]) -> None:
-        """What may stand in the defaults and in an app alike."""
+        """Settings that the defaults and an app can both have."""
         if "upstream" in level:
             self._choice((*path, "upstream"), level["upstream"])
         if "failover" in level:
@@ -59,7 +61,7 @@ class AppChecks:
     def check_app(self, path: Path, app: dict[str, Any]) -> None:
         """An app, with its methods."""
         self.check_level(path, app)
-        # A static app's are never asked, but they are built like any other's.
+        # Those of a static app are never used, but they are built.
         chosen = None if "static" in app else app.get("upstream", self._defaults.get("upstream"))
         if "shadow" in app:
             self._shadow((*path, "shadow"), app["shadow"], chosen)
@@ -72,11 +74,11 @@ class AppChecks:
         """The names of all upstreams that an app's hooks may reach, some of them twice."""
         wider = self._defaults
         yield from (name for _, name in _choices((), app.get("upstream", wider.get("upstream"))))
-        yield from (name for _, name in _names((), app.get("failover", wider.get("failover"))))
+        yield from (name for _, name in texts((), app.get("failover", wider.get("failover"))))
         methods = app.get("methods")
-        others = [*_as_list(app.get("rules")), *_as_list(wider.get("rules")), app.get("shadow")]
-        others += [it.get("shadow") for it in (methods.values() if _is_mapping(methods) else ()) if _is_mapping(it)]
-        yield from (it["upstream"] for it in others if _is_mapping(it) and isinstance(it.get("upstream"), str))
+        others = [*as_list(app.get("rules")), *as_list(wider.get("rules")), app.get("shadow")]
+        others += [it.get("shadow") for it in (methods.values() if is_mapping(methods) else ()) if is_mapping(it)]
+        yield from (it["upstream"] for it in others if is_mapping(it) and isinstance(it.get("upstream"), str))
 
     def check_reserved_name(self, name: str) -> None:
         """An upstream must not take the name of a candidate."""
@@ -93,20 +95,20 @@ class AppChecks:
         names = list(_choices(path, chosen))
         for place, name in names:
             self._exists(place, name)
-        shares = _as_list(chosen)
+        shares = as_list(chosen)
         if not 2 <= len(shares) <= MAX_SHARES:
             return
         self._distinct(names, 1)
-        if all(_is_mapping(share) and share.get("weight") == 0 for share in shares):
+        if all(is_mapping(share) and share.get("weight") == 0 for share in shares):
             self._problem(path, "must have a weight above 0: with these, no upstream would be asked")
 
     def _failover(self, path: Path, level: dict[str, Any]) -> None:
-        names = list(_names(path, level["failover"]))
+        names = list(texts(path, level["failover"]))
         if len(names) > MAX_FAILOVERS:
             return
         chosen = level.get("upstream", self._defaults.get("upstream"))
-        rules = [*_as_list(level.get("rules")), *_as_list(self._defaults.get("rules"))]
-        is_only_one = not any(_is_mapping(rule) and rule.get("upstream", chosen) != chosen for rule in rules)
+        rules = [*as_list(level.get("rules")), *as_list(self._defaults.get("rules"))]
+        is_only_one = not any(is_mapping(rule) and rule.get("upstream", chosen) != chosen for rule in rules)
         for place, name in names:
             self._exists(place, name)
             if name == chosen and is_only_one:
@@ -125,8 +127,8 @@ class AppChecks:
 
     def _rules(self, path: Path, rules: object, *, static: bool) -> None:
         first: dict[str, int] = {}
-        for index, rule in enumerate(_as_list(rules)[:MAX_RULES]):
-            if not _is_mapping(rule):
+        for index, rule in enumerate(as_list(rules)[:MAX_RULES]):
+            if not is_mapping(rule):
                 continue
             if isinstance(name := rule.get("name"), str) and (same := first.setdefault(name, index)) != index:
                 self._problem((*path, index, "name"), f"is the name of item [{same}] of this list too")
@@ -137,8 +139,8 @@ class AppChecks:
             self._known((*path, index, "methods"), rule.get("methods"), verdict="verdict" in rule)
 
     def _known(self, path: Path, methods: object, *, verdict: bool = False) -> None:
-        """Names and globs that stand for no method are probably mistyped."""
-        for place, name in islice(_names(path, methods), MAX_METHODS):
+        """Names and globs that match no method are probably mistyped."""
+        for place, name in islice(texts(path, methods), MAX_METHODS):
             self._methods.check_item(place, name)
             if verdict:
                 self._methods.check_for_events(place, name)
@@ -146,7 +148,7 @@ class AppChecks:
     # --- shadows ---
 
     def _shadow(self, path: Path, shadow: object, chosen: object) -> None:
-        if not _is_mapping(shadow):
+        if not is_mapping(shadow):
             return
         candidate = shadow.get("upstream")
         self._exists((*path, "upstream"), candidate)
@@ -154,7 +156,7 @@ class AppChecks:
             self._problem((*path, "upstream"), "is the upstream that decides: a shadow's candidate is another one")
         self._known((*path, "methods"), shadow.get("methods"))
 
-    # --- refusals that count ---
+    # --- rejections that count ---
 
     def _client_config(self, path: Path, methods: object) -> None:
         for method, fields in methods.items() if isinstance(methods, dict) else ():
@@ -168,34 +170,17 @@ class AppChecks:
                 self._warn((*place, _COUNT), why)
 
     def _why_useless(self, method: str) -> str:
-        """Why restOnError does nothing for a key; empty where it does something."""
+        """Why restOnError has no effect for a key; empty if it has one."""
         if method == PLAY_HLS:
             return _HLS
         kinds = self._methods.kinds(method)
         return next(iter(map(_USELESS.__getitem__, kinds)), "") if kinds <= _USELESS.keys() else ""
 
 
-def _is_mapping(value: object) -> TypeGuard[dict[str, Any]]:
-    return isinstance(value, dict)
-
-
-def _as_list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _names(path: Path, value: object) -> Iterator[tuple[Path, str]]:
-    """The texts of one, or of a list, each with its place."""
-    if isinstance(value, str):
-        yield path, value
-    for index, item in enumerate(_as_list(value)):
-        if isinstance(item, str):
-            yield (*path, index), item
-
-
 def _choices(path: Path, value: object) -> Iterator[tuple[Path, str]]:
     """The names of one upstream, or of several with their weights, each with its place."""
     if isinstance(value, str):
         yield path, value
-    for index, share in enumerate(_as_list(value)):
-        if _is_mapping(share) and isinstance(share.get("name"), str):
+    for index, share in enumerate(as_list(value)):
+        if is_mapping(share) and isinstance(share.get("name"), str):
             yield (*path, index, "name"), share["name"]

@@ -1,7 +1,7 @@
-"""What no single value can show: references between sections, budgets, addresses, names that look mistyped.
+"""Checks across sections: references between sections, budgets, addresses, names that look mistyped.
 
-The checks run on the file's plain data rather than on the model, so that they also speak where some other part is
-wrong. Whatever has the wrong type here has been reported by the model, and is passed over.
+The checks run on the file's plain data rather than on the model, so that they also work if some other part is wrong.
+The model has reported values of the wrong type, and they are skipped here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from gateway.config.checks.answers import AnswerChecks
 from gateway.config.checks.apps import AppChecks
 from gateway.config.checks.methods import MethodChecks
+from gateway.config.checks.plain import as_list
 from gateway.config.sections.addresses import Address, UnixAddress, overlap, parse_address, parse_listen_address
 from gateway.config.sections.recording import path_problem
 from gateway.config.sections.root import Config
@@ -26,7 +27,7 @@ from gateway.model.hooks import CATALOGUE, MethodType
 from gateway.policy.retry import Retry, RetryOn
 
 _JAVA_KEEPALIVE: Final = 5.0
-"""Seconds after which Java's HTTP client drops an idle connection of its own accord."""
+"""Seconds after which Java's HTTP client closes an idle connection by itself."""
 AnyAddress = TypeVar("AnyAddress", Address, Address | UnixAddress)
 _DEFAULTS: Final = Config()
 _HEALTH: Final = Health()
@@ -64,9 +65,9 @@ class CrossChecks:
             self._problem,
             self._warn,
             suggester,
-            self._defaults,
-            self._methods,
-            self._upstreams if isinstance(data.get("upstreams", {}), dict) else None,
+            defaults=self._defaults,
+            methods=self._methods,
+            upstreams=self._upstreams if isinstance(data.get("upstreams", {}), dict) else None,
         )
         self._answers = AnswerChecks(self._problem, self._warn, self._defaults, self._methods)
         self._limit = self._budget_limit()
@@ -215,7 +216,7 @@ class CrossChecks:
 
     def _upstream_tls(self, path: Path, upstream: dict[str, Any], tls: dict[str, Any]) -> None:
         targets = upstream.get("targets", [upstream])
-        urls = [_url_parts(it.get("url")) if isinstance(it, dict) else None for it in _as_list(targets)]
+        urls = [_url_parts(it.get("url")) if isinstance(it, dict) else None for it in as_list(targets)]
         if urls and all(url is not None and url[0] == "http" for url in urls):
             self._problem((*path, "tls"), "has no effect: no target is https")
         for key, other in (("certificate", "key"), ("key", "certificate")):
@@ -334,10 +335,6 @@ def _seconds(value: object, default: float | None = None) -> float | None:
         return parse_duration(value) if isinstance(value, str) else None
     except ValueError:
         return None
-
-
-def _as_list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
 
 
 def _url_parts(text: object) -> tuple[str, str | None, int | None, str] | None:

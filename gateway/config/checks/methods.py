@@ -1,6 +1,6 @@
-"""What keys and lists of methods must not say: names that are mistyped, globs for nothing, streams that a fault ends.
+"""Keys and lists of methods: names that are mistyped, globs that match nothing, streams that a failing backend ends.
 
-As in ``checks``, it is the file's plain data that is looked at, and values of the wrong type are passed over.
+The checks run on the file's plain data, and skip values of the wrong type.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MANY: Final = 3
 
 
 class MethodChecks:
-    """What is known of methods, and the checks that need nothing else. What it finds goes to *problem* and *warn*."""
+    """The known methods, and the checks that need nothing else. Findings go to *problem* and *warn*."""
 
     def __init__(
         self,
@@ -46,19 +46,19 @@ class MethodChecks:
         self._globs: dict[str, frozenset[MethodType]] = {}
 
     def kinds(self, key: str) -> frozenset[MethodType]:
-        """The types of the methods that a key or glob stands for: of the known ones, or by the name itself."""
+        """The types of the methods that a key or glob matches: of the known ones, or by the name itself."""
         if is_glob(key):
             return frozenset(kind for name, kind in self._kinds.items() if compile_glob(key).fullmatch(name))
         return frozenset({MethodType(key) if key in TYPES else method_type(key, self._kinds)})
 
     def check_type_names(self, hook_types: Iterable[object]) -> None:
-        """No method can have a name that stands for a type."""
+        """No method can have the name of a type."""
         for name in hook_types:
             if isinstance(name, str) and name in TYPES and not is_name(name):
                 self._problem(("hook_types", name), "means all methods of a type: no method can have this name")
 
     def check_key(self, path: Path, key: object, hint: str = "") -> None:
-        """A key under ``methods``; *hint* is said where nothing else comes to mind."""
+        """A key under ``methods``; *hint* is added if no similar name is found."""
         if not isinstance(key, str) or key in TYPES:
             return
         if is_glob(key):
@@ -80,7 +80,7 @@ class MethodChecks:
             self._warn(path, _NO_MATCH)
 
     def check_for_events(self, path: Path, glob: str) -> None:
-        """A glob of a rule with a verdict that takes in events beside methods that ask: that is seldom meant."""
+        """Warn of a rule's glob, with a verdict, that matches events and methods that ask: that is rarely intended."""
         if is_glob(glob) and len(glob) <= MAX_METHOD:
             kinds = self._matched(fold(glob))
             if MethodType.EVENT in kinds and len(kinds) > 1:
@@ -91,7 +91,7 @@ class MethodChecks:
                 )
 
     def check_event_answers(self, path: Path, key: str) -> None:
-        """Where no event can be meant, it says nothing."""
+        """Warn of it where no event can be meant."""
         if (kinds := self.kinds(key)) and MethodType.EVENT not in kinds:
             self._warn(path, "does nothing here: it is for methods of type event")
 
@@ -102,13 +102,13 @@ class MethodChecks:
             self._globs[folded] = frozenset(kind for name, kind in self._folded.items() if matches(name))
         return self._globs[folded]
 
-    # --- streams that a fault of the backend would end ---
+    # --- streams that a failing backend would end ---
 
     def check_keep_alive(self, defaults: dict[str, Any], apps: Mapping[str, Any]) -> None:
-        """Warn where a backend that fails, however it does, would end live streams, and nobody said that it should."""
+        """Warn where a failing backend would end live streams, unless the file says that it should."""
         kind = self._kinds.get(KEEP_ALIVE, MethodType.DIRECT)
         ended: list[str] = []
-        told: set[Path] = set()
+        warned: set[Path] = set()
         for name, app in apps.items():
             if not isinstance(app, dict) or "static" in app:
                 continue
@@ -117,14 +117,14 @@ class MethodChecks:
             if path[-2:-1] != (KEEP_ALIVE,):
                 if lacking:
                     ended.append(name)
-            elif fallback != "reject" and path not in told:
-                told.add(path)
+            elif fallback != "reject" and path not in warned:
+                warned.add(path)
                 unsaid = [cause for cause in lacking if not isinstance(fallback, dict) or cause not in fallback]
                 if unsaid:
                     self._warn(
                         path,
-                        f"says nothing of {', '.join(unsaid)}: a backend that fails so ends every live stream whose "
-                        "session set FAIL; write allow, or reject if that is meant",
+                        f"has no verdict for {', '.join(unsaid)}: a backend that fails in this way ends every live "
+                        "stream whose session set FAIL; write allow, or reject if that is intended",
                     )
         if ended:
             names = ", ".join(path_text((name,)) for name in ended[:_MANY]) + (
@@ -132,9 +132,9 @@ class MethodChecks:
             )
             self._warn(
                 ("defaults",) if defaults else ("apps",),
-                f"a backend that fails ends every live stream whose session set FAIL for {KEEP_ALIVE} (apps: {names}): "
+                f"a failing backend ends every live stream whose session set FAIL for {KEEP_ALIVE} (apps: {names}): "
                 f"write defaults.methods: {{{KEEP_ALIVE}: {{fallback: {_ALL}}}}}, or fallback: reject there if that is "
-                "meant",
+                "intended",
             )
 
 
@@ -161,7 +161,7 @@ def _methods(level: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _causes_not_allowed(fallback: object) -> list[Cause]:
-    """The causes that do not let a hook pass; none where that cannot be told."""
+    """The causes for which a hook is not allowed; none if that is not known."""
     if fallback in ("allow", "reject"):
         return [cause for cause in Cause if fallback == "reject" or cause not in _ALLOWED_ALONE]
     if not isinstance(fallback, dict):

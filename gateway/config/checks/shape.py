@@ -1,4 +1,4 @@
-"""The configuration's shape as the model declares it: which keys stand where, and where secrets may be."""
+"""The configuration's shape as the model declares it: which keys each mapping has, and where secrets may be."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def keys_at(path: Path) -> tuple[str, ...]:
 
 
 def may_hold_secret(path: Path) -> bool:
-    """Whether a value at this path is a secret, or stands in the place of one, or of what holds it."""
+    """Whether a value at this path is a secret, or is written where a secret, or what contains it, is expected."""
     return any(
         len(path) >= nearest and all(wanted in (_ANY, got) for wanted, got in zip(secret, path, strict=False))
         for secret, nearest in _NEAREST
@@ -93,7 +93,7 @@ def _source_value(node: Scalar) -> Any:
 
 
 def _mask_scalar(node: Scalar) -> Any:
-    """The secret's references, with all that stands between them masked."""
+    """The secret's references, with everything between them masked."""
     references = [match.group() for match in REFERENCE.finditer(node.text) if match.group(1) is not None]
     if not references or not isinstance(node.value, str):
         return _MASK

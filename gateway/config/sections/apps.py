@@ -1,4 +1,4 @@
-"""The settings of apps and of their methods, the defaults of both, and what comes of all levels in the end."""
+"""The settings of apps and of their methods, the defaults of both, and what applies when all levels are merged."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from gateway.policy.shadow import ShadowSettings
 from gateway.policy.split import Share
 
 NO_TYPES: Final[Mapping[str, MethodType]] = {}
-"""Where ``hook_types`` says nothing."""
+"""An empty ``hook_types``."""
 EVENT_ANSWERS: Final = one_of(*EventAnswers)
 
 DEDUPED: Final = frozenset({"connect", "OnCallEvent"})
-"""The methods whose repeats are recognised unless the configuration says otherwise."""
+"""Methods whose repeats are recognised by default."""
 DEDUPE_DEFAULT: Final = 10.0
 """Seconds, for these methods."""
 FAILOVER_ON_DEFAULT: Final = frozenset({Cause.UNREACHABLE})
@@ -230,22 +230,22 @@ class Settings(NamedTuple):
     retry: Retry | None = None
     """None = the upstream's."""
     max_in_flight: int | None = None
-    """Of the app, whatever the method; None = no limit of its own."""
+    """Of the app, for all methods; None = no limit of its own."""
     dedupe: float | None = None
     """Seconds; None = every repeat asks the backend."""
     credentials: Credentials | None = None
     """Of the app: what a hook must present; None = nothing."""
     signature: Signature | None = None
-    """Of the app: whose signature a hook must bear; None = nobody's."""
+    """Of the app: the signature that a hook must have; None = none."""
     split: tuple[Share, ...] = ()
     """Of the app, where several upstreams share its sessions; *upstream* is then the first of them."""
     failover: tuple[str, ...] = ()
     """Of the app: asked in turn where *upstream*, the share, or a rule's cannot be reached; may name these too."""
     client_config: ClientConfig = ClientConfig()
-    """Of the app: what its answers to connect are to set."""
+    """Of the app: what its answers to connect should set."""
     response_check: ResponseCheck = ResponseCheck.STRICT
     event_answers: EventAnswers = EventAnswers.ANY
-    """Of methods of type event: for all others it says nothing."""
+    """Of methods of type event: it does not apply to others."""
     rate_limit: Rate | None = None
     """Of the app, for all methods; None = no limit."""
     rules: tuple[Rule, ...] = ()
@@ -261,7 +261,7 @@ class Settings(NamedTuple):
 def setting_levels(
     app: App, method: str | None, defaults: Defaults, hook_types: Mapping[str, MethodType] = NO_TYPES
 ) -> Iterator[tuple[tuple[str, ...], CommonMethod]]:
-    """The places that may set something for hooks of a method: of each setting, the first that has it counts.
+    """The places that may set something for hooks of a method: of each setting, the first place that has it applies.
 
     Each with its path: below the app, or from the top of the file where it begins with ``defaults``. *method* may be a
     glob or a type, for what a key itself comes to; None = no key counts.
@@ -304,10 +304,10 @@ compile_method_keys: Final = lru_cache(1024)(MethodKeys)
 def merge_settings(
     app: App, method: str | None, defaults: Defaults, hook_types: Mapping[str, MethodType] = NO_TYPES
 ) -> Settings:
-    """What comes of all levels; *method* is None for what the app says for all methods.
+    """The result of all levels; *method* is None for what the app says for all methods.
 
-    A configuration of 10,000 apps asks fifty thousand times, so this is written for speed: every setting is read at
-    most once a level, and one that most apps lack costs a look.
+    A configuration of 10,000 apps calls this fifty thousand times, so it is written for speed: every setting is read at
+    most once a level, and one that most apps lack costs one lookup.
     """
     keys = _keys(app, method, defaults, hook_types)
     levels: list[CommonMethod] = [app.methods[key] if own else defaults.methods[key] for own, key in keys]
@@ -321,9 +321,16 @@ def merge_settings(
     fallback = _first(levels, "fallback")
     if app.static is not None:
         return Settings(
-            None, app.static, timeout, fallback, None, max_in_flight, None, app.credentials, app.signature,
-            client_config=client_config, rules=tuple(rule for rule in rules if rule.upstream is None),
-        )  # fmt: skip
+            upstream=None,
+            static=app.static,
+            timeout=timeout,
+            fallback=fallback,
+            max_in_flight=max_in_flight,
+            credentials=app.credentials,
+            signature=app.signature,
+            client_config=client_config,
+            rules=tuple(rule for rule in rules if rule.upstream is None),
+        )
     chosen = app.upstream or defaults.upstream
     split: tuple[Share, ...] = chosen if isinstance(chosen, tuple) else ()
     upstream = chosen[0].name if isinstance(chosen, tuple) else chosen
@@ -332,30 +339,30 @@ def merge_settings(
     failover_on = _first(levels, "failover_on")
     reserve = _first(levels, "failover_reserve") if failover_on else None
     return Settings(
-        upstream,
-        None,
-        timeout,
-        fallback,
-        _first(levels, "retry"),
-        max_in_flight,
-        _dedupe(levels, method),
-        app.credentials,
-        app.signature,
-        split,
-        _others(failover, upstream, split, rules) if failover else (),
-        client_config,
-        _first(levels, "response_check") or ResponseCheck.STRICT,
-        _first(levels, "event_answers") or EventAnswers.ANY,
-        None if isinstance(rate_limit, str) else rate_limit,
-        rules,
-        _shadow(app, keys),
-        FAILOVER_ON_DEFAULT if failover_on is None else frozenset(failover_on),
-        FAILOVER_RESERVE_DEFAULT if reserve is None else reserve,
+        upstream=upstream,
+        static=None,
+        timeout=timeout,
+        fallback=fallback,
+        retry=_first(levels, "retry"),
+        max_in_flight=max_in_flight,
+        dedupe=_dedupe(levels, method),
+        credentials=app.credentials,
+        signature=app.signature,
+        split=split,
+        failover=_others(failover, upstream, split, rules) if failover else (),
+        client_config=client_config,
+        response_check=_first(levels, "response_check") or ResponseCheck.STRICT,
+        event_answers=_first(levels, "event_answers") or EventAnswers.ANY,
+        rate_limit=None if isinstance(rate_limit, str) else rate_limit,
+        rules=rules,
+        shadow=_shadow(app, keys),
+        failover_on=FAILOVER_ON_DEFAULT if failover_on is None else frozenset(failover_on),
+        failover_reserve=FAILOVER_RESERVE_DEFAULT if reserve is None else reserve,
     )
 
 
 def plain_settings(every: Settings, app: App, method: str | None, defaults: Defaults) -> Settings:
-    """The same for a method that no key under ``methods`` stands for: nearly what the app has for *every* method."""
+    """The same for a method that no key under ``methods`` matches: nearly what the app has for *every* method."""
     dedupe = None if every.static is not None else _dedupe((app, defaults), method)
     return every if dedupe == every.dedupe else every._replace(dedupe=dedupe)
 

@@ -1,4 +1,4 @@
-"""What proves who sends a hook: HTTP Basic credentials, and the media server's signature of the body."""
+"""What proves who sent a hook: HTTP Basic credentials, and the media server's signature of the body."""
 
 from __future__ import annotations
 

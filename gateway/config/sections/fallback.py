@@ -1,4 +1,4 @@
-"""What stands in for a backend's verdict: another upstream, and the fallback after it."""
+"""What replaces a backend's verdict: another upstream, and then the fallback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rate limit of an app: so many hooks a second in the long run, and so many at once."""
+"""The rate limit of an app: hooks per second in the long run, and how many at once."""
 
 from __future__ import annotations
 

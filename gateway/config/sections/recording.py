@@ -1,4 +1,4 @@
-"""The record: hooks and their decisions written down, to be replayed against another backend."""
+"""The recording: hooks and their decisions in files, to be replayed against another backend."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ RECORD: Final = ReadAs(Record, RecordSettings)
 
 
 def path_problem(value: object, directory: str) -> tuple[str | None, str | None]:
-    """What is wrong with the path of a record, and what only looks so from here; None for nothing."""
+    """What is wrong with the path of a recording, and what may only look wrong to this user; None for nothing."""
     try:
         path = absolute_path(value, directory)
-    except ValueError:  # which the model says
+    except ValueError:  # which the model reports
         return None, None
     above = os.path.dirname(path)
     try:

@@ -1,4 +1,4 @@
-"""What answers to connect are to set for their sessions, so that refusals count; and how exactly a 200 is one."""
+"""What answers to connect should set, so that rejections count; and how strictly a 200 is checked."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ CLIENT_CONFIG: Final = ReadAs(
 )
 RESPONSE_CHECK: Final = one_of(*ResponseCheck)
 _NOTHING: Final = ClientConfigPart()
-_REFUSABLE: Final = frozenset({MethodType.DIRECT, MethodType.INCOMING})
+_REJECTABLE: Final = frozenset({MethodType.DIRECT, MethodType.INCOMING})
 _Item = TypeVar("_Item")
 _Items = tuple[tuple[str, _Item], ...]
 _DEFAULT: Final = ClientConfig()
@@ -120,7 +120,7 @@ def _expanded(methods: _Items[_Items[str]], hook_types: _Items[MethodType]) -> M
     for method, kind in {**names, **known_methods(dict(hook_types))}.items():
         fields: dict[str, str] = {}
         for key in reversed(keys.matching(method, kind)):
-            may_fail = key == method or (kind in _REFUSABLE and method != PLAY_HLS)
+            may_fail = key == method or (kind in _REJECTABLE and method != PLAY_HLS)
             fields |= by_key[key] if may_fail else {k: v for k, v in by_key[key].items() if k != "restOnError"}
         if fields:
             found[method] = fields

@@ -1,4 +1,4 @@
-"""The typed configuration: which keys there are, what they mean, and what an app's hooks meet in the end."""
+"""The typed configuration: its keys, what they mean, and what applies to an app's hooks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gateway.recording import RecordSettings
 
 
 class Server(Section):
-    """Where the gateway listens, and what it grants a client."""
+    """Where the gateway listens, and what clients may use."""
 
     listen: ListenAddresses = Field(
         default="0.0.0.0:8080",
@@ -143,7 +143,7 @@ class Log(Section):
 
 
 class MetricLabels(Section):
-    """What the metrics tell apart."""
+    """The labels of metrics."""
 
     app_label: Literal["auto", "always", "never"] = Field(
         default="auto",
@@ -218,13 +218,13 @@ class Config(Section):
     def settings(self, app: str, method: str | None) -> Settings:
         """What applies to a hook of the app at key *app*, of all levels that say something of its method.
 
-        *method* may be any name, configured or not; or a glob or a type, for what such a key comes to; None stands for
-        what is said of all methods. Raises KeyError where ``apps`` has no such key.
+        *method* may be any name, configured or not; or a glob or a type, for what such a key results in; None means
+        what is said for all methods. Raises KeyError where ``apps`` has no such key.
         """
         return merge_settings(self.apps[app], method, self.defaults, self.hook_types)
 
     def plain_settings(self, app: str, method: str | None, every: Settings) -> Settings:
-        """The same where no key under ``methods`` stands for the method, out of what holds for *every* one: quicker."""
+        """The same if no key under ``methods`` matches the method, from what applies to *every* method: quicker."""
         return plain_settings(every, self.apps[app], method, self.defaults)
 
     def setting_path(self, app: str, method: str | None, key: str) -> str:

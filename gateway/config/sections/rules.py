@@ -125,7 +125,15 @@ def _rule(
         raise invalid("must have a verdict or an upstream" + ("" if verdict is None else ": one of them, not both"))
     if caller is None and callee is None and methods is None and time is None:
         raise invalid("must have a condition: caller, callee, methods or time")
-    return Rule(name or "", caller or (), callee or (), methods or (), time, verdict, upstream)
+    return Rule(
+        name or "",
+        caller=caller or (),
+        callee=callee or (),
+        methods=methods or (),
+        time=time,
+        verdict=verdict,
+        upstream=upstream,
+    )
 
 
 def _name_by_place(rules: tuple[Rule, ...], prefix: str = "") -> tuple[Rule, ...]:

@@ -1,4 +1,4 @@
-"""The shadow of an app: a candidate that gets copies of its hooks, whose answers are compared and go nowhere."""
+"""The shadow of an app: a candidate that gets copies of its hooks; its answers are compared and dropped."""
 
 from __future__ import annotations
 

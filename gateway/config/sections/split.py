@@ -1,4 +1,4 @@
-"""The upstreams of an app: one, or several that share its hooks by weight; and who is asked in their place."""
+"""The upstreams of an app: one, or several that share its sessions by weight; and those tried if they fail."""
 
 from __future__ import annotations
 
@@ -72,4 +72,4 @@ class _UpstreamRule:
 UpstreamChoice = Annotated[str | _Shares | None, _UpstreamRule()]
 """A name, or the shares; None = left out."""
 Failover = Annotated[tuple[Annotated[str, UPSTREAM_REFERENCE], ...] | None, OneOrMany(0, MAX_FAILOVERS, "upstreams")]
-"""Names in the order in which they are asked; None = left out."""
+"""Names in the order in which they are tried; None = left out."""

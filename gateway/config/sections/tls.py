@@ -40,7 +40,7 @@ def validation_context(directory: str) -> dict[str, str]:
 
 def absolute_path(value: object, directory: str) -> str:
     """The file that a value of the configuration names. Raises ValueError; the value itself is never in the message,
-    since a key may stand where its path was meant.
+    since a key may be written where its path was meant.
     """
     if not isinstance(value, str) or not value or find_unfit_for_path(value) or len(value) > _MAX_PATH:
         raise ValueError(_PATH_FORM)
@@ -163,7 +163,7 @@ class _EncryptedError(Exception):
 
 
 class TlsFiles:
-    """Looks at the files of ``tls`` sections, at each of them once."""
+    """Checks the files of ``tls`` sections, each of them once."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
@@ -171,9 +171,9 @@ class TlsFiles:
         self._misfits: dict[tuple[str, str, bool], tuple[str, str] | None] = {}
 
     def problems(self, section: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-        """What is wrong with a section's files, as key and message; never what they are called or hold.
+        """What is wrong with a section's files, as key and message; never their names or content.
 
-        Values that are no paths are passed over.
+        Values that are not paths are skipped.
         """
         usable: dict[str, str] = {}
         for key in ("certificate", "key", "client_ca", "ca"):
@@ -222,17 +222,17 @@ def _no_certificate(path: str) -> str | None:
 
 def _misfit(certificate: str, key: str, is_weak_fine: bool) -> tuple[str, str] | None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    if is_weak_fine:  # whoever speaks TLS 1.0 has certificates of that time
+    if is_weak_fine:  # backends that need TLS 1.0 have certificates of that time
         context.set_ciphers("DEFAULT:@SECLEVEL=0")
     try:
         with snapshot_files((certificate, key)) as (chain, private):
             assert chain is not None
-            context.load_cert_chain(chain, private, password=_ask_nobody)
+            context.load_cert_chain(chain, private, password=_reject_encrypted)
     except _EncryptedError:
         return (
             "key",
-            "the key is encrypted, and nobody is there to type its password: store it decrypted, readable by the "
-            "gateway's user alone",
+            "the key is encrypted, and the gateway cannot ask for its password: store it decrypted, readable by the "
+            "gateway's user only",
         )
     except ssl.SSLError as exc:
         reason = exc.reason or ""
@@ -247,5 +247,5 @@ def _misfit(certificate: str, key: str, is_weak_fine: bool) -> tuple[str, str] |
     return "key", "the file holds no private key in PEM form"
 
 
-def _ask_nobody() -> NoReturn:
+def _reject_encrypted() -> NoReturn:
     raise _EncryptedError

@@ -18,6 +18,8 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, SecretStr, WithJsonSchema
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from gateway.model.units import SECONDS
+
 INVALID_VALUE: Final = "invalid_value"
 """Type of an error whose text continues with ``, not VALUE``."""
 INVALID: Final = "invalid"
@@ -129,7 +131,6 @@ def _with_message(core: CoreSchema, message: str) -> CoreSchema:
 
 _DURATION: Final = r"[0-9]{1,9}(?:\.[0-9]{1,9})?(?:ms|s|m|h)"
 _match_duration = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)").fullmatch
-_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SIZE: Final = r"[0-9]{1,12}(?:B|KiB|MiB|GiB)"
 _match_size = re.compile(r"([0-9]{1,12})(B|KiB|MiB|GiB)").fullmatch
 _PERCENT: Final = r"[0-9]{1,3}(?:\.[0-9]{1,9})?%"
@@ -144,13 +145,13 @@ def parse_duration(text: str) -> float:
     if match is None:
         raise ValueError("must be a duration such as 3s or 250ms")
     number, unit = match.groups()
-    return float(number) / 1000 if unit == "ms" else float(number) * _SECONDS[unit]
+    return float(number) / 1000 if unit == "ms" else float(number) * SECONDS[unit]
 
 
 def format_duration(seconds: float) -> str:
     """Seconds as the shortest text that ``parse_duration`` reads back as the same duration."""
     for unit in ("h", "m"):
-        count = seconds / _SECONDS[unit]
+        count = seconds / SECONDS[unit]
         if count >= 1 and count == int(count):
             return f"{int(count)}{unit}"
     if seconds >= 1 or seconds == 0:
@@ -230,7 +231,7 @@ def number(low: float, high: float) -> Value:
 def _read_fraction(value: object) -> float:
     share: float = -1.0
     if isinstance(value, int | float) and not isinstance(value, bool):
-        share = value  # as it is: no float is as large as a whole number can be
+        share = value  # unchanged: a whole number can be too large for a float
     elif isinstance(value, str) and _is_percent(value):
         share = float(value[:-1]) / 100
     if not 0 < share <= 1:
@@ -285,10 +286,10 @@ def one_of(*members: StrEnum) -> Value:
 
 @dataclass(frozen=True)
 class ReadAs:
-    """Annotates a value type that the file writes as a mapping: *model* reads the keys, *into* takes them all.
+    """Annotates a value type that the file writes as a mapping: *model* reads the keys, *into* gets them all.
 
-    With *off*, ``off`` stands for None; annotating ``X | None`` without it, None means *left out*. *words* are others
-    that may be written in place of a mapping, each with what it stands for.
+    With *off*, ``off`` means None; annotating ``X | None`` without it, None means *left out*. *words* are others
+    that may be written in place of a mapping, each with its value.
     """
 
     model: type[BaseModel]
@@ -317,7 +318,7 @@ class ReadAs:
         return core_schema.no_info_wrap_validator_function(
             read,
             handler.generate_schema(self.model),
-            serialization=core_schema.plain_serializer_function_ser_schema(self._written),
+            serialization=core_schema.plain_serializer_function_ser_schema(self._as_json),
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
@@ -328,16 +329,16 @@ class ReadAs:
     def _all_words(self) -> list[str]:
         return [*(word for word, _ in self.words), *(["off"] if self.off else [])]
 
-    def _written(self, value: Any) -> Any:
+    def _as_json(self, value: Any) -> Any:
         if value is None:
             return None
-        # Its own keys only: what else the value carries was not written by anybody (the key of a record's pseudonyms).
+        # Its own keys only: other fields are not from the file (the key of a recording's pseudonyms).
         return {name: part for name, part in value._asdict().items() if name in self.model.model_fields}
 
 
 @dataclass(frozen=True)
 class ListLength:
-    """Annotates ``tuple[X, ...]``: a list of so many items; *items* is their name in the plural."""
+    """Annotates ``tuple[X, ...]``: a list with *low* to *high* items; *items* is their name in the plural."""
 
     low: int
     high: int
@@ -360,7 +361,7 @@ class ListLength:
 
 @dataclass(frozen=True)
 class OneOrMany:
-    """Annotates ``tuple[X, ...]`` or ``tuple[X, ...] | None``: a list, or one item that stands for a list of one."""
+    """Annotates ``tuple[X, ...]`` or ``tuple[X, ...] | None``: a list, or one item that means a list of one."""
 
     low: int
     high: int

@@ -1,4 +1,4 @@
-"""The watch: when a changed configuration file is reloaded by itself."""
+"""The watch: when a changed configuration file is reloaded automatically."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from gateway.config.sections.types import TRUE_OR_FALSE, ReadAs, duration
 
 
 class WatchSettings(NamedTuple):
-    """How a changed file is reloaded by itself."""
+    """When a changed file is reloaded automatically."""
 
     settle: float = 2.0
     """Seconds for which it must have been unchanged."""
     allow_mass_removal: bool = False
-    """Whether more than half of ten or more apps may go without a command."""
+    """Whether more than half of ten or more apps may be removed without a command."""
 
 
 class Watch(Section):

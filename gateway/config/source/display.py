@@ -1,4 +1,4 @@
-"""Values as the file has them, for screens and labels: what a reference stands for may be a secret."""
+"""Values as the file has them, for screens and labels: what a reference brings in may be a secret."""
 
 from __future__ import annotations
 

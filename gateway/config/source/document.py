@@ -19,7 +19,7 @@ from gateway.config.source.syntax import syntax_problem
 MAX_BYTES: Final = 16 * 1024 * 1024
 MAX_DEPTH: Final = 64
 MAX_NODES: Final = 2_000_000
-"""Nodes with every alias counted as all that it stands for."""
+"""Nodes; every alias counts as all that it repeats."""
 
 _LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _find_unprintable = re.compile(
@@ -54,7 +54,7 @@ class Scalar:
 
 
 class Unresolved(Scalar):
-    """A value whose reference could not be resolved: that has been reported, and nothing else need be."""
+    """A value whose reference could not be resolved: that has been reported, and nothing else is."""
 
     __slots__ = ()
 
@@ -85,12 +85,12 @@ Node = Scalar | Sequence | Mapping
 
 
 def is_from_reference(node: Node | None) -> bool:
-    """Whether a reference brings in the value, or a part of it: what it stands for must be in no message."""
+    """Whether a reference brings in the value, or a part of it: which must not be in any message."""
     return isinstance(node, Scalar) and isinstance(node.value, str) and node.value != node.text
 
 
 class Entry(NamedTuple):
-    """A mapping's value, and where its key stands."""
+    """A mapping's value, and the position of its key."""
 
     line: int
     column: int
@@ -206,7 +206,7 @@ class _Frame:
         self.height = 1
         self.key: str | None = None
         self.line = self.column = 0
-        """Where the key stands that waits for its value."""
+        """The position of the key that waits for its value."""
         self.merge: Entry | None = None
         self.merging = False
         """Whether the key that waits is the merge key."""
@@ -373,7 +373,7 @@ class _Builder:
     def _count_nodes(self, event: Any, size: int) -> None:
         self._count += size
         if self._count > MAX_NODES:
-            self._fail(event, f"more than {MAX_NODES:,} values, aliases counted as what they stand for")
+            self._fail(event, f"more than {MAX_NODES:,} values, aliases counted as what they repeat")
 
     def _reject_tag(self, event: Any) -> None:
         tag = event.tag.replace("tag:yaml.org,2002:", "!!", 1)

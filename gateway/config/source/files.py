@@ -1,4 +1,4 @@
-"""Files that a configuration is read from or names: only regular ones, only up to a size, never waited for."""
+"""Files that a configuration is read from or names: only regular ones, up to a size, without waiting."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 class ReadError(Exception):
-    """A file cannot be taken; the message says why, without its name."""
+    """A file cannot be read; the message says why, without its name."""
 
 
 def read_text(path: str | os.PathLike[str], limit: int, size_text: str) -> str:
@@ -41,7 +41,7 @@ def check_readable(path: str, limit: int, size_text: str) -> None:
 @contextmanager
 def _open_regular(path: str | os.PathLike[str], limit: int, size_text: str) -> Iterator[int]:
     try:
-        # O_NONBLOCK: opening a pipe that nobody writes to would otherwise wait for ever.
+        # O_NONBLOCK: opening a pipe that nobody writes to would otherwise wait forever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             _check_status(os.fstat(descriptor), limit, size_text)

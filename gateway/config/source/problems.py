@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, where it stands, and how both are written on one line."""
+"""What is wrong with a configuration, where, and how both are written on one line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Problem:
     column: int
     """1-based, in characters."""
     path: str
-    """The key path as text; empty where the file as a whole is meant."""
+    """The key path as text; empty if the whole file is meant."""
     message: str
 
     def __str__(self) -> str:
@@ -55,7 +55,7 @@ def _in_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:
     if len(ordered) <= MAX_PROBLEMS:
         return tuple(ordered)
     last = ordered[MAX_PROBLEMS - 1]
-    note = Problem(last.file, last.line, last.column, "", f"there are more problems than these {MAX_PROBLEMS}")
+    note = Problem(last.file, last.line, last.column, "", f"more than {MAX_PROBLEMS} problems: the rest is not listed")
     return (*ordered[:MAX_PROBLEMS], note)
 
 
@@ -74,7 +74,7 @@ def path_text(path: Path) -> str:
 
 
 def quote(text: str, limit: int = MAX_QUOTED) -> str:
-    """Text in double quotes on one line: odd characters escaped, cut after so many characters."""
+    """Text in double quotes on one line: odd characters escaped, cut after *limit* characters."""
     if len(text) > limit:
         text = text[: limit - 1] + "…"
     quoted = json.dumps(text, ensure_ascii=False)
@@ -84,7 +84,7 @@ def quote(text: str, limit: int = MAX_QUOTED) -> str:
 
 
 def describe_defect(exc: Exception) -> str:
-    """What is said of a value whose check, or whose use, fails in an unforeseen way.
+    """The message for a value whose check or use fails in an unforeseen way.
 
     The exception's own words are left out, since they may quote a secret.
     """
@@ -94,7 +94,7 @@ def describe_defect(exc: Exception) -> str:
 
 
 class NameSuggester:
-    """Finds the name that was probably meant; bounded, so that a file of typing errors costs no minutes."""
+    """Finds the name that was probably meant; bounded, so that a file full of typing errors does not take minutes."""
 
     def __init__(self) -> None:
         self._comparisons_left = _MAX_COMPARISONS

@@ -1,4 +1,4 @@
-"""``${env:NAME}`` and ``${file:/path}`` inside a value; what they stand for is never part of a message."""
+"""``${env:NAME}`` and ``${file:/path}`` inside a value; what they bring in is never part of a message."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Expander:
 
     def _variable(self, name: str) -> str:
         if not _is_variable(name):
-            raise BadReferenceError(f"{quote(name)} is no name of an environment variable; {_FORMS}")
+            raise BadReferenceError(f"{quote(name)} is not the name of an environment variable; {_FORMS}")
         value = os.environ.get(name)
         if value is None:
             raise BadReferenceError(f"the environment variable {name[:200]} is not set")

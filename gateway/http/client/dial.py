@@ -27,10 +27,10 @@ Dial = Callable[[str], Coroutine[Any, Any, Connection]]
 
 
 class FailedAddresses:
-    """The addresses and ports that took no connection of late. Pure; times are loop times."""
+    """Addresses and ports that recently took no connection. Pure; times are loop times."""
 
     def __init__(self) -> None:
-        self._tried: dict[tuple[str, int], float] = {}  # when last; the one that failed last stands last
+        self._tried: dict[tuple[str, int], float] = {}  # when last; the latest failure comes last
 
     def __repr__(self) -> str:
         return f"<FailedAddresses {list(self._tried)}>"

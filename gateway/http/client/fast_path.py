@@ -1,7 +1,7 @@
-"""The plainest answer there is, read at a glance: whole in one piece, HTTP/1.1, its body told by Content-Length.
+"""A fast path for plain answers: whole in one piece, HTTP/1.1, with the body's length in Content-Length.
 
-That is what nearly every backend sends. Whatever differs from it in the least is left to the parser (connection.py),
-so this may only ever take what the parser takes too, and for the same. Pure: bytes in, Answer or None out.
+Nearly every backend sends these. Anything else is left to the parser (answer_parser.py), so this must accept only what
+the parser accepts too, with the same result. Pure: bytes in, PlainAnswer or None out.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _plain_head(data: bytes) -> PlainHead | None:
     keep_alive = True
     for line in lines:
         name, colon, value = line.partition(b":")
-        value = value.lstrip(b" ")  # behind a value the parser leaves white space where it stands
+        value = value.lstrip(b" ")  # the parser keeps white space behind a value
         headers.append((name, value))
         lower = name.lower()
         if not colon or not _is_name(name) or lower in _NOT_PLAIN:

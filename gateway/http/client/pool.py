@@ -1,7 +1,7 @@
 """The connections to one backend address: kept alive, limited in number, handed on first come, first served.
 
 Every change of state is made by a plain function between two awaits, so that a cancelled or timed-out hook can
-never leave a place taken.
+never leave a connection reserved.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ _JITTER: Final = 0.2
 
 
 class RequestOptions(msgspec.Struct, frozen=True, gc=False):
-    """What one exchange may take: loop times by which its parts must be done, and in whose name it runs."""
+    """One request's time limits (loop times by which its phases must end) and its tenant."""
 
     queue: float
     connect: float
     answer: float
     budget: float
-    """When the caller gives up altogether: what runs out here is a timeout, whatever it was waiting for."""
+    """When the caller gives up: if this time runs out, the cause is a timeout, in any phase."""
     usual: float = 0.0
-    """Seconds that an exchange with this backend takes as a rule: whoever has less left need not queue."""
+    """Seconds that an exchange with this backend usually takes: a request with less time left need not queue."""
     tenant: str = ""
-    """Whose exchange it is, where several share the pool."""
+    """Whose request it is, if several share the pool."""
     read: float | None = None
     """Seconds for the answer, counted from when the connection is there, in place of *answer*."""
     timeout_header: bytes = b""
-    """Header field in which the backend is told the milliseconds left of the budget; empty = it is not told."""
+    """Header field that carries the remaining milliseconds of the budget; empty = none is sent."""
 
 
 class PoolLimits(NamedTuple):
-    """What a pool allows itself; may be changed while it runs."""
+    """A pool's limits; they may be changed while it runs."""
 
     keepalive: float | None
     """Seconds that an idle connection is kept; None = a new connection per request."""
@@ -112,7 +112,7 @@ class Pool:
         return self._queue.waiting
 
     def set_limits(self, limits: PoolLimits) -> None:
-        """Put other limits in force: idle connections beyond them are closed now, busy ones when they are done."""
+        """Change the limits: idle connections beyond them are closed now, busy ones when they are done."""
         self.limits = limits
         until = self._loop.time() + (limits.keepalive or 0.0)
         for connection in list(self._idle):
@@ -138,7 +138,7 @@ class Pool:
             self._begin_exchange(options.tenant)
             connection = None if fresh else self._take_idle()
         else:
-            began = time.perf_counter()  # as every duration is: the loop's clock stands still while it is busy
+            began = time.perf_counter()  # as every duration: the loop's clock does not advance while it is busy
             try:
                 connection = await self._wait_in_queue(options)
             except QueueTimedOut as exc:
@@ -180,7 +180,7 @@ class Pool:
     # --- getting a connection ---
 
     async def _open(self, options: RequestOptions) -> Connection:
-        """A new connection for one who has a place; where it cannot be made, the place is left."""
+        """A new connection for a request that has reserved one; if it cannot be made, the reservation ends."""
         if self._idle and (self._quota is not None or self.open_connections >= self.limits.max_connections):
             self._drop(self._idle[0], abort=True)  # an idle one makes room for the new one
         self._opening += 1
@@ -200,7 +200,7 @@ class Pool:
         return connection
 
     def _has_room(self, tenant: str) -> bool:
-        """Whether one more exchange of this tenant's may begin now."""
+        """Whether this tenant may begin one more exchange now."""
         free = self.limits.max_connections - self._busy
         if self._quota is not None and free > 0:
             free = 0 if self._quota.yields(self._busy) else free - self._quota.others()
@@ -216,7 +216,7 @@ class Pool:
         return self._quota.reserve(self._busy + 1, self.limits.max_connections)
 
     def _note_use(self) -> None:
-        """Tell the other workers how many connections are held here, and how many wait for one."""
+        """Publish to the other workers how many connections are held here, and how many requests wait."""
         if self._quota is not None:
             self._quota.note(self._busy + len(self._idle), self._queue.waiting)
 
@@ -226,7 +226,7 @@ class Pool:
             self._in_use[tenant] = self._in_use.get(tenant, 0) + 1
 
     def _end_exchange(self, tenant: str) -> None:
-        """An exchange is over: its place goes to the first in the queue that may have it."""
+        """An exchange is over: its connection goes to the first in the queue that may have it."""
         self._busy -= 1
         if mine := self._in_use.get(tenant, 0):
             if mine > 1:
@@ -238,7 +238,7 @@ class Pool:
             self.serve_waiting()
 
     def serve_waiting(self) -> None:
-        """Call whoever in the queue may have a place, first come, first served."""
+        """Give free connections to waiting requests, first come, first served."""
         while (
             self._busy < self.limits.max_connections
             and self._reserve()
@@ -249,7 +249,7 @@ class Pool:
         self._note_use()
 
     def _poll_waiting(self) -> None:
-        """Other workers leave places, too, and do not say so."""
+        """Look again: other workers free connections without saying so."""
         self.serve_waiting()
         self._poll = self._loop.call_later(POLL_EVERY, self._poll_waiting) if self._queue.waiting else None
 
@@ -263,9 +263,9 @@ class Pool:
         return None
 
     async def _wait_in_queue(self, options: RequestOptions) -> Connection | None:
-        """Queue until a place is free; returns a connection to use or None, leave to open one.
+        """Queue until a connection is free; returns it, or None for permission to open one.
 
-        Who could not be answered in time any more leaves at once: its place is better given to one that can.
+        A request that could no longer be answered in time leaves at once, in favour of one that can.
         """
         latest = options.queue - options.usual
         ahead = self._queue.count_ahead(options.tenant) if self.limits.shared else self._queue.waiting
@@ -359,7 +359,7 @@ class Pool:
             self._note_use()
 
     def _drop(self, connection: Connection, *, abort: bool = False) -> None:
-        """Take a connection that is of no more use off the books; calling it twice does no harm."""
+        """Forget a connection that is no longer usable; may be called more than once."""
         if abort:
             connection.abort()
         self._connections.discard(connection)

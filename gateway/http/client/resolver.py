@@ -61,7 +61,7 @@ class Resolver:
         self._ask = look_up or self._threads.look_up
         self._names: dict[str, _Name] = {}
         self.failed = FailedAddresses()
-        """The addresses that took no connection of late, shared by all who use this resolver."""
+        """Addresses that recently took no connection, shared by all users of this resolver."""
 
     def prefetch(self, host: str) -> None:
         """Begin to look a name up; addresses need no look-up. Call inside a running loop."""
@@ -69,7 +69,7 @@ class Resolver:
             self._refresh(host, self._names.setdefault(host, _Name()))
 
     async def resolve(self, host: str) -> tuple[str, ...]:
-        """The host's addresses, best first; at once wherever they are known.
+        """The host's addresses, best first; at once if they are known.
 
         Raises OSError (socket.gaierror) if the name has never been resolved and cannot be now.
         """

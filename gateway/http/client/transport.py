@@ -5,7 +5,7 @@ by httpx. It keeps no cookies, follows no redirects, decodes no bodies and reads
 it understands two request extensions:
 
 ``deadline``
-    loop time (seconds) by which the whole exchange must be over; it stands above the four phase timeouts.
+    loop time (seconds) by which the whole exchange must be over; it overrides the four phase timeouts.
 ``fresh_connection``
     true = do not use a connection that has carried a request before.
 """
@@ -53,7 +53,7 @@ class TransportSettings:
         return PoolLimits(self.keepalive, self.max_connections, self.max_answer, self.shared, max_age)
 
 
-async def _whole(stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> bytes:
+async def _read_all(stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> bytes:
     """All bytes of a request's or response's stream."""
     if isinstance(stream, httpx.SyncByteStream):
         return b"".join(stream)
@@ -124,7 +124,7 @@ class Transport(httpx.AsyncBaseTransport):
         Raises the kinds of ExchangeError, each of which is the httpx exception of its phase too, and
         httpx.LocalProtocolError for a request that cannot be written.
         """
-        body = await _whole(request.stream)
+        body = await _read_all(request.stream)
         answer = await self.pool(request.url).exchange(
             self._head(request, len(body)),
             body,

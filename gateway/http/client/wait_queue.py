@@ -1,4 +1,4 @@
-"""The queue before a pool: first come, first served among those whose tenant may have a place. Pure but for futures."""
+"""The queue of a pool: first come, first served among tenants that may have a connection. Pure except for futures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gateway.http.client.connection import Connection
 
 
 class Waiter:
-    """A request in the queue; its future brings a connection to use, or None for leave to open one."""
+    """A request in the queue; its future brings a connection, or None for permission to open one."""
 
     __slots__ = ("future", "number", "tenant")
 
@@ -21,12 +21,12 @@ class Waiter:
 
 
 class WaitQueue:
-    """All who wait. Finding the next looks at one of each tenant's, however long the queue is."""
+    """All waiters. Finding the next one looks at one per tenant, however long the queue is."""
 
     def __init__(self) -> None:
         self._by_tenant: dict[str, deque[Waiter]] = {}
         self.waiting = 0
-        """How many wait."""
+        """Number of waiters."""
         self._last = 0
 
     def add(self, future: asyncio.Future[Connection | None], tenant: str) -> Waiter:
@@ -46,7 +46,7 @@ class WaitQueue:
         return len(self._by_tenant) if own is None else len(own) + len(self._by_tenant) - 1
 
     def remove(self, waiter: Waiter) -> bool:
-        """Leave the queue; whether the turn was still in it."""
+        """Leave the queue; returns whether the waiter was still in it."""
         waiters = self._by_tenant.get(waiter.tenant)
         if waiters is None or waiter not in waiters:
             return False
@@ -55,7 +55,7 @@ class WaitQueue:
         return True
 
     def take(self, may: Callable[[str], bool]) -> Waiter | None:
-        """Take out whoever came first among the tenants that *may* have a place now."""
+        """Take out the first waiter of the tenants that *may* have a connection now."""
         first: Waiter | None = None
         for tenant, waiters in list(self._by_tenant.items()):
             while waiters and waiters[0].future.done():  # cancelled just now; it need not take itself out any more

@@ -45,7 +45,7 @@ class AcceptOrder(Protocol):
     """Of several processes that accept on the same sockets: whose turn it is."""
 
     def note(self, connections: int) -> None:
-        """This process has so many connections, and accepts."""
+        """Set this process's number of connections; it accepts."""
 
     def retire(self) -> None:
         """This process accepts no more."""

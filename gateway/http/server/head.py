@@ -114,7 +114,7 @@ def parse_head(data: bytes) -> Head:
     lines = data.split(b"\r\n")
     # Each line break is two control characters; one more of any kind is one too many.
     if len(data.translate(None, _CONTROLS_BUT_TAB)) != len(data) - 2 * (len(lines) - 1):
-        raise BadRequest(400, "a control character, or a line break that is not CR LF, stands in the head")
+        raise BadRequest(400, "the head has a control character, or a line break that is not CR LF")
     if len(lines) > MAX_FIELDS + 1:
         raise BadRequest(431, f"more than {MAX_FIELDS} header fields")
     method, path, query, version, authority = _request_line(lines[0])
@@ -155,7 +155,7 @@ def parse_head(data: bytes) -> Head:
         length=length,
         keep_alive=keep_alive,
         expects_continue=expects_continue,
-        decoded_path=_decoded(path),
+        decoded_path=_decode_path(path),
     )
 
 
@@ -180,7 +180,7 @@ def _request_line(line: bytes) -> tuple[str, bytes, bytes, bytes, bytes | None]:
     return method.decode("ascii"), absolute[2] or b"/", absolute[3] or b"", version, absolute[1]
 
 
-def _decoded(path: bytes) -> str:
+def _decode_path(path: bytes) -> str:
     return unquote_to_bytes(path).decode("utf-8", "replace") if b"%" in path else path.decode("ascii")
 
 
@@ -194,7 +194,7 @@ def _lower_name(name: bytes) -> bytes:
 def _check_host(hosts: list[bytes], authority: bytes | None, version: bytes) -> None:
     """Exactly one valid Host, which HTTP/1.0 may leave out (RFC 9112, section 3.2)."""
     if len(hosts) > 1:
-        raise BadRequest(400, "Host stands more than once")
+        raise BadRequest(400, "Host appears more than once")
     if not hosts and version == b"HTTP/1.1":
         raise BadRequest(400, "Host is missing")
     if hosts and not _is_host(hosts[0]):

@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 from gateway.http.server.exchange import EXCHANGE, Exchange
 from gateway.http.server.head import BadRequest, Head, NotAllowed, TooManyConnections
 from gateway.http.server.request_reader import RequestReader, whole_request
-from gateway.http.server.response import ResponseWriter, whole_answer
+from gateway.http.server.response import ResponseWriter, encode_answer
 from gateway.http.server.slots import ClientKind, Slot
 from gateway.http.server.state import TOO_MANY, Answer, FrontState
 from gateway.http.timer import ResettableTimer
@@ -304,7 +304,7 @@ class FrontProtocol(asyncio.Protocol):
         if self._exchange is not exchange:
             raise RuntimeError("an answer goes on after its end")
         headers += self._state.default_headers
-        data = whole_answer(status, headers, body, keep_alive=exchange.keep_alive)
+        data = encode_answer(status, headers, body, keep_alive=exchange.keep_alive)
         if not self._transport.is_closing():
             self._transport.write(data)
         self._finish(exchange)

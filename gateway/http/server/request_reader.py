@@ -89,7 +89,7 @@ class RequestReader:
             raise BadRequest(431, f"the head is larger than {MAX_HEAD} bytes")
         if end < 0:
             if buffer.count(b"\n") != buffer.count(b"\r\n"):
-                raise BadRequest(400, "a line break that is not CR LF stands in the head")
+                raise BadRequest(400, "the head has a line break that is not CR LF")
             return None
         head = self.head = read_head(bytes(buffer[:end]))
         self._drop(end + 4)

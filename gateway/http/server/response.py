@@ -15,7 +15,7 @@ STATUS_LINES: Final = {
 }
 
 
-def whole_answer(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, *, keep_alive: bool) -> bytes:
+def encode_answer(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, *, keep_alive: bool) -> bytes:
     """An answer in one piece; *headers* include Content-Length. RuntimeError: a header breaks its line."""
     lines = [b"%b: %b\r\n" % field for field in headers]
     head = b"".join(lines)

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from uvicorn.server import ServerState
 
 from gateway.http.server.head import BadRequest, TooManyConnections
-from gateway.http.server.response import whole_answer
+from gateway.http.server.response import encode_answer
 from gateway.http.server.slots import Client, Slot, SlotLimits, Slots
 from gateway.policy.access import AllowedAddresses
 
@@ -76,7 +76,7 @@ class FrontState(ServerState):
         if not self.addresses.allows(client):
             return _NOT_ALLOWED
         answer = self.refuse(TooManyConnections(403, TOO_MANY))
-        return whole_answer(answer.status, [*answer.headers, *self.default_headers], answer.body, keep_alive=False)
+        return encode_answer(answer.status, [*answer.headers, *self.default_headers], answer.body, keep_alive=False)
 
     def begin_handshake(self, slot: Slot, client: Client) -> bool:
         """Whether a connection that has a slot may begin its TLS handshake."""

@@ -1,4 +1,4 @@
-"""TLS contexts from files, taken up again when the files change, and how long certificates last."""
+"""TLS contexts from files, reloaded when the files change, and how long certificates last."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _T = TypeVar("_T")
 
 
 class FileBacked(Generic[_T]):
-    """Something made of files, and made anew when they have changed."""
+    """A value made of files, and made again when they have changed."""
 
     def __init__(self, files: Files, make: Callable[[Files], _T], copies: Copies = NO_COPIES) -> None:
-        """Where the files are of no use, it is made of their *copies*, if there are any.
+        """If the files cannot be used, the value is made of their *copies*, if there are any.
 
-        ``refresh`` then says so once, as of changed files, and takes them up when they have been mended. Raises what
-        *make* raises, OSError where a file is missing.
+        ``refresh`` then reports that once, as for changed files, and uses the files when they have been fixed. Raises
+        what *make* raises, OSError if a file is missing.
         """
         self._files = files
         self._make = make
@@ -47,7 +47,7 @@ class FileBacked(Generic[_T]):
             self._seen = None
 
     def refresh(self) -> bool:
-        """Make it anew if the files have changed; whether it was.
+        """Make it again if the files have changed; returns whether it was.
 
         Raises OSError (ssl.SSLError), and keeps what there is, where they cannot be used: as amid a renewal, when one
         file is new and the other still old. It is raised once for the same files; they are tried again all the same.
@@ -75,7 +75,7 @@ class FileBacked(Generic[_T]):
 
 
 def _stamp(file: str | None) -> tuple[int, int] | None:
-    """What tells whether a file is another than before; None where there is none."""
+    """What changes when a file is replaced; None if there is none."""
     if file is None:
         return None
     try:
@@ -86,7 +86,7 @@ def _stamp(file: str | None) -> tuple[int, int] | None:
 
 
 class _NewestContext(ssl.SSLContext):
-    """Stands where a listener wants its context, and leaves every handshake to the newest one."""
+    """The context that a listener keeps; it passes every handshake on to the newest one."""
 
     def __new__(cls, newest: ssl.SSLContext) -> Self:
         return super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)

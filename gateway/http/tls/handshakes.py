@@ -1,4 +1,4 @@
-"""TLS handshakes on the hook port: begun for each connection, bounded in time and number, and told of when they fail.
+"""TLS handshakes on the hook port: limited in time and number, and reported when they fail.
 
 An event loop that accepts by itself drops the connections whose handshakes fail without a word. So what comes of each
 handshake is seen here.
@@ -18,7 +18,7 @@ _GOODBYE: Final = 2.0
 
 
 class HandshakeFault(StrEnum):
-    """Why a handshake came to nothing."""
+    """Why a handshake failed."""
 
     NO_CERTIFICATE = "no_certificate"
     """The client showed none, and ``client_ca`` asks for one."""
@@ -34,12 +34,12 @@ class HandshakeFault(StrEnum):
     CLOSED = "closed"
     """The client left: port scans, and health checks of load balancers."""
     TOO_MANY = "too_many"
-    """More connections were open than could even be told so."""
+    """More connections were open than could even be answered."""
     OTHER = "other"
 
 
 class FailedHandshake(NamedTuple):
-    """One that came to nothing."""
+    """A failed handshake."""
 
     fault: HandshakeFault
     peer: str
@@ -49,7 +49,7 @@ class FailedHandshake(NamedTuple):
 
 
 class Secured(Protocol):
-    """What speaks over TLS once the handshake is done: an asyncio.Protocol that can be told to end."""
+    """What runs over TLS once the handshake is done: an asyncio.Protocol that can be closed gracefully."""
 
     def close_gracefully(self) -> None:
         """End the connection as soon as nothing is lost by it."""
@@ -101,7 +101,7 @@ class Handshakes:
         return f"<Handshakes {self._under_way} under way>"
 
     def invalidate_pending(self) -> None:
-        """Let go of the connections whose handshakes are still under way as soon as they are done."""
+        """Close the connections whose handshakes are still running as soon as these are done."""
         self._generation += 1
 
     def close(self) -> None:
@@ -110,9 +110,9 @@ class Handshakes:
         self.invalidate_pending()
 
     def begin(self, sock: socket.socket, address: object, protocol: Secured, on_done: Callable[[bool], None]) -> None:
-        """Begin the handshake of an accepted connection; *on_done* is told whether it succeeded."""
+        """Begin the handshake of an accepted connection; *on_done* is called with whether it succeeded."""
         self._under_way += 1
-        task = self._loop.create_task(self._shake_hands(sock, peer_name(address), protocol, on_done))
+        task = self._loop.create_task(self._handshake(sock, peer_name(address), protocol, on_done))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -122,7 +122,7 @@ class Handshakes:
         detail = "more connections are open, or handshakes under way, than server.max_connections leaves room for"
         self._on_failure(FailedHandshake(HandshakeFault.TOO_MANY, peer_name(address), detail))
 
-    async def _shake_hands(
+    async def _handshake(
         self, sock: socket.socket, peer: str, protocol: Secured, on_done: Callable[[bool], None]
     ) -> None:
         is_done, generation = False, self._generation

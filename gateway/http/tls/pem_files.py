@@ -1,7 +1,7 @@
 """Copies of PEM files from when they last fitted together.
 
 A worker that begins amid a renewal that failed, or is half done, finds files on the disk that it cannot use. Its
-supervisor gives it copies of those that the other workers still go by.
+supervisor gives it copies of the files that the other workers still use.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 Files = tuple[str | None, ...]
-"""Paths of files that belong together; None stands for no file."""
+"""Paths of files that belong together; None = no file."""
 Contents = tuple[bytes | None, ...]
-"""What they held."""
+"""Their contents."""
 Copies = Mapping[Files, Contents]
 
 NO_COPIES: Final[Copies] = {}
@@ -26,9 +26,9 @@ _LARGEST: Final = 16 * 1024 * 1024
 
 
 def read_regular(file: str | os.PathLike[str]) -> bytes:
-    """What a regular file holds. Raises OSError: for a pipe or a device too, which could keep us waiting for ever.
+    """A regular file's contents. Raises OSError, for a pipe or a device too, which could block forever.
 
-    It does not name the file: what stands for it in the configuration may be a reference.
+    It does not name the file: the path may be a reference to a secret.
     """
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -44,7 +44,7 @@ def read_regular(file: str | os.PathLike[str]) -> bytes:
 
 
 def read_files(files: Files) -> Contents:
-    """What they hold. Raises OSError as ``read_regular`` does."""
+    """The contents of these files. Raises OSError as ``read_regular`` does."""
     return tuple(None if file is None else read_regular(file) for file in files)
 
 
@@ -81,7 +81,7 @@ def snapshot_files(files: Files) -> Iterator[Files]:
 
 
 def copy_files(files: Files, check: Callable[[Files], object]) -> Contents:
-    """What the files hold, once *check* takes just that. Raises OSError, as it does, where they are of no use."""
+    """The files' contents, after *check* accepted exactly these. Raises OSError, also if *check* does."""
     contents = read_files(files)
     with in_memory(contents) as paths:
         check(paths)

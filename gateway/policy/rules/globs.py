@@ -19,13 +19,13 @@ def fold(text: str) -> str:
     """What is the same for texts that differ in upper and lower case only; globs go through it like texts.
 
     Unicode's full case folding: of each character by itself, so that it can be done to a prefix. ``ß`` becomes two
-    letters, for which a ``?`` stands only once.
+    letters, of which a ``?`` matches only one.
     """
     return text.casefold()
 
 
 def compile_glob(glob: str) -> re.Pattern[str]:
-    """A pattern for ``fullmatch``: it takes time in proportion to the text, whatever glob and text are."""
+    """A pattern for ``fullmatch``; for every glob and text its time is proportional to the length of the text."""
     first, *rest = ("".join("." if c == "?" else re.escape(c) for c in part) for part in re.split(r"\*+", glob))
     if not rest:
         return re.compile(first, re.DOTALL)

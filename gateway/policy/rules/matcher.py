@@ -6,9 +6,9 @@ blocked numbers cost a hook what ten cost.
 
 What the texts are that a glob is held against:
 
-- caller and callee: the JSON string, whatever its escapes; of anything else, such as a number, the characters as they
-  stand in the body. A field that is absent or null meets no condition of its own, not even ``*``. Of a key that stands
-  there twice, the last one counts, as for PHP.
+- caller and callee: the JSON string, however it is escaped; of anything else, such as a number, the characters as they
+  are written in the body. A field that is absent or null matches no condition, not even ``*``. Of doubled keys the last
+  one counts, as for PHP.
 - upper and lower case are the same (see globs.fold). Nothing else is made equal: a full-width ``４`` is no ``4``, a
   Cyrillic ``а`` no ``a``, and ``004930123`` not ``+4930123``.
 """
@@ -29,11 +29,11 @@ __all__ = ["Rule", "Rules", "Windows", "parse_windows"]
 
 
 class Rule(NamedTuple):
-    """One rule of an app; every condition that it has must be met."""
+    """One rule of an app; all of its conditions must match."""
 
     name: str
     caller: tuple[str, ...] = ()
-    """Globs of which one must match; without any, whoever calls, and a hook without a caller too."""
+    """Globs of which one must match; without any, every caller matches, and a hook without a caller too."""
     callee: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     time: Windows | None = None
@@ -42,11 +42,11 @@ class Rule(NamedTuple):
     upstream: str | None = None
 
 
-def scope(rule: Rule, kind: MethodType | None) -> tuple[str, ...] | None:
-    """The globs of methods that a hook of a method of this type must still meet; None = it meets the rule never.
+def method_globs(rule: Rule, kind: MethodType | None) -> tuple[str, ...] | None:
+    """The method globs that a hook of this type must still match; None = it never matches the rule.
 
-    Of a rule's methods, the word for a type stands for all of that type. Without any, a rule with a verdict meets only
-    methods that ask: an event that is answered here would be missing in the backend's records. *kind*: None = not told.
+    Among a rule's methods, the word for a type means all of that type. Without any, a rule with a verdict matches only
+    methods that ask: an event that is answered here would be missing in the backend's records. *kind*: None = unknown.
     """
     if kind is None:
         return rule.methods
@@ -83,7 +83,7 @@ class Rules:
 
         *kind*: the type of the methods; what no hook of theirs meets is left out. None = rules go by names alone.
         """
-        scopes = [(rule, methods) for rule in rules if (methods := scope(rule, kind)) is not None]
+        scopes = [(rule, methods) for rule in rules if (methods := method_globs(rule, kind)) is not None]
         rules = [rule for rule, _ in scopes]
         timings: dict[Windows, _Timing] = {}
         self._by_caller, self._by_callee, self._by_method = _Index(), _Index(), _Index()
@@ -104,11 +104,11 @@ class Rules:
     def __len__(self) -> int:
         return len(self._compiled) + (0 if self._more is None else len(self._more))
 
-    def meet(self, hook: Hook, method: str, now: float) -> Rule | None:
-        """The first rule that this hook meets at this time (seconds since 1970)."""
+    def match_hook(self, hook: Hook, method: str, now: float) -> Rule | None:
+        """The first rule that matches this hook at this time (seconds since 1970)."""
         if not self.reads_texts:
-            return self.find(None, None, method, now)
-        return self.find(field_text(hook.caller, sys.maxsize), field_text(hook.callee, sys.maxsize), method, now)
+            return self.match(None, None, method, now)
+        return self.match(field_text(hook.caller, sys.maxsize), field_text(hook.callee, sys.maxsize), method, now)
 
     def reads(self, field: str, method: str) -> bool:
         """Whether a rule for this method looks at the field, ``caller`` or ``callee``; looks at every rule."""
@@ -117,19 +117,19 @@ class Rules:
         method = fold(method)
         return any(
             (rule.caller if field == "caller" else rule.callee)
-            and any(compile_glob(fold(glob)).fullmatch(method) for glob in scope(rule, self._kind) or ("*",))
+            and any(compile_glob(fold(glob)).fullmatch(method) for glob in method_globs(rule, self._kind) or ("*",))
             for rule in (compiled.rule for compiled in self._compiled)
         ) or (self._more is not None and self._more.reads(field, method))
 
-    def find(self, caller: str | None, callee: str | None, method: str, now: float) -> Rule | None:
+    def match(self, caller: str | None, callee: str | None, method: str, now: float) -> Rule | None:
         """The same for the texts themselves; None = the hook does not carry it."""
         if self.reads_texts:
             caller, callee = caller and fold(caller), callee and fold(callee)
         if self.reads_methods:
             method = fold(method)
-        return self.first(caller, callee, method, now)
+        return self.match_folded(caller, callee, method, now)
 
-    def first(self, caller: str | None, callee: str | None, method: str, now: float) -> Rule | None:
+    def match_folded(self, caller: str | None, callee: str | None, method: str, now: float) -> Rule | None:
         """The same for texts that are folded already."""
         compiled = self._compiled
         found = len(compiled)
@@ -142,38 +142,38 @@ class Rules:
             for place in places:
                 if place >= found:
                     break
-                if compiled[place].met(caller, callee, method, now):
+                if compiled[place].matches(caller, callee, method, now):
                     found = place
                     break
         if found < len(compiled):
             return compiled[found].rule
-        return None if self._more is None else self._more.first(caller, callee, method, now)
+        return None if self._more is None else self._more.match_folded(caller, callee, method, now)
 
     def _file(self, place: int, rule: Rule, methods: tuple[str, ...], timings: dict[Windows, _Timing]) -> _Compiled:
         """Put a rule where it will be found; what is left of its conditions is to be tried then."""
         caller, callee, methods = (tuple(map(fold, globs)) for globs in (rule.caller, rule.callee, methods))
         timing = None if rule.time is None else timings.setdefault(rule.time, _Timing(rule.time))
-        if max(telling := (_telling(caller), _telling(callee))) > _NOTHING:
+        if max(telling := (_selectivity(caller), _selectivity(callee))) > _NOTHING:
             if telling[0] >= telling[1]:
                 self._by_caller.add(caller, place)
                 caller = ()
             else:
                 self._by_callee.add(callee, place)
                 callee = ()
-        elif _telling(methods) > _NOTHING:
+        elif _selectivity(methods) > _NOTHING:
             self._by_method.add(methods, place)
             methods = ()
         else:
             self._unfiled.append(place)
-        return _Compiled(rule, _AnyOf.of(caller), _AnyOf.of(callee), _AnyOf.of(methods), timing)
+        return _Compiled(rule, _AnyOf.compile(caller), _AnyOf.compile(callee), _AnyOf.compile(methods), timing)
 
 
 _NOTHING: Final = (False, 0)
 _split_wild: Final = re.compile(r"[*?]+").split
 
 
-def _telling(globs: tuple[str, ...]) -> tuple[bool, int]:
-    """How few hooks meet the least strict of these globs, to be compared; nothing, if it can only be tried."""
+def _selectivity(globs: tuple[str, ...]) -> tuple[bool, int]:
+    """How selective the least strict of these globs is, for comparison; nothing if it can only be tried."""
     if not all(is_prefix(glob) or not is_glob(glob) for glob in globs):
         return _NOTHING
     return min(((not is_glob(glob), len(glob)) for glob in globs), default=_NOTHING)
@@ -218,8 +218,8 @@ class _AnyOf(NamedTuple):
     """With a text in front without which none can match: to look for that is many times quicker."""
 
     @classmethod
-    def of(cls, globs: tuple[str, ...]) -> _AnyOf | None:
-        """None where there is nothing to be met."""
+    def compile(cls, globs: tuple[str, ...]) -> _AnyOf | None:
+        """None if there is no condition."""
         if not globs:
             return None
         prefixes: dict[int, set[str]] = {}
@@ -259,15 +259,15 @@ class _Timing:
         self._minute: float | None = None
         self._open = False
 
-    def holds(self, now: float) -> bool:
+    def is_open(self, now: float) -> bool:
         minute = now // 60
         if minute != self._minute:
-            self._minute, self._open = minute, self._windows.holds(now)
+            self._minute, self._open = minute, self._windows.is_open(now)
         return self._open
 
 
 class _Compiled(NamedTuple):
-    """A rule, and those of its conditions that its place in an index does not tell of."""
+    """A rule, and its conditions that the index does not check."""
 
     rule: Rule
     caller: _AnyOf | None
@@ -275,10 +275,10 @@ class _Compiled(NamedTuple):
     methods: _AnyOf | None
     timing: _Timing | None
 
-    def met(self, caller: str | None, callee: str | None, method: str, now: float) -> bool:
+    def matches(self, caller: str | None, callee: str | None, method: str, now: float) -> bool:
         return (
             (self.methods is None or self.methods.matches(method))
-            and (self.timing is None or self.timing.holds(now))
+            and (self.timing is None or self.timing.is_open(now))
             and (self.caller is None or self.caller.matches(caller))
             and (self.callee is None or self.callee.matches(callee))
         )

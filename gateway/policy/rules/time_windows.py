@@ -46,7 +46,7 @@ class Window(NamedTuple):
     times: tuple[tuple[int, int], ...]
     """Minutes of the day, the end not counted; an end before the beginning is the next day's."""
 
-    def holds(self, day: date, minute: int) -> bool:
+    def is_open(self, day: date, minute: int) -> bool:
         """Whether it is open on this day at this minute of it."""
         today, yesterday = self._begins_on(day), self._begins_on(day - _ONE_DAY)
         for begin, end in self.times:
@@ -71,14 +71,14 @@ class Windows(NamedTuple):
     windows: tuple[Window, ...]
     zone: str
 
-    def holds(self, now: float) -> bool:
+    def is_open(self, now: float) -> bool:
         """Whether one of them is open at this time (seconds since 1970). The answer is the same for a whole minute.
 
         For the years 2 to 9998; beyond, it raises OverflowError or ValueError.
         """
         wall = datetime.fromtimestamp(now, _zone(self.zone))
         day, minute = wall.date(), wall.hour * 60 + wall.minute
-        return any(window.holds(day, minute) for window in self.windows)
+        return any(window.is_open(day, minute) for window in self.windows)
 
     def __str__(self) -> str:
         return self.text if self.text.endswith(self.zone) else f"{self.text} {self.zone}"
@@ -93,11 +93,11 @@ def parse_windows(text: str) -> Windows:
     text = text.strip(" ")
     if not text or len(text) > MAX_LENGTH:
         raise ValueError(FORM)
-    rest, zone = _zone_of(text)
+    rest, zone = _split_zone(text)
     return Windows(text, tuple(_window(part.strip(" ")) for part in rest.split(";")), zone)
 
 
-def _zone_of(text: str) -> tuple[str, str]:
+def _split_zone(text: str) -> tuple[str, str]:
     match = _match_zone(text)
     if match is None or _match_days(match[2]):
         return text, DEFAULT_ZONE

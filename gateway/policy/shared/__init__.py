@@ -7,7 +7,7 @@ counted on every hook has a word of each worker's own, and only the sum is read.
 
 from gateway.policy.shared.breakers import SharedBreaker
 from gateway.policy.shared.claims import Claim, Claims
-from gateway.policy.shared.limits import AppLimits, Bucket, Places
+from gateway.policy.shared.limits import AppLimits, HookCount, SharedLimiter
 from gateway.policy.shared.memory import Memory
 from gateway.policy.shared.quotas import POLL_EVERY, Quota
 from gateway.policy.shared.supervisor import SharedMemory
@@ -16,13 +16,13 @@ from gateway.policy.shared.worker import SharedState
 __all__ = [
     "POLL_EVERY",
     "AppLimits",
-    "Bucket",
     "Claim",
     "Claims",
+    "HookCount",
     "Memory",
-    "Places",
     "Quota",
     "SharedBreaker",
+    "SharedLimiter",
     "SharedMemory",
     "SharedState",
 ]

@@ -28,7 +28,7 @@ class AcceptOrder:
         return f"<AcceptOrder {[self._words[self._memory.clients(slot)] for slot in range(self._memory.workers)]}>"
 
     def note(self, connections: int) -> None:
-        """This worker has so many connections."""
+        """Set this worker's number of connections."""
         if not self._retired:
             self._words[self._own] = connections + 1
 

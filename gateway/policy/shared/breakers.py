@@ -35,7 +35,7 @@ _MICROSECONDS: Final = 1_000_000
 
 
 class SharedBreaker(Breaker):
-    """One target's, at one worker. As ``Breaker``; an operator's hold is each worker's own, for all are told of it."""
+    """One target's breaker at one worker. As ``Breaker``; an operator's hold is set in each worker."""
 
     __slots__ = (
         "_all_successes",
@@ -71,7 +71,7 @@ class SharedBreaker(Breaker):
         """What all workers have of connections to the target."""
 
     @classmethod
-    def of(cls, memory: Memory, name: str) -> SharedBreaker | None:
+    def attach(cls, memory: Memory, name: str) -> SharedBreaker | None:
         """The breaker of this name; None where there is no room for one more."""
         entry = take_entry(memory, BREAKER_NAMES, name)
         return None if entry is None else cls(memory, entry, name)
@@ -90,7 +90,7 @@ class SharedBreaker(Breaker):
         name = f"{self._name} app {app}"
         if self._left or not (create or is_known(self._memory, BREAKER_NAMES, name)):
             return None
-        breaker = SharedBreaker.of(self._memory, name)
+        breaker = SharedBreaker.attach(self._memory, name)
         if create and breaker is not None:
             self.note_app()
         return breaker
@@ -148,7 +148,7 @@ class SharedBreaker(Breaker):
         words = self._memory.words
         if (
             not self._left
-            and self._is_well(ticket)
+            and self._is_healthy(ticket)
             and now < self._flush_at
             and words[self._at + _CHANGES] == self._seen
         ):
@@ -185,14 +185,14 @@ class SharedBreaker(Breaker):
         afresh = self._configured and settings.window != self._settings.window
         self._configured = True
         super().configure(settings)
-        self._change(-math.inf, self._reconfigured, afresh)
+        self._change(-math.inf, self._reconfigure, afresh)
 
     def _succeed(self, ticket: int, now: float) -> None:
         if ticket == self._generation and not self._left:
             self._memory.words[self._own_success] = int(now * _MICROSECONDS)
         super().succeeded(ticket, now)
 
-    def _reconfigured(self, afresh: bool) -> None:
+    def _reconfigure(self, afresh: bool) -> None:
         if afresh:
             self._clear_counts()
             self._slot_ends = -math.inf
@@ -201,7 +201,7 @@ class SharedBreaker(Breaker):
 
     # --- what all have in common ---
 
-    def _is_well(self, ticket: int) -> bool:
+    def _is_healthy(self, ticket: int) -> bool:
         return self._state is State.CLOSED and not self._row_total and ticket == self._generation
 
     def _may_be_due(self, now: float, due: float) -> bool:
@@ -211,7 +211,7 @@ class SharedBreaker(Breaker):
         return not self._probing or not self._is_probed()
 
     def _is_probed(self) -> bool:
-        """Whether the worker that has the probe is there to tell of it."""
+        """Whether the worker that has the probe is alive and will report."""
         return self._left or self._prober == self._memory.owner or self._memory.is_alive(self._prober)
 
     def _renew(self) -> None:

@@ -1,4 +1,4 @@
-"""Hooks in flight and verdicts of late, as all workers know them: a hook that comes to two of them is decided once.
+"""Hooks in flight and recent verdicts, shared by all workers: a hook that reaches two of them is decided once.
 
 A worker that asks a backend has claimed the hook before, under the lock of its row: of several that come at once, one
 has it. The others look again every few milliseconds, each within its own budget, until the verdict is there, or its
@@ -78,7 +78,7 @@ class Claims:
         self._serial = 0
         self._followed: dict[asyncio.Future[KnownVerdict | None], tuple[Claim, bytes]] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self.key_of: Callable[[str, bytes], int] = self._by_own_hash if memory.hashes_alike else self._by_digest
+        self.hook_key: Callable[[str, bytes], int] = self._by_own_hash if memory.hashes_alike else self._by_digest
         """What a hook of this method, with this body, is known by in all workers: never 0."""
 
     def __repr__(self) -> str:
@@ -118,7 +118,7 @@ class Claims:
             self._memory.unlock(LOCK_OF_CLAIMS + row)
 
     def finish(self, claim: Claim, body: bytes, ruling: Ruling, now: float, keep: float | None) -> None:
-        """Tell all who wait elsewhere the verdict, and those that come within *keep* seconds; None keeps nothing."""
+        """Publish the verdict to waiting workers, and for *keep* seconds to later duplicates; None keeps nothing."""
         state, place, size = self._write(claim.key, body, ruling)
         if keep is not None and keep > 0:
             state |= _KEPT
@@ -205,9 +205,9 @@ class Claims:
     # --- verdicts as bytes ---
 
     def _write(self, key: int, body: bytes, ruling: Ruling) -> tuple[int, int, int]:
-        """How the verdict is told: its kind, and where in the ring it lies."""
+        """How the verdict is stored: its kind, and its position in the ring."""
         echoes = ruling.verdict is Verdict.ALLOW and ruling.body == body
-        kept = duplicate_ruling(ruling).annotations  # what is told of a repeat, too
+        kept = duplicate_ruling(ruling).annotations  # what a duplicate keeps, too
         plain = msgspec.structs.replace(ruling, body=b"" if echoes else ruling.body, annotations=kept)
         if echoes and plain == _USUAL:
             return _ECHO, 0, 0
@@ -218,7 +218,7 @@ class Claims:
         if size > MAX_ANSWER:
             return _IN_FLIGHT, 0, 0
         memory = self._memory
-        head = memory.head_of_arena(memory.slot)
+        head = memory.arena_head(memory.slot)
         place = self._words[head]
         if place % ARENA + size > ARENA:
             place += ARENA - place % ARENA  # in one piece
@@ -235,8 +235,8 @@ class Claims:
         if kind == _DENIED:
             return _REFUSED
         memory = self._memory
-        slot, place, size = memory.slot_of(words[at + _OWNER] >> 32), words[at + _PLACE], words[at + _SIZE] >> 32
-        if slot >= memory.workers or words[memory.head_of_arena(slot)] - place > ARENA:
+        slot, place, size = memory.owner_slot(words[at + _OWNER] >> 32), words[at + _PLACE], words[at + _SIZE] >> 32
+        if slot >= memory.workers or words[memory.arena_head(slot)] - place > ARENA:
             return None
         start = memory.arena(slot) + place % ARENA
         data = memory.bytes[start : start + size]

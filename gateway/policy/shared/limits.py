@@ -17,17 +17,17 @@ _TAKEN: Final = 1
 _FILLED_AT: Final = 2
 
 
-class Places(Protocol):
-    """Hooks inside at once, of all workers."""
+class HookCount(Protocol):
+    """Counts the active hooks of all workers."""
 
     def note(self, mine: int) -> None:
-        """This worker has so many inside."""
+        """Set this worker's number of active hooks."""
 
     def total(self, mine: int) -> int:
-        """How many are inside, where this worker has so many and has noted it."""
+        """The number of active hooks in all workers; *mine* are this worker's, already noted."""
 
 
-class _SumOfAll:
+class _SummedCount:
     """What every worker has noted."""
 
     __slots__ = ("_all", "_own", "_words")
@@ -44,8 +44,8 @@ class _SumOfAll:
         return sum(self._words[self._all])
 
 
-class _AsManyEach:
-    """Where there is no room for one app more: each worker has an equal share."""
+class _EqualShares:
+    """Used when there is no room for another app: each worker has an equal share."""
 
     __slots__ = ("_workers",)
 
@@ -59,7 +59,7 @@ class _AsManyEach:
         return mine * self._workers
 
 
-class Bucket:
+class SharedLimiter:
     """A ``Limiter`` that all workers fill and take from."""
 
     __slots__ = ("_alone", "_at", "_burst", "_floats", "_lock", "_memory", "_per_second")
@@ -72,7 +72,7 @@ class Bucket:
         self._per_second = rate.per_second
         self._burst = rate.burst
         self._alone = Limiter(rate.per_worker(memory.workers), now)
-        """Stands in while another worker was stopped amid a change."""
+        """Used instead while another worker holds the lock because it was stopped."""
 
     def take(self, now: float) -> bool:
         """Whether one more hook may come now; if so, it is counted."""
@@ -100,21 +100,21 @@ class Bucket:
 class AppLimits:
     """An app's entry in the shared memory, for as long as this worker serves it."""
 
-    __slots__ = ("_entry", "_memory", "places")
+    __slots__ = ("_entry", "_memory", "active_count")
 
     def __init__(self, memory: Memory, name: str) -> None:
         self._memory = memory
         self._entry = entry = take_entry(memory, LIMIT_NAMES, name)
-        self.places: Places = _AsManyEach(memory.workers) if entry is None else _SumOfAll(memory, entry)
+        self.active_count: HookCount = _EqualShares(memory.workers) if entry is None else _SummedCount(memory, entry)
 
-    def limiter(self, rate: Rate, now: float) -> Limiter | Bucket:
+    def limiter(self, rate: Rate, now: float) -> Limiter | SharedLimiter:
         """What counts hooks that come at this rate."""
         if self._entry is None:
             return Limiter(rate.per_worker(self._memory.workers), now)
-        return Bucket(self._memory, self._entry, rate, now)
+        return SharedLimiter(self._memory, self._entry, rate, now)
 
     def leave(self) -> None:
         """This worker serves the app no more, and has none of its hooks inside."""
         if self._entry is not None:
-            self.places.note(0)
+            self.active_count.note(0)
             leave_entry(self._memory, LIMIT_NAMES, self._entry)

@@ -24,7 +24,7 @@ BEAT_EVERY: Final = 0.2
 
 ROWS: Final = 4096
 ROW: Final = 8
-"""Hooks that claims remember: rows of so many, in each of which the oldest makes room."""
+"""Entries per row of claims; in each row the oldest is replaced."""
 CLAIM_WORDS: Final = 6
 LIMITS: Final = 32 * 1024
 """Apps with a limit, at once."""
@@ -75,7 +75,7 @@ class Names(NamedTuple):
     """Of an entry; the first is its key."""
     capacity: int
     holds: int
-    """Byte of a region at which the worker's own marks begin of those that it uses."""
+    """Byte of a region at which the worker's marks of the entries that it uses begin."""
     lock: int
 
 
@@ -84,7 +84,7 @@ BREAKER_NAMES: Final = Names(_BREAKERS, BREAKER_WORDS, BREAKERS, _OWN_HOLDS * 8 
 
 
 def create_memory(workers: int) -> int:
-    """The descriptor of memory for so many workers: handed on to them, and kept open by its maker.
+    """Create the memory for this many workers and return its descriptor, which the creator keeps open.
 
     Pages that nobody has come to cost nothing.
     """
@@ -124,17 +124,17 @@ class Memory:
         self.words[self._beat] = time.monotonic_ns()
 
     def is_alive(self, owner: int) -> bool:
-        """Whether the process with this number has said of late that it lives."""
-        slot = self.slot_of(owner)
+        """Whether the process with this number has recently given a sign of life."""
+        slot = self.owner_slot(owner)
         if slot >= self.workers or self._owner(slot) != owner:
             return False
         return time.monotonic_ns() - self.words[self._member(slot) + 1] < SILENCE_LIMIT * 1e9
 
     def is_alive_at(self, slot: int) -> bool:
-        """Whether there is a process in this slot that has said of late that it lives."""
+        """Whether a process in this slot has recently given a sign of life."""
         return self.is_alive(self._owner(slot))
 
-    def slot_of(self, owner: int) -> int:
+    def owner_slot(self, owner: int) -> int:
         """The slot of the process with this number."""
         return owner - 1 >> 16
 
@@ -199,7 +199,7 @@ class Memory:
         """The word in which the worker of this slot says how many client connections it has; 0 = it accepts nothing."""
         return self._member(slot) + 3
 
-    def head_of_arena(self, slot: int) -> int:
+    def arena_head(self, slot: int) -> int:
         """The word that counts the bytes ever written into the worker's arena; it outlives the process."""
         return self._member(slot) + 2
 

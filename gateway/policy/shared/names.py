@@ -17,7 +17,7 @@ _PLACES: Final = 64
 
 def take_entry(memory: Memory, names: Names, name: str) -> int | None:
     """The entry of this name, marked as used by this worker; None where there is no room, or its lock is not free."""
-    key = _key_of(memory, name)
+    key = _entry_key(memory, name)
     lock = names.lock + names.capacity
     if not memory.lock(lock):
         return None
@@ -26,7 +26,7 @@ def take_entry(memory: Memory, names: Names, name: str) -> int | None:
         at = names.entries + first * names.words
         keys = memory.words[at : at + _PLACES * names.words : names.words].tolist()
         known = key in keys
-        entry = first + keys.index(key) if known else _unused(memory, names, first)
+        entry = first + keys.index(key) if known else _find_unused(memory, names, first)
         if entry is None:
             return None
         held = memory.held(names, entry)
@@ -42,7 +42,7 @@ def take_entry(memory: Memory, names: Names, name: str) -> int | None:
 
 def is_known(memory: Memory, names: Names, name: str) -> bool:
     """Whether some worker uses an entry of this name; changes nothing."""
-    key = _key_of(memory, name)
+    key = _entry_key(memory, name)
     first = key % (names.capacity - _PLACES)
     at = names.entries + first * names.words
     keys = memory.words[at : at + _PLACES * names.words : names.words].tolist()
@@ -55,11 +55,11 @@ def leave_entry(memory: Memory, names: Names, entry: int) -> None:
     memory.bytes[held.start + memory.slot * held.step] = 0
 
 
-def _key_of(memory: Memory, name: str) -> int:
+def _entry_key(memory: Memory, name: str) -> int:
     digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8, key=memory.key).digest()
     return int.from_bytes(digest, "little") or 1
 
 
-def _unused(memory: Memory, names: Names, first: int) -> int | None:
+def _find_unused(memory: Memory, names: Names, first: int) -> int | None:
     entries = range(first, first + _PLACES)
     return next((entry for entry in entries if not any(memory.bytes[memory.held(names, entry)])), None)

@@ -34,12 +34,12 @@ class Quota:
         return f"<Quota {self._words[self._held].tolist()} held, {self._words[self._waiting].tolist()} wait>"
 
     def note(self, held: int, waiting: int) -> None:
-        """This worker holds so many connections, and so many of its hooks wait for one."""
+        """Set how many connections this worker holds, and how many of its hooks wait for one."""
         if not self._left:
             self._words[self._own_held] = held
             self._words[self._own_waiting] = waiting
 
-    def part(self, most: int) -> int:
+    def share(self, most: int) -> int:
         """This worker's equal part of a limit, for people: it may have more or less."""
         workers, slot = self._memory.workers, self._memory.slot
         return most // workers + (slot < most % workers)
@@ -49,7 +49,7 @@ class Quota:
         return 0 if self._left else sum(self._words[self._held]) - self._words[self._own_held]
 
     def reserve(self, held: int, most: int) -> bool:
-        """Whether this worker may hold so many, where all may hold *most*; if so, it is noted."""
+        """Whether this worker may hold *held* connections if all may hold *most*; if so, that is noted."""
         if self._left:
             return True
         before, self._words[self._own_held] = self._words[self._own_held], held
@@ -59,7 +59,7 @@ class Quota:
         return False
 
     def may_keep(self, held: int, most: int) -> bool:
-        """Whether one of so many may stay open while nobody uses it."""
+        """Whether one of *held* connections may stay open while it is idle."""
         return held + self.others() <= most - max(1, most // 8) and not self.is_wanted()
 
     def is_wanted(self) -> bool:

@@ -20,7 +20,7 @@ class SharedState:
         self._loop = asyncio.get_running_loop()
         self.claims = Claims(memory)
         self.accept_order = AcceptOrder(memory)
-        self.all_hooks = AppLimits(memory, "server").places
+        self.all_hooks = AppLimits(memory, "server").active_count
         """Hooks that all workers have inside."""
         self.on_beat: Callable[[], None] | None = None
         """Called several times a second."""
@@ -36,7 +36,7 @@ class SharedState:
 
     def target_breaker(self, upstream: str, url: str) -> SharedBreaker | None:
         """The breaker of a target; None where there is no room for one more."""
-        return SharedBreaker.of(self._memory, f"target {upstream} {url}")
+        return SharedBreaker.attach(self._memory, f"target {upstream} {url}")
 
     def close(self) -> None:
         """No more signs of life."""

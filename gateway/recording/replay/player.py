@@ -39,7 +39,7 @@ _HEADERS: Final = {
 }
 _MAX_ERROR: Final = 200
 _AHEAD: Final = 64
-"""Hooks that are read ahead, beside some for each connection: so many may wait for one of their own session."""
+"""Hooks that are read ahead, besides some per connection: they may wait for another hook of their session."""
 _is_request_id = re.compile(r"[!-~]{1,128}").fullmatch
 _MASKED_EVER: Final = ("caller", "callee")
 
@@ -80,7 +80,7 @@ class _Exchange(NamedTuple):
 
 
 class Player:
-    """Plays a recording and tells the *tally*, which is good to be read at any time."""
+    """Plays a recording and counts in the *tally*, which may be read at any time."""
 
     def __init__(
         self, recording: Recording, options: Options, tally: Tally, on_played: Callable[[], None] | None = None
@@ -262,9 +262,9 @@ def _explain(exc: Exception) -> tuple[Cause, str]:
 
 
 def _overwritten_fields(record: Record, theirs: bytes) -> frozenset[str]:
-    """The masked fields that both backends have set anew: what they set cannot be compared.
+    """The masked fields that both backends have overwritten: their values cannot be compared.
 
-    The one stands there as a pseudonym that nobody can make again, the other as it is.
+    One is a pseudonym that cannot be made again, the other the value itself.
     """
     if not record.masked or bytes(record.answer) == b'"same"':
         return frozenset()

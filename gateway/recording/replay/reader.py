@@ -24,9 +24,9 @@ MAX_FILES: Final = 1024
 MAX_HOOKS: Final = 5_000_000
 """Hooks in one replay; each takes some seventy bytes of memory."""
 _COMPRESSED: Final = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz", b"BZh": "bzip2"}
-"""What compressed files begin with: whoever turns logs over often compresses them."""
+"""What compressed files begin with: rotated logs often are compressed."""
 _LISTED: Final = 20
-"""Broken lines that are told one by one."""
+"""Skipped lines that are listed one by one."""
 
 
 class UnreadableError(Exception):
@@ -75,7 +75,7 @@ class SkippedLine(NamedTuple):
 
 
 class RecordedHook(NamedTuple):
-    """A recorded hook, with where it stands."""
+    """A recorded hook, and where it is written."""
 
     record: Record
     where: str
@@ -90,7 +90,7 @@ class Recording:
     def __init__(self, paths: Sequence[str], hook_filter: HookFilter, limit: int | None = None) -> None:
         """Look through all of them. Raises UnreadableError."""
         self._names: list[str] = []
-        """As they are told: a file's name need not be text."""
+        """As they are shown: a file's name need not be text."""
         self._files: list[BinaryIO] = []
         self._known: set[tuple[int, int]] = set()
         """Files by device and inode: one may have two names, or get the next while a gateway turns its files over."""

@@ -18,7 +18,7 @@ from gateway.recording.replay.reader import RecordedHook
 EXAMPLES: Final = 5
 """Of each kind, the first."""
 MAX_KINDS: Final = 200
-"""Kinds that are told apart; the rest are one kind."""
+"""Kinds that are counted separately; the rest are one kind."""
 OTHERS: Final = "others"
 BODIES_DIFFER: Final = "bodies differ"
 _STARRED: Final = b'"%b"' % STARS.encode()
@@ -73,11 +73,11 @@ class Report(msgspec.Struct, frozen=True):
     beyond_limit: int
     broken_lines: int
     fields_not_compared: int
-    """Answers in which both had overwritten a field that stands in the recording as a pseudonym."""
+    """Answers in which both had overwritten a field that is a pseudonym in the recording."""
     masked: tuple[str, ...]
-    """Fields that stand in the recording as pseudonyms: who decides by particular values decides otherwise."""
+    """Fields that are pseudonyms in the recording: a backend that checks particular values decides differently."""
     starred: int
-    """Hooks of those compared that have stars where a field's secret was: who asks for it decides otherwise."""
+    """Compared hooks with stars in place of a secret: a backend that checks the secret decides differently."""
     examples: tuple[Example, ...]
     candidate_ms: Latency | None
     """Of the hooks that were compared."""

@@ -58,16 +58,16 @@ class MetricCells:
             self._next += length
         else:
             return 0  # no room: counting goes on into scratch cells that nobody reads
-        self._note(("+", family, labels, index))
+        self._log_change(("+", family, labels, index))
         return index
 
     def free(self, family: str, labels: tuple[str, ...], index: int, length: int) -> None:
         """Take cells back; whoever still holds their index does no harm within the quarantine."""
         if index:
             self._freed.setdefault(length, deque()).append((self._clock() + _QUARANTINE, index))
-            self._note(("-", family, labels, index))
+            self._log_change(("-", family, labels, index))
 
-    def _note(self, entry: tuple[str, str, tuple[str, ...], int]) -> None:
+    def _log_change(self, entry: tuple[str, str, tuple[str, ...], int]) -> None:
         if self._names_fd is not None:
             os.write(self._names_fd, msgspec.json.encode(entry) + b"\n")
 
@@ -159,11 +159,11 @@ class Family:
 
     def add(self, series: Series) -> None:
         """Add another process's values of a series to this one's."""
-        index = self._index(series.labels)
+        index = self._series_index(series.labels)
         for offset, value in enumerate(series.values):
             self._cells.values[index + offset] += value
 
-    def _index(self, labels: tuple[str, ...]) -> int:
+    def _series_index(self, labels: tuple[str, ...]) -> int:
         index = self._indexes.get(labels)
         if index is None:
             if len(labels) != len(self.labels):
@@ -180,7 +180,7 @@ class Counter(Family):
 
     def with_labels(self, *labels: str) -> Value:
         """The series with these label values, made if need be."""
-        return Value(self._cells, self._index(labels))
+        return Value(self._cells, self._series_index(labels))
 
     def totals(self) -> dict[tuple[str, ...], float]:
         """All series with their present values; a tenth of the time that ``read`` takes.
@@ -234,4 +234,4 @@ class Histogram(Family):
 
     def with_labels(self, *labels: str) -> Distribution:
         """The series with these label values, made if need be."""
-        return Distribution(self._cells, self._index(labels), self.bounds)
+        return Distribution(self._cells, self._series_index(labels), self.bounds)

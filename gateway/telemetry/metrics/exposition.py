@@ -32,7 +32,7 @@ def as_metric(family: Family, series: Iterable[Series]) -> Metric:
     metric = kind(family.name, family.help_text)
     suffix = "_total" if family.kind == "counter" else ""
     for labels, values in series:
-        metric.add_sample(metric.name + suffix, _named(family, labels), values[0])
+        metric.add_sample(metric.name + suffix, _label_values(family, labels), values[0])
     return metric
 
 
@@ -40,7 +40,7 @@ def _histogram(family: Histogram, series: Iterable[Series]) -> Metric:
     metric = HistogramMetricFamily(family.name, family.help_text)
     names = [*(repr(bound) for bound in family.bounds), "+Inf"]
     for label_values, values in series:
-        labels = _named(family, label_values)
+        labels = _label_values(family, label_values)
         for name, count in zip(names, accumulate(values[:-1]), strict=True):
             metric.add_sample(f"{family.name}_bucket", {**labels, "le": name}, count)
         metric.add_sample(f"{family.name}_count", labels, sum(values[:-1]))
@@ -48,7 +48,7 @@ def _histogram(family: Histogram, series: Iterable[Series]) -> Metric:
     return metric
 
 
-def _named(family: Family, values: tuple[str, ...]) -> dict[str, str]:
+def _label_values(family: Family, values: tuple[str, ...]) -> dict[str, str]:
     return {name: value for name, value in zip(family.labels, values, strict=True) if value}
 
 

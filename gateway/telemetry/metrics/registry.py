@@ -139,7 +139,7 @@ class Metrics:
             or series.verdict is not ruling.verdict
             or series.era is not self._era
         ):
-            series = self._looked_up(decision)
+            series = self._find_series(decision)
         series.hooks.inc()
         series.duration.observe(decision.duration)
         series.overhead.observe(decision.duration - decision.upstream_duration)
@@ -253,17 +253,17 @@ class Metrics:
                 totals[labels] = value if mine is None else family.merge(mine, value)
         return totals
 
-    def _looked_up(self, decision: Decision) -> _HookSeries:
+    def _find_series(self, decision: Decision) -> _HookSeries:
         ruling = decision.ruling
         key = (decision.app, decision.method, ruling.verdict, ruling.source, ruling.reason)
         series = self._hook_series.get(key)
         if series is None:
-            series = self._hook_series[key] = self._series_of(decision)
+            series = self._hook_series[key] = self._new_series(decision)
         if decision.app_cache is not None:
             decision.app_cache.metrics_slot = series
         return series
 
-    def _series_of(self, decision: Decision) -> _HookSeries:
+    def _new_series(self, decision: Decision) -> _HookSeries:
         ruling = decision.ruling
         # A hook that was in flight while a reload removed its app must not bring the app's series back.
         app = decision.app if decision.app in self.scope.apps else UNKNOWN_APP

@@ -27,8 +27,8 @@ WARNED = [
     (of_u("failover: [], failover_reserve: 10%"), "2:39: apps.a.failover_reserve: has no effect: no failover names an upstream"),
     (of_u("failover: v, failover_reserve: 10%"), "2:38: apps.a.failover_reserve: has no effect: failover_on has no timeout"),
     (of_u("failover: v, failover_on: timeout, methods: {call: {failover_on: [unreachable], failover_reserve: 0}}"), "2:105: apps.a.methods.call.failover_reserve: has no effect: failover_on has no timeout"),
-    (of_u("rest_client_config: {methods: {OnCallEvent: {restExclude: 'x, caller'}}}, rules: [{caller: y, verdict: reject}]"), "2:70: apps.a.rest_client_config.methods.OnCallEvent.restExclude: rules read caller: those of this method would never be met"),
-    (of_u("rest_client_config: {methods: {OnCallEvent: {restExclude: sessionId}}}"), "2:70: apps.a.rest_client_config.methods.OnCallEvent.restExclude: the gateway needs sessionId: without it, it cannot tell whose the hook is"),
+    (of_u("rest_client_config: {methods: {OnCallEvent: {restExclude: 'x, caller'}}}, rules: [{caller: y, verdict: reject}]"), "2:70: apps.a.rest_client_config.methods.OnCallEvent.restExclude: rules read caller: with this, they never match hooks of this method"),
+    (of_u("rest_client_config: {methods: {OnCallEvent: {restExclude: sessionId}}}"), "2:70: apps.a.rest_client_config.methods.OnCallEvent.restExclude: the gateway needs sessionId: without it, it cannot tell which session the hook belongs to"),
 ]  # fmt: skip
 
 

@@ -137,7 +137,7 @@ def test_a_broken_rule_is_reported_once_at_its_place(text: str, message: str) ->
 def test_a_backend_that_fails_would_end_streams_and_nobody_said_so(app: Any, defaults: Any) -> None:
     ((path, message),) = warned(app, defaults)
     assert path == "defaults"
-    assert message.startswith("a backend that fails ends every live stream")
+    assert message.startswith("a failing backend ends every live stream")
     assert "apps: a)" in message
     assert ALL in message
 
@@ -164,14 +164,14 @@ def test_a_setting_that_says_so_is_no_cause_for_a_warning(app: Any, defaults: An
 
 
 def test_half_a_setting_is_told_what_it_lacks() -> None:
-    rest = ": a backend that fails so ends every live stream whose session set FAIL; write allow, or reject if that is meant"
+    rest = ": a backend that fails in this way ends every live stream whose session set FAIL; write allow, or reject if that is intended"
     partly = {"timeout": "allow", "unreachable": "allow", "overload": "reject"}
     assert warned({"methods": {KEEP_ALIVE: {"fallback": "allow"}}}, {}) == [
-        (f"apps.a.methods.{KEEP_ALIVE}.fallback", "says nothing of bad_answer, error_status" + rest)
+        (f"apps.a.methods.{KEEP_ALIVE}.fallback", "has no verdict for bad_answer, error_status" + rest)
     ]
     two: dict[str, Any] = {"a": {}, "b": {}}
     assert warned(two, {"methods": {KEEP_ALIVE: {"fallback": partly}}}) == [
-        (f"defaults.methods.{KEEP_ALIVE}.fallback", "says nothing of bad_answer, error_status" + rest)
+        (f"defaults.methods.{KEEP_ALIVE}.fallback", "has no verdict for bad_answer, error_status" + rest)
     ]
 
 

@@ -161,8 +161,8 @@ def test_a_file_that_may_not_be_read_is_a_problem(directory: Path) -> None:
         ("certificate: certificate.pem, key: noise.pem", f"key: {NO_KEY}"),
         (
             "certificate: certificate.pem, key: encrypted-key.pem",
-            "key: the key is encrypted, and nobody is there to type its password: store it decrypted, readable by "
-            "the gateway's user alone",
+            "key: the key is encrypted, and the gateway cannot ask for its password: store it decrypted, readable by "
+            "the gateway's user only",
         ),
         (
             "certificate: weak-certificate.pem, key: weak-key.pem",

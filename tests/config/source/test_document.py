@@ -145,16 +145,16 @@ def test_endless_nesting_is_given_up_early(opening: str) -> None:
 
 def test_an_alias_bomb_is_defused() -> None:
     text = "a0: &a0 {x: y}\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9))
-    assert only_message(text) == "more than 2,000,000 values, aliases counted as what they stand for"
+    assert only_message(text) == "more than 2,000,000 values, aliases counted as what they repeat"
 
 
 def test_a_bomb_of_merge_keys_is_defused() -> None:
     text = "a0: &a0 {x: y}\n" + "".join(
         f"a{n}: &a{n} {{k{n}: 1, <<: [{', '.join([f'*a{n - 1}'] * 10)}]}}\n" for n in range(1, 9)
     )
-    assert only_message(text) == "more than 2,000,000 values, aliases counted as what they stand for"
+    assert only_message(text) == "more than 2,000,000 values, aliases counted as what they repeat"
 
 
 def test_more_values_than_the_limit_are_refused() -> None:
-    message = "more than 2,000,000 values, aliases counted as what they stand for"
+    message = "more than 2,000,000 values, aliases counted as what they repeat"
     assert only_message("a: &a [" + "x," * 1000 + "]\nb: [" + "*a," * 2000 + "]") == message

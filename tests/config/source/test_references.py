@@ -28,7 +28,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 REJECTED = [
-    ("log: {level: '${env:}'}\n", '1:14: log.level: "" is no name of an environment variable; write ${env:NAME} or ${file:/path}, or $${ for a plain ${'),
+    ("log: {level: '${env:}'}\n", '1:14: log.level: "" is not the name of an environment variable; write ${env:NAME} or ${file:/path}, or $${ for a plain ${'),
     ("log: {level: '${file:secret}'}\n", '1:14: log.level: "secret" is not an absolute path; write ${env:NAME} or ${file:/path}, or $${ for a plain ${'),
     ("log: {level: '${LEVEL}'}\n", '1:14: log.level: "${LEVEL}" is not known; write ${env:NAME} or ${file:/path}, or $${ for a plain ${'),
     ("log: {level: 'a${env:X'}\n", "1:14: log.level: has a ${ without its }; write ${env:NAME} or ${file:/path}, or $${ for a plain ${"),

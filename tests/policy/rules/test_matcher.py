@@ -25,7 +25,7 @@ def rule(name: str = "", **conditions: object) -> Rule:
 
 
 def met(rules: list[Rule], body: bytes, method: str = "OnCallEvent", now: float = NOW) -> str | None:
-    found = Rules(rules).meet(parse_hook(body), method, now)
+    found = Rules(rules).match_hook(parse_hook(body), method, now)
     return None if found is None else found.name
 
 
@@ -103,7 +103,7 @@ def test_the_first_rule_that_is_met_wins_however_it_is_found() -> None:
 
 
 def test_an_allowed_number_before_a_blocked_beginning_is_let_through() -> None:
-    found = Rules([rule("vip", caller=("+49301",), verdict=ALLOW), rule("spam", caller=("+4930*",))]).meet(
+    found = Rules([rule("vip", caller=("+49301",), verdict=ALLOW), rule("spam", caller=("+4930*",))]).match_hook(
         parse_hook(body_of(caller="+49301")), "OnCallEvent", NOW
     )
     assert found is not None
@@ -198,9 +198,9 @@ class Counted(matcher._Compiled):
 
     tried = 0
 
-    def met(self, caller: str | None, callee: str | None, method: str, now: float) -> bool:
+    def matches(self, caller: str | None, callee: str | None, method: str, now: float) -> bool:
         Counted.tried += 1
-        return super().met(caller, callee, method, now)
+        return super().matches(caller, callee, method, now)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_adversarial_ten_thousand_numbers_are_looked_up_and_not_tried(
     compiled = Rules(rules)
     Counted.tried = 0
     for number in ("+4909999", "+499999", "+49", "110", ""):
-        compiled.find(number, number, "OnCallEvent", NOW)
+        compiled.match(number, number, "OnCallEvent", NOW)
     assert Counted.tried <= 10
 
 
@@ -229,21 +229,21 @@ def test_windows_are_worked_out_once_a_minute_however_many_rules_have_them(monke
     windows = parse_windows("Tue Europe/Berlin")
     rules = Rules([rule(str(i), time=windows) for i in range(50)])
     asked: list[float] = []
-    holds = Windows.holds
+    is_open = Windows.is_open
 
     def noted(self: Windows, now: float) -> bool:
         asked.append(now)
-        return holds(self, now)
+        return is_open(self, now)
 
-    monkeypatch.setattr(Windows, "holds", noted)
+    monkeypatch.setattr(Windows, "is_open", noted)
     for second in (0.0, 0.5, 29.9):
-        assert rules.find("", "", "connect", NOW + second) is None
+        assert rules.match("", "", "connect", NOW + second) is None
     assert len(asked) == 1
-    assert rules.find("", "", "connect", NOW + 60) is None
+    assert rules.match("", "", "connect", NOW + 60) is None
     assert len(asked) == 2
-    found = rules.find("", "", "connect", NOW + 24 * 3600)
+    found = rules.match("", "", "connect", NOW + 24 * 3600)
     assert found is not None
-    assert rules.find("", "", "connect", NOW) is None
+    assert rules.match("", "", "connect", NOW) is None
     assert len(asked) == 4
 
 
@@ -259,7 +259,7 @@ def obvious(rules: list[Rule], caller: str | None, callee: str | None, method: s
             matches(one.caller, caller)
             and matches(one.callee, callee)
             and matches(one.methods, method)
-            and (one.time is None or one.time.holds(now))
+            and (one.time is None or one.time.is_open(now))
         ):
             return one
     return None
@@ -292,8 +292,8 @@ def test_it_finds_what_trying_one_rule_after_the_other_finds(
     now = NOW + hours * 6 * 3600
     expected = obvious(rules, caller, callee, method, now)
     compiled = Rules(rules)
-    assert compiled.find(caller, callee, method, now) == expected
-    assert compiled.meet(parse_hook(body_of(caller=caller, callee=callee)), method, now) == expected
+    assert compiled.match(caller, callee, method, now) == expected
+    assert compiled.match_hook(parse_hook(body_of(caller=caller, callee=callee)), method, now) == expected
 
 
 @given(RULES, RULES, st.none() | TEXTS, st.none() | TEXTS, METHODS)
@@ -305,7 +305,7 @@ def test_rules_that_many_apps_share_come_after_an_app_s_own(
     both = [one._replace(name=str(place)) for place, one in enumerate([*own, *common])]
     compiled = Rules(both[: len(own)], Rules(both[len(own) :]))
     assert len(compiled) == len(both)
-    assert compiled.find(caller, callee, method, NOW) == obvious(both, caller, callee, method, NOW)
+    assert compiled.match(caller, callee, method, NOW) == obvious(both, caller, callee, method, NOW)
 
 
 @given(st.text(), st.text(max_size=8))
@@ -377,5 +377,5 @@ def test_a_rule_with_a_verdict_meets_events_only_where_methods_says_so(
     rules: list[Rule], more: list[Rule], method: str, caller: str | None
 ) -> None:
     kind = method_type(method)
-    found = Rules(rules, Rules(more, None, kind), kind).find(caller, None, method, NOW)
+    found = Rules(rules, Rules(more, None, kind), kind).match(caller, None, method, NOW)
     assert found is next((rule for rule in (*rules, *more) if meets_one(rule, kind, method, caller)), None)

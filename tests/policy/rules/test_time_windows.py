@@ -27,7 +27,7 @@ def at(text: str, zone: str = "UTC") -> float:
 
 
 def open_at(windows: str, text: str, zone: str = "UTC") -> bool:
-    return parse_windows(windows).holds(at(text, zone))
+    return parse_windows(windows).is_open(at(text, zone))
 
 
 def minutes_open(windows: str, day: str, zone: str) -> int:
@@ -35,7 +35,7 @@ def minutes_open(windows: str, day: str, zone: str) -> int:
     first = datetime.fromisoformat(day).replace(tzinfo=ZoneInfo(zone))
     begin, end = first.timestamp(), (first + timedelta(days=1)).timestamp()
     parsed = parse_windows(windows)
-    return sum(parsed.holds(begin + 60 * minute) for minute in range(round((end - begin) / 60)))
+    return sum(parsed.is_open(begin + 60 * minute) for minute in range(round((end - begin) / 60)))
 
 
 # --- what the text says ---
@@ -97,7 +97,7 @@ def test_a_machine_without_a_time_zone_database_has_utc_and_says_so_of_others() 
     """As in a minimal container: what the check has let pass must not fail with every hook."""
     program = (
         "from gateway.policy.rules.time_windows import parse_windows\n"
-        "print(parse_windows('Mon 08:00-09:00').holds(1767601800))\n"  # 2026-01-05 08:30
+        "print(parse_windows('Mon 08:00-09:00').is_open(1767601800))\n"  # 2026-01-05 08:30
         "try: parse_windows('Mon Europe/Berlin')\n"
         "except ValueError as exc: print(exc)\n"
     )
@@ -118,7 +118,7 @@ def test_a_time_zone_is_read_once_and_stays() -> None:
     ZoneInfo.clear_cache()
     reset_tzpath(to=())
     try:
-        assert windows.holds(moment)
+        assert windows.is_open(moment)
     finally:
         reset_tzpath()
 
@@ -184,7 +184,7 @@ def test_any_text_is_read_or_refused_with_words_for_the_operator(text: str) -> N
     if windows is None:
         assert words.startswith("must ")
     else:
-        assert isinstance(windows.holds(0.0), bool)
+        assert isinstance(windows.is_open(0.0), bool)
         assert parse_windows(str(windows)).windows == windows.windows
 
 
@@ -215,7 +215,7 @@ def test_it_is_open_within_one_of_the_spans_that_begin_on_its_days(window: Windo
                 length = (end - begin) % (24 * 60) or 24 * 60
                 spans.append((midnight + timedelta(minutes=begin), midnight + timedelta(minutes=begin + length)))
     expected = any(begin <= moment < end for begin, end in spans)
-    assert Windows("", (window,), "UTC").holds(moment.timestamp()) is expected
+    assert Windows("", (window,), "UTC").is_open(moment.timestamp()) is expected
 
 
 @given(st.datetimes(datetime(1980, 1, 1), datetime(2037, 1, 1)), st.sampled_from(DAYS), CLOCK, CLOCK)
@@ -224,7 +224,7 @@ def test_the_answer_is_the_same_for_a_whole_minute(moment: datetime, day: str, b
         end = 24 * 60
     windows = parse_windows(f"{day} {begin // 60}:{begin % 60:02}-{end // 60}:{end % 60:02} {BERLIN}")
     minute = moment.replace(tzinfo=UTC).timestamp() // 60 * 60
-    assert len({windows.holds(minute + second) for second in (0, 0.001, 30, 59.999)}) == 1
+    assert len({windows.is_open(minute + second) for second in (0, 0.001, 30, 59.999)}) == 1
 
 
 # --- daylight saving: Berlin leaves out 02:00-03:00 on 2026-03-29 and has it twice on 2026-10-25 ---
@@ -253,7 +253,7 @@ def test_an_hour_that_is_left_out_is_not_there_and_one_that_comes_twice_is(
 @pytest.mark.parametrize(("day", "offset"), [("2026-01-05", 1), ("2026-07-06", 2)])
 def test_office_hours_keep_to_the_wall_in_summer_and_winter(day: str, offset: int) -> None:
     windows = parse_windows(f"Mon-Fri 08:00-17:00 {BERLIN}")
-    opened = [hour for hour in range(24) if windows.holds(at(f"{day} {hour:02}:00"))]
+    opened = [hour for hour in range(24) if windows.is_open(at(f"{day} {hour:02}:00"))]
     assert opened == list(range(8 - offset, 17 - offset))
 
 
@@ -261,5 +261,5 @@ def test_office_hours_keep_to_the_wall_in_summer_and_winter(day: str, offset: in
 def test_zones_of_odd_offsets_open_once_a_day(zone: str) -> None:
     windows = parse_windows(f"22:00-06:00 {zone}")
     begin = at("2026-03-01 12:00", zone)
-    states = [windows.holds(begin + 900 * i) for i in range(96 * 14)]
+    states = [windows.is_open(begin + 900 * i) for i in range(96 * 14)]
     assert sum(not before and after for before, after in pairwise(states)) == 14

@@ -12,10 +12,10 @@ from tests.policy.shared.workers import Workers, workers
 SETTINGS = BreakerSettings(failures=4, window=60.0, open_for=5.0)
 
 
-def of(running: Workers) -> list[Admission]:
+def attach(running: Workers) -> list[Admission]:
     made = []
     for memory in running.memories:
-        admission = Admission(SharedBreaker.of(memory, "target u http://a"))
+        admission = Admission(SharedBreaker.attach(memory, "target u http://a"))
         admission.configure(SETTINGS, shared=True)
         made.append(admission)
     return made
@@ -36,7 +36,7 @@ def answer(admission: Admission, app: str, now: float) -> None:
 
 def test_an_app_s_hooks_that_hang_at_all_workers_close_the_target_to_it_everywhere_and_to_no_other() -> None:
     with workers(2) as running:
-        one, other = of(running)
+        one, other = attach(running)
         assert [hang(each, "a", running.now) for each in (one, other, one, other)] == [
             *(EjectionScope.NONE, EjectionScope.NONE, EjectionScope.NONE),
             EjectionScope.APP,
@@ -57,7 +57,7 @@ def test_an_app_s_hooks_that_hang_at_all_workers_close_the_target_to_it_everywhe
 
 def test_an_answer_at_one_worker_ends_the_row_of_an_app_at_another() -> None:
     with workers(2) as running:
-        one, other = of(running)
+        one, other = attach(running)
         for _ in range(3):
             assert hang(one, "a", running.now) is EjectionScope.NONE
         answer(other, "a", running.now)
@@ -67,7 +67,7 @@ def test_an_answer_at_one_worker_ends_the_row_of_an_app_at_another() -> None:
 
 def test_an_operator_s_restoration_opens_it_to_every_app() -> None:
     with workers(2) as running:
-        one, other = of(running)
+        one, other = attach(running)
         for _ in range(4):
             hang(one, "a", running.now)
         assert other.admit("a", running.now) is None
@@ -79,7 +79,7 @@ def test_an_operator_s_restoration_opens_it_to_every_app() -> None:
 
 def test_a_worker_that_has_the_target_no_more_leaves_it_to_the_others() -> None:
     with workers(2) as running:
-        one, other = of(running)
+        one, other = attach(running)
         for _ in range(4):
             hang(one, "a", running.now)
         assert other.admit("a", running.now) is None

@@ -31,10 +31,10 @@ class Ticket(NamedTuple):
     model: int
 
 
-def of(running: Workers, settings: BreakerSettings = SETTINGS) -> list[SharedBreaker]:
+def attach(running: Workers, settings: BreakerSettings = SETTINGS) -> list[SharedBreaker]:
     made = []
     for memory in running.memories:
-        breaker = SharedBreaker.of(memory, "target u http://a")
+        breaker = SharedBreaker.attach(memory, "target u http://a")
         assert breaker is not None
         breaker.configure(settings)
         made.append(breaker)
@@ -61,7 +61,7 @@ def succeed(breaker: Breaker, now: float, times: int = 1) -> None:
 def test_workers_have_the_breaker_that_one_process_would_have(steps: list[tuple[int, str, float]]) -> None:
     with pytest.MonkeyPatch.context() as patch, workers(3) as running:
         patch.setattr(breakers, "_TOGETHER", 1)
-        shared, model = of(running), Breaker()
+        shared, model = attach(running), Breaker()
         model.configure(SETTINGS)
         tickets: list[tuple[int, Ticket]] = []
         for slot, step, seconds in steps:
@@ -102,7 +102,7 @@ def report(breaker: Breaker, own: int, step: str, now: float, model: Breaker, ex
 
 def test_successes_that_are_written_down_together_count_for_the_share_of_failures() -> None:
     with workers(2) as running:
-        one, other = of(running, BreakerSettings(failures=3, window=1000.0, open_for=4.0))
+        one, other = attach(running, BreakerSettings(failures=3, window=1000.0, open_for=4.0))
         for _ in range(4):
             succeed(one, running.now, 64)
             assert not fail(other, running.now)
@@ -112,7 +112,7 @@ def test_successes_that_are_written_down_together_count_for_the_share_of_failure
 
 def test_a_success_at_one_worker_ends_the_row_of_another() -> None:
     with workers(2) as running:
-        one, other = of(running)
+        one, other = attach(running)
         assert not fail(one, running.now, 2, hard=False)
         succeed(other, running.now)
         assert not fail(one, running.now, 2, hard=False)
@@ -122,7 +122,7 @@ def test_a_success_at_one_worker_ends_the_row_of_another() -> None:
 @pytest.mark.parametrize("how", ["dies", "stops"])
 def test_the_probe_of_a_worker_that_is_lost_is_another_s(how: str) -> None:
     with workers(2) as running:
-        one, other = of(running)
+        one, other = attach(running)
         assert fail(one, running.now, 3)
         running.advance(SETTINGS.open_for)
         probe = one.admit(running.now)
@@ -142,19 +142,19 @@ def test_the_probe_of_a_worker_that_is_lost_is_another_s(how: str) -> None:
 
 def test_a_successor_finds_the_target_ejected_and_counts_already_made() -> None:
     with workers(2) as running:
-        one, _ = of(running)
+        one, _ = attach(running)
         fail(one, running.now, 2)
         running.replace(0)
-        one, other = of(running)
+        one, other = attach(running)
         assert fail(one, running.now)
         running.replace(0)
-        assert {breaker.state(running.now) for breaker in of(running)} == {State.OPEN}
+        assert {breaker.state(running.now) for breaker in attach(running)} == {State.OPEN}
         assert other.admit(running.now) is None
 
 
 def test_an_operator_s_hold_is_each_worker_s_own_and_no_probe_elsewhere_ends_it() -> None:
     with workers(2) as running:
-        one, other = of(running)
+        one, other = attach(running)
         one.eject(running.now, hold=True)
         running.advance(SETTINGS.open_for)
         succeed(other, running.now)  # it has not heard of the order yet
@@ -169,7 +169,7 @@ def test_an_operator_s_hold_is_each_worker_s_own_and_no_probe_elsewhere_ends_it(
 
 def test_a_target_that_is_gone_here_changes_nothing_for_the_others() -> None:
     with workers(2) as running:
-        one, other = of(running)
+        one, other = attach(running)
         ticket = one.admit(running.now)
         assert ticket is not None
         one.leave()
@@ -182,7 +182,7 @@ def test_a_target_that_is_gone_here_changes_nothing_for_the_others() -> None:
 
 def test_another_window_begins_empty_and_another_wait_is_what_it_would_have_been() -> None:
     with workers(2) as running:
-        one, other = of(running)
+        one, other = attach(running)
         fail(one, running.now, 2)
         one.configure(SETTINGS._replace(window=4.0))
         assert not fail(other, running.now, 2)

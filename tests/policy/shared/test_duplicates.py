@@ -20,10 +20,10 @@ KEY = 12345
 @pytest.fixture
 def always_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop's clock is the real one here, and nobody says that he lives."""
-    monkeypatch.setattr(Memory, "is_alive", lambda self, owner: owner == self._owner(self.slot_of(owner)))
+    monkeypatch.setattr(Memory, "is_alive", lambda self, owner: owner == self._owner(self.owner_slot(owner)))
 
 
-def of(running: Workers) -> list[Duplicates]:
+def attach(running: Workers) -> list[Duplicates]:
     return [Duplicates(claims=Claims(memory)) for memory in running.memories]
 
 
@@ -33,7 +33,7 @@ def soon(seconds: float = 5.0) -> float:
 
 async def test_a_repeat_elsewhere_and_those_that_join_it_there_get_the_verdict(always_alive: None) -> None:
     with workers(2) as running:
-        one, other = of(running)
+        one, other = attach(running)
         first, second = one.begin(KEY, BODY), other.begin(KEY, BODY)
         assert await first.await_other_worker(soon()) is None
         waiting = asyncio.create_task(second.await_other_worker(soon()))
@@ -51,7 +51,7 @@ async def test_a_repeat_elsewhere_and_those_that_join_it_there_get_the_verdict(a
 @pytest.mark.parametrize("how", ["leaves", "dies"])
 async def test_of_those_who_wait_for_one_that_is_lost_one_asks(how: str, always_alive: None) -> None:
     with workers(3) as running:
-        one, *others = of(running)
+        one, *others = attach(running)
         first, *rest = (each.begin(KEY, BODY) for each in (one, *others))
         assert await first.await_other_worker(soon()) is None
         waiting = [asyncio.create_task(flight.await_other_worker(soon())) for flight in rest]
@@ -71,7 +71,7 @@ async def test_of_those_who_wait_for_one_that_is_lost_one_asks(how: str, always_
 
 async def test_who_waits_too_long_or_is_cancelled_leaves_the_other_worker_s_flight_alone(always_alive: None) -> None:
     with workers(2) as running:
-        one, other = of(running)
+        one, other = attach(running)
         first, late = one.begin(KEY, BODY), other.begin(KEY, BODY)
         assert await first.await_other_worker(soon()) is None
         with pytest.raises(TimeoutError):
@@ -99,7 +99,7 @@ async def test_while_the_table_is_locked_for_good_each_worker_asks(
 ) -> None:
     monkeypatch.setattr(Memory, "lock", lambda self, at: False)
     with workers(2) as running:
-        flights = [each.begin(KEY, BODY) for each in of(running)]
+        flights = [each.begin(KEY, BODY) for each in attach(running)]
         assert [await flight.await_other_worker(soon()) for flight in flights] == [None, None]
         for flight in flights:
             flight.finish(ALLOWED, soon(0.0), 10.0)

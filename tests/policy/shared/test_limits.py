@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.policy.rate_limit import Limiter, Rate
-from gateway.policy.shared import AppLimits, Bucket, Memory
+from gateway.policy.shared import AppLimits, Memory, SharedLimiter
 from gateway.policy.shared import limits as sharing_limits
 from tests.policy.shared.workers import workers
 
@@ -52,7 +52,7 @@ def test_another_rate_forgets_nothing_and_a_successor_finds_the_bucket_as_it_was
 def test_while_the_bucket_is_locked_for_good_each_worker_has_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
     with workers(2) as running:
         limiter = AppLimits(running.memories[0], "app a").limiter(Rate(4.0, 8), running.now)
-        assert isinstance(limiter, Bucket)
+        assert isinstance(limiter, SharedLimiter)
         monkeypatch.setattr(Memory, "lock", lambda self, at: False)
         assert sum(limiter.take(running.now) for _ in range(20)) == 4
 
@@ -63,30 +63,30 @@ def test_no_more_are_inside_than_may_whatever_dies(steps: list[tuple[int, str]],
         apps = [AppLimits(memory, "app a") for memory in running.memories]
         inside = [0, 0, 0]
         for slot, step in steps:
-            places = apps[slot].places
+            active_count = apps[slot].active_count
             if step == "come":
-                places.note(inside[slot] + 1)
-                if places.total(inside[slot] + 1) <= most:
+                active_count.note(inside[slot] + 1)
+                if active_count.total(inside[slot] + 1) <= most:
                     inside[slot] += 1
                 else:
                     assert sum(inside) == most
-                    places.note(inside[slot])
+                    active_count.note(inside[slot])
             elif step == "go" and inside[slot]:
                 inside[slot] -= 1
-                places.note(inside[slot])
+                active_count.note(inside[slot])
             elif step == "die":
                 inside[slot] = 0
                 apps[slot] = AppLimits(running.replace(slot), "app a")
             assert sum(inside) <= most
-            assert apps[slot].places.total(inside[slot]) == sum(inside)
+            assert apps[slot].active_count.total(inside[slot]) == sum(inside)
 
 
 def test_an_app_for_which_there_is_no_room_has_an_equal_share_at_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sharing_limits, "take_entry", lambda *_: None)
     with workers(2) as running:
         app = AppLimits(running.memories[0], "app a")
-        app.places.note(3)
-        assert app.places.total(3) == 6
+        app.active_count.note(3)
+        assert app.active_count.total(3) == 6
         limiter = app.limiter(Rate(4.0, 8), running.now)
         assert sum(limiter.take(running.now) for _ in range(20)) == 4
         app.leave()

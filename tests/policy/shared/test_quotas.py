@@ -47,7 +47,7 @@ async def pools_to(there: Backend, most: int, count: int = 2) -> AsyncIterator[l
     with workers(count) as running:
         pools, transports = [], []
         for memory in running.memories:
-            breaker = SharedBreaker.of(memory, "target u http://a")
+            breaker = SharedBreaker.attach(memory, "target u http://a")
             assert breaker is not None
             transport = Transport(TransportSettings(max_connections=most), quota=breaker.quota)
             transports.append(transport)

@@ -33,8 +33,8 @@ async def test_targets_and_apps_of_one_name_are_the_same_to_all_workers() -> Non
         one.eject(0.0)
         assert not other.ready(0.0)
         for state in states:
-            state.app_limits("a").places.note(1)
+            state.app_limits("a").active_count.note(1)
             state.close()
-        assert states[0].app_limits("a").places.total(1) == 2
+        assert states[0].app_limits("a").active_count.total(1) == 2
     finally:
         os.close(shared.fd)

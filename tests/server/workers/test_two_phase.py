@@ -96,7 +96,7 @@ def test_where_a_worker_cannot_take_it_all_keep_the_old_one_and_none_is_killed(
     assert answer.status_code == 500
     report = answer.json()
     assert (report["result"], report["reason"]) == ("failure", "not_applied")
-    assert "cannot be put in force" in report["problems"][0]
+    assert "cannot be applied" in report["problems"][0]
     assert "worker" in report["problems"][0]
     assert gateway.metric("gateway_config_last_reload_successful") == 0
     assert gateway.get("/api/status").json()["last_reload"]["problems"] == report["problems"]

@@ -30,7 +30,8 @@ from gateway.model.verdicts import (
     static_ruling,
 )
 from gateway.proxy.refusals import problem, unknown_app_answer
-from gateway.telemetry.log import PIPE_ATOMIC, AccessLog
+from gateway.telemetry.access_log import AccessLog
+from gateway.telemetry.log import PIPE_ATOMIC
 from tests.telemetry.log.lines import (
     HOSTILE,
     NAUGHTY,
