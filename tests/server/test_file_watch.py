@@ -298,7 +298,7 @@ async def test_each_text_that_is_not_in_force_is_reloaded(tmp_path: Path) -> Non
 async def test_a_text_that_could_not_be_put_in_force_is_tried_again_and_ends_no_watch(
     tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("gateway.admin.reload._TRY_AGAIN_AFTER", (0.01,))
+    monkeypatch.setattr("gateway.admin.reload._RETRY_AFTER", (0.01,))
     stage = Stage(tmp_path, apps(1))
     stage.error = error
     stage.path.write_text(apps(2))
@@ -319,7 +319,7 @@ async def test_a_text_that_could_not_be_put_in_force_is_tried_again_and_ends_no_
 async def test_a_mistake_outside_the_text_is_noticed_to_be_mended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("gateway.admin.reload._TRY_AGAIN_AFTER", (0.01,))
+    monkeypatch.setattr("gateway.admin.reload._RETRY_AFTER", (0.01,))
     stage = Stage(tmp_path, apps(1))
     secret = tmp_path / "token"
     stage.path.write_text(
