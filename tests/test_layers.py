@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -57,9 +58,14 @@ def resolved(module: str, node: ast.ImportFrom) -> str:
     return ".".join([*base, node.module] if node.module else base)
 
 
+@functools.cache
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(NAMES[module].read_text("utf-8"))
+
+
 def imports_of(module: str) -> Iterator[str]:
     """The gateway's own modules that a module imports, the submodules that ``from`` takes included."""
-    for node in ast.walk(ast.parse(NAMES[module].read_text("utf-8"))):
+    for node in ast.walk(tree_of(module)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in NAMES)
         elif isinstance(node, ast.ImportFrom):
@@ -70,6 +76,7 @@ def imports_of(module: str) -> Iterator[str]:
                 yield source
 
 
+@functools.cache
 def edges() -> dict[str, set[str]]:
     return {module: set(imports_of(module)) - {module} for module in NAMES}
 
@@ -111,7 +118,7 @@ def test_no_import_goes_in_a_circle() -> None:
 
 @pytest.mark.parametrize("module", NAMES)
 def test_no_module_imports_inside_a_function(module: str) -> None:
-    tree = ast.parse(NAMES[module].read_text("utf-8"))
+    tree = tree_of(module)
     inside = [
         f"line {node.lineno}"
         for function in ast.walk(tree)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -35,6 +36,7 @@ def class_name(function: ast.expr) -> str | None:
     return name if name.lstrip("_")[:1].isupper() else None
 
 
+@functools.cache
 def found() -> set[str]:
     return {
         f"{path.relative_to(ROOT).with_suffix('')} {call}"
