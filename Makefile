@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 # Tests run in several processes, file by file, so that a file's tests share one gateway: in one process per core where
-# they compute, in two per core where most wait.
+# they compute (one more where some wait), in two per core where most wait.
 CORES   := $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)))')
 WORKERS := $(shell expr 2 '*' $(CORES))
 PYTEST  := $(BIN)/python -m pytest -q --dist loadfile --no-loadscope-reorder
@@ -26,7 +26,7 @@ run: install
 # At each change, a minute: the linters, and every test that starts no process and no browser; it is an error if one of
 # these starts any. Properties are tried with a few examples.
 check: lint
-	@HYPOTHESIS_PROFILE=dev $(PYTEST) -n $(CORES) -m "not process and not slow"
+	@HYPOTHESIS_PROFILE=dev $(PYTEST) -n $(shell expr 1 + $(CORES)) -m "not process and not slow"
 
 # Before a change is shared, ten minutes on two cores: all tests but the slow ones. TESTS=tests/proxy runs only those, all
 # of them, one after the other.

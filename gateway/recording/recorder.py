@@ -40,10 +40,10 @@ _PAUSE: Final = 50e-6
 _WARN_AGAIN: Final = 600.0
 """Seconds after which it is said again that nothing can be written."""
 _MEANT: Final = frozenset((Source.BACKEND, Source.RULE, Source.STATIC))
-"""Who decides as it was meant, whatever there is to explain."""
+"""Sources of decisions that are never failures here, even with an explanation."""
 
 Count = Callable[[str, int], None]
-"""Told what became of how many hooks: ``written``, ``dropped``, or ``deleted`` to make room for others; not by two
+"""Called with an outcome and a number of hooks: ``written``, ``dropped``, or ``deleted`` to make room; not by two
 threads at once."""
 Listener = Callable[[Decision], None]
 
@@ -55,7 +55,7 @@ def _count_nothing(outcome: str, hooks: int) -> None:
 class Recorder:
     """Records hooks as long as it is configured to; ``record`` is a listener of decisions, for the event loop.
 
-    *switch* is told who is to be told of decisions from now on: nobody (None) while nothing is recorded, so that a
+    *switch* is called with the listener of decisions from now on, or None while nothing is recorded, so that a
     hook pays nothing for it.
     """
 
@@ -101,7 +101,7 @@ class Recorder:
 
     @property
     def in_force(self) -> tuple[RecordSettings | None, _RecordWriter | None]:
-        """What ``put`` was told last."""
+        """The arguments of the last ``put``."""
         return self._settings, self._writer
 
     def put(self, settings: RecordSettings | None, writer: _RecordWriter | None) -> None:
@@ -122,7 +122,7 @@ class Recorder:
         writer, ruling, hook = self._writer, decision.ruling, decision.hook
         if writer is None or hook is None:
             return
-        # What was refused at the door is no hook of an app's: a stranger could fill the files with it.
+        # A refused request is no hook of an app: a stranger could fill the files with them.
         if ruling.verdict is Verdict.ERROR or ruling.reason is Reason.UNKNOWN_APP:
             return
         if self._failures_only and (not ruling.error or ruling.source in _MEANT):
@@ -133,7 +133,7 @@ class Recorder:
             self._count("dropped", 1)
 
     def close(self, timeout: float = 2.0) -> None:
-        """Write what is queued, for at most so many seconds, and end. Blocks."""
+        """Write what is queued, for at most *timeout* seconds, and end. Blocks."""
         self.configure(None)
         until = time.monotonic() + timeout
         for writer in self._writers:
@@ -247,13 +247,13 @@ class _RecordWriter:
             return None
 
     def _note(self, error: OSError | None) -> None:
-        """Tell the log when writing begins to fail, from time to time while it does, and when it is well again."""
+        """Log when writing begins to fail, from time to time while it does, and when it works again."""
         now = time.monotonic()
         if error is None:
             if self._warned is not None:
                 logger.info("record: hooks are recorded again")
             self._warned = None
         elif self._warned is None or now - self._warned >= _WARN_AGAIN:
-            # Without the path: what stands for it in the configuration may be a reference.
+            # Without the path: it may be a reference to a secret.
             logger.warning("record: hooks are not recorded: %s", error.strerror or error)
             self._warned = now

@@ -16,7 +16,7 @@ import typer
 
 from gateway.cli.main import app
 from tests.cli.commands import Run, gateway, shell
-from tests.cli.test_streams import RECORDED
+from tests.cli.test_entry import RECORDED
 from tests.support.gateways import RunningGateway
 from tests.support.programs import require
 

@@ -23,10 +23,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 from playwright.sync_api import sync_playwright
 
+from gateway.server.children import Child
+
 EXAMPLES: Final = {"dev": 20, "ci": 100, "thorough": 3000}
 """By profile: how many examples a property is tried with. HYPOTHESIS_PROFILE or --hypothesis-profile chooses."""
 STARTS: Final = frozenset(
     {
+        Child,
         multiprocessing.get_context,
         os.fork,
         os.forkpty,
