@@ -116,9 +116,8 @@ class Api:
         if lifecycle.ending:
             return PlainTextResponse("the gateway is already stopping\n", 409)
         if lifecycle.drained != on:
-            action = "drained by an operator: not ready, connections close after their answer"
-            event = "drain" if on else "undrain"
-            logger.warning("%s", action if on else "ready again", extra={"fields": {"event": event}})
+            words = "drained by an operator: not ready, connections close after their answer" if on else "ready again"
+            logger.warning("%s", words, extra={"fields": {"event": "drain" if on else "undrain"}})
         lifecycle.drain_for_operator(on=on)
         await self._state.rpc.ask(Drain(on))
         return _json({"result": lifecycle.phase})

@@ -58,11 +58,11 @@ def _counts(report: Report) -> Table:
     table.add_column()
     rows = [
         ("agreed", report.agreements, f"of {report.compared} compared by {report.compare}"),
-        ("disagreed", sum(report.disagreements.values()), _named(report.disagreements)),
-        ("failed", sum(report.failures.values()), _named(report.failures)),
-        ("not compared", sum(report.not_compared.values()), f"no backend had decided: {_named(report.not_compared)}"),
+        ("disagreed", sum(report.disagreements.values()), _list(report.disagreements)),
+        ("failed", sum(report.failures.values()), _list(report.failures)),
+        ("not compared", sum(report.not_compared.values()), f"no backend had decided: {_list(report.not_compared)}"),
         ("left out", sum(report.left_out.values()),
-         f"may have side effects, use --all-methods to play them: {_named(report.left_out)}"),
+         f"may have side effects, use --all-methods to play them: {_list(report.left_out)}"),
         ("not wanted", report.not_wanted, "by --only"),
         ("beyond limit", report.beyond_limit, "by --limit"),
         ("broken lines", report.broken_lines, "skipped"),
@@ -82,12 +82,12 @@ def top_counts(counts: Mapping[str, int]) -> list[tuple[str, int]]:
     return [*few, ("others", rest)] if rest else few
 
 
-def _named(counts: Mapping[str, int]) -> str:
+def _list(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in top_counts(counts))
 
 
 def _paths(report: Report, kind: str) -> str:
-    return f", in {_named(report.paths)}" if kind == BODIES_DIFFER else ""
+    return f", in {_list(report.paths)}" if kind == BODIES_DIFFER else ""
 
 
 def _print_example(console: Console, example: Example) -> None:

@@ -54,7 +54,7 @@ class View:
 
 
 def top(admin: AdminOption = None, token_file: TokenOption = None, config: WatchedConfig = None) -> None:
-    """Watch a running gateway: hooks, apps (failing ones first), targets, the latest failures; q quits."""
+    """Watch a running gateway. Shows hooks, apps (failing ones first), targets and the latest failures; q quits."""
     console = Console(markup=False, emoji=False, highlight=False)
     with gateway_at(admin, token_file, config) as gateway:
         first = _poll(gateway, View())

@@ -1,7 +1,7 @@
 """The console: one page for operators on the admin port, made of the files beside this module.
 
-The page holds no data: what it shows it asks of the same endpoints as everybody else, under the same guards. So the
-files themselves are given to whoever can connect, also to a browser that has yet to be told the token.
+The page contains no data: it fetches everything from the admin API, with the same access checks as other clients. So
+its files are public, and a browser can load them before it has the token.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""The page runs its own files only, and talks to the gateway that it came from."""
+"""The page runs only its own files, and talks only to its own gateway."""
 
 
 def _read() -> dict[str, tuple[bytes, str]]:
-    """Path to content and its type."""
+    """Content and type by path."""
     found: dict[str, tuple[bytes, str]] = {}
     for file in resources.files(__name__).iterdir():
         suffix = file.name[file.name.rfind(".") :]
@@ -39,7 +39,7 @@ def _read() -> dict[str, tuple[bytes, str]]:
 
 _FILES: Final = _read()
 PATHS: Final = frozenset(_FILES)
-"""Everything that the console is made of, and nothing that tells of this gateway."""
+"""The paths of the console's files, which contain nothing about this gateway."""
 
 
 def routes() -> list[BaseRoute]:

@@ -75,14 +75,14 @@ export function bar(parts, label) {
 }
 
 /** Milliseconds that the time line shows: up to the budget's end, unless the hook took but a small part of it. */
-export function spanOf(duration, budget) {
+export function timelineSpan(duration, budget) {
   const taken = Math.max(duration ?? 0, 0.001);
   return budget && taken > budget / 5 ? Math.max(taken, budget) : taken;
 }
 
 /** One hook on a line of its own time: where its attempts lay, and where its budget ended. All in milliseconds. */
 export function timeline({ duration, budget, attempts }) {
-  const end = spanOf(duration, budget) * 1.02;
+  const end = timelineSpan(duration, budget) * 1.02;
   const x = (at) => ((Math.max(0, at) / end) * 1000).toFixed(2);
   const rows = Math.max(1, attempts.length);
   const height = rows * 22 + 8;

@@ -1,7 +1,7 @@
 // One decision in full: what happened, the answer, and its effect on the call.
 
 import { get } from "./api.js";
-import { spanOf, timeline } from "./charts.js";
+import { timelineSpan, timeline } from "./charts.js";
 import { byId, h } from "./dom.js";
 import { details, ignoredRejection } from "./insights.js";
 import { REASONS, clock, dateAndClock, decidedBy, isFailure, ms, plural, reasonColour, reasonLabel } from "./words.js";
@@ -92,7 +92,7 @@ function attemptParts(decision, attempts) {
 }
 
 function timelineKey(decision) {
-  const span = spanOf(decision.duration_ms, decision.budget_ms);
+  const span = timelineSpan(decision.duration_ms, decision.budget_ms);
   if (!decision.budget_ms) return `From 0 to ${ms(span)}.`;
   return span < decision.budget_ms ? `From 0 to ${ms(span)}, of a budget of ${ms(decision.budget_ms)}.` : `From 0 to ${ms(span)}; the dashed line is the end of the budget.`;
 }

@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { kinds } from "./diagnosis.js";
 import { byId, h, keyed, setText } from "./dom.js";
-import { noteOf } from "./insights.js";
+import { decisionNote } from "./insights.js";
 import { REASONS, VERDICTS, clock, dateAndClock, decidedBy, grouped, isFailure, ms, plural, reasonColour, reasonLabel, when } from "./words.js";
 
 const PAGE = 100;
@@ -33,8 +33,8 @@ let problem = "";
 let failures = [];
 let dirty = true;
 
-const keyOf = (decision) => `${decision.request_id} ${decision.time} ${decision.worker}`;
-const rowOf = (decision) => `${keyOf(decision)} ${decision.shadow?.outcome ?? ""}`; // painted again when its candidate has answered
+const decisionKey = (decision) => `${decision.request_id} ${decision.time} ${decision.worker}`;
+const rowKey = (decision) => `${decisionKey(decision)} ${decision.shadow?.outcome ?? ""}`; // painted again when its candidate has answered
 
 /** The decision with this request id, if the list has it. */
 export const findDecision = (id) => decisions.find((decision) => decision.request_id === id) ?? failures.find((decision) => decision.request_id === id);
@@ -94,8 +94,8 @@ async function older() {
   setFollowing(false);
   try {
     const answer = await get(`/api/decisions?${new URLSearchParams({ ...filters, until: last.time, limit: String(PAGE) })}`);
-    const known = new Set(decisions.map(keyOf));
-    const fresh = answer.decisions.filter((decision) => !known.has(keyOf(decision)));
+    const known = new Set(decisions.map(decisionKey));
+    const fresh = answer.decisions.filter((decision) => !known.has(decisionKey(decision)));
     decisions = [...decisions, ...fresh].slice(0, MOST);
     byId("decisions-more").hidden = fresh.length === 0;
   } catch (error) {
@@ -117,11 +117,11 @@ export async function refreshFailures() {
 
 /** Add a decision from the stream. */
 export function add(decision) {
-  const key = keyOf(decision);
-  if (isFailure(decision) && !failures.some((other) => keyOf(other) === key)) failures = [decision, ...failures].slice(0, LATEST);
+  const key = decisionKey(decision);
+  if (isFailure(decision) && !failures.some((other) => decisionKey(other) === key)) failures = [decision, ...failures].slice(0, LATEST);
   if (filters.q && NUMBER.test(filters.q) && (decision.caller || decision.callee)) unsure = true;
   if (filters.shadow) unsure = true; // a candidate answers later; only the gateway can match it
-  if (!matches(decision) || decisions.some((other) => keyOf(other) === key)) return; // already fetched
+  if (!matches(decision) || decisions.some((other) => decisionKey(other) === key)) return; // already fetched
   if (matched !== null) matched += 1;
   dirty = true;
   if (!following) {
@@ -192,17 +192,17 @@ export function paintDecisions() {
   empty.hidden = decisions.length > 0 || held === null;
   setText(empty, Object.keys(filters).length ? "No matching decision. The journal keeps only the most recent ones; search the log for older hooks." : "No decisions yet.");
   byId("decisions-more").hidden = decisions.length < PAGE || decisions.length >= MOST;
-  keyed(byId("decisions"), decisions, rowOf, newRow, () => {});
+  keyed(byId("decisions"), decisions, rowKey, newRow, () => {});
 }
 
-function verdictOf(decision) {
+function verdictBadge(decision) {
   const failed = isFailure(decision);
   return h("span", { class: `badge verdict-${decision.verdict} ${failed ? "failed" : ""}` }, VERDICTS[decision.verdict] ?? decision.verdict);
 }
 
 function newRow(decision) {
   const failed = isFailure(decision);
-  const note = noteOf(decision);
+  const note = decisionNote(decision);
   const by = decidedBy(decision);
   const why = failed
     ? [h("span", { class: `chip chip-${reasonColour(decision.reason)}` }, reasonLabel(decision.reason)), " ", [decision.error, note].filter(Boolean).join(" · ")]
@@ -214,7 +214,7 @@ function newRow(decision) {
     h("th", { scope: "row", role: "rowheader", class: "time" }, h("a", { href: `#/decisions/${encodeURIComponent(decision.request_id)}`, title: `${dateAndClock(decision.time)}, request ${decision.request_id}` }, clock(decision.time, true))),
     h("td", { role: "cell", class: "what" }, h("b", {}, decision.app), h("span", { class: "faint" }, decision.method)),
     h("td", { role: "cell", class: "id" }, decision.call_id ?? decision.session_id ?? "–"),
-    h("td", { role: "cell" }, verdictOf(decision)),
+    h("td", { role: "cell" }, verdictBadge(decision)),
     h("td", { role: "cell", class: "why-cell" }, ...why),
     h("td", { role: "cell", class: "target-cell" }, decision.target ?? "–", attempts > 1 ? h("span", { class: "faint" }, ` ${attempts} attempts`) : null),
     h("td", { role: "cell", class: "number" }, ms(decision.duration_ms)),
@@ -224,7 +224,7 @@ function newRow(decision) {
 /** The error; with the target, if the error does not name it. */
 function failureText(decision) {
   const { target, error } = decision;
-  const text = error || noteOf(decision);
+  const text = error || decisionNote(decision);
   return !target || text.includes(target) ? text : [target, text].filter(Boolean).join(": ");
 }
 

@@ -25,7 +25,7 @@ export function bySeries(app) {
 }
 
 /** The totals of a sample. */
-export const totalOf = (sample) => sample.total ?? {};
+export const totals = (sample) => sample.total ?? {};
 
 /** The samples of the last minutes. */
 export class History {
@@ -35,7 +35,7 @@ export class History {
   /** Add a sample. */
   add(sample) {
     if (!(sample.window_seconds >= SETTLED)) return;
-    this.samples.push({ time: sample.time, parts: bySeries(totalOf(sample)) });
+    this.samples.push({ time: sample.time, parts: bySeries(totals(sample)) });
     if (this.samples.length > LENGTH) this.samples.shift();
     const seen = new Set();
     for (const app of sample.apps) {

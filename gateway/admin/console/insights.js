@@ -32,7 +32,7 @@ export const OUTCOMES = {
 const percent = (share) => (share === null || share === undefined ? "–" : `${(share * 100).toFixed(share > 0.999 || share < 0.001 ? 2 : 1).replace(/\.0+$/, "")} %`);
 const rateNow = (figure) => `${rate(figure.per_second)}/s`;
 const sinceStart = (figure) => `${grouped(figure.total)} since start`;
-const listOf = (filters) => `#/decisions?${new URLSearchParams(filters)}`;
+const decisionsLink = (filters) => `#/decisions?${new URLSearchParams(filters)}`;
 const counted = (counts) =>
   Object.entries(counts)
     .map(([name, count]) => `${name.replaceAll("_", " ")} ${grouped(count)}`)
@@ -61,13 +61,13 @@ export async function fetchInsights() {
 const differences = (app) => app.shadow.reduce((sum, shadow) => sum + DIFFERING.reduce((all, name) => all + (shadow.outcomes[name] ?? 0), 0), 0);
 
 /** The problems among the insights, for the list at the top of the page. */
-export function insightTroubles(insights) {
+export function insightProblems(insights) {
   const found = [];
   for (const app of insights?.apps ?? []) {
-    if (app.ineffective.per_second) found.push({ name: app.app, text: `${rate(app.ineffective.per_second)} rejections/s ignored by the media server`, link: listOf({ app: app.app, ineffective: "1" }) });
-    if (app.ineffective_changes.per_second) found.push({ name: app.app, text: `${rate(app.ineffective_changes.per_second)} changed answers/s ignored by the media server`, link: listOf({ app: app.app, ineffective: "1" }) });
+    if (app.ineffective.per_second) found.push({ name: app.app, text: `${rate(app.ineffective.per_second)} rejections/s ignored by the media server`, link: decisionsLink({ app: app.app, ineffective: "1" }) });
+    if (app.ineffective_changes.per_second) found.push({ name: app.app, text: `${rate(app.ineffective_changes.per_second)} changed answers/s ignored by the media server`, link: decisionsLink({ app: app.app, ineffective: "1" }) });
     for (const failover of app.failovers) {
-      if (failover.per_second) found.push({ name: app.app, text: `${failover.upstream} ${failoverCause(failover)}: ${rate(failover.per_second)} hooks/s fail over to another upstream`, link: listOf({ app: app.app }) });
+      if (failover.per_second) found.push({ name: app.app, text: `${failover.upstream} ${failoverCause(failover)}: ${rate(failover.per_second)} hooks/s fail over to another upstream`, link: decisionsLink({ app: app.app }) });
     }
   }
   if (insights?.recorded.dropped.per_second) found.push({ text: `The recording drops ${rate(insights.recorded.dropped.per_second)} hooks/s`, link: "#/gateway" });
@@ -77,7 +77,7 @@ export function insightTroubles(insights) {
 // --- the lines: {key, level, app, what, text, hint, link, parts, decisions} ---
 
 /** How to make an app’s rejections stop calls, given its configuration. */
-function remedyOf({ ineffective, client_config: { mode, methods, outcomes } }) {
+function remedyText({ ineffective, client_config: { mode, methods, outcomes } }) {
   const unnamed = Object.keys(ineffective.methods).filter((method) => !methods.includes(method)).sort().join(", ");
   const naming = `add ${unnamed} with restOnError: FAIL to rest_client_config.methods`;
   if (mode !== "enforce") return `Set rest_client_config: enforce for this app${unnamed ? ` and ${naming}` : ""}, or let its backend’s connect answer set restOnError=FAIL.`;
@@ -92,26 +92,26 @@ function rejections(app) {
   const lines = [];
   const { total } = app.ineffective;
   const { outcomes } = app.client_config;
-  const link = listOf({ app: app.app, ineffective: "1" });
+  const link = decisionsLink({ app: app.app, ineffective: "1" });
   const lacking = (outcomes.missing ?? 0) + (outcomes.unreadable ?? 0);
-  const remedy = remedyOf(app);
+  const remedy = remedyText(app);
   if (total) {
     lines.push({ what: "Rejections the media server ignores:", level: app.ineffective.per_second ? "bad" : "warn", text: `${rateNow(app.ineffective)}, ${sinceStart(app.ineffective)} (${counted(app.ineffective.methods)}): the media server only logs them, and the calls continue.`, hint: remedy, link });
   } else if (lacking) {
-    lines.push({ what: "Sessions where rejections stop no calls:", level: "warn", text: `${plural(lacking, "connect answer")} without restOnError=FAIL: rejections in ${lacking === 1 ? "that session" : "those sessions"} will not stop calls.`, hint: remedy, link: listOf({ app: app.app, method: "connect" }) });
+    lines.push({ what: "Sessions where rejections stop no calls:", level: "warn", text: `${plural(lacking, "connect answer")} without restOnError=FAIL: rejections in ${lacking === 1 ? "that session" : "those sessions"} will not stop calls.`, hint: remedy, link: decisionsLink({ app: app.app, method: "connect" }) });
   }
   const changes = app.ineffective_changes;
-  if (changes.total) lines.push({ what: "Changed answers the media server ignores:", level: changes.per_second ? "bad" : "warn", text: `${rateNow(changes)}, ${sinceStart(changes)} (${counted(changes.methods)}): it does not accept the fields that the fallback changed.`, hint: OVERWRITE, link: listOf({ app: app.app, ineffective: "1" }) });
+  if (changes.total) lines.push({ what: "Changed answers the media server ignores:", level: changes.per_second ? "bad" : "warn", text: `${rateNow(changes)}, ${sinceStart(changes)} (${counted(changes.methods)}): it does not accept the fields that the fallback changed.`, hint: OVERWRITE, link: decisionsLink({ app: app.app, ineffective: "1" }) });
   const excluded = app.excluded.fields;
-  if (Object.keys(excluded).length) lines.push({ what: "Fields missing from hooks:", level: "warn", text: `restExclude in connect answers removes fields that the gateway needs: ${counted(excluded)}.`, hint: "Rules that use the field never match, and a hook without sessionId or nodeId belongs to no session: remove the field from restExclude.", link: listOf({ app: app.app, method: "connect" }) });
-  if (outcomes.enforced) lines.push({ what: "Connect answers changed:", text: `${grouped(outcomes.enforced)} since start, so that rejections stop calls.`, link: listOf({ app: app.app, method: "connect" }) });
+  if (Object.keys(excluded).length) lines.push({ what: "Fields missing from hooks:", level: "warn", text: `restExclude in connect answers removes fields that the gateway needs: ${counted(excluded)}.`, hint: "Rules that use the field never match, and a hook without sessionId or nodeId belongs to no session: remove the field from restExclude.", link: decisionsLink({ app: app.app, method: "connect" }) });
+  if (outcomes.enforced) lines.push({ what: "Connect answers changed:", text: `${grouped(outcomes.enforced)} since start, so that rejections stop calls.`, link: decisionsLink({ app: app.app, method: "connect" }) });
   return lines;
 }
 
 function repairs(app) {
   if (!app.repaired.total) return [];
   const hint = "The backend’s PHP prints more than its answer. Each decision shows what was removed.";
-  return [{ what: "Repaired answers:", level: "warn", text: `${rateNow(app.repaired)}, ${sinceStart(app.repaired)} (${counted(app.repaired.kinds)}).`, hint, link: listOf({ app: app.app, repaired: "1" }) }];
+  return [{ what: "Repaired answers:", level: "warn", text: `${rateNow(app.repaired)}, ${sinceStart(app.repaired)} (${counted(app.repaired.kinds)}).`, hint, link: decisionsLink({ app: app.app, repaired: "1" }) }];
 }
 
 function shadows(app) {
@@ -128,7 +128,7 @@ function shadows(app) {
         { colour: "ok", share: (shadow.outcomes.match ?? 0) / (shadow.total || 1) },
         { colour: "unreachable", share: DIFFERING.reduce((sum, name) => sum + (shadow.outcomes[name] ?? 0), 0) / (shadow.total || 1) },
       ],
-      link: listOf({ app: app.app, shadow: differing ? "differs" : failing ? "candidate_failed" : "match" }),
+      link: decisionsLink({ app: app.app, shadow: differing ? "differs" : failing ? "candidate_failed" : "match" }),
       decisions: differing ? (latest.get(app.app) ?? []).filter((decision) => decision.shadow?.upstream === shadow.upstream) : [],
     };
   });
@@ -143,7 +143,7 @@ function shares(app) {
     text: `${text}${recently ? "" : ", since start: no hook now"}.`,
     hint: recently ? `Since start: ${app.split.map((share) => `${share.upstream} ${percent(share.share_of_total)}`).join(", ")}.` : "",
     parts: app.split.map((share, at) => ({ colour: COLOURS[at % COLOURS.length], share: share.share ?? share.share_of_total ?? 0 })),
-    link: listOf({ app: app.app }),
+    link: decisionsLink({ app: app.app }),
   }];
 }
 
@@ -154,13 +154,13 @@ function failoverCause({ causes, per_second: now }) {
 }
 
 const failovers = (app) =>
-  app.failovers.map((failover) => ({ key: failover.upstream, what: `${failover.upstream} ${failoverCause(failover)}:`, level: failover.per_second ? "warn" : "", text: `${rate(failover.per_second)} hooks/s (${grouped(failover.total)} total) failed over to another upstream.`, link: listOf({ app: app.app }) }));
+  app.failovers.map((failover) => ({ key: failover.upstream, what: `${failover.upstream} ${failoverCause(failover)}:`, level: failover.per_second ? "warn" : "", text: `${rate(failover.per_second)} hooks/s (${grouped(failover.total)} total) failed over to another upstream.`, link: decisionsLink({ app: app.app }) }));
 
 const limits = (app) =>
-  app.rate_limited.total ? [{ what: "Over the rate limit:", level: app.rate_limited.per_second ? "warn" : "", text: `${rateNow(app.rate_limited)}, ${sinceStart(app.rate_limited)}, decided by the fallback for overload.`, link: listOf({ app: app.app, reason: "overload" }) }] : [];
+  app.rate_limited.total ? [{ what: "Over the rate limit:", level: app.rate_limited.per_second ? "warn" : "", text: `${rateNow(app.rate_limited)}, ${sinceStart(app.rate_limited)}, decided by the fallback for overload.`, link: decisionsLink({ app: app.app, reason: "overload" }) }] : [];
 
 const rules = (app) =>
-  app.rules.map((rule) => ({ key: rule.rule, what: `Rule ${rule.rule}:`, text: `${rateNow(rule)}, ${plural(rule.total, "match", "matches")} since start.`, link: listOf({ app: app.app, rule: rule.rule }) }));
+  app.rules.map((rule) => ({ key: rule.rule, what: `Rule ${rule.rule}:`, text: `${rateNow(rule)}, ${plural(rule.total, "match", "matches")} since start.`, link: decisionsLink({ app: app.app, rule: rule.rule }) }));
 
 function recording(recorded) {
   if (!recorded?.path && !recorded?.written.total && !recorded?.dropped.total) return [];
@@ -168,7 +168,7 @@ function recording(recorded) {
   return [{ app: "", what: "Recording", level: recorded.dropped.per_second ? "warn" : "", text: `${recorded.path ? `to ${recorded.path}: ` : "now off: "}${rateNow(recorded.written)}, ${grouped(recorded.written.total)} written since start${dropped}.` }];
 }
 
-function linesOf(insights) {
+function allLines(insights) {
   const lines = insights.apps.flatMap((app) => [rejections, repairs, failovers, shadows, shares, limits, rules].flatMap((kind) => kind(app)).map((line) => ({ ...line, app: app.app })));
   return [...lines, ...recording(insights.recorded)];
 }
@@ -178,7 +178,7 @@ function linesOf(insights) {
 /** Paint the panel; it is hidden while there are no insights. */
 export function paintInsights({ insights }) {
   if (!insights) return;
-  const lines = linesOf(insights);
+  const lines = allLines(insights);
   byId("insights-panel").hidden = lines.length === 0;
   const shown = all ? lines : lines.slice(0, SHOWN);
   const more = byId("insights-more");
@@ -265,7 +265,7 @@ function candidate(shadow) {
 }
 
 /** The note in a row of the list, beside or instead of an error. */
-export function noteOf(decision) {
+export function decisionNote(decision) {
   if (decision.ineffective) return "the media server ignores this rejection";
   if (decision.repaired) return `repaired: ${kindsInWords(decision.repaired)}`;
   if (decision.ignored_fields) return `the media server ignores ${decision.ignored_fields}`;

@@ -5,8 +5,8 @@ import { latestFailures } from "./decisions.js";
 import { bar, sparkline, stacked } from "./charts.js";
 import { earliest } from "./diagnosis.js";
 import { byId, h, keyed, setText } from "./dom.js";
-import { insightTroubles } from "./insights.js";
-import { SERIES, bySeries, failing, totalOf } from "./history.js";
+import { insightProblems } from "./insights.js";
+import { SERIES, bySeries, failing, totals } from "./history.js";
 import { clock, grouped, ms, plural, rate, reasonColour, reasonLabel, when, withoutName } from "./words.js";
 
 const SHOWN = 50;
@@ -20,7 +20,7 @@ let fetched = 0;
 
 /** The series that are not causes, as the legend names them. */
 const NAMES = { ok: "allowed", denied: "rejected", other: "not a valid hook" };
-const nameOf = (key) => NAMES[key] ?? reasonLabel(key);
+const seriesName = (key) => NAMES[key] ?? reasonLabel(key);
 
 /** Paint the whole view from the state. */
 export function paintNow(state) {
@@ -35,7 +35,7 @@ export function paintNow(state) {
 // --- the state in a sentence ---
 
 /** Failing apps, worst first; three or more with the same failure at the same target are one entry. */
-function troubledApps(apps, diagnosis) {
+function failingApps(apps, diagnosis) {
   const groups = new Map();
   for (const app of apps) {
     if (!failing(app)) continue;
@@ -44,10 +44,10 @@ function troubledApps(apps, diagnosis) {
     if (!groups.has(key)) groups.set(key, []);
     groups.get(key).push({ app, cause });
   }
-  return [...groups.values()].flatMap((group) => (group.length >= TOGETHER && group[0].cause.where ? [troubleOf(group)] : group.map((one) => troubleOf([one]))));
+  return [...groups.values()].flatMap((group) => (group.length >= TOGETHER && group[0].cause.where ? [problemEntry(group)] : group.map((one) => problemEntry([one]))));
 }
 
-function troubleOf(group) {
+function problemEntry(group) {
   const [{ app: first, cause }] = group;
   const total = { failed: 0, hooks: 0, reasons: new Map() };
   for (const { app } of group) {
@@ -75,7 +75,7 @@ function troubles({ sample, upstreams, status, diagnosis, insights }) {
   if (status?.draining || status?.phase === "draining") {
     found.push({ level: "warn", text: "Draining: load balancers are asked to send hooks elsewhere", link: "#/gateway" });
   }
-  found.push(...troubledApps(sample?.apps ?? [], diagnosis));
+  found.push(...failingApps(sample?.apps ?? [], diagnosis));
   for (const upstream of upstreams?.upstreams ?? []) {
     for (const target of upstream.targets) {
       if (target.state === "up" || !target.state) continue;
@@ -88,7 +88,7 @@ function troubles({ sample, upstreams, status, diagnosis, insights }) {
       });
     }
   }
-  found.push(...insightTroubles(insights));
+  found.push(...insightProblems(insights));
   if (status?.last_reload && status.last_reload.successful === false) {
     found.push({ level: "warn", text: `The last reload failed (${when(status.last_reload.time)}): the file on disk is not in use`, link: "#/gateway" });
   }
@@ -130,7 +130,7 @@ function paintHealth(state) {
 // --- tiles ---
 
 function paintTiles({ sample, upstreams, status }) {
-  const total = totalOf(sample);
+  const total = totals(sample);
   const hooks = status?.hooks ?? {};
   const targets = (upstreams?.upstreams ?? []).flatMap((upstream) => upstream.targets);
   const up = targets.filter((target) => target.state === "up").length;
@@ -159,15 +159,15 @@ function paintTiles({ sample, upstreams, status }) {
 // --- the chart ---
 
 function paintChart(sample, history) {
-  const parts = bySeries(totalOf(sample));
-  const words = SERIES.filter((key) => parts[key] > 0).map((key) => `${nameOf(key)} ${rate(parts[key])}`);
+  const parts = bySeries(totals(sample));
+  const words = SERIES.filter((key) => parts[key] > 0).map((key) => `${seriesName(key)} ${rate(parts[key])}`);
   stacked(byId("chart"), history.series(), `Hooks per second over the last ${history.span} seconds. Now: ${words.join(", ") || "none"}.`);
   setText(byId("chart-span"), `last ${history.span < 120 ? plural(history.span, "second") : plural(Math.floor(history.span / 60), "minute")}, until ${clock(sample.time)}`);
   keyed(
     byId("legend"),
     SERIES.filter((key) => parts[key] > 0 || key === "ok" || history.samples.some((old) => old.parts[key] > 0)),
     (key) => key,
-    (key) => h("li", {}, h("i", { class: `swatch back-${key}`, "aria-hidden": "true" }), h("span", {}, nameOf(key)), h("b")),
+    (key) => h("li", {}, h("i", { class: `swatch back-${key}`, "aria-hidden": "true" }), h("span", {}, seriesName(key)), h("b")),
     (item, key) => setText(item.lastChild, rate(parts[key])),
   );
 }
@@ -244,7 +244,7 @@ function paintApp(row, app, history) {
   const parts = bySeries(app);
   if (all) {
     const shares = SERIES.map((key) => ({ colour: key, share: parts[key] / all })).filter(({ share }) => share > 0);
-    const words = SERIES.filter((key) => parts[key] > 0).map((key) => `${nameOf(key)} ${Math.round((100 * parts[key]) / all)} %`);
+    const words = SERIES.filter((key) => parts[key] > 0).map((key) => `${seriesName(key)} ${Math.round((100 * parts[key]) / all)} %`);
     const picture = bar(shares, words.join(", "));
     verdicts.replaceChildren(picture);
     verdicts.title = words.join(", ");

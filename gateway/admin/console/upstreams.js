@@ -13,8 +13,8 @@ const RANK = { ejected: 0, probing: 1, partly: 2, ejected_by_operator: 3, up: 4 
 const RECENT = 60000; // ms for which an error is recent
 
 const hasRecentError = (target) => Boolean(target.last_error) && Date.now() - new Date(target.last_error.time).getTime() < RECENT;
-const rankOf = (target) => (RANK[target.state] ?? 0) - (hasRecentError(target) ? 0.5 : 0);
-const worst = (upstream) => Math.min(5, ...upstream.targets.map(rankOf));
+const targetRank = (target) => (RANK[target.state] ?? 0) - (hasRecentError(target) ? 0.5 : 0);
+const worst = (upstream) => Math.min(5, ...upstream.targets.map(targetRank));
 
 /** Paint the panel. */
 export function paintUpstreams({ upstreams }) {
@@ -43,7 +43,7 @@ function paintUpstream(box, upstream) {
   const apps = upstream.apps.slice(0, 3).join(", ");
   const more = upstream.app_count > 3 ? ` and ${grouped(upstream.app_count - 3)} more` : "";
   setText(box.querySelector("small"), `${String(upstream.balance ?? "").replaceAll("_", " ")}${retries} · ${upstream.app_count ? `used by ${apps}${more}` : "used by no app"}`);
-  const shown = [...upstream.targets].sort((one, other) => rankOf(one) - rankOf(other)).slice(0, TARGETS);
+  const shown = [...upstream.targets].sort((one, other) => targetRank(one) - targetRank(other)).slice(0, TARGETS);
   keyed(box.querySelector("ul"), shown, (target) => target.target, newTarget, (item, target) => paintTarget(item, target, upstream));
   const hidden = upstream.targets.length - shown.length;
   box.lastChild.hidden = hidden === 0;

@@ -25,7 +25,7 @@ from gateway.model.verdicts import Cause, Verdict
 
 
 def check(config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Validate the configuration: print all errors, or a summary of each app."""
+    """Validate the configuration. Prints all errors, or a summary of each app."""
     loaded = load_or_fail(config)
     for warning in loaded.warnings:
         print(f"{warning} (warning)", file=sys.stderr)

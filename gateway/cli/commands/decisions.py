@@ -111,7 +111,7 @@ def decisions(
     config: WatchedConfig = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the latest decisions of a running gateway, the newest last."""
+    """List a running gateway's latest decisions. The newest comes last."""
     filters = _Filters(
         app=app, method=method, verdict=verdict, source=source, reason=reason, call_id=call_id, session_id=session_id,
         upstream=upstream, target=target, q=search, since=since, until=until, rule=rule, shadow=shadow,

@@ -24,5 +24,5 @@ def demo(
         ),
     ] = None,
 ) -> None:
-    """Start a demo backend and a gateway on loopback, show some hooks and their verdicts, then serve."""
+    """Start a gateway with a demo backend. Shows some hooks and their verdicts, then serves, on loopback only."""
     serve(loads(DEMO_CONFIG, "demo.yaml") if config is None else load_or_fail(config), run_demo)

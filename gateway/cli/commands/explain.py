@@ -164,7 +164,7 @@ class _Explained:
             if route.first_budget is not None:
                 yield f"reserve   {describe_reserve(settings)}: {name} has {seconds(route.first_budget)}"
         yield f"budget    {seconds(route.budget)} ({self._from('timeout')})"
-        yield f"retry     {_describe_retry(self._retry_of(name))} ({self._retry_from(name)})"
+        yield f"retry     {_describe_retry(self._retry(name))} ({self._retry_from(name)})"
         yield f"dedupe    {_describe_dedupe(route.dedupe)} ({self._from('dedupe')})"
         if settings.max_in_flight is not None:
             yield f"limit     {settings.max_in_flight} hooks of this app at once ({self._from('max_in_flight')})"
@@ -207,7 +207,7 @@ class _Explained:
         urls = display_urls(self._shown, name, len(targets))
         return (url + (" (backup)" if it.backup else "") for it, url in zip(targets, urls, strict=True))
 
-    def _retry_of(self, name: str) -> Retry:
+    def _retry(self, name: str) -> Retry:
         upstream = self._config.upstreams.get(name)
         return self._match.route.retry if upstream is None else self._settings.retry or upstream.retry
 

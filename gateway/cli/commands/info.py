@@ -13,12 +13,12 @@ _KEY_DEPENDENCIES = ("starlette", "uvicorn", "uvloop", "httptools", "httpx", "ms
 
 
 def schema() -> None:
-    """Print the JSON Schema of the configuration, for editors."""
+    """Print the configuration's JSON Schema. Editors use it."""
     print(json.dumps(json_schema(), indent=2))
 
 
 def version() -> None:
-    """Print the versions of the gateway, Python and the main dependencies."""
+    """Print the gateway's version. Also prints those of Python and the main dependencies."""
     print(f"wcs-gateway {__version__}")
     print(f"Python {platform.python_version()}")
     for name in _KEY_DEPENDENCIES:

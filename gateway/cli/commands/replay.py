@@ -82,7 +82,7 @@ def replay(
         str | None, typer.Option("--json", metavar="FILE|-", help="Write the report as JSON to this file; - prints it.")
     ] = None,
 ) -> None:
-    """Play recorded hooks against a backend and compare its answers with the recorded ones.
+    """Play recorded hooks against a backend. Compares its answers with the recorded ones.
 
     Exit status: 0 if all answers agree, 1 if any differ or fail, 2 for wrong usage or unusable files.
     """

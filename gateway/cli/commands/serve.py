@@ -22,7 +22,7 @@ _LAST_LINES = 0.5
 
 
 def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Serve until SIGTERM or SIGINT; SIGHUP reloads the configuration."""
+    """Serve hooks until SIGTERM or SIGINT. SIGHUP reloads the configuration."""
     serve(load_or_fail(config), _run)
 
 

@@ -22,7 +22,7 @@ _WINDOW = 2.0
 def status(
     admin: AdminOption = None, token_file: TokenOption = None, config: WatchedConfig = None, as_json: JsonOption = False
 ) -> None:
-    """Show what a running gateway does: hooks, failing apps, targets and their state, its configuration."""
+    """Show the status of a running gateway. Prints hooks, failing apps, targets and the configuration."""
     with gateway_at(admin, token_file, config) as gateway:
         seen = gateway.get_or_fail("/api/activity", apps=0)["window_seconds"]
         time.sleep(min(_WINDOW, max(0.0, _WINDOW - seen)))  # the first request gets the rates of a moment only
