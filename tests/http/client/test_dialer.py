@@ -140,6 +140,20 @@ async def test_a_dial_cancelled_during_the_handshake_leaves_neither_an_exception
                 await read_to_end(peer)
 
 
+async def test_a_dial_cancelled_in_any_round_before_the_handshake_closes_its_connection(port: _Port) -> None:
+    for rounds in range(1, ROUNDS):
+        dial = port.dial()
+        await asyncio.sleep(0)
+        port.accept()
+        after(rounds, dial.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await dial
+
+    async with asyncio.timeout(PATIENCE):
+        for peer in port.peers:
+            await read_to_end(peer)
+
+
 @pytest.mark.parametrize(
     ("play", "words"),
     [(end, "closed while connecting"), (reset, "closed while connecting"), (send_no_tls, "WRONG_VERSION_NUMBER")],
