@@ -17,7 +17,6 @@ MODULES: Final = sorted(
 
 ELSEWHERE: Final = {
     "http/client/answer_parser": "http/client/test_connection.py",
-    "http/client/dialer": "http/client/test_dial.py",
     "admin/dry_run": "config/test_load.py",
     "admin/overview": "admin/test_api.py",
     "cli/commands/replay": "recording/replay/test_replay.py",

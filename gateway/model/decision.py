@@ -147,27 +147,28 @@ class DecisionBuilder:
         outcome, body, upstream = self.outcome, self.body, self.upstream
         duration = time.perf_counter() - self.began
         answer_size = 0 if ruling.body is body else len(ruling.body)
+        # In the order of Decision's fields: naming them would cost more than 3 % of a hook.
         return Decision(
-            ruling=ruling,
-            time=time.time() - duration,
-            request_id=self.request_id,
-            app=self.app,
-            method=self.method,
-            budget=None if upstream is None else self.budget,
-            duration=duration,
-            upstream=upstream,
-            target=None if outcome is None else outcome.target,
-            attempts=0 if outcome is None else outcome.attempts,
-            upstream_duration=0.0 if outcome is None else outcome.duration,
-            hook=self.hook,
-            asked_after=0.0 if outcome is None else outcome.began - self.began,
-            story=() if outcome is None else outcome.story,
-            size=len(body) + answer_size,
-            trace=self.trace,
-            body=body,
-            method_name=self.method_name,
-            split=self.split,
-            app_cache=self.app_cache,
+            ruling,
+            time.time() - duration,
+            self.request_id,
+            self.app,
+            self.method,
+            None if upstream is None else self.budget,
+            duration,
+            upstream,
+            None if outcome is None else outcome.target,
+            0 if outcome is None else outcome.attempts,
+            0.0 if outcome is None else outcome.duration,
+            self.hook,
+            0.0 if outcome is None else outcome.began - self.began,
+            () if outcome is None else outcome.story,
+            len(body) + answer_size,
+            self.trace,
+            body,
+            self.method_name,
+            self.split,
+            self.app_cache,
         )
 
 

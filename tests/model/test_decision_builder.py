@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-import msgspec
-
 from gateway.model.decision import OTHER_METHOD, UNKNOWN_APP, AppCache, AttemptRecord, Decision, DecisionBuilder
+from gateway.model.hooks import HookReader
 from gateway.model.verdicts import backend_allow, backend_reject
 
 BODY = b'{"appKey": "a"}'
@@ -48,12 +47,38 @@ def test_it_says_what_became_of_the_hook_at_its_upstream() -> None:
     assert (decision.budget, decision.split, decision.body) == (2.0, True, BODY)
 
 
-def test_every_field_of_a_decision_is_filled_in() -> None:
+def test_every_field_of_a_decision_has_its_own_value() -> None:
+    """The builder passes them by position."""
     made = builder()
-    made.outcome = Outcome("t", 1, made.began + 1.0, 1.0, (AttemptRecord("u", "t", 0.0, 1.0, 0.0, "ok", ""),))
-    decision = made.build(backend_allow(b"{}"))
-    unset = {name for name, value in msgspec.structs.asdict(decision).items() if value in (None, 0, 0.0, b"", "", ())}
-    assert unset == {"hook", "trace"}
+    made.app, made.method, made.method_name = "app", "_other", "OnOwnEvent"
+    made.hook = HookReader().read(BODY)
+    story = (AttemptRecord("u", "t", 0.0, 0.5, 0.0, "ok", ""),)
+    made.outcome = Outcome("t", 3, made.began + 0.25, 0.5, story)
+    ruling = backend_allow(b"{}")
+    decision = made.build(ruling)
+    assert {name: getattr(decision, name) for name in decision.__struct_fields__} == {
+        "ruling": ruling,
+        "time": decision.time,
+        "request_id": "id",
+        "app": "app",
+        "method": "_other",
+        "budget": 2.0,
+        "duration": decision.duration,
+        "upstream": "u",
+        "target": "t",
+        "attempts": 3,
+        "upstream_duration": 0.5,
+        "hook": made.hook,
+        "asked_after": made.outcome.began - made.began,
+        "story": story,
+        "size": len(BODY) + 2,
+        "trace": None,
+        "body": BODY,
+        "method_name": "OnOwnEvent",
+        "split": True,
+        "app_cache": made.app_cache,
+    }
+    assert decision.duration < 60.0 < decision.time
 
 
 def test_a_body_that_is_echoed_counts_once() -> None:

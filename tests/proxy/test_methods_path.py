@@ -167,7 +167,7 @@ def test_a_refused_viewer_of_hls_is_refused_whatever_any_session_said(
         assert means == "The media server rejects the viewer despite any restOnError: playHLS comes without a connect."
     answer = ask(gateway, KEEP_ALIVE, **sessions[1])
     assert line_of(gateway, answer)["ineffective"] is True
-    assert told(gateway, answer)["means"].startswith("The media server logs it and the stream runs on")
+    assert told(gateway, answer)["means"].startswith("The media server logs it and the stream continues")
     assert gateway.metric("gateway_ineffective_rejects_total", app="a", method=KEEP_ALIVE) == 1
     assert gateway.metric("gateway_ineffective_rejects_total") == 1
 

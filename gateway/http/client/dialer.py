@@ -107,13 +107,53 @@ class Dialer:
 
     async def _dial(self, address: str) -> Connection:
         tls_settings = self.tls_settings
-        _, connection = await self._loop.create_connection(
-            self._new_connection,
-            address,
-            self.origin.port,
-            ssl=self.tls,
-            server_hostname=(self._server_name or self.origin.host.removesuffix(".")) if self.tls is not None else None,
-        )
+        if self.tls is None:
+            _, connection = await self._loop.create_connection(self._new_connection, address, self.origin.port)
+        else:
+            server_name = self._server_name or self.origin.host.removesuffix(".")
+            connection = await self._dial_tls(address, self.tls, server_name)
         connection.tls_settings = tls_settings
         connection.peer = address
         return connection
+
+    async def _dial_tls(self, address: str, tls: ssl.SSLContext, server_name: str) -> Connection:
+        """A connection over TLS: TCP first, then the handshake, each with a single future that is awaited.
+
+        uvloop's create_connection(ssl=…) (0.23) has two: one for TCP, and one for the handshake, which already runs
+        while the first is still awaited. A dial cancelled in that moment never looks at the second: if the peer resets
+        then, its exception is reported as never retrieved. Nobody outside uvloop can reach that future.
+        """
+        plain, early = await self._loop.create_connection(_EarlyData, address, self.origin.port)
+        try:
+            if early.data:
+                raise _not_tls()
+            if plain.is_closing():
+                raise ConnectionResetError("the peer closed the connection before the TLS handshake")
+            secured = await self._loop.start_tls(plain, early, tls, server_hostname=server_name)
+        except BaseException:
+            plain.abort()  # where the handshake had not begun, start_tls leaves it open
+            raise
+        connection = self._new_connection()
+        if secured is not None and not secured.is_closing():  # else it is returned closed, and its exchange fails
+            secured.set_protocol(connection)
+            connection.connection_made(secured)
+            if early.data:
+                connection.data_received(bytes(early.data))
+        return connection
+
+
+def _not_tls() -> ssl.SSLError:
+    """The error for a peer that sends data before the handshake, as OpenSSL reports it during the handshake."""
+    error = ssl.SSLError(ssl.SSL_ERROR_SSL, "data before the TLS handshake")
+    error.reason = "WRONG_VERSION_NUMBER"
+    return error
+
+
+class _EarlyData(asyncio.Protocol):
+    """Keeps what a peer sends before the connection has its protocol."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def data_received(self, data: bytes) -> None:
+        self.data += data
