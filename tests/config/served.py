@@ -24,6 +24,8 @@ from gateway.admin.reload import differences
 from gateway.cli.commands.check import check
 from gateway.cli.commands.explain import explain
 from gateway.config import Config, Loaded
+from gateway.http.client.connection import Connection
+from gateway.http.client.dialer import Dialer
 from gateway.http.client.lookups import LookupThreads
 from gateway.server import fd_limits
 from gateway.server.hook_service import HookService
@@ -39,16 +41,22 @@ _TIME_LIMIT: Final = 20.0
 _TROUBLE: Final = ("Traceback", "defect", "exception was never retrieved")
 
 
+class _CheckedDialer(Dialer):
+    """Has OpenSSL take the name that a backend's certificate must bear, which it would at the handshake."""
+
+    async def _dial_tls(self, address: str, tls: ssl.SSLContext, server_name: str) -> Connection:
+        tls.wrap_bio(_memory(), _memory(), server_hostname=server_name)
+        return await super()._dial_tls(address, tls, server_name)
+
+
 class _NoNetwork(asyncio.SelectorEventLoop):
     """Every name has an address, at which nobody is; whatever is asked for must be sound."""
 
     async def create_connection(  # type: ignore[override]
-        self, factory: Any, host: str, port: int, *, ssl: ssl.SSLContext | None, server_hostname: str | None
+        self, factory: Any, host: str, port: int
     ) -> NoReturn:
         ipaddress.ip_address(host)
         assert 0 < port < 65536
-        if ssl is not None:
-            ssl.wrap_bio(_memory(), _memory(), server_hostname=server_hostname)
         raise ConnectionRefusedError(111, "nobody is there")
 
 
@@ -73,6 +81,7 @@ def without_network() -> Iterator[None]:
         patched.setattr("gc.collect", lambda: 0)  # it would look through all that pytest holds, at each start
         patched.setattr(ssl.SSLContext, "load_default_certs", _trust_nobody)  # as slow: nobody is asked here
         patched.setattr(LookupThreads, "look_up", _look_up)
+        patched.setattr("gateway.http.client.pool.Dialer", _CheckedDialer)
         try:
             yield
         finally:

@@ -40,8 +40,8 @@ from tests.support.faulty import (
 )
 from tests.support.gateways import LISTEN, RunningGateway, running_gateway, wait_until
 
-BUDGET: Final = 1.2
-CONNECT_TIMEOUT: Final = 0.4
+BUDGET: Final = 1.5
+CONNECT_TIMEOUT: Final = 0.3
 SIDE_BY_SIDE: Final = 8
 OWN_HEADERS: Final = {
     "cache-control",
