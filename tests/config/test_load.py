@@ -91,12 +91,13 @@ def test_files_that_go_away_between_check_and_use_are_a_problem_of_theirs(tmp_pa
 
 def test_a_failed_load_leaves_no_open_file(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("x" * 70_000)
+    gc.collect()
     before = len(list(Path("/proc/self/fd").iterdir()))
     for name in ("secret", ".", "none"):
         with pytest.raises(ConfigError):
             header(f'"${{file:{tmp_path}/{name}}}"')
     gc.collect()
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before  # fewer where something of an earlier test ended
 
 
 def test_ten_thousand_apps_all_load() -> None:
