@@ -262,7 +262,7 @@ def test_a_wrong_configuration_fails_the_start_and_is_not_tried_again(started: M
     started.write_config("apps: [")
     assert started.systemctl("restart", "wcs-gateway") != 0
     assert (started.property("ActiveState"), started.property("ExecMainStatus")) == ("failed", "2")
-    assert "gateway.yaml:2:1" in started.journal()
+    assert "gateway.yaml:1:8" in started.journal()
 
 
 def test_a_taken_port_is_tried_again_until_it_is_free(machine: Machine) -> None:
