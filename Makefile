@@ -24,9 +24,21 @@ run: install
 	@$(BIN)/gateway demo -c gateway.yaml
 
 # At each change, a minute: the linters, and every test that starts no process and no browser; it is an error if one of
-# these starts any. Properties are tried with a few examples.
+# these starts any. Properties are tried with a few examples. Six processes have a part of the rooms each, the last one
+# all that the others do not have.
+PARTS         := waits server client settings rules rest
+WAITS         := tests/http/server/test_connections.py tests/http/server/test_deadlines.py
+PART_waits    := $(WAITS)
+PART_server   := tests/http/server $(addprefix --ignore ,$(WAITS))
+PART_client   := tests/http --ignore tests/http/server
+PART_settings := tests/config tests/model tests/recording
+PART_rules    := tests/policy tests/telemetry tests/upstreams
+PART_rest     := tests $(addprefix --ignore tests/,http config model recording policy telemetry upstreams)
 check: lint
-	@HYPOTHESIS_PROFILE=dev $(PYTEST) -n $(shell expr 1 + $(CORES)) -m "not process and not slow"
+	@$(MAKE) --no-print-directory --keep-going --output-sync --jobs $(words $(PARTS)) $(PARTS:%=check-%)
+
+check-%:
+	@HYPOTHESIS_PROFILE=dev $(BIN)/python -m pytest -q -m "not process and not slow" $(PART_$*)
 
 # Before a change is shared, ten minutes on two cores: all tests but the slow ones. TESTS=tests/proxy runs only those, all
 # of them, one after the other.
@@ -36,7 +48,7 @@ test: $(VENV)/.test-tools
 
 # Before a release, up to fifty minutes: what `make test` leaves out. These are the slow tests (chaos, the rehearsal,
 # the container, the machine that systemd runs), one after the other because they load the machine themselves; then
-# every property again, with thirty times the examples. `make test test-all` is everything.
+# every property again, with ten times the examples. `make test test-all` is everything.
 test-all: $(VENV)/.test-tools
 	@tests/tools/install
 	@$(BIN)/python -m pytest -q -m slow
