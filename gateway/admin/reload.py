@@ -213,7 +213,7 @@ def _not_applied(loaded: Loaded, exc: Exception) -> ReloadReport:
 
 
 def _mass_removal(before: Loaded, after: Loaded) -> Problem | None:
-    """The problem with removing so many apps automatically; None if they are few or it is allowed."""
+    """The problem with removing this many apps automatically; None if they are few or it is allowed."""
     watch, apps = before.config.server.watch, before.config.apps
     removed = [name for name in apps if name not in after.config.apps]
     if len(apps) < _MASS_REMOVAL_FROM or len(removed) * 2 <= len(apps) or watch is None or watch.allow_mass_removal:

@@ -252,7 +252,7 @@ async def test_the_sampler_reads_only_while_somebody_asks(monkeypatch: pytest.Mo
     rested = readings
     metrics.record(decision("a", FATES[0]))
     assert (readings, sampler.ask()) == (rested, None)
-    # Whoever asks next gets rates of the time from then on.
+    # The next question gets rates of the time from then on.
     assert (await sampler.activity()).hooks_as_json()["per_second"] == 0.0
     await sampler.aclose()
 

@@ -67,7 +67,7 @@ def ids(gateway: RunningGateway, **query: Any) -> list[str]:
 
 
 def told_of(gateway: RunningGateway, app: str, is_so: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """What is told of an app once it is so."""
+    """What the insights say of an app, once this holds."""
     found: list[dict[str, Any]] = []
 
     def is_told() -> bool:

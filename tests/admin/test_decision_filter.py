@@ -1,4 +1,4 @@
-"""Which decisions a query of ``GET /api/decisions`` selects, and what its mistakes are told."""
+"""Which decisions a query of ``GET /api/decisions`` selects, and what it says of mistakes."""
 
 from __future__ import annotations
 

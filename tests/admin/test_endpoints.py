@@ -272,7 +272,7 @@ async def test_what_is_read_by_all_is_not_posted_to_from_elsewhere(path: str, tm
     ],
 )  # fmt: skip
 async def test_a_page_whose_name_leads_to_loopback_reads_nothing(host: str, status: int, tmp_path: Path) -> None:
-    # Its browser sends the page's own name as Host, whatever address that name has by now.
+    # Its browser sends the page's own name as Host, though that name may have another address by now.
     for method, path in (("GET", "/api/config"), ("POST", "/-/reload")):
         answer = await ask(LISTEN, method, path, ("127.0.0.1", 1), tmp_path, base=f"http://{host}")
         assert answer.status_code == status

@@ -1,4 +1,4 @@
-"""What listeners of the event stream are told, how much, and that none of them can hold anything up."""
+"""What listeners of the event stream get, how much, and that none of them can hold anything up."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def call(number: int, *, failed: bool) -> DecisionView:
     return DecisionFormatter(1).format(decided(str(number), failed=failed))
 
 
-# --- which calls are told ---
+# --- which decisions are sent ---
 
 
 @given(st.lists(st.tuples(st.lists(st.booleans(), max_size=60), st.integers(0, 5)), min_size=4, max_size=4))

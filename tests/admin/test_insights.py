@@ -32,7 +32,7 @@ def record(metrics: Metrics, ruling: Ruling, app: str = "a", upstream: str = "ol
 
 
 def told(metrics: Metrics, before: Metrics | None = None, seconds: float = 2.0) -> dict[str, Any]:
-    """What is told of all that was counted, within so many seconds or (given *before*) within none."""
+    """What the insights say of all that was counted, within so many seconds or (given *before*) within none."""
     return of(read(metrics).special, {} if before is None else read(before).special, seconds)
 
 

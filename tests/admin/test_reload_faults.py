@@ -1,4 +1,4 @@
-"""Whatever a reload raises, wherever it does so, what was in force before is so as a whole, and the next is taken.
+"""A reload that fails, at any step and with any error, leaves the old configuration whole and in force; the next works.
 
 One gateway in this process. Each function that a reload passes through is made to raise, one after the other, and all
 that can be observed of the gateway is compared with what it was before.
@@ -134,7 +134,7 @@ class Staged:
 
 
 def service_listeners(service: HookService) -> object:
-    """Who is told of decisions, and how a hook's life begins."""
+    """Who gets decisions, and what a hook begins with."""
     endpoint = service._tracing._switch.__self__  # type: ignore[attr-defined]
     return endpoint._listeners, getattr(endpoint._new_context, "args", None)
 
@@ -307,7 +307,7 @@ async def test_a_certificate_that_is_spoilt_after_the_check_changes_nothing_and_
     def spoiling(config: Config) -> object:
         """The table is built after the check, and before the certificates are read."""
         ca.unlink()
-        os.mkfifo(ca)  # whoever opens it to read waits for a writer
+        os.mkfifo(ca)  # a reader waits for a writer
         return real(config)
 
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""What systemd is told by a gateway that it starts, reloads and stops."""
+"""What a gateway reports to systemd when it is started, reloaded and stopped."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ _ANNOTATED: Final = re.compile(r"\s*(?P<count>[\d,]+) \([\d. ]+%\)\s+\S+:(?P<nam
 
 
 class ToolError(Exception):
-    """Valgrind is missing, or something did not do what it should; the message is for whoever ran this."""
+    """Valgrind is missing, or something did not do what it should; the message is for the person who ran this."""
 
 
 class Misses(NamedTuple):

@@ -87,7 +87,7 @@ def closed_port() -> Iterator[int]:
 def running(
     command: Sequence[str], *, cpus: str, output: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A program on these CPUs, whatever it prints in the file *output*; unless told, without this package's path."""
+    """A program on these CPUs, its output in the file *output*; by default without this package's path."""
     with output.open("wb") as file:
         process = subprocess.Popen(
             ["taskset", "-c", cpus, *command],  # becomes the program, with the same process id

@@ -1,4 +1,4 @@
-"""What the callers and the backends write down, and what the oracle is told besides."""
+"""What the callers and the backends write down, and what else the oracle gets."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class Book:
 
 
 class Wire(asyncio.Protocol):
-    """A connection of a caller's: hands each answer to whoever waits, and notes what comes unasked."""
+    """A connection of a caller's: hands each answer to the waiting caller, and notes what comes unasked."""
 
     def __init__(self, book: Book) -> None:
         self._book = book

@@ -82,7 +82,7 @@ class Violations:
 
 
 class Oracle:
-    """Told of everything as it becomes known; ``judge`` says what is wrong."""
+    """Gets everything as it becomes known; ``judge`` says what is wrong."""
 
     def __init__(self, history: History, windows: Windows, held: list[Held]) -> None:
         self._history = history

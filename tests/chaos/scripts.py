@@ -30,7 +30,7 @@ def head(status: str, length: int, *more: str) -> bytes:
 
 
 def _answer(body: bytes, *, status: str = "200 OK") -> Callable[[bytes], Iterable[Step]]:
-    """This body, whatever the hook."""
+    """This body, for every hook."""
     return lambda _: [head(status, len(body)) + body, End.KEEP]
 
 

@@ -128,7 +128,7 @@ class Disk:
 
 
 class Stage:
-    """Everything that faults act upon. The files' lock is held by whoever changes or reloads the configuration."""
+    """Everything that faults act upon. The files' lock is held while the configuration is changed or reloaded."""
 
     def __init__(
         self, directory: Path, seed: int, rate: float, certificates: tuple[Certificates, Certificates] | None

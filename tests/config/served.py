@@ -50,7 +50,7 @@ class _CheckedDialer(Dialer):
 
 
 class _NoNetwork(asyncio.SelectorEventLoop):
-    """Every name has an address, at which nobody is; whatever is asked for must be sound."""
+    """Every name has an address, at which nobody is; all that is asked for must be valid."""
 
     async def create_connection(  # type: ignore[override]
         self, factory: Any, host: str, port: int
@@ -98,7 +98,7 @@ def _refuse(transport: httpx.HTTPTransport, request: httpx.Request) -> NoReturn:
 
 
 def serve(loaded: Loaded, before: Config, directory: Path) -> str:
-    """Serve by it, then by the one *before*, and return the log. Raises whatever a gateway would meet.
+    """Serve by it, then by the one *before*, and return the log. Raises what a gateway would meet.
 
     Recordings go to the *directory*.
     """

@@ -1,4 +1,4 @@
-"""Every key of the schema, and whatever may be written there: a message with its place, or a gateway that serves.
+"""Every key of the schema, and anything that may be written there: a message with its place, or a gateway that serves.
 
 The keys are found in the schema itself, so a new one is tried without a word here. A thorough run tries more.
 """
@@ -138,7 +138,7 @@ def config_before(directory: Path) -> Config:
 
 
 def try_it(text: str, directory: Path) -> bool:
-    """Whether it was taken. Fails for whatever a user should not meet."""
+    """Whether it was accepted. Fails for anything that a user should not meet."""
     file = directory / "gateway.yaml"
     file.write_text(text, "utf-8")
     try:
@@ -177,7 +177,7 @@ def taken(loaded: Loaded, file: Path) -> None:
 
 
 def unseen(told: str, text: str) -> None:
-    """Nothing that a reference stands for is told, unless the file has it too."""
+    """No value of a reference is shown, unless the file has it too."""
     for hidden in (SECRET, *HIDDEN):
         assert hidden not in told or hidden in text, told
 

@@ -1,4 +1,4 @@
-"""Whatever the file holds, loading it ends in a configuration or in a ConfigError."""
+"""Loading any file ends in a configuration or in a ConfigError."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 This host's own file system stands for the base image, under an overlay; Python's program is where the official image
 has it. So the steps of the Dockerfile really run, and so does what they leave behind: as its user, in a file system
-that cannot be written to, as the first process of its own. What is not shown is the base image itself, and whatever of
+that cannot be written to, as the first process of its own. What is not shown is the base image itself, and what of
 this host the base image lacks. Only what our Dockerfile says is understood. Needs root; both verbs expect to be run in
 a mount namespace of their own (``unshare --mount``), which takes all mounts with it when it ends.
 

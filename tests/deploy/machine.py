@@ -90,7 +90,7 @@ def boot(options: Sequence[str]) -> None:
         else:
             to.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, to)
-    # No chroot: whoever is in one can make no user namespaces, as PrivateUsers= does.
+    # No chroot: inside one, no user namespace can be made, as PrivateUsers= does.
     os.chdir(root)
     Path("old").mkdir()
     subprocess.run(["pivot_root", ".", "old"], check=True)

@@ -36,7 +36,7 @@ BODY: Final = b'{"appKey":"defaultApp","callId":"c1"}'
 WINDOW: Final = 1.2
 """Seconds: the budget for which the cases' expectations are written."""
 AFTERMATH: Final = 0.3
-"""Seconds in which whatever follows an answer has come."""
+"""Seconds in which all that follows an answer has come."""
 PATIENCE: Final = 10.0
 ENOUGH: Final = 2 * faulty.MAX_ANSWER
 MAX_HEAD: Final = 16 * 1024

@@ -57,7 +57,7 @@ def started(
     stdout: int | None = None,
     **server: Any,
 ) -> Iterator[RunningGateway]:
-    """A gateway whose log goes wherever the test likes; its ports are told to it, since it cannot tell them."""
+    """A gateway whose log goes where the test wants it; the test chooses its ports, since it cannot read them."""
     hooks, admin = (f"127.0.0.1:{port}" for port in free_ports(2))
     config, log = directory / "gateway.yaml", directory / "gateway.log"
     config.write_text(config_for(backend, server={"listen": hooks, "admin": admin, **server}))

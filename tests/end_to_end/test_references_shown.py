@@ -1,4 +1,4 @@
-"""What a reference stands for may be a secret, wherever it is written: it is shown as the file has it."""
+"""The value of a reference may be a secret, in any key: the reference is shown as the file has it."""
 
 from __future__ import annotations
 

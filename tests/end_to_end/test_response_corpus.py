@@ -306,7 +306,7 @@ def test_afterwards_nothing_is_left_behind(met: list[Met], samples: list[Sample]
 
 
 def is_framed(raw: bytes) -> bool:
-    """Whether an answer's end is known from its own bytes: then its connection may be used on, whatever it said."""
+    """Whether an answer's end is known from its own bytes: then its connection may be used again."""
     head, _, body = raw.partition(b"\r\n\r\n")
     lengths = [line.partition(b":")[2] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
     if len(lengths) != 1:

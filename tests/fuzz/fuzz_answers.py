@@ -16,7 +16,7 @@ from gateway.http.client import Answer
 from gateway.model.hooks import is_json_object
 from gateway.model.verdicts import Failure
 from gateway.policy.repair import MAX_CUT, Repaired, RepairFailure, ResponseCheck
-from gateway.policy.repair import repair as mend
+from gateway.policy.repair import repair as repair_answer
 from gateway.policy.rest_client_config import ClientConfig, Mode, examine
 from gateway.upstreams import Judge
 
@@ -257,7 +257,7 @@ _QUOTINGS: Final[tuple[Callable[[str], str], ...]] = (
 
 
 def repair(data: bytes) -> None:
-    """Whatever of the hook is quoted, only the backend's own object comes out; and it does where nothing is amiss.
+    """Any part of the hook may be quoted: only the backend's own object comes out, and it does where nothing is wrong.
 
     Up to 0xFF the input is the callee, up to another the caller, each after a byte for how it is written; and each byte
     of the rest is a part of the answer.
@@ -268,7 +268,7 @@ def repair(data: bytes) -> None:
     own = json.dumps({**json.loads(hook), "by": "the backend"}).encode()
     parts = [_part(byte, own, hook, fields) for byte in program[:12]]
     body = b"".join(parts)
-    found = mend(body, hook)
+    found = repair_answer(body, hook)
     if isinstance(found, Repaired):
         assert parts.count(own) == 1, (found, body)
         assert found.body == own, (found, body)

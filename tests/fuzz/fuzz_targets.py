@@ -288,7 +288,7 @@ def answer(data: bytes) -> None:
 
 
 def _reads_plain_answers_as_the_parser_does(data: bytes) -> None:
-    """What is taken at a glance is taken by the parser too, which gets whatever comes in pieces."""
+    """What is taken at a glance is taken by the parser too, which gets all that comes in pieces."""
     plain = parse_plain_answer(data)
     if plain is not None and plain.head.length <= MAX_BODY:
         assert _answers.answered([data]) == _answers.answered([data[:1], data[1:]]), data

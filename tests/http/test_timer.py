@@ -116,7 +116,7 @@ def test_a_time_that_is_past_already_rings_at_once_but_not_within_the_setting() 
     bell = Bell()
     bell.clock.move_to(10.0)
     bell.timer.set(9.9)
-    assert bell.rang == [], "whoever sets it is not ready to be rung"
+    assert bell.rang == [], "its setter is not ready for the callback yet"
     bell.clock.move_to(10.0)
     assert bell.rang == [10.0]
     assert bell.timer.late == 0.0

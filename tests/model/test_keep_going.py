@@ -1,4 +1,4 @@
-"""What works for as long as the process does outlives whatever one of its turns raises."""
+"""A task that works as long as the process outlives any exception of one of its turns."""
 
 from __future__ import annotations
 

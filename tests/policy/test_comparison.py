@@ -179,7 +179,7 @@ def test_an_ignored_field_counts_neither_where_it_is_missing() -> None:
     assert places({"a": 1}, {}, "a") == {}
 
 
-# --- what is told is bounded and discreet ---
+# --- what is reported is bounded and discreet ---
 
 
 @pytest.mark.parametrize(

@@ -304,7 +304,7 @@ def test_adversarial_many_small_strings_are_read_once() -> None:
     assert isinstance(repair(BOM + hook, hook), Repaired)
 
 
-# --- whatever an attacker writes ---
+# --- anything that an attacker writes ---
 
 FRAGMENTS: Final = st.sampled_from(
     [

@@ -96,7 +96,7 @@ def test_weights_that_are_all_0_are_an_error() -> None:
 
 
 def test_other_processes_choose_the_same() -> None:
-    # Whatever PYTHONHASHSEED is there.
+    # With any PYTHONHASHSEED.
     source = (
         "import sys\n"
         "from gateway.policy.split import Share, Split\n"

@@ -45,7 +45,7 @@ DENIED = backend_reject()
 
 @contextmanager
 def flown(flight: Flight) -> Iterator[Flight]:
-    """As the gateway flies its hooks: each is left, whatever happens on its way."""
+    """As the gateway flies its hooks: each is left, also after an error."""
     try:
         yield flight
     finally:

@@ -1,4 +1,4 @@
-"""Refusals that count, through a real gateway: what the media server gets for connect, and what is told of a 403."""
+"""Rejections that take effect, through a real gateway: answers to connect, and what is reported of a 403."""
 
 from __future__ import annotations
 

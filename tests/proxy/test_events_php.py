@@ -1,4 +1,4 @@
-"""Events told to real PHP: whatever it answers they are delivered, unless the script died."""
+"""Events sent to real PHP: with any answer they are delivered, unless the script died."""
 
 from __future__ import annotations
 

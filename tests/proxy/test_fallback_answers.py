@@ -1,4 +1,4 @@
-"""A fallback that answers: while PHP is down, calls go to another number, and it is told where that changes nothing."""
+"""A fallback that answers: while PHP is down, calls go to another number, reported where that changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules through a real gateway: what they decide is decided, whatever has become of the backend."""
+"""Rules through a real gateway: they decide also while the backend is down."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def put(gateway: RunningGateway, two: list[PacedBackend], rules: list[dict[str, 
     }
     sections = {"defaults": app.pop("defaults")} if "defaults" in app else {}
     chosen = {} if "static" in app else {"upstream": "php"}
-    # "night" is used, whatever the test's rules say
+    # "night" is used, with any rules of the test
     apps = {"a": {**chosen, "rules": rules, **app}, "user-of-night": {"upstream": "night"}, "php": {"upstream": "php"}}
     serve(gateway, upstreams, apps, **sections)
 

@@ -130,13 +130,13 @@ class Rehearsal:
         self._stage.candidate.start(as_ported=False)
         status, report = self._replay()
         found = report["disagreements"]
-        self._stage.check(status == 0, f"replay ended with {status} though the candidate is mended: {found}")
-        self._note("e. new mended, replay again", f"exit status {status}: {report['agreements']} agree")
+        self._stage.check(status == 0, f"replay ended with {status} though the candidate is fixed: {found}")
+        self._note("e. new fixed, replay again", f"exit status {status}: {report['agreements']} agree")
 
     def _shadow_fixed(self) -> None:
-        row, outcomes = self._shadow("e. `shadow` 100 %, mended")
+        row, outcomes = self._shadow("e. `shadow` 100 %, fixed")
         differ = outcomes["verdict_differs"] + outcomes["body_differs"] + outcomes["candidate_failed"]
-        self._stage.check(differ == 0, f"shadow: {_told(outcomes)}, though the candidate is mended")
+        self._stage.check(differ == 0, f"shadow: {_told(outcomes)}, though the candidate is fixed")
         row.seen = _told(outcomes)
 
     def _shadow(self, step: str) -> tuple[Row, Mapping[str, int]]:
@@ -261,7 +261,7 @@ class Rehearsal:
         self._check_lines(lines, row.hooks, "ineffective", True, row.reject)
         ineffective = stage.metric("gateway_ineffective_rejects_total") - before
         stage.check(
-            ineffective == row.reject, f"warn: {ineffective:g} of {row.reject} refusals are told as ineffective"
+            ineffective == row.reject, f"warn: {ineffective:g} of {row.reject} rejections are reported as ineffective"
         )
         row.plain = True  # warn is the default
         row.seen = f"{ineffective:g} of {row.reject} refusals stop nothing"

@@ -86,7 +86,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Expected:
-    """What is right in a step; whoever answers, the rules are the same."""
+    """What is right in a step; the rules are the same for both backends."""
 
     refused: Callable[[Hook], bool] = lambda hook: hook.refused
     client_configs: Sequence[Mapping[str, Any] | None] = (CLIENT_CONFIG,)

@@ -12,7 +12,7 @@ from gateway.server.app import hook_app
 
 
 class Endpoint:
-    """Answers with the path, or fails where it is told to."""
+    """Answers with the path, or fails where the test says so."""
 
     def __init__(self, *, fails: bool = False) -> None:
         self.fails = fails

@@ -43,7 +43,7 @@ async def test_where_processes_have_no_descriptors_it_is_polled(monkeypatch: pyt
 
 
 async def test_a_signal_that_comes_before_the_child_is_ready_waits(tmp_path: Path) -> None:
-    """SIGTERM would end it; here it is told of it once it has unblocked its signals."""
+    """SIGTERM would end it; here it receives the signal once it has unblocked its signals."""
     done = tmp_path / "done"
     process = child(
         "import os, pathlib, signal\n"

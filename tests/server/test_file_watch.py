@@ -68,7 +68,7 @@ def told(watched: WatchedFile) -> str | None:
 
 
 def looks(watched: WatchedFile, clocks: Clocks, seconds: float) -> list[str]:
-    """What looks tell within so many seconds."""
+    """What the watch reports within this many seconds."""
     found = []
     for _ in range(round(seconds / 0.25)):
         clocks.passed += 0.25
@@ -397,7 +397,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway
 
 
 def served(count: int, **server: Any) -> str:
-    """A configuration whose first lines are one by themselves, wherever it is cut after an app."""
+    """A configuration whose first lines are one by themselves, at any cut after an app."""
     lines = [f"  app-{number}: {{static: allow}}" for number in range(count)]
     return "\n".join([f"server: {json.dumps({**LISTEN, **server})}", "apps:", *lines, ""])
 

@@ -34,7 +34,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def short(path: Path) -> Path:
-    """The path, if it fits into an address (unix(7): 107 bytes) whatever pytest's own directory is called."""
+    """The path, if it fits into an address (unix(7): 107 bytes) below pytest's own directory."""
     if len(os.fsencode(path)) > 100:
         pytest.skip("the temporary directory's name is too long for a unix socket")
     return path

@@ -1,4 +1,4 @@
-"""An OTLP receiver for the tests: takes what a collector takes over HTTP, and answers as it is told to."""
+"""An OTLP receiver for the tests: takes what a collector takes over HTTP, and answers as a test says."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Collector:
 
     def __init__(self, replies: Iterable[Reply] = (), tls: ssl.SSLContext | None = None) -> None:
         self.exports: list[Export] = []
-        """Every request in the order of arrival, whatever it was answered."""
+        """Every request in the order of arrival, with any answer."""
         self.taken: list[ReceivedSpan] = []
         """The spans of the requests that were answered with 200."""
         self.connections = 0

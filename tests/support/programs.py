@@ -167,7 +167,7 @@ def apache_php(
     """The PHP backend, or another *script*, under Apache with mod_php, as an ordinary user.
 
     Apache answers on at most *workers* connections at once, and an idle one counts until
-    *keep_alive_timeout* seconds have passed; whoever connects beyond them waits. With *keep_alive* off
+    *keep_alive_timeout* seconds have passed; a client that connects beyond them waits. With *keep_alive* off
     every answer says ``Connection: close``.
     """
     apache = require("apache2", "apache2-bin")

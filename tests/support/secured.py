@@ -48,7 +48,7 @@ class Files:
         self.put(pair[1].read_bytes(), self.key)
 
     def put(self, data: bytes, path: Path) -> None:
-        """A new file renamed into place, with a time of its own whatever the file system's clock resolves."""
+        """A new file renamed into place, with a time of its own, however coarse the file system's clock is."""
         new = path.with_suffix(".new")
         new.write_bytes(data)
         self._stamp += 1

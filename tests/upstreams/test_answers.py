@@ -1,4 +1,4 @@
-"""What a backend's answer means, whatever was answered before."""
+"""What a backend's answer means, independently of earlier answers."""
 
 from __future__ import annotations
 

@@ -382,7 +382,7 @@ def test_the_state_of_a_kept_trace_goes_on_with_it() -> None:
 
 @pytest.mark.parametrize("headers", [[], [(b"traceparent", b"broken")]])
 def test_the_state_of_a_trace_that_was_not_kept_is_dropped(headers: Fields) -> None:
-    # W3C Trace Context, section 4.3: whoever starts a trace anew deletes the tracestate of the old one.
+    # W3C Trace Context, section 4.3: a new trace deletes the tracestate of the old one.
     assert values_of(sent_on([*headers, (b"tracestate", b"vendor=1")]), b"tracestate") == []
 
 

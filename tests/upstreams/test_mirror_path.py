@@ -1,4 +1,4 @@
-"""A shadow on a hook's real way: its answer is the backend's whatever the candidate does, and what that did is told."""
+"""A shadow on a hook's real way: its answer is always the backend's, and what the candidate did is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hosts that are not there: whoever connects to them meets silence, and the hook's time is not spent on waiting."""
+"""Hosts that are not there: connecting to them meets silence, and the hook's budget is not spent on waiting."""
 
 from __future__ import annotations
 

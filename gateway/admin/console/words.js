@@ -32,7 +32,7 @@ export const decidedBy = ({ source, rule }) => (source === "rule" && rule ? `by 
 
 export const VERDICTS = { allow: "allowed", reject: "rejected", error: "bad request" };
 
-/** The unit for durations below so many seconds. */
+/** The unit for durations below this many seconds. */
 const DURATION = [
   [60, "s"],
   [3600, "min"],

@@ -351,7 +351,7 @@ def test_a_thousand_apps_are_shown_in_part_and_found_by_name(browser: Browser, l
         expect(page.locator("#upstreams article")).to_have_count(30)
         page.get_by_label("Find an upstream or target").fill("u39")
         expect(page.locator("#upstreams article")).to_have_count(1)
-        for number in (39, 79, 119):  # their common upstream's trouble is told once
+        for number in (39, 79, 119):  # their common upstream's trouble is reported once
             assert large.hook(appKey=f"tenant-{number:04}").status_code == 403
         expect(page.locator("#summary")).to_have_text("Problems with 3 apps")
         expect(page.locator("#troubles li")).to_have_count(1)

@@ -89,7 +89,7 @@ async def several_at_once(stage: Stage, dice: random.Random) -> None:
 
 @fault("configuration")
 async def broken(stage: Stage, dice: random.Random) -> None:
-    """A broken file, asked for in every way; the one in force stays, and the mended file is taken."""
+    """A broken file, asked for in every way; the one in force stays, and the fixed file is reloaded."""
     kind = dice.choice(sorted(BROKEN))
     stage.counts[f"broken: {kind}"] += 1
     async with stage.files:

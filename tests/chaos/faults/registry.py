@@ -12,7 +12,7 @@ Fault = Callable[[Stage, random.Random], Awaitable[None]]
 FAULTS: Final[dict[str, dict[str, Fault]]] = {}
 """Faults by class, then by name."""
 PROBE_WITHIN: Final = 3.0
-"""Seconds in which a probe is answered, whatever goes on."""
+"""Seconds in which a probe is answered, during any fault."""
 WATCHED: Final = 3.0
 """Seconds in which the gateway would have taken a file by itself."""
 

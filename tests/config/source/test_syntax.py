@@ -1,4 +1,4 @@
-"""Texts that are not YAML: what a reader is told, and where."""
+"""Texts that are not YAML: what the message says, and where."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ LIMIT: Final = 4096
 
 
 class FakeTransport(asyncio.Transport):
-    """Takes what is written and delivers nothing; its socket is real, for whoever polls it."""
+    """Takes what is written and delivers nothing; its socket is real, so that it can be polled."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__({"socket": sock})
@@ -139,7 +139,7 @@ def answers(draw: st.DrawFn) -> Sent:
 
 
 def cut(data: bytes, points: list[int]) -> list[bytes]:
-    """The data in the parts that the points make, whatever their order and size."""
+    """The data cut at these points, which may be in any order."""
     edges = [0, *sorted(point % (len(data) + 1) for point in points), len(data)]
     return [data[start:stop] for start, stop in itertools.pairwise(edges)]
 

@@ -517,7 +517,7 @@ async def test_bytes_on_an_idle_connection_end_it(unasked: bytes) -> None:
 
 
 class LateAnswer:
-    """A backend in a thread: its first connection sends another's answer unasked, whatever our own loop does."""
+    """A backend in a thread: its first connection sends another's answer unasked, independently of our own loop."""
 
     def __init__(self, listener: socket.socket) -> None:
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/hook"

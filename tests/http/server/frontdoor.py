@@ -336,7 +336,7 @@ def _logging_into(lines: list[str]) -> Iterator[None]:
 
 
 async def _see_what_is_left(door: Door, connections: _Connections) -> None:
-    """Whatever holds a connection, a task or a timer, also holds its protocol."""
+    """What holds a connection, a task or a timer also holds its protocol."""
     deadline = door.loop.time() + 4.0
     while True:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}

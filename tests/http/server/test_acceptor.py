@@ -1,4 +1,4 @@
-"""What is accepted, whatever becomes of it, is accepted on."""
+"""A connection that fails after it was accepted does not stop the accepting of others."""
 
 from __future__ import annotations
 

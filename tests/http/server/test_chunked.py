@@ -84,7 +84,7 @@ def test_byte_by_byte_a_body_is_the_same(size: int) -> None:
     assert fed(*(bytes([byte]) for byte in coded)) == (b"x" * size, b"")
 
 
-# --- whatever else comes ---
+# --- everything else ---
 
 
 def outcome(coded: ChunkedBody, buffer: bytearray) -> bytes | int | None:
@@ -177,7 +177,7 @@ def test_a_malformed_trailer_is_refused(trailer: bytes) -> None:
 
 def test_a_body_may_have_its_limit_and_one_byte_more_is_a_413() -> None:
     assert fed(b"3e8\r\n" + b"x" * 1000 + b"\r\n0\r\n\r\n") == (b"x" * 1000, b"")
-    refused(b"3e9\r\n", 413)  # as soon as the size is told
+    refused(b"3e9\r\n", 413)  # as soon as the size is known
     refused(b"3e8\r\n" + b"x" * 1000 + b"\r\n1\r\n", 413)
     refused(b"ffffffff\r\n", 413)
 

@@ -85,7 +85,7 @@ def test_what_the_media_server_sends_is_read() -> None:
     ]  # fmt: skip
 
 
-# --- whatever else comes ---
+# --- everything else ---
 
 VALID = head(b"Content-Length: 5", b"Content-Type: application/json", b"X-Own: a, b", b"Connection: keep-alive")
 

@@ -1,4 +1,4 @@
-"""Handshakes that fail are counted and told of; trust that is taken back ends what was built on it."""
+"""Handshakes that fail are counted and reported; revoked trust ends the connections that it allowed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.secured import HOOK, IMPATIENT, Files, client, config, hang_u
 VERSIONS: Final = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
 PATIENCE: Final = 10.0
 REFUSED_AT_ONCE: Final = 64
-"""Connections beyond max_connections that are told so over TLS."""
+"""Connections beyond max_connections that are rejected over TLS."""
 Failing = Callable[[RunningGateway, Certificates, Certificates], None]
 
 
@@ -40,7 +40,7 @@ def told(gateway: RunningGateway) -> list[dict[str, Any]]:
     return [line for line in gateway.lines() if line.get("event") == "tls_handshake_failed"]
 
 
-# --- what is told of a failed handshake ---
+# --- what is reported of a failed handshake ---
 
 
 def with_certificate(version: ssl.TLSVersion, choose: Callable[[Certificates, Certificates], Any]) -> Failing:
@@ -337,7 +337,7 @@ def test_connections_made_before_client_ca_changed_end_after_their_answer(
         for sock in (idle, asking, reading):
             sock.settimeout(PATIENCE)
             assert is_closed(sock)
-        for _ in range(2):  # whoever came after the change stays
+        for _ in range(2):  # those that came after the change stay
             later.sendall(HOOK)
             answer = read_answer(later_stream)
             assert answer.status == 200

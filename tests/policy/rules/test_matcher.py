@@ -165,7 +165,7 @@ def test_adversarial_caller_within_another_field_is_nobody() -> None:
     "look_alike", ["+49301２3", "+4930l23", "+\u200b4930123", "＋4930123", "+4930123 ", "+4930\u066123"]
 )
 def test_adversarial_look_alikes_are_other_numbers(look_alike: str) -> None:
-    """A rule blocks what it says; whoever can choose any name can also choose one that looks like nothing at all."""
+    """A rule blocks what it says; a caller who can choose any name can also choose one that matches nothing."""
     assert meets([rule("r", caller=("+4930123",))], caller=look_alike) is None
 
 

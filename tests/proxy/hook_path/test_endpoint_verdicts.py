@@ -1,4 +1,4 @@
-"""Which app a hook belongs to, what its caller is told, and what is logged of it (CONTRACT §3)."""
+"""Which app a hook belongs to, what its caller gets, and what is logged of it (CONTRACT §3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``gateway replay``: what is played and how, what is found, and what a person and a script are told."""
+"""``gateway replay``: what is played and how, what is found, and what a person and a script get."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def mended(fault: Path) -> Iterator[None]:
 
 
 def configuration(name: str, certificates: Certificates) -> str:
-    """One app and one upstream of this name; its authorities are to be read anew wherever the name is new."""
+    """One app and one upstream of this name; its authorities are read again where the name is new."""
     tls = {"ca": str(certificates.ca), "server_name": f"{name}.example"}
     return json.dumps(
         {

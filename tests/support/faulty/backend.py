@@ -110,7 +110,7 @@ class FaultyBackend:
         return len(self._open.intersection(self.connections_of(case)))
 
     def _run(self) -> None:
-        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:  # whatever policy the tests set
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:  # not by the policy that the tests set
             runner.run(self._serve())
 
     async def _serve(self) -> None:

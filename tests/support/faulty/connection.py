@@ -19,7 +19,7 @@ RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 """SO_LINGER with which a close is a reset."""
 _MAX_REQUEST: Final = 16 * 1024 * 1024
 _PATIENCE: Final = 30.0
-"""Seconds after which a silent connection is closed, whatever the peer does."""
+"""Seconds after which a silent connection is closed."""
 
 
 class _PeerGoneError(Exception):

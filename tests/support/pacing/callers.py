@@ -17,7 +17,7 @@ from typing import Any, Final
 from tests.support.gateways import RunningGateway
 
 _PATIENCE: Final = 20.0
-"""Seconds after which a caller gives up, whatever the gateway does."""
+"""Seconds after which a caller gives up."""
 
 _numbers = itertools.count(1)
 

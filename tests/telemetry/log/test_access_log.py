@@ -1,4 +1,4 @@
-"""Access lines: one hook, one line, whatever stands in it."""
+"""Access lines: one hook, one line, with any content."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ def hook_with(text: str) -> dict[str, str]:
 
 
 def decisions_about(text: str) -> list[Decision]:
-    """The text wherever a caller or backend can bring one into a line."""
+    """The text in every field that a caller or backend can bring into a line."""
     return [
         decision(body=hook_with(text)),
         decision(unknown_app_answer(text), {**hook_with(text), "appKey": text}),

@@ -17,7 +17,7 @@ from tests.telemetry.log.lines import Sink, naughty_strings
 
 @pytest.fixture
 def loggers() -> Iterator[None]:
-    """Whatever configure_logging changes is put back."""
+    """All that configure_logging changes is put back."""
     named = [logging.getLogger(name) for name in (None, "uvicorn", "uvicorn.error", "uvicorn.access", "asyncio")]
     named.append(logging.getLogger("httpx"))
     before = [(logger, logger.level, list(logger.handlers), logger.propagate) for logger in named]

@@ -1,4 +1,4 @@
-"""What Prometheus gets: the contract's names and labels, no others, and no more of them whatever callers send."""
+"""What Prometheus gets: the contract's names and labels, no others, never more of them by what callers send."""
 
 from __future__ import annotations
 
