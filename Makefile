@@ -104,6 +104,7 @@ lock:
 	@$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install -q uv==0.13.9
 	@$(LOCK) pyproject.toml -o requirements.lock
 	@$(LOCK) -c requirements.lock --extra otel pyproject.toml -o deploy/requirements-otel.lock
+	@$(LOCK) -c requirements.lock --extra postgresql pyproject.toml -o deploy/requirements-postgresql.lock
 	@$(LOCK) deploy/requirements-build.in -o deploy/requirements-build.lock
 	@$(LOCK) -c requirements.lock tests/requirements.in -o tests/requirements.lock
 	@$(LOCK) -c requirements.lock tests/bench/requirements.in -o tests/bench/requirements.lock

@@ -22,6 +22,7 @@ ROOMS: Final = (
     "proxy",
     "upstreams",
     "telemetry",
+    "store",
     "config",
     "recording",
     "http",

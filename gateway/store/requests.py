@@ -1,0 +1,204 @@
+"""What operators ask of the store, and the answers."""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from gateway.store.records import SpooledEvent, UpstreamBacklog
+
+T = TypeVar("T")
+
+MAX_PAGE: Final = 1000
+"""Events or decisions in one answer."""
+
+
+class StoreRequest(msgspec.Struct, frozen=True, tag=True):
+    """Any request."""
+
+
+class EventFilter(msgspec.Struct, frozen=True):
+    """Which kept events are meant. None matches anything; every other condition must hold."""
+
+    ids: tuple[int, ...] | None = None
+    app: str | None = None
+    upstream: str | None = None
+    method: str | None = None
+    call_id: str | None = None
+    dead: bool | None = None
+    """True: dead letters alone; False: those that wait alone."""
+
+
+class SpoolStatus(StoreRequest, frozen=True):
+    """How much is kept, for whom; answered with ``SpoolReport``."""
+
+
+class AppBacklog(msgspec.Struct, frozen=True):
+    """What is kept of one app."""
+
+    app: str
+    events: int
+    bytes: int
+    dead: int
+    oldest: float | None
+    """Unix time."""
+    configured: bool
+    """Whether the configuration in force has the app; events of others stay until they are dropped by hand."""
+    paused: bool
+
+
+class SpoolReport(msgspec.Struct, frozen=True):
+    """The state of the spool."""
+
+    upstreams: list[UpstreamBacklog]
+    apps: list[AppBacklog]
+    size: int
+    """Bytes of the database."""
+
+
+class ListEvents(StoreRequest, frozen=True):
+    """Kept events without their bodies, the oldest first; answered with ``EventPage``."""
+
+    wanted: EventFilter
+    after: int = 0
+    """Of the last page: ``next``."""
+    limit: int = 100
+
+
+class EventView(msgspec.Struct, frozen=True):
+    """A kept event, as shown to operators; numbers in it are masked by whoever shows it."""
+
+    id: int
+    dead: bool
+    attempts: int
+    due: float | None
+    """Unix time of the next attempt; None for dead letters, and while an earlier event of its key waits."""
+    last_error: str
+    expires: float
+    event: SpooledEvent
+    """Without its body, unless one event was asked for."""
+    size: int
+    """Bytes."""
+
+
+class EventPage(msgspec.Struct, frozen=True):
+    """Some of the events."""
+
+    events: list[EventView]
+    next: int | None
+    """For the next page; None at the end."""
+
+
+class ShowEvent(StoreRequest, frozen=True):
+    """One kept event with its body; answered with ``EventView | None``."""
+
+    id: int
+
+
+class RetryEvents(StoreRequest, frozen=True):
+    """An action: try these now, dead letters too; answered with their number."""
+
+    wanted: EventFilter
+
+
+class DropEvents(StoreRequest, frozen=True):
+    """An action: delete these undelivered; answered with their number. An empty filter means all."""
+
+    wanted: EventFilter
+
+
+class PauseSpool(StoreRequest, frozen=True):
+    """An action: pause or resume redelivery to an upstream, or of an app, or all; answered with ``bool``: changed."""
+
+    paused: bool
+    upstream: str | None = None
+    app: str | None = None
+
+
+class HistoryFilter(msgspec.Struct, frozen=True):
+    """Which decisions are searched for in the history. None matches anything; every other condition must hold."""
+
+    since: float | None = None
+    """Unix time; inclusive."""
+    until: float | None = None
+    """Unix time; exclusive."""
+    app: str | None = None
+    method: str | None = None
+    verdict: str | None = None
+    source: str | None = None
+    reason: str | None = None
+    upstream: str | None = None
+    target: str | None = None
+    call_id: str | None = None
+    session_id: str | None = None
+    request_id: str | None = None
+    caller: str | None = None
+    """A whole number as somebody writes it; found by its keyed hash."""
+    callee: str | None = None
+    number: str | None = None
+    """A whole number, of the caller or the callee."""
+    failures: bool = False
+
+
+class SearchHistory(StoreRequest, frozen=True):
+    """Decisions, the newest first; answered with ``HistoryPage``."""
+
+    wanted: HistoryFilter
+    before: int | None = None
+    """Of the last page: ``next``."""
+    limit: int = 100
+
+
+class HistoryPage(msgspec.Struct, frozen=True):
+    """Some of the decisions."""
+
+    decisions: list[bytes]
+    """Each as ``gateway.store.decisions`` encodes it, the newest first."""
+    shadows: list[bytes | None]
+    """The result of each one's shadow copy."""
+    next: int | None
+    """For the next page; None at the end."""
+    oldest: float | None
+    """Unix time of the oldest decision that is kept: how far the search looks back."""
+
+
+class StoreReport(StoreRequest, frozen=True):
+    """How the store is; answered with ``StoreState``."""
+
+
+class StoreState(msgspec.Struct, frozen=True):
+    """How the store is."""
+
+    engine: str
+    """``sqlite`` or ``postgresql``."""
+    up: bool
+    error: str | None
+    """Why it is not up."""
+    history_size: int
+    """Bytes."""
+    history_oldest: float | None
+    """Unix time."""
+    spool_size: int
+
+
+Request = SpoolStatus | ListEvents | ShowEvent | RetryEvents | DropEvents | PauseSpool | SearchHistory | StoreReport
+
+ANSWERS: Final[dict[type[StoreRequest], Any]] = {
+    SpoolStatus: SpoolReport,
+    ListEvents: EventPage,
+    ShowEvent: EventView | None,
+    RetryEvents: int,
+    DropEvents: int,
+    PauseSpool: bool,
+    SearchHistory: HistoryPage,
+    StoreReport: StoreState,
+}
+
+encode_request = msgspec.msgpack.Encoder().encode
+decode_request = msgspec.msgpack.Decoder(Request).decode
+
+
+def decode_answer(request: StoreRequest, data: bytes) -> Any:
+    """The answer to this request, of the type that ``ANSWERS`` names."""
+    return msgspec.msgpack.decode(data, type=ANSWERS[type(request)])
