@@ -27,6 +27,7 @@ from gateway.http.client.resolver import is_address
 from gateway.http.server.head import BadRequest
 from gateway.http.server.state import Answer
 from gateway.model.text import timestamp
+from gateway.store.requests import StoreConnection
 from gateway.telemetry.journal import DecisionFilter
 from gateway.telemetry.metrics.exposition import CONTENT_TYPE
 
@@ -69,6 +70,8 @@ class AdminState:
     """The addresses of the hook port, as bound."""
     admin: str = ""
     """The address of the admin port."""
+    store: StoreConnection | None = None
+    """The store; None where none is configured."""
 
 
 class Guard:
