@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from gateway.store.records import SpooledEvent, UpstreamBacklog
 
-T = TypeVar("T")
-
 MAX_PAGE: Final = 1000
-"""Events or decisions in one answer."""
+"""Events or decisions in one answer, and events that one request changes."""
+MAX_PAGE_BYTES: Final = 8 * 2**20
+"""Bytes of bodies in one answer, at most, unless its first one alone has more."""
 
 
 class StoreRequest(msgspec.Struct, frozen=True, tag=True):
@@ -55,15 +55,20 @@ class SpoolReport(msgspec.Struct, frozen=True):
     apps: list[AppBacklog]
     size: int
     """Bytes of the database."""
+    paused: bool = False
+    """Whether an operator has paused all redelivery."""
 
 
 class ListEvents(StoreRequest, frozen=True):
-    """Kept events without their bodies, the oldest first; answered with ``EventPage``."""
+    """Kept events in the order of their ids, dead letters among them; answered with ``EventPage``."""
 
     wanted: EventFilter
     after: int = 0
     """Of the last page: ``next``."""
     limit: int = 100
+    """At most; with bodies, a page ends earlier where they would exceed ``MAX_PAGE_BYTES``."""
+    bodies: bool = False
+    """Whether the events come with their bodies."""
 
 
 class EventView(msgspec.Struct, frozen=True):
@@ -97,15 +102,29 @@ class ShowEvent(StoreRequest, frozen=True):
 
 
 class RetryEvents(StoreRequest, frozen=True):
-    """An action: try these now, dead letters too; answered with their number."""
+    """An action: try these now, dead letters too; answered with ``Portion``."""
 
     wanted: EventFilter
+    after: int = 0
+    """Of the last portion: ``next``."""
+    most: int = MAX_PAGE
 
 
 class DropEvents(StoreRequest, frozen=True):
-    """An action: delete these undelivered; answered with their number. An empty filter means all."""
+    """An action: delete these undelivered; answered with ``Portion``. An empty filter means all."""
 
     wanted: EventFilter
+    after: int = 0
+    """Of the last portion: ``next``."""
+    most: int = MAX_PAGE
+
+
+class Portion(msgspec.Struct, frozen=True):
+    """A part of an action is done: in the order of ids, at most as many as asked for, so that keeping goes on."""
+
+    events: int
+    next: int | None
+    """``after`` for the next portion; None: all is done."""
 
 
 class PauseSpool(StoreRequest, frozen=True):
@@ -188,8 +207,8 @@ ANSWERS: Final[dict[type[StoreRequest], Any]] = {
     SpoolStatus: SpoolReport,
     ListEvents: EventPage,
     ShowEvent: EventView | None,
-    RetryEvents: int,
-    DropEvents: int,
+    RetryEvents: Portion,
+    DropEvents: Portion,
     PauseSpool: bool,
     SearchHistory: HistoryPage,
     StoreReport: StoreState,
@@ -202,3 +221,14 @@ decode_request = msgspec.msgpack.Decoder(Request).decode
 def decode_answer(request: StoreRequest, data: bytes) -> Any:
     """The answer to this request, of the type that ``ANSWERS`` names."""
     return msgspec.msgpack.decode(data, type=ANSWERS[type(request)])
+
+
+class StoreUnavailable(Exception):
+    """The store gives no answer; the message says why: it is down, it takes too long, or what error it reports."""
+
+
+class StoreConnection(Protocol):
+    """What operators' requests go through: ``gateway.store.client``."""
+
+    async def ask(self, request: StoreRequest) -> Any:
+        """The answer, of the type that ``ANSWERS`` names. Raises StoreUnavailable."""

@@ -12,6 +12,8 @@ DURATION_BUCKETS: Final = (
 )  # fmt: skip
 """Seconds, as those of OVERHEAD_BUCKETS."""
 OVERHEAD_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+COMMIT_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+"""Seconds: an event has 0.1 s for its commit, all waiting included."""
 BUDGET_BUCKETS: Final = (0.1, 0.25, 0.5, 0.8, 0.95, 1.0)
 """Shares of a budget: from 0.8 on alerts say that it gets tight, and above 1.0 it was used up."""
 
@@ -37,6 +39,8 @@ class Spec(NamedTuple):
     """How two processes' values of a gauge become one."""
     presets: tuple[str, ...] = ()
     """Values of the only label whose series are there from the start, at 0."""
+    optional: bool = False
+    """Whether a metric without labels has no series until something sets it: what it is about may not be configured."""
 
 
 CATALOGUE: Final = {
@@ -234,6 +238,51 @@ CATALOGUE: Final = {
     ),
     "workers": Spec("gateway_workers", "Processes that serve hooks.", Kind.GAUGE),
     "worker_deaths": Spec("gateway_worker_deaths_total", "Workers that died and were replaced.", Kind.COUNTER),
+    "spool_events": Spec(
+        "gateway_spool_events", "Events kept for later delivery, dead letters apart.", Kind.GAUGE, ("upstream",)
+    ),
+    "spool_bytes": Spec(
+        "gateway_spool_bytes", "Bytes of the events kept for later delivery.", Kind.GAUGE, ("upstream",)
+    ),
+    "spool_oldest_age": Spec(
+        "gateway_spool_oldest_age_seconds",
+        "Seconds since the oldest event that waits for delivery came.",
+        Kind.GAUGE,
+        ("upstream",),
+        merge=max,
+    ),
+    "spool_dead": Spec(
+        "gateway_spool_dead_total",
+        "Events that became dead letters: the backend refused each to the end.",
+        Kind.COUNTER,
+    ),
+    "spool_dropped": Spec(
+        "gateway_spool_dropped_total",
+        "Kept events dropped undelivered: older than max_age, beyond max_size, or by an operator.",
+        Kind.COUNTER,
+        ("reason",),
+        presets=("max_age", "max_size", "operator"),
+    ),
+    "spool_redelivered": Spec("gateway_spool_redelivered_total", "Kept events that were delivered.", Kind.COUNTER),
+    "store_commit": Spec(
+        "gateway_store_commit_seconds",
+        "From an event's arrival at the store's process to its commit.",
+        Kind.HISTOGRAM,
+        buckets=COMMIT_BUCKETS,
+        optional=True,
+    ),
+    "store_up": Spec(
+        "gateway_store_up",
+        "1 while the store takes events, else 0; missing where no store is configured.",
+        Kind.GAUGE,
+        merge=min,
+        optional=True,
+    ),
+    "history_dropped": Spec(
+        "gateway_history_dropped_total",
+        "Decisions missing from the history: it could not take them in time.",
+        Kind.COUNTER,
+    ),
     "build_info": Spec(
         "gateway_build_info", "1; the labels say what runs.", Kind.GAUGE, ("version", "python"), merge=max
     ),

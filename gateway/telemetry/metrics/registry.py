@@ -104,6 +104,15 @@ class Metrics:
     dropped_connections: Value
     workers: Value
     worker_deaths: Value
+    spool_events: Gauge
+    spool_bytes: Gauge
+    spool_oldest_age: Gauge
+    spool_dead: Value
+    spool_dropped: Counter
+    spool_redelivered: Value
+    store_commit: Histogram
+    store_up: Gauge
+    history_dropped: Value
     build_info: Gauge
 
     def __init__(self, version: str, cells: MetricCells | None = None) -> None:
@@ -112,7 +121,7 @@ class Metrics:
         for attribute, spec in CATALOGUE.items():
             family = make_family(spec, cells)
             self._families.append(family)
-            setattr(self, attribute, family if spec.labels else family.with_labels())
+            setattr(self, attribute, family if spec.labels or spec.optional else family.with_labels())
         self.build_info.with_labels(version, platform.python_version()).set(1)
         self._samplers: list[Callable[[], None]] = []
         self.scope = Scope(apps=frozenset((UNKNOWN_APP,)), upstreams=frozenset(), app_label=True, rules=None)

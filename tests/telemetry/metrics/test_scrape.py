@@ -44,6 +44,15 @@ CONTRACT: Final[dict[str, tuple[str, set[str]]]] = {
     "gateway_tls_handshake_failures": ("counter", {"reason"}),
     "gateway_spans_exported": ("counter", set()),
     "gateway_spans_dropped": ("counter", {"reason"}),
+    "gateway_spool_events": ("gauge", {"upstream"}),
+    "gateway_spool_bytes": ("gauge", {"upstream"}),
+    "gateway_spool_oldest_age_seconds": ("gauge", {"upstream"}),
+    "gateway_spool_dead": ("counter", set()),
+    "gateway_spool_dropped": ("counter", {"reason"}),
+    "gateway_spool_redelivered": ("counter", set()),
+    "gateway_store_commit_seconds": ("histogram", set()),
+    "gateway_store_up": ("gauge", set()),
+    "gateway_history_dropped": ("counter", set()),
     # What is wise about this protocol.
     "gateway_ineffective_rejects": ("counter", {"app", "method"}),
     "gateway_ineffective_changes": ("counter", {"app", "method"}),
@@ -60,15 +69,23 @@ CONTRACT: Final[dict[str, tuple[str, set[str]]]] = {
 }
 WISE: Final = set(list(CONTRACT)[-12:])
 """Nothing of it is configured here: test_catalogue.py is about these."""
-EMPTY: Final = {"gateway_certificate_days_to_expiry", *WISE} - {
+STORE: Final = {
+    "gateway_spool_events",
+    "gateway_spool_bytes",
+    "gateway_spool_oldest_age_seconds",
+    "gateway_store_commit_seconds",
+    "gateway_store_up",
+}
+"""Have no series where no store is configured: no alert must take that for a store that is down."""
+EMPTY: Final = {"gateway_certificate_days_to_expiry", *WISE, *STORE} - {
     "gateway_recorded_hooks",
     "gateway_session_settings_unkept",
 }
 """No certificate is configured here either."""
 VERDICTS: Final = {"allow", "reject", "error"}
-SOURCES: Final = {"backend", "fallback", "duplicate", "static", "rule", "gateway"}
+SOURCES: Final = {"backend", "fallback", "duplicate", "static", "rule", "gateway", "spool"}
 CAUSES: Final = {"timeout", "unreachable", "overload", "bad_answer", "error_status"}
-REASONS: Final = CAUSES | {"ok", "denied", "unknown_app", "bad_request", "unauthorized", "internal"}
+REASONS: Final = CAUSES | {"ok", "denied", "backlog", "unknown_app", "bad_request", "unauthorized", "internal"}
 CASES: Final = ("ok", "denied", "hang", "close_without_a_byte", "body_bom", "status_500", "close_after_idle")
 FAILURES: Final = 3
 """In a row, that eject the target of the upstream "down"."""
