@@ -125,13 +125,14 @@ def quantile(share: float, buckets: Sequence[float], bounds: Sequence[float] = D
 class _Tally:
     """Counts of one app, or of all, within the window."""
 
-    __slots__ = ("allowed_by_fallback", "buckets", "reasons", "rejected_by_fallback", "verdicts")
+    __slots__ = ("allowed_by_fallback", "buckets", "reasons", "rejected_by_fallback", "spooled", "verdicts")
 
     def __init__(self) -> None:
         self.verdicts = dict.fromkeys((Verdict.ALLOW.value, Verdict.REJECT.value, Verdict.ERROR.value), 0.0)
         self.reasons: dict[str, float] = {}
         self.allowed_by_fallback = 0.0
         self.rejected_by_fallback = 0.0
+        self.spooled = 0.0
         self.buckets = [0.0] * (len(DURATION_BUCKETS) + 1)
 
     def count(self, verdict: str, source: str, reason: str, hooks: float) -> None:
@@ -143,6 +144,8 @@ class _Tally:
                 self.allowed_by_fallback += hooks
             else:
                 self.rejected_by_fallback += hooks
+        elif source == Source.SPOOL:
+            self.spooled += hooks
 
     def add_durations(self, values: Sequence[float]) -> None:
         self.buckets = [mine + more for mine, more in zip(self.buckets, values[:-1], strict=True)]
@@ -164,6 +167,7 @@ class _Tally:
             "reasons": {reason: _rate(hooks, seconds) for reason, hooks in reasons},
             "allowed_by_fallback": _rate(self.allowed_by_fallback, seconds),
             "rejected_by_fallback": _rate(self.rejected_by_fallback, seconds),
+            "spooled": _rate(self.spooled, seconds),
             "p50_ms": _milliseconds(quantile(0.5, self.buckets)),
             "p99_ms": _milliseconds(quantile(0.99, self.buckets)),
         }

@@ -62,6 +62,12 @@ REASON_TEXTS: Final[Mapping[Reason, ReasonText]] = {
         "the backend answered neither 200 nor 403",
         "the backend answered with any other status: redirects, `204`, `500` …",
     ),
+    Reason.BACKLOG: ReasonText(
+        "backlog",
+        "an earlier event of the same call is kept; this one is delivered after it",
+        "earlier events of the same call (or stream, or session) wait in the spool: this one was not tried, but kept, "
+        "and is delivered after them",
+    ),
     Reason.UNKNOWN_APP: ReasonText(
         "unknown app", "no app of this name is configured", "no app in the configuration serves the hook's `appKey`"
     ),

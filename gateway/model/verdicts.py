@@ -49,6 +49,8 @@ class Source(StrEnum):
     STATIC = "static"
     RULE = "rule"
     """A rule of the app, without a backend."""
+    SPOOL = "spool"
+    """The gateway has kept the event, and delivers it later."""
     GATEWAY = "gateway"
 
 
@@ -62,6 +64,8 @@ class Reason(StrEnum):
     OVERLOAD = Cause.OVERLOAD.value
     BAD_ANSWER = Cause.BAD_ANSWER.value
     ERROR_STATUS = Cause.ERROR_STATUS.value
+    BACKLOG = "backlog"
+    """An earlier event of the same call waits in the spool: this one is delivered after it."""
     UNKNOWN_APP = "unknown_app"
     BAD_REQUEST = "bad_request"
     UNAUTHORIZED = "unauthorized"
@@ -202,6 +206,7 @@ class Fallback:
 
 JSON_TYPE: Final = b"application/json"
 PROBLEM_TYPE: Final = b"application/problem+json"
+_BACKLOG: Final = "kept for later delivery: an earlier event of the same call waits"
 _DENIED: Final = Ruling(Verdict.REJECT, Source.BACKEND, Reason.DENIED, REJECT_STATUS)
 
 
@@ -239,6 +244,27 @@ def fallback_ruling(failure: Failure, fallback: Fallback, request_body: bytes) -
         return ruling.with_body(changes.put_into(request_body)).annotate(changed_fields=",".join(changes.names))
     return Ruling(
         Verdict.REJECT, Source.FALLBACK, reason, REJECT_STATUS, proxy_status=proxy_status, error=failure.detail
+    )
+
+
+def spool_ruling(cause: Failure | None, request_body: bytes) -> Ruling:
+    """The answer to an event that has been kept for later delivery: *allow*, with its own body.
+
+    *cause*: why it could not be delivered; None where an earlier event of its call waits, so that it was not tried.
+    """
+    if cause is None:
+        reason, error, detail = Reason.BACKLOG, ProxyError.DESTINATION_UNAVAILABLE, _BACKLOG
+    else:
+        reason, error, detail = Reason(cause.cause.value), cause.proxy_error, f"kept for later delivery: {cause.detail}"
+    return Ruling(
+        Verdict.ALLOW,
+        Source.SPOOL,
+        reason,
+        ALLOW_STATUS,
+        request_body,
+        content_type=JSON_TYPE,
+        proxy_status=_proxy_status(error, None if cause is None else cause.received_status),
+        error=detail,
     )
 
 

@@ -28,6 +28,7 @@ FATES = [
     (Verdict.REJECT, Source.FALLBACK, Reason.TIMEOUT),
     (Verdict.ALLOW, Source.FALLBACK, Reason.UNREACHABLE),
     (Verdict.ALLOW, Source.STATIC, Reason.OK),
+    (Verdict.ALLOW, Source.SPOOL, Reason.BACKLOG),
     (Verdict.ERROR, Source.GATEWAY, Reason.BAD_REQUEST),
     (Verdict.REJECT, Source.GATEWAY, Reason.UNKNOWN_APP),
 ]
@@ -186,7 +187,7 @@ def test_what_the_fallback_allowed_and_rejected_is_told_apart() -> None:
     told = Activity([step(at(0, start), at(2, read(metrics)))], {("a",): 3.0}).hooks_as_json()
     assert told == {
         "in_flight": 3,
-        "per_second": 3.5,
+        "per_second": 4.0,
         "rejected_per_second": 1.5,
         "allowed_by_fallback_per_second": 0.5,
         "rejected_by_fallback_per_second": 0.5,

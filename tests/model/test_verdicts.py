@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.model.decision import counts_as_failure
 from gateway.model.verdicts import (
     Cause,
     Failure,
@@ -22,6 +23,7 @@ from gateway.model.verdicts import (
     backend_reject,
     fallback_ruling,
     proxy_status,
+    spool_ruling,
     static_ruling,
 )
 
@@ -114,6 +116,22 @@ def test_a_backend_s_no_is_an_empty_403_and_nobody_else_s_doing() -> None:
     ruling = backend_reject()
     assert said(ruling) == (Verdict.REJECT, Source.BACKEND, Reason.DENIED, 403, b"", None)
     assert (ruling.proxy_status, ruling.error) == (None, "")
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_a_kept_event_is_answered_as_if_it_had_been_delivered_and_says_why_it_was_not(cause: Cause) -> None:
+    ruling = spool_ruling(Failure(cause, ProxyError.HTTP_PROTOCOL_ERROR, "status 500", 500), BODY)
+    assert said(ruling) == (Verdict.ALLOW, Source.SPOOL, Reason(cause.value), 200, BODY, b"application/json")
+    assert parameters(ruling.proxy_status) == {"error": "http_protocol_error", "received-status": "500"}
+    assert ruling.error == "kept for later delivery: status 500"
+    assert counts_as_failure(ruling.verdict, ruling.error)
+
+
+def test_an_event_kept_behind_an_earlier_one_has_a_reason_of_its_own() -> None:
+    ruling = spool_ruling(None, BODY)
+    assert said(ruling) == (Verdict.ALLOW, Source.SPOOL, Reason.BACKLOG, 200, BODY, b"application/json")
+    assert parameters(ruling.proxy_status) == {"error": "destination_unavailable"}
+    assert counts_as_failure(ruling.verdict, ruling.error)
 
 
 @pytest.mark.parametrize("ruling", [backend_allow(b"{}"), backend_reject(), static_ruling(Verdict.ALLOW, b"[]")])

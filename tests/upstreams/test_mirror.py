@@ -27,6 +27,7 @@ from gateway.model.verdicts import (
     duplicate_ruling,
     fallback_ruling,
     rule_ruling,
+    spool_ruling,
     static_ruling,
 )
 from gateway.policy.comparison import Compare, Difference
@@ -315,8 +316,9 @@ FAILURE = Failure(Cause.TIMEOUT, ProxyError.HTTP_RESPONSE_TIMEOUT, "too late")
         duplicate_ruling(backend_reject()),
         static_ruling(backend_reject().verdict, b"{}"),
         rule_ruling(backend_reject().verdict, b"{}", "spam"),
+        spool_ruling(FAILURE, b"{}"),
     ],
-    ids=["fallback", "duplicate", "static", "rule"],
+    ids=["fallback", "duplicate", "static", "rule", "spool"],
 )
 async def test_what_no_backend_decided_just_now_is_not_copied(
     backend: FaultyBackend, stages: Stages, ruling: Ruling

@@ -113,6 +113,7 @@ function answerText(decision) {
   if (decision.verdict === "allow" && decision.repaired) return `${status} with the backend’s JSON object; text around it was removed`;
   if (decision.verdict === "allow" && decision.client_config === "enforced") return `${status} with the backend’s answer, plus the settings that make rejections stop calls`;
   if (decision.verdict === "allow" && decision.substituted) return `${status} with the hook’s own body: the backend answered ${decision.substituted}, which counts as delivered for an event`;
+  if (decision.source === "spool") return `${status} with the hook’s own body: the event is kept, and delivered later`;
   if (decision.verdict === "allow") return decision.source === "backend" ? `${status} with the backend’s answer, byte for byte` : decision.source === "duplicate" ? `${status} with the same answer as the first hook` : `${status} with the hook’s own body, so nothing is changed`;
   if (decision.verdict === "reject") return `${status} with an empty body`;
   return `${status} with an error description (application/problem+json)`;

@@ -17,8 +17,8 @@ export function bySeries(app) {
   for (const [reason, value] of Object.entries(app.reasons ?? {})) parts[CAUSES.includes(reason) ? reason : "other"] += value;
   const failed = failing(app);
   const decided = Math.max(0, (app.per_second ?? 0) - failed);
-  // Some failing hooks were allowed by the fallback, some were not valid hooks; the rest were rejected.
-  const failedAndRejected = Math.max(0, failed - (app.error ?? 0) - (app.allowed_by_fallback ?? 0));
+  // Some failing hooks were allowed by the fallback, some kept for later, some were not valid hooks; the rest were rejected.
+  const failedAndRejected = Math.max(0, failed - (app.error ?? 0) - (app.allowed_by_fallback ?? 0) - (app.spooled ?? 0));
   parts.denied = Math.min(decided, Math.max(0, (app.reject ?? 0) - failedAndRejected));
   parts.ok = decided - parts.denied;
   return parts;

@@ -9,6 +9,7 @@ export const REASONS = {
   overload: { label: "overload", colour: "overload", text: "a limit of the gateway was reached" },
   bad_answer: { label: "bad answer", colour: "bad_answer", text: "a 200 that is not one JSON object, is cut short or is too large" },
   error_status: { label: "error status", colour: "error_status", text: "the backend answered neither 200 nor 403" },
+  backlog: { label: "backlog", colour: "other", text: "an earlier event of the same call is kept; this one is delivered after it" },
   unknown_app: { label: "unknown app", colour: "other", text: "no app of this name is configured" },
   bad_request: { label: "bad request", colour: "other", text: "the request is not a valid hook" },
   unauthorized: { label: "unauthorized", colour: "other", text: "wrong credentials or signature" },
@@ -24,6 +25,7 @@ const SOURCES = {
   duplicate: "as a duplicate of an earlier hook",
   static: "by the configuration",
   rule: "by a rule",
+  spool: "by the spool",
   gateway: "by the gateway",
 };
 

@@ -73,7 +73,7 @@ def decisions(
     verdict: Annotated[str | None, typer.Option(help="Only this verdict: allow, reject or error.")] = None,
     source: Annotated[
         str | None,
-        typer.Option(help="Only this source: backend, fallback, duplicate, static, rule or gateway."),
+        typer.Option(help="Only this source: backend, fallback, duplicate, static, rule, spool or gateway."),
     ] = None,
     reason: Annotated[
         str | None, typer.Option(help="Only this reason: ok, denied, timeout, unreachable, bad_answer, …")

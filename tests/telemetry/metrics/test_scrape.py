@@ -85,7 +85,7 @@ EMPTY: Final = {"gateway_certificate_days_to_expiry", *WISE, *STORE} - {
 VERDICTS: Final = {"allow", "reject", "error"}
 SOURCES: Final = {"backend", "fallback", "duplicate", "static", "rule", "gateway", "spool"}
 CAUSES: Final = {"timeout", "unreachable", "overload", "bad_answer", "error_status"}
-REASONS: Final = CAUSES | {"ok", "denied", "unknown_app", "bad_request", "unauthorized", "internal"}
+REASONS: Final = CAUSES | {"ok", "denied", "backlog", "unknown_app", "bad_request", "unauthorized", "internal"}
 CASES: Final = ("ok", "denied", "hang", "close_without_a_byte", "body_bom", "status_500", "close_after_idle")
 FAILURES: Final = 3
 """In a row, that eject the target of the upstream "down"."""
