@@ -13,6 +13,7 @@ from gateway.admin import console
 from gateway.admin.api import Api
 from gateway.admin.endpoints import Admin, AdminState, Guard
 from gateway.admin.overview import Overview
+from gateway.admin.spool_api import SpoolApi
 from gateway.proxy.endpoint import HookEndpoint
 
 
@@ -42,5 +43,5 @@ def hook_app(endpoint: HookEndpoint) -> Starlette:
 def admin_app(state: AdminState) -> Starlette:
     """The application for operators and Prometheus."""
     overview = Overview(state.rpc, lambda: state.reloader.loaded)
-    routes = [*Admin(state).routes(), *Api(state, overview).routes(), *console.routes()]
+    routes = [*Admin(state).routes(), *Api(state, overview).routes(), *SpoolApi(state).routes(), *console.routes()]
     return Starlette(routes=routes, middleware=[Middleware(Guard, state=state)])

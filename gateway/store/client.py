@@ -39,7 +39,7 @@ from gateway.store.messages import (
     encode,
 )
 from gateway.store.records import Delivery, SpooledEvent
-from gateway.store.requests import StoreRequest, decode_answer, encode_request
+from gateway.store.requests import StoreRequest, StoreUnavailable, decode_answer, encode_request
 
 logger = logging.getLogger(__name__)
 
@@ -58,10 +58,6 @@ _BACKOFF: Final = (0.02, 0.05, 0.1, 0.2, 0.5)
 """Seconds, at most, before the first, second, … attempt to connect again; half of it is left to chance."""
 _CLOSE_LIMIT: Final = 2.0
 """Seconds for what is left to be sent at the end."""
-
-
-class StoreUnavailable(Exception):
-    """The store gave no answer, or one that says why there is none."""
 
 
 class EventKeeper(Protocol):
