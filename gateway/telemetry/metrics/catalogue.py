@@ -258,10 +258,10 @@ CATALOGUE: Final = {
     ),
     "spool_dropped": Spec(
         "gateway_spool_dropped_total",
-        "Kept events dropped undelivered: beyond max_age (age), beyond max_size (size), or by an operator.",
+        "Kept events dropped undelivered: older than max_age, beyond max_size, or by an operator.",
         Kind.COUNTER,
         ("reason",),
-        presets=("age", "size", "operator"),
+        presets=("max_age", "max_size", "operator"),
     ),
     "spool_redelivered": Spec("gateway_spool_redelivered_total", "Kept events that were delivered.", Kind.COUNTER),
     "store_commit": Spec(
