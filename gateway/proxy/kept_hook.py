@@ -54,7 +54,7 @@ def make_event(context: HookContext, key: bytes, cause: str, error: str, setting
 
 def event_key(context: HookContext) -> bytes:
     """What orders the event among others."""
-    return ordering_key(context.app, context.body, context.request_id)
+    return ordering_key(context.app, context.body)
 
 
 class KeptHook:
