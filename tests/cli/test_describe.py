@@ -182,8 +182,8 @@ def test_the_spool_of_each_level_is_told(config: Path) -> None:
     )
     blocks = checked(config)
     assert blocks["defaults"] == [
-        "spool         an event that cannot be delivered is kept for 36h, in at most 1536KiB for the app; a dead letter "
-        "after 1 failed attempt of its own"
+        "spool         an event that cannot be delivered is kept for 36h, in at most 1536KiB for the app; a dead "
+        "letter after 1 failed attempt of its own"
     ]
     assert blocks["a"] == [
         "event:        spool: an event that cannot be delivered is kept for 24h, in at most 1GiB for the app; a dead "
@@ -202,7 +202,8 @@ def test_explain_shows_what_is_kept_of_an_event_and_of_the_decision(config: Path
     assert event["spool"].startswith("an event that cannot be delivered is kept for 24h")
     assert event["spool"].endswith("(apps.plain.spool)")
     assert event["history"] == (
-        "the decision is kept for 90d, if allowed as usual for 24h, in at most 2GiB, with the bodies of failures, masked"
+        "the decision is kept for 90d, if allowed as usual for 24h, in at most 2GiB, "
+        "with the bodies of failures, masked"
     )
     hook = json.dumps({"appKey": "plain"}).encode()
     told = gateway("explain", "-", "-m", "CallStatusEvent", "-c", config, stdin=hook)
