@@ -84,10 +84,11 @@ chaos: $(VENV)/.test-tools
 	@tests/tools/install
 	@$(BIN)/python -m tests.chaos $(CHAOS)
 
-# A backend is replaced, with real PHP; two minutes, prints a table; REHEARSAL="--hooks 500" for less.
+# A backend is replaced, with real PHP; two minutes, prints a table; REHEARSAL="--hooks 500" for less. With SPOOL=1, PHP
+# is down for a third of the time, and every call is billed all the same; four minutes, REHEARSAL="--seconds 30" for less.
 rehearsal: $(VENV)/.test-tools
 	@tests/tools/install
-	@$(BIN)/python -m tests.rehearsal $(REHEARSAL)
+	@$(BIN)/python -m tests.rehearsal$(if $(SPOOL),.outage) $(REHEARSAL)
 
 # Each target for FUZZ_SECONDS under atheris, in a venv of its own; what was found before is where it begins.
 FUZZ_TARGETS ?= head chunked answer hook config connect repair
