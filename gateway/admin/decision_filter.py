@@ -12,7 +12,7 @@ from gateway.model.text import shorten
 from gateway.model.units import SECONDS
 from gateway.model.verdicts import Reason, Source, Verdict
 from gateway.policy.comparison import Finding
-from gateway.telemetry.journal import MAX_LIMIT, DecisionFilter
+from gateway.telemetry.decision_view import MAX_LIMIT, DecisionFilter
 from gateway.telemetry.shadow_results import DIFFERS
 
 _TEXTS: Final = (

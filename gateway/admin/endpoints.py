@@ -28,7 +28,7 @@ from gateway.http.server.head import BadRequest
 from gateway.http.server.state import Answer
 from gateway.model.text import timestamp
 from gateway.store.requests import StoreConnection
-from gateway.telemetry.journal import DecisionFilter
+from gateway.telemetry.decision_view import DecisionFilter
 from gateway.telemetry.metrics.exposition import CONTENT_TYPE
 
 _SECURITY_HEADERS = [

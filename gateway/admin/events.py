@@ -25,7 +25,8 @@ from gateway.admin.activity import MOST_APPS, Activity, Reading, Sampler
 from gateway.admin.rpc import FollowDecisions, NoWorkers, WorkerRpc
 from gateway.model.decision import counts_as_failure
 from gateway.model.text import timestamp
-from gateway.telemetry.journal import Cursor, DecisionView
+from gateway.telemetry.decision_view import DecisionView
+from gateway.telemetry.journal import Cursor
 
 logger = logging.getLogger(__name__)
 

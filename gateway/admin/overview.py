@@ -11,7 +11,7 @@ from gateway.admin.rpc import FindDecisions, ReportTargets, SetEjected, WorkerRp
 from gateway.config import Config, Loaded, Settings, display_urls, display_value
 from gateway.config.sections.upstreams import target_names
 from gateway.model.text import shorten, timestamp
-from gateway.telemetry.journal import DecisionFilter, DecisionView
+from gateway.telemetry.decision_view import DecisionFilter, DecisionView
 from gateway.upstreams.latency import quantile
 from gateway.upstreams.status import TargetReport, merge_reports
 

@@ -15,7 +15,8 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import msgspec
 
 from gateway.proxy.runtime import Runtime
-from gateway.telemetry.journal import Cursor, DecisionFilter, DecisionFormatter, Journal, JournalUpdate, SearchResult
+from gateway.telemetry.decision_view import DecisionFilter, DecisionFormatter
+from gateway.telemetry.journal import Cursor, Journal, JournalUpdate, SearchResult
 from gateway.upstreams.status import TargetReport
 
 RPC_TIMEOUT: Final = 1.0

@@ -25,6 +25,7 @@ from gateway.policy.rules.globs import compile_glob, fold, is_glob
 from gateway.policy.rules.matcher import Rule, Rules, method_globs
 from gateway.policy.shadow import Shadow, ShadowSettings, find_shadow
 from gateway.policy.split import Split
+from gateway.policy.spooling import NEVER_SPOOLED, SpoolSettings
 from gateway.proxy.tenants import Tenant
 
 Guard = BasicCredentials | Signature
@@ -67,6 +68,8 @@ class Route(msgspec.Struct, frozen=True, gc=False):
     failover_on: frozenset[Cause]
     first_budget: float | None
     """Seconds for the upstream, so that *failover* has time left; None = the whole budget."""
+    spool: SpoolSettings | None
+    """Of methods of type event: how one is kept that could not be delivered; None = it is not."""
 
 
 _MAX_OTHERS: Final = 1024
@@ -95,7 +98,7 @@ class MethodClasses(dict[str, int]):
 
     def __init__(self, own: Collection[str], common: Collection[str], kinds: _MethodTypes) -> None:
         self._own, self._common, self._kinds = MethodKeys(own), MethodKeys(common), kinds
-        nothing_said = ((((), (), ()), ((), (), ())), False, MethodType.DIRECT)
+        nothing_said = ((((), (), ()), ((), (), ())), False, MethodType.DIRECT, False)
         self._places: dict[object, int] = {nothing_said: 0}
         self.all: list[MethodClass] = [MethodClass(None, MethodType.DIRECT, is_named=False)]
         """Those found so far."""
@@ -113,7 +116,8 @@ class MethodClasses(dict[str, int]):
         kind = method_type(method, self._kinds.hook_types)
         matters = self._kinds.relevant_type(kind)
         ranks = self._own.ranks(method, kind), self._common.ranks(method, kind)
-        place = self._places.setdefault((ranks, method in DEDUPED, matters), len(self.all))
+        unkept = matters is MethodType.EVENT and method in NEVER_SPOOLED
+        place = self._places.setdefault((ranks, method in DEDUPED, matters, unkept), len(self.all))
         if place == len(self.all):
             self.all.append(MethodClass(method, matters, is_named=any(map(any, ranks))))
         return place
@@ -339,6 +343,7 @@ class _RouteBuilder:
             settings.max_in_flight, settings.dedupe, id(settings.credentials), id(settings.signature), settings.split,
             settings.failover, id(settings.client_config), settings.rate_limit, id(rules),
             settings.shadow, settings.shadow and kind, settings.failover_on, settings.failover_reserve,
+            _spool(settings, kind),
         )  # fmt: skip
         route = self._routes.get(key)
         if route is None:
@@ -398,7 +403,13 @@ def _build_route(config: Config, kind: MethodType, settings: Settings, rules: Ru
         shadow=find_shadow(settings.shadow, None, kind),
         failover_on=settings.failover_on,
         first_budget=_first_budget(settings),
+        spool=_spool(settings, kind),
     )
+
+
+def _spool(settings: Settings, kind: MethodType) -> SpoolSettings | None:
+    """The class of methods that no key names has what is said for all methods."""
+    return settings.spool if kind is MethodType.EVENT else None
 
 
 def _first_budget(settings: Settings) -> float | None:

@@ -14,7 +14,6 @@ import mmap
 import os
 import threading
 import time
-from array import array
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -24,7 +23,6 @@ START_LIMIT: Final = 5.0
 
 _HEADER: Final = 1024
 """Words before the first slot."""
-_SIZE: Final = 4 * (_HEADER + SLOTS)
 _STATE: Final = 0
 _DUTY: Final = 1
 _CREATED: Final = 1
@@ -32,15 +30,15 @@ _CREATED: Final = 1
 _STARTING: Final = 0
 _KNOWN: Final = 1
 _MOST: Final = 2**32 - 1
-_CHUNK: Final = 1024
-"""Slots that are compared at once."""
+_CHUNK: Final = 4096
+"""Bytes that are compared at once."""
 
 
-def create_table() -> int:
+def create_table(slots: int = SLOTS) -> int:
     """A descriptor of memory for the table; the caller closes it. Pages that nobody has come to cost nothing."""
     fd = os.memfd_create("gateway-backlog")
     try:
-        os.ftruncate(fd, _SIZE)
+        os.ftruncate(fd, 4 * (_HEADER + slots))
         os.pwrite(fd, time.monotonic_ns().to_bytes(8, "little"), 8 * _CREATED)
     except BaseException:
         os.close(fd)
@@ -48,22 +46,26 @@ def create_table() -> int:
     return fd
 
 
-def slot_number(key: bytes) -> int:
-    """The slot of a key (``policy.spooling.ordering_key``)."""
-    return int.from_bytes(key[:4], "little") % SLOTS
-
-
 class BacklogTable:
     """The table as those see it that decide hooks."""
 
     def __init__(self, fd: int) -> None:
-        memory = memoryview(mmap.mmap(fd, _SIZE))
+        memory = memoryview(mmap.mmap(fd, 0))
         self._words = memory.cast("I")
+        self._slots = len(self._words) - _HEADER
         self._starts_until = memory.cast("Q")[_CREATED] / 1e9 + START_LIMIT
+
+    def slot(self, key: bytes) -> int:
+        """The slot of a key (``policy.spooling.ordering_key``), which other gateways' tables have too."""
+        return int.from_bytes(key[:4], "little") % self._slots
+
+    def count(self, key: bytes) -> int:
+        """Undelivered events in the key's slot, of all gateways."""
+        return self._words[_HEADER + self.slot(key)]
 
     def has_backlog(self, key: bytes) -> bool:
         """Whether an event with this key must queue behind earlier ones."""
-        return self._words[_HEADER + slot_number(key)] != 0 or self.is_starting
+        return self._words[_HEADER + self.slot(key)] != 0 or self.is_starting
 
     @property
     def is_starting(self) -> bool:
@@ -71,60 +73,67 @@ class BacklogTable:
         return self._words[_STATE] == _STARTING and time.monotonic() < self._starts_until
 
 
-class BacklogWriter:
+class BacklogWriter(BacklogTable):
     """The table as the store's process sees it. Any of its threads may call any method.
 
-    Own events are those of this gateway's database rows that it kept itself, or all where it is the only gateway.
-    Others' are those that other gateways have kept in the same database.
+    Own events are those that this gateway has kept, or all of them where it is the only one. Others' are those that
+    other gateways have kept in the same database.
     """
 
     def __init__(self, fd: int) -> None:
-        self._words = memoryview(mmap.mmap(fd, _SIZE)).cast("I")
-        self._others = _private_slots()
+        super().__init__(fd)
+        self._memory = mmap.mmap(fd, 0)
+        self._words = memoryview(self._memory).cast("I")
+        self._others: memoryview[int] | None = None
         self._changing = threading.Lock()
 
     def __repr__(self) -> str:
         used = sum(1 for count in self._words[_HEADER:] if count)
-        return f"<BacklogWriter {used} slots of {SLOTS}>"
-
-    def count(self, key: bytes) -> int:
-        """Undelivered events of the key's slot, of all gateways."""
-        return self._words[_HEADER + slot_number(key)]
+        return f"<BacklogWriter {used} slots of {self._slots}>"
 
     def add(self, keys: Iterable[bytes]) -> None:
         """One more event for each of these keys. To be called before their commit."""
         with self._changing:
             for key in keys:
-                self._add_to(slot_number(key), 1)
+                self._change(self._words, _HEADER + self.slot(key), 1)
 
     def remove(self, keys: Iterable[bytes]) -> None:
         """One event less for each of these keys. To be called after the commit of their deletion."""
         with self._changing:
             for key in keys:
-                self._add_to(slot_number(key), -1)
+                self._change(self._words, _HEADER + self.slot(key), -1)
 
     def add_others(self, slots: Mapping[int, int]) -> None:
-        """Changes that other gateways report: events more (or less) by slot number."""
+        """Changes that other gateways report: events more (or less) by slot."""
         with self._changing:
+            if self._others is None:
+                self._others = memoryview(mmap.mmap(-1, 4 * self._slots)).cast("I")
             for slot, change in slots.items():
-                before = self._others[slot]
-                self._others[slot] = after = min(max(before + change, 0), _MOST)
-                self._add_to(slot, after - before)
+                changed = self._change(self._others, slot, change)
+                self._change(self._words, _HEADER + slot, changed)
 
     def replace(self, own: Iterable[tuple[bytes, int]], others: Iterable[tuple[bytes, int]] = ()) -> None:
         """Replace all counts by these, as just read from the database; from then on the backlogs are known.
 
         No slot that has events is 0 meanwhile. Nothing may be added or removed between that reading and this call.
         """
-        fresh, fresh_others = array("I", bytes(4 * SLOTS)), array("I", bytes(4 * SLOTS))
-        for counts, slots in ((own, (fresh,)), (others, (fresh, fresh_others))):
-            for key, count in counts:
-                number = slot_number(key)
-                for array_ in slots:
-                    array_[number] = min(array_[number] + count, _MOST)
+        fresh = bytearray(4 * self._slots)
+        words = memoryview(fresh).cast("I")
+        fresh_others: memoryview[int] | None = None
+        for key, count in own:
+            self._change(words, self.slot(key), count)
+        for key, count in others:
+            if fresh_others is None:
+                fresh_others = memoryview(mmap.mmap(-1, 4 * self._slots)).cast("I")
+            for each in (words, fresh_others):
+                self._change(each, self.slot(key), count)
         with self._changing:
-            _copy(memoryview(fresh), self._words[_HEADER:])
-            _copy(memoryview(fresh_others), self._others)
+            for start in range(0, len(fresh), _CHUNK):  # pages that stay 0 are not written
+                end = min(start + _CHUNK, len(fresh))
+                at = slice(4 * _HEADER + start, 4 * _HEADER + end)
+                if self._memory[at] != fresh[start:end]:
+                    self._memory[at] = fresh[start:end]
+            self._others = fresh_others
             self._words[_STATE] = _KNOWN
 
     def give_up(self) -> None:
@@ -140,18 +149,9 @@ class BacklogWriter:
     def duty(self, pid: int) -> None:
         self._words[_DUTY] = pid
 
-    def _add_to(self, slot: int, change: int) -> None:
-        at = _HEADER + slot
-        self._words[at] = min(max(self._words[at] + change, 0), _MOST)
-
-
-def _private_slots() -> memoryview[int]:
-    return memoryview(mmap.mmap(-1, 4 * SLOTS)).cast("I")
-
-
-def _copy(source: memoryview[int], target: memoryview[int]) -> None:
-    """Copy what differs: pages that stay 0 are not written."""
-    for start in range(0, SLOTS, _CHUNK):
-        part = slice(start, start + _CHUNK)
-        if source[part] != target[part]:
-            target[part] = source[part]
+    @staticmethod
+    def _change(words: memoryview[int], at: int, change: int) -> int:
+        """Add to a count within what it can hold; by how much it has changed."""
+        before = words[at]
+        words[at] = after = min(max(before + change, 0), _MOST)
+        return after - before

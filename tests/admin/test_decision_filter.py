@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.admin.decision_filter import parse_filter
-from gateway.telemetry.journal import MAX_LIMIT, DecisionFilter
+from gateway.telemetry.decision_view import MAX_LIMIT, DecisionFilter
 from tests.telemetry.test_journal import FORMATTER, NOW, QUERY, decision, filled, found
 
 

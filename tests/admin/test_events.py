@@ -29,7 +29,8 @@ from gateway.model.verdicts import Reason, Ruling, Source, Verdict
 from gateway.server.executor import start_threads
 from gateway.server.main_process import admin_listener
 from gateway.server.sockets import bind, display_address
-from gateway.telemetry.journal import DecisionFormatter, DecisionView, Journal
+from gateway.telemetry.decision_view import DecisionFormatter, DecisionView
+from gateway.telemetry.journal import Journal
 from gateway.telemetry.metrics import Metrics
 from tests.support.gateways import LISTEN, RunningGateway, running_gateway, wait_until
 

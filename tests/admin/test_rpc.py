@@ -22,7 +22,8 @@ from gateway.admin.rpc import (
     decode_reply,
     encode_reply,
 )
-from gateway.telemetry.journal import Attempt, DecisionFilter, DecisionView, JournalUpdate, SearchResult
+from gateway.telemetry.decision_view import Attempt, DecisionFilter, DecisionView
+from gateway.telemetry.journal import JournalUpdate, SearchResult
 from gateway.upstreams.status import TargetReport, TargetState, merge_reports
 
 CALL: Final = DecisionView(
@@ -37,7 +38,10 @@ REPORT: Final = TargetReport(
 @pytest.mark.parametrize(
     ("request_", "reply"),
     [
-        (FindDecisions(DecisionFilter(app="a", since=1.5)), SearchResult([CALL], 1, 7, "2026-01-01T00:00:00.000Z")),
+        (
+            FindDecisions(DecisionFilter(app="a", since=1.5)),
+            SearchResult([CALL], [(1, "r")], 1, 7, "2026-01-01T00:00:00.000Z"),
+        ),
         (FollowDecisions({5: (3, 4)}, 20), JournalUpdate((5, 6), [CALL], 2)),
         (
             ReportTargets(),

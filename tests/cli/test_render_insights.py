@@ -19,7 +19,8 @@ from gateway.model.decision import Decision
 from gateway.model.verdicts import Ruling, backend_allow, backend_reject
 from gateway.policy.comparison import Difference
 from gateway.policy.shadow import ShadowResult
-from gateway.telemetry.journal import DecisionFormatter, Journal
+from gateway.telemetry.decision_view import DecisionFormatter
+from gateway.telemetry.journal import Journal
 from tests.cli.commands import Run, gateway
 from tests.support.faulty import FaultyBackend, Turn, added_case, refused_port, reply
 from tests.support.gateways import RunningGateway, running_gateway, wait_until

@@ -45,6 +45,8 @@ BASE: Final[Document] = {
     },
     "admin": {"token": TOKEN},
     "record": {"path": "hooks.jsonl"},
+    "store": {"url": "sqlite:store.db"},
+    "history": {"key": TOKEN},
     "tracing": {"endpoint": "http://127.0.0.1:4318", "sample": 1, "headers": {"X-Key": TOKEN}},
     "defaults": {
         "upstream": [{"name": "u", "weight": 1}, {"name": "v", "weight": 0}],
@@ -76,7 +78,7 @@ BASE: Final[Document] = {
     "hook_types": {"X": "event"},
 }  # fmt: skip
 
-NEEDED: Final = ("defaults", "upstreams", "apps")
+NEEDED: Final = ("store", "defaults", "upstreams", "apps")
 """The sections without which no key can be tried; of the others, each key meets its own."""
 
 UGLY: Final = re.compile(

@@ -268,6 +268,7 @@ DIFFERENT: dict[str, Any] = {
     "rest_client_config": "enforce",
     "response_check": "repair",
     "event_answers": "strict",
+    "spool": {"max_age": "1h"},
     "shadow": {"upstream": "w", "methods": "ErrorEvent"},
     "credentials": {"username": "u", "password": "p"},
     "signature": {"keys": ["k"]},
@@ -281,9 +282,10 @@ def test_every_key_of_an_app_has_a_value_that_makes_a_difference() -> None:
 
 
 @pytest.mark.parametrize("key", DIFFERENT)
-def test_apps_that_differ_in_a_key_share_no_route(key: str) -> None:
+def test_apps_that_differ_in_a_key_share_no_route(key: str, tmp_path: Path) -> None:
     own = {} if key == "static" else BASE
     document = {
+        "store": {"url": f"sqlite:{tmp_path}/store.db"},
         "upstreams": {name: {"url": f"http://127.0.0.1:1/{name}"} for name in "uvw"},
         "apps": {"usual": BASE, "other": {**own, key: DIFFERENT[key]}},
     }

@@ -31,7 +31,8 @@ from gateway.model.verdicts import (
     fallback_ruling,
     static_ruling,
 )
-from gateway.telemetry.journal import DecisionFilter, DecisionFormatter, DecisionView, Journal
+from gateway.telemetry.decision_view import DecisionFilter, DecisionFormatter, DecisionView
+from gateway.telemetry.journal import Journal
 
 CONTRACT_FIELDS: Final = (
     "request_id time app method node_id session_id call_id caller callee verdict source reason status error upstream "

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Final, get_args, get_origin
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 
 from gateway.config.sections.root import Config
-from gateway.config.sections.types import ReadAs
+from gateway.config.sections.types import ReadAs, Value
+from gateway.config.source.display import mask_text
 from gateway.config.source.document import Document, Node, Scalar, Sequence
 from gateway.config.source.problems import Path
-from gateway.config.source.references import REFERENCE
 
 _ANY: Final = "*"
-_MASK: Final = "***"
+
+
+class _Secret(NamedTuple):
+    """Where a secret is."""
+
+    path: tuple[str, ...]
+    """With ``*`` for any key and for a list's items."""
+    mask: Callable[[str], str]
+    """Masks it in the text that the file has there."""
 
 
 def keys_at(path: Path) -> tuple[str, ...]:
@@ -36,7 +44,7 @@ def may_hold_secret(path: Path) -> bool:
 
 def mask_secrets(document: Document) -> dict[str, Any]:
     """The file as written, references unexpanded, literal secrets as ``***``: fit for an operator's screen."""
-    whole: dict[str, Any] = _mask_node(document.root, SECRET_PATHS)
+    whole: dict[str, Any] = _mask_node(document.root, _SECRETS)
     return whole
 
 
@@ -55,28 +63,33 @@ def _child_annotations(annotation: Any) -> dict[str, Any]:
     return {}
 
 
-def _is_secret(annotation: Any) -> bool:
-    return annotation is SecretStr or any(map(_is_secret, get_args(annotation)))
+def _mask_for(annotation: Any) -> Callable[[str], str] | None:
+    """How a value of this type is masked; None where it is no secret."""
+    if annotation is SecretStr:
+        return mask_text
+    if isinstance(annotation, Value):
+        return annotation.mask
+    return next(filter(None, map(_mask_for, get_args(annotation))), None)
 
 
-def _secret_paths(annotation: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def _secrets(annotation: Any, above: tuple[str, ...] = ()) -> Iterator[_Secret]:
     below = _child_annotations(annotation)
-    if not below and _is_secret(annotation):
-        yield above
+    if not below and (mask := _mask_for(annotation)) is not None:
+        yield _Secret(above, mask)
     for key, inner in below.items():
-        yield from _secret_paths(inner, (*above, key))
+        yield from _secrets(inner, (*above, key))
 
 
-SECRET_PATHS: Final = tuple(_secret_paths(Config))
-"""Key paths of the model's secrets, with ``*`` for any key and for a list's items."""
-_NEAREST: Final = tuple((path, len(path) - (2 if path[-1] == _ANY else 1)) for path in SECRET_PATHS)
-"""Each with the length of the path of the section that it is in."""
+_SECRETS: Final = tuple(_secrets(Config))
+_NEAREST: Final = tuple((path, len(path) - (2 if path[-1] == _ANY else 1)) for path, _ in _SECRETS)
+"""Their paths, each with the length of the path of the section that it is in."""
 
 
-def _mask_node(node: Node, secrets: tuple[tuple[str, ...], ...]) -> Any:
-    """*secrets* are the paths, from this node down, of secrets in it."""
+def _mask_node(node: Node, secrets: tuple[_Secret, ...]) -> Any:
+    """*secrets* are those in this node, with their paths from here down."""
     if isinstance(node, Scalar):
-        return _mask_scalar(node) if () in secrets else _source_value(node)
+        mask = next((mask for path, mask in secrets if not path), None)
+        return _source_value(node) if mask is None else mask(node.text if isinstance(node.value, str) else "")
     if isinstance(node, Sequence):
         return [_mask_node(item, _inside(secrets, _ANY)) for item in node.items]
     if not secrets:
@@ -84,25 +97,9 @@ def _mask_node(node: Node, secrets: tuple[tuple[str, ...], ...]) -> Any:
     return {key: _mask_node(entry.node, _inside(secrets, key)) for key, entry in node.entries.items()}
 
 
-def _inside(secrets: tuple[tuple[str, ...], ...], key: str) -> tuple[tuple[str, ...], ...]:
-    return tuple(path[1:] for path in secrets if path and path[0] in (_ANY, key))
+def _inside(secrets: tuple[_Secret, ...], key: str) -> tuple[_Secret, ...]:
+    return tuple(_Secret(path[1:], mask) for path, mask in secrets if path and path[0] in (_ANY, key))
 
 
 def _source_value(node: Scalar) -> Any:
     return node.text if isinstance(node.value, str) else node.value
-
-
-def _mask_scalar(node: Scalar) -> Any:
-    """The secret's references, with everything between them masked."""
-    references = [match.group() for match in REFERENCE.finditer(node.text) if match.group(1) is not None]
-    if not references or not isinstance(node.value, str):
-        return _MASK
-    parts: list[str] = []
-    end = 0
-    for match in REFERENCE.finditer(node.text):
-        if match.group(1) is None:
-            continue
-        parts += [_MASK] if match.start() > end else []
-        parts.append(match.group())
-        end = match.end()
-    return "".join(parts) + (_MASK if end < len(node.text) else "")

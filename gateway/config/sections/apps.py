@@ -21,6 +21,7 @@ from gateway.config.sections.rest_client_config import (
 from gateway.config.sections.rules import DefaultRules, OwnRules
 from gateway.config.sections.shadow import METHOD_SHADOW, SHADOW
 from gateway.config.sections.split import Failover, UpstreamChoice
+from gateway.config.sections.spool import SPOOL
 from gateway.config.sections.types import NotNull, ReadAs, one_of
 from gateway.config.sections.upstreams import RetrySection
 from gateway.model.hooks import MethodType, method_type
@@ -31,9 +32,11 @@ from gateway.policy.rate_limit import Rate
 from gateway.policy.repair import ResponseCheck
 from gateway.policy.rest_client_config import ClientConfig
 from gateway.policy.retry import Retry
+from gateway.policy.rules.globs import is_glob
 from gateway.policy.rules.matcher import Rule
 from gateway.policy.shadow import ShadowSettings
 from gateway.policy.split import Share
+from gateway.policy.spooling import NEVER_SPOOLED, SpoolSettings
 
 NO_TYPES: Final[Mapping[str, MethodType]] = {}
 """An empty ``hook_types``."""
@@ -140,6 +143,14 @@ class CommonMethod(Section):
         "JSON object, the media server gets the hook's own body) or strict (as for other methods, by response_check). "
         "Default: any, unless a wider level sets it. Even with any, text in which PHP reports a fatal error is a "
         "bad_answer; with strict, an answer such as 204 or OK is a failure.",
+    )
+    spool: Annotated[SpoolSettings | Literal["off"] | None, SPOOL] = Field(
+        default=None,
+        description="For methods of type event: on, a mapping or off. An event that its upstream, and those of "
+        "failover, do not take is kept in the store, answered with 200, and delivered later, in order per call; "
+        "fallback is only for one that cannot be kept. Default: off, unless a wider level sets it; a mapping here "
+        "replaces that entirely. Needs store. The upstream gets 100ms less than timeout, and may process an event "
+        "twice whose first attempt timed out: Idempotency-Key tells.",
     )
 
 
@@ -256,6 +267,8 @@ class Settings(NamedTuple):
     """After which failures *failover* is asked."""
     failover_reserve: float = FAILOVER_RESERVE_DEFAULT
     """Part of the budget kept free for *failover*, where it is asked after a timeout."""
+    spool: SpoolSettings | None = None
+    """Of methods of type event: how events are kept that could not be delivered; None = they are not."""
 
 
 def setting_levels(
@@ -358,13 +371,23 @@ def merge_settings(
         shadow=_shadow(app, keys),
         failover_on=FAILOVER_ON_DEFAULT if failover_on is None else frozenset(failover_on),
         failover_reserve=FAILOVER_RESERVE_DEFAULT if reserve is None else reserve,
+        spool=_spool(_first(levels, "spool"), method, hook_types),
     )
 
 
-def plain_settings(every: Settings, app: App, method: str | None, defaults: Defaults) -> Settings:
+def plain_settings(
+    every: Settings,
+    app: App,
+    method: str | None,
+    defaults: Defaults,
+    hook_types: Mapping[str, MethodType] = NO_TYPES,
+) -> Settings:
     """The same for a method that no key under ``methods`` matches: nearly what the app has for *every* method."""
     dedupe = None if every.static is not None else _dedupe((app, defaults), method)
-    return every if dedupe == every.dedupe else every._replace(dedupe=dedupe)
+    spool = _spool(every.spool, method, hook_types)
+    if dedupe == every.dedupe and spool is every.spool:
+        return every
+    return every._replace(dedupe=dedupe, spool=spool)
 
 
 def _first(levels: Sequence[CommonMethod], name: str) -> Any:
@@ -382,6 +405,18 @@ def _dedupe(levels: Sequence[CommonMethod], method: str | None) -> float | None:
         if seconds is not None or "dedupe" in level.model_fields_set:  # None is a value here: off
             return seconds
     return DEDUPE_DEFAULT if method in DEDUPED else None
+
+
+def _spool(
+    value: SpoolSettings | str | None, method: str | None, hook_types: Mapping[str, MethodType]
+) -> SpoolSettings | None:
+    """What is written of the spool, where it applies; of a glob, and of all methods, it is not asked."""
+    if value is None or isinstance(value, str):
+        return None
+    if method is None or is_glob(method):
+        return value
+    kind = MethodType(method) if method in TYPES else method_type(method, hook_types)
+    return value if kind is MethodType.EVENT and method not in NEVER_SPOOLED else None
 
 
 def _others(

@@ -9,7 +9,9 @@ from pydantic import Field
 from gateway.config.sections.addresses import AdminAddress, ListenAddresses, Networks
 from gateway.config.sections.apps import App, Defaults, Settings, merge_settings, plain_settings, setting_levels
 from gateway.config.sections.fields import IN_FLIGHT, UNKNOWN_APP, AppName, MethodName, Section, Token, UpstreamName
+from gateway.config.sections.history import HISTORY
 from gateway.config.sections.recording import RECORD
+from gateway.config.sections.store import STORE, StoreSettings
 from gateway.config.sections.tls import ServerTls
 from gateway.config.sections.tracing import Tracing
 from gateway.config.sections.types import NotNull, duration, processes, size, whole_number
@@ -17,6 +19,7 @@ from gateway.config.sections.upstreams import Upstream
 from gateway.config.sections.watch import WATCH, WatchSettings
 from gateway.config.source.problems import path_text
 from gateway.model.hooks import MethodType
+from gateway.policy.history import HistorySettings
 from gateway.recording import RecordSettings
 
 
@@ -186,6 +189,18 @@ class Config(Section):
         description="Hooks with their decisions, written to files for replay. Default: none. The files contain what "
         "the hooks contain, except masked fields.",
     )
+    store: Annotated[StoreSettings | None, STORE] = Field(
+        default=None,
+        description="Where the gateway keeps events that are delivered later (spool) and decisions (history). "
+        "Default: none, so that both are off. A store that cannot be used is reported, and no hook waits for it: "
+        "hooks are then answered as they would be without it.",
+    )
+    history: Annotated[HistorySettings | None, HISTORY] = Field(
+        default=None,
+        description="Decisions kept in the store, for gateway decisions and the console; {} for the defaults of its "
+        "keys. Default: none, so that decisions are found for about a minute only. Needs store. It shows who called "
+        "whom and when, with numbers masked as log.mask says.",
+    )
     media_server: MediaServer = Field(default_factory=MediaServer, description="Limits of the media server itself.")
     defaults: Defaults = Field(default_factory=Defaults, description="Settings of every app that sets none.")
     upstreams: dict[UpstreamName, Upstream] = Field(
@@ -225,7 +240,7 @@ class Config(Section):
 
     def plain_settings(self, app: str, method: str | None, every: Settings) -> Settings:
         """The same if no key under ``methods`` matches the method, from what applies to *every* method: quicker."""
-        return plain_settings(every, self.apps[app], method, self.defaults)
+        return plain_settings(every, self.apps[app], method, self.defaults, self.hook_types)
 
     def setting_path(self, app: str, method: str | None, key: str) -> str:
         """Which part of the file sets *key* for these hooks, as a path; empty where none does.

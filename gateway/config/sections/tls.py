@@ -47,10 +47,14 @@ def absolute_path(value: object, directory: str) -> str:
     return os.path.join(directory, value)
 
 
+def context_directory(info: ValidationInfo) -> str:
+    """The directory at which relative paths start."""
+    return str(info.context[_CONTEXT]) if info.context else os.getcwd()
+
+
 def _read_path(value: object, info: ValidationInfo) -> str:
-    directory = info.context[_CONTEXT] if info.context else os.getcwd()
     try:
-        return absolute_path(value, directory)
+        return absolute_path(value, context_directory(info))
     except ValueError as exc:
         raise invalid(str(exc)) from exc
 

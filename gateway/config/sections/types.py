@@ -60,6 +60,8 @@ class Value:
     """How it is read."""
     json_schema: dict[str, Any] | None = None
     """For editors; None = what pydantic makes of *core*."""
+    mask: Callable[[str], str] | None = None
+    """Masks the secret in the value as it is written in the file; None where it has none."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return self.core
@@ -129,8 +131,8 @@ def _with_message(core: CoreSchema, message: str) -> CoreSchema:
 
 # --- durations and sizes ---
 
-_DURATION: Final = r"[0-9]{1,9}(?:\.[0-9]{1,9})?(?:ms|s|m|h)"
-_match_duration = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)").fullmatch
+_DURATION: Final = r"[0-9]{1,9}(?:\.[0-9]{1,9})?(?:ms|s|m|h|d)"
+_match_duration = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)").fullmatch
 _SIZE: Final = r"[0-9]{1,12}(?:B|KiB|MiB|GiB)"
 _match_size = re.compile(r"([0-9]{1,12})(B|KiB|MiB|GiB)").fullmatch
 _PERCENT: Final = r"[0-9]{1,3}(?:\.[0-9]{1,9})?%"
@@ -140,7 +142,7 @@ _BYTES: Final = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 
 @lru_cache(maxsize=1024)
 def parse_duration(text: str) -> float:
-    """``250ms``, ``3s``, ``1.5s``, ``2m``, ``1h`` as seconds. Raises ValueError."""
+    """``250ms``, ``3s``, ``1.5s``, ``2m``, ``1h``, ``30d`` as seconds. Raises ValueError."""
     match = _match_duration(text)
     if match is None:
         raise ValueError("must be a duration such as 3s or 250ms")
@@ -150,9 +152,9 @@ def parse_duration(text: str) -> float:
 
 def format_duration(seconds: float) -> str:
     """Seconds as the shortest text that ``parse_duration`` reads back as the same duration."""
-    for unit in ("h", "m"):
+    for unit, least in (("d", 2), ("h", 1), ("m", 1)):
         count = seconds / SECONDS[unit]
-        if count >= 1 and count == int(count):
+        if count >= least and count == int(count):
             return f"{int(count)}{unit}"
     if seconds >= 1 or seconds == 0:
         return f"{_decimal(seconds)}s"

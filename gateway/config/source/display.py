@@ -9,6 +9,20 @@ from typing import Any, Final
 from gateway.config.source.references import REFERENCE
 
 _UNKNOWN: Final = "…"
+_MASK: Final = "***"
+
+
+def mask_text(text: str) -> str:
+    """The references of a secret as the file has it, with everything between them as ``***``."""
+    parts: list[str] = []
+    end = 0
+    for match in REFERENCE.finditer(text):
+        if match.group(1) is None:
+            continue
+        parts += [_MASK] if match.start() > end else []
+        parts.append(match.group())
+        end = match.end()
+    return "".join(parts) + (_MASK if end < len(text) or not text else "")
 
 
 def display_value(value: str, shown: Mapping[str, Any], *path: str) -> str:
