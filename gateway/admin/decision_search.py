@@ -20,7 +20,7 @@ from gateway.admin.rpc import FindDecisions, WorkerRpc
 from gateway.config import Config
 from gateway.model.text import timestamp
 from gateway.policy.shadow import ShadowResult
-from gateway.store.decisions import DecodedDecision, decode_decision, decode_shadow
+from gateway.store.decisions import ID_STEP, DecodedDecision, decode_decision, decode_shadow
 from gateway.store.numbers import normalize_number
 from gateway.store.requests import HistoryFilter, HistoryPage, SearchHistory, StoreConnection, StoreUnavailable
 from gateway.telemetry.decision_view import DecisionFilter, DecisionFormatter, DecisionView, Position, position
@@ -31,7 +31,6 @@ MAX_READ: Final = 5000
 """Decisions of the history that one request reads, if it gets any further by that."""
 MAX_READ_TIME: Final = 2.0
 """Seconds after which a request stops reading the history."""
-NO_KEY: Final = "whole numbers are not found in the history: history.key is not set"
 _SAME_FIELDS: Final = (
     "app", "method", "verdict", "source", "reason", "upstream", "target", "call_id", "session_id", "request_id",
     "caller", "callee", "failures",
@@ -39,14 +38,6 @@ _SAME_FIELDS: Final = (
 """Conditions that the store knows by the same name."""
 _may_be_number = re.compile(r"\+?[0-9*#]{6,}").fullmatch
 _is_cursor = re.compile(r"([0-9]{1,18})-(.{0,512})", re.ASCII | re.DOTALL).fullmatch
-
-
-class JournalScope(msgspec.Struct, frozen=True):
-    """How far the journals were searched."""
-
-    held: int
-    oldest: str | None
-    """When the oldest decision began that they have."""
 
 
 class HistoryScope(msgspec.Struct, frozen=True):
@@ -67,9 +58,13 @@ class DecisionPage(msgspec.Struct, frozen=True):
     """Newest first."""
     next: str | None
     """The ``cursor`` of the next page, which may be empty; null at the end."""
+    matched: int
+    """How many decisions of the journals match, from the cursor on."""
+    held: int
+    """How many decisions the journals have."""
     oldest: str | None
-    """How far back journal and history go."""
-    journal: JournalScope
+    """How far back it looked: the journals' oldest decision, or the history's if that is older."""
+    journal_oldest: str | None
     history: HistoryScope
     incomplete: list[int]
     """The workers that did not answer in time: what only their journals have is missing."""
@@ -103,10 +98,20 @@ class _Found(NamedTuple):
 class DecisionSearch:
     """Searches journals and history."""
 
-    def __init__(self, rpc: WorkerRpc, store: StoreConnection | None, config: Callable[[], Config]) -> None:
+    def __init__(
+        self,
+        rpc: WorkerRpc,
+        store: StoreConnection | None,
+        config: Callable[[], Config],
+        *,
+        portion: int = PORTION,
+        max_read: int = MAX_READ,
+    ) -> None:
         self._rpc = rpc
         self._store = store
         self._config = config
+        self._portion = portion
+        self._max_read = max_read
 
     async def page(self, wanted: DecisionFilter) -> DecisionPage:
         """The newest decisions that match, as many as the limit allows."""
@@ -126,13 +131,15 @@ class DecisionSearch:
             after = shown[-1]
         elif horizon >= 0:
             after = (horizon + 1, "")
-        journal = JournalScope(sum(part.held for part in parts), _first(part.oldest for part in parts))
-        history = self._scope(searches, wanted)
+        journal_oldest = _first(part.oldest for part in parts)
+        history = self._scope(searches)
         return DecisionPage(
             [rows[place] for place in shown],
             next=None if after is None else write_cursor(after),
-            oldest=_first((journal.oldest, history.oldest)),
-            journal=journal,
+            matched=sum(part.matched for part in parts),
+            held=sum(part.held for part in parts),
+            oldest=_first((journal_oldest, history.oldest)),
+            journal_oldest=journal_oldest,
             history=history,
             incomplete=list(replies.incomplete),
         )
@@ -158,7 +165,7 @@ class DecisionSearch:
     def _history_filters(self, wanted: DecisionFilter) -> list[HistoryFilter]:
         """What the store is asked for: nothing without a history; for a word that may be a number, that too."""
         history = self._config().history
-        if self._store is None or history is None or (history.key is None and _asks_for_number(wanted)):
+        if self._store is None or history is None:
             return []
         until = wanted.until
         if wanted.before is not None:
@@ -172,14 +179,12 @@ class DecisionSearch:
             return [asked]
         return [asked, msgspec.structs.replace(asked, number=number)]
 
-    def _scope(self, searches: Iterable[_Found], wanted: DecisionFilter) -> HistoryScope:
+    def _scope(self, searches: Iterable[_Found]) -> HistoryScope:
         history = self._config().history
         if history is None:
             return HistoryScope(configured=False)
         if self._store is None:
             return HistoryScope(configured=True, error="the store takes effect after a restart")
-        if history.key is None and _asks_for_number(wanted):
-            return HistoryScope(configured=True, error=NO_KEY)
         error = next((found.error for found in searches if found.error is not None), None)
         oldest = min((found.oldest for found in searches if found.oldest is not None), default=None)
         return HistoryScope(configured=True, oldest=None if oldest is None else timestamp(oldest), error=error)
@@ -195,19 +200,19 @@ class DecisionSearch:
         oldest: float | None = None
         while True:
             try:
-                page: HistoryPage = await store.ask(SearchHistory(asked, before, PORTION))
+                page: HistoryPage = await store.ask(SearchHistory(asked, before, self._portion))
             except StoreUnavailable as exc:
                 # What has been read is shown; what comes after it is said to be missing.
-                return _Found(rows, None, oldest, f"the store gives no answer: {exc}")
+                return _Found(rows, None, oldest, str(exc))
             oldest = page.oldest
-            portion, last = await asyncio.to_thread(read, page)
-            rows += portion
+            rows += await asyncio.to_thread(read, page)
             count += len(page.decisions)
-            if page.next is None or last is None:
+            if page.next is None:
                 return _Found(rows, None, oldest)
+            last = page.next // ID_STEP
             full = sum(row.position[0] > last for row in rows) > wanted.limit
-            enough = full or count >= MAX_READ or time.monotonic() >= until
-            if enough and (wanted.before is None or last < wanted.before[0]):
+            enough = full or count >= self._max_read or time.monotonic() >= until
+            if enough and (wanted.before is None or (last + 1, "") < wanted.before):  # the next page gets further
                 return _Found(rows, last, oldest)
             before = page.next
 
@@ -218,23 +223,18 @@ class _Reader:
     def __init__(self, config: Config, wanted: DecisionFilter, *, by_number: bool) -> None:
         self._config = config
         # The store has found numbers by their hashes: they are masked here.
-        self._wanted = msgspec.structs.replace(
-            wanted, caller=None, callee=None, q=None if by_number else wanted.q, limit=1
-        )
+        self._wanted = msgspec.structs.replace(wanted, caller=None, callee=None, q=None if by_number else wanted.q)
         self._formatters: dict[int, DecisionFormatter] = {}
 
-    def __call__(self, page: HistoryPage) -> tuple[list[_Row], int | None]:
-        """The wanted decisions, and the microsecond of the last one that was read."""
+    def __call__(self, page: HistoryPage) -> list[_Row]:
+        """The wanted decisions."""
         rows: list[_Row] = []
-        last: int | None = None
         for data, shadow_data in zip(page.decisions, page.shadows, strict=True):
             decoded = decode_decision(data)
             shadow = None if shadow_data is None else decode_shadow(shadow_data)
-            row = self._choose(decoded, shadow)
-            last = position(decoded.decision)[0]
-            if row is not None:
+            if (row := self._choose(decoded, shadow)) is not None:
                 rows.append(row)
-        return rows, last
+        return rows
 
     def _choose(self, decoded: DecodedDecision, shadow: ShadowResult | None) -> _Row | None:
         formatter = self._formatters.get(decoded.worker)
@@ -276,10 +276,6 @@ def read_cursor(text: str) -> Position:
     if found is None:
         raise ValueError("cursor must be the next of an earlier answer")
     return int(found[1]), found[2]
-
-
-def _asks_for_number(wanted: DecisionFilter) -> bool:
-    return wanted.caller is not None or wanted.callee is not None
 
 
 def _first(times: Iterable[str | None]) -> str | None:
