@@ -52,16 +52,17 @@ _decode_ids = msgspec.json.Decoder(_Ids).decode
 _NOTHING: Final = (b"", b"null", b'""')
 
 
-def ordering_key(app: str, body: bytes, request_id: str) -> bytes:
+def ordering_key(app: str, body: bytes) -> bytes:
     """The key of an event: events with the same key are delivered in the order in which they came.
 
-    Of its callId, else mediaSessionId, else sessionId; an event without any of them has a key of its own.
+    Of its callId, else mediaSessionId, else sessionId. An event without any of them has the key of its bytes: so that
+    the media server's repeat of any event has the same key, and the store finds it there.
     """
     ids = _decode_ids(body)
     for kind, raw in ((b"c", ids.call_id), (b"m", ids.media_session_id), (b"s", ids.session_id)):
         if (value := bytes(raw)) not in _NOTHING:
             return _digest(kind, app.encode(), value)
-    return _digest(b"r", app.encode(), request_id.encode())
+    return _digest(b"b", app.encode(), body)
 
 
 def repeat_digest(app: str, method: str, body: bytes) -> bytes:
