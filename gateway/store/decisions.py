@@ -1,9 +1,9 @@
 """A decision as it travels to the store's process, as it is kept there, and as it comes back: all msgpack.
 
-``encode_sent`` is for the event loop of what decides hooks: a few microseconds, nothing is masked or shortened there but
-fields of absurd length. The store's process masks numbers and bodies and computes the terms by which the decision is
-found (``Preparer``); what it keeps is a ``KeptDecision``. ``decode_decision`` builds the decision again, so that it
-is shown as the journal shows the original.
+``encode_sent`` is for the event loop of what decides hooks and takes two microseconds; nothing is masked there. The
+store's process masks numbers and bodies and computes the terms by which the decision is found (``Preparer``); what it
+keeps is a ``KeptDecision``. ``decode_decision`` builds the decision again, so that it is shown as the journal shows the
+original.
 """
 
 from __future__ import annotations
@@ -129,7 +129,6 @@ _decode_kept = msgspec.msgpack.Decoder(KeptDecision).decode
 decode_details = msgspec.msgpack.Decoder(Details).decode
 _decode_shadow = msgspec.msgpack.Decoder(_SentShadow).decode
 _encode_json = msgspec.json.Encoder().encode
-_NO_BODY: Final = (b"", b"")
 
 
 # --- what decides hooks ---
@@ -144,7 +143,8 @@ def encode_sent(decision: Decision, bodies: Bodies, worker: int, revision: str) 
         caller, callee = bytes(hook.caller), bytes(hook.callee)
         if len(node_id) + len(session_id) + len(call_id) + len(caller) + len(callee) > _LONG:
             node_id, session_id, call_id, caller, callee = map(_short, (node_id, session_id, call_id, caller, callee))
-    body, answer = _NO_BODY
+    body: bytes = b""
+    answer: bytes | None = b""
     if bodies is not Bodies.OFF and hook is not None and keeps_bodies(decision, bodies):
         body = decision.body
         answer = None if ruling.body == body else ruling.body

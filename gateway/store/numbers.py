@@ -64,3 +64,7 @@ class NumberHasher:
         if not normalized:
             return None
         return hmac.digest(self._key, normalized.encode("utf-8", "surrogatepass"), "sha256")[:HASH_BYTES]
+
+    def derive(self, purpose: str) -> bytes:
+        """A key of 32 bytes for another purpose, which says nothing of this one."""
+        return hmac.digest(self._key, b"\0" + purpose.encode(), "sha256")
