@@ -16,6 +16,7 @@ import pytest
 from gateway.config import Config, loads
 from gateway.policy import redelivery as policy
 from gateway.proxy import redelivery
+from gateway.proxy.kept_hook import build_redelivery
 from gateway.proxy.redelivery import Redelivery
 from gateway.proxy.runtime import Runtime
 from gateway.telemetry.metrics import Metrics
@@ -413,7 +414,7 @@ async def test_a_defect_blames_the_event_and_ends_no_redelivery(
     begin: Begin, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = begin()
-    build = redelivery.build_redelivery
+    build = build_redelivery
 
     def fail(hook: Any, *rest: Any) -> Outgoing:
         if hook.identity.request_id == b"request-1":
