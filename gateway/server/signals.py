@@ -66,6 +66,9 @@ WORKER_MEANINGS: Final[Mapping[int, Meaning]] = {
 }
 """Of a worker: its parent directs it over their channel."""
 
+STORE_MEANINGS: Final[Mapping[int, Meaning]] = dict.fromkeys(MEANINGS, Meaning.IGNORE)
+"""Of the store's process, which ends last: a signal to the whole group must not end it while workers still drain."""
+
 
 class Receiver:
     """What the event loop does for each meaning."""
@@ -123,10 +126,20 @@ class Process:
     @contextlib.contextmanager
     def forward_to(self, receiver: Receiver, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         """Inside the block, have the event loop handle the signals, first those that were kept."""
-        self._pass_on = lambda number, meaning: loop.call_soon_threadsafe(receiver.take, number, meaning)
+
+        def take(number: int, meaning: Meaning) -> None:
+            if (
+                self._pass_on is forward
+            ):  # else the block ended before the loop got here, and nothing may follow its end
+                receiver.take(number, meaning)
+
+        def forward(number: int, meaning: Meaning) -> None:
+            loop.call_soon_threadsafe(take, number, meaning)
+
+        self._pass_on = forward
         try:
             while self._kept:
-                self._pass_on(*self._kept.pop(0))
+                forward(*self._kept.pop(0))
             yield
         except BaseException:
             self._status = 1

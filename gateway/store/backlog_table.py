@@ -76,15 +76,13 @@ class BacklogTable:
 class BacklogWriter(BacklogTable):
     """The table as the store's process sees it. Any of its threads may call any method.
 
-    Own events are those that this gateway has kept, or all of them where it is the only one. Others' are those that
-    other gateways have kept in the same database.
+    Each count is exact: it is changed with every transaction, and replaced when a connection to the database is opened.
     """
 
     def __init__(self, fd: int) -> None:
         super().__init__(fd)
         self._memory = mmap.mmap(fd, 0)
         self._words = memoryview(self._memory).cast("I")
-        self._others: memoryview[int] | None = None
         self._changing = threading.Lock()
 
     def __repr__(self) -> str:
@@ -92,48 +90,40 @@ class BacklogWriter(BacklogTable):
         return f"<BacklogWriter {used} slots of {self._slots}>"
 
     def add(self, keys: Iterable[bytes]) -> None:
-        """One more event for each of these keys. To be called before their commit."""
+        """One more event for each of these keys. To be called in their transaction, before its commit."""
         with self._changing:
             for key in keys:
                 self._change(self._words, _HEADER + self.slot(key), 1)
 
     def remove(self, keys: Iterable[bytes]) -> None:
-        """One event less for each of these keys. To be called after the commit of their deletion."""
+        """One event less for each of these keys. To be called after the commit of their deletion, and before the next
+        reading of the database."""
         with self._changing:
             for key in keys:
                 self._change(self._words, _HEADER + self.slot(key), -1)
 
-    def add_others(self, slots: Mapping[int, int]) -> None:
-        """Changes that other gateways report: events more (or less) by slot."""
+    def change(self, slots: Mapping[int, int]) -> None:
+        """Events more (or less) by slot, as other gateways that share the database report."""
         with self._changing:
-            if self._others is None:
-                self._others = memoryview(mmap.mmap(-1, 4 * self._slots)).cast("I")
             for slot, change in slots.items():
-                changed = self._change(self._others, slot, change)
-                self._change(self._words, _HEADER + slot, changed)
+                self._change(self._words, _HEADER + slot, change)
 
-    def replace(self, own: Iterable[tuple[bytes, int]], others: Iterable[tuple[bytes, int]] = ()) -> None:
+    def replace(self, counts: Iterable[tuple[bytes, int]]) -> None:
         """Replace all counts by these, as just read from the database; from then on the backlogs are known.
 
-        No slot that has events is 0 meanwhile. Nothing may be added or removed between that reading and this call.
+        No slot that has events is 0 meanwhile. No transaction of this gateway may commit between that reading and the
+        end of this call.
         """
         fresh = bytearray(4 * self._slots)
         words = memoryview(fresh).cast("I")
-        fresh_others: memoryview[int] | None = None
-        for key, count in own:
+        for key, count in counts:
             self._change(words, self.slot(key), count)
-        for key, count in others:
-            if fresh_others is None:
-                fresh_others = memoryview(mmap.mmap(-1, 4 * self._slots)).cast("I")
-            for each in (words, fresh_others):
-                self._change(each, self.slot(key), count)
         with self._changing:
             for start in range(0, len(fresh), _CHUNK):  # pages that stay 0 are not written
                 end = min(start + _CHUNK, len(fresh))
                 at = slice(4 * _HEADER + start, 4 * _HEADER + end)
                 if self._memory[at] != fresh[start:end]:
                     self._memory[at] = fresh[start:end]
-            self._others = fresh_others
             self._words[_STATE] = _KNOWN
 
     def give_up(self) -> None:
@@ -150,8 +140,6 @@ class BacklogWriter(BacklogTable):
         self._words[_DUTY] = pid
 
     @staticmethod
-    def _change(words: memoryview[int], at: int, change: int) -> int:
-        """Add to a count within what it can hold; by how much it has changed."""
-        before = words[at]
-        words[at] = after = min(max(before + change, 0), _MOST)
-        return after - before
+    def _change(words: memoryview[int], at: int, change: int) -> None:
+        """Add to a count within what it can hold."""
+        words[at] = min(max(words[at] + change, 0), _MOST)

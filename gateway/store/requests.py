@@ -167,6 +167,8 @@ class SearchHistory(StoreRequest, frozen=True):
     before: int | None = None
     """Of the last page: ``next``."""
     limit: int = 100
+    bodies: bool = False
+    """Whether the decisions come with the bodies of hook and answer, where these are kept."""
 
 
 class HistoryPage(msgspec.Struct, frozen=True):

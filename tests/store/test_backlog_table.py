@@ -44,8 +44,7 @@ class Table(RuleBasedStateMachine):
         self.fd = create_table(slots=2**13)
         self.writer, self.reader = BacklogWriter(self.fd), BacklogTable(self.fd)
         self.writer.replace(())
-        self.own: Counter[int] = Counter()
-        self.others: Counter[int] = Counter()
+        self.counts: Counter[int] = Counter()
 
     def teardown(self) -> None:
         os.close(self.fd)
@@ -53,44 +52,44 @@ class Table(RuleBasedStateMachine):
     @rule(keys=st.lists(KEYS))
     def add(self, keys: list[bytes]) -> None:
         self.writer.add(keys)
-        self.own.update(map(self.reader.slot, keys))
+        self.counts.update(map(self.reader.slot, keys))
 
     @rule(keys=st.lists(KEYS))
     def remove(self, keys: list[bytes]) -> None:
-        kept = []
+        gone = []
         for key in keys:
-            if self.own[self.reader.slot(key)]:
-                self.own[self.reader.slot(key)] -= 1
-                kept.append(key)
-        self.writer.remove(kept)
+            if self.counts[self.reader.slot(key)]:
+                self.counts[self.reader.slot(key)] -= 1
+                gone.append(key)
+        self.writer.remove(gone)
 
     @rule(key=KEYS, change=st.integers(-3, 3))
     def another_gateway_reports(self, key: bytes, change: int) -> None:
         slot = self.reader.slot(key)
-        self.writer.add_others({slot: change})
-        self.others[slot] = max(self.others[slot] + change, 0)
+        self.writer.change({slot: change})
+        self.counts[slot] = max(self.counts[slot] + change, 0)
 
-    @rule(own=st.dictionaries(KEYS, st.integers(1, 5)), others=st.dictionaries(KEYS, st.integers(1, 5)))
-    def replace(self, own: dict[bytes, int], others: dict[bytes, int]) -> None:
-        self.writer.replace(own.items(), others.items())
-        self.own, self.others = Counter(), Counter()
-        for counts, counter in ((own, self.own), (others, self.others)):
-            for key, count in counts.items():
-                counter[self.reader.slot(key)] += count
+    @rule()
+    def the_database_is_read(self) -> None:
+        self.writer.replace([(slot.to_bytes(4, "little"), count) for slot, count in self.counts.items()])
+
+    @rule(counts=st.dictionaries(KEYS, st.integers(1, 5)))
+    def the_database_has_changed(self, counts: dict[bytes, int]) -> None:
+        self.writer.replace(counts.items())
+        self.counts = Counter()
+        for key, count in counts.items():
+            self.counts[self.reader.slot(key)] += count
 
     @rule()
     def the_store_restarts(self) -> None:
         self.writer = BacklogWriter(self.fd)
-        self.writer.replace(
-            [(slot.to_bytes(4, "little"), count) for slot, count in self.own.items()],
-            [(slot.to_bytes(4, "little"), count) for slot, count in self.others.items()],
-        )
+        self.the_database_is_read()
 
     @invariant()
     def the_reader_sees_each_key_that_has_events_and_no_other(self) -> None:
         for number in range(6):
             key = bytes((number,)) + bytes(15)
-            expected = self.own[self.reader.slot(key)] + self.others[self.reader.slot(key)]
+            expected = self.counts[self.reader.slot(key)]
             assert self.writer.count(key) == expected
             assert self.reader.has_backlog(key) == (expected > 0)
 
