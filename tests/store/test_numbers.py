@@ -33,7 +33,7 @@ BERLIN = "+493012345"
         '"Anna" <sip:0049-30-12345@host;user=phone>;tag=1',
         "Anna <tel:+493012345>",
         "  +493012345 ",
-        "+４９３０１２３４５",  # noqa: RUF001 - full-width digits are the point
+        "+４９３０１２３４５",
         "+٤٩٣٠١٢٣٤٥",
     ],
 )
