@@ -119,7 +119,8 @@ lock:
 
 audit:
 	@$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/pip install -q pip-audit==2.9.0
-	@$(VENV)/audit/bin/pip-audit --require-hashes -r deploy/requirements-otel.lock -r deploy/requirements-build.lock
+	@$(VENV)/audit/bin/pip-audit --require-hashes -r deploy/requirements-otel.lock \
+	  -r deploy/requirements-postgresql.lock -r deploy/requirements-build.lock
 
 docs: install
 	@$(BIN)/python -m gateway.cli.reference_docs README.md docs/*.md
