@@ -52,8 +52,6 @@ def test_every_decision_is_in_one_block_with_others_of_its_kind_and_time(prepare
     for block in blocks:
         assert block.id - block.first <= SPAN
         assert block.decisions <= BLOCK
-        if block.id == block.first:
-            continue
         mine = [each for each in prepared if each.ordinary is block.ordinary and block.first <= each.id <= block.id]
         assert set(unpack_terms(block.terms)) <= {term for each in mine for term in each.terms}
     for each in prepared:
