@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -10,6 +11,7 @@ from typing import Final
 from gateway.store.messages import MAX_MESSAGE
 
 _LENGTH: Final = struct.Struct("!I")
+_CREDENTIALS: Final = struct.Struct("3i")
 _WRITE_AT_ONCE: Final = 256 * 1024
 """Bytes of messages that are joined for one write, about; larger ones are not copied once more."""
 
@@ -72,6 +74,13 @@ class Connection(asyncio.Protocol):
     def is_open(self) -> bool:
         """Whether messages can still be sent."""
         return self._transport is not None and not self._transport.is_closing()
+
+    def peer(self) -> tuple[int, int]:
+        """Process id and user id of the other side."""
+        assert self._transport is not None
+        sock = self._transport.get_extra_info("socket")
+        pid, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        return pid, uid
 
     def send(self, message: bytes) -> None:
         """Send an encoded message; all of a turn of the event loop go out together. Dropped where it has ended."""
