@@ -8,7 +8,7 @@ from __future__ import annotations
 import binascii
 import hmac
 import ipaddress
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -55,6 +55,10 @@ class BasicCredentials:
     def __init__(self, username: str, password: str) -> None:
         self._expected = f"{username}:{password}".encode()
 
+    def header(self, body: bytes) -> tuple[bytes, bytes]:
+        """The header field with which the media server sends a hook."""
+        return b"authorization", b"Basic " + b64encode(self._expected)
+
     def check(self, headers: Headers, body: bytes) -> None:
         """Raise UnauthorizedError unless the hook has exactly these credentials."""
         scheme, given = _authorization(headers)
@@ -77,6 +81,10 @@ class Signature:
 
     def __init__(self, keys: Sequence[str]) -> None:
         self._keys = [key.encode() for key in keys]
+
+    def header(self, body: bytes) -> tuple[bytes, bytes]:
+        """The header field with which the media server sends a hook; of several keys, the first is used."""
+        return signature_header(body, self._keys[0])
 
     def check(self, headers: Headers, body: bytes) -> None:
         """Raise UnauthorizedError unless the body is signed with one of the keys."""

@@ -85,7 +85,9 @@ class HookContext(DecisionBuilder):
     def outgoing(self, route: Route, upstream: Upstream) -> Outgoing:
         """The hook as this upstream gets it. Raises RequestRefused where it has been through this gateway before."""
         try:
-            return build_outgoing(self, upstream.policy, route.sign_with, route.response_check)
+            return build_outgoing(
+                self, upstream.policy, route.sign_with, route.response_check, idempotent=route.spool is not None
+            )
         except LoopError as exc:
             raise RequestRefused(problem(400, str(exc), error=ProxyError.PROXY_LOOP_DETECTED)) from exc
 

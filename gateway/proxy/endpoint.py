@@ -53,6 +53,8 @@ from gateway.proxy.refusals import (
 from gateway.proxy.routes import Route
 from gateway.proxy.runtime import Runtime, Snapshot
 from gateway.proxy.sessions import Sessions, session_key
+from gateway.proxy.spooling import Spooling
+from gateway.store.client import EventKeeper
 from gateway.upstreams import Outcome, Outgoing, Upstream
 
 logger = logging.getLogger(__name__)
@@ -77,7 +79,14 @@ _NO_STORE: Final = (b"cache-control", b"no-store")
 class HookEndpoint:
     """Decides hooks: allow or reject, once each, in time; then publishes the decision to the *listeners*."""
 
-    def __init__(self, runtime: Runtime, listeners: tuple[Listener, ...], sessions: Sessions | None = None) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        listeners: tuple[Listener, ...],
+        sessions: Sessions | None = None,
+        keeper: EventKeeper | None = None,
+    ) -> None:
+        """*keeper* keeps events for methods that spool; None where no store is configured."""
         self._runtime = runtime
         self._listeners = self._permanent_listeners = listeners
         self._tracers: tuple[Listener, ...] = ()
@@ -88,6 +97,7 @@ class HookEndpoint:
         self._limits = Limits(runtime)
         self._waiting = WaitingRepeats()
         self._effects = Effects(Sessions() if sessions is None else sessions)
+        self._spooling = Spooling(keeper)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Take one hook from its head to its answer."""
@@ -110,7 +120,7 @@ class HookEndpoint:
         except RequestRefused as refusal:
             ruling = refusal.ruling
         except asyncio.CancelledError:  # the end of the drain: even now the hook gets its answer
-            ruling = self._cut_off(context)
+            ruling = await self._cut_off(context)
         except Exception:
             logger.exception("a hook met a defect of the gateway", extra={"fields": {"request_id": context.request_id}})
             ruling = _DEFECT
@@ -168,14 +178,16 @@ class HookEndpoint:
         self._limits.count(tenant, 1)
         try:
             result: Ruling | Failure | None = self._limits.exceeded(tenant, route, context.snapshot.max_in_flight)
+            if result is None and route.spool is not None:
+                result = self._spooling.behind(context)
             if result is None:
-                budget = route.budget if route.first_budget is None else _first_budget(context, route)
+                budget = route.upstream_budget if route.first_budget is None else _first_budget(context, route)
                 retry = upstream.retry if route.inherits_retry else route.retry
                 outcome = await upstream.ask(outgoing, context.started + budget, retry)
                 if route.failover and outcome.should_fail_over(route.failover_on):
                     outcome = await _ask_failover(context, route, outcome)
                 context.outcome, result = outcome, outcome.result
-            ruling = fallback_ruling(result, route.fallback, context.body) if isinstance(result, Failure) else result
+            ruling = await self._stand_in(context, route, result) if isinstance(result, Failure) else result
             ruling = context.annotate(ruling)
             if flight is not None:
                 was_seen = context.outcome is not None and context.outcome.seen
@@ -201,11 +213,20 @@ class HookEndpoint:
         finally:
             self._waiting.leave(app)
 
-    def _cut_off(self, context: HookContext) -> Ruling:
+    async def _stand_in(self, context: HookContext, route: Route, failure: Failure) -> Ruling:
+        """The answer in place of the backend's: the spool's for an event that it keeps, else the fallback's."""
+        if route.spool is not None:
+            return await self._spooling.keep(context, route, failure)
+        return fallback_ruling(failure, route.fallback, context.body)
+
+    async def _cut_off(self, context: HookContext) -> Ruling:
         """The ruling for a hook that the gateway's end cuts off."""
-        if context.route is None:
+        route = context.route
+        if route is None:
             return _DEFECT
-        ruling = fallback_ruling(_CUT_OFF, context.route.fallback, context.body)
+        if route.spool is not None:
+            return await self._spooling.keep_at_last(context, route, _CUT_OFF)
+        ruling = fallback_ruling(_CUT_OFF, route.fallback, context.body)
         return self._effects.annotate(context, ruling)
 
     def _publish(self, context: HookContext, ruling: Ruling) -> Decision:
@@ -287,7 +308,7 @@ async def _ask_other_workers(context: HookContext, route: Route, flight: Flight)
 def _first_budget(context: HookContext, route: Route) -> float:
     """Seconds for the first upstream, where others are to have time left."""
     is_alone = all(name == context.upstream for name in route.failover)
-    return route.budget if is_alone or route.first_budget is None else route.first_budget
+    return route.upstream_budget if is_alone or route.first_budget is None else route.first_budget
 
 
 async def _ask_failover(context: HookContext, route: Route, outcome: Outcome) -> Outcome:
@@ -295,7 +316,7 @@ async def _ask_failover(context: HookContext, route: Route, outcome: Outcome) ->
     first, causes, loop = context.upstream, route.failover_on, asyncio.get_running_loop()
     cause = outcome.result.cause if isinstance(outcome.result, Failure) else None
     others = [name for name in route.failover if name != first]
-    deadline = context.started + route.budget
+    deadline = context.started + route.upstream_budget
     for remaining, name in zip(range(len(others), 0, -1), others, strict=True):
         left = deadline - loop.time()
         if left < MIN_LEFT:

@@ -25,7 +25,7 @@ from gateway.policy.rules.globs import compile_glob, fold, is_glob
 from gateway.policy.rules.matcher import Rule, Rules, method_globs
 from gateway.policy.shadow import Shadow, ShadowSettings, find_shadow
 from gateway.policy.split import Split
-from gateway.policy.spooling import NEVER_SPOOLED, SpoolSettings
+from gateway.policy.spooling import NEVER_SPOOLED, RESERVE, SpoolSettings
 from gateway.proxy.tenants import Tenant
 
 Guard = BasicCredentials | Signature
@@ -66,8 +66,10 @@ class Route(msgspec.Struct, frozen=True, gc=False):
     response_check: ResponseCheck | EventCheck
     shadow: Shadow | None
     failover_on: frozenset[Cause]
+    upstream_budget: float
+    """Seconds for its upstreams: the budget, less what it takes to keep an event that they do not take."""
     first_budget: float | None
-    """Seconds for the upstream, so that *failover* has time left; None = the whole budget."""
+    """Seconds for the first of them, so that *failover* has time left; None = *upstream_budget*."""
     spool: SpoolSettings | None
     """Of methods of type event: how one is kept that could not be delivered; None = it is not."""
 
@@ -402,7 +404,8 @@ def _build_route(config: Config, kind: MethodType, settings: Settings, rules: Ru
         response_check=_response_check(settings, kind),
         shadow=find_shadow(settings.shadow, None, kind),
         failover_on=settings.failover_on,
-        first_budget=_first_budget(settings),
+        upstream_budget=_upstream_budget(settings, kind),
+        first_budget=_first_budget(settings, kind),
         spool=_spool(settings, kind),
     )
 
@@ -412,11 +415,17 @@ def _spool(settings: Settings, kind: MethodType) -> SpoolSettings | None:
     return settings.spool if kind is MethodType.EVENT else None
 
 
-def _first_budget(settings: Settings) -> float | None:
+def _upstream_budget(settings: Settings, kind: MethodType) -> float:
+    """Seconds for the upstreams; where events are kept, at least half of the budget."""
+    budget = settings.timeout
+    return budget if _spool(settings, kind) is None else max(budget - RESERVE, budget / 2.0)
+
+
+def _first_budget(settings: Settings, kind: MethodType) -> float | None:
     """Seconds for the first upstream; only a timeout uses up the time, so only then it must leave some."""
     if not settings.failover or Cause.TIMEOUT not in settings.failover_on or not settings.failover_reserve:
         return None
-    return settings.timeout * (1.0 - settings.failover_reserve)
+    return _upstream_budget(settings, kind) * (1.0 - settings.failover_reserve)
 
 
 def _guard(settings: Settings) -> Guard | None:

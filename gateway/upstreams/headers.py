@@ -13,6 +13,7 @@ import re
 import secrets
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -51,6 +52,7 @@ _REPLACED: Final = frozenset(
         b"x-request-id",
         b"traceparent",
         b"x-request-timeout-ms",
+        b"idempotency-key",  # the gateway's own says whether an event came before: a client's could deny that
         b"x-forwarded-for",
         b"x-forwarded-proto",
         b"x-forwarded-host",
@@ -207,6 +209,20 @@ def forward_headers(
 def hook_header_lines(identity: Identity) -> bytes:
     """The header lines for the backend that differ for each hook."""
     return b"x-request-id: %b\r\ntraceparent: %b\r\n" % (identity.request_id, identity.traceparent)
+
+
+def idempotency_line(request_id: bytes) -> bytes:
+    """The header line by which a backend recognises an event that it has processed already."""
+    return b"idempotency-key: %b\r\n" % request_id
+
+
+def redelivery_header_lines(attempt: int, event_time: float) -> bytes:
+    """The header lines that a kept event has besides: the number of the attempt, from 1, and the hook's Unix time.
+
+    The time is written as RFC 3339 has it, in UTC, to the millisecond.
+    """
+    written = datetime.fromtimestamp(event_time, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00")
+    return b"x-gateway-redelivery: %d\r\nx-gateway-event-time: %bZ\r\n" % (attempt, written.encode("ascii"))
 
 
 def _serialize(fields: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -11,7 +11,14 @@ from gateway.model.trace_context import Trace
 from gateway.policy.access import signature_header
 from gateway.policy.event_answers import EventCheck
 from gateway.policy.repair import ResponseCheck
-from gateway.upstreams.headers import CompiledPolicy, Identity, RequestHead, forward_headers, hook_header_lines
+from gateway.upstreams.headers import (
+    CompiledPolicy,
+    Identity,
+    RequestHead,
+    forward_headers,
+    hook_header_lines,
+    idempotency_line,
+)
 
 
 class Outgoing(msgspec.Struct, frozen=True, gc=False):
@@ -74,9 +81,16 @@ class ReceivedHook(Protocol):
 
 
 def build_outgoing(
-    hook: ReceivedHook, policy: CompiledPolicy, sign_with: bytes | None, check: ResponseCheck | EventCheck
+    hook: ReceivedHook,
+    policy: CompiledPolicy,
+    sign_with: bytes | None,
+    check: ResponseCheck | EventCheck,
+    *,
+    idempotent: bool = False,
 ) -> Outgoing:
     """The hook for an upstream with this header policy, signed with the key *sign_with* if there is one.
+
+    *idempotent*: it may be sent again later, so a header field says which hook it is.
 
     Raises LoopError where the hook has been through this gateway before.
     """
@@ -87,6 +101,8 @@ def build_outgoing(
     resigned = sign_with is not None
     head = forward_headers(received, policy, client[0] if client else None, scope["scheme"], resigned=resigned)
     head += hook_header_lines(hook.identity)
+    if idempotent:
+        head += idempotency_line(hook.identity.request_id)
     if sign_with is not None:
         head += b"%b: %b\r\n" % signature_header(body, sign_with)
     return Outgoing(

@@ -17,7 +17,7 @@ export function onDone(callback) {
   after = callback;
 }
 
-/** Ask to confirm an action: `{title, text: [..], button, danger, path, done(answer)}`; with `path` null, only the token is asked for. */
+/** Ask to confirm an action: `{title, text: [..], button, danger, path, send(), done(answer)}`; without `send`, the path is posted; with `path` null, only the token is asked for. */
 export function confirmAction(wanted) {
   current = wanted;
   const disabled = wanted.path !== null && configured === false;
@@ -26,7 +26,7 @@ export function confirmAction(wanted) {
   if (disabled) {
     byId("action-text").append(
       h("p", { class: "warning" }, "This gateway has no admin token. Without one, it accepts no actions from a browser, because any open page could send them. Set ", h("code", {}, "admin.token"), " in the configuration and reload, or run this on the gateway’s host:"),
-      h("pre", {}, `curl -X POST ${location.origin}${wanted.path}`),
+      h("pre", {}, `curl -X POST ${quoted(location.origin + wanted.path)}`),
     );
   }
   const needsToken = !disabled && !token();
@@ -45,6 +45,9 @@ export function confirmAction(wanted) {
   if (needsToken) byId("action-token").focus();
 }
 
+/** An address as a word of a shell. */
+const quoted = (address) => (/[?&]/.test(address) ? `'${address.replaceAll("'", "%27")}'` : address);
+
 async function send() {
   const wanted = current;
   const given = byId("action-token").value.trim();
@@ -56,7 +59,7 @@ async function send() {
   }
   byId("action-do").disabled = true;
   try {
-    const answer = await post(wanted.path);
+    const answer = await (wanted.send ? wanted.send() : post(wanted.path));
     byId("action").close();
     toast(wanted.done(answer));
   } catch (error) {

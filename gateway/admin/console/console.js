@@ -10,16 +10,19 @@ import { paintNow, searchApps } from "./now.js";
 import { onDone, confirmAction, setUpActions } from "./actions.js";
 import { paintStatus, refreshConfig, setUpSettings } from "./settings.js";
 import { closeDecision, openDecision } from "./decision.js";
+import { closeEvent, fetchSpool, openEvent, paintSpool, refreshEvents, setUpSpool, showEvents } from "./spool.js";
 import { listen } from "./stream.js";
 import { paintUpstreams } from "./upstreams.js";
 import { clock } from "./words.js";
 
 const STATUS_EVERY = 3000; // ms
 const INSIGHTS_EVERY = 1500; // ms
+const SPOOL_EVERY = 2000; // ms
+const VIEWS = { now: "Now", decisions: "Decisions", spool: "Spool", gateway: "Gateway" };
 const THEMES = ["auto", "light", "dark"];
 const THEME_KEY = "wcs-gateway.theme";
 
-const state = { sample: null, history: new History(), diagnosis: new Diagnosis(), upstreams: null, status: null, insights: null };
+const state = { sample: null, history: new History(), diagnosis: new Diagnosis(), upstreams: null, status: null, insights: null, spool: null };
 let view = "decisions"; // a link to one decision opens it over their list
 let started = null; // start time of the gateway process that we listened to last
 let heard = null; // time of the last event
@@ -32,13 +35,15 @@ function route() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const [name, id] = path.split("/");
   const isDecision = name === "decisions" && id;
-  if (!isDecision) view = ["now", "decisions", "gateway"].includes(name) ? name : "now";
-  for (const other of ["now", "decisions", "gateway"]) byId(`view-${other}`).hidden = other !== view;
+  const isEvent = name === "spool" && id;
+  if (isEvent) view = "spool";
+  else if (!isDecision) view = name in VIEWS ? name : "now";
+  for (const other of Object.keys(VIEWS)) byId(`view-${other}`).hidden = other !== view;
   for (const link of document.querySelectorAll("nav a")) {
     if (link.dataset.view === view) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  document.title = `${{ now: "Now", decisions: "Decisions", gateway: "Gateway" }[view]} · Gateway console`;
+  document.title = `${VIEWS[view]} · Gateway console`;
   if (isDecision) {
     let wanted = id;
     try {
@@ -46,12 +51,21 @@ function route() {
     } catch {
       // used as it is written
     }
+    closeEvent();
     openDecision(wanted, findDecision(wanted));
+  } else if (isEvent) {
+    closeDecision();
+    openEvent(id);
+    refreshSpool();
   } else {
     closeDecision();
+    closeEvent();
     if (view === "decisions") filterBy(new URLSearchParams(query));
     else if (view === "now" && state.insights) refreshInsights();
     else if (view === "gateway" && state.status) refreshStatus();
+    else if (view === "spool") {
+      refreshSpool(() => showEvents(new URLSearchParams(query)));
+    }
   }
   paint();
 }
@@ -73,6 +87,7 @@ function paint() {
       paintUpstreams(state);
       paintFailures();
     } else if (view === "decisions") paintDecisions();
+    else if (view === "spool") paintSpool();
     else paintStatus(state.status);
   });
 }
@@ -93,7 +108,7 @@ function paintPhase() {
 function onState(now) {
   connection = now;
   if (now.state === "live") {
-    for (const refetch of [refreshStatus, refreshInsights, refreshFailures]) refetch();
+    for (const refetch of [refreshStatus, refreshInsights, refreshFailures, refreshSpool]) refetch();
     if (view === "decisions") refresh();
   }
   if (now.state === "unauthorized") askForToken();
@@ -181,6 +196,17 @@ async function refreshInsights() {
   refreshing = false;
 }
 
+/** Fetch the state of the spool; with `then`, do that afterwards, even if it could not be fetched. */
+async function refreshSpool(then = refreshEvents) {
+  try {
+    state.spool = await fetchSpool();
+    if (view === "spool") then();
+    paint();
+  } catch {
+    // the stream reports the connection
+  }
+}
+
 // --- the theme ---
 
 function currentTheme() {
@@ -219,7 +245,11 @@ setUpSettings(() => {
   stream.retry();
   paint();
 });
-onDone(refreshStatus);
+setUpSpool();
+onDone(() => {
+  refreshStatus();
+  refreshSpool();
+});
 byId("insights-more").addEventListener("click", () => showAllInsights(state));
 byId("apps-search").addEventListener("input", () => searchApps(state));
 byId("upstreams-search").addEventListener("input", () => paintUpstreams(state));
@@ -239,4 +269,7 @@ setInterval(() => {
 setInterval(() => {
   if (connection.state === "live" && !document.hidden && view === "now") refreshInsights();
 }, INSIGHTS_EVERY);
+setInterval(() => {
+  if (connection.state === "live" && !document.hidden && (view === "spool" || view === "now")) refreshSpool();
+}, SPOOL_EVERY);
 route();

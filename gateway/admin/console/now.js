@@ -6,6 +6,7 @@ import { bar, sparkline, stacked } from "./charts.js";
 import { earliest } from "./diagnosis.js";
 import { byId, h, keyed, setText } from "./dom.js";
 import { insightProblems } from "./insights.js";
+import { spoolProblems } from "./spool.js";
 import { SERIES, bySeries, failing, totals } from "./history.js";
 import { clock, grouped, ms, plural, rate, reasonColour, reasonLabel, when, withoutName } from "./words.js";
 
@@ -70,7 +71,7 @@ function problemEntry(group) {
 }
 
 /** All problems, worst first: `{key, level, name, text, link}`. */
-function troubles({ sample, upstreams, status, diagnosis, insights }) {
+function troubles({ sample, upstreams, status, diagnosis, insights, spool }) {
   const found = [];
   if (status?.draining || status?.phase === "draining") {
     found.push({ level: "warn", text: "Draining: load balancers are asked to send hooks elsewhere", link: "#/gateway" });
@@ -88,7 +89,7 @@ function troubles({ sample, upstreams, status, diagnosis, insights }) {
       });
     }
   }
-  found.push(...insightProblems(insights));
+  found.push(...insightProblems(insights), ...spoolProblems(spool));
   if (status?.last_reload && status.last_reload.successful === false) {
     found.push({ level: "warn", text: `The last reload failed (${when(status.last_reload.time)}): the file on disk is not in use`, link: "#/gateway" });
   }
@@ -98,6 +99,8 @@ function troubles({ sample, upstreams, status, diagnosis, insights }) {
 /** A target's state in words. */
 export const STATES = { up: "up", ejected: "ejected", probing: "being probed", ejected_by_operator: "ejected by an operator", partly: "ejected for some apps" };
 
+const inWords = (parts) => [parts.slice(0, -1).join(", "), parts.at(-1)].filter(Boolean).join(" and ");
+
 function paintHealth(state) {
   const box = byId("health");
   if (!state.sample || !state.upstreams || !state.status) return;
@@ -105,10 +108,11 @@ function paintHealth(state) {
   const bad = found.filter((trouble) => trouble.level === "bad").length;
   box.dataset.level = bad ? "bad" : found.length ? "warn" : "good";
   const apps = found.reduce((sum, trouble) => sum + (trouble.apps ?? 0), 0);
-  const targets = found.filter((trouble) => trouble.level === "bad" && !trouble.apps).length;
+  const store = found.some((trouble) => trouble.level === "bad" && trouble.store);
+  const targets = found.filter((trouble) => trouble.level === "bad" && !trouble.apps && !trouble.store).length;
   const perhapsMore = apps === state.sample.apps.length && apps < state.sample.app_count; // the stream sends only so many
-  const parts = [apps && plural(apps, "app") + (perhapsMore ? " or more" : ""), targets && plural(targets, "target")].filter(Boolean);
-  setText(byId("summary"), bad ? `Problems with ${parts.join(" and ")}` : found.length ? "Working, with warnings" : "All is well: every target is up and no hook is failing");
+  const parts = [apps && plural(apps, "app") + (perhapsMore ? " or more" : ""), targets && plural(targets, "target"), store && "the store"].filter(Boolean);
+  setText(byId("summary"), bad ? `Problems with ${inWords(parts)}` : found.length ? "Working, with warnings" : "All is well: every target is up and no hook is failing");
   const shown = found.slice(0, TROUBLES);
   if (found.length > shown.length) shown.push({ level: "warn", text: `and ${grouped(found.length - shown.length)} more`, link: null, key: "more" });
   keyed(

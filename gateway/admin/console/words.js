@@ -76,6 +76,17 @@ export function rate(value) {
 export const grouped = (value) =>
   value === null || value === undefined ? "–" : String(value).replace(/\B(?=(\d{3})+$)/g, "\u202f");
 
+/** Bytes in a unit: 812 B, 3.4 MB. */
+export function bytes(value) {
+  if (value === null || value === undefined) return "–";
+  let size = value;
+  for (const unit of ["B", "kB", "MB", "GB"]) {
+    if (size < 999.5 || unit === "GB") return `${unit === "B" || size >= 99.5 ? size.toFixed(0) : size.toFixed(1)} ${unit}`;
+    size /= 1000;
+  }
+  return "–";
+}
+
 const two = (value) => String(value).padStart(2, "0");
 
 /** Local wall time of an RFC 3339 text: 02:41:07. */

@@ -29,7 +29,7 @@ _OWN_HEADERS: Final = frozenset(
         *("proxy-authenticate", "proxy-authorization", "expect", "content-length"),
         # what the gateway itself sets on every request
         *("host", "via", "x-forwarded-for", "x-forwarded-proto", "x-request-id", "x-request-timeout-ms"),
-        "traceparent",
+        *("traceparent", "idempotency-key"),
     }
 )
 _HOST_AND_PORT: Final = "must be a URL with a valid host and a port from 1 to 65535"

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.real
 TOKEN: Final = "token-of-the-admin"
 ENVIRONMENT: Final = {"TEST_ADMIN_TOKEN": TOKEN}
 NAUGHTY: Final = ROOT.parent / "shared" / "corpora" / "naughty_strings.json"
-VIEWS: Final = ("now", "decisions?q=accessible", "gateway")
+VIEWS: Final = ("now", "decisions?q=accessible", "spool", "gateway")
 MANY: Final = 1000
 
 expect.set_options(timeout=PATIENCE)
@@ -522,6 +522,8 @@ def test_no_view_has_an_accessibility_violation_or_scrolls_sideways(
                 expect(page.locator("#troubles li").first).to_be_visible()
             elif view == "gateway":
                 expect(page.locator("#facts div").first).to_be_visible()
+            elif view == "spool":
+                expect(page.locator("#spool-example")).to_contain_text("store: {url:")
             elif view.startswith("decisions?"):
                 expect(rows(page).first).to_be_visible()
             else:

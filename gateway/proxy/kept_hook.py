@@ -1,0 +1,82 @@
+"""A hook as the spool keeps it, and as it is made again from that to be delivered."""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from typing import Any, Final
+
+from gateway.model.hooks import field_text
+from gateway.model.secret_names import is_secret_name
+from gateway.model.trace_context import Trace
+from gateway.policy.spooling import SpoolSettings, event_value, ordering_key, repeat_digest
+from gateway.proxy.context import HookContext
+from gateway.proxy.routes import Guard
+from gateway.store.records import Field, SpooledEvent
+from gateway.upstreams.headers import Identity, RequestHead, parse_head
+
+BACKLOG: Final = "backlog"
+"""The cause of an event that was not tried, since an earlier one of its call waits."""
+_REMEMBERED: Final = 256
+
+
+@lru_cache(_REMEMBERED)
+def storable_fields(received: RequestHead) -> tuple[Field, ...]:
+    """The header fields of a hook without those that hold secrets."""
+    return tuple(field for field in received.fields if not is_secret_name(field[0].decode("latin-1")))
+
+
+def make_event(context: HookContext, key: bytes, cause: str, error: str, settings: SpoolSettings) -> SpooledEvent:
+    """The event to keep for a hook that its upstream did not take, for this *cause*."""
+    hook, scope, client = context.hook, context.scope, context.scope["client"]
+    return SpooledEvent(
+        key=key,
+        digest=repeat_digest(context.app, context.method_name, context.body),
+        app=context.app,
+        method=context.method_name,
+        upstream=context.failed_over_from or context.upstream or "",
+        request_id=context.request_id,
+        received=time.time() - (time.perf_counter() - context.began),
+        query=scope["query_string"],
+        client=client[0] if client else "",
+        scheme=scope["scheme"],
+        fields=storable_fields(context.received),
+        body=context.body,
+        cause=cause,
+        error=error,
+        call_id=None if hook is None else field_text(hook.call_id),
+        session_id=None if hook is None else field_text(hook.session_id),
+        value=event_value(context.method_name),
+        max_age=settings.max_age,
+        max_size=settings.max_size,
+    )
+
+
+def event_key(context: HookContext) -> bytes:
+    """What orders the event among others."""
+    return ordering_key(context.app, context.body)
+
+
+class KeptHook:
+    """A kept event as a hook that can be sent; satisfies ``upstreams.outgoing.ReceivedHook``.
+
+    Its head lacks the secrets, which are not kept. What the app's configuration has the media server prove itself with
+    is known, so the backend gets it here too (*guard*).
+    """
+
+    __slots__ = ("app", "body", "identity", "method_name", "received", "scope")
+
+    trace: Trace | None = None
+
+    def __init__(self, event: SpooledEvent, guard: Guard | None) -> None:
+        fields = event.fields if guard is None else (*event.fields, guard.header(event.body))
+        self.received = parse_head(fields)
+        self.identity = Identity(event.request_id.encode("ascii"), self.received.identity().traceparent)
+        self.app = event.app
+        self.body = event.body
+        self.method_name = event.method
+        self.scope: dict[str, Any] = {
+            "client": (event.client, 0) if event.client else None,
+            "scheme": event.scheme,
+            "query_string": event.query,
+        }
