@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from gateway.config import App, Config, Defaults, Loaded, Settings, display_value
+from gateway.config import App, Config, Defaults, Loaded, Settings, display_value, format_duration
 from gateway.model.reasons import FAILURE_CLAUSES
+from gateway.model.text import plural
 from gateway.model.verdicts import Cause, Fallback, Verdict
 from gateway.policy.comparison import Compare
 from gateway.policy.event_answers import EventAnswers
+from gateway.policy.history import Bodies, HistorySettings
 from gateway.policy.repair import ResponseCheck
 from gateway.policy.rest_client_config import ClientConfig, Mode
 from gateway.policy.rules.matcher import Rule
 from gateway.policy.shadow import ShadowSettings
 from gateway.policy.split import Share
+from gateway.policy.spooling import SpoolSettings
 
 _MANY: Final = 8
 """The most names or rules that are listed."""
@@ -37,6 +40,14 @@ _OTHERS: Final = {
     Mode.ENFORCE: "the gateway adds the methods under rest_client_config.methods",
     Mode.WARN: "left to their backends; the gateway checks the methods under rest_client_config.methods",
 }
+
+
+_BODIES: Final = {
+    Bodies.OFF: "without bodies",
+    Bodies.FAILURES: "with the bodies of failures, masked",
+    Bodies.ALL: "with bodies, masked",
+}
+_UNITS: Final = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 
 
 # --- one setting ---
@@ -113,6 +124,33 @@ def describe_reserve(settings: Settings) -> str:
 def describe_event_answers(answers: EventAnswers) -> str:
     """Which answers to an event mean that it was delivered."""
     return _EVENTS[answers]
+
+
+def describe_size(size: int) -> str:
+    """Bytes as the configuration writes them."""
+    for unit, factor in _UNITS:
+        if size >= factor and size % factor == 0:
+            return f"{size // factor}{unit}"
+    return f"{size}B"
+
+
+def describe_spool(spool: SpoolSettings | None) -> str:
+    """How events are kept that cannot be delivered."""
+    if spool is None:
+        return "off: an event that cannot be delivered is lost"
+    attempts = plural(spool.attempts, "failed attempt")
+    return (
+        f"an event that cannot be delivered is kept for {format_duration(spool.max_age)}, in at most "
+        f"{describe_size(spool.max_size)} for the app; a dead letter after {attempts} of its own"
+    )
+
+
+def describe_history(history: HistorySettings) -> str:
+    """How long decisions are kept."""
+    return (
+        f"kept for {format_duration(history.keep)}, if allowed as usual for {format_duration(history.keep_allowed)}, "
+        f"in at most {describe_size(history.max_size)}, {_BODIES[history.bodies]}"
+    )
 
 
 def describe_conditions(rule: Rule) -> str:
@@ -196,6 +234,8 @@ def _level_lines(level: App | Defaults, settings: Settings) -> Iterator[tuple[st
         yield "answers", describe_response_check(settings.response_check)
     if "event_answers" in written:
         yield "events", describe_event_answers(settings.event_answers)
+    if "spool" in written:
+        yield "spool", describe_spool(settings.spool)
     if "shadow" in written:
         yield "shadow", "off" if settings.shadow is None else describe_shadow(settings.shadow)
 
@@ -214,6 +254,8 @@ def _method_lines(method: str, written: set[str], settings: Settings) -> Iterato
         yield f"{method}:", f"answers: {describe_response_check(settings.response_check)}"
     if "event_answers" in written:
         yield f"{method}:", f"events: {describe_event_answers(settings.event_answers)}"
+    if "spool" in written:
+        yield f"{method}:", f"spool: {describe_spool(settings.spool)}"
     if "shadow" in written:
         shadow = settings.shadow
         yield f"{method}:", "shadow: " + ("off" if shadow is None else describe_shadow(shadow))

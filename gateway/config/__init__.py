@@ -11,7 +11,7 @@ from gateway.config.sections.tls import ServerTls, UpstreamTls
 from gateway.config.sections.tracing import Tracing
 from gateway.config.sections.types import format_duration, parse_duration, parse_size
 from gateway.config.sections.upstreams import Health, Target, Upstream
-from gateway.config.source.display import display_urls, display_value
+from gateway.config.source.display import display_secret, display_urls, display_value
 from gateway.config.source.problems import ConfigError, Problem, describe_defect, path_text
 from gateway.config.source.problems import Path as KeyPath
 
@@ -43,6 +43,7 @@ __all__ = [
     "Upstream",
     "UpstreamTls",
     "describe_defect",
+    "display_secret",
     "display_urls",
     "display_value",
     "file_digest",

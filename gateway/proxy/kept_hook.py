@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import time
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from gateway.model.hooks import field_text
+import msgspec
+
+from gateway.model.hooks import field_text, parse_hook
 from gateway.model.secret_names import is_secret_name
 from gateway.model.trace_context import Trace
 from gateway.policy.spooling import SpoolSettings, event_value, ordering_key, repeat_digest
 from gateway.proxy.context import HookContext
-from gateway.proxy.routes import Guard
+from gateway.proxy.routes import Guard, Route, Table
+from gateway.proxy.sessions import session_key
 from gateway.store.records import Field, SpooledEvent
-from gateway.upstreams.headers import Identity, RequestHead, parse_head
+from gateway.upstreams import Outgoing, Upstream
+from gateway.upstreams.headers import Identity, RequestHead, parse_head, redelivery_header_lines
+from gateway.upstreams.outgoing import build_outgoing
 
 BACKLOG: Final = "backlog"
 """The cause of an event that was not tried, since an earlier one of its call waits."""
@@ -64,7 +69,7 @@ class KeptHook:
     is known, so the backend gets it here too (*guard*).
     """
 
-    __slots__ = ("app", "body", "identity", "method_name", "received", "scope")
+    __slots__ = ("app", "body", "identity", "method_name", "received", "received_at", "scope")
 
     trace: Trace | None = None
 
@@ -72,6 +77,8 @@ class KeptHook:
         fields = event.fields if guard is None else (*event.fields, guard.header(event.body))
         self.received = parse_head(fields)
         self.identity = Identity(event.request_id.encode("ascii"), self.received.identity().traceparent)
+        self.received_at = event.received
+        """Unix time at which the hook came."""
         self.app = event.app
         self.body = event.body
         self.method_name = event.method
@@ -80,3 +87,40 @@ class KeptHook:
             "scheme": event.scheme,
             "query_string": event.query,
         }
+
+
+class Destination(NamedTuple):
+    """Where a kept event goes by one configuration."""
+
+    route: Route
+    upstreams: tuple[str, ...]
+    """The one that decides, then those of ``failover``."""
+
+
+def find_destination(table: Table, event: SpooledEvent) -> Destination | None:
+    """Where the event goes now; None where its app is not configured any more, or has no backend.
+
+    Rules and shares are asked again, as at the time at which the event came. A rule's verdict is not: a hook that was
+    not answered by a rule then is still owed to its backend.
+    """
+    if event.app not in table:
+        return None
+    route = table.route_for(event.app, event.method)
+    first = route.upstream
+    if not route.is_plain:
+        hook = parse_hook(event.body)
+        rule = None if route.rules is None else route.rules.match_hook(hook, event.method, event.received)
+        if rule is not None and rule.upstream is not None:
+            first = rule.upstream
+        elif route.split is not None:
+            first = route.split.choose(session_key(hook, event.method) or event.request_id)
+    if first is None:
+        return None
+    return Destination(route, (first, *(name for name in route.failover if name != first)))
+
+
+def build_redelivery(hook: KeptHook, upstream: Upstream, route: Route, attempt: int) -> Outgoing:
+    """The event as this upstream gets it, for the attempt of this number, from 1. Raises LoopError."""
+    outgoing = build_outgoing(hook, upstream.policy, route.sign_with, route.response_check, idempotent=True)
+    lines = redelivery_header_lines(attempt, hook.received_at)
+    return msgspec.structs.replace(outgoing, head=outgoing.head + lines)

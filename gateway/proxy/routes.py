@@ -232,6 +232,10 @@ class Table:
         """Every app."""
         return self._apps.values()
 
+    def __contains__(self, app: str) -> bool:
+        """Whether an app, or a glob, of exactly this name is configured."""
+        return app in self._apps
+
     def find(self, app_key: str, method: str) -> tuple[Tenant, Route] | None:
         """The app and route of a hook; None if no app matches."""
         app = self._exact.get(app_key) or self._by_glob(app_key) or self._other

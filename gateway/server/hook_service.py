@@ -21,8 +21,10 @@ from gateway.model.change import Change, Changes, Swap, prepare
 from gateway.model.keep_going import KeepGoing
 from gateway.policy.access import AllowedAddresses
 from gateway.policy.shared import SharedState
+from gateway.policy.spooling import RESERVE
 from gateway.proxy.endpoint import HookEndpoint
 from gateway.proxy.endpoint import Listener as DecisionListener
+from gateway.proxy.redelivery import Redelivery
 from gateway.proxy.runtime import Runtime
 from gateway.proxy.sessions import Sessions
 from gateway.recording import Recorder
@@ -30,6 +32,7 @@ from gateway.server import fd_limits
 from gateway.server.app import hook_app
 from gateway.server.listener import Listener, wait_until_started
 from gateway.server.loop_lag import LoopLagMonitor
+from gateway.store.client import StoreClient
 from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.journal import Journal
 from gateway.telemetry.log import LogWriter, prepare_logging
@@ -62,8 +65,12 @@ class HookService:
         sessions: Sessions | None = None,
         copies: Copies = NO_COPIES,
         shared: SharedState | None = None,
+        store: StoreClient | None = None,
     ) -> None:
-        """*shared*: what several workers have in common; None where this process is the only one."""
+        """*shared*: what several workers have in common; None where this process is the only one.
+
+        *store*: where events are kept; it is started and closed by the caller. None where none is configured.
+        """
         self._writer = writer
         self._access = AccessLog(writer)
         self._prepare_log(config).commit()
@@ -73,7 +80,8 @@ class HookService:
         consumers = (metrics.record, self._access.record, journal.record, *listeners)
         sessions = Sessions() if sessions is None else sessions
         sessions.on_settings_dropped = metrics.unkept_settings.inc
-        endpoint = HookEndpoint(self.runtime, consumers, sessions)
+        endpoint = HookEndpoint(self.runtime, consumers, sessions, store)
+        self._redelivery = None if store is None else Redelivery(self.runtime, store)
         self.runtime.shadows.on_result = journal.record_shadow
         self._tracing = Tracing(metrics, endpoint.trace_with)
         self._recorder = Recorder(
@@ -94,7 +102,7 @@ class HookService:
             on_failed_handshake=self._record_failed_handshake,
             accept_order=None if shared is None else shared.accept_order,
         )
-        self.rpc_handler = RpcHandler(journal, self.runtime, self._listener.drain)
+        self.rpc_handler = RpcHandler(journal, self.runtime, self._drain)
         """Answers the admin port's requests for this process."""
         self._failed_handshakes = {fault: metrics.failed_handshakes.with_labels(fault) for fault in HandshakeFault}
         self._changing = asyncio.Lock()
@@ -175,12 +183,17 @@ class HookService:
     def stop(self, *, at_once: bool = False) -> None:
         """Accept no more; answer what is in flight, unless *at_once*."""
         self.runtime.shadows.drain()
+        if self._redelivery is not None:
+            self._redelivery.pause(True)
         self._listener.stop(at_once=at_once)
 
     async def wait_for_end(self) -> None:
         """Wait for the end of what ``stop()`` began, and clean up."""
         if self._serving is not None:
             await self._serving
+        await self._wait_for_cut_off()
+        if self._redelivery is not None:
+            await self._redelivery.aclose()
         if self._renewing is not None:
             async with self._changing:  # not during a change, which would be left half done
                 self._renewing.cancel()
@@ -190,6 +203,18 @@ class HookService:
         await self._tracing.aclose()
         await asyncio.to_thread(self._recorder.close)
         self._access.flush()
+
+    async def _wait_for_cut_off(self) -> None:
+        """Wait for the answers to hooks that the end of the drain cut off: an event takes a moment to be kept."""
+        if self._front.tasks:
+            await asyncio.wait(self._front.tasks, timeout=2 * RESERVE)
+
+    def _drain(self, on: bool) -> bool:
+        """Have clients go elsewhere and pause redelivery, or undo both. False once the end has begun."""
+        changed = self._listener.drain(on)
+        if changed and self._redelivery is not None:
+            self._redelivery.pause(on)
+        return changed
 
     async def _renew_tls_periodically(self) -> None:
         """Use renewed certificates without a reload: what renews them does not know this process."""

@@ -123,10 +123,20 @@ class Process:
     @contextlib.contextmanager
     def forward_to(self, receiver: Receiver, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         """Inside the block, have the event loop handle the signals, first those that were kept."""
-        self._pass_on = lambda number, meaning: loop.call_soon_threadsafe(receiver.take, number, meaning)
+
+        def take(number: int, meaning: Meaning) -> None:
+            if (
+                self._pass_on is forward
+            ):  # else the block ended before the loop got here, and nothing may follow its end
+                receiver.take(number, meaning)
+
+        def forward(number: int, meaning: Meaning) -> None:
+            loop.call_soon_threadsafe(take, number, meaning)
+
+        self._pass_on = forward
         try:
             while self._kept:
-                self._pass_on(*self._kept.pop(0))
+                forward(*self._kept.pop(0))
             yield
         except BaseException:
             self._status = 1

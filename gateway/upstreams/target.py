@@ -146,6 +146,11 @@ class Target:
             counter = self._outcomes[outcome] = self._metrics.attempts.with_labels(self._upstream, self.name, outcome)
         counter.inc()
 
+    @property
+    def verdicts(self) -> float:
+        """How many hooks it has answered with a verdict, in this process."""
+        return sum(self._outcomes[outcome].get() for outcome in ("ok", "denied") if outcome in self._outcomes)
+
     def record_error(self, detail: str) -> None:
         """Keep a failure's text, for reports on this target."""
         self.last_error = (time.time(), detail)

@@ -144,6 +144,8 @@ class Upstream:
         self._members = members
         self._balancer = balancer(config.balance)
         self._judge = judge or Judge()
+        self._is_checked = config.health is not None
+        self._probed = 0
         self._duration = metrics.upstream_duration.with_labels(name)
         self._retries = metrics.retries
 
@@ -188,6 +190,53 @@ class Upstream:
         name = target.name if target is not None else None
         return Outcome(
             result=result, target=name, attempts=requests, duration=duration, seen=seen, began=began, story=story
+        )
+
+    # --- what redelivery needs ---
+
+    @property
+    def max_connections(self) -> int:
+        """Connections to all targets together."""
+        return sum(member.target.transport.settings.max_connections for member in self._members)
+
+    @property
+    def free_connections(self) -> int:
+        """Hooks that could be sent now without making any wait; 0 where hooks wait already."""
+        if any(member.target.transport.queued for member in self._members):
+            return 0
+        return sum(member.target.transport.free for member in self._members)
+
+    @property
+    def verdicts(self) -> float:
+        """How many hooks its targets have answered with a verdict, in this process."""
+        return sum(member.target.verdicts for member in self._members)
+
+    async def redeliver(self, outgoing: Outgoing, deadline: float) -> Outcome:
+        """Send a kept event: as ``ask``, but where every target is ejected, one is tried all the same. Never raises.
+
+        An answer restores that target for live hooks too. Targets that operators or health checks ejected are not
+        tried.
+        """
+        outcome = await self.ask(outgoing, deadline, _REDELIVERY)
+        if outcome.result is not _ALL_EJECTED or self._is_checked:
+            return outcome
+        targets = [member.target for member in self._members if member.target.operator_ejected_since is None]
+        if not targets:
+            return outcome
+        self._probed += 1
+        target = targets[self._probed % len(targets)]
+        began = time.perf_counter()
+        attempt = await self._attempt(target, _NO_TICKET, outgoing, deadline - self._loop.time(), _REDELIVERY)
+        result = attempt.result
+        if isinstance(result, Ruling) or not (_is_full(result) or _is_unreachable(result)):
+            target.record_recovery(self._loop.time())
+        return Outcome(
+            result=result,
+            target=target.name,
+            attempts=attempt.requests,
+            duration=time.perf_counter() - began,
+            seen=attempt.seen,
+            began=began,
         )
 
     # --- choosing ---
@@ -351,6 +400,10 @@ _TOO_LATE: Final = Failure(
 )
 
 
+_REDELIVERY: Final = Retry()
+"""A kept event is tried again later anyway: at once only where no backend can have seen it."""
+_NO_TICKET: Final = Ticket(-1, None)
+"""Of an attempt that no breaker has admitted, and of which none counts the failure."""
 _MIN_GRACE: Final = 0.1
 """Seconds; more than the time between two answers of a backend with any traffic."""
 _UNREACHABLE_STATUSES: Final = frozenset((502, 503, 504))

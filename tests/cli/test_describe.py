@@ -164,7 +164,7 @@ def test_many_apps_are_named_by_the_first_of_them(config: Path) -> None:
     config.write_text("upstreams: {u: {url: http://h}}\ndefaults: {upstream: u, rate_limit: 5/s}\napps:\n" + apps)
     blocks = checked(config)
     assert list(blocks)[:1] == ["defaults"]
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     assert "warn     app0, app1, app2, app3, app4, app5, app6, app7 and 992 more: " in gateway("check", "-c", config)
 
 
@@ -173,7 +173,48 @@ def test_the_record_is_told(config: Path, tmp_path: Path) -> None:
     assert list(checked(config)) == [f"10% of the sessions' hooks that failed recorded in {tmp_path / 'f'}"]
 
 
+def test_the_spool_of_each_level_is_told(config: Path) -> None:
+    config.write_text(
+        "store: {url: 'sqlite:store.db'}\n"
+        "defaults: {upstream: u, spool: {max_age: 36h, max_size: 1536KiB, attempts: 1}}\n"
+        "upstreams: {u: {url: http://h}}\n"
+        "apps: {a: {methods: {event: {spool: on}}}, b: {spool: off}}\n"
+    )
+    blocks = checked(config)
+    assert blocks["defaults"] == [
+        "spool         an event that cannot be delivered is kept for 36h, in at most 1536KiB for the app; a dead "
+        "letter after 1 failed attempt of its own"
+    ]
+    assert blocks["a"] == [
+        "event:        spool: an event that cannot be delivered is kept for 24h, in at most 1GiB for the app; a dead "
+        "letter after 10 failed attempts of its own"
+    ]
+    assert blocks["b"] == ["spool         off: an event that cannot be delivered is lost"]
+
+
 # --- explain ---
+
+
+def test_explain_shows_what_is_kept_of_an_event_and_of_the_decision(config: Path) -> None:
+    kept = "store: {url: 'sqlite:store.db'}\nhistory: {keep: 90d, bodies: failures}\n"
+    config.write_text(kept + CONFIG.replace("  plain: {upstream: php,", "  plain: {upstream: php, spool: on,"))
+    event = explained(config, "plain", "CallStatusEvent")
+    assert event["spool"].startswith("an event that cannot be delivered is kept for 24h")
+    assert event["spool"].endswith("(apps.plain.spool)")
+    assert event["history"] == (
+        "the decision is kept for 90d, if allowed as usual for 24h, in at most 2GiB, "
+        "with the bodies of failures, masked"
+    )
+    hook = json.dumps({"appKey": "plain"}).encode()
+    told = gateway("explain", "-", "-m", "CallStatusEvent", "-c", config, stdin=hook)
+    assert "\n          100ms of the budget are reserved for keeping it\n" in told
+    assert "set by the default; only for an event that cannot be kept\n" in told
+    assert explained(config, "usual", "CallStatusEvent")["spool"] == (
+        "off: an event that cannot be delivered is lost (the default)"
+    )
+    assert "spool" not in explained(config, "plain", "OnCallEvent")
+    config.write_text(CONFIG)
+    assert explained(config, "usual", "CallStatusEvent").keys().isdisjoint(("spool", "history"))
 
 
 def test_the_rule_that_meets_the_hook_is_named_with_its_conditions_and_place(config: Path) -> None:

@@ -25,7 +25,7 @@ PLAUSIBLE: Final[tuple[Any, ...]] = (
     1, 2, 0.5, True, False,
 )  # fmt: skip
 """Values of which some key that has no example may take one."""
-_NAMES: Final = ("OnCallEvent", "restOnError", "X-Key", "timeout", "callee", "fresh")
+_NAMES: Final = ("OnCallEvent", "ErrorEvent", "restOnError", "X-Key", "timeout", "callee", "fresh")
 """Names of the user's own, for mappings in which the document has none."""
 _MOST_VALUES: Final = 8
 _MOST_DOCUMENTS: Final = 4

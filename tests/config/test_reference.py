@@ -85,7 +85,7 @@ def test_every_example_loads_and_has_every_key_of_its_section(
     example: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variable in re.findall(r"\$\{env:(\w+)\}", example):
-        monkeypatch.setenv(variable, "x")
+        monkeypatch.setenv(variable, "x" * 32)
     for file in re.findall(r"[\w-]+\.pem", example):
         shutil.copy(PEM / ("key.pem" if "key" in file else "certificate.pem"), tmp_path / file)
     example = example.replace("/var/lib/wcs-gateway", str(tmp_path))

@@ -24,11 +24,13 @@ from gateway.cli.describe import (
     describe_conditions,
     describe_failover_on,
     describe_fallback,
+    describe_history,
     describe_reserve,
     describe_response_check,
     describe_result,
     describe_shadow,
     describe_split,
+    describe_spool,
     enforce_setting,
     leaves_to_backend,
     overwrite_settings,
@@ -46,6 +48,7 @@ from gateway.policy.retry import Retry
 from gateway.policy.rules.matcher import Rule, method_globs
 from gateway.policy.sampling import Sample, session_or_call
 from gateway.policy.shadow import Shadow
+from gateway.policy.spooling import RESERVE
 from gateway.proxy.refusals import is_method_name
 from gateway.proxy.routes import Match, Table
 from gateway.proxy.sessions import session_key
@@ -119,6 +122,8 @@ class _Explained:
             yield f"sets      {_describe_client_config(settings)}"
         if self._config.record is not None:
             yield f"record    {self._recorded(self._config.record)}"
+        if self._config.history is not None:
+            yield f"history   the decision is {describe_history(self._config.history)}"
 
     def _rule(self, rule: Rule | None) -> str:
         count = len(self._settings.rules)
@@ -151,7 +156,8 @@ class _Explained:
         for cause in Cause:
             verdict = describe_fallback(route.fallback, cause)
             yield f"{'fallback' if cause is Cause.TIMEOUT else '':9} {cause}: {verdict}"
-        yield f"{'':9} set by {self._from('fallback')}"
+        unkept = "" if settings.spool is None else "; only for an event that cannot be kept"
+        yield f"{'':9} set by {self._from('fallback')}{unkept}"
         if route.fallback.fields:
             yield f"changed   {self._changed(route.fallback)}"
 
@@ -176,6 +182,10 @@ class _Explained:
             yield f"answers   {answers} ({self._from('event_answers')})"
         else:
             yield f"answers   {describe_response_check(settings.response_check)} ({self._from('response_check')})"
+        if self._kind is MethodType.EVENT and self._config.store is not None:
+            yield f"spool     {describe_spool(settings.spool)} ({self._from('spool')})"
+            if settings.spool is not None:
+                yield f"{'':9} {seconds(RESERVE)} of the budget are reserved for keeping it"
         if settings.shadow is not None:
             yield f"shadow    {describe_shadow(settings.shadow)}; {self._shadowed(name)}"
 

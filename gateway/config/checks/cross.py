@@ -14,6 +14,7 @@ from gateway.config.checks.answers import AnswerChecks
 from gateway.config.checks.apps import AppChecks
 from gateway.config.checks.methods import MethodChecks
 from gateway.config.checks.plain import as_list
+from gateway.config.checks.store import StoreChecks
 from gateway.config.sections.addresses import Address, UnixAddress, overlap, parse_address, parse_listen_address
 from gateway.config.sections.recording import path_problem
 from gateway.config.sections.root import Config
@@ -38,6 +39,7 @@ _STATIC: Final = "has no effect: the app is static, so no backend is asked"
 _ASKS: Final = (
     *("timeout", "fallback", "retry", "dedupe", "max_in_flight", "methods"),
     *("failover", "failover_on", "failover_reserve", "rate_limit", "response_check", "event_answers", "shadow"),
+    "spool",
 )
 """An app's settings that only matter where a backend is asked."""
 _PORTS: Final = {"http": 80, "https": 443}
@@ -86,6 +88,7 @@ class CrossChecks:
                 self._app(name, app)
         self._methods.check_type_names(self._section("hook_types"))
         self._methods.check_keep_alive(self._defaults, self._apps)
+        StoreChecks(self._problem, self._warn, data, self._methods, directory).check(self._methods.events)
         self._unknown_app()
 
     def _section(self, name: str) -> dict[str, Any]:

@@ -45,6 +45,11 @@ class MethodChecks:
         self._folded = {fold(name): kind for name, kind in self._kinds.items()}
         self._globs: dict[str, frozenset[MethodType]] = {}
 
+    @property
+    def events(self) -> Iterator[str]:
+        """The known methods of type event."""
+        return (name for name, kind in self._kinds.items() if kind is MethodType.EVENT)
+
     def kinds(self, key: str) -> frozenset[MethodType]:
         """The types of the methods that a key or glob matches: of the known ones, or by the name itself."""
         if is_glob(key):

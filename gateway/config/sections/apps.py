@@ -146,11 +146,11 @@ class CommonMethod(Section):
     )
     spool: Annotated[SpoolSettings | Literal["off"] | None, SPOOL] = Field(
         default=None,
-        description="For methods of type event: on, a mapping or off. An event that its upstream, and those of "
+        description="For methods of type event: on, a mapping, or off. An event that its upstream, and those of "
         "failover, do not take is kept in the store, answered with 200, and delivered later, in order per call; "
-        "fallback is only for one that cannot be kept. Default: off, unless a wider level sets it; a mapping here "
-        "replaces that entirely. Needs store. The upstream gets 100ms less than timeout, and may process an event "
-        "twice whose first attempt timed out: Idempotency-Key tells.",
+        "fallback is only for one that cannot be kept. Default: off, unless a wider level sets it. A mapping here "
+        "replaces that entirely. The upstream gets 100ms less than timeout. An event whose first attempt timed out may "
+        "reach the backend twice, both times with the same Idempotency-Key. StreamKeepAliveEvent is never kept.",
     )
 
 

@@ -12,6 +12,7 @@ from gateway.policy.spooling import ATTEMPTS, SpoolSettings
 
 OFF: Final = "off"
 ON: Final = "on"
+LEAST_SIZE: Final = "64KiB"
 
 
 class Spool(Section):
@@ -23,7 +24,7 @@ class Spool(Section):
         description="How long after its arrival an event is kept; past it, it is dropped and counted. Default 24h. If "
         "a backend is down for longer, its oldest events are lost.",
     )
-    max_size: Annotated[int, size("64KiB", "1024GiB")] = Field(
+    max_size: Annotated[int, size(LEAST_SIZE, "1024GiB")] = Field(
         default="1GiB",
         validate_default=True,
         description="Bytes that the app's kept events may take, all methods together; past it, the oldest of the "

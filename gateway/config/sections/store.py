@@ -21,7 +21,8 @@ from gateway.config.source.display import mask_text
 SQLITE: Final = "sqlite"
 POSTGRESQL: Final = "postgresql"
 _DRIVER: Final = "psycopg"
-_FILE: Final = "sqlite:store.db for a file beside this one, or sqlite:///var/lib/wcs-gateway/store.db"
+EXAMPLE: Final = "sqlite:store.db"
+_FILE: Final = f"{EXAMPLE} for a file beside this one, or sqlite:///var/lib/wcs-gateway/store.db"
 _DATABASE: Final = "postgresql://USER:${env:PGPASSWORD}@HOST/DATABASE"
 _FORM: Final = f"must be {_FILE}, or {_DATABASE}"
 _NO_FILE: Final = f"must name a file: write {_FILE}"
@@ -171,9 +172,7 @@ def _read_url(value: object, info: ValidationInfo) -> StoreSettings:
 _URL: Final = Value(
     _FORM,
     core_schema.with_info_plain_validator_function(_read_url),
-    text_schema(
-        r"sqlite:[^?#]+|postgres(?:ql)?://.+", "sqlite:store.db", "postgresql://gateway:${env:PGPASSWORD}@db/wcs"
-    ),
+    text_schema(r"sqlite:[^?#]+|postgres(?:ql)?://.+", EXAMPLE, "postgresql://gateway:${env:PGPASSWORD}@db/wcs"),
     mask_store_url,
 )
 

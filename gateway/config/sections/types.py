@@ -332,8 +332,8 @@ class ReadAs:
         return [*(word for word, _ in self.words), *(["off"] if self.off else [])]
 
     def _as_json(self, value: Any) -> Any:
-        if value is None:
-            return None
+        if value is None or isinstance(value, str):
+            return value
         # Its own keys only: other fields are not from the file (the key of a recording's pseudonyms).
         return {name: part for name, part in value._asdict().items() if name in self.model.model_fields}
 

@@ -27,12 +27,16 @@ def mask_text(text: str) -> str:
 
 def display_value(value: str, shown: Mapping[str, Any], *path: str) -> str:
     """The value, or what the file has at its path where that holds a reference."""
+    written = display_secret(shown, *path)
+    return written if written == _UNKNOWN or REFERENCE.search(written) else value
+
+
+def display_secret(shown: Mapping[str, Any], *path: str) -> str:
+    """What the file has at a path, its secrets masked."""
     node: Any = shown
     for segment in path:
         node = node.get(segment) if isinstance(node, Mapping) else None
-    if not isinstance(node, str):
-        return _UNKNOWN
-    return node if REFERENCE.search(node) else value
+    return node if isinstance(node, str) else _UNKNOWN
 
 
 def display_urls(shown: Mapping[str, Any], upstream: str, count: int) -> Sequence[str]:

@@ -111,6 +111,16 @@ class Pool:
         """Requests waiting for a connection."""
         return self._queue.waiting
 
+    @property
+    def free(self) -> int:
+        """Requests that could begin now: without waiting, and without making one of another worker wait."""
+        if self._queue.waiting:
+            return 0
+        free = self.limits.max_connections - self._busy
+        if self._quota is not None and free > 0:
+            free = 0 if self._quota.is_wanted() else free - self._quota.others()
+        return max(free, 0)
+
     def set_limits(self, limits: PoolLimits) -> None:
         """Change the limits: idle connections beyond them are closed now, busy ones when they are done."""
         self.limits = limits

@@ -99,6 +99,11 @@ class Transport(httpx.AsyncBaseTransport):
         """Requests waiting for a connection, in all pools."""
         return sum(pool.queued for pool in self._pools.values())
 
+    @property
+    def free(self) -> int:
+        """Requests that could begin now without making any wait, in all pools."""
+        return sum(pool.free for pool in self._pools.values()) if self._pools else self.settings.max_connections
+
     def prepare(self, settings: TransportSettings) -> None:
         """Have what ``configure`` will need for these, which then cannot fail. Raises OSError."""
         if settings.tls is None and self._default_tls is None and any(pool.is_secure for pool in self._pools.values()):
