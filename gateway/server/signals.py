@@ -66,6 +66,9 @@ WORKER_MEANINGS: Final[Mapping[int, Meaning]] = {
 }
 """Of a worker: its parent directs it over their channel."""
 
+STORE_MEANINGS: Final[Mapping[int, Meaning]] = dict.fromkeys(MEANINGS, Meaning.IGNORE)
+"""Of the store's process, which ends last: a signal to the whole group must not end it while workers still drain."""
+
 
 class Receiver:
     """What the event loop does for each meaning."""

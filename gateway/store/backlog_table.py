@@ -84,16 +84,10 @@ class BacklogWriter(BacklogTable):
         self._memory = mmap.mmap(fd, 0)
         self._words = memoryview(self._memory).cast("I")
         self._changing = threading.Lock()
-        self._reading = 0
 
     def __repr__(self) -> str:
         used = sum(1 for count in self._words[_HEADER:] if count)
         return f"<BacklogWriter {used} slots of {self._slots}>"
-
-    @property
-    def reading(self) -> int:
-        """The number of the last reading of the database, which ``replace`` has put in."""
-        return self._reading
 
     def add(self, keys: Iterable[bytes]) -> None:
         """One more event for each of these keys. To be called in their transaction, before its commit."""
@@ -101,16 +95,12 @@ class BacklogWriter(BacklogTable):
             for key in keys:
                 self._change(self._words, _HEADER + self.slot(key), 1)
 
-    def remove(self, keys: Iterable[bytes], reading: int) -> None:
-        """One event less for each of these keys. To be called after the commit of their deletion.
-
-        Nothing is done where the database was read since *reading*, the number at the time of their transaction: that
-        reading did not find them any more.
-        """
+    def remove(self, keys: Iterable[bytes]) -> None:
+        """One event less for each of these keys. To be called after the commit of their deletion, and before the next
+        reading of the database."""
         with self._changing:
-            if reading == self._reading:
-                for key in keys:
-                    self._change(self._words, _HEADER + self.slot(key), -1)
+            for key in keys:
+                self._change(self._words, _HEADER + self.slot(key), -1)
 
     def change(self, slots: Mapping[int, int]) -> None:
         """Events more (or less) by slot, as other gateways that share the database report."""
@@ -134,7 +124,6 @@ class BacklogWriter(BacklogTable):
                 at = slice(4 * _HEADER + start, 4 * _HEADER + end)
                 if self._memory[at] != fresh[start:end]:
                     self._memory[at] = fresh[start:end]
-            self._reading += 1
             self._words[_STATE] = _KNOWN
 
     def give_up(self) -> None:

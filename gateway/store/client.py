@@ -133,6 +133,14 @@ class StoreClient:
         """Whether events are taken, as far as it is known here: connected, and the database can be written."""
         return self._is_up
 
+    async def __aenter__(self) -> StoreClient:
+        """Start it; ended with the block."""
+        self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
     def start(self) -> None:
         """Begin to connect; returns at once."""
         self._connecting = asyncio.create_task(self._stay_connected())

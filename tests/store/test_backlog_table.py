@@ -54,16 +54,14 @@ class Table(RuleBasedStateMachine):
         self.writer.add(keys)
         self.counts.update(map(self.reader.slot, keys))
 
-    @rule(keys=st.lists(KEYS), is_read_between=st.booleans())
-    def remove(self, keys: list[bytes], is_read_between: bool) -> None:
-        reading, gone = self.writer.reading, []
+    @rule(keys=st.lists(KEYS))
+    def remove(self, keys: list[bytes]) -> None:
+        gone = []
         for key in keys:
             if self.counts[self.reader.slot(key)]:
                 self.counts[self.reader.slot(key)] -= 1
                 gone.append(key)
-        if is_read_between:
-            self.the_database_is_read()
-        self.writer.remove(gone, reading)
+        self.writer.remove(gone)
 
     @rule(key=KEYS, change=st.integers(-3, 3))
     def another_gateway_reports(self, key: bytes, change: int) -> None:
