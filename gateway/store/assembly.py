@@ -92,6 +92,7 @@ class Store:
         body_fields = MASKED if config.record is None else config.record.mask
         self._history.configure(config.history, config.log.mask, body_fields)
         if self._opening is None and config.store is not None:
+            self._service.engine = config.store.engine
             self._opening = asyncio.create_task(self._open(config.store.url.get_secret_value()))
 
     async def _open(self, url: str) -> None:

@@ -43,7 +43,7 @@ from gateway.store.messages import (
     encode,
 )
 from gateway.store.records import Delivery, SpooledEvent, UpstreamBacklog
-from gateway.store.requests import StoreRequest, StoreUnavailable, decode_request
+from gateway.store.requests import StoreReport, StoreRequest, StoreState, StoreUnavailable, decode_request
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,13 @@ class SpoolSide(Protocol):
     @property
     def up(self) -> bool:
         """Whether events are taken."""
+
+    @property
+    def error(self) -> str | None:
+        """Why none are."""
+
+    async def size(self) -> int:
+        """Bytes of the database. Raises StoreUnavailable."""
 
     def keep(self, event: SpooledEvent, done: Callable[[str | None], None]) -> None:
         """Commit an event; *done* gets None, or why it is not committed."""
@@ -90,6 +97,16 @@ class SpoolSide(Protocol):
 
 class HistorySide(Protocol):
     """What is done about decisions. Everything is called in the event loop."""
+
+    @property
+    def error(self) -> str | None:
+        """Why none are kept although a history is configured."""
+
+    async def size(self) -> int:
+        """Bytes of the database. Raises StoreUnavailable."""
+
+    async def oldest(self) -> float | None:
+        """Unix time of the oldest decision. Raises StoreUnavailable."""
 
     def keep(self, decisions: Sequence[bytes]) -> None:
         """Keep these, or count them as dropped."""
@@ -147,6 +164,8 @@ class StoreService:
         self._changed = asyncio.Event()
         """Set when what waits may have changed."""
         self._backlogs: Sequence[UpstreamBacklog] = ()
+        self.engine = ""
+        """``sqlite`` or ``postgresql``."""
         self._all_gone = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -344,12 +363,7 @@ class StoreService:
     async def _answer(self, peer: _Peer, message: Ask) -> None:
         data, error = b"", None
         try:
-            request = decode_request(message.request)
-            try:
-                answer = await self._spool.answer(request)
-            except NotImplementedError:
-                answer = await self._history.answer(request)
-            data = encode_answer(answer)
+            data = encode_answer(await self._find_answer(decode_request(message.request)))
         except StoreUnavailable as exc:
             error = str(exc)
         except Exception as exc:
@@ -357,6 +371,28 @@ class StoreService:
             error = f"a defect of the gateway ({type(exc).__name__}); the log says more"
         peer.send(Reply(message.number, data, error))
         self._changed.set()
+
+    async def _find_answer(self, request: StoreRequest) -> object:
+        if isinstance(request, StoreReport):
+            return await self._report()
+        try:
+            return await self._spool.answer(request)
+        except NotImplementedError:
+            return await self._history.answer(request)
+
+    async def _report(self) -> StoreState:
+        spool, history = self._spool, self._history
+        oldest = None
+        with contextlib.suppress(StoreUnavailable):
+            oldest = await history.oldest()
+        return StoreState(
+            engine=self.engine,
+            up=spool.up and history.error is None,
+            error=spool.error or history.error,
+            history_size=await _size(history),
+            history_oldest=oldest,
+            spool_size=await _size(spool),
+        )
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
@@ -367,6 +403,13 @@ class StoreService:
         self._tasks.discard(task)
         if not task.cancelled() and (exc := task.exception()) is not None:
             logger.error("a message to the store failed", exc_info=exc)
+
+
+async def _size(side: SpoolSide | HistorySide) -> int:
+    try:
+        return await side.size()
+    except StoreUnavailable:
+        return 0
 
 
 def _confirm(peer: _Peer, number: int, error: str | None) -> None:
