@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.bench import fill, store
 from tests.bench.contenders import Kind
 from tests.bench.hooks import APP_MARK, CALL_MARK, STRIDE, call_body, raw_request
 from tests.bench.load import Answers, LoadError, parse_wrk, percentile
@@ -146,3 +147,19 @@ def test_every_target_of_the_benchmark_is_reported() -> None:
     data = json.loads((root / "tests/bench/results/latest.json").read_text("utf-8"))
     text = (root / "docs/performance.md").read_text("utf-8")
     assert all(target["title"] in text for target in data["targets"])
+
+
+# --- the store's ---
+
+
+def test_events_that_fill_a_store_are_of_as_many_calls_and_as_long_as_is_asked_for() -> None:
+    made = list(fill.events(3, "off-00000", "off", 3600))
+    assert len({event.key for event in made}) == len({event.digest for event in made}) == 3
+    assert {len(event.body) for event in made} == {3600}
+    assert [json.loads(event.body)["callId"] for event in made] == [event.call_id for event in made]
+    assert json.loads(made[0].body)["appKey"] == "off-00000"
+    assert sorted(event.received for event in made) == [event.received for event in made]
+
+
+def test_a_figure_of_the_store_is_a_table() -> None:
+    assert store.table([("what", "kept"), ("1/s", 7)]) == "| what | kept |\n| --- | --: |\n| 1/s | 7 |"

@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from tests.rehearsal import outage
 from tests.rehearsal.__main__ import rehearse, table
 from tests.rehearsal.day import CLIENT_CONFIG, Hook, day
 from tests.rehearsal.sending import Sent
@@ -79,3 +80,46 @@ def test_a_verdict_that_the_rules_do_not_have_is_told_apart_from_a_wrong_body() 
 def test_a_refusal_has_no_body() -> None:
     sent = answered(connect(), 403)._replace(body=b"no")
     assert fault(sent, Expected(refused=lambda _: True)) == "a refusal with a body"
+
+
+# --- an outage ---
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_every_call_is_billed_though_php_is_down_for_a_third_of_the_time() -> None:
+    outcome = outage.play(calls=40, seconds=15.0)
+    assert outage.faults(outcome.events, outcome.billed) == [], outage.table(outcome)
+    assert len(outcome.events) == 40 * len(outage.STATUSES)
+    assert outcome.parts[1].sources["spool"] > 0
+    assert outcome.emptied_after is not None
+
+
+def sent_events(count: int) -> list[outage.Event]:
+    return [outage.Event("one", number, 200) for number in range(count)]
+
+
+def bill(number: int, *, repeat: bool = False) -> outage.Billed:
+    return outage.Billed(0.0, "CallStatusEvent", "one", f"{number} RING", "key", None, None, repeat)
+
+
+def test_a_bill_with_every_event_in_order_is_right() -> None:
+    assert outage.faults(sent_events(3), [bill(0), bill(1), bill(1, repeat=True), bill(2)]) == []
+
+
+@pytest.mark.parametrize(
+    ("billed", "fault"),
+    [
+        ((0, 2), "event 1 of one is missing"),
+        ((0, 2, 1), "event 1 of one was billed after event 2"),
+        ((0, 1, 1, 2), "event 1 of one was billed 2 times"),
+        ((0, 1, 2, 3), "event 3 of one was never sent"),
+    ],
+)
+def test_a_wrong_bill_is_seen(billed: tuple[int, ...], fault: str) -> None:
+    assert outage.faults(sent_events(3), [bill(number) for number in billed]) == [fault]
+
+
+def test_an_event_that_was_not_answered_is_seen() -> None:
+    events = [outage.Event("one", 0, 403)]
+    assert outage.faults(events, [bill(0)]) == ["event 0 of one got 403"]

@@ -13,6 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from gateway.admin.decision_filter import parse_filter
+from gateway.admin.decision_search import DecisionSearch, detail_json
 from gateway.admin.endpoints import AdminState
 from gateway.admin.events import APP_COUNT_ERROR, DEFAULT_APPS, parse_app_count
 from gateway.admin.overview import Overview
@@ -30,6 +31,7 @@ class Api:
     def __init__(self, state: AdminState, overview: Overview) -> None:
         self._state = state
         self._overview = overview
+        self._decisions = DecisionSearch(state.rpc, state.store, lambda: state.reloader.loaded.config)
 
     def routes(self) -> list[BaseRoute]:
         """Paths and their handlers."""
@@ -50,16 +52,16 @@ class Api:
             asked = parse_filter(request.query_params.multi_items(), time.time())
         except ValueError as exc:
             return PlainTextResponse(f"{exc}\n", 400)
-        return _json(await self._overview.decisions(asked))
+        return _json(await self._decisions.page(asked))
 
     async def decision(self, request: Request) -> Response:
         """One decision, by its request id."""
-        found = await self._overview.decision(request.path_params["request_id"])
-        if found is None:
-            return PlainTextResponse(
-                "request not in the journal (it keeps only the most recent); search the log\n", 404
-            )
-        return _json(found)
+        view, detail, history = await self._decisions.one(request.path_params["request_id"])
+        if view is None:
+            where = "the journal (it keeps only the most recent)" + (" or the history" if history.configured else "")
+            missing = "" if history.error is None else f"; the history was not searched: {history.error}"
+            return PlainTextResponse(f"request not in {where}{missing}; search the log\n", 404)
+        return _json(detail_json(view, detail))
 
     async def insights(self, request: Request) -> Response:
         """Ineffective rejections, repaired answers, candidates, splits, rules and limits, per app."""

@@ -8,19 +8,21 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 
+from gateway.admin.decision_search import read_cursor
 from gateway.model.text import shorten
 from gateway.model.units import SECONDS
 from gateway.model.verdicts import Reason, Source, Verdict
 from gateway.policy.comparison import Finding
+from gateway.store.numbers import normalize_number
 from gateway.telemetry.decision_view import MAX_LIMIT, DecisionFilter
 from gateway.telemetry.shadow_results import DIFFERS
 
 _TEXTS: Final = (
     "app", "method", "verdict", "source", "reason", "call_id", "session_id", "request_id", "upstream", "target", "q",
-    "rule", "shadow",
+    "rule", "shadow", "caller", "callee",
 )  # fmt: skip
 _FLAGS: Final = ("failures", "ineffective", "repaired")
-_NAMES: Final = (*_TEXTS, *_FLAGS, "since", "until", "limit")
+_NAMES: Final = (*_TEXTS, *_FLAGS, "since", "until", "limit", "cursor")
 _WORDS: Final = {"verdict": Verdict, "source": Source, "reason": Reason, "shadow": (DIFFERS, *Finding)}
 _MAX_TEXT: Final = 512
 _is_duration = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)").fullmatch
@@ -47,6 +49,9 @@ def parse_filter(parameters: Iterable[tuple[str, str]], now: float) -> DecisionF
     for name, words in _WORDS.items():
         if name in texts and texts[name] not in set(words):
             raise ValueError(f"{name} must be one of {', '.join(words)}, not {_quoted(texts[name])}")
+    for name in ("caller", "callee"):
+        if name in texts and not normalize_number(texts[name]):
+            raise ValueError(f"{name} must be a whole number such as +4930123456, not {_quoted(texts[name])}")
     since, until = (_time(name, values[name], now) if name in values else None for name in ("since", "until"))
     flags = {name: _flag(name, values.get(name, "0")) for name in _FLAGS}
     return DecisionFilter(
@@ -55,6 +60,7 @@ def parse_filter(parameters: Iterable[tuple[str, str]], now: float) -> DecisionF
         # Times are shown in milliseconds: a time copied from a decision must include that decision.
         until=None if until is None else until + _MILLISECOND,
         **flags,  # type: ignore[arg-type]
+        before=read_cursor(values["cursor"]) if "cursor" in values else None,
         limit=_limit(values.get("limit", "100")),
     )
 

@@ -1,17 +1,15 @@
-"""All processes seen as one: decisions, upstreams, targets; and the actions of operators."""
+"""All processes seen as one: upstreams and targets; and the actions of operators."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from gateway.admin.insights import Insights
-from gateway.admin.rpc import FindDecisions, ReportTargets, SetEjected, WorkerRpc
+from gateway.admin.rpc import ReportTargets, SetEjected, WorkerRpc
 from gateway.config import Config, Loaded, Settings, display_urls, display_value
 from gateway.config.sections.upstreams import target_names
 from gateway.model.text import shorten, timestamp
-from gateway.telemetry.decision_view import DecisionFilter, DecisionView
 from gateway.upstreams.latency import quantile
 from gateway.upstreams.status import TargetReport, merge_reports
 
@@ -39,30 +37,12 @@ class EjectionResult(NamedTuple):
 
 
 class Overview:
-    """The journals and targets of all processes as one."""
+    """The targets of all processes as one."""
 
     def __init__(self, rpc: WorkerRpc, loaded: Callable[[], Loaded]) -> None:
         self._rpc = rpc
         self._loaded = loaded
         self._apps_of: tuple[Config | None, Mapping[str, list[str]]] = (None, {})
-
-    async def decisions(self, wanted: DecisionFilter) -> dict[str, Any]:
-        """The matching decisions, newest first, and how many decisions were searched."""
-        replies = await self._rpc.ask(FindDecisions(wanted))
-        found = list(replies.by_pid.values())
-        decisions = sorted((each for part in found for each in part.decisions), key=attrgetter("time"), reverse=True)
-        return {
-            "decisions": decisions[: wanted.limit],
-            "matched": sum(part.matched for part in found),
-            "held": sum(part.held for part in found),
-            "oldest": min((part.oldest for part in found if part.oldest is not None), default=None),
-            "incomplete": list(replies.incomplete),
-        }
-
-    async def decision(self, request_id: str) -> DecisionView | None:
-        """The decision with this request id: the newest, if clients used the id twice; None if it is in no journal."""
-        found = (await self.decisions(DecisionFilter(request_id=request_id, limit=1)))["decisions"]
-        return found[0] if found else None
 
     async def upstreams(self) -> dict[str, Any]:
         """Every upstream of the current configuration, with the state of its targets."""

@@ -23,7 +23,10 @@ from gateway.telemetry.log import LogWriter
 DEMO_CONFIG: Final = """\
 server: {listen: 127.0.0.1:8080, admin: 127.0.0.1:9180}
 log: {format: console}
+store: {url: "sqlite:store.db"}
+history: {}
 defaults:
+  spool: on
   methods:
     StreamKeepAliveEvent:
       fallback: {timeout: allow, unreachable: allow, overload: allow, bad_answer: allow, error_status: allow}

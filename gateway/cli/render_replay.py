@@ -23,8 +23,13 @@ _MOST: Final = 8
 """The most names in a row, and the most differences of one hook."""
 
 
-def print_report(report: Report) -> None:
-    """Print the report: counts, examples, latencies, hints, the result."""
+def is_delivered(report: Report) -> bool:
+    """Whether the backend answered all of the hooks that no backend had decided."""
+    return report.finished and report.played > 0 and not report.failures
+
+
+def print_report(report: Report, *, delivers: bool = False) -> None:
+    """Print the report: counts, examples, latencies, hints, the result. *delivers*: the hooks had failed before."""
     console = render.console()
     console.print(
         Text(f"played {report.played} of {report.hooks} hooks to {plain(report.to)} in {report.seconds:.1f} s")
@@ -48,7 +53,7 @@ def print_report(report: Report) -> None:
     console.print()
     for hint in _hints(report):
         console.print(Text(hint))
-    console.print(_conclusion(report))
+    console.print(_conclusion(report, delivers=delivers))
 
 
 def _counts(report: Report) -> Table:
@@ -138,7 +143,11 @@ def _latencies(report: Report) -> Table:
     return table
 
 
-def _conclusion(report: Report) -> Text:
+def _conclusion(report: Report, *, delivers: bool) -> Text:
+    if delivers and is_delivered(report):
+        return Text("Result: the backend has taken every hook.", style="bold green")
+    if delivers and report.finished:
+        return Text("Result: the backend has not taken every hook.", style="bold red")
     if report.agreed:
         return Text("Result: the backend decides as recorded.", style="bold green")
     if not report.finished:

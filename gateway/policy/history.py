@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from pydantic import SecretStr
 
 from gateway.model.decision import Decision, is_failure
-from gateway.model.verdicts import Source, Verdict
+from gateway.model.verdicts import Reason, Source, Verdict
 
 KEEP: Final = 30 * 24 * 3600.0
 KEEP_ALLOWED: Final = 24 * 3600.0
@@ -17,7 +17,8 @@ MAX_BODIES: Final = 256 * 1024
 """Bytes of a hook and its answer beyond which their bodies are not kept: masking them would take too long."""
 
 
-_USUAL: Final = frozenset((Source.BACKEND, Source.DUPLICATE, Source.STATIC))
+ORDINARY_SOURCES: Final = frozenset((Source.BACKEND, Source.DUPLICATE, Source.STATIC))
+"""Of decisions that can be ordinary."""
 
 
 class Bodies(StrEnum):
@@ -46,7 +47,12 @@ class HistorySettings(NamedTuple):
 def is_ordinary(decision: Decision) -> bool:
     """Whether the hook was allowed as it was meant, at the first attempt, as nearly all of them are."""
     ruling = decision.ruling
-    if ruling.verdict is not Verdict.ALLOW or ruling.source not in _USUAL or decision.attempts > 1:
+    if (
+        ruling.verdict is not Verdict.ALLOW
+        or ruling.source not in ORDINARY_SOURCES
+        or ruling.reason is not Reason.OK
+        or decision.attempts > 1
+    ):
         return False
     if (annotations := ruling.annotations) is None:
         return not ruling.error

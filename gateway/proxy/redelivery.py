@@ -194,7 +194,9 @@ class Redelivery:
     def _fetch(self, lane: _Lane) -> None:
         """Ask the store for events of this lane, where some are due and there is need for them."""
         now, backlog = self._loop.time(), lane.backlog
-        if lane.asking or backlog.paused or not self._up or now < lane.ask_at or not backlog.events:
+        if not self._delivers or not self._up or lane.asking or backlog.paused:
+            return
+        if now < lane.ask_at or not backlog.events:
             return
         if not lane.has_more and (backlog.due is None or backlog.due > time.time()):
             return

@@ -96,3 +96,44 @@ spool_pause: Final = sa.Table(
 )
 
 # --- the history: see history.py ---
+
+history_block: Final = sa.Table(
+    "history_block",
+    HISTORY,
+    sa.Column("id", _ID, primary_key=True, autoincrement=False),  # none of its decisions has a higher one
+    sa.Column("first", sa.BigInteger(), nullable=False),  # the lowest one of its decisions
+    sa.Column("ordinary", sa.SmallInteger(), nullable=False),
+    sa.Column("decisions", sa.Integer(), nullable=False),
+    sa.Column("bodies", sa.Integer(), nullable=False),  # how many of its decisions have bodies
+    sa.Column("size", sa.BigInteger(), nullable=False),  # bytes, with its terms and bodies
+    sa.Column("bucket", sa.BigInteger()),  # where its terms are; null: here
+    sa.Column("ordinal", sa.Integer(), nullable=False),  # in its bucket
+    sa.Column("terms", sa.LargeBinary()),
+    sa.Column("data", sa.LargeBinary(), nullable=False),  # last: most queries do not read it
+)
+sa.Index("history_block_age", history_block.c.ordinary, history_block.c.id)
+sa.Index("history_block_bucket", history_block.c.bucket, history_block.c.ordinal)
+
+history_shard: Final = sa.Table(
+    "history_shard",
+    HISTORY,
+    sa.Column("id", _ID, primary_key=True, autoincrement=False),  # shard and bucket
+    sa.Column("data", sa.LargeBinary(), nullable=False),
+)
+
+history_body: Final = sa.Table(
+    "history_body",
+    HISTORY,
+    sa.Column("id", _ID, primary_key=True, autoincrement=False),  # its decision's
+    sa.Column("data", sa.LargeBinary(), nullable=False),
+)
+
+history_shadow: Final = sa.Table(
+    "history_shadow",
+    HISTORY,
+    sa.Column("ordinary", sa.SmallInteger(), primary_key=True, autoincrement=False),  # its decision's
+    sa.Column("time", sa.BigInteger(), primary_key=True, autoincrement=False),  # its decision's, in microseconds
+    sa.Column("request_id", sa.String(), primary_key=True),
+    sa.Column("result", sa.LargeBinary(), nullable=False),
+    sqlite_with_rowid=False,
+)

@@ -13,10 +13,10 @@ import msgspec
 from gateway.model import effects
 from gateway.model.decision import AttemptRecord, Decision, is_failure
 from gateway.model.hooks import Hook, MethodType, field_text, method_type
-from gateway.model.phone_numbers import normalized_number
 from gateway.model.text import mask_number, shorten, timestamp
 from gateway.model.verdicts import Annotations, Source, Verdict
 from gateway.policy.shadow import ShadowResult
+from gateway.store.numbers import normalize_number
 from gateway.telemetry.shadow_results import outcome_matches
 
 MAX_LIMIT: Final = 1000
@@ -263,7 +263,7 @@ def _hook_matches(hook: Hook | None, wanted: DecisionFilter) -> bool:
 
 def _is_number(raw: msgspec.Raw, wanted: str) -> bool:
     text = field_text(raw, MAX_NUMBER)
-    return text is not None and normalized_number(text) == normalized_number(wanted)
+    return text is not None and normalize_number(text) == normalize_number(wanted)
 
 
 def _annotations_match(annotations: Annotations, wanted: DecisionFilter) -> bool:

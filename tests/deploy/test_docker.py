@@ -33,6 +33,8 @@ COMPOSE: Final = DOCKER / "compose.yaml"
 MOST_ADDED: Final = 100 * 1024 * 1024
 """Bytes that the gateway may add to its base image."""
 TOKEN: Final = "token-of-the-container"
+STATE: Final = "/var/lib/wcs-gateway"
+"""The directory of the store, in the image and in the configuration of the compose file."""
 
 
 # --- the Dockerfile ---
@@ -297,8 +299,10 @@ def test_the_gateway_of_the_compose_file_has_a_configuration_that_fits(compose: 
     text = (DOCKER / "config" / "gateway.yaml").read_text()
     mounted = "/run/secrets/admin-token"
     assert mounted in text
+    assert f"store:{STATE}" in service["volumes"]
+    assert f"sqlite://{STATE}/store.db" in text
     assert service["environment"]["GATEWAY_ADMIN_TOKEN_FILE"] == mounted
-    loaded = loads(text.replace(mounted, str(token)), "gateway.yaml")
+    loaded = loads(text.replace(mounted, str(token)).replace(STATE, str(tmp_path)), "gateway.yaml")
     assert loaded.warnings == ()
     config = loaded.config
     assert config.admin.token is not None
@@ -355,6 +359,7 @@ def test_the_gateway_of_the_compose_file_has_its_hooks_decided_by_php(tmp_path: 
             "0.0.0.0:8080": "127.0.0.1:0",
             "0.0.0.0:9180": "127.0.0.1:0",
             "/run/secrets/admin-token": str(token),
+            STATE: str(tmp_path),
             "http://php:8081/rest/my_api": backend.url,
         }.items():
             assert there in text

@@ -18,7 +18,10 @@ from tests.support.gateways import LISTEN, ROOT, running_gateway, wait_until
 
 KUBERNETES: Final = ROOT / "deploy" / "kubernetes"
 DOCKER: Final = ROOT / "deploy" / "docker"
-RENDERED: Final = ["base", "example"]
+RENDERED: Final = ["base", "example", "one-replica"]
+SCALED: Final = ["base", "example"]
+"""Those of several pods."""
+STATE: Final = "/var/lib/wcs-gateway"
 VERSIONS: Final = ["1.30.0", "1.37.0"]
 """Of Kubernetes: the oldest that README.md names, and the newest whose schemas are at hand."""
 TOKEN: Final = "token-of-the-cluster"
@@ -59,10 +62,11 @@ def container(of: str = "base") -> dict[str, Any]:
 
 
 def configuration(of: str, monkeypatch: pytest.MonkeyPatch) -> Loaded:
-    """The configuration in the ConfigMap, with what the container's environment gives."""
+    """The configuration in the ConfigMap, with what the container's environment gives; its claim is this directory."""
     for variable in container(of)["env"]:
         monkeypatch.setenv(variable["name"], TOKEN)
-    return loads(the("ConfigMap", of=of)["data"]["gateway.yaml"], "gateway.yaml")
+    text = the("ConfigMap", of=of)["data"]["gateway.yaml"]
+    return loads(text.replace(f"sqlite://{STATE}/", "sqlite:"), "gateway.yaml")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -130,7 +134,7 @@ def test_what_runs_before_the_stop_signal_drains_the_gateway_with_the_pod_s_toke
     assert script.endswith("; sleep 10")
     config = LISTEN + "admin: {token: '${env:GATEWAY_ADMIN_TOKEN}'}\n"
     token = {"GATEWAY_ADMIN_TOKEN": TOKEN}
-    assert {variable["name"] for variable in container()["env"]} == token.keys()
+    assert {variable["name"] for variable in container()["env"]} >= token.keys()
     with running_gateway(config, tmp_path, environment=token) as gateway:
         assert gateway.get("/-/ready").status_code == 200
         path = f"{DOCKER}{os.pathsep}{os.environ['PATH']}"
@@ -193,8 +197,48 @@ def test_every_selector_meets_the_pods(name: str) -> None:
         *(each["labelSelector"]["matchLabels"] for each in pod(name)["topologySpreadConstraints"]),
     ]
     assert all(selector and selector.items() <= labels for selector in selectors)
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_the_autoscaler_scales_the_deployment(name: str) -> None:
     target = the("HorizontalPodAutoscaler", of=name)["spec"]["scaleTargetRef"]
     assert (target["kind"], target["name"]) == ("Deployment", the("Deployment", of=name)["metadata"]["name"])
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_pods_that_come_and_go_share_a_database(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = configuration(name, monkeypatch).config
+    assert config.store is not None
+    assert config.store.engine == "postgresql"
+    assert config.history is not None
+    assert config.history.key is not None  # from the Secret: the same in all of them
+    assert config.settings("defaultApp", "CallStatusEvent").spool is not None
+    secrets = {variable["name"]: variable["valueFrom"]["secretKeyRef"] for variable in container(name)["env"]}
+    assert (secrets["PGPASSWORD"]["key"], secrets["HISTORY_KEY"]["key"]) == ("password", "history-key")
+    ports = [port["port"] for rule in the("NetworkPolicy", of=name)["spec"]["egress"] for port in rule["ports"]]
+    assert 5432 in ports
+
+
+def test_one_pod_has_its_files_on_a_claim_that_no_second_pod_can_mount(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "one-replica"
+    deployment, claim = the("Deployment", of=name), the("PersistentVolumeClaim", "wcs-gateway-store", of=name)
+    assert (deployment["spec"]["replicas"], deployment["spec"]["strategy"]) == (1, {"type": "Recreate"})
+    assert claim["spec"]["accessModes"] == ["ReadWriteOncePod"]
+    assert "HorizontalPodAutoscaler" not in {each["kind"] for each in objects(name)}
+    (volume,) = (each for each in pod(name)["volumes"] if each["name"] == "store")
+    assert volume["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}
+    assert {"name": "store", "mountPath": STATE} in container(name)["volumeMounts"]
+    assert pod(name)["securityContext"]["fsGroup"] == pod(name)["securityContext"]["runAsGroup"]
+    assert container(name)["securityContext"]["readOnlyRootFilesystem"] is True
+    assert f"sqlite://{STATE}/store.db" in the("ConfigMap", of=name)["data"]["gateway.yaml"]
+    config = configuration(name, monkeypatch).config
+    assert config.store is not None
+    assert config.settings("defaultApp", "CallStatusEvent").spool is not None
+    assert config.history is not None
+    most = config.history.max_size + sum(
+        spool.max_size for app in config.apps if (spool := config.settings(app, "CallStatusEvent").spool) is not None
+    )
+    assert int(claim["spec"]["resources"]["requests"]["storage"].removesuffix("Gi")) * 2**30 >= 2 * most
 
 
 def test_a_rollout_or_a_drained_node_never_takes_the_last_pod() -> None:
@@ -228,7 +272,7 @@ def test_the_network_policy_lets_through_what_is_needed_and_no_more() -> None:
     assert ports == {port["name"] for port in container()["ports"]}
     assert all(rule["from"] and rule["ports"] for rule in spec["ingress"])
     assert all(rule["to"] and rule["ports"] for rule in spec["egress"])
-    assert {port["port"] for rule in spec["egress"] for port in rule["ports"]} == {53, 80}
+    assert {port["port"] for rule in spec["egress"] for port in rule["ports"]} == {53, 80, 5432}
 
 
 def test_the_monitor_finds_the_admin_service_and_its_token_and_names_the_job_as_the_alerts_do() -> None:

@@ -162,13 +162,18 @@ def php_server(*, workers: int = 4, script: Path = _PHP_BACKEND) -> Iterator[Bac
 
 @contextmanager
 def apache_php(
-    *, workers: int = 8, keep_alive: bool = True, keep_alive_timeout: float = 5.0, script: Path = _PHP_BACKEND
+    *,
+    workers: int = 8,
+    keep_alive: bool = True,
+    keep_alive_timeout: float = 5.0,
+    script: Path = _PHP_BACKEND,
+    port: int | None = None,
 ) -> Iterator[Backend]:
     """The PHP backend, or another *script*, under Apache with mod_php, as an ordinary user.
 
     Apache answers on at most *workers* connections at once, and an idle one counts until
     *keep_alive_timeout* seconds have passed; a client that connects beyond them waits. With *keep_alive* off
-    every answer says ``Connection: close``.
+    every answer says ``Connection: close``. With *port* it comes back where it was before.
     """
     apache = require("apache2", "apache2-bin")
     php_module = next(_APACHE_MODULES.glob("libphp*.so"), None)
@@ -195,7 +200,7 @@ def apache_php(
             "KEEP_ALIVE": "On" if keep_alive else "Off",
             "KEEP_ALIVE_TIMEOUT": f"{round(keep_alive_timeout * 1000)}ms",
         }
-        with _server(lambda _port: command, environment, directory) as backend:
+        with _server(lambda _port: command, environment, directory, port) as backend:
             yield backend
 
 
@@ -397,9 +402,12 @@ def _server_directory() -> Iterator[Path]:
 
 @contextmanager
 def _server(
-    command: Callable[[int], Sequence[str]], environment: Mapping[str, str], directory: Path
+    command: Callable[[int], Sequence[str]],
+    environment: Mapping[str, str],
+    directory: Path,
+    wanted_port: int | None = None,
 ) -> Iterator[Backend]:
-    process, port = _start(command, environment, directory)
+    process, port = _start(command, environment, directory, wanted_port)
     try:
         yield Backend(port, process.pid, directory)
     finally:
@@ -407,12 +415,15 @@ def _server(
 
 
 def _start(
-    command: Callable[[int], Sequence[str]], environment: Mapping[str, str], directory: Path
+    command: Callable[[int], Sequence[str]],
+    environment: Mapping[str, str],
+    directory: Path,
+    wanted_port: int | None = None,
 ) -> tuple[subprocess.Popen[bytes], int]:
     """Start a server and wait until it accepts; on another port if it ended, for the first may be taken."""
     error_log = directory / "error.log"
     for _ in range(_START_ATTEMPTS):
-        port = free_port()
+        port = wanted_port or free_port()
         with error_log.open("ab") as errors:
             process = subprocess.Popen(
                 command(port),

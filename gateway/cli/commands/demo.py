@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -25,4 +26,8 @@ def demo(
     ] = None,
 ) -> None:
     """Start a gateway with a demo backend. Shows some hooks and their verdicts, then serves, on loopback only."""
-    serve(loads(DEMO_CONFIG, "demo.yaml") if config is None else load_or_fail(config), run_demo)
+    if config is not None:
+        serve(load_or_fail(config), run_demo)
+        return
+    with tempfile.TemporaryDirectory(prefix="wcs-gateway-demo-") as directory:  # of its store
+        serve(loads(DEMO_CONFIG, f"{directory}/demo.yaml"), run_demo)

@@ -18,7 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gateway.cli.commands.send import check_url, printable_url
 from gateway.cli.common import BAD_USAGE, FAILED, fail
-from gateway.cli.render_replay import print_report, top_counts
+from gateway.cli.render_replay import is_delivered, print_report, top_counts
+from gateway.model.hooks import MethodType
 from gateway.model.text import printable
 from gateway.policy.comparison import Compare
 from gateway.recording.replay import (
@@ -65,8 +66,14 @@ def replay(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="APP/METHOD", help="Only these hooks; globs such as 'tenant-*/OnCallEvent'; can be repeated."
+            metavar="APP/METHOD|failed",
+            help="Only these hooks: globs such as 'tenant-*/OnCallEvent', or failed (no backend decided them); can be "
+            "repeated.",
         ),
+    ] = None,
+    methods: Annotated[
+        list[MethodType] | None,
+        typer.Option("--methods", help="Only methods of this type, which may have side effects; can be repeated."),
     ] = None,
     all_methods: Annotated[
         bool,
@@ -84,7 +91,10 @@ def replay(
 ) -> None:
     """Play recorded hooks against a backend. Compares its answers with the recorded ones.
 
-    Exit status: 0 if all answers agree, 1 if any differ or fail, 2 for wrong usage or unusable files.
+    --only failed --methods event delivers the events that a backend missed while it was down.
+
+    Exit status: 0 if all answers agree (with --only failed: if all are answered), 1 if any differ or fail, 2 for wrong
+    usage or unusable files.
     """
     check_url(to)
     if not 0 < timeout <= _MAX_TIMEOUT:
@@ -96,7 +106,8 @@ def replay(
         ignore=frozenset(ignore or ()), timeout=timeout,
     )  # fmt: skip
     try:
-        recording = Recording(_expand(files), HookFilter(only or (), all_methods=all_methods), limit)
+        hook_filter = HookFilter(only or (), types=methods or (), all_methods=all_methods)
+        recording = Recording(_expand(files), hook_filter, limit)
     except UnreadableError as exc:
         fail(printable(str(exc)), BAD_USAGE)
     except KeyboardInterrupt:
@@ -111,10 +122,10 @@ def replay(
         report, interrupted = _play(recording, options)
     finally:
         recording.close()
-    _write_report(report, json)
+    _write_report(report, json, delivers=hook_filter.only_failed)
     if interrupted is not None:
         raise typer.Exit(interrupted)
-    if not report.agreed:
+    if not (is_delivered(report) if hook_filter.only_failed else report.agreed):
         raise typer.Exit(FAILED)
 
 
@@ -141,7 +152,7 @@ def _nothing_to_play(recording: Recording) -> str:
     if methods:
         return f"nothing to play: {', '.join(methods)} may have side effects; use --only or --all-methods"
     if recording.not_wanted:
-        return f"nothing to play: --only matches none of {recording.not_wanted} hooks"
+        return f"nothing to play: --only and --methods match none of {recording.not_wanted} hooks"
     return "nothing to play: no hooks in these files"
 
 
@@ -192,7 +203,7 @@ def _progress(stack: ExitStack, hooks: int, tally: Tally) -> Callable[[], None]:
 # --- the report ---
 
 
-def _write_report(report: Report, json: str | None) -> None:
+def _write_report(report: Report, json: str | None, *, delivers: bool) -> None:
     if json is not None:
         data = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
         if json == "-":
@@ -206,6 +217,6 @@ def _write_report(report: Report, json: str | None) -> None:
                 file.write(data)
         except (OSError, ValueError) as exc:
             print(f"gateway: {printable(json)}: {getattr(exc, 'strerror', None) or exc}", file=sys.stderr)
-            print_report(report)
+            print_report(report, delivers=delivers)
             raise typer.Exit(BAD_USAGE) from exc
-    print_report(report)
+    print_report(report, delivers=delivers)

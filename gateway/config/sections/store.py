@@ -21,6 +21,8 @@ from gateway.config.source.display import mask_text
 SQLITE: Final = "sqlite"
 POSTGRESQL: Final = "postgresql"
 _DRIVER: Final = "psycopg"
+_PARTS: Final = ("spool", "history")
+"""Of ``store.db``, the files are ``store.spool.db`` and ``store.history.db``."""
 EXAMPLE: Final = "sqlite:store.db"
 _FILE: Final = f"{EXAMPLE} for a file beside this one, or sqlite:///var/lib/wcs-gateway/store.db"
 _DATABASE: Final = "postgresql://USER:${env:PGPASSWORD}@HOST/DATABASE"
@@ -31,8 +33,6 @@ _PARAMETERS: Final = (
     *("connect_timeout", "application_name", "host"),
 )
 _SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-_EXTENSIONS: Final = ("", ".history.db", ".spool.db", ".spool.db-journal")
-"""What is appended to the path without its extension, the longest one last."""
 _split_url = re.compile(
     r"(?s)postgres(?:ql)?://(?:(?P<user>.*)@)?(?P<hosts>[^@/?#]*)/(?P<name>[^@/?#]+)(?:\?(?P<more>[^@#]*))?"
 ).fullmatch
@@ -50,7 +50,7 @@ class StoreSettings(NamedTuple):
     path: str
     """Of SQLite, absolute: of ``/d/store.db``, the databases are ``/d/store.spool.db`` and ``/d/store.history.db``."""
     url: SecretStr
-    """For SQLAlchemy, with the password."""
+    """For ``gateway.store.engine.parse_url``, with the password: SQLite's with the absolute path."""
 
 
 def parse_store_url(text: str, directory: str) -> StoreSettings:
@@ -67,8 +67,8 @@ def parse_store_url(text: str, directory: str) -> StoreSettings:
         raise ValueError(_FORM)
     if scheme.lower() == SQLITE:
         path = _sqlite_path(rest, directory)
-        return StoreSettings(SQLITE, path, SecretStr(f"sqlite:///{quote(path)}"))
-    return StoreSettings(POSTGRESQL, "", SecretStr(_sqlalchemy_url(f"{scheme.lower()}:{rest}")))
+        return StoreSettings(SQLITE, path, SecretStr(f"{SQLITE}:{path}"))
+    return StoreSettings(POSTGRESQL, "", SecretStr(_database_url(f"{scheme.lower()}:{rest}")))
 
 
 def _sqlite_path(rest: str, directory: str) -> str:
@@ -90,7 +90,7 @@ def _sqlite_path(rest: str, directory: str) -> str:
         raise ValueError(_NO_FILE) from exc
 
 
-def _sqlalchemy_url(text: str) -> str:
+def _database_url(text: str) -> str:
     parts = _split_url(text)
     if parts is None:
         raise ValueError(f"must name a host and a database: write {_DATABASE}")
@@ -98,7 +98,7 @@ def _sqlalchemy_url(text: str) -> str:
     if colon and not user:
         raise ValueError(f"has a password without a user: write {_DATABASE}")
     login = f"{quote(unquote(user), safe='')}:{quote(unquote(password), safe='')}" if colon else quote(unquote(user))
-    return f"{POSTGRESQL}+{_DRIVER}://{login}{'@' if user else ''}{_hosts_and_rest(parts['hosts'], parts)}"
+    return f"{POSTGRESQL}://{login}{'@' if user else ''}{_hosts_and_rest(parts['hosts'], parts)}"
 
 
 def _hosts_and_rest(hosts: str, parts: re.Match[str]) -> str:
@@ -199,13 +199,13 @@ def is_driver_installed() -> bool:
 
 def path_problem(path: str) -> tuple[str | None, str | None]:
     """What is wrong with the path of SQLite files, and what only keeps them from being used here and now."""
-    above, (stem, _) = os.path.dirname(path), os.path.splitext(path)
-    files = [stem + extension for extension in _EXTENSIONS]
-    files[0] = path
+    above, (stem, suffix) = os.path.dirname(path), os.path.splitext(path)
+    parts = [f"{stem}.{part}{suffix or '.db'}" for part in _PARTS]
     try:
         if not stat.S_ISDIR(os.stat(above).st_mode):
             return "is in something that is not a directory", None
-        statuses = [_status_of(file) for file in files]
+        statuses = [_status_of(file) for file in (path, *parts)]
+        _status_of(f"{parts[-1]}-journal")  # the longest name that SQLite uses: the system says whether it takes it
     except FileNotFoundError:
         return None, "its directory does not exist: until it does, nothing is kept"
     except (OSError, ValueError) as exc:
@@ -215,7 +215,7 @@ def path_problem(path: str) -> tuple[str | None, str | None]:
         if status is not None and not stat.S_ISREG(status.st_mode):
             kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             return f"is {kind}: write the path of a file", None
-    there = [file for file, status in zip(files[1:3], statuses[1:3], strict=True) if status is not None]
+    there = [file for file, status in zip(parts, statuses[1:], strict=True) if status is not None]
     if not os.access(above, os.W_OK | os.X_OK) or not all(os.access(file, os.W_OK) for file in there):
         return None, "cannot be written by this user: the gateway's own must be able to, or nothing is kept"
     return None, None

@@ -11,6 +11,7 @@ from typing import BinaryIO, Final, NamedTuple
 
 from gateway.model.hooks import BadHookError, HookReader, MethodType, method_type
 from gateway.model.text import printable
+from gateway.model.verdicts import Source
 from gateway.policy.rules.globs import compile_glob
 from gateway.policy.sampling import session_or_call
 from gateway.recording import Record, RecordError
@@ -21,6 +22,8 @@ MAX_LINE: Final = 16 * 2**20
 _HOPELESS: Final = 16 * MAX_LINE
 """Bytes of a line after which nobody looks for its end."""
 MAX_FILES: Final = 1024
+FAILED: Final = "failed"
+"""In place of an app: hooks that the fallback decided, because no backend did."""
 MAX_HOOKS: Final = 5_000_000
 """Hooks in one replay; each takes some seventy bytes of memory."""
 _COMPRESSED: Final = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz", b"BZh": "bzip2"}
@@ -36,20 +39,31 @@ class UnreadableError(Exception):
 class HookFilter:
     """Which hooks are to be played.
 
-    *only* are ``APP`` or ``APP/METHOD``, globs both. Without *all_methods*, methods that a pattern does not name are
-    played only if they are incoming ones: a connect, a direct invocation or an event may have side effects.
+    *only* are ``APP`` or ``APP/METHOD``, globs both, or ``FAILED``: hooks that no backend took. Without *all_methods*,
+    methods that neither a pattern nor *types* name are played only if they are incoming ones: a connect, a direct
+    invocation or an event may have side effects.
     """
 
-    def __init__(self, only: Sequence[str] = (), *, all_methods: bool = False) -> None:
-        self._all_methods = all_methods
+    def __init__(
+        self, only: Sequence[str] = (), *, types: Sequence[MethodType] = (), all_methods: bool = False
+    ) -> None:
+        self.only_failed = FAILED in only
+        self._types = frozenset(types)
+        self._all_methods = all_methods or bool(types)
         self._patterns: list[tuple[re.Pattern[str], re.Pattern[str] | None]] = []
         for pattern in only:
+            if pattern == FAILED:
+                continue
             app, _, method = pattern.rpartition("/") if "/" in pattern else (pattern, "", "")
             names_method = bool(method.strip("*"))
             self._patterns.append((compile_glob(app), compile_glob(method) if names_method else None))
 
-    def matches(self, app: str, method: str) -> bool | None:
+    def matches(self, app: str, method: str, source: str = Source.BACKEND) -> bool | None:
         """Whether a hook is wanted; None if it is but for its method, which may have side effects."""
+        if self.only_failed and source != Source.FALLBACK:
+            return False
+        if self._types and method_type(method) not in self._types:
+            return False
         without_effects = self._all_methods or method_type(method) is MethodType.INCOMING
         if not self._patterns:
             return without_effects or None
@@ -193,7 +207,7 @@ class Recording:
         except BadHookError as exc:
             self._skip(where, f"its hook is none: {exc}")
             return
-        matches = hook_filter.matches(record.app, record.method)
+        matches = hook_filter.matches(record.app, record.method, record.source)
         if matches is None:
             self.left_out[record.method[:64]] += 1
         elif not matches:

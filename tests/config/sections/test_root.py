@@ -26,6 +26,7 @@ from gateway.model.hooks import MethodType
 from gateway.model.verdicts import Cause, Fallback, Verdict
 from gateway.policy.breaker import BreakerSettings
 from gateway.policy.retry import Retry, RetryOn
+from gateway.policy.spooling import SpoolSettings
 from tests.config.texts import EXAMPLE, PEM, UPSTREAMS
 
 REJECT = Fallback()
@@ -110,7 +111,8 @@ def test_the_example_is_valid_and_without_warnings() -> None:
     assert config.settings("defaultApp", "connect") == Settings(
         "legacy-php", None, 2.0, Fallback(frozenset({Cause.TIMEOUT, Cause.UNREACHABLE})), dedupe=10.0
     )
-    assert config.settings("tenant-*", None) == Settings("legacy-php", None, 3.0, REJECT, max_in_flight=50)
+    every = Settings("legacy-php", None, 3.0, REJECT, max_in_flight=50, spool=SpoolSettings())
+    assert config.settings("tenant-*", None) == every
     assert [target.url for upstream in config.upstreams.values() for target in upstream.targets] == [
         "http://127.0.0.1:8081/rest/my_api"
     ]

@@ -10,15 +10,20 @@ from urllib.parse import quote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy.engine import make_url
 
 from gateway.config import ConfigError, loads
 from gateway.config.sections.store import StoreSettings, mask_store_url, parse_store_url, path_problem
+from gateway.store.engine import StoreUrl, parse_url
 
 HERE = "/etc/wcs-gateway"
 FILE = "sqlite:store.db for a file beside this one, or sqlite:///var/lib/wcs-gateway/store.db"
 DATABASE = "postgresql://USER:${env:PGPASSWORD}@HOST/DATABASE"
 FORM = f"must be {FILE}, or {DATABASE}"
+
+
+def opened(settings: StoreSettings) -> StoreUrl:
+    """What the store makes of it."""
+    return parse_url(settings.url.get_secret_value())
 
 
 @pytest.mark.parametrize(
@@ -37,7 +42,7 @@ FORM = f"must be {FILE}, or {DATABASE}"
 def test_a_file_is_beside_the_configuration_or_absolute(url: str, path: str) -> None:
     settings = parse_store_url(url, HERE)
     assert settings[:2] == ("sqlite", path)
-    assert make_url(settings.url.get_secret_value()).database == path
+    assert str(opened(settings).path) == path
 
 
 @pytest.mark.parametrize(
@@ -117,7 +122,7 @@ def test_a_wrong_form_is_answered_with_what_to_write(url: str, message: str) -> 
 def test_a_database_is_what_postgresql_is_asked_for(url: str, told: dict[str, object]) -> None:
     settings = parse_store_url(url, HERE)
     assert settings[:2] == ("postgresql", "")
-    made = make_url(settings.url.get_secret_value())
+    made = opened(settings).url
     assert made.drivername == "postgresql+psycopg"
     arguments = made.get_dialect()().create_connect_args(made)[1]
     assert arguments == {"user": "gw", "password": "pw", "dbname": "wcs", **told}
@@ -128,7 +133,7 @@ def test_any_password_reaches_the_database_and_nothing_else_does(password: str, 
     """Raw, as a reference brings it in, where a % is written %25; or encoded, as in any URL."""
     written = quote(password, safe="") if is_encoded else password.replace("%", "%25")
     settings = parse_store_url(f"postgresql://gw:{written}@db/wcs", HERE)
-    made = make_url(settings.url.get_secret_value())
+    made = opened(settings).url
     assert (made.password, made.host, made.database) == (password, "db", "wcs")
 
 

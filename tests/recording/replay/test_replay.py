@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from gateway.cli.main import app
+from gateway.model.hooks import MethodType
 from gateway.recording.replay import HookFilter, Options, Player, Recording, Tally, UnreadableError
 from gateway.recording.replay import reader as reading_module
 from gateway.recording.replay.reader import _COMPRESSED
@@ -546,6 +547,46 @@ def test_only_says_which_and_naming_a_method_is_asking_for_it(
     only: list[str], app: str, method: str, expected: bool | None
 ) -> None:
     assert HookFilter(only).matches(app, method) is expected
+
+
+@pytest.mark.parametrize(
+    ("only", "types", "method", "source", "expected"),
+    [
+        (["failed"], [], "OnCallEvent", "fallback", True),
+        (["failed"], [], "OnCallEvent", "backend", False),
+        (["failed"], [], "CallStatusEvent", "fallback", None),
+        (["failed"], ["event"], "CallStatusEvent", "fallback", True),
+        (["failed"], ["event"], "CallStatusEvent", "spool", False),
+        (["failed"], ["event"], "OnCallEvent", "fallback", False),
+        (["failed", "b"], ["event"], "CallStatusEvent", "fallback", False),
+        (["failed", "a"], ["event"], "CallStatusEvent", "fallback", True),
+        ([], ["event", "connect"], "connect", "backend", True),
+        (["failed/*"], ["event"], "CallStatusEvent", "backend", False),
+    ],
+)
+def test_what_failed_and_methods_of_a_type_are_asked_for_by_these_words(
+    only: list[str], types: list[str], method: str, source: str, expected: bool | None
+) -> None:
+    assert HookFilter(only, types=[MethodType(name) for name in types]).matches("a", method, source) is expected
+
+
+def test_events_that_a_backend_missed_are_delivered(path: Path, same: Backend) -> None:
+    missed = record(method="CallStatusEvent", source="fallback", reason="unreachable")
+    write(path, record(), record(method="CallStatusEvent"), record(source="fallback", reason="timeout"), missed)
+    run = Run(path, "--to", same.url, "--only", "failed", "--methods", "event")
+    assert run.status == 0
+    assert "the backend has taken every hook" in run.out
+    assert [(seen.path.rpartition("/")[2], seen.headers["X-Request-Id"]) for seen in same.seen] == [
+        ("CallStatusEvent", missed["request_id"])
+    ]
+
+
+def test_an_event_that_a_backend_misses_again_ends_with_exit_status_1(path: Path) -> None:
+    write(path, record(method="CallStatusEvent", source="fallback", reason="unreachable"))
+    with Backend(lambda method, hook: (500, b"")) as backend:
+        run = Run(path, "--to", backend.url, "--only", "failed", "--methods", "event")
+    assert run.status == 1
+    assert "has not taken every hook" in run.out
 
 
 def test_a_method_from_a_file_cannot_lead_to_another_path(path: Path, same: Backend) -> None:

@@ -1,0 +1,501 @@
+"""Kept events are delivered once their upstream is there again: in order, once, and never before live hooks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.config import Config, loads
+from gateway.policy import redelivery as policy
+from gateway.proxy import redelivery
+from gateway.proxy.kept_hook import build_redelivery
+from gateway.proxy.redelivery import Redelivery
+from gateway.proxy.runtime import Runtime
+from gateway.telemetry.metrics import Metrics
+from gateway.upstreams.outgoing import Outgoing
+from tests.support.kept_events import KeptEvents, Shelf, event
+
+PATIENCE = 20.0
+OK = 200
+HANG = 0
+BUDGET = 0.3
+
+Headers = dict[str, str]
+
+
+class Backend:
+    """A backend of events in the test's own loop, which can be absent."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[dict[str, Any], Headers]] = []
+        """Every event, when it came."""
+        self.recorded: list[int] = []
+        """The numbers of those that were answered with 200, in order."""
+        self.under_way = self.most_under_way = 0
+        self.seconds = 0.0
+        self.status: Callable[[dict[str, Any]], int] = lambda body: OK
+        self.port = 0
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None] | None] = set()
+
+    async def begin(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def end(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.gather(*filter(None, self._tasks), return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        self._tasks.add(asyncio.current_task())
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                lines = [line.partition(": ") for line in head.split("\r\n")[1:] if line]
+                headers = {name.lower(): value for name, _, value in lines}
+                assert len(headers) == len(lines), f"a header stands twice: {head}"
+                body = json.loads(await reader.readexactly(int(headers["content-length"])))
+                await self._answer(body, headers, reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self._writers.discard(writer)
+            self._tasks.discard(asyncio.current_task())
+            writer.transport.abort()
+
+    async def _answer(
+        self, body: dict[str, Any], headers: Headers, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.got.append((body, headers))
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            if self.seconds:
+                await asyncio.sleep(self.seconds)
+            status = self.status(body)
+            if status == HANG:
+                await reader.read()  # until the gateway gives up
+                return
+        finally:
+            self.under_way -= 1
+        if status == OK:
+            self.recorded.append(body["number"])
+        writer.write(b"HTTP/1.1 %d X\r\ncontent-length: 2\r\n\r\n{}" % status)
+        await writer.drain()
+
+
+def configuration(backend: Backend, directory: Path, **changes: Any) -> Config:
+    upstream = {
+        "url": f"http://127.0.0.1:{backend.port}/rest",
+        "connect_timeout": "200ms",
+        "max_connections": 32,
+        "breaker": {"open_for": "30s"},
+        **changes.pop("upstream", {}),
+    }
+    app = {"upstream": "php", "timeout": f"{int(BUDGET * 1000)}ms", "spool": {"attempts": 3}, **changes.pop("app", {})}
+    document = {"store": {"url": f"sqlite:{directory}/store.db"}, "upstreams": {"php": upstream}, "apps": {"a": app}}
+    return loads(json.dumps({**document, **changes})).config
+
+
+class Stage:
+    """Redelivery of a real runtime to a real backend, from a store in memory."""
+
+    def __init__(self, config: Config, store: KeptEvents) -> None:
+        self.metrics = Metrics("test")
+        self.runtime = Runtime(config, self.metrics)
+        self.store = store
+        self.shelf = store.shelf
+        self.redelivery = Redelivery(self.runtime, store)
+
+    async def reload(self, config: Config) -> None:
+        change = await self.runtime.prepare(config)
+        change.commit()
+        await change.settle()
+
+    def send_live(self, number: int) -> asyncio.Task[Any]:
+        """A live hook, as the endpoint sends it."""
+        upstream = self.runtime.snapshot.upstreams["php"]
+        body = json.dumps({"number": number}).encode()
+        outgoing = Outgoing(path="/CallStatusEvent", host=None, head=b"", body=body, tenant="a")
+        deadline = asyncio.get_running_loop().time() + BUDGET
+        return asyncio.create_task(upstream.ask(outgoing, deadline, upstream.retry))
+
+
+async def until(check: Callable[[], Any]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not check():
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event that has failed by itself is tried again at once."""
+    monkeypatch.setattr(redelivery, "retry_delay", lambda failures: 0.01 * failures)
+
+
+@pytest.fixture
+async def backend() -> AsyncIterator[Backend]:
+    running = Backend()
+    await running.begin()
+    yield running
+    await running.end()
+
+
+Begin = Callable[..., Stage]
+
+
+@pytest.fixture
+async def begin(backend: Backend, tmp_path: Path) -> AsyncIterator[Begin]:
+    stages: list[Stage] = []
+
+    def build(store: KeptEvents | None = None, **changes: Any) -> Stage:
+        stages.append(Stage(configuration(backend, tmp_path, **changes), store or KeptEvents()))
+        return stages[-1]
+
+    yield build
+    for stage in stages:
+        await stage.redelivery.aclose()
+        assert not stage.redelivery.tasks
+        await stage.runtime.aclose()
+
+
+def test_its_first_wait_and_its_longest_keep_the_promise_of_a_second() -> None:
+    assert policy.FIRST_WAIT < policy.MAX_WAIT <= 1.0 - 3 * redelivery.TICK
+
+
+async def test_what_waits_is_delivered_in_order_within_its_call_and_once(begin: Begin, backend: Backend) -> None:
+    stage = begin()
+    kept = [event(number, key=b"call %d" % (number % 7)) for number in range(70)]
+    stage.store.add(*kept)
+    stage.store.begin()
+    await until(lambda: not stage.shelf.rows)
+    assert sorted(backend.recorded) == list(range(70))
+    for call in range(7):
+        assert [number for number in backend.recorded if number % 7 == call] == list(range(call, 70, 7))
+    assert stage.shelf.outcomes() == {"delivered": 70}
+    assert stage.metrics.spool_redelivered.get() == 70
+
+
+async def test_the_backend_gets_the_hook_and_is_told_that_it_is_late(begin: Begin, backend: Backend) -> None:
+    stage = begin()
+    stage.store.add(event(5, query=b"x=1", received=1_700_000_000.25))
+    stage.store.begin()
+    await until(lambda: not stage.shelf.rows)
+    ((body, headers),) = backend.got
+    assert body == {"appKey": "a", "callId": "c5", "number": 5}
+    assert headers["x-gateway-redelivery"] == "1"
+    assert headers["x-gateway-event-time"] == "2023-11-14T22:13:20.250Z"
+    assert headers["idempotency-key"] == headers["x-request-id"] == "request-5"
+    assert (headers["user-agent"], headers["x-forwarded-for"]) == ("Java/1.8.0_111", "192.0.2.1")
+
+
+async def test_nothing_is_delivered_by_one_who_is_not_told_to(begin: Begin, backend: Backend) -> None:
+    stage = begin()
+    stage.store.add(event(1))
+    await asyncio.sleep(3 * redelivery.TICK)
+    assert (backend.got, stage.store.asked) == ([], [])
+
+
+async def test_while_the_upstream_is_down_one_probe_at_a_time_is_sent_and_none_is_counted(
+    begin: Begin, backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    await backend.end()
+    stage = begin()
+    stage.store.add(*(event(number) for number in range(20)))
+    stage.store.begin()
+    await until(lambda: len(stage.shelf.settled) >= 4)
+    assert set(stage.shelf.outcomes()) == {"released"}
+    assert {row.attempts for row in stage.shelf.rows.values()} == {0}
+    assert max(most for _, most in stage.store.asked) == 1
+    await backend.begin()
+    await until(lambda: not stage.shelf.rows)
+    assert sorted(backend.recorded) == list(range(20))
+    lines = [record.getMessage() for record in caplog.records if record.name == redelivery.__name__]
+    assert [line.partition(",")[0] for line in lines] == [
+        "spool: upstream php takes no events",
+        "spool: upstream php takes events again",
+    ]
+
+
+async def test_a_target_that_its_breaker_ejected_is_probed_and_restored(begin: Begin, backend: Backend) -> None:
+    await backend.end()
+    stage = begin(upstream={"breaker": {"failures": 1, "open_for": "1h"}})
+    stage.store.add(event(1))
+    stage.store.begin()
+    target = stage.runtime.targets
+    await until(lambda: len(stage.shelf.settled) >= 3)
+    (report,) = await target.reports()
+    assert report.state != "up"
+    await backend.begin()
+    await until(lambda: not stage.shelf.rows)
+    (report,) = await target.reports()
+    assert report.state == "up"
+
+
+async def test_a_target_that_an_operator_ejected_gets_nothing(begin: Begin, backend: Backend) -> None:
+    stage = begin()
+    (url,) = [target.url for target in stage.runtime.snapshot.config.upstreams["php"].targets]
+    stage.runtime.targets.eject("php", url)
+    stage.store.add(event(1))
+    stage.store.begin()
+    await until(lambda: len(stage.shelf.settled) >= 2)
+    assert not backend.got
+    stage.runtime.targets.restore("php", url)
+    await until(lambda: not stage.shelf.rows)
+
+
+async def test_a_poison_event_becomes_a_dead_letter_and_its_call_goes_on(
+    begin: Begin, backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = begin()
+    backend.status = lambda body: 500 if body["number"] == 1 else OK
+    stage.store.add(event(1, key=b"call"), event(2, key=b"call"), event(3, key=b"other"))
+    stage.store.begin()
+    await until(lambda: not stage.shelf.rows)
+    assert backend.recorded == [3, 2]
+    assert [headers["x-gateway-redelivery"] for body, headers in backend.got if body["number"] == 1] == ["1", "2", "3"]
+    assert stage.shelf.outcomes() == {"failed": 2, "dead": 1, "delivered": 2}
+    assert [each.request_id for each in stage.shelf.dead] == ["request-1"]
+    assert "is a dead letter after 3 failed attempts: status 500" in caplog.text
+    assert "c1" not in caplog.text
+
+
+async def test_an_event_that_hangs_while_others_are_answered_has_failed_by_itself(
+    begin: Begin, backend: Backend
+) -> None:
+    stage = begin()
+    backend.status = lambda body: HANG if body["number"] == 20 else OK
+    backend.seconds = 0.02
+    stage.store.add(*(event(number) for number in range(200)))
+    stage.store.begin()
+    await until(lambda: stage.shelf.outcomes()["delivered"] == 199)
+    assert "failed" in {settle.outcome for kept, settle in stage.shelf.settled if kept.request_id == "request-20"}
+
+
+async def test_a_backend_that_fails_for_all_makes_no_dead_letters(begin: Begin, backend: Backend) -> None:
+    stage = begin()
+    backend.status = lambda body: 500
+    stage.store.add(*(event(number) for number in range(30)))
+    stage.store.begin()
+    await until(lambda: stage.shelf.outcomes()["released"] >= 6)
+    assert not stage.shelf.dead
+    backend.status = lambda body: OK
+    await until(lambda: not stage.shelf.rows)
+    assert sorted(backend.recorded) == list(range(30))
+
+
+@pytest.mark.parametrize("status", [403, 200, 201, 204])
+async def test_a_verdict_and_any_2xx_are_deliveries(begin: Begin, backend: Backend, status: int) -> None:
+    stage = begin()
+    backend.status = lambda body: status
+    stage.store.add(event(1))
+    stage.store.begin()
+    await until(lambda: not stage.shelf.rows)
+    assert stage.shelf.outcomes() == {"delivered": 1}
+
+
+async def test_at_most_a_quarter_of_the_connections_is_used(begin: Begin, backend: Backend) -> None:
+    stage = begin()
+    backend.seconds = 0.005
+    stage.store.add(*(event(number) for number in range(300)))
+    stage.store.begin()
+    await until(lambda: not stage.shelf.rows)
+    assert backend.most_under_way == 8
+
+
+async def test_live_hooks_come_first(begin: Begin, backend: Backend) -> None:
+    stage = begin(upstream={"max_connections": 8})
+    backend.seconds = 0.02
+    stage.store.add(*(event(number) for number in range(40)))
+    stage.store.begin()
+    await until(lambda: len(backend.recorded) > 5)
+    live = [stage.send_live(1000 + number) for number in range(40)]
+    await asyncio.gather(*live)
+    assert {task.result().result.status for task in live} == {200}
+    at = [backend.recorded.index(1000 + number) for number in range(40)]
+    between = [number for number in backend.recorded[min(at) : max(at)] if number < 1000]
+    assert len(between) <= 4  # those that were under way when the hooks came
+    await until(lambda: not stage.shelf.rows)
+
+
+async def test_an_app_that_is_not_configured_keeps_its_events(begin: Begin, backend: Backend) -> None:
+    stage = begin()
+    stage.store.add(event(1, app="gone"), event(2))
+    stage.store.begin()
+    await until(lambda: backend.recorded == [2] and stage.shelf.outcomes()["released"])
+    assert [row.event.app for row in stage.shelf.rows.values()] == ["gone"]
+    assert next(iter(stage.shelf.rows.values())).due > 0
+
+
+async def test_the_app_s_present_upstream_gets_what_was_kept_for_another(
+    begin: Begin, backend: Backend, tmp_path: Path
+) -> None:
+    await backend.end()
+    stage = begin()
+    stage.store.add(*(event(number) for number in range(10)))
+    stage.store.begin()
+    await until(lambda: len(stage.shelf.settled) >= 2)
+    await backend.begin()
+    config = configuration(backend, tmp_path, app={"upstream": "new"}, upstreams={"new": {"url": backend_url(backend)}})
+    await stage.reload(config)
+    await until(lambda: not stage.shelf.rows)
+    assert sorted(backend.recorded) == list(range(10))
+
+
+def backend_url(backend: Backend) -> str:
+    return f"http://127.0.0.1:{backend.port}/rest"
+
+
+async def test_what_the_upstream_does_not_take_goes_to_those_of_failover(begin: Begin, backend: Backend) -> None:
+    stage = begin(
+        upstreams={"php": {"url": "http://127.0.0.1:9"}, "standby": {"url": backend_url(backend)}},
+        app={"failover": ["standby"]},
+    )
+    stage.store.add(*(event(number) for number in range(5)))
+    stage.store.begin()
+    await until(lambda: not stage.shelf.rows)
+    assert sorted(backend.recorded) == list(range(5))
+
+
+async def test_a_paused_upstream_gets_nothing(begin: Begin, backend: Backend) -> None:
+    stage = begin()
+    stage.shelf.paused.add("php")
+    stage.store.add(event(1))
+    stage.store.begin()
+    await asyncio.sleep(3 * redelivery.TICK)
+    assert not backend.got
+    stage.shelf.paused.clear()
+    stage.store.tell()
+    await until(lambda: backend.recorded == [1])
+
+
+async def test_a_drain_pauses_and_gives_back_what_has_not_begun(begin: Begin, backend: Backend) -> None:
+    stage = begin(upstream={"max_connections": 8})
+    backend.seconds = 0.05
+    stage.store.add(*(event(number) for number in range(30)))
+    stage.store.begin()
+    await until(lambda: stage.shelf.outcomes()["delivered"] >= 2)
+    stage.redelivery.pause(True)
+    await until(lambda: not any(row.leased_to for row in stage.shelf.rows.values()))
+    count = len(backend.got)
+    assert stage.shelf.rows
+    await asyncio.sleep(3 * redelivery.TICK)
+    assert len(backend.got) == count
+    stage.redelivery.pause(False)
+    await until(lambda: not stage.shelf.rows)
+    assert Counter(backend.recorded) == Counter(range(30))
+
+
+async def test_at_the_end_what_is_under_way_is_settled(begin: Begin, backend: Backend) -> None:
+    stage = begin(app={"timeout": "10s"})
+    backend.status = lambda body: HANG if body["number"] else OK
+    stage.store.add(event(0), event(1))
+    stage.store.begin()
+    await until(lambda: len(backend.got) == 2)
+    await stage.redelivery.aclose()
+    assert [settle.outcome for kept, settle in stage.shelf.settled if kept.request_id == "request-1"] == ["released"]
+
+
+async def test_a_defect_blames_the_event_and_ends_no_redelivery(
+    begin: Begin, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = begin()
+    build = build_redelivery
+
+    def fail(hook: Any, *rest: Any) -> Outgoing:
+        if hook.identity.request_id == b"request-1":
+            raise ZeroDivisionError
+        return build(hook, *rest)
+
+    monkeypatch.setattr(redelivery, "build_redelivery", fail)
+    stage.store.add(event(1), event(2), event(3))
+    stage.store.begin()
+    await until(lambda: not stage.shelf.rows)
+    assert sorted(backend.recorded) == [2, 3]
+    assert stage.shelf.outcomes() == {"failed": 2, "dead": 1, "delivered": 2}
+
+
+async def test_each_attempt_is_logged_at_level_debug_alone(
+    begin: Begin, backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger=redelivery.__name__)
+    stage = begin()
+    stage.store.add(event(1))
+    stage.store.begin()
+    await until(lambda: not stage.shelf.rows)
+    (record,) = [record for record in caplog.records if record.name == redelivery.__name__]
+    assert record.levelno == logging.DEBUG
+    fields = record.__dict__["fields"]
+    assert (fields["outcome"], fields["attempt"], fields["request_id"]) == ("delivered", 1, "request-1")
+
+
+async def test_large_events_are_not_fetched_ahead(begin: Begin, backend: Backend) -> None:
+    stage = begin()
+    large = b'{"number":%d,"x":"' + b"x" * (redelivery.AHEAD_BYTES // 2) + b'"}'
+    stage.store.add(*(event(number, body=large % number) for number in range(6)))
+    stage.store.begin()
+    await until(lambda: not stage.shelf.rows)
+    assert max(most for _, most in stage.store.asked) <= 2
+
+
+async def test_there_is_always_an_event_at_hand(begin: Begin, backend: Backend) -> None:
+    """From when as many are under way as may be, to the last ones."""
+    stage = begin()
+    at_hand: list[int] = []
+
+    def count(body: dict[str, Any]) -> int:
+        at_hand.append(sum(row.leased_to is not None for row in stage.shelf.rows.values()))
+        return OK
+
+    backend.seconds = 0.01
+    backend.status = count
+    stage.store.add(*(event(number) for number in range(600)))
+    stage.store.begin()
+    await until(lambda: not stage.shelf.rows)
+    assert min(at_hand[100:-100]) >= 2 * 8
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_order_holds_whatever_fails_and_whoever_redelivers(begin: Begin, backend: Backend, seed: int) -> None:
+    chance = random.Random(seed)
+    shelf = Shelf()
+    workers = [begin(KeptEvents(shelf), app={"spool": {"attempts": 1000}}) for _ in range(2)]
+    backend.status = lambda body: chance.choice([OK, OK, OK, 500, 503, 204, OK])
+    backend.seconds = 0.001
+    kept = [event(number, key=b"call %d" % (number % 5)) for number in range(60)]
+    settle_number = iter(kept)
+    at = 0
+    while shelf.rows or at < len(kept):
+        for each in [next(settle_number) for _ in range(min(6, len(kept) - at))]:
+            shelf.add(each)
+            at += 1
+        worker = workers[chance.randrange(2)]
+        worker.store.begin()
+        await asyncio.sleep(chance.uniform(0.01, 0.1))
+        worker.store.end()
+        await until(lambda: not any(row.leased_to for row in shelf.rows.values()))
+        if chance.random() < 0.2:
+            await backend.end()
+            worker.store.begin()
+            await asyncio.sleep(0.05)
+            worker.store.end()
+            await until(lambda: not any(row.leased_to for row in shelf.rows.values()))
+            await backend.begin()
+    delivered = [kept.index(each) for each, settle in shelf.settled if settle.outcome == "delivered"]
+    assert sorted(delivered) == list(range(60))
+    for call in range(5):
+        assert [number for number in delivered if number % 5 == call] == list(range(call, 60, 5))
