@@ -155,16 +155,14 @@ class SpoolApi:
 
     async def retry(self, request: Request) -> Response:
         """Try the matching events now, dead letters too."""
-        asked = await self._action(request, ACTION_NAMES)
+        asked = await self._choice(request)
         events, after = await self._in_portions(lambda after: RetryEvents(asked.wanted, after), asked.after)
         self._log_action("spool_retry", f"{plural(events, 'kept event')} retried by an operator", events, asked.wanted)
         return _json({"result": "retried", "events": events, "next": after})
 
     async def drop(self, request: Request) -> Response:
         """Delete the matching events undelivered."""
-        asked = await self._action(request, ACTION_NAMES)
-        if asked.names_events == asked.everything:
-            raise SpoolError(400, _ALL_AND_FILTERS if asked.everything else _NO_FILTERS)
+        asked = await self._choice(request)
         events, after = await self._in_portions(lambda after: DropEvents(asked.wanted, after), asked.after)
         self._log_action("spool_drop", f"{plural(events, 'kept event')} dropped by an operator", events, asked.wanted)
         return _json({"result": "dropped", "events": events, "next": after})
@@ -225,6 +223,13 @@ class SpoolApi:
         if request.query_params:
             raise SpoolError(400, "use either the query or the body, not both")
         return _parse(lambda: parse_spool_body(body, names))
+
+    async def _choice(self, request: Request) -> SpoolQuery:
+        """The events that an action is for: some of them, or all where it says so."""
+        asked = await self._action(request, ACTION_NAMES)
+        if asked.names_events == asked.everything:
+            raise SpoolError(400, _ALL_AND_FILTERS if asked.everything else _NO_FILTERS)
+        return asked
 
     async def _pages(self, wanted: EventFilter, page: EventPage) -> AsyncIterator[list[EventView]]:
         while True:

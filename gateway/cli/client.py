@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NoReturn
 
 import httpx
 import typer
@@ -22,6 +23,8 @@ TOKEN_VARIABLE: Final = "GATEWAY_ADMIN_TOKEN"  # noqa: S105
 _DEFAULT: Final = Address("127.0.0.1", 9180)
 _TIME_LIMIT: Final = 5.0
 """Seconds for an answer; a gateway with workers that hang answers within two."""
+_ACTION_LIMIT: Final = 20.0
+"""Seconds for an action, or a search of the history: the store may be busy."""
 _MAX_TOKEN: Final = 64 * 1024
 _error_number = re.compile(r"^\[Errno -?[0-9]+\] ")
 
@@ -53,6 +56,10 @@ TokenOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
+Parameter = str | int | Sequence[int] | None
+"""A value of a query; None is left out, a sequence is repeated."""
+
+
 class NoAnswer(Exception):
     """The gateway does not answer; the message says why."""
 
@@ -79,16 +86,37 @@ class Gateway:
     def __exit__(self, *exc: object) -> None:
         self._client.close()
 
-    def get(self, path: str, **parameters: str | int | None) -> Any:
+    def get(self, path: str, **parameters: Parameter) -> Any:
         """The JSON of a path. Raises NoAnswer and AdminError."""
-        query = {name: value for name, value in parameters.items() if value is not None}
-        for value in query.values():
-            if any("\ud800" <= character <= "\udfff" for character in str(value)):
-                fail(f"{printable(str(value))}: is not UTF-8", BAD_USAGE)
+        return self._ask("GET", path, _TIME_LIMIT, parameters)
+
+    def search(self, path: str, **parameters: Parameter) -> Any:
+        """The same for what may take the store some time."""
+        return self._ask("GET", path, _ACTION_LIMIT, parameters)
+
+    def post(self, path: str, **parameters: Parameter) -> Any:
+        """The JSON that answers an action. Raises NoAnswer and AdminError."""
+        return self._ask("POST", path, _ACTION_LIMIT, parameters)
+
+    @contextlib.contextmanager
+    def stream(self, path: str, **parameters: Parameter) -> Iterator[Iterator[bytes]]:
+        """The bytes of a path, as they come. Raises NoAnswer, also where they end too early, and AdminError."""
         try:
-            answer = self._client.get(path, params=query)
+            with self._client.stream("GET", path, params=_query(parameters), timeout=_ACTION_LIMIT) as answer:
+                if answer.status_code != 200:
+                    answer.read()
+                    raise AdminError(answer.status_code, _answer_text(answer))
+                yield answer.iter_bytes()
         except httpx.TimeoutException as exc:
-            raise NoAnswer(f"no answer within {_TIME_LIMIT:g} s") from exc
+            raise NoAnswer(f"no answer within {_ACTION_LIMIT:g} s") from exc
+        except httpx.HTTPError as exc:
+            raise NoAnswer(_error_text(exc)) from exc
+
+    def _ask(self, method: str, path: str, limit: float, parameters: Mapping[str, Parameter]) -> Any:
+        try:
+            answer = self._client.request(method, path, params=_query(parameters), timeout=limit)
+        except httpx.TimeoutException as exc:
+            raise NoAnswer(f"no answer within {limit:g} s") from exc
         except httpx.HTTPError as exc:
             raise NoAnswer(_error_text(exc)) from exc
         if answer.status_code != 200:
@@ -98,20 +126,34 @@ class Gateway:
         except ValueError as exc:
             raise AdminError(answer.status_code, "the answer is not JSON: probably not a gateway's admin port") from exc
 
-    def get_or_fail(self, path: str, **parameters: str | int | None) -> Any:
-        """The same; an error ends the program with a message."""
+    @contextlib.contextmanager
+    def or_fail(self) -> Iterator[None]:
+        """An error in the block ends the program with a message."""
         try:
-            return self.get(path, **parameters)
+            yield
         except NoAnswer as exc:
             fail(f"no gateway answers at {self.url}: {exc}")
         except AdminError as exc:
             self.fail_for(exc)
 
-    def fail_for(self, error: AdminError) -> None:
+    def get_or_fail(self, path: str, **parameters: Parameter) -> Any:
+        """The JSON of a path; an error ends the program with a message."""
+        with self.or_fail():
+            return self.get(path, **parameters)
+
+    def fail_for(self, error: AdminError) -> NoReturn:
         """End the program with the error: exit status 2 if the request was wrong, else 1."""
         if error.status == 401:
             fail(f"{self.url} requires the admin token: use --token-file FILE or ${TOKEN_VARIABLE}")
         fail(f"{self.url}: {error}", BAD_USAGE if error.status == 400 else 1)
+
+
+def _query(parameters: Mapping[str, Parameter]) -> dict[str, str | int | Sequence[int]]:
+    query = {name: value for name, value in parameters.items() if value is not None}
+    for value in query.values():
+        if any("\ud800" <= character <= "\udfff" for character in str(value)):
+            fail(f"{printable(str(value))}: is not UTF-8", BAD_USAGE)
+    return query
 
 
 def _error_text(exc: httpx.HTTPError) -> str:

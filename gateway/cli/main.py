@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.cli.commands import check, decisions, demo, explain, info, replay, send, serve, status
+from gateway.cli.commands import check, decisions, demo, explain, info, replay, send, serve, spool, status
 from gateway.cli.common import new_app
 from gateway.cli.top import top
 
@@ -18,3 +18,4 @@ app.command("decisions")(decisions.decisions)
 app.command("top")(top)
 app.command("schema")(info.schema)
 app.command("version")(info.version)
+app.add_typer(spool.app, name="spool")

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import functools
 import os
+import socket
 import sqlite3
 from collections.abc import Iterator
 from enum import StrEnum
@@ -204,6 +205,14 @@ class Database:
             if timeout is not None and not self.is_sqlite:
                 connection.exec_driver_sql(f"SET LOCAL statement_timeout = {int(timeout * 1000)}")
             yield connection
+
+    def cut(self, connection: sa.Connection) -> None:
+        """PostgreSQL: end a connection under a thread that waits for it; that thread sees an error."""
+        driver: Any = connection.connection.driver_connection
+        with contextlib.suppress(OSError, ValueError, sa.exc.SQLAlchemyError):
+            wire = socket.socket(fileno=os.dup(driver.fileno()))
+            with wire:
+                wire.shutdown(socket.SHUT_RDWR)
 
     def reset(self) -> None:
         """Close the writer's connections, so that the next one is new."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gateway.admin.insights import Insights
 from gateway.cli import render_insights
-from gateway.cli.commands.decisions import decision_line
+from gateway.cli.render_decisions import decision_line
 from gateway.model.decision import Decision
 from gateway.model.verdicts import Ruling, backend_allow, backend_reject
 from gateway.policy.comparison import Difference

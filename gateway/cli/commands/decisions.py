@@ -1,36 +1,47 @@
-"""``gateway decisions``: what became of the latest hooks of a running gateway."""
+"""``gateway decisions``: what became of hooks: from a running gateway's journal and history, or from its log."""
 
 from __future__ import annotations
 
+import glob
 import json
+import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
+from urllib.parse import quote
 
+import msgspec
 import typer
-from rich.text import Text
 
-from gateway.cli import render, render_insights
+from gateway.admin.decision_filter import parse_filter
+from gateway.cli import render
 from gateway.cli.client import (
     AdminError,
     AdminOption,
     Gateway,
     JsonOption,
     NoAnswer,
+    Parameter,
     TokenOption,
     WatchedConfig,
     gateway_at,
 )
-from gateway.cli.render import Json, clock, milliseconds, plain
+from gateway.cli.common import BAD_USAGE, fail
+from gateway.cli.decision_log import LogSearch, LogUnreadable, decision_view, search_logs
+from gateway.cli.render import Json, clock, plain
+from gateway.cli.render_decisions import Form, decision_printer, details
+from gateway.model.text import plural
 
 _FAILURES_HELP: Final = "Only failures (fallbacks, bad requests, ineffective or repaired answers)."
 _LOOK_EVERY: Final = 0.5
 """Seconds between two requests for new decisions."""
 _AT_ONCE: Final = 1000
 """Decisions per request; if more come in between, some are not shown."""
+_MAX_LIMIT: Final = 100_000
+"""Decisions that one command prints: they are held until the oldest is known, which is printed first."""
 _REMEMBERED: Final = 20_000
 """Decisions known to be shown already; more than the journals of all workers hold in one answer."""
 
@@ -53,14 +64,21 @@ class _Filters:
     until: str | None
     rule: str | None
     shadow: str | None
+    caller: str | None
+    callee: str | None
     failures: bool
     ineffective: bool
     repaired: bool
 
-    def parameters(self) -> dict[str, str | int | None]:
+    def parameters(self) -> dict[str, Parameter]:
         """The parameters as a query has them: a flag is 1."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: (1 if value else None) if isinstance(value, bool) else value for name, value in values.items()}
+
+    @property
+    def ask_for_number(self) -> bool:
+        """Whether a whole number is looked for."""
+        return self.caller is not None or self.callee is not None
 
 
 def decisions(
@@ -85,8 +103,12 @@ def decisions(
     search: Annotated[
         str | None, typer.Option("--search", "-q", metavar="TEXT", help="Search ids, phone numbers and errors.")
     ] = None,
+    caller: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help="Only this caller: the whole number, however it is written.")
+    ] = None,
+    callee: Annotated[str | None, typer.Option(metavar="NUMBER", help="Only this callee, in the same way.")] = None,
     since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Start: how long ago (90s, 5m, 2h) or a time.")
+        str | None, typer.Option(metavar="TIME", help="Start: how long ago (90s, 5m, 2h, 2d) or a time.")
     ] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="End, in the same form.")] = None,
     failures: Annotated[
@@ -104,25 +126,44 @@ def decisions(
         bool, typer.Option("--ineffective", help="Only rejections and changed answers that the media server ignores.")
     ] = False,
     repaired: Annotated[bool, typer.Option("--repaired", help="Only repaired answers.")] = False,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="Maximum number of entries.")] = 100,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, max=_MAX_LIMIT, help="Maximum number of entries, the newest.")
+    ] = 100,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep showing new decisions, until Ctrl-C.")] = False,
+    from_log: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from-log",
+            metavar="FILE|-",
+            help="Search the gateway's JSON log instead: files, also compressed ones; globs; - is standard input.",
+        ),
+    ] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, with a line of headings.")] = False,
     admin: AdminOption = None,
     token_file: TokenOption = None,
     config: WatchedConfig = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List a running gateway's latest decisions. The newest comes last."""
+    """List decisions, the newest last: of a running gateway's journal and history, or of its log."""
     filters = _Filters(
         app=app, method=method, verdict=verdict, source=source, reason=reason, call_id=call_id, session_id=session_id,
         upstream=upstream, target=target, q=search, since=since, until=until, rule=rule, shadow=shadow,
-        failures=failures, ineffective=ineffective, repaired=repaired,
+        caller=caller, callee=callee, failures=failures, ineffective=ineffective, repaired=repaired,
     )  # fmt: skip
+    if as_json and as_csv:
+        fail("use either --json or --csv, not both", BAD_USAGE)
+    form = Form.JSON if as_json else Form.CSV if as_csv else Form.TEXT
+    if from_log:
+        if follow:
+            fail("--follow cannot be combined with --from-log: tail -f the log instead", BAD_USAGE)
+        _search_log(from_log, filters, request_id, limit, form)
+        return
     with gateway_at(admin, token_file, config) as gateway:
         if request_id is not None:
             _show_one(gateway, request_id, as_json=as_json)
             return
-        printer = _Printer(as_json=as_json)
-        printer.show(gateway.get_or_fail("/api/decisions", limit=limit, **filters.parameters()))
+        printer = _Printer(form)
+        printer.show(_find(gateway, filters, limit), say_if_none=not follow, filters=filters)
         if follow:
             try:
                 _follow(gateway, filters, printer)
@@ -130,31 +171,51 @@ def decisions(
                 sys.exit(130)
 
 
-class _Printer:
-    """Prints each decision once, one per line."""
+def _find(gateway: Gateway, filters: _Filters, limit: int) -> Json:
+    """The newest *limit* decisions, of as many pages as it takes; the first page says the rest."""
+    with gateway.or_fail():
+        page: dict[str, Any] = gateway.search("/api/decisions", limit=min(limit, _AT_ONCE), **filters.parameters())
+        found = page
+        while page["next"] is not None and len(found["decisions"]) < limit:
+            left = limit - len(found["decisions"])
+            page = gateway.search(
+                "/api/decisions", limit=min(left, _AT_ONCE), cursor=page["next"], **filters.parameters()
+            )
+            found["decisions"] += page["decisions"]
+            found["history"]["error"] = found["history"]["error"] or page["history"]["error"]
+    return found
 
-    def __init__(self, *, as_json: bool) -> None:
-        self._as_json = as_json
-        self._console = render.console()
+
+class _Printer:
+    """Prints each decision once."""
+
+    def __init__(self, form: Form) -> None:
+        self._print = decision_printer(form)
         self._order: deque[str] = deque()
         self._shown: set[str] = set()
         self._missing: list[int] = []
         """Workers whose decisions were missing in the last answer."""
+        self._error: str | None = None
+        """Why the history was missing in the last answer."""
 
-    def show(self, found: Json) -> int:
+    def show(self, found: Json, *, say_if_none: bool = False, filters: _Filters | None = None) -> int:
         """Print the new decisions, the newest last; returns how many there were."""
         new = [decision for decision in reversed(found["decisions"]) if decision["request_id"] not in self._shown]
         for decision in new:
             self._remember(decision["request_id"])
-            if self._as_json:
-                print(json.dumps(decision))
-            else:
-                self._console.print(decision_line(decision), soft_wrap=True)
+            self._print(decision)
         sys.stdout.flush()
         for pid in found["incomplete"]:
             if pid not in self._missing:
                 print_note(f"worker {pid} did not answer in time: its decisions are missing here")
         self._missing = found["incomplete"]
+        error = found["history"]["error"]
+        if error is not None and error != self._error:
+            print_note(f"the history is missing here: {plain(error)}")
+        self._error = error
+        if say_if_none and not found["decisions"]:
+            for line in nothing_found(found):
+                print_note(line)
         return len(new)
 
     def _remember(self, request_id: str) -> None:
@@ -164,23 +225,22 @@ class _Printer:
             self._shown.discard(self._order.popleft())
 
 
-def decision_line(decision: Json) -> Text:
-    """A decision on one line."""
-    where = plain(decision["target"] or decision["upstream"] or "")
-    line = Text.assemble(
-        (clock(decision["time"], fraction=True), "dim"), "  ",
-        render.verdict(decision), " " * (8 - len(decision["verdict"])),
-        f"{render.reason(decision):20} {plain(decision['app']):16} {plain(decision['method']):16} "
-        f"{milliseconds(decision['duration_ms']):>8}  {where:21}",
-    )  # fmt: skip
-    for name, value in (("call", decision["call_id"]), ("id", decision["request_id"])):
-        if value:
-            line.append(f"  {name}={plain(value)}")
-    if notes := render_insights.annotation_text(decision):
-        line.append("  ").append_text(notes)
-    if decision["error"]:
-        line.append(f"  {plain(decision['error'])}", style="red")
-    return line
+def nothing_found(found: Json) -> Iterable[str]:
+    """How far back was looked where nothing matches, and what to do."""
+    history = found["history"]
+    journal = _back_to("the journal", found["journal_oldest"])
+    if not history["configured"]:
+        yield f"no decision matches; {journal}, and there is no history"
+        yield "configure store and history to keep decisions longer, or search the log: --from-log FILE"
+    elif history["error"] is not None:
+        yield f"no decision matches in the journal; {journal}"
+    else:
+        yield f"no decision matches; {journal}, {_back_to('the history', history['oldest'])}"
+        yield "older ones are in the log only: --from-log FILE"
+
+
+def _back_to(name: str, oldest: str | None) -> str:
+    return f"{name} is empty" if oldest is None else f"{name} goes back to {clock(oldest, date=True)}"
 
 
 def _follow(gateway: Gateway, filters: _Filters, printer: _Printer) -> None:
@@ -196,7 +256,6 @@ def _follow(gateway: Gateway, filters: _Filters, printer: _Printer) -> None:
             continue
         except AdminError as exc:
             gateway.fail_for(exc)
-            return
         if not connected:
             print_note("connected again")
         connected = True
@@ -205,49 +264,92 @@ def _follow(gateway: Gateway, filters: _Filters, printer: _Printer) -> None:
 
 
 def _show_one(gateway: Gateway, request_id: str, *, as_json: bool) -> None:
-    found = gateway.get_or_fail("/api/decisions", request_id=request_id, limit=1)
-    if not found["decisions"]:
-        kept = "it keeps the last ~2,000 hooks per worker"
-        gateway.fail_for(AdminError(404, f"request {plain(request_id)} is not in the journal ({kept}); search the log"))
-        return
-    decision = found["decisions"][0]
+    with gateway.or_fail():
+        found = gateway.search("/api/decisions", request_id=request_id, limit=1)
+        if not found["decisions"]:
+            raise AdminError(404, _not_found(request_id, found))
+        decision = gateway.search(f"/api/decisions/{quote(found['decisions'][0]['request_id'], safe='')}")
+    _print_one(decision, as_json=as_json)
+
+
+def _not_found(request_id: str, found: Json) -> str:
+    history = found["history"]
+    kept = "it keeps the last ~2,000 hooks per worker"
+    if not history["configured"]:
+        return f"request {plain(request_id)} is not in the journal ({kept}); search the log"
+    if history["error"] is not None:
+        return f"request {plain(request_id)} is not in the journal ({kept}); the history is missing: {history['error']}"
+    where = _back_to("the history", history["oldest"])
+    return f"request {plain(request_id)} is neither in the journal nor in the history; {where}; search the log"
+
+
+def _print_one(decision: Json, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(decision, indent=2))
         return
     console = render.console()
-    for part in _details(decision):
+    for part in details(decision):
         console.print(part, soft_wrap=True)
 
 
-def _details(decision: Json) -> Iterable[Text]:
-    for name in ("request_id", "time", "app", "method", "node_id", "session_id", "call_id", "caller", "callee"):
-        if decision[name] is not None:
-            yield _fact(name.replace("_", " "), plain(decision[name]))
-    budget = "" if decision["budget_ms"] is None else f" of a budget of {milliseconds(decision['budget_ms'])}"
-    backends = milliseconds(decision["upstream_ms"])
-    yield _fact("duration", f"{milliseconds(decision['duration_ms'])}{budget}, {backends} of it on backends")
-    for number, attempt in enumerate(decision["attempts"], 1):
-        yield _fact("attempts" if number == 1 else "", _attempt(number, attempt))
-    source = f" ({plain(decision['source'])}, {plain(decision['reason'])})"
-    yield Text.assemble((f"{'verdict':11} ", "dim"), render.verdict(decision), source)
-    if decision["error"]:
-        yield _fact("error", plain(decision["error"]))
-    for name, words in render_insights.details(decision):
-        yield _fact(name, words)
-    yield _fact("answer", f"{decision['status']}: {plain(decision['means'])}")
+# --- the log ---
 
 
-def _attempt(number: int, attempt: Json) -> str:
-    queued = f", {milliseconds(attempt['queued_ms'])} of it in the queue" if attempt["queued_ms"] else ""
-    error = f": {plain(attempt['error'])}" if attempt["error"] else ""
-    return (
-        f"{number}. {plain(attempt['upstream'])} {plain(attempt['target'])} after {milliseconds(attempt['began_ms'])}, "
-        f"took {milliseconds(attempt['duration_ms'])}{queued}: {plain(attempt['outcome'])}{error}"
-    )
+def _search_log(names: Sequence[str], filters: _Filters, request_id: str | None, limit: int, form: Form) -> None:
+    if filters.shadow is not None:
+        fail("--shadow: the log has no results of shadow copies", BAD_USAGE)
+    given = [(name, str(value)) for name, value in filters.parameters().items() if value is not None]
+    if request_id is not None:
+        given.append(("request_id", request_id))
+    try:
+        wanted = parse_filter(given, time.time())
+        found = search_logs(_expand(names), wanted, limit)
+    except ValueError as exc:
+        fail(plain(exc), BAD_USAGE)
+    except LogUnreadable as exc:
+        fail(str(exc), BAD_USAGE)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    decisions: list[dict[str, Any]] = [msgspec.to_builtins(decision_view(each)) for each in reversed(found.decisions)]
+    _note_bad_lines(found)
+    if request_id is not None:
+        if not decisions:
+            fail(f"request {plain(request_id)} is not in the log; {_log_scope(found)}")
+        _print_one(decisions[-1], as_json=form is Form.JSON)
+        return
+    show = decision_printer(form)
+    for decision in decisions:
+        show(decision)
+    sys.stdout.flush()
+    if found.matched > len(decisions):
+        print_note(f"{plural(found.matched, 'decision')} match: these are the newest {len(decisions):,}; use --limit")
+    if not decisions:
+        print_note(f"no decision matches; {_log_scope(found)}")
+        if filters.ask_for_number and found.hides_numbers:
+            print_note("the log has masked numbers (log.mask): whole ones are found only with store and history.key")
 
 
-def _fact(name: str, text: str) -> Text:
-    return Text.assemble((f"{name:11} ", "dim"), text)
+def _log_scope(found: LogSearch) -> str:
+    if not found.read:
+        return "the log has no decisions: is log.access off, or log.format not json?"
+    newest = clock(found.newest, date=True)
+    return f"the log has {plural(found.read, 'decision')}, from {clock(found.oldest, date=True)} to {newest}"
+
+
+def _note_bad_lines(found: LogSearch) -> None:
+    if found.bad:
+        print_note(f"{plural(found.bad, 'line')} skipped: not JSON, or damaged")
+    for name in found.cut:
+        print_note(f"{name}: ends in the midst of what is compressed: the rest of it is missing")
+
+
+def _expand(names: Iterable[str]) -> list[str]:
+    """The files that names and globs select; a name of an existing file is not a glob."""
+    found: list[str] = []
+    for name in names:
+        is_plain = name == "-" or not glob.has_magic(name) or os.path.exists(name)
+        found += [name] if is_plain else sorted(glob.glob(name)) or [name]
+    return found
 
 
 def print_note(message: str) -> None:

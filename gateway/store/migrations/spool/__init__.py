@@ -1,0 +1,1 @@
+"""The migrations of the spool's tables, one file for each version."""
