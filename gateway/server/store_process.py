@@ -32,7 +32,7 @@ from gateway.telemetry.log import PIPE_ATOMIC, LogWriter, configure_logging
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.metrics.cells import MetricCells
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("gateway.server.store_process")
 
 _LAST_LINES: Final = 0.5
 """Seconds that the log has for its last lines where a signal ends the process."""
