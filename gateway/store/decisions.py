@@ -123,6 +123,7 @@ class _SentShadow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     result: ShadowResult
 
 
+_NO_ANNOTATIONS: Final = msgspec.structs.asdict(Annotations())
 _encode = msgspec.msgpack.Encoder().encode
 _decode_sent = msgspec.msgpack.Decoder(_RawSent).decode
 _decode_kept = msgspec.msgpack.Decoder(KeptDecision).decode
@@ -199,8 +200,9 @@ def _short(raw: bytes) -> bytes:
 
 
 def _set_fields(annotations: Annotations) -> dict[str, Any]:
-    fields = ((name, getattr(annotations, name)) for name in annotations.__struct_fields__)
-    return {name: value for name, value in fields if value}
+    return {
+        name: value for name, default in _NO_ANNOTATIONS.items() if (value := getattr(annotations, name)) != default
+    }
 
 
 # --- the store's process ---

@@ -17,11 +17,12 @@ export async function openDecision(id, known) {
   if (!dialog.open) dialog.showModal();
   try {
     const decision = await get(`/api/decisions/${encodeURIComponent(id)}`);
-    // The candidate may have answered after the decision.
-    if (shown === id && (!known || (decision.time === known.time && decision.shadow && !known.shadow))) paint(decision);
+    // The candidate may have answered after the decision, and the history knows more than the list.
+    const more = (decision.shadow && !known?.shadow) || decision.config_revision || decision.hook_body;
+    if (shown === id && (!known || (decision.time === known.time && more))) paint(decision);
   } catch (error) {
     if (shown !== id || known) return;
-    const text = error.status === 404 ? "This request is not in the journal (it keeps only the most recent). Search the log for its request id." : `Could not be loaded: ${error.message}`;
+    const text = error.status === 404 ? `${error.message[0].toUpperCase()}${error.message.slice(1)} for its request id.` : `Could not be loaded: ${error.message}`;
     byId("decision-body").replaceChildren(h("p", { class: "empty" }, text), h("p", {}, h("code", {}, id)));
   }
 }
@@ -67,6 +68,7 @@ function paint(decision) {
     ...details(decision),
     h("h3", {}, "The hook"),
     facts(decision),
+    ...bodies(decision),
     h("p", { class: "decision-links" }, ...links(decision)),
   );
 }
@@ -130,9 +132,19 @@ function facts(decision) {
     ["Upstream", decision.upstream],
     ["Target", decision.target],
     ["Backend time", decision.upstream_ms === null || decision.upstream_ms === undefined ? null : `${ms(decision.upstream_ms)} in ${plural((decision.attempts ?? []).length, "attempt")}`],
+    ["Configuration", decision.config_revision],
     ["Worker", decision.worker === null || decision.worker === undefined ? null : `pid ${decision.worker}`],
   ];
   return h("dl", { class: "facts" }, ...rows.filter(([, value]) => value !== null && value !== undefined && value !== "").map(([name, value, copied]) => h("div", {}, h("dt", {}, name), h("dd", {}, h("span", { class: copied ? "id" : "" }, value), copied ? copyButton(name, value) : null))));
+}
+
+/** What the history keeps of the bodies, masked. */
+function bodies({ hook_body: hook, answer_body: answer }) {
+  const shown = [
+    ["Body of the hook, masked", hook],
+    ["Body of the answer, masked", answer],
+  ].filter(([, body]) => body);
+  return shown.flatMap(([title, body]) => [h("h3", {}, title), h("pre", { class: "cut", tabindex: "0", "aria-label": title }, body)]);
 }
 
 function copyButton(name, value) {

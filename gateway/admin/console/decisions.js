@@ -11,7 +11,9 @@ const FOLLOWED = 200; // rows kept while following
 const MOST = 1000; // rows kept at most
 const LATEST = 200; // failures kept for the first view
 const KINDS = 6;
-const FIELDS = ["q", "app", "verdict", "reason", "source", "failures"]; // of the form
+const FIELDS = ["q", "app", "verdict", "reason", "source", "since", "until", "failures"]; // of the form
+const TIMES = ["since", "until"];
+const TRIES = 20; // pages without a match that are asked for, one after the other
 const LINK_FILTERS = { call_id: "call", session_id: "session", request_id: "request", method: "method", upstream: "upstream", target: "target", rule: "rule", shadow: "candidate", ineffective: "rejections the media server ignores", repaired: "repaired answers", since: "since", until: "until" }; // by links only
 const HAS = { ineffective: (decision) => Boolean(decision.ineffective || decision.ignored_fields), repaired: (decision) => Boolean(decision.repaired) };
 const SEARCHED = ["call_id", "session_id", "request_id", "caller", "callee", "error"];
@@ -22,6 +24,9 @@ let filters = {};
 let decisions = [];
 let held = null; // decisions in the journal
 let matched = null;
+let next = null; // cursor of the older ones; undefined where only the last row says where they begin
+let oldest = null; // how far back it looked
+let searched = null; // the history, as the gateway describes it
 let incomplete = [];
 let following = true;
 let waiting = 0; // new decisions while the list is paused
@@ -45,17 +50,24 @@ export const listHash = () => {
   return query ? `#/decisions?${query}` : "#/decisions";
 };
 
+/** A moment as the form's fields have it; null for an age such as 5m. */
+function localTime(text) {
+  const at = new Date(text ?? "");
+  if (Number.isNaN(at.getTime()) || /^[\d.]+$/.test(text)) return null;
+  return new Date(at.getTime() - at.getTimezoneOffset() * 60000).toISOString().slice(0, 19);
+}
+
 /** Show the list with these filters (URLSearchParams); asks the gateway if they have changed. */
 export function filterBy(parameters) {
   const wanted = {};
-  for (const name of [...FIELDS, ...Object.keys(LINK_FILTERS)]) if (parameters.get(name)) wanted[name] = parameters.get(name);
+  for (const name of new Set([...FIELDS, ...Object.keys(LINK_FILTERS)])) if (parameters.get(name)) wanted[name] = parameters.get(name);
   const same = JSON.stringify(wanted) === JSON.stringify(filters);
   filters = wanted;
   const form = byId("filters");
   for (const name of FIELDS) {
     const field = form.elements[name];
     if (field.type === "checkbox") field.checked = wanted[name] === "1";
-    else if (document.activeElement !== field) field.value = wanted[name] ?? "";
+    else if (document.activeElement !== field) field.value = (TIMES.includes(name) ? localTime(wanted[name]) : wanted[name]) ?? "";
   }
   paintLinkFilters();
   if (!same || !refreshed) refresh();
@@ -66,9 +78,9 @@ export async function refresh() {
   const number = ++latestRequest;
   refreshed = Date.now();
   try {
-    const answer = await get(`/api/decisions?${new URLSearchParams({ ...filters, limit: String(PAGE) })}`);
+    const answer = await page({}, () => number === latestRequest);
     if (number !== latestRequest) return;
-    take(answer);
+    ({ held, matched } = answer);
     decisions = answer.decisions;
     waiting = 0;
     skipped = 0;
@@ -83,21 +95,31 @@ export async function refresh() {
   setText(byId("decisions-announced"), byId("decisions-state").textContent); // announced here only, not with each new decision
 }
 
-function take(answer) {
-  ({ held, matched } = answer);
-  incomplete = answer.incomplete ?? [];
+/** A page that begins there; where a request found nothing and did not get to the end, as far as `wanted()` says, the next. */
+async function page(from, wanted) {
+  let answer;
+  for (let tries = 0; tries < TRIES; tries++) {
+    answer = await get(`/api/decisions?${new URLSearchParams({ ...filters, ...from, limit: String(PAGE) })}`);
+    if (answer.decisions.length || answer.next === null || !wanted()) break;
+    from = { cursor: answer.next };
+  }
+  if (wanted()) {
+    ({ next, oldest, history: searched } = answer);
+    incomplete = answer.incomplete ?? [];
+  }
+  return answer;
 }
 
 async function older() {
   const last = decisions.at(-1);
-  if (!last) return;
   setFollowing(false);
+  const number = ++latestRequest;
   try {
-    const answer = await get(`/api/decisions?${new URLSearchParams({ ...filters, until: last.time, limit: String(PAGE) })}`);
+    const answer = await page(next === undefined ? { until: last.time } : { cursor: next }, () => number === latestRequest);
+    if (number !== latestRequest) return;
     const known = new Set(decisions.map(decisionKey));
     const fresh = answer.decisions.filter((decision) => !known.has(decisionKey(decision)));
     decisions = [...decisions, ...fresh].slice(0, MOST);
-    byId("decisions-more").hidden = fresh.length === 0;
   } catch (error) {
     problem = error.message;
   }
@@ -130,7 +152,10 @@ export function add(decision) {
   }
   const place = decisions.findIndex((other) => other.time <= decision.time); // sent when the hook ends, listed by when it began
   decisions.splice(place < 0 ? decisions.length : place, 0, decision);
-  if (decisions.length > FOLLOWED) decisions.length = FOLLOWED;
+  if (decisions.length > FOLLOWED) {
+    decisions.length = FOLLOWED;
+    next = undefined;
+  }
 }
 
 /** Count decisions that the stream skipped. */
@@ -181,7 +206,10 @@ export function paintDecisions() {
   if (problem) parts.push(problem);
   else if (held !== null) {
     const some = Object.keys(filters).length > 0;
-    parts.push(some ? `${plural(matched, "decision")} found` : `the newest ${plural(decisions.length, "decision")}`);
+    const found = Math.max(matched, decisions.length);
+    parts.push(some ? `${plural(found, "decision")}${next ? " or more" : ""} found` : `the newest ${plural(decisions.length, "decision")}`);
+    if (some && oldest) parts.push(`searched back to ${when(oldest)}`);
+    if (searched?.error) parts.push(`the history was not searched: ${searched.error}`);
     if (following) parts.push("following");
     if (!following) parts.push(waiting ? `paused, ${grouped(waiting)} new` : "paused");
     if (following && skipped && !some) parts.push(`${plural(skipped, "hook")} skipped (too fast to display). Pause or filter.`);
@@ -190,9 +218,16 @@ export function paintDecisions() {
   setText(byId("decisions-state"), parts.join(" · "));
   const empty = byId("decisions-empty");
   empty.hidden = decisions.length > 0 || held === null;
-  setText(empty, Object.keys(filters).length ? "No matching decision. The journal keeps only the most recent ones; search the log for older hooks." : "No decisions yet.");
-  byId("decisions-more").hidden = decisions.length < PAGE || decisions.length >= MOST;
+  setText(empty, emptyText());
+  byId("decisions-more").hidden = next === null || decisions.length >= MOST;
   keyed(byId("decisions"), decisions, rowKey, newRow, () => {});
+}
+
+function emptyText() {
+  if (!Object.keys(filters).length) return "No decisions yet.";
+  if (next) return "No matching decision so far.";
+  const limit = searched?.configured ? "" : " The journal keeps only the most recent ones, and no history is configured.";
+  return `No matching decision since ${oldest ? dateAndClock(oldest) : "the start"}.${limit} Search the log for older hooks.`;
 }
 
 function verdictBadge(decision) {
@@ -261,7 +296,7 @@ export function paintFailures() {
 
 function paintLinkFilters() {
   const box = byId("narrowed");
-  const narrowed = Object.keys(LINK_FILTERS).filter((name) => filters[name]);
+  const narrowed = Object.keys(LINK_FILTERS).filter((name) => filters[name] && !(TIMES.includes(name) && localTime(filters[name])));
   box.hidden = narrowed.length === 0;
   box.replaceChildren(
     ...narrowed.map((name) => {
@@ -283,11 +318,12 @@ export function setUpDecisions() {
   form.elements.reason.append(...Object.keys(REASONS).map((reason) => h("option", { value: reason }, reasonLabel(reason))));
   let timer = 0;
   const apply = () => {
-    const wanted = new URLSearchParams(Object.entries(filters).filter(([name]) => !FIELDS.includes(name)));
+    const isShown = (name) => FIELDS.includes(name) && !(TIMES.includes(name) && !localTime(filters[name])); // an age is none of the form's
+    const wanted = new URLSearchParams(Object.entries(filters).filter(([name]) => !isShown(name)));
     for (const name of FIELDS) {
       const field = form.elements[name];
       const value = field.type === "checkbox" ? (field.checked ? "1" : "") : field.value.trim();
-      if (value) wanted.set(name, value);
+      if (value) wanted.set(name, TIMES.includes(name) ? new Date(value).toISOString() : value);
     }
     filterBy(wanted);
     history.replaceState(null, "", listHash());

@@ -220,6 +220,27 @@ def test_the_list_follows_what_fits_its_filters_until_it_is_paused(page: Page, g
     expect(rows(page).first).to_contain_text("follow-two")
 
 
+def test_a_range_of_time_narrows_the_list_and_stays_in_the_address(page: Page, gateway: RunningGateway) -> None:
+    allowed(gateway, "ranged-one")
+    go(page, "decisions")
+    page.get_by_label("Search").fill("ranged-")
+    expect(rows(page)).to_have_count(1)
+    page.get_by_label("From", exact=True).fill("2001-02-03T04:05")
+    expect(page).to_have_url(re.compile(r"since=2001-02-0\d"))
+    expect(rows(page)).to_have_count(1)
+    page.get_by_label("To", exact=True).fill("2001-02-04T04:05:06")
+    expect(rows(page)).to_have_count(0)
+    expect(page.locator("#decisions-empty")).to_contain_text("no history is configured")
+    page.reload()
+    expect(page.get_by_label("From", exact=True)).to_have_value("2001-02-03T04:05")
+    expect(rows(page)).to_have_count(0)
+    page.goto("/#/decisions?q=ranged-&since=5m")
+    expect(rows(page)).to_have_count(1)
+    page.get_by_label("App", exact=True).fill("acme")
+    expect(page.locator("#narrowed")).to_contain_text("since 5m")
+    expect(rows(page)).to_have_count(1)
+
+
 def test_a_decision_is_shown_in_full(page: Page, gateway: RunningGateway) -> None:
     request_id = rejected(gateway, "shown-one")
     go(page, "decisions")
