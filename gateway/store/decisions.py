@@ -16,7 +16,7 @@ import msgspec
 
 from gateway.model.decision import AttemptRecord, Decision
 from gateway.model.hooks import AppKey, Hook, field_text, is_json_object
-from gateway.model.text import mask_number
+from gateway.model.text import mask_number, shorten
 from gateway.model.verdicts import Annotations, Reason, Ruling, Source, Verdict
 from gateway.policy.history import Bodies, is_ordinary, keeps_bodies
 from gateway.policy.shadow import ShadowResult
@@ -189,6 +189,7 @@ def encode_sent(decision: Decision, bodies: Bodies, worker: int, revision: str) 
 
 def encode_shadow(result: ShadowResult, decision: Decision) -> bytes:
     """The result of a shadow copy for the store; *decision*: the hook's."""
+    result = msgspec.structs.replace(result, error=shorten(result.error))
     return _encode(_SentShadow(is_ordinary(decision), result))
 
 
