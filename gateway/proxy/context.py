@@ -16,7 +16,7 @@ from gateway.proxy.routes import Guard, Route
 from gateway.proxy.runtime import Snapshot
 from gateway.proxy.tenants import Tenant
 from gateway.upstreams import Outcome, Outgoing, Upstream
-from gateway.upstreams.headers import Identity, LoopError, parse_head
+from gateway.upstreams.headers import Identity, LoopError, idempotency_line, parse_head
 from gateway.upstreams.outgoing import build_outgoing
 
 
@@ -85,11 +85,12 @@ class HookContext(DecisionBuilder):
     def outgoing(self, route: Route, upstream: Upstream) -> Outgoing:
         """The hook as this upstream gets it. Raises RequestRefused where it has been through this gateway before."""
         try:
-            return build_outgoing(
-                self, upstream.policy, route.sign_with, route.response_check, idempotent=route.spool is not None
-            )
+            outgoing = build_outgoing(self, upstream.policy, route.sign_with, route.response_check)
         except LoopError as exc:
             raise RequestRefused(problem(400, str(exc), error=ProxyError.PROXY_LOOP_DETECTED)) from exc
+        if route.spool is None:
+            return outgoing
+        return outgoing.with_lines(idempotency_line(self.identity.request_id))
 
     def annotate(self, ruling: Ruling) -> Ruling:
         """The ruling, annotated with the rule that chose the upstream and the upstream that gave no verdict."""

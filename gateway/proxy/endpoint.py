@@ -178,7 +178,7 @@ class HookEndpoint:
         self._limits.count(tenant, 1)
         try:
             result: Ruling | Failure | None = self._limits.exceeded(tenant, route, context.snapshot.max_in_flight)
-            if result is None and route.spool is not None:
+            if route.spool is not None and result is None:
                 result = self._spooling.behind(context)
             if result is None:
                 budget = route.upstream_budget if route.first_budget is None else _first_budget(context, route)

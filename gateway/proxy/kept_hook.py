@@ -6,8 +6,6 @@ import time
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
 from gateway.model.hooks import field_text, parse_hook
 from gateway.model.secret_names import is_secret_name
 from gateway.model.trace_context import Trace
@@ -17,7 +15,7 @@ from gateway.proxy.routes import Guard, Route, Table
 from gateway.proxy.sessions import session_key
 from gateway.store.records import Field, SpooledEvent
 from gateway.upstreams import Outgoing, Upstream
-from gateway.upstreams.headers import Identity, RequestHead, parse_head, redelivery_header_lines
+from gateway.upstreams.headers import Identity, RequestHead, idempotency_line, parse_head, redelivery_header_lines
 from gateway.upstreams.outgoing import build_outgoing
 
 BACKLOG: Final = "backlog"
@@ -121,6 +119,5 @@ def find_destination(table: Table, event: SpooledEvent) -> Destination | None:
 
 def build_redelivery(hook: KeptHook, upstream: Upstream, route: Route, attempt: int) -> Outgoing:
     """The event as this upstream gets it, for the attempt of this number, from 1. Raises LoopError."""
-    outgoing = build_outgoing(hook, upstream.policy, route.sign_with, route.response_check, idempotent=True)
-    lines = redelivery_header_lines(attempt, hook.received_at)
-    return msgspec.structs.replace(outgoing, head=outgoing.head + lines)
+    lines = idempotency_line(hook.identity.request_id) + redelivery_header_lines(attempt, hook.received_at)
+    return build_outgoing(hook, upstream.policy, route.sign_with, route.response_check).with_lines(lines)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
+from collections.abc import Sequence
 
 from gateway import __version__
-from gateway.admin.activity import read
+from gateway.admin.activity import Reading, read
 from gateway.admin.endpoints import AdminState
 from gateway.admin.lifecycle import Lifecycle, Phase
 from gateway.admin.reload import Reloader, with_workers
@@ -26,8 +28,10 @@ from gateway.server.main_process import (
     warn_if_few_descriptors,
 )
 from gateway.server.sockets import display_address, unlink
+from gateway.server.store_handle import StoreHandle
 from gateway.telemetry.log import LogWriter
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.metrics.shared import WorkerMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +44,19 @@ class Gateway:
         self._sockets = bind_all(loaded.config)
         self.lifecycle = Lifecycle()  # first: it notes when the process began
         self._metrics = Metrics(__version__)
-        self._service = HookService(loaded.config, self._sockets.hooks, self._metrics, writer, listeners=listeners)
+        self._cells_lock = threading.Lock()
+        """Held while the metrics of the store's process are read, in a scrape's thread, or inherited from it."""
+        config = loaded.config
+        self._store = None if config.store is None else StoreHandle(config, self._metrics, self._cells_lock)
+        self._kept = None if self._store is None else self._store.access.client("worker")
+        self._service = HookService(
+            config, self._sockets.hooks, self._metrics, writer, listeners=listeners, store=self._kept
+        )
         self._reloader = Reloader(loaded, self._metrics, self._apply)
         self._metrics.on_scrape(certificate_sampler(self._metrics, self._reloader))
         self._metrics.on_scrape(lambda: self._metrics.ready.set(self.lifecycle.phase is Phase.READY))
+        if self._store is not None:
+            self._metrics.on_scrape(self._store.sample)
         self._keep_going = KeepGoing("what follows a reload")
         self._stop = asyncio.Event()
         self.started = asyncio.Event()
@@ -68,14 +81,20 @@ class Gateway:
         """Serve until told to stop; returns when all hooks in flight are answered or the drain's time is over."""
         rpc_handler = self._service.rpc_handler
         listen = [display_address(sock) for sock in self._sockets.hooks]
-        events = make_events(lambda: read(self._metrics), rpc_handler, self._reloader, self.lifecycle)
+        events = make_events(self._read, rpc_handler, self._reloader, self.lifecycle)
         state = AdminState(
-            self._reloader, self.lifecycle, self._metrics.render,
+            self._reloader, self.lifecycle, self._render,
             rpc=rpc_handler, events=events, listen=listen, admin=self.admin_address,
+            store=None if self._store is None else self._store.client,
         )  # fmt: skip
         admin = admin_listener(state, self._sockets.admin)
         self._metrics.workers.set(1)
-        async with run_admin(admin, self._reloader, self._stop, self.stop), contextlib.aclosing(events):
+        async with (
+            run_admin(admin, self._reloader, self._stop, self.stop),
+            contextlib.aclosing(events),
+            contextlib.nullcontext() if self._store is None else self._store.running(),
+            contextlib.nullcontext() if self._kept is None else self._kept,
+        ):
             await self._service.start()
             self.lifecycle.ready()
             self.started.set()
@@ -91,5 +110,19 @@ class Gateway:
     async def _apply(self, loaded: Loaded) -> None:
         config = with_workers(loaded.config, 1)
         await self._service.reload(config)
+        if self._store is not None:
+            with self._keep_going:
+                await self._store.configure(config)
         with self._keep_going:
             warn_if_few_descriptors(config)
+
+    def _render(self) -> bytes:
+        with self._cells_lock:
+            return self._metrics.render(self._other_metrics())
+
+    def _read(self) -> Reading:
+        with self._cells_lock:
+            return read(self._metrics, self._other_metrics())
+
+    def _other_metrics(self) -> Sequence[WorkerMetrics]:
+        return () if self._store is None else self._store.worker_metrics

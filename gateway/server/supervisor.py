@@ -52,10 +52,12 @@ from gateway.server.main_process import (
 from gateway.server.pem_cache import PemCache
 from gateway.server.shared_sockets import SharedSockets
 from gateway.server.sockets import StartError, display_address, unlink
+from gateway.server.store_handle import StoreHandle
 from gateway.server.two_phase import wait_until_committed, wait_until_prepared
 from gateway.server.worker_handle import Inheritance, WorkerHandle
 from gateway.telemetry.log import LogWriter
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.metrics.shared import WorkerMetrics
 from gateway.upstreams.mirror import candidate_upstreams
 
 logger = logging.getLogger(__name__)
@@ -106,11 +108,16 @@ class Supervisor:
         self._cells_lock = threading.Lock()
         """Held while the workers' metrics are read, in a scrape's thread, or inherited from a worker that has ended."""
         self._stop = asyncio.Event()
+        config = loaded.config
+        self._store = None if config.store is None else StoreHandle(config, self._metrics, self._cells_lock)
+        if self._store is not None:
+            self._metrics.on_scrape(self._store.sample)
         self._inheritance = Inheritance(
             listen=self._sockets.descriptors,
             sessions=sessions,
             shared=self._shared,
             instance=os.environ.get("WCS_GATEWAY_INSTANCE") or os.urandom(4).hex(),
+            store=None if self._store is None else self._store.access,
         )
         self._loop = asyncio.get_running_loop()
 
@@ -128,12 +135,17 @@ class Supervisor:
         state = AdminState(
             self._reloader, self.lifecycle, self._render, self._worker_pids,
             rpc=self, events=events, listen=hooks, admin=address,
+            store=None if self._store is None else self._store.client,
         )  # fmt: skip
         admin = admin_listener(state, self._admin_sockets)
         _configure_series(self._metrics, self._config)
         supervising: list[asyncio.Task[None]] = []
         refreshing = asyncio.create_task(self._refresh_pem_cache())
-        async with run_admin(admin, self._reloader, self._stop, self.stop), contextlib.aclosing(events):
+        async with (
+            run_admin(admin, self._reloader, self._stop, self.stop),
+            contextlib.aclosing(events),
+            contextlib.nullcontext() if self._store is None else self._store.running(),
+        ):
             try:
                 await self._start_all()
                 supervising = [asyncio.create_task(self._supervise(worker)) for worker in self._workers.values()]
@@ -290,6 +302,9 @@ class Supervisor:
         with self._keep_going:
             for worker in await wait_until_committed(workers, serial):
                 worker.send(Stop(at_once=False))
+        if self._store is not None:
+            with self._keep_going:
+                await self._store.configure(config)
         with self._keep_going:
             warn_if_few_descriptors(config)
             self._files_changed.set()
@@ -311,11 +326,15 @@ class Supervisor:
 
     def _render(self) -> bytes:
         with self._cells_lock:
-            return self._metrics.render([worker.metrics for worker in self._workers.values()])
+            return self._metrics.render(self._other_metrics())
 
     def _read(self) -> Reading:
         with self._cells_lock:
-            return read(self._metrics, [worker.metrics for worker in self._workers.values()])
+            return read(self._metrics, self._other_metrics())
+
+    def _other_metrics(self) -> list[WorkerMetrics]:
+        store = () if self._store is None else self._store.worker_metrics
+        return [*(worker.metrics for worker in self._workers.values()), *store]
 
     def _worker_pids(self) -> list[int]:
         return [worker.process.pid for worker in self._workers.values()]

@@ -43,6 +43,7 @@ from gateway.server.ipc import (
     Stop,
 )
 from gateway.server.signals import PROCESS, WORKER_MEANINGS, Receiver
+from gateway.server.store_handle import StoreAccess
 from gateway.telemetry.log import PIPE_ATOMIC, LogWriter
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.metrics.cells import MetricCells
@@ -63,6 +64,7 @@ async def serve(arguments: argparse.Namespace, writer: LogWriter) -> None:
     if not isinstance(first, Build):
         return
     metrics = Metrics(__version__, MetricCells(arguments.values, arguments.names))
+    store = None if arguments.store is None else StoreAccess(arguments.store, arguments.backlog).client("worker")
     sockets = [socket.socket(fileno=fd) for fd in arguments.listen]
     try:
         service = HookService(
@@ -73,12 +75,15 @@ async def serve(arguments: argparse.Namespace, writer: LogWriter) -> None:
             sessions=Sessions(arguments.sessions),
             copies=first.copies,
             shared=SharedState(Memory(arguments.shared, first.config.server.workers, arguments.slot)),
+            store=store,
         )
     except OSError as exc:  # certificates that were broken on the disk before the supervisor had copies of them
         logger.error("this worker cannot serve until its files are fixed: %s", exc)
         return
     with PROCESS.forward_to(Receiver(drain=service.stop), asyncio.get_running_loop()):
-        await _run(service, channel, first, metrics)
+        async with contextlib.nullcontext() if store is None else store:
+            await _run(service, channel, first, metrics)
+    channel.close()
 
 
 async def _run(service: HookService, channel: Channel, first: Build, metrics: Metrics) -> None:
@@ -96,7 +101,6 @@ async def _run(service: HookService, channel: Channel, first: Build, metrics: Me
     for task in (sampling, listening):
         task.cancel()
     await asyncio.gather(sampling, listening, return_exceptions=True)
-    channel.close()
 
 
 class _Gate(NamedTuple):
@@ -217,6 +221,8 @@ def main() -> None:
     parser.add_argument("--names", type=int, required=True)
     parser.add_argument("--sessions", type=int, required=True)
     parser.add_argument("--shared", type=int, required=True)
+    parser.add_argument("--store")
+    parser.add_argument("--backlog", type=int)
     parser.add_argument("--slot", type=int, required=True)
     parser.add_argument("--listen", type=int, nargs="+", required=True)
     arguments = parser.parse_args()

@@ -16,6 +16,7 @@ from gateway.model.keep_going import KeepGoing
 from gateway.policy.shared import SharedMemory
 from gateway.server.children import Child
 from gateway.server.ipc import Ask, Built, Channel, Committed, Prepared, Ready, ReplyPart, Serve
+from gateway.server.store_handle import StoreAccess
 from gateway.server.two_phase import Acknowledgement, Acknowledgements
 from gateway.telemetry.metrics.shared import WorkerMetrics
 
@@ -33,6 +34,8 @@ class Inheritance(NamedTuple):
     shared: SharedMemory
     instance: str
     """WCS_GATEWAY_INSTANCE: the same for all workers of a gateway."""
+    store: StoreAccess | None
+    """None where no store is configured."""
 
 
 class WorkerHandle:
@@ -62,7 +65,8 @@ class WorkerHandle:
     @classmethod
     async def spawn(cls, slot: int, inheritance: Inheritance) -> WorkerHandle:
         """Start a worker's process. Raises OSError and others where the system denies one."""
-        listen, sessions, shared, instance = inheritance
+        listen, sessions, shared, instance, store = inheritance
+        kept = [] if store is None else ["--store", store.name, "--backlog", str(store.table)]
         with contextlib.ExitStack() as undo:
             ours, theirs = map(undo.enter_context, socket.socketpair())
             metrics = undo.enter_context(contextlib.closing(WorkerMetrics()))
@@ -75,9 +79,13 @@ class WorkerHandle:
                     "--sessions", str(sessions),
                     "--shared", str(shared.fd),
                     "--slot", str(slot),
+                    *kept,
                     "--listen", *map(str, listen),
                 ),
-                pass_fds=(theirs.fileno(), metrics.values_fd, metrics.names_fd, sessions, shared.fd, *listen),
+                pass_fds=(
+                    theirs.fileno(), metrics.values_fd, metrics.names_fd, sessions, shared.fd, *listen,
+                    *(() if store is None else (store.table,)),
+                ),
                 env={**os.environ, **shared.environment, "WCS_GATEWAY_INSTANCE": instance},
             )  # fmt: skip
             channel = await Channel.over(ours)

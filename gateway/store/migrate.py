@@ -7,6 +7,7 @@ before goes on. A migration that leaves nothing for older gateways to work with 
 from __future__ import annotations
 
 import functools
+import threading
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ from gateway.store.schema import META
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _LOCK: Final = 0x7763735F6D696772
 """Of PostgreSQL: who migrates ("wcs_migr")."""
+_MIGRATING: Final = threading.Lock()
+"""Alembic's operations belong to the process: two threads that migrate two databases would take each other's."""
 _PATIENCE: Final = 60_000
 """Milliseconds that a gateway waits while another one migrates."""
 
@@ -62,6 +65,11 @@ def newest(part: Part) -> int:
 
 
 def _run(connection: sa.Connection, database: Database) -> None:
+    with _MIGRATING:
+        _migrate(connection, database)
+
+
+def _migrate(connection: sa.Connection, database: Database) -> None:
     part = database.part
     if not database.is_sqlite:  # SQLite's transaction is the lock
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_PATIENCE}")

@@ -185,7 +185,7 @@ def _log_to(handlers: Sequence[logging.Handler], level: int) -> None:
     root = logging.getLogger()
     root.handlers[:] = handlers
     root.setLevel(level)
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio", "httpx"):
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio", "httpx", "alembic", "sqlalchemy"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True

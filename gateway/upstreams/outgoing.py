@@ -17,7 +17,6 @@ from gateway.upstreams.headers import (
     RequestHead,
     forward_headers,
     hook_header_lines,
-    idempotency_line,
 )
 
 
@@ -46,6 +45,10 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
             return self
         head = self.trace.renumber(self.head, self.sent + 1, sent + 1)
         return msgspec.structs.replace(self, head=head, sent=sent)
+
+    def with_lines(self, lines: bytes) -> Outgoing:
+        """The same hook with more header lines, each with its line end."""
+        return msgspec.structs.replace(self, head=self.head + lines)
 
 
 class ReceivedHook(Protocol):
@@ -81,16 +84,9 @@ class ReceivedHook(Protocol):
 
 
 def build_outgoing(
-    hook: ReceivedHook,
-    policy: CompiledPolicy,
-    sign_with: bytes | None,
-    check: ResponseCheck | EventCheck,
-    *,
-    idempotent: bool = False,
+    hook: ReceivedHook, policy: CompiledPolicy, sign_with: bytes | None, check: ResponseCheck | EventCheck
 ) -> Outgoing:
     """The hook for an upstream with this header policy, signed with the key *sign_with* if there is one.
-
-    *idempotent*: it may be sent again later, so a header field says which hook it is.
 
     Raises LoopError where the hook has been through this gateway before.
     """
@@ -101,8 +97,6 @@ def build_outgoing(
     resigned = sign_with is not None
     head = forward_headers(received, policy, client[0] if client else None, scope["scheme"], resigned=resigned)
     head += hook_header_lines(hook.identity)
-    if idempotent:
-        head += idempotency_line(hook.identity.request_id)
     if sign_with is not None:
         head += b"%b: %b\r\n" % signature_header(body, sign_with)
     return Outgoing(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -15,12 +15,12 @@ from gateway.model.hooks import parse_hook
 from gateway.policy.access import Signature, body_signature
 from gateway.policy.spooling import ordering_key, repeat_digest
 from gateway.proxy.context import HookContext
-from gateway.proxy.kept_hook import KeptHook, event_key, find_destination, make_event, storable_fields
+from gateway.proxy.kept_hook import KeptHook, build_redelivery, event_key, find_destination, make_event, storable_fields
 from gateway.proxy.routes import Table
 from gateway.proxy.runtime import Snapshot
 from gateway.store.records import SpooledEvent
+from gateway.upstreams import Upstream
 from gateway.upstreams.headers import CompiledPolicy, Policy, parse_head
-from gateway.upstreams.outgoing import build_outgoing
 from tests.support.kept_events import event
 
 CONFIG: dict[str, Any] = {
@@ -103,11 +103,16 @@ def test_all_other_fields_are_kept_as_they_came(fields: list[tuple[bytes, bytes]
     assert storable_fields(parse_head(tuple(fields))) == tuple(field for field in fields if field[0] != b"cookie")
 
 
+class AnyUpstream:
+    """All that building a request needs of one."""
+
+    policy = CompiledPolicy(Policy())
+
+
 def head(event: SpooledEvent, table: Table, app: str) -> bytes:
-    """What a backend gets before the body."""
+    """What a backend gets before the body, at the third attempt."""
     route = table.route_for(app, "CallStatusEvent")
-    hook = KeptHook(event, route.guard)
-    return build_outgoing(hook, CompiledPolicy(Policy()), route.sign_with, route.response_check, idempotent=True).head
+    return build_redelivery(KeptHook(event, route.guard), cast(Upstream, AnyUpstream()), route, 3).head
 
 
 def test_it_is_made_again_as_it_came(table: Table) -> None:
@@ -118,6 +123,7 @@ def test_it_is_made_again_as_it_came(table: Table) -> None:
     assert b"x-forwarded-for: 192.0.2.7" in written
     assert b"traceparent: " + came[2][1] in written
     assert b"x-request-id: " + made.request_id.encode() in written
+    assert b"x-gateway-redelivery: 3" in written
     assert b"idempotency-key: " + made.request_id.encode() in written
     hook = KeptHook(made, None)
     assert (hook.body, hook.scope["query_string"], hook.received_at) == (BODY, b"a=b", made.received)
