@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from urllib.parse import unquote
 
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -124,6 +125,8 @@ class StoreUrl(NamedTuple):
 def parse_url(text: str) -> StoreUrl:
     """Take a URL apart: ``sqlite:/absolute/path`` with any number of slashes, or ``postgresql://…``.
 
+    It may also be as the configuration gives it to SQLAlchemy: percent-encoded, and with the driver's name.
+
     Raises StoreError where it is neither.
     """
     scheme, colon, rest = text.partition(":")
@@ -132,9 +135,9 @@ def parse_url(text: str) -> StoreUrl:
             raise StoreError(
                 f"store.url: {text!r} names no absolute path: write sqlite:///var/lib/wcs-gateway/store.db"
             )
-        path = Path("/" + rest.lstrip("/"))
+        path = Path("/" + unquote(rest).lstrip("/"))
         return StoreUrl(SQLITE, path, sa.URL.create(SQLITE, database=str(path)))
-    if colon and scheme in (POSTGRESQL, "postgres"):
+    if colon and scheme in (POSTGRESQL, f"{POSTGRESQL}+psycopg", "postgres"):
         try:
             url = sa.make_url(f"{POSTGRESQL}:{rest}").set(drivername=f"{POSTGRESQL}+psycopg")
         except (sa.exc.ArgumentError, ValueError):
