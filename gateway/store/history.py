@@ -132,7 +132,7 @@ class History:
                 logger.error("history: the result of a shadow copy cannot be kept: %s", exc)
             else:
                 rows.append(
-                    {"ordinary": ordinary, "time": int(began * 1e6), "request_id": request_id, "result": result}
+                    {"ordinary": int(ordinary), "time": int(began * 1e6), "request_id": request_id, "result": result}
                 )
         if rows:
             insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
