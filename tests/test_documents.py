@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-import yaml
 
 from gateway.cli.main import app
 from gateway.cli.reference_docs import SECTIONS, cure_table, reason_table, refusal_table, regenerate
 from gateway.config import json_schema, loads
+from gateway.config.source.document import parse
 from gateway.http.tls.handshakes import HandshakeFault
 from gateway.model.decision import Decision
 from gateway.model.hooks import parse_hook
@@ -196,7 +196,7 @@ def test_every_configuration_that_is_shown_is_a_valid_one(
         monkeypatch.setenv(variable, "x")
     for file in re.findall(r"[\w-]+\.pem", block):
         shutil.copy(PEM / ("key.pem" if file.startswith("k") else "certificate.pem"), tmp_path / file)
-    shown = yaml.safe_load(block)
+    shown = parse(block, "gateway.yaml").plain()
     if "upstream" in shown:  # an app's setting
         shown = {"apps": {"defaultApp": shown}}
     if "record" in shown:

@@ -26,7 +26,7 @@ log: {format: console}
 store: {url: "sqlite:store.db"}
 history: {}
 defaults:
-  spool: on
+  spool: {}
   methods:
     StreamKeepAliveEvent:
       fallback: {timeout: allow, unreachable: allow, overload: allow, bad_answer: allow, error_status: allow}

@@ -373,11 +373,11 @@ class Redelivery:
         if flow.down_since is None:
             flow.down_since = now
             detail = outcome.result.detail if isinstance(outcome.result, Failure) else ""
-            extra = {"fields": {"event": "spool_down", **fields}}
+            extra = {"fields": {"event": "redelivery_down", **fields}}
             logger.warning("spool: upstream %s takes no events, tried every second: %s", flow.name, detail, extra=extra)
             return
         seconds, flow.down_since = now - flow.down_since, None
-        extra = {"fields": {"event": "spool_back", **fields}}
+        extra = {"fields": {"event": "redelivery_back", **fields}}
         waiting = lane.backlog.events
         logger.warning(
             "spool: upstream %s takes events again, after %.1f s; about %d wait",
@@ -388,27 +388,20 @@ class Redelivery:
         )
 
     def _log_delivery(self, delivery: Delivery, outcome: Outcome, settle: Settle) -> None:
-        """A dead letter is reported, everything else only at level debug."""
-        is_dead = settle.outcome == "dead"
-        if not is_dead and not logger.isEnabledFor(logging.DEBUG):
+        """At level debug alone: the store's process reports dead letters."""
+        if not logger.isEnabledFor(logging.DEBUG):
             return
-        event, attempt = delivery.event, delivery.attempts + 1
+        event = delivery.event
         fields = {
-            "event": "spool_dead_letter" if is_dead else "redelivery",
+            "event": "redelivery",
             "request_id": event.request_id,
             "app": event.app,
             "method": event.method,
             "upstream": event.upstream,
             "target": outcome.target,
-            "attempt": attempt,
+            "attempt": delivery.attempts + 1,
             "outcome": settle.outcome,
             "upstream_ms": round(outcome.duration * 1000, 3),
             "error": settle.error,
         }
-        if is_dead:
-            logger.warning(
-                "spool: an event of app %s is a dead letter after %d failed attempts: %s",
-                event.app, attempt, settle.error, extra={"fields": fields},
-            )  # fmt: skip
-        else:
-            logger.debug("spool: redelivery %s: %s", event.request_id, settle.outcome, extra={"fields": fields})
+        logger.debug("spool: redelivery %s: %s", event.request_id, settle.outcome, extra={"fields": fields})

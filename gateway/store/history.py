@@ -42,7 +42,6 @@ from gateway.store.schema import history_block, history_body, history_shadow, hi
 logger = logging.getLogger(__name__)
 
 BUCKET: Final = 8192
-"""Decisions after which blocks are sealed."""
 _MOST_UNSEALED: Final = 512
 """Blocks after which they are, however few decisions they have."""
 _PRUNED: Final = 64
@@ -74,8 +73,15 @@ class HistoryStatistics(NamedTuple):
 class History:
     """The history. One thread writes; ``search``, ``oldest`` and ``statistics`` may be called by others beside it."""
 
-    def __init__(self, settings: HistorySettings, mask: Collection[str], body_fields: Collection[str] = MASKED) -> None:
-        """See ``configure``."""
+    def __init__(
+        self,
+        settings: HistorySettings,
+        mask: Collection[str],
+        body_fields: Collection[str] = MASKED,
+        bucket: int = BUCKET,
+    ) -> None:
+        """See ``configure``; *bucket*: decisions after which blocks are sealed."""
+        self._bucket = bucket
         self._begin = secrets.randbelow(ID_STEP)  # so that two gateways' decisions of one microsecond differ
         self._key = Key()
         self._size: tuple[float, int] | None = None
@@ -126,7 +132,7 @@ class History:
                 logger.error("history: the result of a shadow copy cannot be kept: %s", exc)
             else:
                 rows.append(
-                    {"ordinary": ordinary, "time": int(began * 1e6), "request_id": request_id, "result": result}
+                    {"ordinary": int(ordinary), "time": int(began * 1e6), "request_id": request_id, "result": result}
                 )
         if rows:
             insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
@@ -200,9 +206,9 @@ class History:
         for id_, count in connection.execute(query):
             ids.append(id_)
             decisions += count
-            if decisions >= BUCKET:
+            if decisions >= self._bucket:
                 break
-        if decisions < BUCKET and len(ids) < _MOST_UNSEALED:
+        if decisions < self._bucket and len(ids) < _MOST_UNSEALED:
             return False
         blocks = connection.execute(sa.select(history_block).where(_b.id.in_(ids)).order_by(_b.id)).all()
         bucket = bucket_for(ids[-1])
@@ -280,7 +286,7 @@ class History:
                     break
             self._delete(connection, blocks)
             if blocks:
-                return excess > 0
+                return True
         return False
 
     def _delete(self, connection: sa.Connection, blocks: Sequence[Any]) -> None:
@@ -328,7 +334,10 @@ class History:
         free = _pragma(connection, "freelist_count")
         pages = _pragma(connection, "page_count")
         if free > max(_FREE_PAGES, pages // 5) or pages * _pragma(connection, "page_size") > self._settings.max_size:
-            connection.exec_driver_sql(f"PRAGMA incremental_vacuum({min(free, _VACUUMED)})").all()
+            cursor = connection.connection.cursor()
+            for _ in range(min(free, _VACUUMED)):
+                cursor.execute("PRAGMA incremental_vacuum(1)")  # Python's module makes one step, so one page, of each
+            cursor.close()
 
     # --- reading ---
 
@@ -349,7 +358,7 @@ class History:
     def statistics(self, connection: sa.Connection) -> HistoryStatistics:
         """How much is kept; reads a few bytes for each block."""
         query = sa.select(_b.ordinary, sa.func.sum(_b.decisions)).group_by(_b.ordinary)
-        counted = dict(connection.execute(query).tuples().all())
+        counted = dict(connection.execute(query).all())
         ordinary = int(counted.get(1, 0))
         decisions = int(counted.get(0, 0)) + ordinary
         return HistoryStatistics(decisions, ordinary, self.used(connection), self.oldest(connection))

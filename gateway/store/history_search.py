@@ -350,7 +350,7 @@ class Search:
         rows = sa.select(_shards.id, _shards.data).where(
             _shards.id.between(shard_row(shard, 0), shard_row(shard, _LAST_BUCKET))
         )
-        for row, data in self._connection.execute(rows).tuples():
+        for row, data in self._connection.execute(rows):
             if ordinals := find_ordinals(data, term):
                 yield bucket_of_row(row), ordinals
 
@@ -361,7 +361,7 @@ class Search:
         kept = [each.kept for each in found]
         if self._wanted.request_id is not None and any(each.has_bodies for each in kept):
             query = sa.select(_bodies.id, _bodies.data).where(_bodies.id.in_([each.id for each in kept]))
-            bodies = dict(self._connection.execute(query).tuples().all())
+            bodies = dict(self._connection.execute(query).all())
             kept = [self._with_bodies(each, bodies.get(each.id)) for each in kept]
         return [encode_kept(each) for each in kept]
 
@@ -381,7 +381,7 @@ class Search:
                 query = sa.select(_shadows.time, _shadows.request_id, _shadows.result).where(
                     _shadows.ordinary == ordinary, _shadows.time.in_(times)
                 )
-                for time, request_id, result in self._connection.execute(query).tuples():
+                for time, request_id, result in self._connection.execute(query):
                     results[(time, request_id)] = result
         return [results.get((int(each.kept.time * 1e6), each.kept.request_id)) for each in found]
 

@@ -298,3 +298,16 @@ def test_secrets_are_compared_in_constant_time_alone() -> None:
 def test_what_a_guard_holds_is_not_in_its_repr() -> None:
     shown = f"{BasicCredentials('wcs', 'hidden-password')!r} {Signature(['hidden-key'])!r}"
     assert "hidden" not in shown
+
+
+@given(st.text(max_size=20).filter(lambda name: ":" not in name), st.text(max_size=20))
+def test_what_a_guard_would_send_is_what_it_lets_in(username: str, password: str) -> None:
+    guard = BasicCredentials(username, password)
+    guard.check([guard.header(BODY)], BODY)
+
+
+@given(st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=3), st.binary(max_size=60))
+def test_a_body_that_it_signs_is_one_that_it_lets_in(keys: list[str], body: bytes) -> None:
+    guard = Signature(keys)
+    guard.check([guard.header(body)], body)
+    Signature(keys[:1]).check([guard.header(body)], body)

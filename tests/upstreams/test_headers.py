@@ -6,6 +6,7 @@ import base64
 import re
 from collections import Counter
 from collections.abc import Sequence
+from datetime import datetime
 
 import pytest
 from hypothesis import given
@@ -23,7 +24,9 @@ from gateway.upstreams.headers import (
     encode_headers,
     forward_headers,
     hook_header_lines,
+    idempotency_line,
     parse_head,
+    redelivery_header_lines,
 )
 
 IDENTITY = Identity(b"id-1", b"00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-01")
@@ -411,3 +414,23 @@ def test_ids_that_the_gateway_makes_differ() -> None:
     made = [identity_of() for _ in range(1000)]
     assert len({identity.request_id for identity in made}) == 1000
     assert len({identity.traceparent for identity in made}) == 1000
+
+
+def test_a_client_cannot_say_which_event_a_hook_is() -> None:
+    forged = [(name, b"x") for name in (b"idempotency-key", b"x-gateway-redelivery", b"x-gateway-event-time")]
+    kept = [*sent_on(forged), *sent_on([(b"idempotency_key", b"x")], Policy(keep_underscores=True))]
+    assert not [name for name, _ in kept if b"idempotency" in name or name.startswith(b"x-gateway")]
+
+
+def test_an_event_is_recognised_by_its_request_id() -> None:
+    assert idempotency_line(b"id-1") == b"idempotency-key: id-1\r\n"
+
+
+@given(st.integers(1, 1000), st.integers(0, 4 * 10**12))
+def test_a_late_event_says_its_attempt_and_its_time(attempt: int, milliseconds: int) -> None:
+    lines = redelivery_header_lines(attempt, milliseconds / 1000).decode()
+    number, time = (line.partition(": ")[2] for line in lines.split("\r\n")[:2])
+    assert int(number) == attempt
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", time)  # RFC 3339, section 5.6
+    assert abs(datetime.fromisoformat(time).timestamp() - milliseconds / 1000) <= 0.001
+    assert lines.endswith("\r\n")

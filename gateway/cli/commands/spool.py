@@ -27,7 +27,9 @@ from gateway.cli.common import BAD_USAGE, FAILED, fail
 from gateway.cli.render import Json
 from gateway.model.text import plural, printable
 
-app = typer.Typer(help="Show the events kept for later delivery, and retry, drop, export or pause them.")
+app = typer.Typer(
+    help="Show the events kept for later delivery, and retry, drop, export or pause them.", no_args_is_help=True
+)
 
 _PAGE: Final = 1000
 """Events in one answer, at most."""

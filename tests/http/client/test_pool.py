@@ -87,6 +87,21 @@ async def test_no_more_connections_than_the_limit_are_open_and_the_rest_queue() 
         assert at_rest(transport)
 
 
+async def test_what_is_free_counts_down_to_the_limit_and_is_nothing_while_one_waits() -> None:
+    gate = Gate()
+    async with backend(gate.play) as there, transport_of(max_connections=3) as transport:
+        free = [transport.free]
+        tasks = []
+        for number in range(5):
+            tasks.append(asyncio.create_task(exchange(transport, there.url, b"%d" % number)))
+            await asyncio.sleep(0)
+            free.append(transport.free)
+        assert free == [3, 2, 1, 0, 0, 0]
+        gate.open.set()
+        await asyncio.gather(*tasks)
+        assert transport.free == 3
+
+
 async def test_queued_requests_go_first_come_first_served() -> None:
     gate = Gate()
     async with backend(gate.play) as there, transport_of(max_connections=1) as transport:
