@@ -103,7 +103,7 @@ def list_events(
     """Kept events, the oldest first; with their bodies, a page ends before these exceed ``MAX_PAGE_BYTES``."""
     limit = min(max(limit, 1), MAX_PAGE)
     ids = matching_ids(connection, wanted, after, limit + 1)
-    shown = ids[:limit]
+    shown: Sequence[int] = ids[:limit]
     if bodies:
         shown = _fitting(connection, shown)
     columns = (*_VIEW, _EVENT.body) if bodies else _VIEW
