@@ -31,6 +31,8 @@ CONNECT_TIMEOUT: Final = 3
 STATEMENT_TIMEOUT: Final = 10.0
 """Seconds for one statement of PostgreSQL; migrations, checks and searches set their own."""
 _READERS: Final = 4
+_WRITERS: Final = 4
+"""PostgreSQL's connections that may write: of the writer, of who listens to notices, of commands."""
 _CACHE_KIB: Final = 8 * 1024
 """Of each connection to a SQLite file."""
 _JOURNAL_LIMIT: Final = 64 * 2**20
@@ -269,7 +271,7 @@ class Database:
         given = self.where.url.query.get("options")
         return sa.create_engine(
             self.where.url,
-            pool_size=2 if writes else _READERS,
+            pool_size=_WRITERS if writes else _READERS,
             max_overflow=0,
             pool_timeout=30,
             pool_pre_ping=True,
