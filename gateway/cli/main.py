@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.cli.commands import check, decisions, demo, explain, info, replay, send, serve, spool, status
+from gateway.cli.commands import check, decisions, demo, explain, info, replay, send, serve, spool, status, store
 from gateway.cli.common import new_app
 from gateway.cli.top import top
 
@@ -19,3 +19,4 @@ app.command("top")(top)
 app.command("schema")(info.schema)
 app.command("version")(info.version)
 app.add_typer(spool.app, name="spool")
+app.add_typer(store.app, name="store")

@@ -91,6 +91,7 @@ class HookEndpoint:
         self._listeners = self._permanent_listeners = listeners
         self._tracers: tuple[Listener, ...] = ()
         self._recorders: tuple[Listener, ...] = ()
+        self._historians: tuple[Listener, ...] = ()
         self._new_context: Callable[[Snapshot, float, Scope], HookContext] = HookContext
         self._loop = asyncio.get_running_loop()
         self._hook_reader = HookReader()
@@ -245,12 +246,20 @@ class HookEndpoint:
         """Trace the hooks that *sampling* picks from now on, for the *listener* too; None: trace nothing."""
         self._new_context = HookContext if sampling is None else partial(TracedHookContext, sampling)
         self._tracers = () if listener is None else (listener,)
-        self._listeners = (*self._permanent_listeners, *self._tracers, *self._recorders)
+        self._join_listeners()
 
     def record_with(self, listener: Listener | None) -> None:
         """Hand every decision to this *listener* too from now on, to be recorded; None: record nothing."""
         self._recorders = () if listener is None else (listener,)
-        self._listeners = (*self._permanent_listeners, *self._tracers, *self._recorders)
+        self._join_listeners()
+
+    def keep_with(self, listener: Listener | None) -> None:
+        """Hand every decision to this *listener* too from now on, for the history; None: keep none."""
+        self._historians = () if listener is None else (listener,)
+        self._join_listeners()
+
+    def _join_listeners(self) -> None:
+        self._listeners = (*self._permanent_listeners, *self._tracers, *self._recorders, *self._historians)
 
     def refuse(self, refusal: BadRequest) -> Answer:
         """The answer to what never became a request; the front door asks for it, and writes it."""

@@ -18,8 +18,10 @@ from gateway.http.tls.certificates import Renewal, ServerTLS
 from gateway.http.tls.handshakes import FailedHandshake, HandshakeFault
 from gateway.http.tls.pem_files import NO_COPIES, Copies
 from gateway.model.change import Change, Changes, Swap, prepare
+from gateway.model.decision import Decision
 from gateway.model.keep_going import KeepGoing
 from gateway.policy.access import AllowedAddresses
+from gateway.policy.shadow import ShadowResult
 from gateway.policy.shared import SharedState
 from gateway.policy.spooling import RESERVE
 from gateway.proxy.endpoint import HookEndpoint
@@ -34,10 +36,12 @@ from gateway.server.listener import Listener, wait_until_started
 from gateway.server.loop_lag import LoopLagMonitor
 from gateway.store.client import StoreClient
 from gateway.telemetry.access_log import AccessLog
+from gateway.telemetry.history import HistoryRecorder
 from gateway.telemetry.journal import Journal
 from gateway.telemetry.log import LogWriter, prepare_logging
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.tracing import Tracing
+from gateway.upstreams.mirror import ResultListener
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +86,10 @@ class HookService:
         sessions.on_settings_dropped = metrics.unkept_settings.inc
         endpoint = HookEndpoint(self.runtime, consumers, sessions, store)
         self._redelivery = None if store is None else Redelivery(self.runtime, store)
-        self.runtime.shadows.on_result = journal.record_shadow
+        self._history = (
+            None if store is None else HistoryRecorder(store, metrics.history_dropped.inc, endpoint.keep_with)
+        )
+        self.runtime.shadows.on_result = _shadow_listener(journal, self._history)
         self._tracing = Tracing(metrics, endpoint.trace_with)
         self._recorder = Recorder(
             lambda outcome, hooks: metrics.recorded_hooks.with_labels(outcome).inc(hooks), endpoint.record_with
@@ -120,6 +127,7 @@ class HookService:
         await self.runtime.start()
         await self._tracing.begin(self._config)
         self._recorder.configure(self._config.record)
+        self._prepare_history(self._config).commit()
         self._serving = asyncio.create_task(self._listener.run_until_stopped())
         await wait_until_started([self._listener], [self._serving])
         _tune_gc()
@@ -202,6 +210,8 @@ class HookService:
         await self.runtime.aclose()
         await self._tracing.aclose()
         await asyncio.to_thread(self._recorder.close)
+        if self._history is not None:
+            self._history.flush()
         self._access.flush()
 
     async def _wait_for_cut_off(self) -> None:
@@ -258,12 +268,28 @@ class HookService:
         def grant(granted: tuple[FrontLimits, AllowedAddresses]) -> None:
             front.limits, front.addresses = granted
 
-        return Changes((Swap(partial(grant, after), partial(grant, before)), self._prepare_log(config)))
+        grants = Swap(partial(grant, after), partial(grant, before))
+        return Changes((grants, self._prepare_log(config), self._prepare_history(config)))
+
+    def _prepare_history(self, config: Config) -> Change:
+        return Change() if self._history is None else self._history.prepare(config.history, config.revision)
 
     def _prepare_log(self, config: Config) -> Change:
         console = config.log.format == "console"
         access = self._access.prepare(access=config.log.access, console=console, mask=config.log.mask)
         return Changes((access, prepare_logging(self._writer, level=config.log.level, console=console)))
+
+
+def _shadow_listener(journal: Journal, history: HistoryRecorder | None) -> ResultListener:
+    """What gets the results of shadow copies."""
+    if history is None:
+        return journal.record_shadow
+
+    def record(request_id: str, result: ShadowResult, decision: Decision) -> None:
+        journal.record_shadow(request_id, result, decision)
+        history.record_shadow(request_id, result, decision)
+
+    return record
 
 
 def _limits(config: Config) -> FrontLimits:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from urllib.parse import unquote
 
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -30,6 +31,8 @@ CONNECT_TIMEOUT: Final = 3
 STATEMENT_TIMEOUT: Final = 10.0
 """Seconds for one statement of PostgreSQL; migrations, checks and searches set their own."""
 _READERS: Final = 4
+_WRITERS: Final = 4
+"""PostgreSQL's connections that may write: of the writer, of who listens to notices, of commands."""
 _CACHE_KIB: Final = 8 * 1024
 """Of each connection to a SQLite file."""
 _JOURNAL_LIMIT: Final = 64 * 2**20
@@ -124,6 +127,8 @@ class StoreUrl(NamedTuple):
 def parse_url(text: str) -> StoreUrl:
     """Take a URL apart: ``sqlite:/absolute/path`` with any number of slashes, or ``postgresql://…``.
 
+    It may also be as the configuration gives it to SQLAlchemy: percent-encoded, and with the driver's name.
+
     Raises StoreError where it is neither.
     """
     scheme, colon, rest = text.partition(":")
@@ -132,9 +137,9 @@ def parse_url(text: str) -> StoreUrl:
             raise StoreError(
                 f"store.url: {text!r} names no absolute path: write sqlite:///var/lib/wcs-gateway/store.db"
             )
-        path = Path("/" + rest.lstrip("/"))
+        path = Path("/" + unquote(rest).lstrip("/"))
         return StoreUrl(SQLITE, path, sa.URL.create(SQLITE, database=str(path)))
-    if colon and scheme in (POSTGRESQL, "postgres"):
+    if colon and scheme in (POSTGRESQL, f"{POSTGRESQL}+psycopg", "postgres"):
         try:
             url = sa.make_url(f"{POSTGRESQL}:{rest}").set(drivername=f"{POSTGRESQL}+psycopg")
         except (sa.exc.ArgumentError, ValueError):
@@ -266,7 +271,7 @@ class Database:
         given = self.where.url.query.get("options")
         return sa.create_engine(
             self.where.url,
-            pool_size=2 if writes else _READERS,
+            pool_size=_WRITERS if writes else _READERS,
             max_overflow=0,
             pool_timeout=30,
             pool_pre_ping=True,

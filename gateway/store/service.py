@@ -243,7 +243,7 @@ class StoreService:
     def _greet(self, peer: _Peer, message: object) -> None:
         pid, uid = peer.connection.peer()
         if not isinstance(message, Hello) or uid != os.getuid():
-            raise PermissionError(f"process {pid} of user {uid} has no business here")
+            raise ValueError(f"process {pid} of user {uid} is none of this gateway's")
         peer.role, peer.pid = message.role, pid
         self._peers.add(peer)
         if peer.role == "worker":

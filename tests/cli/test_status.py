@@ -32,7 +32,7 @@ def test_status_says_what_runs_which_apps_are_in_trouble_and_which_targets_are_o
 
 def test_status_as_json_is_what_the_admin_port_says(running: RunningGateway) -> None:
     told = json.loads(ask(running, "status", "--json").out)
-    assert sorted(told) == ["activity", "insights", "status", "upstreams"]
+    assert sorted(told) == ["activity", "insights", "spool", "status", "upstreams"]
     assert told["status"]["workers"] == [running.pid]
     assert told["activity"]["window_seconds"] > 0
 

@@ -27,7 +27,9 @@ from gateway.cli.common import BAD_USAGE, FAILED, fail
 from gateway.cli.render import Json
 from gateway.model.text import plural, printable
 
-app = typer.Typer(help="Show the events kept for later delivery, and retry, drop, export or pause them.")
+app = typer.Typer(
+    help="Show the events kept for later delivery, and retry, drop, export or pause them.", no_args_is_help=True
+)
 
 _PAGE: Final = 1000
 """Events in one answer, at most."""
@@ -190,7 +192,7 @@ def retry(
     config: WatchedConfig = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Try events again now, dead letters too. Their failures are counted from 0 again."""
+    """Try events again now, dead letters too: these get all their attempts again."""
     filters = _Filters(app, upstream, method, call_id, dead, tuple(ids or ()))
     _check_choice(filters, everything, "retry")
     with gateway_at(admin, token_file, config) as gateway:

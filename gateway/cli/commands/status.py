@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from rich.table import Table
 from rich.text import Text
 
-from gateway.cli import render, render_insights
+from gateway.cli import render, render_insights, render_spool
 from gateway.cli.client import AdminOption, JsonOption, TokenOption, WatchedConfig, gateway_at
 from gateway.cli.render import Json, clock, milliseconds, plain, rate
 from gateway.model.text import plural
@@ -22,7 +22,7 @@ _WINDOW = 2.0
 def status(
     admin: AdminOption = None, token_file: TokenOption = None, config: WatchedConfig = None, as_json: JsonOption = False
 ) -> None:
-    """Show the status of a running gateway. Prints hooks, failing apps, targets and the configuration."""
+    """Show the status of a running gateway. Prints hooks, failing apps, targets, the store and the configuration."""
     with gateway_at(admin, token_file, config) as gateway:
         seen = gateway.get_or_fail("/api/activity", apps=0)["window_seconds"]
         time.sleep(min(_WINDOW, max(0.0, _WINDOW - seen)))  # the first request gets the rates of a moment only
@@ -31,6 +31,7 @@ def status(
             "status": gateway.get_or_fail("/api/status"),
             "upstreams": gateway.get_or_fail("/api/upstreams"),
             "insights": gateway.get_or_fail("/api/insights", apps=_APPS_SHOWN),
+            "spool": gateway.get_or_fail("/api/spool"),
         }
     if as_json:
         print(json.dumps(answers, indent=2))
@@ -40,7 +41,7 @@ def status(
         console.print(part)
 
 
-def _status(activity: Json, status: Json, upstreams: Json, insights: Json) -> Iterable[Text | Table]:
+def _status(activity: Json, status: Json, upstreams: Json, insights: Json, spool: Json) -> Iterable[Text | Table]:
     yield render.headline(status)
     yield render.hooks(status)
     yield _line("hooks on", ", ".join(map(plain, status["listen"])))
@@ -49,6 +50,7 @@ def _status(activity: Json, status: Json, upstreams: Json, insights: Json) -> It
     loaded = clock(config["loaded"], date=True)
     size = f"{plural(config['apps'], 'app')}, {plural(config['upstreams'], 'upstream')}"
     yield _line("config", f"{plain(config['path'])}: {size}, loaded {loaded}")
+    yield Text.assemble((f"{'store':9} ", "dim"), render_spool.summary(spool))
     for problem in render.problems(status):
         yield Text(problem, style="bold red")
     for warning in status["warnings"]:
