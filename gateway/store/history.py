@@ -342,14 +342,20 @@ class History:
     # --- reading ---
 
     def search(
-        self, connection: sa.Connection, wanted: HistoryFilter, before: int | None = None, limit: int = 100
+        self,
+        connection: sa.Connection,
+        wanted: HistoryFilter,
+        before: int | None = None,
+        limit: int = 100,
+        *,
+        bodies: bool = False,
     ) -> HistoryPage:
-        """The newest decisions that are wanted, of those before this id.
+        """The newest decisions that are wanted, of those before this id, with their *bodies* or without.
 
         A page may have fewer than *limit* decisions, or none, although there are more: ``next`` says so. Raises
         StoreError where a number is wanted that cannot be found.
         """
-        return Search(connection, wanted, self._hasher, self._mask).page(before, limit)
+        return Search(connection, wanted, self._hasher, self._mask).page(before, limit, bodies=bodies)
 
     def oldest(self, connection: sa.Connection) -> float | None:
         """Unix time of the oldest decision that is kept."""

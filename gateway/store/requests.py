@@ -175,8 +175,8 @@ class HistoryPage(msgspec.Struct, frozen=True):
     """Some of the decisions."""
 
     decisions: list[bytes]
-    """Each for ``store.decisions.decode_decision``, the newest first; with bodies only where one request was asked for.
-    There may be fewer than asked for, even none, although there are more: a page is a bounded amount of work."""
+    """Each for ``store.decisions.decode_decision``, the newest first. There may be fewer than asked for,
+    even none, although there are more: a page is a bounded amount of work."""
     shadows: list[bytes | None]
     """The result of each one's shadow copy, for ``store.decisions.decode_shadow``."""
     next: int | None
