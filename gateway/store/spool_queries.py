@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
 
 from gateway.store.records import SpooledEvent, UpstreamBacklog
-from gateway.store.requests import MAX_PAGE, AppBacklog, EventFilter, EventPage, EventView
+from gateway.store.requests import MAX_PAGE, MAX_PAGE_BYTES, AppBacklog, EventFilter, EventPage, EventView
 from gateway.store.schema import spool_count, spool_event, spool_pause
 
 VALUES: Final = (0, 1, 2)
@@ -97,12 +97,31 @@ _VIEW: Final = (
 )
 
 
-def list_events(connection: sa.Connection, wanted: EventFilter, after: int, limit: int) -> EventPage:
-    """Kept events without their bodies, the oldest first."""
+def list_events(
+    connection: sa.Connection, wanted: EventFilter, after: int, limit: int, *, bodies: bool = False
+) -> EventPage:
+    """Kept events, the oldest first; with their bodies, a page ends before these exceed ``MAX_PAGE_BYTES``."""
     limit = min(max(limit, 1), MAX_PAGE)
     ids = matching_ids(connection, wanted, after, limit + 1)
-    rows = connection.execute(sa.select(*_VIEW).where(_EVENT.id.in_(ids[:limit])).order_by(_EVENT.id))
-    return EventPage([_view(row, None) for row in rows], ids[limit - 1] if len(ids) > limit else None)
+    shown: Sequence[int] = ids[:limit]
+    if bodies:
+        shown = _fitting(connection, shown)
+    columns = (*_VIEW, _EVENT.body) if bodies else _VIEW
+    rows = connection.execute(sa.select(*columns).where(_EVENT.id.in_(shown)).order_by(_EVENT.id))
+    events = [_view(row, row.body if bodies else None) for row in rows]
+    return EventPage(events, shown[-1] if len(ids) > len(shown) else None)
+
+
+def _fitting(connection: sa.Connection, ids: Sequence[int]) -> Sequence[int]:
+    """The first of these events, as many as one page may have with their bodies; at least one."""
+    rows = connection.execute(sa.select(_EVENT.id, _EVENT.size).where(_EVENT.id.in_(ids)))
+    sizes = {row.id: row.size for row in rows}
+    total = 0
+    for number, id_ in enumerate(ids):
+        total += sizes.get(id_, 0)
+        if total > MAX_PAGE_BYTES and number:
+            return ids[:number]
+    return ids
 
 
 def show_event(connection: sa.Connection, id_: int) -> EventView | None:
