@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +20,7 @@ from gateway.admin.reload import Reloader
 from gateway.config import Loaded, loads
 from gateway.recording.format import decode_record
 from gateway.server.app import admin_app
-from gateway.store.backlog_table import BacklogTable
+from gateway.store.backlog_table import BacklogTable, create_table
 from gateway.store.client import NOT_CONNECTED, StoreClient
 from gateway.store.messages import Settle
 from gateway.store.requests import StoreConnection
@@ -48,8 +50,17 @@ def admin(store: StoreConnection | None, text: str = CONFIG) -> httpx.AsyncClien
     return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1")
 
 
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of a store without events."""
+    directory = tmp_path_factory.mktemp("empty")
+    DirectStore(directory).close()
+    return directory
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[DirectStore]:
+def store(empty: Path, tmp_path: Path) -> Iterator[DirectStore]:
+    shutil.copytree(empty, tmp_path, dirs_exist_ok=True)
     opened = DirectStore(tmp_path)
     yield opened
     opened.close()
@@ -112,11 +123,12 @@ async def test_pages_have_every_event_once_the_oldest_first(
 async def test_events_are_filtered(store: DirectStore, client: httpx.AsyncClient) -> None:
     ids = store.keep(event(1), event(2, app="b"), event(3, upstream="u"), event(4, method="ErrorEvent"))
     bury(store, ids[0])
-    for query, found in [
+    cases: list[tuple[dict[str, Any], list[int]]] = [
         ({"app": "b"}, ids[1:2]), ({"upstream": "u"}, ids[2:3]), ({"method": "ErrorEvent"}, ids[3:]),
         ({"call_id": "c3"}, ids[2:3]), ({"dead": "1"}, ids[:1]), ({"dead": "0"}, ids[1:]),
         ({"id": ids[3]}, ids[3:]), ({"app": "b", "upstream": "u"}, []),
-    ]:  # fmt: skip
+    ]  # fmt: skip
+    for query, found in cases:
         assert await listed(client, **query) == found, query
 
 
@@ -284,12 +296,15 @@ async def test_without_a_store_the_state_says_so_and_the_rest_is_409() -> None:
 
 
 async def test_a_store_that_is_not_connected_is_said() -> None:
-    table = BacklogTable.create()
-    async with admin(StoreClient("nobody-listens-here", "admin", table)) as client:
-        seen = await status(client)
-        assert (seen["store"]["up"], seen["store"]["error"], seen["events"]) == (False, NOT_CONNECTED, None)
-        answer = await client.get("/api/spool/events")
-        assert (answer.status_code, answer.text) == (503, f"the store gives no answer: {NOT_CONNECTED}\n")
+    fd = create_table(slots=2**13)
+    try:
+        async with admin(StoreClient("nobody-listens-here", "admin", BacklogTable(fd))) as client:
+            seen = await status(client)
+            assert (seen["store"]["up"], seen["store"]["error"], seen["events"]) == (False, NOT_CONNECTED, None)
+            answer = await client.get("/api/spool/events")
+            assert (answer.status_code, answer.text) == (503, f"the store gives no answer: {NOT_CONNECTED}\n")
+    finally:
+        os.close(fd)
 
 
 async def test_an_export_that_breaks_off_does_not_end_as_if_it_were_whole(
@@ -310,8 +325,8 @@ async def test_an_export_that_breaks_off_does_not_end_as_if_it_were_whole(
         return {"type": "http.request", "body": b"", "more_body": False}
 
     scope = {
-        "type": "http", "method": "GET", "path": "/api/spool/export", "raw_path": b"", "query_string": b"", "headers": [],
-        "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2), "scheme": "http", "http_version": "1.1", "root_path": "",
+        "type": "http", "method": "GET", "path": "/api/spool/export", "query_string": b"", "headers": [],
+        "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2), "scheme": "http", "http_version": "1.1",
     }  # fmt: skip
     await admin_app(state)(scope, receive, send)
     assert ends == [False, False]
