@@ -289,12 +289,33 @@ class Database:
         )
 
 
+def checkpoint(connection: sa.Connection) -> bool:
+    """SQLite: have everything in the main file, and the log empty; False where others read, so that it is not yet."""
+    driver: Any = connection.connection.driver_connection
+    is_busy, *_ = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    return not is_busy
+
+
+def shrink(connection: sa.Connection, pages: int = 1000) -> bool:
+    """SQLite: give at most so many free pages back to the file system, in a transaction; whether there were any."""
+    driver: Any = connection.connection.driver_connection
+    (free,) = driver.execute("PRAGMA freelist_count").fetchone()
+    for _ in range(min(free, pages)):
+        driver.execute("PRAGMA incremental_vacuum(1)")  # Python's module makes one step, so one page, of each
+    return bool(free)
+
+
 class Databases(NamedTuple):
     """Both parts of a store."""
 
     where: StoreUrl
     spool: Database
     history: Database
+
+    @property
+    def parts(self) -> tuple[Database, Database]:
+        """The spool and the history."""
+        return self.spool, self.history
 
     def close(self) -> None:
         """Close all connections that nobody uses."""

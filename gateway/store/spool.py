@@ -338,6 +338,7 @@ class Spool:
             upstreams=spool_queries.by_upstream(connection, found, paused, apps, self._clock()),
             apps=spool_queries.by_app(connection, found, paused, apps),
             size=self.database.size(),
+            paused=paused.everything,
         )
 
     def list_events(
