@@ -94,7 +94,7 @@ def _parameters(document: dict[str, Any]) -> Iterable[tuple[str, str]]:
             elif isinstance(each, (str, int)):
                 yield name, str(each)
             else:
-                raise ValueError(f"{shorten(name, 80)} must be a text, a whole number, true or false")
+                raise ValueError(f"{_quoted(name)} must be a text, a whole number, true or false")
 
 
 def _flag(name: str, text: str) -> bool:

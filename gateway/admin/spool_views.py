@@ -110,7 +110,7 @@ class EventSummary(msgspec.Struct, frozen=True):
     age_seconds: float
     expires: str
     size: int
-    """Bytes of its body."""
+    """Bytes that it takes."""
     cause: str
     error: str
     attempts: int

@@ -160,10 +160,11 @@ def event_details(event: Json) -> Iterator[Text]:
         ("expires", clock(event["expires"], date=True)),
         ("first try", f"{plain(event['cause'])}: {plain(event['error'])}".removesuffix(": ")),
         ("failures", str(event["attempts"])),
-        ("last error", plain(event["last_error"])),
+        ("last error", plain(event["last_error"]) if event["last_error"] != event["error"] else ""),
         ("next", "" if event["next_attempt"] is None else clock(event["next_attempt"], date=True)),
         ("from", plain(event["client"])),
         ("query", plain(event["query"])),
+        ("size", size(event["size"])),
     ]
     for name, text in facts:
         if text:
@@ -171,11 +172,11 @@ def event_details(event: Json) -> Iterator[Text]:
     for number, (name, value) in enumerate(event["headers"]):
         yield _fact("" if number else "headers", f"{plain(name)}: {plain(value)}")
     if event["body"] is None:
-        yield _fact("body", f"{size(event['size'])}: too large to be masked; --unmasked shows it")
-    else:
-        note = " (numbers are pseudonyms, secrets ***; --unmasked shows it as it came)" if event["masked"] else ""
-        yield _fact("body", f"{size(event['size'])}{note}")
-        yield Text(plain(event["body"]))
+        yield _fact("body", "too large to be masked; --unmasked shows it")
+        return
+    if event["masked"]:
+        yield _fact("body", "numbers are pseudonyms, secrets ***; --unmasked shows it as it came")
+    yield Text(plain(event["body"]))
 
 
 def _fact(name: str, text: str) -> Text:

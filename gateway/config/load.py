@@ -108,7 +108,9 @@ def _check(text: str, name: str, check_build: BuildCheck) -> Loaded:
     if problems := [document.problem(path, message) for path, message in check_build(config)]:
         raise ConfigError(problems)
     warnings = sorted(checks.warnings, key=lambda it: (it.line, it.column, it.path))
-    return Loaded(config, tuple(warnings), mask_secrets(document), Path(name), text_digest(text))
+    digest = text_digest(text)
+    config.set_revision(digest)
+    return Loaded(config, tuple(warnings), mask_secrets(document), Path(name), digest)
 
 
 def _validate(

@@ -272,7 +272,7 @@ class HookService:
         return Changes((grants, self._prepare_log(config), self._prepare_history(config)))
 
     def _prepare_history(self, config: Config) -> Change:
-        return Change() if self._history is None else self._history.prepare(config.history)
+        return Change() if self._history is None else self._history.prepare(config.history, config.revision)
 
     def _prepare_log(self, config: Config) -> Change:
         console = config.log.format == "console"

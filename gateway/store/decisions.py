@@ -9,8 +9,10 @@ original.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any, Final, NamedTuple
+from zlib import crc32
 
 import msgspec
 
@@ -32,7 +34,7 @@ ID_STEP: Final = 1024
 _LONG: Final = 4 * FIELD
 """Bytes of a field's JSON from which on it is shortened before it is sent."""
 _CACHED: Final = 4096
-"""Numbers of which mask and hash are remembered: the hooks of a call have the same ones."""
+"""Values of a field that are remembered with what was made of them."""
 
 _CALL, _SESSION, _REQUEST, _CALLER, _CALLEE = range(1, 6)
 """Kinds of terms."""
@@ -209,14 +211,14 @@ def _set_fields(annotations: Annotations) -> dict[str, Any]:
 # --- the store's process ---
 
 
-class Prepared(NamedTuple):
+class Prepared(msgspec.Struct, frozen=True, gc=False):
     """A decision that is ready to be kept."""
 
     id: int
     ordinary: bool
     encoded: bytes
     """A ``KeptDecision`` without bodies."""
-    terms: tuple[int, ...]
+    terms: list[int]
     """Numbers of 32 bits: what it is found by. Others may have the same ones."""
     bodies: bytes | None
     """Its bodies, packed, where it has any."""
@@ -232,8 +234,10 @@ class Preparer:
 
         Without a *body_mask* no bodies are kept.
         """
-        self._callers = _Numbers("caller" in mask, hasher)
-        self._callees = _Numbers("callee" in mask, hasher)
+        self._callers = _Known(_Numbers("caller" in mask, hasher, _CALLER).make)
+        self._callees = _Known(_Numbers("callee" in mask, hasher, _CALLEE).make)
+        self._calls = _Known(partial(_field_term, _CALL))
+        self._sessions = _Known(partial(_field_term, _SESSION))
         self._body_mask = body_mask
         self._count = begin
 
@@ -242,25 +246,35 @@ class Preparer:
         sent = _decode_sent(data)
         self._count = count = (self._count + 1) % ID_STEP
         id_ = int(sent.time * 1e6) * ID_STEP + count
-        caller, caller_hash = self._callers.prepare(sent.caller) if sent.caller else (sent.caller, None)
-        callee, callee_hash = self._callees.prepare(sent.callee) if sent.callee else (sent.callee, None)
+        request_id, session_id, call_id, caller, callee = (
+            sent.request_id,
+            sent.session_id,
+            sent.call_id,
+            sent.caller,
+            sent.callee,
+        )
+        terms = [crc32(request_id.encode(), _REQUEST)]
+        if call_id and (found := self._calls[call_id]) is not None:
+            terms.append(found)
+        if session_id and (found := self._sessions[session_id]) is not None:
+            terms.append(found)
+        caller_hash = callee_hash = None
+        if caller:
+            caller, caller_hash, found = self._callers[caller]
+            if found is not None:
+                terms.append(found)
+        if callee:
+            callee, callee_hash, found = self._callees[callee]
+            if found is not None:
+                terms.append(found)
         bodies = self._pack_bodies(sent) if sent.body else None
-        terms = [term(_REQUEST, sent.request_id.encode("utf-8", "surrogatepass"))]
-        if sent.call_id and (text := _searched(sent.call_id)) is not None:
-            terms.append(term(_CALL, text))
-        if sent.session_id and (text := _searched(sent.session_id)) is not None:
-            terms.append(term(_SESSION, text))
-        if caller_hash is not None:
-            terms.append(term(_CALLER, caller_hash))
-        if callee_hash is not None:
-            terms.append(term(_CALLEE, callee_hash))
         encoded = _encode(
             (
                 id_,
                 sent.time,
-                sent.request_id,
-                sent.session_id,
-                sent.call_id,
+                request_id,
+                session_id,
+                call_id,
                 caller,
                 callee,
                 caller_hash,
@@ -269,7 +283,7 @@ class Preparer:
                 sent.details,
             )
         )
-        return Prepared(id_, sent.ordinary, encoded, tuple(terms), bodies)
+        return Prepared(id_, sent.ordinary, encoded, terms, bodies)
 
     def _pack_bodies(self, sent: SentDecision) -> bytes | None:
         mask, answer = self._body_mask, sent.answer
@@ -283,68 +297,72 @@ class Preparer:
         return zlib.compress(_encode((body, answer)), 1)
 
 
+class _Known(dict[bytes, Any]):
+    """What was made of the JSON of a field: the hooks of a call have the same ones. Bounded."""
+
+    def __init__(self, make: Callable[[bytes], Any]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, raw: bytes) -> Any:
+        if len(self) >= _CACHED:
+            self.clear()
+        made = self[raw] = self._make(raw)
+        return made
+
+
 class _Numbers:
     """One field's numbers as they are kept."""
 
-    def __init__(self, is_masked: bool, hasher: NumberHasher | None) -> None:
+    def __init__(self, is_masked: bool, hasher: NumberHasher | None, kind: int) -> None:
         self._is_masked = is_masked
         self._hasher = hasher
-        self._known: dict[bytes, tuple[bytes | None, bytes | None]] = {}
+        self._kind = kind
 
-    def prepare(self, raw: bytes) -> tuple[bytes | None, bytes | None]:
-        """The field's JSON as it is kept, and the number's hash."""
-        found = self._known.get(raw)
-        if found is None:
-            if len(self._known) >= _CACHED:
-                self._known.clear()
-            found = self._known[raw] = self._make(msgspec.Raw(raw))
-        return found
-
-    def _make(self, raw: msgspec.Raw) -> tuple[bytes | None, bytes | None]:
-        text = field_text(raw, NUMBER)
+    def make(self, raw: bytes) -> tuple[bytes, bytes | None, int | None]:
+        """The field's JSON as it is kept, the number's hash, and its term."""
+        text = field_text(msgspec.Raw(raw), MAX_NUMBER)
         if text is None:
-            return b"", None
-        whole = field_text(raw, MAX_NUMBER)
-        hashed = None if self._hasher is None or whole is None else self._hasher.hash(whole)
-        return _encode_json(mask_number(text) if self._is_masked else text), hashed
+            return b"", None, None
+        hashed = None if self._hasher is None else self._hasher.hash(text)
+        text = shorten(text, NUMBER)
+        kept = _encode_json(mask_number(text) if self._is_masked else text)
+        return kept, hashed, None if hashed is None else crc32(hashed, self._kind)
 
 
-def term(kind: int, value: bytes) -> int:
-    """The number of 32 bits by which decisions with this value are found."""
-    return zlib.crc32(value, kind)
+def _field_term(kind: int, raw: bytes) -> int | None:
+    """The term of a field's JSON."""
+    text = field_text(msgspec.Raw(raw), FIELD)
+    return None if text is None else _text_term(kind, text)
+
+
+def _text_term(kind: int, text: str) -> int:
+    return crc32(text.encode("utf-8", "surrogatepass"), kind)
 
 
 def call_term(call_id: str) -> int:
-    """The term of a call's id."""
-    return term(_CALL, call_id.encode("utf-8", "surrogatepass"))
+    """The term of a call's id: a number of 32 bits by which decisions with this value are found."""
+    return _text_term(_CALL, call_id)
 
 
 def session_term(session_id: str) -> int:
     """The term of a session's id."""
-    return term(_SESSION, session_id.encode("utf-8", "surrogatepass"))
+    return _text_term(_SESSION, session_id)
 
 
 def request_term(request_id: str) -> int:
     """The term of a request's id."""
-    return term(_REQUEST, request_id.encode("utf-8", "surrogatepass"))
+    return _text_term(_REQUEST, request_id)
 
 
 def caller_term(hashed: bytes) -> int:
     """The term of a caller's hash."""
-    return term(_CALLER, hashed)
+    return crc32(hashed, _CALLER)
 
 
 def callee_term(hashed: bytes) -> int:
     """The term of a callee's hash."""
-    return term(_CALLEE, hashed)
-
-
-def _searched(raw: bytes) -> bytes | None:
-    """The text of a field by which it is searched for."""
-    if raw[0] == 0x22 and len(raw) <= FIELD and b"\\" not in raw:
-        return raw[1:-1]
-    text = field_text(msgspec.Raw(raw), FIELD)
-    return None if text is None else text.encode("utf-8", "surrogatepass")
+    return crc32(hashed, _CALLEE)
 
 
 def with_bodies(kept: KeptDecision, packed: bytes) -> KeptDecision:

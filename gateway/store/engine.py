@@ -31,6 +31,8 @@ CONNECT_TIMEOUT: Final = 3
 STATEMENT_TIMEOUT: Final = 10.0
 """Seconds for one statement of PostgreSQL; migrations, checks and searches set their own."""
 _READERS: Final = 4
+_WRITERS: Final = 4
+"""PostgreSQL's connections that may write: of the writer, of who listens to notices, of commands."""
 _CACHE_KIB: Final = 8 * 1024
 """Of each connection to a SQLite file."""
 _JOURNAL_LIMIT: Final = 64 * 2**20
@@ -269,7 +271,7 @@ class Database:
         given = self.where.url.query.get("options")
         return sa.create_engine(
             self.where.url,
-            pool_size=2 if writes else _READERS,
+            pool_size=_WRITERS if writes else _READERS,
             max_overflow=0,
             pool_timeout=30,
             pool_pre_ping=True,
@@ -287,12 +289,33 @@ class Database:
         )
 
 
+def checkpoint(connection: sa.Connection) -> bool:
+    """SQLite: have everything in the main file, and the log empty; False where others read, so that it is not yet."""
+    driver: Any = connection.connection.driver_connection
+    is_busy, *_ = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    return not is_busy
+
+
+def shrink(connection: sa.Connection, pages: int = 1000) -> bool:
+    """SQLite: give at most so many free pages back to the file system, in a transaction; whether there were any."""
+    driver: Any = connection.connection.driver_connection
+    (free,) = driver.execute("PRAGMA freelist_count").fetchone()
+    for _ in range(min(free, pages)):
+        driver.execute("PRAGMA incremental_vacuum(1)")  # Python's module makes one step, so one page, of each
+    return bool(free)
+
+
 class Databases(NamedTuple):
     """Both parts of a store."""
 
     where: StoreUrl
     spool: Database
     history: Database
+
+    @property
+    def parts(self) -> tuple[Database, Database]:
+        """The spool and the history."""
+        return self.spool, self.history
 
     def close(self) -> None:
         """Close all connections that nobody uses."""

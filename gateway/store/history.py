@@ -132,7 +132,7 @@ class History:
                 logger.error("history: the result of a shadow copy cannot be kept: %s", exc)
             else:
                 rows.append(
-                    {"ordinary": ordinary, "time": int(began * 1e6), "request_id": request_id, "result": result}
+                    {"ordinary": int(ordinary), "time": int(began * 1e6), "request_id": request_id, "result": result}
                 )
         if rows:
             insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
@@ -342,14 +342,20 @@ class History:
     # --- reading ---
 
     def search(
-        self, connection: sa.Connection, wanted: HistoryFilter, before: int | None = None, limit: int = 100
+        self,
+        connection: sa.Connection,
+        wanted: HistoryFilter,
+        before: int | None = None,
+        limit: int = 100,
+        *,
+        bodies: bool = False,
     ) -> HistoryPage:
-        """The newest decisions that are wanted, of those before this id.
+        """The newest decisions that are wanted, of those before this id, with their *bodies* or without.
 
         A page may have fewer than *limit* decisions, or none, although there are more: ``next`` says so. Raises
         StoreError where a number is wanted that cannot be found.
         """
-        return Search(connection, wanted, self._hasher, self._mask).page(before, limit)
+        return Search(connection, wanted, self._hasher, self._mask).page(before, limit, bodies=bodies)
 
     def oldest(self, connection: sa.Connection) -> float | None:
         """Unix time of the oldest decision that is kept."""

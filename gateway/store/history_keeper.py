@@ -146,7 +146,11 @@ class HistoryKeeper:
             case SearchHistory():
                 history = self._configured_history()
                 search = functools.partial(
-                    history.search, wanted=request.wanted, before=request.before, limit=request.limit
+                    history.search,
+                    wanted=request.wanted,
+                    before=request.before,
+                    limit=request.limit,
+                    bodies=request.bodies,
                 )
                 return await self._read(search)
             case _:

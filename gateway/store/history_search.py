@@ -43,7 +43,7 @@ from gateway.store.history_blocks import (
     unpack,
 )
 from gateway.store.numbers import NumberHasher, normalize_number
-from gateway.store.requests import MAX_PAGE, HistoryFilter, HistoryPage
+from gateway.store.requests import MAX_PAGE, MAX_PAGE_BYTES, HistoryFilter, HistoryPage
 from gateway.store.schema import history_block, history_body, history_shadow, history_shard
 
 logger = logging.getLogger(__name__)
@@ -222,14 +222,20 @@ class Search:
         self._matcher = Matcher(wanted, hasher)
         self._since = -1 if wanted.since is None else int(wanted.since * 1e6) * ID_STEP - ID_STEP
 
-    def page(self, before: int | None, limit: int) -> HistoryPage:
-        """The newest decisions before this id that are wanted."""
+    def page(self, before: int | None, limit: int, *, bodies: bool = False) -> HistoryPage:
+        """The newest decisions before this id that are wanted, with their *bodies* or without."""
         limit = max(1, min(limit, MAX_PAGE))
         end = _END if before is None else before
         if self._wanted.until is not None:
             end = min(end, (int(self._wanted.until * 1e6) + 1) * ID_STEP)
         found, following = self._find(end, limit)
-        return HistoryPage(self._encode(found), self._find_shadows(found), following, self.oldest())
+        kept = [each.kept for each in found]
+        if bodies:
+            whole = self._with_bodies(kept)
+            if len(whole) < len(kept):
+                found, following = found[: len(whole)], whole[-1].id
+            kept = whole
+        return HistoryPage([encode_kept(each) for each in kept], self._find_shadows(found), following, self.oldest())
 
     def _find(self, end: int, limit: int) -> tuple[list[_Found], int | None]:
         """What is wanted, and where the next page begins."""
@@ -356,17 +362,20 @@ class Search:
 
     # --- what is returned ---
 
-    def _encode(self, found: list[_Found]) -> list[bytes]:
-        """With bodies only where one request is asked for: pages of them would be large."""
-        kept = [each.kept for each in found]
-        if self._wanted.request_id is not None and any(each.has_bodies for each in kept):
-            query = sa.select(_bodies.id, _bodies.data).where(_bodies.id.in_([each.id for each in kept]))
-            bodies = dict(self._connection.execute(query).all())
-            kept = [self._with_bodies(each, bodies.get(each.id)) for each in kept]
-        return [encode_kept(each) for each in kept]
+    def _with_bodies(self, kept: list[KeptDecision]) -> list[KeptDecision]:
+        """With their bodies; fewer where these have more than MAX_PAGE_BYTES, but at least one."""
+        whole: list[KeptDecision] = []
+        size = 0
+        for found in kept:
+            each = self._add_bodies(found) if found.has_bodies else found
+            size += len(each.body) + len(each.answer or b"")
+            if whole and size > MAX_PAGE_BYTES:
+                break
+            whole.append(each)
+        return whole
 
-    @staticmethod
-    def _with_bodies(kept: KeptDecision, packed: bytes | None) -> KeptDecision:
+    def _add_bodies(self, kept: KeptDecision) -> KeptDecision:
+        packed = self._connection.scalar(sa.select(_bodies.data).where(_bodies.id == kept.id))
         try:
             return kept if packed is None else with_bodies(kept, packed)
         except ValueError as exc:

@@ -54,7 +54,9 @@ class KeepShadow(Message, frozen=True):
 
     request_id: str
     time: float
+    """The decision's: Unix time at which its hook began."""
     result: bytes
+    """As ``store.decisions.encode_shadow`` made it."""
 
 
 class Take(Message, frozen=True):

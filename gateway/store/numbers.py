@@ -33,6 +33,8 @@ def normalize_number(text: str) -> str:
     nothing is known of its country. A user who is no number is taken in lower case, without the host. Empty where
     there is neither.
     """
+    if text.isascii() and text.removeprefix("+").isdigit() and not text.startswith(_INTERNATIONAL):
+        return text[:MAX_NUMBER]
     text = normalize("NFKC", text[:MAX_NUMBER]).strip()
     if found := _in_brackets(text):
         text = found[1].strip()

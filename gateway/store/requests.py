@@ -175,13 +175,14 @@ class HistoryPage(msgspec.Struct, frozen=True):
     """Some of the decisions."""
 
     decisions: list[bytes]
-    """Each as ``gateway.store.decisions`` encodes it, the newest first."""
+    """Each for ``store.decisions.decode_decision``, the newest first. There may be fewer than asked for,
+    even none, although there are more: a page is a bounded amount of work."""
     shadows: list[bytes | None]
-    """The result of each one's shadow copy."""
+    """The result of each one's shadow copy, for ``store.decisions.decode_shadow``."""
     next: int | None
-    """For the next page; None at the end."""
+    """For the next page; None at the end. It has 61 bits: more than a number has in JavaScript."""
     oldest: float | None
-    """Unix time of the oldest decision that is kept: how far the search looks back."""
+    """Unix time of the oldest decision that is kept, of those that can match: how far the search looks back."""
 
 
 class StoreReport(StoreRequest, frozen=True):

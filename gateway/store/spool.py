@@ -338,13 +338,14 @@ class Spool:
             upstreams=spool_queries.by_upstream(connection, found, paused, apps, self._clock()),
             apps=spool_queries.by_app(connection, found, paused, apps),
             size=self.database.size(),
+            paused=paused.everything,
         )
 
     def list_events(
-        self, connection: sa.Connection, wanted: EventFilter, *, after: int = 0, limit: int = 100
+        self, connection: sa.Connection, wanted: EventFilter, *, after: int = 0, limit: int = 100, bodies: bool = False
     ) -> EventPage:
-        """Kept events without their bodies, the oldest first."""
-        return spool_queries.list_events(connection, wanted, after, limit)
+        """Kept events, the oldest first."""
+        return spool_queries.list_events(connection, wanted, after, limit, bodies=bodies)
 
     def show(self, connection: sa.Connection, id_: int) -> EventView | None:
         """One kept event with its body."""

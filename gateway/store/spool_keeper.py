@@ -272,7 +272,7 @@ class SpoolKeeper:
                 return await self._read(functools.partial(spool.status, apps=self._apps))
             case ListEvents():
                 listed = functools.partial(spool.list_events, wanted=request.wanted, after=request.after)
-                return await self._read(functools.partial(listed, limit=request.limit))
+                return await self._read(functools.partial(listed, limit=request.limit, bodies=request.bodies))
             case ShowEvent():
                 return await self._read(functools.partial(spool.show, id_=request.id))
             case RetryEvents() | DropEvents():

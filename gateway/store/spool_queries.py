@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
 
 from gateway.store.records import SpooledEvent, UpstreamBacklog
-from gateway.store.requests import MAX_PAGE, AppBacklog, EventFilter, EventPage, EventView
+from gateway.store.requests import MAX_PAGE, MAX_PAGE_BYTES, AppBacklog, EventFilter, EventPage, EventView
 from gateway.store.schema import spool_count, spool_event, spool_pause
 
 VALUES: Final = (0, 1, 2)
@@ -97,12 +97,31 @@ _VIEW: Final = (
 )
 
 
-def list_events(connection: sa.Connection, wanted: EventFilter, after: int, limit: int) -> EventPage:
-    """Kept events without their bodies, the oldest first."""
+def list_events(
+    connection: sa.Connection, wanted: EventFilter, after: int, limit: int, *, bodies: bool = False
+) -> EventPage:
+    """Kept events, the oldest first; with their bodies, a page ends before these exceed ``MAX_PAGE_BYTES``."""
     limit = min(max(limit, 1), MAX_PAGE)
     ids = matching_ids(connection, wanted, after, limit + 1)
-    rows = connection.execute(sa.select(*_VIEW).where(_EVENT.id.in_(ids[:limit])).order_by(_EVENT.id))
-    return EventPage([_view(row, None) for row in rows], ids[limit - 1] if len(ids) > limit else None)
+    shown: Sequence[int] = ids[:limit]
+    if bodies:
+        shown = _fitting(connection, shown)
+    columns = (*_VIEW, _EVENT.body) if bodies else _VIEW
+    rows = connection.execute(sa.select(*columns).where(_EVENT.id.in_(shown)).order_by(_EVENT.id))
+    events = [_view(row, row.body if bodies else None) for row in rows]
+    return EventPage(events, shown[-1] if len(ids) > len(shown) else None)
+
+
+def _fitting(connection: sa.Connection, ids: Sequence[int]) -> Sequence[int]:
+    """The first of these events, as many as one page may have with their bodies; at least one."""
+    rows = connection.execute(sa.select(_EVENT.id, _EVENT.size).where(_EVENT.id.in_(ids)))
+    sizes = {row.id: row.size for row in rows}
+    total = 0
+    for number, id_ in enumerate(ids):
+        total += sizes.get(id_, 0)
+        if total > MAX_PAGE_BYTES and number:
+            return ids[:number]
+    return ids
 
 
 def show_event(connection: sa.Connection, id_: int) -> EventView | None:
@@ -220,3 +239,31 @@ def app_bytes(connection: sa.Connection, apps: Collection[str]) -> dict[str, int
     total = sa.func.sum(spool_count.c.bytes + spool_count.c.dead_bytes)
     query = sa.select(spool_count.c.app, total).where(spool_count.c.app.in_(list(apps))).group_by(spool_count.c.app)
     return {app: int(size) for app, size in connection.execute(query)}
+
+
+# --- soundness ---
+
+_HEADLESS: Final = sa.text(
+    "SELECT count(*) FROM (SELECT sum(head) AS heads, min(id) AS first, max(CASE WHEN head = 1 THEN id END) AS its"
+    " FROM spool_event WHERE dead = 0 GROUP BY key) AS k WHERE heads <> 1 OR first <> its"
+)
+_DEAD_HEADS: Final = sa.select(sa.func.count()).where(_EVENT.dead == 1, _EVENT.head == 1)
+_MISCOUNTED: Final = sa.text(
+    "SELECT count(*) FROM (SELECT app, upstream, sum(events) AS events, sum(bytes) AS bytes, sum(dead) AS dead,"
+    " sum(dead_bytes) AS dead_bytes FROM (SELECT app, upstream, -events AS events, -bytes AS bytes, -dead AS dead,"
+    " -dead_bytes AS dead_bytes FROM spool_count UNION ALL SELECT app, upstream, 1 - dead, (1 - dead) * size, dead,"
+    " dead * size FROM spool_event) AS every GROUP BY app, upstream) AS sums"
+    " WHERE events <> 0 OR bytes <> 0 OR dead <> 0 OR dead_bytes <> 0"
+)
+
+
+def inconsistencies(connection: sa.Connection) -> list[str]:
+    """What is wrong with what the tables say of each other. Reads every row."""
+    found = []
+    if keys := connection.scalar(_HEADLESS):
+        found.append(f"{keys} keys of the spool have not exactly their first waiting event as the next to be delivered")
+    if events := connection.scalar(_DEAD_HEADS):
+        found.append(f"{events} dead letters of the spool are marked as the next to be delivered")
+    if counts := connection.scalar(_MISCOUNTED):
+        found.append(f"{counts} counts of the spool differ from its events")
+    return found

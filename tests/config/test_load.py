@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import pickle
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -111,3 +112,12 @@ def test_ten_thousand_apps_all_load() -> None:
     assert settings.timeout == 2.0
     assert settings.signature is not None
     assert settings.signature.keys == (SecretStr("k9999"),)
+
+
+def test_a_configuration_says_which_text_it_was_made_of_also_in_another_process() -> None:
+    text = "upstreams: {u: {url: 'http://127.0.0.1:1'}}\napps: {a: {upstream: u}}\n"
+    loaded = loads(text)
+    assert loaded.config.revision
+    assert loaded.digest.startswith(loaded.config.revision)
+    assert pickle.loads(pickle.dumps(loaded.config)).revision == loaded.config.revision
+    assert loads(text + "# changed\n").config.revision != loaded.config.revision

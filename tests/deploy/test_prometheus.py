@@ -247,6 +247,7 @@ def configuration(backend: FaultyBackend, recording: Path) -> str:
     apps["blocked"] = {"upstream": "ok", "rules": [{"name": "all", "callee": "*", "verdict": "reject"}]}
     apps["hasty"] = {"upstream": "ok", "rate_limit": "1/m burst 2"}
     apps["narrow"] = {"upstream": "hang", "timeout": "300ms", "max_in_flight": 2}
+    apps["kept"] = {"upstream": "silent", "spool": {"max_age": "1h"}}
     return json.dumps(
         {
             "server": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "workers": 2},
@@ -254,6 +255,8 @@ def configuration(backend: FaultyBackend, recording: Path) -> str:
             "upstreams": upstreams,
             "apps": apps,
             "record": {"path": str(recording)},
+            "store": {"url": f"sqlite:///{recording.parent}/store.db"},
+            "history": {},
         }
     )
 
@@ -318,6 +321,8 @@ def wave(gateway: RunningGateway, secured: RunningGateway) -> None:
     with ThreadPoolExecutor(10) as pool:
         statuses = list(pool.map(send, [app for app, count in WAVE.items() for _ in range(count)]))
     assert set(statuses) == {200, 403}
+    event = gateway.hook("CallStatusEvent", appKey="kept", callId=uuid.uuid4().hex)
+    assert event.status_code == 200
     for _ in range(BROKEN):
         assert gateway.hook(body=b"no JSON").status_code == 400
     for _ in range(PLAIN):

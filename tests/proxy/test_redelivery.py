@@ -21,84 +21,14 @@ from gateway.proxy.redelivery import Redelivery
 from gateway.proxy.runtime import Runtime
 from gateway.telemetry.metrics import Metrics
 from gateway.upstreams.outgoing import Outgoing
+from tests.support.event_sink import HANG, OK, Sink
 from tests.support.kept_events import KeptEvents, Shelf, event
 
 PATIENCE = 20.0
-OK = 200
-HANG = 0
 BUDGET = 0.3
 
-Headers = dict[str, str]
 
-
-class Backend:
-    """A backend of events in the test's own loop, which can be absent."""
-
-    def __init__(self) -> None:
-        self.got: list[tuple[dict[str, Any], Headers]] = []
-        """Every event, when it came."""
-        self.recorded: list[int] = []
-        """The numbers of those that were answered with 200, in order."""
-        self.under_way = self.most_under_way = 0
-        self.seconds = 0.0
-        self.status: Callable[[dict[str, Any]], int] = lambda body: OK
-        self.port = 0
-        self._server: asyncio.Server | None = None
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None] | None] = set()
-
-    async def begin(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def end(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        for writer in self._writers:
-            writer.transport.abort()
-        await asyncio.gather(*filter(None, self._tasks), return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
-        self._tasks.add(asyncio.current_task())
-        try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-                lines = [line.partition(": ") for line in head.split("\r\n")[1:] if line]
-                headers = {name.lower(): value for name, _, value in lines}
-                assert len(headers) == len(lines), f"a header stands twice: {head}"
-                body = json.loads(await reader.readexactly(int(headers["content-length"])))
-                await self._answer(body, headers, reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            self._writers.discard(writer)
-            self._tasks.discard(asyncio.current_task())
-            writer.transport.abort()
-
-    async def _answer(
-        self, body: dict[str, Any], headers: Headers, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        self.got.append((body, headers))
-        self.under_way += 1
-        self.most_under_way = max(self.most_under_way, self.under_way)
-        try:
-            if self.seconds:
-                await asyncio.sleep(self.seconds)
-            status = self.status(body)
-            if status == HANG:
-                await reader.read()  # until the gateway gives up
-                return
-        finally:
-            self.under_way -= 1
-        if status == OK:
-            self.recorded.append(body["number"])
-        writer.write(b"HTTP/1.1 %d X\r\ncontent-length: 2\r\n\r\n{}" % status)
-        await writer.drain()
-
-
-def configuration(backend: Backend, directory: Path, **changes: Any) -> Config:
+def configuration(backend: Sink, directory: Path, **changes: Any) -> Config:
     upstream = {
         "url": f"http://127.0.0.1:{backend.port}/rest",
         "connect_timeout": "200ms",
@@ -131,7 +61,7 @@ class Stage:
         upstream = self.runtime.snapshot.upstreams["php"]
         body = json.dumps({"number": number}).encode()
         outgoing = Outgoing(path="/CallStatusEvent", host=None, head=b"", body=body, tenant="a")
-        deadline = asyncio.get_running_loop().time() + BUDGET
+        deadline = asyncio.get_running_loop().time() + PATIENCE
         return asyncio.create_task(upstream.ask(outgoing, deadline, upstream.retry))
 
 
@@ -148,8 +78,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def backend() -> AsyncIterator[Backend]:
-    running = Backend()
+async def backend() -> AsyncIterator[Sink]:
+    running = Sink()
     await running.begin()
     yield running
     await running.end()
@@ -159,7 +89,7 @@ Begin = Callable[..., Stage]
 
 
 @pytest.fixture
-async def begin(backend: Backend, tmp_path: Path) -> AsyncIterator[Begin]:
+async def begin(backend: Sink, tmp_path: Path) -> AsyncIterator[Begin]:
     stages: list[Stage] = []
 
     def build(store: KeptEvents | None = None, **changes: Any) -> Stage:
@@ -177,7 +107,7 @@ def test_its_first_wait_and_its_longest_keep_the_promise_of_a_second() -> None:
     assert policy.FIRST_WAIT < policy.MAX_WAIT <= 1.0 - 3 * redelivery.TICK
 
 
-async def test_what_waits_is_delivered_in_order_within_its_call_and_once(begin: Begin, backend: Backend) -> None:
+async def test_what_waits_is_delivered_in_order_within_its_call_and_once(begin: Begin, backend: Sink) -> None:
     stage = begin()
     kept = [event(number, key=b"call %d" % (number % 7)) for number in range(70)]
     stage.store.add(*kept)
@@ -190,7 +120,7 @@ async def test_what_waits_is_delivered_in_order_within_its_call_and_once(begin: 
     assert stage.metrics.spool_redelivered.get() == 70
 
 
-async def test_the_backend_gets_the_hook_and_is_told_that_it_is_late(begin: Begin, backend: Backend) -> None:
+async def test_the_backend_gets_the_hook_and_is_told_that_it_is_late(begin: Begin, backend: Sink) -> None:
     stage = begin()
     stage.store.add(event(5, query=b"x=1", received=1_700_000_000.25))
     stage.store.begin()
@@ -203,7 +133,7 @@ async def test_the_backend_gets_the_hook_and_is_told_that_it_is_late(begin: Begi
     assert (headers["user-agent"], headers["x-forwarded-for"]) == ("Java/1.8.0_111", "192.0.2.1")
 
 
-async def test_nothing_is_delivered_by_one_who_is_not_told_to(begin: Begin, backend: Backend) -> None:
+async def test_nothing_is_delivered_by_one_who_is_not_told_to(begin: Begin, backend: Sink) -> None:
     stage = begin()
     stage.store.add(event(1))
     await asyncio.sleep(3 * redelivery.TICK)
@@ -211,7 +141,7 @@ async def test_nothing_is_delivered_by_one_who_is_not_told_to(begin: Begin, back
 
 
 async def test_while_the_upstream_is_down_one_probe_at_a_time_is_sent_and_none_is_counted(
-    begin: Begin, backend: Backend, caplog: pytest.LogCaptureFixture
+    begin: Begin, backend: Sink, caplog: pytest.LogCaptureFixture
 ) -> None:
     await backend.end()
     stage = begin()
@@ -231,7 +161,7 @@ async def test_while_the_upstream_is_down_one_probe_at_a_time_is_sent_and_none_i
     ]
 
 
-async def test_a_target_that_its_breaker_ejected_is_probed_and_restored(begin: Begin, backend: Backend) -> None:
+async def test_a_target_that_its_breaker_ejected_is_probed_and_restored(begin: Begin, backend: Sink) -> None:
     await backend.end()
     stage = begin(upstream={"breaker": {"failures": 1, "open_for": "1h"}})
     stage.store.add(event(1))
@@ -246,7 +176,7 @@ async def test_a_target_that_its_breaker_ejected_is_probed_and_restored(begin: B
     assert report.state == "up"
 
 
-async def test_a_target_that_an_operator_ejected_gets_nothing(begin: Begin, backend: Backend) -> None:
+async def test_a_target_that_an_operator_ejected_gets_nothing(begin: Begin, backend: Sink) -> None:
     stage = begin()
     (url,) = [target.url for target in stage.runtime.snapshot.config.upstreams["php"].targets]
     stage.runtime.targets.eject("php", url)
@@ -259,7 +189,7 @@ async def test_a_target_that_an_operator_ejected_gets_nothing(begin: Begin, back
 
 
 async def test_a_poison_event_becomes_a_dead_letter_and_its_call_goes_on(
-    begin: Begin, backend: Backend, caplog: pytest.LogCaptureFixture
+    begin: Begin, backend: Sink, caplog: pytest.LogCaptureFixture
 ) -> None:
     stage = begin()
     backend.status = lambda body: 500 if body["number"] == 1 else OK
@@ -275,9 +205,7 @@ async def test_a_poison_event_becomes_a_dead_letter_and_its_call_goes_on(
     assert "c1" not in caplog.text
 
 
-async def test_an_event_that_hangs_while_others_are_answered_has_failed_by_itself(
-    begin: Begin, backend: Backend
-) -> None:
+async def test_an_event_that_hangs_while_others_are_answered_has_failed_by_itself(begin: Begin, backend: Sink) -> None:
     stage = begin()
     backend.status = lambda body: HANG if body["number"] == 20 else OK
     backend.seconds = 0.02
@@ -287,7 +215,7 @@ async def test_an_event_that_hangs_while_others_are_answered_has_failed_by_itsel
     assert "failed" in {settle.outcome for kept, settle in stage.shelf.settled if kept.request_id == "request-20"}
 
 
-async def test_a_backend_that_fails_for_all_makes_no_dead_letters(begin: Begin, backend: Backend) -> None:
+async def test_a_backend_that_fails_for_all_makes_no_dead_letters(begin: Begin, backend: Sink) -> None:
     stage = begin()
     backend.status = lambda body: 500
     stage.store.add(*(event(number) for number in range(30)))
@@ -300,7 +228,7 @@ async def test_a_backend_that_fails_for_all_makes_no_dead_letters(begin: Begin, 
 
 
 @pytest.mark.parametrize("status", [403, 200, 201, 204])
-async def test_a_verdict_and_any_2xx_are_deliveries(begin: Begin, backend: Backend, status: int) -> None:
+async def test_a_verdict_and_any_2xx_are_deliveries(begin: Begin, backend: Sink, status: int) -> None:
     stage = begin()
     backend.status = lambda body: status
     stage.store.add(event(1))
@@ -309,7 +237,7 @@ async def test_a_verdict_and_any_2xx_are_deliveries(begin: Begin, backend: Backe
     assert stage.shelf.outcomes() == {"delivered": 1}
 
 
-async def test_at_most_a_quarter_of_the_connections_is_used(begin: Begin, backend: Backend) -> None:
+async def test_at_most_a_quarter_of_the_connections_is_used(begin: Begin, backend: Sink) -> None:
     stage = begin()
     backend.seconds = 0.005
     stage.store.add(*(event(number) for number in range(300)))
@@ -318,7 +246,7 @@ async def test_at_most_a_quarter_of_the_connections_is_used(begin: Begin, backen
     assert backend.most_under_way == 8
 
 
-async def test_live_hooks_come_first(begin: Begin, backend: Backend) -> None:
+async def test_live_hooks_come_first(begin: Begin, backend: Sink) -> None:
     stage = begin(upstream={"max_connections": 8})
     backend.seconds = 0.02
     stage.store.add(*(event(number) for number in range(40)))
@@ -333,7 +261,7 @@ async def test_live_hooks_come_first(begin: Begin, backend: Backend) -> None:
     await until(lambda: not stage.shelf.rows)
 
 
-async def test_an_app_that_is_not_configured_keeps_its_events(begin: Begin, backend: Backend) -> None:
+async def test_an_app_that_is_not_configured_keeps_its_events(begin: Begin, backend: Sink) -> None:
     stage = begin()
     stage.store.add(event(1, app="gone"), event(2))
     stage.store.begin()
@@ -343,7 +271,7 @@ async def test_an_app_that_is_not_configured_keeps_its_events(begin: Begin, back
 
 
 async def test_the_app_s_present_upstream_gets_what_was_kept_for_another(
-    begin: Begin, backend: Backend, tmp_path: Path
+    begin: Begin, backend: Sink, tmp_path: Path
 ) -> None:
     await backend.end()
     stage = begin()
@@ -357,11 +285,11 @@ async def test_the_app_s_present_upstream_gets_what_was_kept_for_another(
     assert sorted(backend.recorded) == list(range(10))
 
 
-def backend_url(backend: Backend) -> str:
+def backend_url(backend: Sink) -> str:
     return f"http://127.0.0.1:{backend.port}/rest"
 
 
-async def test_what_the_upstream_does_not_take_goes_to_those_of_failover(begin: Begin, backend: Backend) -> None:
+async def test_what_the_upstream_does_not_take_goes_to_those_of_failover(begin: Begin, backend: Sink) -> None:
     stage = begin(
         upstreams={"php": {"url": "http://127.0.0.1:9"}, "standby": {"url": backend_url(backend)}},
         app={"failover": ["standby"]},
@@ -372,7 +300,7 @@ async def test_what_the_upstream_does_not_take_goes_to_those_of_failover(begin: 
     assert sorted(backend.recorded) == list(range(5))
 
 
-async def test_a_paused_upstream_gets_nothing(begin: Begin, backend: Backend) -> None:
+async def test_a_paused_upstream_gets_nothing(begin: Begin, backend: Sink) -> None:
     stage = begin()
     stage.shelf.paused.add("php")
     stage.store.add(event(1))
@@ -384,7 +312,7 @@ async def test_a_paused_upstream_gets_nothing(begin: Begin, backend: Backend) ->
     await until(lambda: backend.recorded == [1])
 
 
-async def test_a_drain_pauses_and_gives_back_what_has_not_begun(begin: Begin, backend: Backend) -> None:
+async def test_a_drain_pauses_and_gives_back_what_has_not_begun(begin: Begin, backend: Sink) -> None:
     stage = begin(upstream={"max_connections": 8})
     backend.seconds = 0.05
     stage.store.add(*(event(number) for number in range(30)))
@@ -401,7 +329,7 @@ async def test_a_drain_pauses_and_gives_back_what_has_not_begun(begin: Begin, ba
     assert Counter(backend.recorded) == Counter(range(30))
 
 
-async def test_at_the_end_what_is_under_way_is_settled(begin: Begin, backend: Backend) -> None:
+async def test_at_the_end_what_is_under_way_is_settled(begin: Begin, backend: Sink) -> None:
     stage = begin(app={"timeout": "10s"})
     backend.status = lambda body: HANG if body["number"] else OK
     stage.store.add(event(0), event(1))
@@ -412,7 +340,7 @@ async def test_at_the_end_what_is_under_way_is_settled(begin: Begin, backend: Ba
 
 
 async def test_a_defect_blames_the_event_and_ends_no_redelivery(
-    begin: Begin, backend: Backend, monkeypatch: pytest.MonkeyPatch
+    begin: Begin, backend: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = begin()
     build = build_redelivery
@@ -431,7 +359,7 @@ async def test_a_defect_blames_the_event_and_ends_no_redelivery(
 
 
 async def test_each_attempt_is_logged_at_level_debug_alone(
-    begin: Begin, backend: Backend, caplog: pytest.LogCaptureFixture
+    begin: Begin, backend: Sink, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, logger=redelivery.__name__)
     stage = begin()
@@ -444,7 +372,7 @@ async def test_each_attempt_is_logged_at_level_debug_alone(
     assert (fields["outcome"], fields["attempt"], fields["request_id"]) == ("delivered", 1, "request-1")
 
 
-async def test_large_events_are_not_fetched_ahead(begin: Begin, backend: Backend) -> None:
+async def test_large_events_are_not_fetched_ahead(begin: Begin, backend: Sink) -> None:
     stage = begin()
     large = b'{"number":%d,"x":"' + b"x" * (redelivery.AHEAD_BYTES // 2) + b'"}'
     stage.store.add(*(event(number, body=large % number) for number in range(6)))
@@ -453,7 +381,7 @@ async def test_large_events_are_not_fetched_ahead(begin: Begin, backend: Backend
     assert max(most for _, most in stage.store.asked) <= 2
 
 
-async def test_there_is_always_an_event_at_hand(begin: Begin, backend: Backend) -> None:
+async def test_there_is_always_an_event_at_hand(begin: Begin, backend: Sink) -> None:
     """From when as many are under way as may be, to the last ones."""
     stage = begin()
     at_hand: list[int] = []
@@ -471,7 +399,7 @@ async def test_there_is_always_an_event_at_hand(begin: Begin, backend: Backend) 
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_order_holds_whatever_fails_and_whoever_redelivers(begin: Begin, backend: Backend, seed: int) -> None:
+async def test_order_holds_whatever_fails_and_whoever_redelivers(begin: Begin, backend: Sink, seed: int) -> None:
     chance = random.Random(seed)
     shelf = Shelf()
     workers = [begin(KeptEvents(shelf), app={"spool": {"attempts": 1000}}) for _ in range(2)]

@@ -19,6 +19,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -64,7 +65,7 @@ class Billed(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What became of the hooks of one third."""
+    """What became of the hooks of one third, or of all so far."""
 
     hooks: int
     sources: Counter[str]
@@ -119,15 +120,22 @@ def play(calls: int, seconds: float) -> Outcome:
             return php.enter_context(backend).url
 
         with running_gateway(configuration(start(), directory), directory) as gateway:
+            assert wait_until(lambda: gateway.get("/api/spool").json()["store"]["up"]), gateway.log.read_text()
             with MediaServer(gateway.url, calls, seconds) as sender:
-                parts = [_part(gateway, sender, seconds / 3)]
+                marks = [_mark(gateway, sender)]
+                sender.wait(seconds / 3)
+                marks.append(_mark(gateway, sender))
                 php.close()
-                parts.append(_part(gateway, sender, seconds / 3))
+                sender.wait(seconds / 3)
                 start()
                 back = time.monotonic()
+                marks.append(_mark(gateway, sender))
                 emptied = _wait_until_empty(gateway, back, EMPTY_LIMIT)
-                parts.append(_part(gateway, sender, None))
             _wait_until_empty(gateway, back, EMPTY_LIMIT)
+            marks.append(_mark(gateway, sender))
+            parts = [
+                Part(after.hooks - before.hooks, after.sources - before.sources) for before, after in pairwise(marks)
+            ]
         billed = [Billed(**json.loads(line)) for line in file.read_text().splitlines()]
         return Outcome(parts, sender.events, billed, emptied)
 
@@ -186,10 +194,9 @@ class MediaServer:
             return 0
 
 
-def _part(gateway: RunningGateway, sender: MediaServer, seconds: float | None) -> Part:
-    before, counted = sender.hooks, _sources(gateway)
-    sender.wait(seconds)
-    return Part(sender.hooks - before, _sources(gateway) - counted)
+def _mark(gateway: RunningGateway, sender: MediaServer) -> Part:
+    """What there is so far."""
+    return Part(sender.hooks, _sources(gateway))
 
 
 def _sources(gateway: RunningGateway) -> Counter[str]:

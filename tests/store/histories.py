@@ -46,16 +46,18 @@ class Kept:
                     return
         raise AssertionError("it never comes to an end")
 
-    def page(self, wanted: HistoryFilter, before: int | None = None, limit: int = 100) -> HistoryPage:
+    def page(
+        self, wanted: HistoryFilter, before: int | None = None, limit: int = 100, bodies: bool = False
+    ) -> HistoryPage:
         with self.database.read() as connection:
-            return self.history.search(connection, wanted, before, limit)
+            return self.history.search(connection, wanted, before, limit, bodies=bodies)
 
-    def found(self, limit: int = 100, **wanted: Any) -> list[DecodedDecision]:
+    def found(self, limit: int = 100, bodies: bool = False, **wanted: Any) -> list[DecodedDecision]:
         """All pages."""
         found: list[DecodedDecision] = []
         before = None
         while True:
-            page = self.page(HistoryFilter(**wanted), before, limit)
+            page = self.page(HistoryFilter(**wanted), before, limit, bodies)
             found += map(decode_decision, page.decisions)
             if page.next is None:
                 return found

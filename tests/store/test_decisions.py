@@ -114,7 +114,7 @@ def test_without_a_key_there_is_no_hash() -> None:
         encode_sent(decided(fields={"caller": "1", "callee": "2"}), Bodies.OFF, 1, "")
     )
     assert (kept(prepared).caller_hash, kept(prepared).callee_hash) == (None, None)
-    assert prepared.terms == (request_term("request-0"),)
+    assert prepared.terms == [request_term("request-0")]
 
 
 @pytest.mark.parametrize(

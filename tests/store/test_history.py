@@ -10,6 +10,7 @@ import pytest
 from gateway.model.verdicts import backend_allow, backend_reject
 from gateway.policy.history import Bodies, is_ordinary
 from gateway.policy.shadow import ShadowResult
+from gateway.store import history_search
 from gateway.store.decisions import decode_shadow, encode_sent, encode_shadow
 from gateway.store.engine import Database, open_databases
 from gateway.store.migrate import migrate
@@ -37,13 +38,26 @@ def test_two_gateways_may_have_decided_in_the_same_microsecond(empty_database: E
     assert sorted(one.ids()) == ["other", "request-1"]
 
 
-def test_bodies_come_with_the_one_request_that_is_asked_for(empty_database: EmptyDatabase) -> None:
+def test_bodies_come_where_they_are_asked_for(empty_database: EmptyDatabase) -> None:
     kept = Kept(empty_database(), SETTINGS._replace(bodies=Bodies.ALL))
     kept.add(decided(1, fields={"caller": NUMBER, "x": 1}, ruling=backend_allow(b'{"y":2}')))
-    (one,) = kept.found(request_id="request-1")
+    (one,) = kept.found(request_id="request-1", bodies=True)
     assert b'"x": 1' in one.decision.body
     assert one.decision.ruling.body == b'{"y":2}'
     assert kept.found()[0].decision.body == b""
+
+
+def test_a_page_has_no_more_bodies_than_a_message_may(
+    empty_database: EmptyDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history_search, "MAX_PAGE_BYTES", 3000)
+    kept = Kept(empty_database(), SETTINGS._replace(bodies=Bodies.ALL))
+    kept.add(*(decided(n, fields={"sdp": "x" * (1000 if n else 5000)}) for n in range(5)))
+    sizes = [len(kept.page(HistoryFilter(until=NOW + n), bodies=True).decisions) for n in (5, 3, 1)]
+    assert sizes == [2, 2, 1]
+    found = kept.found(bodies=True)
+    assert [each.decision.request_id for each in found] == [f"request-{n}" for n in (4, 3, 2, 1, 0)]
+    assert all(each.decision.body for each in found)
 
 
 def test_results_of_shadow_copies_come_with_their_decisions(kept: Kept) -> None:

@@ -39,7 +39,7 @@ prepared_ = st.builds(
     id=st.integers(0, 3 * SPAN),
     ordinary=st.booleans(),
     encoded=st.just(b"\x90"),
-    terms=few_terms.map(tuple),
+    terms=few_terms.map(list),
     bodies=st.none() | st.just(b"x"),
 )
 

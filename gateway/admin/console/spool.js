@@ -49,7 +49,7 @@ function sentence({ store, events: waiting, dead, paused, oldest_age_seconds: ag
   const text = `${plural(waiting, "event")} ${waiting === 1 ? "waits" : "wait"} for delivery, the oldest for ${roughly(age)}`;
   if (paused) notes.unshift("redelivery is paused");
   else if (empty !== null) notes.unshift(`empty in about ${roughly(Math.max(1, empty))} at this rate`);
-  else if (change > 0) notes.unshift(`${rate(change)} more each second`);
+  else if (change * 60 >= 1) notes.unshift(`${grouped(Math.round(change * 60))} more each minute`);
   return { level: "warn", text, note: notes.join(", ") };
 }
 

@@ -192,7 +192,7 @@ def retry(
     config: WatchedConfig = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Try events again now, dead letters too. Their failures are counted from 0 again."""
+    """Try events again now, dead letters too: these get all their attempts again."""
     filters = _Filters(app, upstream, method, call_id, dead, tuple(ids or ()))
     _check_choice(filters, everything, "retry")
     with gateway_at(admin, token_file, config) as gateway:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from gateway.config.sections.addresses import AdminAddress, ListenAddresses, Networks
 from gateway.config.sections.apps import App, Defaults, Settings, merge_settings, plain_settings, setting_levels
@@ -173,6 +173,10 @@ class MediaServer(Section):
     )
 
 
+REVISION: Final = 12
+"""Digits of a configuration's revision."""
+
+
 class Config(Section):
     """Configuration of wcs-gateway."""
 
@@ -225,6 +229,17 @@ class Config(Section):
         "type decides which keys under methods and which rules apply, whether any 2xx counts as delivered, and what a "
         "rejection means.",
     )
+
+    _revision: str = PrivateAttr(default="")
+
+    @property
+    def revision(self) -> str:
+        """Says which text of the file it was made of: the first digits of its SHA-256; empty where it was not read."""
+        return self._revision
+
+    def set_revision(self, digest: str) -> None:
+        """For what has read the file."""
+        self._revision = digest[:REVISION]
 
     def inherited_settings(self, method: str | None = None) -> Settings:
         """What applies to an app that sets nothing of its own; *method* as for ``settings``."""

@@ -544,6 +544,7 @@ def test_no_view_has_an_accessibility_violation_or_scrolls_sideways(
             elif view == "gateway":
                 expect(page.locator("#facts div").first).to_be_visible()
             elif view == "spool":
+                expect(page.locator("#spool-summary")).to_contain_text("No store is configured")
                 expect(page.locator("#spool-example")).to_contain_text("store: {url:")
             elif view.startswith("decisions?"):
                 expect(rows(page).first).to_be_visible()

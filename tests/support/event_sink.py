@@ -1,0 +1,81 @@
+"""A backend of events in the test's own loop, which can be absent and answer as a test wants."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+OK = 200
+HANG = 0
+
+Headers = dict[str, str]
+
+
+class Sink:
+    """The backend. It answers with what ``status`` says of an event's body."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[dict[str, Any], Headers]] = []
+        """Every event, when it came."""
+        self.recorded: list[int] = []
+        """The numbers of those that were answered with 200, in order."""
+        self.under_way = self.most_under_way = 0
+        self.seconds = 0.0
+        self.status: Callable[[dict[str, Any]], int] = lambda body: OK
+        self.port = 0
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None] | None] = set()
+
+    async def begin(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def end(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            await asyncio.sleep(0)  # that is when its socket closes
+            self._server = None
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.gather(*filter(None, self._tasks), return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        self._tasks.add(asyncio.current_task())
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                lines = [line.partition(": ") for line in head.split("\r\n")[1:] if line]
+                headers = {name.lower(): value for name, _, value in lines}
+                assert len(headers) == len(lines), f"a header stands twice: {head}"
+                body = json.loads(await reader.readexactly(int(headers["content-length"])))
+                await self._answer(body, headers, reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self._writers.discard(writer)
+            self._tasks.discard(asyncio.current_task())
+            writer.transport.abort()
+
+    async def _answer(
+        self, body: dict[str, Any], headers: Headers, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.got.append((body, headers))
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            if self.seconds:
+                await asyncio.sleep(self.seconds)
+            status = self.status(body)
+            if status == HANG:
+                await reader.read()  # until the gateway gives up
+                return
+        finally:
+            self.under_way -= 1
+        if status == OK:
+            self.recorded.append(body["number"])
+        writer.write(b"HTTP/1.1 %d X\r\ncontent-length: 2\r\n\r\n{}" % status)
+        await writer.drain()
