@@ -145,8 +145,9 @@ class StoreClient:
         await self.aclose()
 
     def start(self) -> None:
-        """Begin to connect; returns at once."""
-        self._connecting = asyncio.create_task(self._stay_connected())
+        """Begin to connect, unless it has; returns at once."""
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._stay_connected())
 
     async def aclose(self) -> None:
         """Send what is left, for at most two seconds, and end."""
