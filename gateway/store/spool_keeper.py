@@ -167,7 +167,7 @@ class SpoolKeeper:
         """See ``SpoolSide``."""
         size = len(event.body)
         if self._database is not None:
-            kept = functools.partial(self._added, event, done, self._loop.time())
+            kept = functools.partial(self._added, event, done, time.monotonic())
             self._group.put(self._add, event, kept, size)
         elif self._table.is_starting and self._early_size + size <= _EARLY_LIMIT:
             self._early.append((event, done))
@@ -196,7 +196,7 @@ class SpoolKeeper:
             done(str(error))
             return
         done(None)
-        self._observer.committed(self._loop.time() - arrived)
+        self._observer.committed(time.monotonic() - arrived)
         self._on_change()
         if kept.added.is_over and event.app not in self._enforcing:
             self._enforcing.add(event.app)
