@@ -214,7 +214,7 @@ class HookService:
         await self._tracing.aclose()
         await asyncio.to_thread(self._recorder.close)
         if self._history is not None:
-            self._history.flush()
+            self._history.close()
         self._access.flush()
 
     async def _wait_for_cut_off(self) -> None:

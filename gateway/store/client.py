@@ -92,6 +92,8 @@ class DeliverySource(Protocol):
     on_duty: Callable[[bool], None]
     """Whether this process is the one that redelivers; False too while there is no connection."""
     on_backlogs: Callable[[Backlogs], None]
+    on_settled: Callable[[tuple[int, ...]], None]
+    """The outcomes of these deliveries are committed."""
 
     async def take(self, upstream: str, most: int) -> tuple[Delivery, ...]:
         """At most *most* events that are due for this upstream; empty too where there is no connection."""
@@ -110,6 +112,7 @@ class StoreClient:
         self._backlog = backlog
         self.on_duty: Callable[[bool], None] = _ignore
         self.on_backlogs: Callable[[Backlogs], None] = _ignore
+        self.on_settled: Callable[[tuple[int, ...]], None] = _ignore
         self.on_state: Callable[[bool], None] = _ignore
         """Called at each change of ``up``."""
         self._connection: Connection | None = None
@@ -338,6 +341,7 @@ class StoreClient:
                 self._held.difference_update(message.ids)
                 for id_ in message.ids:
                     self._outcomes.pop(id_, None)
+                self.on_settled(message.ids)
             case Work():
                 self._accept(message)
             case Backlogs():
