@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.bench.contenders import Ports, Workshop, backend
+from tests.bench.history import DECISIONS
+from tests.bench.history import figures as history_figures
 from tests.bench.hooks import APP_MARK, call_body, raw_request
 from tests.bench.load import LoadError, RateRun, keep_rate
 from tests.bench.machine import busy
@@ -42,7 +44,7 @@ SIZE: Final = 3600
 """Bytes of a hook."""
 ROUNDS: Final = 7
 SECONDS: Final = 5.0
-ROWS: Final = {"recovery": 100_000, "million": 1_000_000}
+ROWS: Final = {"recovery": 100_000, "million": 1_000_000, "history": DECISIONS}
 ENGINES: Final = ("sqlite", "postgresql")
 DELAY_MS: Final = 10
 CONNECTIONS: Final = 32
@@ -302,12 +304,18 @@ def _status(bench: Bench, one: Gateway) -> None:
         raise BenchError(f"gateway spool status: {(done.stdout + done.stderr).strip()[-300:]}")
 
 
+def history_writer(bench: Bench, say: Callable[[str], None]) -> list[Row]:
+    """Decisions per second of one core, and searches in all of them."""
+    return history_figures(bench.new_store(), bench.rows_of("history"), say)
+
+
 FIGURES: Final[Mapping[str, Callable[[Bench, Callable[[str], None]], list[Row]]]] = {
     "cpu": cpu_per_event,
     "beside": hooks_beside,
     "history-cpu": cpu_of_history,
     "recovery": recovery,
     "million": million,
+    "history": history_writer,
 }
 
 
@@ -343,7 +351,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--gateway", default=".venv/bin/gateway", metavar="COMMAND", help="the gateway to measure")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"whose median counts (default {ROUNDS})")
     parser.add_argument("--seconds", type=float, default=SECONDS, help=f"of each run of load (default {SECONDS:g})")
-    parser.add_argument("--rows", type=int, help="events of recovery and million (default 100,000 and 1,000,000)")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        help="of recovery, million and history (default 100,000, 1,000,000 and 10,000,000)",
+    )
     parser.add_argument("--only", nargs="+", default=list(FIGURES), choices=list(FIGURES), help="these figures alone")
     parser.add_argument("--engine", nargs="+", default=["sqlite"], choices=ENGINES, help="(default sqlite)")
     options = parser.parse_args(arguments)
