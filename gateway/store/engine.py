@@ -244,6 +244,8 @@ class Database:
     def _make_directory(self) -> None:
         if self.is_sqlite:
             self.file.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            with contextlib.suppress(OSError):  # which SQLite reports itself, with all that it knows
+                os.close(os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # it has what callers said
 
     def _make_engine(self, *, writes: bool) -> sa.Engine:
         if self.is_sqlite:
@@ -289,12 +291,33 @@ class Database:
         )
 
 
+def checkpoint(connection: sa.Connection) -> bool:
+    """SQLite: have everything in the main file, and the log empty; False where others read, so that it is not yet."""
+    driver: Any = connection.connection.driver_connection
+    is_busy, *_ = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    return not is_busy
+
+
+def shrink(connection: sa.Connection, pages: int = 1000) -> bool:
+    """SQLite: give at most so many free pages back to the file system, in a transaction; whether there were any."""
+    driver: Any = connection.connection.driver_connection
+    (free,) = driver.execute("PRAGMA freelist_count").fetchone()
+    for _ in range(min(free, pages)):
+        driver.execute("PRAGMA incremental_vacuum(1)")  # Python's module makes one step, so one page, of each
+    return bool(free)
+
+
 class Databases(NamedTuple):
     """Both parts of a store."""
 
     where: StoreUrl
     spool: Database
     history: Database
+
+    @property
+    def parts(self) -> tuple[Database, Database]:
+        """The spool and the history."""
+        return self.spool, self.history
 
     def close(self) -> None:
         """Close all connections that nobody uses."""

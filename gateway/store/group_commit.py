@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
-from gateway.store.engine import Database, Kind, StoreError, spares_connection, translated
+from gateway.store.engine import Database, Kind, StoreError, checkpoint, spares_connection, translated
 from gateway.store.migrate import migrate
 from gateway.store.schema import META
 
@@ -373,9 +373,7 @@ class GroupCommit:
         After a failed fsync the system holds pages of the log for written that are not on the disk. A log that begins
         again, and a main file that was synced after the copy, leave nothing to that memory.
         """
-        driver: Any = connection.connection.driver_connection
-        is_busy, *_ = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        if is_busy and self._is_distrusted:
+        if not checkpoint(connection) and self._is_distrusted:
             raise StoreError(f"{self._database.file} is being read by another process after a disk error", Kind.BUSY)
         self._is_distrusted = False
 

@@ -239,3 +239,31 @@ def app_bytes(connection: sa.Connection, apps: Collection[str]) -> dict[str, int
     total = sa.func.sum(spool_count.c.bytes + spool_count.c.dead_bytes)
     query = sa.select(spool_count.c.app, total).where(spool_count.c.app.in_(list(apps))).group_by(spool_count.c.app)
     return {app: int(size) for app, size in connection.execute(query)}
+
+
+# --- soundness ---
+
+_HEADLESS: Final = sa.text(
+    "SELECT count(*) FROM (SELECT sum(head) AS heads, min(id) AS first, max(CASE WHEN head = 1 THEN id END) AS its"
+    " FROM spool_event WHERE dead = 0 GROUP BY key) AS k WHERE heads <> 1 OR first <> its"
+)
+_DEAD_HEADS: Final = sa.select(sa.func.count()).where(_EVENT.dead == 1, _EVENT.head == 1)
+_MISCOUNTED: Final = sa.text(
+    "SELECT count(*) FROM (SELECT app, upstream, sum(events) AS events, sum(bytes) AS bytes, sum(dead) AS dead,"
+    " sum(dead_bytes) AS dead_bytes FROM (SELECT app, upstream, -events AS events, -bytes AS bytes, -dead AS dead,"
+    " -dead_bytes AS dead_bytes FROM spool_count UNION ALL SELECT app, upstream, 1 - dead, (1 - dead) * size, dead,"
+    " dead * size FROM spool_event) AS every GROUP BY app, upstream) AS sums"
+    " WHERE events <> 0 OR bytes <> 0 OR dead <> 0 OR dead_bytes <> 0"
+)
+
+
+def inconsistencies(connection: sa.Connection) -> list[str]:
+    """What is wrong with what the tables say of each other. Reads every row."""
+    found = []
+    if keys := connection.scalar(_HEADLESS):
+        found.append(f"{keys} keys of the spool have not exactly their first waiting event as the next to be delivered")
+    if events := connection.scalar(_DEAD_HEADS):
+        found.append(f"{events} dead letters of the spool are marked as the next to be delivered")
+    if counts := connection.scalar(_MISCOUNTED):
+        found.append(f"{counts} counts of the spool differ from its events")
+    return found
