@@ -32,7 +32,7 @@ from gateway.store.engine import Database, open_databases
 from gateway.store.history import History
 from gateway.store.migrate import migrate
 from gateway.store.requests import HistoryFilter
-from tests.support.postgres_pair import postgres_server
+from tests.support.postgres import postgres_server
 
 DECISIONS: Final = 10_000_000
 BATCH: Final = 512
@@ -163,7 +163,7 @@ def figures(url: str, decisions: int, say: Callable[[str], None]) -> list[Row]:
     settings = HistorySettings(keep=1e9, keep_allowed=1e9, max_size=2**50, key=SecretStr(_KEY))
     history, calls = History(settings, _MASK), Calls()
     total = Spent()
-    portion = max(BATCH, decisions // 10 // BATCH * BATCH)
+    portion = max(RATE, decisions // 10 // RATE * RATE)
     for first in range(0, decisions, portion):
         total = write(database, history, calls, first, portion)
         say(
@@ -216,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wcs-bench-")))
             url = f"sqlite://{directory}/store.db"
         else:
-            url = stack.enter_context(postgres_server()).url
+            url = stack.enter_context(postgres_server()).new_database()
         for name, figure in figures(url, options.decisions, lambda line: print(line, flush=True)):
             print(f"| {name} | {figure} |")
     return 0
