@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import sys
 import time
@@ -128,6 +129,7 @@ def _log_ignored_signal(name: str) -> None:
 def main() -> None:
     """Entry point of the child process; its arguments are descriptors that the main process has left open."""
     PROCESS.install(STORE_MEANINGS)  # the parent has blocked them until here
+    os.umask(0o077)  # the files say who called whom
     parser = argparse.ArgumentParser(prog="gateway store")
     for name in ("channel", "values", "names", "listen", "table"):
         parser.add_argument(f"--{name}", type=int, required=True)

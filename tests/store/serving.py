@@ -7,6 +7,7 @@ import contextlib
 import os
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -29,7 +30,7 @@ def event(body: bytes = b"{}", key: bytes = b"k" * 16, upstream: str = "php") ->
         method="CallStatusEvent",
         upstream=upstream,
         request_id=secrets.token_hex(8),
-        received=1_700_000_000.0,
+        received=time.time(),
         query=b"",
         client="127.0.0.1",
         scheme="http",
