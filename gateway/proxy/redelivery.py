@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 from gateway.model.verdicts import Cause, Failure, ProxyError
 from gateway.policy.redelivery import PART, Finding, Pace, State, is_trouble, retry_delay
 from gateway.policy.spooling import ATTEMPTS
-from gateway.proxy.kept_hook import Destination, KeptHook, build_redelivery, find_destination
+from gateway.proxy.kept_hook import Destination, KeptHook, build_redelivery, find_destination, judge_redelivery
 from gateway.proxy.runtime import Runtime, Snapshot
 from gateway.store.client import DeliverySource
 from gateway.store.messages import Backlogs, Settle
@@ -323,6 +323,7 @@ class Redelivery:
                 upstream = snapshot.upstreams[name]
                 outgoing = build_redelivery(hook, upstream, route, delivery.attempts + 1)
                 latest = await upstream.redeliver(outgoing, self._loop.time() + route.budget)
+                latest = judge_redelivery(latest, hook, upstream, route)
                 outcome = latest if outcome is None else outcome.merge_with(latest, name)
                 if not latest.should_fail_over(route.failover_on):
                     break

@@ -32,8 +32,9 @@ from gateway.telemetry.metrics.shared import WorkerMetrics
 logger = logging.getLogger(__name__)
 
 _PING_EVERY: Final = 0.5
-_SILENT_PINGS: Final = 4
-"""Unanswered pings after which it is killed and replaced; events get their fallback for that long."""
+_SILENT_PINGS: Final = 20
+"""Unanswered pings after which it is killed and replaced; events get their fallback for that long. On a machine that is
+busy with something else a new one is no quicker than the old one was, and has to start first."""
 _START_PINGS: Final = 60
 """The same before its first sign of life."""
 _BACKOFF: Final = (0.0, 0.5, 1.0, 2.0, 5.0)

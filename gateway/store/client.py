@@ -56,6 +56,9 @@ ASK_LIMIT: Final = 10.0
 """Seconds for an answer to an operator."""
 _BACKOFF: Final = (0.02, 0.05, 0.1, 0.2, 0.5)
 """Seconds, at most, before the first, second, … attempt to connect again; half of it is left to chance."""
+START_LIMIT: Final = 10.0
+"""Seconds that a gateway which has just been started waits for its store before it takes hooks."""
+_LOOK_EVERY: Final = 0.02
 _CLOSE_LIMIT: Final = 2.0
 """Seconds for what is left to be sent at the end."""
 
@@ -148,6 +151,15 @@ class StoreClient:
         """Begin to connect, unless it has; returns at once."""
         if self._connecting is None:
             self._connecting = asyncio.create_task(self._stay_connected())
+
+    async def wait_for_start(self) -> None:
+        """Wait until the store has been opened or cannot be, but no longer than START_LIMIT."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_LIMIT):
+                while not self._backlog.is_known:  # noqa: ASYNC110 - memory that another process changes
+                    await asyncio.sleep(_LOOK_EVERY)
+            async with asyncio.timeout(_BACKOFF[-1]):
+                await self._connected.wait()
 
     async def aclose(self) -> None:
         """Send what is left, for at most two seconds, and end."""

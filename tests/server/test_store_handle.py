@@ -208,3 +208,19 @@ def test_when_the_main_process_is_killed_the_store_s_process_ends_too_and_the_ne
             store_pid(gateway)
             found = verdict(load, backend, gateway, [crash])
             assert found.promised >= 40
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_first_event_after_the_start_is_kept_in_files_that_nobody_else_can_read(
+    workers: int, backend: EventBackend, tmp_path: Path
+) -> None:
+    backend.follow(DOWN)
+    with (
+        running_gateway(configuration(backend, workers), tmp_path) as gateway,
+        EventLoad([gateway.hooks], calls=1, events=1, pause=0.0, name="first") as load,
+    ):
+        load.wait()
+        assert [each.status for each in load.sent] == [200]
+        files = [*tmp_path.glob("store.*.db"), *tmp_path.glob("store.*.db-wal"), tmp_path / "store.lock"]
+        assert len(files) == 5
+        assert {file.stat().st_mode & 0o077 for file in files} == {0}
