@@ -106,6 +106,7 @@ def test_when_the_store_s_process_is_killed_what_it_confirmed_is_delivered_and_a
     assert gateway.wait_for_line(lambda line: line.get("event") == "store_died")
 
 
+@pytest.mark.slow
 def test_a_silent_store_is_replaced_and_no_hook_waits_for_it(gateway: RunningGateway, backend: EventBackend) -> None:
     backend.follow(UP)
     pid = store_pid(gateway)
