@@ -208,7 +208,7 @@ class Spool:
         """Put down what became of deliveries; None for an event that is no longer kept. Repeating one is harmless."""
         self._lock(connection)
         now = self._clock()
-        query = sa.select(*ROW, _EVENT.method, _EVENT.due, _EVENT.received, _EVENT.expires)
+        query = sa.select(*ROW, _EVENT.method, _EVENT.due, _EVENT.expires, _EVENT.event)
         found = connection.execute(query.where(_EVENT.id.in_([each.id for each in outcomes])))
         rows = {row.id: row for row in found}
         results: list[Settlement | None] = []
@@ -231,7 +231,7 @@ class Spool:
             elif outcome.outcome == "dead":
                 rows.pop(row.id)
                 is_gone = True
-                expires = now + row.expires - row.received
+                expires = now + spool_queries.decode_event(row.event).max_age
                 updates.append(settle_values(outcome, dead=1, failures=1, expires=expires, due=row.due))
                 tally(counts, row.app, row.upstream, (-1, -row.size, 1, row.size))
             else:
