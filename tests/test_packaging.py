@@ -79,9 +79,10 @@ def test_with_a_store_its_own_process_alone_loads_it(workers: int, tmp_path: Pat
     loaded, environment = watched(tmp_path)
     config = LISTEN.replace("{listen", f"{{workers: {workers}, listen") + KEPT + APPS
     with running_gateway(config, tmp_path, environment=environment) as gateway:
-        assert wait_until(lambda: "alembic" in loaded.read_text(), 30)
+        assert wait_until(lambda: gateway.metric("gateway_store_up") == 1, 30)
         assert gateway.hook("CallStatusEvent", appKey="a").status_code == 200
         gateway.hook("CallStatusEvent", appKey="b")  # it cannot be delivered
+        assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("store.*")} == {0o600}
         assert gateway.get("/api/decisions").status_code == 200
         assert gateway.stop() == 0
     assert set(loaded.read_text().splitlines()) == {

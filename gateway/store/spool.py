@@ -49,6 +49,7 @@ from gateway.store.spool_rows import (
     tally_removal,
     write_counts,
 )
+from gateway.store.steady_clock import arrival
 
 STEP: Final = 500
 """Events that one transaction of a long action changes, at most."""
@@ -183,7 +184,7 @@ class Spool:
                     None if event.call_id is None else clean(event.call_id),
                     min(max(event.value, 0), 2),
                     event.received,
-                    event.received + event.max_age,
+                    arrival(event.received, now) + event.max_age,
                     min(event.received, now),
                     0,
                     clean(event.error),

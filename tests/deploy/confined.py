@@ -1,7 +1,8 @@
 """Run a program as the systemd unit does, as far as that goes without systemd: ``confined.py PROGRAM ARGUMENT …``.
 
 Without capabilities, new privileges, a file system that can be written to, what /proc tells beside processes, and
-memory that is both written and executed. The user stays root, who without capabilities is one like others, and whom
+memory that is both written and executed. STATE_DIRECTORY, as systemd sets it, names the one directory that can be
+written to. The user stays root, who without capabilities is one like others, and whom
 the interpreter belongs to. Needs root and Linux 6.3.
 """
 
@@ -25,6 +26,7 @@ def main(program: list[str]) -> None:
     for mount in (
         ["--make-rprivate", "/"],
         ["-t", "proc", "-o", "subset=pid,hidepid=invisible", "proc", "/proc"],
+        *(["--bind", state, state] for state in [os.environ.get("STATE_DIRECTORY")] if state),
         ["-o", "remount,bind,ro", "/"],
     ):
         subprocess.run(["mount", *mount], check=True)

@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 
-from gateway.config import Config
+from gateway.config import Config, loads
 from tests.support.gateways import ROOT, RunningGateway, running_gateway, wait_until
 from tests.support.programs import require
 
@@ -28,6 +28,9 @@ MOST_EXPOSED: Final = 15
 """In tenths, of 100, by systemd's own count."""
 CONFIG: Final = """
 server: {listen: '127.0.0.1:0', admin: '127.0.0.1:0', workers: 2}
+store: {url: 'sqlite:state/store.db'}
+history: {bodies: all, key: 0123456789abcdef}
+defaults: {spool: on}
 upstreams: {u: {url: 'http://localhost:9/rest', health: {path: /}}}
 apps: {a: {static: allow}, b: {upstream: u}}
 """
@@ -148,14 +151,19 @@ def forbidden_calls(allowed: frozenset[str], directory: Path) -> list[str]:
     strace = require("strace", "strace")
     trace = directory / "trace"
     others = "trace=!" + ",".join(f"?{call}" for call in sorted(allowed))
+    (directory / "state").mkdir()
     tracer = (strace, "-D", "-f", "--seccomp-bpf", "-qq", "-e", "signal=none", "-o", str(trace), "-e", others)
     with running_gateway(CONFIG, directory, program=(*tracer, sys.executable, "-m", "gateway")) as gateway:
         live(gateway)
-    return trace.read_text().splitlines()
+    # As root alone, SQLite gives each file that it makes the owner of its database.
+    return [line for line in trace.read_text().splitlines() if os.geteuid() or "fchown" not in line]
 
 
 def live(gateway: RunningGateway) -> None:
-    """Everything that a gateway does: hooks with and without a backend, the admin port, reloads, a death, an end."""
+    """Everything that a gateway does: hooks, events that are kept, the admin port, reloads, a death, an end."""
+    assert wait_until(lambda: gateway.metric("gateway_store_up") == 1, 30)
+    assert gateway.hook("CallStatusEvent", body=b'{"appKey":"b","callId":"c"}').status_code == 200
+    assert gateway.get("/api/spool").json()["events"] == 1
     assert gateway.hook(body=b'{"appKey":"a"}').status_code == 200
     assert gateway.hook(body=b'{"appKey":"b"}').status_code == 403
     for path in ("/metrics", "/-/ready", "/api/config"):
@@ -189,7 +197,9 @@ def test_the_gateway_lives_in_what_the_unit_leaves_it(tmp_path: Path) -> None:
     assert (value("ProtectSystem"), value("ProcSubset"), value("CapabilityBoundingSet")) == ("strict", "pid", "")
     confined = (sys.executable, str(Path(__file__).with_name("confined.py")))
     program = (*confined, sys.executable, "-m", "gateway")
-    with running_gateway(CONFIG, tmp_path, program=program, environment={"PYTHONDONTWRITEBYTECODE": "1"}) as gateway:
+    (state := tmp_path / "state").mkdir()
+    environment = {"PYTHONDONTWRITEBYTECODE": "1", "STATE_DIRECTORY": str(state)}
+    with running_gateway(CONFIG, tmp_path, program=program, environment=environment) as gateway:
         status = Path(f"/proc/{gateway.pid}/status").read_text()
         # Effective, permitted, inheritable, bounding and ambient: none.
         assert re.findall(r"^Cap\w+:\t(\w+)$", status, re.MULTILINE) == ["0" * 16] * 5
@@ -197,6 +207,20 @@ def test_the_gateway_lives_in_what_the_unit_leaves_it(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="Read-only"):
             Path(f"/proc/{gateway.pid}/root{tmp_path}/new").touch()
         live(gateway)
+    assert {path.name for path in state.glob("*.db")} == {"store.spool.db", "store.history.db"}
+    assert {path.stat().st_mode & 0o777 for path in state.iterdir()} == {0o600}
+
+
+def test_the_unit_gives_the_store_a_directory_that_nobody_else_can_read() -> None:
+    for unit, name in ((UNIT, "wcs-gateway"), (TEMPLATE, "wcs-gateway-%i")):
+        assert (value("StateDirectory", unit), value("StateDirectoryMode", unit)) == (name, "0700")
+    readme = (UNITS / "README.md").read_text()
+    (moved,) = re.findall(r"^sed -i 's\|(\S+)\|(\S+)\|' /etc/wcs-gateway/gateway\.yaml", readme, re.MULTILINE)
+    text = (ROOT / "gateway.yaml").read_text()
+    assert text.count(moved[0]) == 1
+    store = loads(text.replace(*moved)).config.store
+    assert store is not None
+    assert store.path == f"/var/lib/{value('StateDirectory')}/store.db"
 
 
 def test_the_log_is_rotated_under_a_running_gateway_and_goes_on(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from typing import Any
 
@@ -283,9 +284,8 @@ def database(databases: Databases) -> Database:
 @pytest.mark.thorough
 def test_nothing_is_lost_doubled_or_overtaken(database: Database) -> None:
     examples = max(settings.default.max_examples // 4, 10) if settings.default else 10
-    run_state_machine_as_test(
-        lambda: SpoolMachine(database), settings=settings(max_examples=examples, stateful_step_count=STEPS)
-    )
+    machine: Any = functools.partial(SpoolMachine, database)
+    run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=STEPS))
 
 
 def test_an_event_larger_than_its_bound_alone_is_not_kept(database: Database) -> None:

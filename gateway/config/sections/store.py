@@ -67,7 +67,7 @@ def parse_store_url(text: str, directory: str) -> StoreSettings:
         raise ValueError(_FORM)
     if scheme.lower() == SQLITE:
         path = _sqlite_path(rest, directory)
-        return StoreSettings(SQLITE, path, SecretStr(f"{SQLITE}:{path}"))
+        return StoreSettings(SQLITE, path, SecretStr(f"{SQLITE}:{quote(path)}"))
     return StoreSettings(POSTGRESQL, "", SecretStr(_database_url(f"{scheme.lower()}:{rest}")))
 
 
@@ -182,8 +182,8 @@ class Store(Section):
 
     url: Annotated[StoreSettings, _URL] = Field(
         description="sqlite:PATH, from the directory of this file, or sqlite:///ABSOLUTE/PATH: of store.db, the files "
-        "are store.spool.db and store.history.db, in a directory that the gateway can write and that others cannot "
-        "read. Or postgresql://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=verify-full, which needs pip install "
+        "are store.spool.db and store.history.db, in a directory that the gateway can write; it is made if it is "
+        "missing. Or postgresql://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=verify-full, which needs pip install "
         "'wcs-gateway[postgresql]'; in user and password, % is written %25. Required. Files on a network file system "
         "can be damaged: use PostgreSQL there. The password is secret."
     )
@@ -207,7 +207,8 @@ def path_problem(path: str) -> tuple[str | None, str | None]:
         statuses = [_status_of(file) for file in (path, *parts)]
         _status_of(f"{parts[-1]}-journal")  # the longest name that SQLite uses: the system says whether it takes it
     except FileNotFoundError:
-        return None, "its directory does not exist: until it does, nothing is kept"
+        can_make = os.access(_nearest_directory(above), os.W_OK | os.X_OK)
+        return None, None if can_make else "its directory does not exist, and this user cannot make it: nothing is kept"
     except (OSError, ValueError) as exc:
         reason = (exc.strerror if isinstance(exc, OSError) else None) or "it has no valid name"
         return f"its directory cannot be used: {reason.lower()}", None
@@ -219,6 +220,13 @@ def path_problem(path: str) -> tuple[str | None, str | None]:
     if not os.access(above, os.W_OK | os.X_OK) or not all(os.access(file, os.W_OK) for file in there):
         return None, "cannot be written by this user: the gateway's own must be able to, or nothing is kept"
     return None, None
+
+
+def _nearest_directory(path: str) -> str:
+    """The directory, or the nearest one above it that exists."""
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return path
 
 
 def _status_of(path: str) -> os.stat_result | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 from pathlib import Path
@@ -216,11 +217,18 @@ def test_a_store_that_can_be_made_or_is_there_is_no_problem(tmp_path: Path) -> N
     assert problem_of(tmp_path / "store.db") == (None, None)
 
 
-def test_a_directory_that_does_not_exist_may_come_later(tmp_path: Path) -> None:
+def test_a_directory_that_is_missing_is_made_by_the_gateway(tmp_path: Path) -> None:
+    assert problem_of(tmp_path / "none/other/store.db") == (None, None)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_directory_that_cannot_be_made_is_a_warning(tmp_path: Path) -> None:
     """The disk may not be mounted yet: the gateway starts all the same."""
-    assert problem_of(tmp_path / "none/store.db") == (
+    (tmp_path / "closed").mkdir(mode=0o500)
+    assert problem_of(tmp_path / "closed/none/store.db") == (
         None,
-        "its directory does not exist: until it does, nothing is kept",
+        "its directory does not exist, and this user cannot make it: nothing is kept",
     )
 
 
@@ -241,6 +249,3 @@ def test_the_value_is_read_from_the_directory_of_the_configuration(tmp_path: Pat
     loaded = loads(text, str(tmp_path / "gateway.yaml"))
     assert isinstance(loaded.config.store, StoreSettings)
     assert loaded.config.store.path == str(tmp_path / "s/store.db")
-    assert [(it.path, it.message) for it in loaded.warnings if it.path == "store.url"] == [
-        ("store.url", "its directory does not exist: until it does, nothing is kept")
-    ]
