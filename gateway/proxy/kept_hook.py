@@ -6,27 +6,42 @@ import time
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from gateway.model.hooks import field_text, parse_hook
 from gateway.model.secret_names import is_secret_name
 from gateway.model.trace_context import Trace
+from gateway.model.verdicts import REJECT_STATUS, Cause, Failure, ProxyError, Ruling
 from gateway.policy.spooling import SpoolSettings, event_value, ordering_key, repeat_digest
 from gateway.proxy.context import HookContext
 from gateway.proxy.routes import Guard, Route, Table
 from gateway.proxy.sessions import session_key
 from gateway.store.records import Field, SpooledEvent
-from gateway.upstreams import Outgoing, Upstream
+from gateway.upstreams import Outcome, Outgoing, Upstream
 from gateway.upstreams.headers import Identity, RequestHead, idempotency_line, parse_head, redelivery_header_lines
 from gateway.upstreams.outgoing import build_outgoing
 
 BACKLOG: Final = "backlog"
 """The cause of an event that was not tried, since an earlier one of its call waits."""
 _REMEMBERED: Final = 256
+_AUTHORIZATION: Final = b"authorization"
+_HAD_AUTHORIZATION: Final = (_AUTHORIZATION, b"")
+_UNAUTHORIZED: Final = Failure(
+    Cause.ERROR_STATUS,
+    ProxyError.HTTP_REQUEST_DENIED,
+    "status 403 to an event without its Authorization, which is not kept: set the app's credentials or signature, or "
+    "the upstream's credentials",
+    REJECT_STATUS,
+)
 
 
 @lru_cache(_REMEMBERED)
 def storable_fields(received: RequestHead) -> tuple[Field, ...]:
-    """The header fields of a hook without those that hold secrets."""
-    return tuple(field for field in received.fields if not is_secret_name(field[0].decode("latin-1")))
+    """The header fields of a hook without those that hold secrets; of Authorization, only that there was one."""
+    fields = [field for field in received.fields if not is_secret_name(field[0].decode("latin-1"))]
+    if any(name == _AUTHORIZATION for name, _ in received.fields):
+        fields.append(_HAD_AUTHORIZATION)
+    return tuple(fields)
 
 
 def make_event(context: HookContext, key: bytes, cause: str, error: str, settings: SpoolSettings) -> SpooledEvent:
@@ -67,13 +82,15 @@ class KeptHook:
     is known, so the backend gets it here too (*guard*).
     """
 
-    __slots__ = ("app", "body", "identity", "method_name", "received", "received_at", "scope")
+    __slots__ = ("app", "body", "identity", "lacks_authorization", "method_name", "received", "received_at", "scope")
 
     trace: Trace | None = None
 
     def __init__(self, event: SpooledEvent, guard: Guard | None) -> None:
-        fields = event.fields if guard is None else (*event.fields, guard.header(event.body))
-        self.received = parse_head(fields)
+        fields = tuple(field for field in event.fields if field != _HAD_AUTHORIZATION)
+        self.lacks_authorization = guard is None and len(fields) < len(event.fields)
+        """Whether it came with an Authorization that is not known any more."""
+        self.received = parse_head(fields if guard is None else (*fields, guard.header(event.body)))
         self.identity = Identity(event.request_id.encode("ascii"), self.received.identity().traceparent)
         self.received_at = event.received
         """Unix time at which the hook came."""
@@ -121,3 +138,14 @@ def build_redelivery(hook: KeptHook, upstream: Upstream, route: Route, attempt: 
     """The event as this upstream gets it, for the attempt of this number, from 1. Raises LoopError."""
     lines = idempotency_line(hook.identity.request_id) + redelivery_header_lines(attempt, hook.received_at)
     return build_outgoing(hook, upstream.policy, route.sign_with, route.response_check).with_lines(lines)
+
+
+def judge_redelivery(outcome: Outcome, hook: KeptHook, upstream: Upstream, route: Route) -> Outcome:
+    """The outcome, unless it is a rejection for which the gateway itself is to blame: that is a failure.
+
+    A backend that checks Authorization rejects an event that lacks it. Taken for a verdict, that would lose the event.
+    """
+    is_rejected = isinstance(outcome.result, Ruling) and outcome.result.status == REJECT_STATUS
+    if not is_rejected or not hook.lacks_authorization or route.sign_with is not None or upstream.policy.authorizes:
+        return outcome
+    return msgspec.structs.replace(outcome, result=_UNAUTHORIZED)

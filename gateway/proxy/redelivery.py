@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 from gateway.model.verdicts import Cause, Failure, ProxyError
 from gateway.policy.redelivery import PART, Finding, Pace, State, is_trouble, retry_delay
 from gateway.policy.spooling import ATTEMPTS
-from gateway.proxy.kept_hook import Destination, KeptHook, build_redelivery, find_destination
+from gateway.proxy.kept_hook import Destination, KeptHook, build_redelivery, find_destination, judge_redelivery
 from gateway.proxy.runtime import Runtime, Snapshot
 from gateway.store.client import DeliverySource
 from gateway.store.messages import Backlogs, Settle
@@ -32,8 +32,6 @@ logger = logging.getLogger(__name__)
 
 TICK: Final = 0.05
 """Seconds between two looks at what may begin, while anything waits."""
-ASK_AGAIN: Final = 0.01
-"""Seconds after which a store that had fewer events than asked for is asked once more."""
 AHEAD: Final = 8
 """Events that are fetched ahead, for each that may be under way: the store's answer takes as long as several."""
 AHEAD_BYTES: Final = 16 * 2**20
@@ -54,17 +52,17 @@ _DEFECT: Final = Outcome(
 class _Lane:
     """What the store keeps for one upstream, by the name under which it was kept."""
 
-    __slots__ = ("ask_at", "asking", "backlog", "goes_to", "has_more", "held")
+    __slots__ = ("asked_at", "asking", "backlog", "goes_to", "has_due", "held")
 
     def __init__(self, backlog: UpstreamBacklog) -> None:
         self.backlog = backlog
         self.held = 0
         """Events that were fetched, and are not settled."""
         self.asking = False
-        self.ask_at = -math.inf
-        """Loop time before which the store has no more."""
-        self.has_more = False
-        """Whether the next event of a key may be due now, of which the store has not told yet."""
+        self.asked_at = -math.inf
+        """Unix time of the last request for events."""
+        self.has_due = True
+        """Whether the store may have events that are due, as far as is known: not after it had fewer than asked for."""
         self.goes_to: set[str] = set()
         """The upstreams that got its events: apps may have other ones now."""
 
@@ -106,10 +104,13 @@ class Redelivery:
         self._up = False
         self._lanes: dict[str, _Lane] = {}
         self._flows: dict[str, _Flow] = {}
+        self._unsettled: dict[int, _Lane] = {}
+        """The lanes of events that are gone, until the store has committed that."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         source.on_duty = self._set_duty
         source.on_backlogs = self._set_backlogs
+        source.on_settled = self._note_settled
 
     def __repr__(self) -> str:
         flows = "; ".join(f"{flow.name}: {flow.pace!r}, {len(flow.ready)} ready" for flow in self._flows.values())
@@ -160,12 +161,20 @@ class Redelivery:
             if lane is None:
                 self._lanes[backlog.upstream] = _Lane(backlog)
             else:
-                lane.backlog = backlog
+                lane.backlog, lane.has_due = backlog, True
         for name in [name for name, lane in self._lanes.items() if name not in names and not lane.held]:
             if not self._lanes[name].asking:
                 del self._lanes[name]
         if self._delivers:
             self._look()
+
+    def _note_settled(self, ids: tuple[int, ...]) -> None:
+        """These outcomes are committed: the next events of their keys are due."""
+        lanes = {self._unsettled.pop(id_, None) for id_ in ids}
+        for lane in lanes - {None}:
+            assert lane is not None
+            lane.has_due = True
+            self._fetch(lane)
 
     # --- what begins ---
 
@@ -193,26 +202,25 @@ class Redelivery:
 
     def _fetch(self, lane: _Lane) -> None:
         """Ask the store for events of this lane, where some are due and there is need for them."""
-        now, backlog = self._loop.time(), lane.backlog
-        if not self._delivers or not self._up or lane.asking or backlog.paused:
+        backlog, now = lane.backlog, time.time()
+        if not self._delivers or not self._up or lane.asking or backlog.paused or not backlog.events:
             return
-        if now < lane.ask_at or not backlog.events:
+        if not lane.has_due and (backlog.due is None or not lane.asked_at < backlog.due <= now):
             return
-        if not lane.has_more and (backlog.due is None or backlog.due > time.time()):
-            return
-        window = self._window(lane, now)
+        window = self._window(lane)
         wanted = window - lane.held
         if wanted > 0 and (wanted >= window // 2 or not lane.held):
-            lane.asking = True
+            lane.asking, lane.asked_at = True, now
             self._start(self._take(lane, wanted))
 
-    def _window(self, lane: _Lane, now: float) -> int:
+    def _window(self, lane: _Lane) -> int:
         """How many events of the lane may be held here: those under way, and some ahead."""
         own = lane.backlog.upstream
         if own in self._runtime.snapshot.upstreams:
             self._flow(own)
             lane.goes_to.add(own)
         paces = [self._flows[name].pace for name in lane.goes_to if name in self._flows]
+        now = self._loop.time()
         window = max((self._need(pace, now) for pace in paces), default=1)
         backlog = lane.backlog
         usual = max(1, backlog.bytes // max(1, backlog.events))
@@ -232,9 +240,7 @@ class Redelivery:
         finally:
             lane.asking = False
             lane.held += len(deliveries)
-        lane.has_more = len(deliveries) == most
-        if not lane.has_more:
-            lane.ask_at = self._loop.time() + ASK_AGAIN
+        lane.has_due = len(deliveries) == most
         for delivery in deliveries:
             self._accept(lane, delivery)
         for name in tuple(lane.goes_to):
@@ -317,6 +323,7 @@ class Redelivery:
                 upstream = snapshot.upstreams[name]
                 outgoing = build_redelivery(hook, upstream, route, delivery.attempts + 1)
                 latest = await upstream.redeliver(outgoing, self._loop.time() + route.budget)
+                latest = judge_redelivery(latest, hook, upstream, route)
                 outcome = latest if outcome is None else outcome.merge_with(latest, name)
                 if not latest.should_fail_over(route.failover_on):
                     break
@@ -345,11 +352,9 @@ class Redelivery:
     def _settle(self, lane: _Lane, settle: Settle) -> None:
         """Report what became of an event."""
         lane.held -= 1
-        self._source.settle(settle)
         if settle.outcome in ("delivered", "dead"):
-            lane.has_more = True
-            if not lane.held:
-                self._loop.call_later(ASK_AGAIN, self._fetch, lane)
+            self._unsettled[settle.id] = lane
+        self._source.settle(settle)
 
     def _release_ready(self, flow: _Flow) -> None:
         """Give back to the store what has not begun."""

@@ -85,6 +85,7 @@ class HookService:
         sessions = Sessions() if sessions is None else sessions
         sessions.on_settings_dropped = metrics.unkept_settings.inc
         endpoint = HookEndpoint(self.runtime, consumers, sessions, store)
+        self._store = store
         self._redelivery = None if store is None else Redelivery(self.runtime, store)
         self._history = (
             None if store is None else HistoryRecorder(store, metrics.history_dropped.inc, endpoint.keep_with)
@@ -128,6 +129,8 @@ class HookService:
         await self._tracing.begin(self._config)
         self._recorder.configure(self._config.record)
         self._prepare_history(self._config).commit()
+        if self._store is not None:
+            await self._store.wait_for_start()  # else the first events after a restart could not be kept
         self._serving = asyncio.create_task(self._listener.run_until_stopped())
         await wait_until_started([self._listener], [self._serving])
         _tune_gc()
@@ -211,7 +214,7 @@ class HookService:
         await self._tracing.aclose()
         await asyncio.to_thread(self._recorder.close)
         if self._history is not None:
-            self._history.flush()
+            self._history.close()
         self._access.flush()
 
     async def _wait_for_cut_off(self) -> None:

@@ -70,7 +70,12 @@ class BacklogTable:
     @property
     def is_starting(self) -> bool:
         """Whether it is not known yet what the databases hold."""
-        return self._words[_STATE] == _STARTING and time.monotonic() < self._starts_until
+        return not self.is_known and time.monotonic() < self._starts_until
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the store has been opened since this gateway's start, or cannot be opened."""
+        return self._words[_STATE] == _KNOWN
 
 
 class BacklogWriter(BacklogTable):

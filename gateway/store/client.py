@@ -56,6 +56,9 @@ ASK_LIMIT: Final = 10.0
 """Seconds for an answer to an operator."""
 _BACKOFF: Final = (0.02, 0.05, 0.1, 0.2, 0.5)
 """Seconds, at most, before the first, second, … attempt to connect again; half of it is left to chance."""
+START_LIMIT: Final = 10.0
+"""Seconds that a gateway which has just been started waits for its store before it takes hooks."""
+_LOOK_EVERY: Final = 0.02
 _CLOSE_LIMIT: Final = 2.0
 """Seconds for what is left to be sent at the end."""
 
@@ -89,6 +92,8 @@ class DeliverySource(Protocol):
     on_duty: Callable[[bool], None]
     """Whether this process is the one that redelivers; False too while there is no connection."""
     on_backlogs: Callable[[Backlogs], None]
+    on_settled: Callable[[tuple[int, ...]], None]
+    """The outcomes of these deliveries are committed."""
 
     async def take(self, upstream: str, most: int) -> tuple[Delivery, ...]:
         """At most *most* events that are due for this upstream; empty too where there is no connection."""
@@ -107,6 +112,7 @@ class StoreClient:
         self._backlog = backlog
         self.on_duty: Callable[[bool], None] = _ignore
         self.on_backlogs: Callable[[Backlogs], None] = _ignore
+        self.on_settled: Callable[[tuple[int, ...]], None] = _ignore
         self.on_state: Callable[[bool], None] = _ignore
         """Called at each change of ``up``."""
         self._connection: Connection | None = None
@@ -142,8 +148,18 @@ class StoreClient:
         await self.aclose()
 
     def start(self) -> None:
-        """Begin to connect; returns at once."""
-        self._connecting = asyncio.create_task(self._stay_connected())
+        """Begin to connect, unless it has; returns at once."""
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._stay_connected())
+
+    async def wait_for_start(self) -> None:
+        """Wait until the store has been opened or cannot be, but no longer than START_LIMIT."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_LIMIT):
+                while not self._backlog.is_known:  # noqa: ASYNC110 - memory that another process changes
+                    await asyncio.sleep(_LOOK_EVERY)
+            async with asyncio.timeout(_BACKOFF[-1]):
+                await self._connected.wait()
 
     async def aclose(self) -> None:
         """Send what is left, for at most two seconds, and end."""
@@ -326,6 +342,7 @@ class StoreClient:
                 self._held.difference_update(message.ids)
                 for id_ in message.ids:
                     self._outcomes.pop(id_, None)
+                self.on_settled(message.ids)
             case Work():
                 self._accept(message)
             case Backlogs():

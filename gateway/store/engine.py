@@ -244,6 +244,8 @@ class Database:
     def _make_directory(self) -> None:
         if self.is_sqlite:
             self.file.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            with contextlib.suppress(OSError):  # which SQLite reports itself, with all that it knows
+                os.close(os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # it has what callers said
 
     def _make_engine(self, *, writes: bool) -> sa.Engine:
         if self.is_sqlite:

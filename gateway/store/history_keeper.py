@@ -22,6 +22,8 @@ _GATHER: Final = 0.25
 """Seconds for which decisions are gathered for one transaction."""
 _MOST: Final = 64
 """Messages in a transaction, at most."""
+_MAX_WAITING: Final = 16 * 2**20
+"""Bytes of decisions that may wait until the database is open."""
 _MOST_STEPS: Final = 50
 """Steps of maintenance in one go: then decisions have their turn."""
 _REPORT_EVERY: Final = 60.0
@@ -42,6 +44,9 @@ class HistoryKeeper:
         self._group: GroupCommit
         self._history: History | None = None
         """None while none is configured."""
+        self._is_configured = False
+        self._waiting: list[tuple[Sequence[bytes], int]] = []
+        """What came before the database was open, with its bytes."""
         self._reason = OFF
         self._dropped = 0
         self._report_at = self._loop.time() + _REPORT_EVERY
@@ -54,6 +59,7 @@ class HistoryKeeper:
         self._group = GroupCommit(database, most=_MOST, gather=_GATHER, changed=_report_state)
         self._database = database
         self._group.start()
+        self._put_waiting()
 
     def cannot_open(self, reason: str) -> None:
         """There is no database yet, for this reason."""
@@ -61,6 +67,7 @@ class HistoryKeeper:
 
     def configure(self, settings: HistorySettings | None, mask: Collection[str], body_fields: Collection[str]) -> None:
         """Go on by these settings; None: keep nothing more."""
+        self._is_configured = True
         if settings is None:
             self._history = None
         elif self._history is None or self._database is None:
@@ -70,6 +77,7 @@ class HistoryKeeper:
             self._group.run(lambda _: history.configure(settings, mask, body_fields)).add_done_callback(
                 functools.partial(self._configured, settings, mask, body_fields)
             )
+        self._put_waiting()
 
     def _configured(
         self,
@@ -83,6 +91,7 @@ class HistoryKeeper:
 
     async def close(self, limit: float) -> None:
         """Commit what waits, for at most *limit* seconds, and end."""
+        self._count_dropped(sum(len(decisions) for decisions, _ in self._waiting))
         if self._database is not None:
             await asyncio.to_thread(self._group.close, limit)
             self._database.close()
@@ -98,13 +107,28 @@ class HistoryKeeper:
 
     def keep(self, decisions: Sequence[bytes]) -> None:
         """See ``HistorySide``."""
-        if self._history is None:
+        size = sum(map(len, decisions))
+        if self._history is not None and self._database is not None:
+            self._put(self._history, decisions, size)
+        elif self._history is None and self._is_configured:
             return  # what is under way while a reload turns the history off
-        if self._database is None:
+        elif sum(waiting for _, waiting in self._waiting) + size > _MAX_WAITING:
             self._count_dropped(len(decisions))
-            return
-        done = functools.partial(self._kept, len(decisions))
-        self._group.put(self._history.add, decisions, done, sum(map(len, decisions)))
+        else:
+            self._waiting.append((decisions, size))
+
+    def _put_waiting(self) -> None:
+        """Pass on what came too early, or forget it where no history is configured."""
+        history = self._history
+        if history is None and self._is_configured:
+            self._waiting.clear()
+        elif history is not None and self._database is not None:
+            for decisions, size in self._waiting:
+                self._put(history, decisions, size)
+            self._waiting.clear()
+
+    def _put(self, history: History, decisions: Sequence[bytes], size: int) -> None:
+        self._group.put(history.add, decisions, functools.partial(self._kept, len(decisions)), size)
 
     def _kept(self, decisions: int, kept: int | None, error: StoreError | None) -> None:
         self._count_dropped(decisions - (kept or 0))

@@ -150,7 +150,7 @@ def _take_lock(where: StoreUrl) -> int:
     database = Database(where, Part.SPOOL)
     with translated(database):
         where.lock_file.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-        descriptor = os.open(where.lock_file, os.O_RDWR | os.O_CREAT, 0o640)
+        descriptor = os.open(where.lock_file, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with contextlib.suppress(OSError):  # the pid is for people; a full disk must not matter
@@ -359,7 +359,7 @@ def restore(url: str, file: Path) -> BackupReport:
             _sync(new.file)
             if os.geteuid() == 0:
                 os.chown(new.file, owner.st_uid, owner.st_gid)
-            new.file.chmod(0o640)
+            new.file.chmod(0o600)
             new.file.replace(old.file)
         _sync(beside)
     report = _report(file, file.stat().st_size, manifest.time, manifest.copies)

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import sqlalchemy as sa
 
-from gateway.policy.spooling import REPEAT_WINDOW
+from gateway.policy.spooling import MAX_AGE, REPEAT_WINDOW
 from gateway.store import spool_queries
 from gateway.store.engine import Database, StoreError
 from gateway.store.messages import Settle
@@ -49,6 +49,7 @@ from gateway.store.spool_rows import (
     tally_removal,
     write_counts,
 )
+from gateway.store.steady_clock import arrival, lifetime
 
 STEP: Final = 500
 """Events that one transaction of a long action changes, at most."""
@@ -183,7 +184,7 @@ class Spool:
                     None if event.call_id is None else clean(event.call_id),
                     min(max(event.value, 0), 2),
                     event.received,
-                    event.received + event.max_age,
+                    arrival(event.received, now) + event.max_age,
                     min(event.received, now),
                     0,
                     clean(event.error),
@@ -231,7 +232,7 @@ class Spool:
             elif outcome.outcome == "dead":
                 rows.pop(row.id)
                 is_gone = True
-                expires = now + row.expires - row.received
+                expires = now + lifetime(row.received, row.expires, MAX_AGE)
                 updates.append(settle_values(outcome, dead=1, failures=1, expires=expires, due=row.due))
                 tally(counts, row.app, row.upstream, (-1, -row.size, 1, row.size))
             else:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
+import msgspec
 import sqlalchemy as sa
 
 from gateway.store.backlog_table import BacklogWriter
@@ -35,6 +36,7 @@ from gateway.store.requests import (
     StoreUnavailable,
 )
 from gateway.store.spool import LEASE, Added, Dropped, Settlement, Spool, Step
+from gateway.store.steady_clock import SteadyClock
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +85,7 @@ class SpoolKeeper:
         self._readers = readers
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
+        self._clock = SteadyClock()
         self._database: Database | None = None
         self._spool: Spool
         self._group: GroupCommit
@@ -105,7 +108,7 @@ class SpoolKeeper:
 
     def open(self, database: Database, owner: str) -> None:
         """Use this database. *owner*: a name of this gateway that no other has, and that outlives this process."""
-        self._spool = Spool(database, owner)
+        self._spool = Spool(database, owner, self._clock)
         self._group = GroupCommit(
             database,
             opened=self._read_keys,
@@ -164,7 +167,7 @@ class SpoolKeeper:
         """See ``SpoolSide``."""
         size = len(event.body)
         if self._database is not None:
-            kept = functools.partial(self._added, event, done, self._loop.time())
+            kept = functools.partial(self._added, event, done, time.monotonic())
             self._group.put(self._add, event, kept, size)
         elif self._table.is_starting and self._early_size + size <= _EARLY_LIMIT:
             self._early.append((event, done))
@@ -193,7 +196,7 @@ class SpoolKeeper:
             done(str(error))
             return
         done(None)
-        self._observer.committed(self._loop.time() - arrived)
+        self._observer.committed(time.monotonic() - arrived)
         self._on_change()
         if kept.added.is_over and event.app not in self._enforcing:
             self._enforcing.add(event.app)
@@ -216,7 +219,9 @@ class SpoolKeeper:
         if self._database is None:
             self._loop.call_later(_SETTLE_AGAIN, self.settle, outcome, done)
         else:
-            self._group.put(self._settle, outcome, functools.partial(self._settled, outcome, done))
+            # By the system's clock, which other processes go by, until here; the database has the steady one's times.
+            steady = msgspec.structs.replace(outcome, due=outcome.due - self._clock.jump)
+            self._group.put(self._settle, steady, functools.partial(self._settled, outcome, done))
 
     def _settle(self, connection: sa.Connection, outcomes: Sequence[Settle]) -> list[Settlement | None]:
         settlements = self._spool.settle(connection, outcomes)
@@ -250,9 +255,11 @@ class SpoolKeeper:
         if self._database is None:
             return None
         try:
-            return await self._read(functools.partial(self._spool.backlogs, apps=self._apps))
+            found = await self._read(functools.partial(self._spool.backlogs, apps=self._apps))
         except StoreError:
             return None
+        jump = self._clock.jump
+        return [msgspec.structs.replace(each, due=each.due + jump) if each.due is not None else each for each in found]
 
     # --- operators ---
 

@@ -1,6 +1,7 @@
 """Sends decisions to the store, to be kept: gathered and encoded in small batches, dropped where the store is behind.
 
-A hook costs two microseconds, and nothing where no history is configured; it never waits.
+A hook costs two microseconds, and nothing where no history is configured; it never waits. While the store's process
+starts, or is replaced, some megabytes wait for it.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -27,6 +29,8 @@ _BATCH: Final = 32
 _MESSAGE: Final = 256
 """Decisions after which they are sent at once."""
 _MESSAGE_BYTES: Final = 256 * 1024
+MAX_UNSENT: Final = 4 * 2**20
+"""Bytes that may wait for the store, about: of small hooks without bodies, more than 10,000."""
 
 Listener = Callable[[Decision], None]
 
@@ -47,10 +51,14 @@ class HistoryRecorder:
         self._decisions: list[Decision] = []  # not yet encoded
         self._encoded: list[bytes] = []
         self._bytes = 0
+        self._unsent: deque[tuple[list[bytes], int]] = deque()
+        """Messages that the store did not take, the oldest first, with their bytes."""
+        self._unsent_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
-        state = "off" if self._settings is None else f"{len(self._decisions) + len(self._encoded)} to be sent"
+        waiting = len(self._decisions) + len(self._encoded) + sum(len(message) for message, _ in self._unsent)
+        state = "off" if self._settings is None else f"{waiting} to be sent"
         return f"<HistoryRecorder {state}>"
 
     def configure(self, settings: HistorySettings | None, revision: str = "") -> None:
@@ -79,13 +87,20 @@ class HistoryRecorder:
             self._sink.send_shadow(request_id, decision.time, encode_shadow(result, decision))
 
     def flush(self) -> None:
-        """Send all that is gathered."""
+        """Send all that is gathered; what the store does not take is tried again later."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._encode()
-        if self._encoded:
-            self._send()
+        self._send()
+
+    def close(self) -> None:
+        """Send all that is gathered; what the store does not take is counted as dropped."""
+        self.flush()
+        while self._unsent:
+            self._drop()
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _send_late(self) -> None:
         self._timer = None
@@ -113,6 +128,21 @@ class HistoryRecorder:
             self._send()
 
     def _send(self) -> None:
-        encoded, self._encoded, self._bytes = self._encoded, [], 0
-        if not self._sink.send_decisions(encoded):
-            self._count_dropped(len(encoded))
+        """Send what is encoded, after what could not be sent before."""
+        if self._encoded:
+            self._unsent.append((self._encoded, self._bytes))
+            self._unsent_bytes += self._bytes
+            self._encoded, self._bytes = [], 0
+        unsent = self._unsent
+        while unsent and self._sink.send_decisions(unsent[0][0]):
+            self._unsent_bytes -= unsent.popleft()[1]
+        while self._unsent_bytes > MAX_UNSENT:
+            self._drop()
+        if unsent and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(SEND_AFTER, self._send_late)
+
+    def _drop(self) -> None:
+        """Drop the newest message: what led to the trouble is worth more."""
+        message, size = self._unsent.pop()
+        self._unsent_bytes -= size
+        self._count_dropped(len(message))

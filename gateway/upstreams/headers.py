@@ -121,6 +121,8 @@ class CompiledPolicy:
         self._preserve = policy.host == "preserve"
         self._literal = None if policy.host in ("preserve", "target") else policy.host.encode("ascii")
         self.static: Headers = tuple(static)
+        self.authorizes = any(name == b"authorization" for name, _ in static)
+        """Whether requests get an Authorization of the upstream's configuration."""
         self.dropped = _DROPPED | {php_name(name) for name, _ in static}
         self.keep_underscores = policy.keep_underscores
 

@@ -21,7 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tests.bench.contenders import Ports, Workshop, backend
+from tests.bench.contenders import Workshop
+from tests.bench.history import DECISIONS
+from tests.bench.history import figures as history_figures
 from tests.bench.hooks import APP_MARK, call_body, raw_request
 from tests.bench.load import LoadError, RateRun, keep_rate
 from tests.bench.machine import busy
@@ -32,6 +34,7 @@ from tests.bench.processes import (
     allow_descriptors,
     ask,
     await_that,
+    closed_port,
     free_port,
     running,
 )
@@ -42,7 +45,7 @@ SIZE: Final = 3600
 """Bytes of a hook."""
 ROUNDS: Final = 7
 SECONDS: Final = 5.0
-ROWS: Final = {"recovery": 100_000, "million": 1_000_000}
+ROWS: Final = {"recovery": 100_000, "million": 1_000_000, "history": DECISIONS}
 ENGINES: Final = ("sqlite", "postgresql")
 DELAY_MS: Final = 10
 CONNECTIONS: Final = 32
@@ -59,7 +62,10 @@ class Bench:
     """What all figures have in common."""
 
     shop: Workshop
-    ports: Ports
+    well: int
+    """The port of a backend that answers at once."""
+    down: int
+    """A port that refuses connections."""
     engine: str
     rounds: int
     seconds: float
@@ -124,11 +130,11 @@ def gateway(
 
 
 @contextlib.contextmanager
-def slow_backend(bench: Bench, port: int) -> Iterator[None]:
-    """A backend that answers each hook after ``DELAY_MS``."""
-    output = bench.shop.path("slow.log")
-    command = [sys.executable, "-m", "tests.bench.slow", str(port), str(DELAY_MS)]
-    with running(command, cpus=bench.shop.cpus.load, output=output, environment=OWN_ENVIRONMENT) as process:
+def backend(shop: Workshop, port: int, delay: int = DELAY_MS) -> Iterator[None]:
+    """A backend that answers each hook after so many milliseconds."""
+    output = shop.path("backend.log")
+    command = [sys.executable, "-m", "tests.bench.slow", str(port), str(delay)]
+    with running(command, cpus=shop.cpus.load, output=output, environment=OWN_ENVIRONMENT) as process:
         await_that(lambda: ask(port, "/").status == 200, process, output, 0.005)
         yield
 
@@ -153,7 +159,7 @@ def fill(bench: Bench, url: str, count: int) -> None:
 def filled_gateway(bench: Bench, count: int) -> Iterator[tuple[Gateway, int]]:
     """A gateway with so many events for an upstream that is down, and that upstream's port."""
     url, port = bench.new_store(), free_port()
-    upstreams = {"well": bench.ports.keepalive, "off": port}
+    upstreams = {"well": bench.well, "off": port}
     apps = {"app-00000": "well", "off-00000": "off"}
     with gateway(bench, upstreams, apps, store=url):
         pass  # it makes the schema
@@ -178,19 +184,20 @@ def _await(is_so: Callable[[], bool], limit: float, what: str) -> float:
 
 
 def cpu_per_event(bench: Bench, say: Callable[[str], None]) -> list[Row]:
-    """CPU time per event that is kept, beside one that is delivered."""
-    rate = 500.0
-    kinds = {"delivered": ("well", bench.ports.keepalive), "kept": ("off", bench.ports.down)}
-    figures: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for number in range(bench.rounds):
-        for kind, (name, port) in kinds.items():
-            file = request_file(bench, "app-00000", _EVENT)
-            with gateway(bench, {name: port}, {"app-00000": name}, store=bench.new_store()) as one:
-                figures[kind].append(_cpu_per_hook(bench, one, file, rate, 2 * number))
-        say(f"round {number + 1}: " + ", ".join(f"{kind} {values[-1]:.0f} µs" for kind, values in figures.items()))
-    delivered, kept = (statistics.median(values) for values in figures.values())
-    return [("CPU per event, µs", "delivered", "kept", "ratio"),
-            (f"{rate:.0f}/s", f"{delivered:.0f}", f"{kept:.0f}", f"{kept / delivered:.2f}")]  # fmt: skip
+    """CPU time per event that is kept, beside one that is delivered; the more come, the more a commit has."""
+    rows: list[Row] = [("CPU per event, µs", "delivered", "kept", "ratio")]
+    kinds = {"delivered": ("well", bench.well), "kept": ("off", bench.down)}
+    for rate in (500.0, 2000.0):
+        figures: dict[str, list[float]] = {kind: [] for kind in kinds}
+        for number in range(bench.rounds):
+            for kind, (name, port) in kinds.items():
+                file = request_file(bench, "app-00000", _EVENT)
+                with gateway(bench, {name: port}, {"app-00000": name}, store=bench.new_store()) as one:
+                    figures[kind].append(_cpu_per_hook(bench, one, file, rate, 2 * number))
+            say(f"round {number + 1}: " + ", ".join(f"{kind} {values[-1]:.0f} µs" for kind, values in figures.items()))
+        delivered, kept = (statistics.median(values) for values in figures.values())
+        rows.append((f"{rate:.0f}/s", f"{delivered:.0f}", f"{kept:.0f}", f"{kept / delivered:.2f}"))
+    return rows
 
 
 def _cpu_per_hook(bench: Bench, one: Gateway, file: Path, rate: float, run: int) -> float:
@@ -223,11 +230,11 @@ def _p99_beside(bench: Bench, kind: str, run: int) -> float:
     with contextlib.ExitStack() as stack:
         if kind == "beside redelivered":
             one, port = stack.enter_context(filled_gateway(bench, max(1000, round(2000 * bench.seconds))))
-            stack.enter_context(slow_backend(bench, port))
+            stack.enter_context(backend(bench.shop, port))
             _await(lambda: json.loads(ask(port, "/").body)["hooks"] > 1, 60, "redelivery")
         else:
-            to = bench.ports.keepalive if kind == "beside delivered" else bench.ports.down
-            upstreams, apps = {"well": bench.ports.keepalive, "off": to}, {"app-00000": "well", "off-00000": "off"}
+            to = bench.well if kind == "beside delivered" else bench.down
+            upstreams, apps = {"well": bench.well, "off": to}, {"app-00000": "well", "off-00000": "off"}
             one = stack.enter_context(gateway(bench, upstreams, apps, store=bench.new_store()))
         if kind in ("beside delivered", "beside kept"):
             other = RateRun(one.port, events, rate=1000.0, seconds=bench.seconds + 1, run=2 * run, **load)
@@ -245,7 +252,7 @@ def cpu_of_history(bench: Bench, say: Callable[[str], None]) -> list[Row]:
     for number in range(bench.rounds):
         for on, values in figures.items():
             file = request_file(bench, "app-00000", "OnCallEvent")
-            to = {"well": bench.ports.keepalive}
+            to = {"well": bench.well}
             store = bench.new_store() if on else None
             with gateway(bench, to, {"app-00000": "well"}, store=store, history=on) as one:
                 values.append(_cpu_per_hook(bench, one, file, rate, 2 * number))
@@ -259,7 +266,7 @@ def recovery(bench: Bench, say: Callable[[str], None]) -> list[Row]:
     """How long a backlog takes on a backend that is back, beside what its connections allow."""
     count = bench.rows_of("recovery")
     ideal = count * DELAY_MS / 1000 / (CONNECTIONS // 4)
-    with filled_gateway(bench, count) as (one, port), slow_backend(bench, port):
+    with filled_gateway(bench, count) as (one, port), backend(bench.shop, port):
         taken = _await(lambda: one.waiting() == 0, 60 + 10 * ideal, "recovery")
         told = json.loads(ask(port, "/").body)
     say(f"the backend answered {told['hooks']} events")
@@ -278,7 +285,7 @@ def million(bench: Bench, say: Callable[[str], None]) -> list[Row]:
             say(f"RSS of all processes: {sizes[-1] / 2**20:.0f} MiB")
         asked = [_timed(one.spool) for _ in range(bench.rounds)]
         status = [_timed(lambda: _status(bench, one)) for _ in range(bench.rounds)]
-        with slow_backend(bench, port):
+        with backend(bench.shop, port):
             _await(lambda: len(json.loads(ask(port, "/").body)["came"]) > 2, 120, "redelivery")
             first, second, _ = json.loads(ask(port, "/").body)["came"]
             time.sleep(min(10.0, bench.seconds))
@@ -302,12 +309,18 @@ def _status(bench: Bench, one: Gateway) -> None:
         raise BenchError(f"gateway spool status: {(done.stdout + done.stderr).strip()[-300:]}")
 
 
+def history_writer(bench: Bench, say: Callable[[str], None]) -> list[Row]:
+    """Decisions per second of one core, and searches in all of them."""
+    return history_figures(bench.new_store(), bench.rows_of("history"), say)
+
+
 FIGURES: Final[Mapping[str, Callable[[Bench, Callable[[str], None]], list[Row]]]] = {
     "cpu": cpu_per_event,
     "beside": hooks_beside,
     "history-cpu": cpu_of_history,
     "recovery": recovery,
     "million": million,
+    "history": history_writer,
 }
 
 
@@ -343,7 +356,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--gateway", default=".venv/bin/gateway", metavar="COMMAND", help="the gateway to measure")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"whose median counts (default {ROUNDS})")
     parser.add_argument("--seconds", type=float, default=SECONDS, help=f"of each run of load (default {SECONDS:g})")
-    parser.add_argument("--rows", type=int, help="events of recovery and million (default 100,000 and 1,000,000)")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        help="of recovery, million and history (default 100,000, 1,000,000 and 10,000,000)",
+    )
     parser.add_argument("--only", nargs="+", default=list(FIGURES), choices=list(FIGURES), help="these figures alone")
     parser.add_argument("--engine", nargs="+", default=["sqlite"], choices=ENGINES, help="(default sqlite)")
     options = parser.parse_args(arguments)
@@ -365,9 +382,9 @@ def _measure(engine: str, options: argparse.Namespace) -> None:
         print(f"Other programs use {noise:.0%} of the CPUs; the figures will suffer from that.", flush=True)
     with tempfile.TemporaryDirectory(prefix="wcs-bench-") as name, stores(engine, Path(name)) as new_store:
         shop = Workshop(Path(name), Cpus.of_this_machine(), str(Path(options.gateway).absolute()))
-        shop.directory.chmod(0o711)  # nginx drops to another user, who needs its folder
-        with backend(shop, SIZE) as ports:
-            bench = Bench(shop, ports, engine, options.rounds, options.seconds, options.rows, new_store)
+        port = free_port()
+        with closed_port() as down, backend(shop, port, 0):
+            bench = Bench(shop, port, down, engine, options.rounds, options.seconds, options.rows, new_store)
             for figure in options.only:
                 print(f"{engine}, {figure}:", flush=True)
                 rows = FIGURES[figure](bench, lambda line: print(f"  {line}", flush=True))

@@ -6,20 +6,30 @@ import json
 from base64 import b64encode
 from typing import Any, cast
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config import loads
 from gateway.model.hooks import parse_hook
+from gateway.model.verdicts import Cause, Failure, backend_allow, backend_reject
 from gateway.policy.access import Signature, body_signature
 from gateway.policy.spooling import ordering_key, repeat_digest
 from gateway.proxy.context import HookContext
-from gateway.proxy.kept_hook import KeptHook, build_redelivery, event_key, find_destination, make_event, storable_fields
+from gateway.proxy.kept_hook import (
+    KeptHook,
+    build_redelivery,
+    event_key,
+    find_destination,
+    judge_redelivery,
+    make_event,
+    storable_fields,
+)
 from gateway.proxy.routes import Table
 from gateway.proxy.runtime import Snapshot
 from gateway.store.records import SpooledEvent
-from gateway.upstreams import Upstream
+from gateway.upstreams import Outcome, Upstream
 from gateway.upstreams.headers import CompiledPolicy, Policy, parse_head
 from tests.support.kept_events import event
 
@@ -30,6 +40,7 @@ CONFIG: dict[str, Any] = {
         "plain": {"upstream": "php", "spool": {"max_age": "1h", "max_size": "1MiB"}},
         "basic": {"upstream": "php", "spool": "on", "credentials": {"username": "u", "password": "p"}},
         "signed": {"upstream": "php", "spool": "on", "signature": {"keys": ["k1", "k2"]}},
+        "resigned": {"upstream": "php", "spool": "on", "signature": {"mode": "pass", "upstream_key": "k3"}},
         "silent": {"static": "reject"},
         "parted": {
             "upstream": [{"name": "php", "weight": 1}, {"name": "new", "weight": 1}],
@@ -91,11 +102,18 @@ def test_after_a_failover_it_is_kept_for_the_first_upstream(table: Table) -> Non
 
 
 @pytest.mark.parametrize(
-    "name", ["authorization", "proxy-authorization", "cookie", "x-api-key", "x-auth-token", "x-secret", "x-signature"]
+    "name", ["proxy-authorization", "cookie", "x-api-key", "x-auth-token", "x-secret", "x-signature"]
 )
 def test_secrets_are_not_kept(table: Table, name: str) -> None:
     made = kept(table, (name.encode(), b"hush"), (b"accept", b"*/*"))
     assert made.fields == ((b"accept", b"*/*"),)
+
+
+def test_of_authorization_is_kept_that_there_was_one(table: Table) -> None:
+    made = kept(table, (b"authorization", b"Basic hush"), (b"accept", b"*/*"))
+    assert made.fields == ((b"accept", b"*/*"), (b"authorization", b""))
+    assert b"authorization" not in head(made, table, "plain")
+    assert b"authorization: Basic dTpw\r\n" in head(made, table, "basic")
 
 
 @given(st.lists(st.tuples(st.sampled_from([b"accept", b"cookie", b"x-a", b"x_b"]), st.binary(max_size=4)), max_size=6))
@@ -106,7 +124,8 @@ def test_all_other_fields_are_kept_as_they_came(fields: list[tuple[bytes, bytes]
 class AnyUpstream:
     """All that building a request needs of one."""
 
-    policy = CompiledPolicy(Policy())
+    def __init__(self, policy: Policy | None = None) -> None:
+        self.policy = CompiledPolicy(policy or Policy())
 
 
 def head(event: SpooledEvent, table: Table, app: str) -> bytes:
@@ -163,3 +182,30 @@ def test_rules_choose_the_upstream_but_take_no_event_back(table: Table, caller: 
     destination = find_destination(table, event(app="ruled", body=body))
     assert destination is not None
     assert destination.upstreams == (upstream,)
+
+
+@pytest.mark.parametrize(
+    ("app", "policy", "came_with", "is_failure"),
+    [
+        ("plain", Policy(), True, True),
+        ("plain", Policy(), False, False),
+        ("basic", Policy(), True, False),
+        ("signed", Policy(), True, False),
+        ("resigned", Policy(), True, False),
+        ("plain", Policy(credentials=("u", "p")), True, False),
+        ("plain", Policy(headers=((b"Authorization", b"Bearer x"),)), True, False),
+    ],
+)
+def test_a_rejection_of_an_event_without_its_authorization_is_no_verdict(
+    table: Table, app: str, policy: Policy, came_with: bool, is_failure: bool
+) -> None:
+    came = ((b"authorization", b"Basic hush"),) if came_with else ()
+    route = table.route_for(app, "CallStatusEvent")
+    hook, upstream = KeptHook(kept(table, *came), route.guard), cast(Upstream, AnyUpstream(policy))
+    outcome = Outcome(result=backend_reject(), target="t", attempts=1, duration=0.1, seen=True)
+    judged = judge_redelivery(outcome, hook, upstream, route).result
+    assert isinstance(judged, Failure) is is_failure
+    if isinstance(judged, Failure):
+        assert (judged.cause, judged.received_status) == (Cause.ERROR_STATUS, 403)
+    allowed = msgspec.structs.replace(outcome, result=backend_allow(b"{}"))
+    assert judge_redelivery(allowed, hook, upstream, route) is allowed

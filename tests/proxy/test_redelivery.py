@@ -61,7 +61,7 @@ class Stage:
         upstream = self.runtime.snapshot.upstreams["php"]
         body = json.dumps({"number": number}).encode()
         outgoing = Outgoing(path="/CallStatusEvent", host=None, head=b"", body=body, tenant="a")
-        deadline = asyncio.get_running_loop().time() + BUDGET
+        deadline = asyncio.get_running_loop().time() + PATIENCE
         return asyncio.create_task(upstream.ask(outgoing, deadline, upstream.retry))
 
 

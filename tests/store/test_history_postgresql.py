@@ -29,7 +29,7 @@ from tests.store.test_history_search import (
     test_a_search_finds_what_is_wanted_the_newest_first_however_it_lies,
     test_a_whole_number_is_found_however_it_is_written,
 )
-from tests.support.postgres_pair import postgres_server
+from tests.support.postgres import PostgresServer
 
 __all__ = [
     "test_a_forgotten_number_is_nowhere_in_the_database",
@@ -46,19 +46,18 @@ __all__ = [
 
 
 @pytest.fixture(scope="module")
-def empty_database() -> Iterator[EmptyDatabase]:
-    with postgres_server() as server:
-        database = open_databases(server.url).history
-        migrate(database)
+def empty_database(postgres: PostgresServer) -> Iterator[EmptyDatabase]:
+    database = open_databases(postgres.new_database()).history
+    migrate(database)
 
-        def emptied() -> Database:
-            with database.write() as connection:
-                for table in (history_block, history_shard, history_body, history_shadow):
-                    connection.execute(sa.delete(table))
-            return database
+    def emptied() -> Database:
+        with database.write() as connection:
+            for table in (history_block, history_shard, history_body, history_shadow):
+                connection.execute(sa.delete(table))
+        return database
 
-        yield emptied
-        database.close()
+    yield emptied
+    database.close()
 
 
 def test_what_is_too_much_goes_although_the_tables_stay_as_large(empty_database: EmptyDatabase) -> None:

@@ -90,6 +90,7 @@ class KeptEvents:
         self.shelf = shelf or Shelf()
         self.on_duty: Callable[[bool], None] = lambda redelivers: None
         self.on_backlogs: Callable[[Backlogs], None] = lambda backlogs: None
+        self.on_settled: Callable[[tuple[int, ...]], None] = lambda ids: None
         self.refusal: str | None = None
         """Why events are not kept, where they are not."""
         self.asked: list[tuple[str, int]] = []
@@ -133,6 +134,7 @@ class KeptEvents:
         if settle.outcome == "dead":
             self.shelf.dead.append(row.event)
         row.attempts += settle.outcome == "failed"
+        asyncio.get_running_loop().call_soon(self.on_settled, (settle.id,))
         if self._telling is None:
             self._telling = asyncio.get_running_loop().call_later(TELL_EVERY, self.tell)
 

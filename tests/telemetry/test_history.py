@@ -107,16 +107,45 @@ async def test_many_are_sent_at_once_and_large_ones_in_small_messages() -> None:
     assert recording.sink.sent == ids(*range(256), *range(300, 332))
 
 
-async def test_what_the_store_does_not_take_is_counted() -> None:
+async def test_what_the_store_does_not_take_waits_until_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "SEND_AFTER", 0.01)
+    recording = Recording()
+    recording.sink.takes = False
+    recording.record(*range(300))
+    recording.recorder.flush()
+    assert "300 to be sent" in repr(recording.recorder)
+    recording.sink.takes = True
+    while not recording.sink.sent:
+        await asyncio.sleep(0.005)
+    assert recording.sink.sent == ids(*range(300))
+    assert recording.dropped == 0
+
+
+async def test_what_is_too_much_to_wait_is_dropped_and_counted_the_newest_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(history, "MAX_UNSENT", 50_000)
+    recording = Recording()
+    recording.sink.takes = False
+    recording.record(*range(1000))
+    recording.recorder.flush()
+    assert 500 < recording.dropped < 1000
+    recording.sink.takes = True
+    recording.record(2000)
+    recording.recorder.flush()
+    waited = recording.sink.sent[:-1]
+    assert len(waited) == 1000 - recording.dropped
+    assert waited == ids(*range(len(waited)))
+    assert recording.sink.sent[-1:] == ids(2000)
+
+
+async def test_what_is_left_at_the_end_is_counted() -> None:
     recording = Recording()
     recording.sink.takes = False
     recording.record(*range(70))
-    recording.recorder.flush()
+    recording.recorder.close()
     assert recording.dropped == 70
-    recording.sink.takes = True
-    recording.record(71)
-    recording.recorder.flush()
-    assert recording.sink.sent == ids(71)
+    assert repr(recording.recorder) == "<HistoryRecorder 0 to be sent>"
 
 
 async def test_it_is_no_listener_while_no_history_is_configured() -> None:
