@@ -69,11 +69,11 @@ def status(spool: Json) -> Iterator[Text | Table]:
         )
     if spool["paused"]:
         yield Text("all redelivery is paused: gateway spool resume", style="bold magenta")
-    if spool["events"]:
+    elif spool["events"]:
         yield Text.assemble(("forecast ", "dim"), forecast(spool))
     if spool["upstreams"]:
         yield Text()
-        yield _upstreams(spool["upstreams"])
+        yield _upstreams(spool["upstreams"], all_paused=bool(spool["paused"]))
     for app in spool["apps"]:
         count = app["events"] + app["dead"]
         if not app["configured"] and count:
@@ -96,7 +96,7 @@ def forecast(backlog: Json) -> Text:
     return Text(f"empty in {ago(backlog['empty_in_seconds'])}, at {-change:.1f} events/s")
 
 
-def _upstreams(backlogs: Iterable[Json]) -> Table:
+def _upstreams(backlogs: Iterable[Json], *, all_paused: bool) -> Table:
     table = Table(box=None, pad_edge=False, expand=False, header_style="dim")
     table.add_column("upstream", no_wrap=True)
     for name in ("events", "size", "dead"):
@@ -105,7 +105,9 @@ def _upstreams(backlogs: Iterable[Json]) -> Table:
         table.add_column(name, no_wrap=True)
     for each in backlogs:
         oldest = each["oldest_age_seconds"]
-        outlook = Text("paused", "bold magenta") if each["paused"] else forecast(each) if each["events"] else Text()
+        outlook = forecast(each) if each["events"] else Text()
+        if all_paused or each["paused"]:
+            outlook = Text("paused", "bold magenta")
         table.add_row(
             Text(plain(each["upstream"])),
             f"{each['events']:,}",

@@ -20,10 +20,12 @@ from typing import Final, NamedTuple
 
 from gateway.config import Config
 from gateway.model.keep_going import KeepGoing
+from gateway.recording import MASKED
+from gateway.server.channel import Channel, Ping, Ready, Stop
 from gateway.server.children import Child, exit_reason
-from gateway.server.ipc import Channel, Ping, Ready, Stop
 from gateway.store.backlog_table import BacklogTable, create_table
 from gateway.store.client import StoreClient
+from gateway.store.settings import StoreConfig
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.metrics.shared import WorkerMetrics
 
@@ -56,6 +58,24 @@ class StoreAccess(NamedTuple):
     def client(self, role: str) -> StoreClient:
         """A client of the store, not started yet. Build it inside the running loop."""
         return StoreClient(self.name, role, BacklogTable(self.table))
+
+
+def store_config(config: Config) -> StoreConfig | None:
+    """What the store's process needs of a configuration; None where that has no store: it takes effect at a restart."""
+    if config.store is None:
+        return None
+    return StoreConfig(
+        engine=config.store.engine,
+        url=config.store.url.get_secret_value(),
+        history=config.history,
+        apps=frozenset(config.apps),
+        upstreams=frozenset(config.upstreams),
+        mask=tuple(config.log.mask),
+        body_fields=MASKED if config.record is None else tuple(config.record.mask),
+        log_level=config.log.level,
+        log_console=config.log.format == "console",
+        drain_timeout=config.server.drain_timeout,
+    )
 
 
 class _Running(NamedTuple):
@@ -104,7 +124,9 @@ class StoreHandle:
     async def configure(self, config: Config) -> None:
         """Have the store go on by this configuration."""
         self._config = config
-        self.client.configure(await asyncio.to_thread(pickle.dumps, config))
+        settings = store_config(config)
+        if settings is not None:
+            self.client.configure(await asyncio.to_thread(pickle.dumps, settings))
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -20,15 +20,15 @@ from typing import Final
 import uvloop
 
 from gateway import __version__
-from gateway.config import Config
 from gateway.model.decision import UNKNOWN_APP
 from gateway.model.keep_going import KeepGoing
+from gateway.server.channel import Channel, Ping, Pong, Ready, Stop
 from gateway.server.executor import start_threads
-from gateway.server.ipc import Channel, Ping, Pong, Ready, Stop
 from gateway.server.signals import PROCESS, STORE_MEANINGS, Receiver
 from gateway.store.assembly import Store
 from gateway.store.backlog_table import BacklogWriter
 from gateway.store.records import UpstreamBacklog
+from gateway.store.settings import StoreConfig
 from gateway.telemetry.log import PIPE_ATOMIC, LogWriter, configure_logging
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.metrics.cells import MetricCells
@@ -52,10 +52,10 @@ class _Counts:
         self._commit = metrics.store_commit.with_labels()
         self._upstreams: frozenset[str] = frozenset()
 
-    def configure(self, config: Config) -> None:
+    def configure(self, config: StoreConfig) -> None:
         """Log as this configuration says, and label by its upstreams."""
-        configure_logging(self._writer, level=config.log.level, console=config.log.format == "console")
-        self._upstreams = frozenset(config.upstreams)
+        configure_logging(self._writer, level=config.log_level, console=config.log_console)
+        self._upstreams = config.upstreams
 
     def committed(self, seconds: float) -> None:
         """An event is committed, this long after it came."""

@@ -29,16 +29,10 @@ from gateway.model.keep_going import KeepGoing
 from gateway.policy.shared import SharedMemory
 from gateway.proxy.routes import RuleNames
 from gateway.proxy.sessions import shared_memory
+from gateway.server.channel import Ping, Stop
 from gateway.server.children import exit_reason
 from gateway.server.hook_service import LOOK_AT_CERTIFICATES_EVERY
-from gateway.server.ipc import (
-    Build,
-    Commit,
-    Discard,
-    Ping,
-    Prepare,
-    Stop,
-)
+from gateway.server.ipc import Build, Commit, Discard, Prepare
 from gateway.server.main_process import (
     admin_listener,
     announce_ready,

@@ -24,24 +24,10 @@ from gateway.model.change import EXPECTED_ERRORS, failure_reason
 from gateway.model.keep_going import KeepGoing
 from gateway.policy.shared import Memory, SharedState
 from gateway.proxy.sessions import Sessions
+from gateway.server.channel import Channel, Ping, Pong, Ready, Stop
 from gateway.server.executor import start_threads
 from gateway.server.hook_service import HookService
-from gateway.server.ipc import (
-    Ask,
-    Build,
-    Built,
-    Channel,
-    Commit,
-    Committed,
-    Discard,
-    Ping,
-    Pong,
-    Prepare,
-    Prepared,
-    Ready,
-    Serve,
-    Stop,
-)
+from gateway.server.ipc import Ask, Build, Built, Commit, Committed, Discard, Prepare, Prepared, Serve
 from gateway.server.signals import PROCESS, WORKER_MEANINGS, Receiver
 from gateway.server.store_handle import StoreAccess
 from gateway.telemetry.log import PIPE_ATOMIC, LogWriter

@@ -14,8 +14,9 @@ from typing import Any, Final, NamedTuple
 from gateway.admin.rpc import RPC_TIMEOUT, RpcRequest
 from gateway.model.keep_going import KeepGoing
 from gateway.policy.shared import SharedMemory
+from gateway.server.channel import Channel, Ready, ReplyPart
 from gateway.server.children import Child
-from gateway.server.ipc import Ask, Built, Channel, Committed, Prepared, Ready, ReplyPart, Serve
+from gateway.server.ipc import Ask, Built, Committed, Prepared, Serve
 from gateway.server.store_handle import StoreAccess
 from gateway.server.two_phase import Acknowledgement, Acknowledgements
 from gateway.telemetry.metrics.shared import WorkerMetrics

@@ -14,14 +14,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
-from gateway.config import Config
-from gateway.recording import MASKED
 from gateway.store.backlog_table import BacklogWriter
 from gateway.store.engine import StoreError, open_databases
 from gateway.store.history_keeper import HistoryKeeper
 from gateway.store.maintenance import hold
 from gateway.store.records import UpstreamBacklog
 from gateway.store.service import StoreService
+from gateway.store.settings import StoreConfig
 from gateway.store.spool_keeper import SpoolKeeper, SpoolObserver
 
 logger = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ _COMMIT_LIMIT: Final = 5.0
 class StoreObserver(SpoolObserver, Protocol):
     """Counts and shows what the store does."""
 
-    def configure(self, config: Config) -> None:
+    def configure(self, config: StoreConfig) -> None:
         """A configuration is in force."""
 
     def history_dropped(self, decisions: int) -> None:
@@ -84,16 +83,15 @@ class Store:
     def _note_change(self) -> None:
         self._service.note_change()
 
-    def _configure(self, config: Config) -> None:
+    def _configure(self, config: StoreConfig) -> None:
         """Put a configuration in force. ``store.url`` is that of the first one: a change needs a restart."""
-        self.drain_timeout = config.server.drain_timeout
+        self.drain_timeout = config.drain_timeout
         self._observer.configure(config)
         self._spool.configure(config.apps)
-        body_fields = MASKED if config.record is None else config.record.mask
-        self._history.configure(config.history, config.log.mask, body_fields)
-        if self._opening is None and config.store is not None:
-            self._service.engine = config.store.engine
-            self._opening = asyncio.create_task(self._open(config.store.url.get_secret_value()))
+        self._history.configure(config.history, config.mask, config.body_fields)
+        if self._opening is None:
+            self._service.engine = config.engine
+            self._opening = asyncio.create_task(self._open(config.url))
 
     async def _open(self, url: str) -> None:
         """Open the databases, however long it takes until they are free; what they hold is looked at later."""

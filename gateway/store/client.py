@@ -148,8 +148,9 @@ class StoreClient:
         await self.aclose()
 
     def start(self) -> None:
-        """Begin to connect; returns at once."""
-        self._connecting = asyncio.create_task(self._stay_connected())
+        """Begin to connect, unless it has; returns at once."""
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._stay_connected())
 
     async def wait_for_start(self) -> None:
         """Wait until the store has been opened or cannot be, but no longer than START_LIMIT."""

@@ -31,7 +31,7 @@ class Hello(Message, frozen=True):
 
 
 class Configure(Message, frozen=True):
-    """From ``admin``: the configuration in force (a pickled ``gateway.config.Config``)."""
+    """From ``admin``: the configuration in force (a pickled ``gateway.store.settings.StoreConfig``)."""
 
     config: bytes
 

@@ -2,6 +2,8 @@
 
 Each part has migrations of its own below ``migrations/``, numbered; they only add, so that a gateway of the version
 before goes on. A migration that leaves nothing for older gateways to work with raises ``oldest``.
+
+Alembic is loaded where a migration is needed, and only there: without it the store's process is back sooner.
 """
 
 from __future__ import annotations
@@ -9,12 +11,10 @@ from __future__ import annotations
 import functools
 import threading
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Final
 
 import sqlalchemy as sa
-from alembic.migration import MigrationContext
-from alembic.operations import Operations
-from alembic.script import ScriptDirectory
 
 from gateway.store.engine import Database, Kind, Part, StoreError, translated
 from gateway.store.schema import META
@@ -52,16 +52,16 @@ def read_version(database: Database) -> int | None:
 
 
 @functools.cache
-def scripts(part: Part) -> ScriptDirectory:
-    """The migrations of a part."""
+def scripts(part: Part) -> Any:
+    """The migrations of a part, as Alembic's ``ScriptDirectory``."""
     folder = str(MIGRATIONS / part)
-    return ScriptDirectory(folder, version_locations=[folder])
+    return resolve_name("alembic.script:ScriptDirectory")(folder, version_locations=[folder])
 
 
 @functools.cache
 def newest(part: Part) -> int:
     """The version of the tables that this gateway makes."""
-    return int(scripts(part).get_current_head() or 0)
+    return max(int(path.stem.removeprefix("v")) for path in (MIGRATIONS / part).glob("v*.py"))
 
 
 def _run(connection: sa.Connection, database: Database) -> None:
@@ -76,10 +76,13 @@ def _migrate(connection: sa.Connection, database: Database) -> None:
         connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
     current = _version(connection, database)  # another gateway may have been quicker
-    context = MigrationContext.configure(connection, opts={"version_table": f"{part}_version"})
+    operations = resolve_name("alembic.operations:Operations")
+    context = resolve_name("alembic.migration:MigrationContext").configure(
+        connection, opts={"version_table": f"{part}_version"}
+    )
     steps = list(scripts(part).iterate_revisions("heads", str(current) if current else "base"))
     for script in reversed(steps):
-        with Operations.context(context):
+        with operations.context(context):
             script.module.upgrade()
         context.stamp(scripts(part), script.revision)
         _set(connection, META[part], {"schema": int(script.revision), "oldest": script.module.oldest})

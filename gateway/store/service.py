@@ -18,7 +18,6 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from gateway.config import Config
 from gateway.model.keep_going import KeepGoing
 from gateway.store.backlog_table import BacklogWriter
 from gateway.store.connection import Connection
@@ -44,6 +43,7 @@ from gateway.store.messages import (
 )
 from gateway.store.records import Delivery, SpooledEvent, UpstreamBacklog
 from gateway.store.requests import StoreReport, StoreRequest, StoreState, StoreUnavailable, decode_request
+from gateway.store.settings import StoreConfig
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class StoreService:
         spool: SpoolSide,
         history: HistorySide,
         table: BacklogWriter,
-        on_config: Callable[[Config], None],
+        on_config: Callable[[StoreConfig], None],
         on_backlogs: Callable[[Sequence[UpstreamBacklog]], None],
     ) -> None:
         """*on_config* puts a configuration in force; *on_backlogs* is called once a second with what waits."""
@@ -163,7 +163,8 @@ class StoreService:
         self._configuring = asyncio.Lock()
         self._changed = asyncio.Event()
         """Set when what waits may have changed."""
-        self._backlogs: Sequence[UpstreamBacklog] = ()
+        self._backlogs: Sequence[UpstreamBacklog] | None = None
+        """What was last found to wait; None before that."""
         self.engine = ""
         """``sqlite`` or ``postgresql``."""
         self._all_gone = asyncio.Event()
@@ -252,7 +253,7 @@ class StoreService:
             self._publish_duty()
             peer.send(Duty(self._leases.duty == pid))
         else:
-            peer.send(Backlogs(tuple(self._backlogs), self._spool.up))
+            peer.send(Backlogs(tuple(self._backlogs or ()), self._spool.up))
         self._changed.set()
 
     def _workers(self) -> list[_Peer]:
@@ -340,7 +341,7 @@ class StoreService:
             with keep_going:
                 found = await self._spool.backlogs()
                 self._backlogs = self._backlogs if found is None else found
-                message = Backlogs(tuple(self._backlogs), self._spool.up)
+                message = Backlogs(tuple(self._backlogs or ()), self._spool.up)
                 for peer in self._peers:
                     if peer.role == "admin" or peer.pid == self._leases.duty:
                         peer.send(message)
@@ -352,7 +353,8 @@ class StoreService:
             await asyncio.sleep(_TICK)
             with keep_going:
                 self._watch_awaited()
-                self._on_backlogs(self._backlogs)
+                if self._backlogs is not None:
+                    self._on_backlogs(self._backlogs)
             with keep_going:
                 await self._spool.tick(frozenset(self._leases.leased))
             with keep_going:

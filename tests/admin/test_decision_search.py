@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,9 +16,13 @@ from gateway.admin.decision_filter import parse_filter
 from gateway.admin.decision_search import DecisionPage, DecisionSearch, detail_json, read_cursor, write_cursor
 from gateway.config import Config, loads
 from gateway.model.decision import Decision
+from gateway.model.hooks import parse_hook
+from gateway.policy.history import Bodies
+from gateway.store.schema import history_block, history_body, history_shadow, history_shard
 from gateway.telemetry.decision_view import DecisionFilter, DecisionFormatter, position
 from gateway.telemetry.journal import Journal
 from tests.support.decision_sources import WORKER, Journals, ListHistory
+from tests.support.direct_store import DirectStore
 from tests.telemetry.test_journal import NOW, RULINGS, decision, filled
 
 MASKED: tuple[str, ...] = ("caller", "callee")
@@ -95,6 +100,51 @@ def test_pages_have_every_decision_once_in_one_order(
     assert [view for page in pages for view in page.decisions] == [FORMATTER.format(each) for each in expected]
     assert all(len(page.decisions) <= limit for page in pages)
     assert not any(page.history.error or page.incomplete for page in pages)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DirectStore]:
+    opened = DirectStore(tmp_path_factory.mktemp("store"), bodies=Bodies.ALL)
+    yield opened
+    opened.close()
+
+
+@given(st.lists(made, unique_by=lambda each: each[:2], min_size=1, max_size=12), st.integers(1, 5), st.integers(1, 5))
+def test_the_real_history_and_the_journals_are_one_list(
+    store: DirectStore, world: list[Made], limit: int, portion: int
+) -> None:
+    with store.databases.history.write() as connection:
+        for table in (history_block, history_shard, history_body, history_shadow):
+            connection.execute(sa.delete(table))
+    decisions = {
+        each: decision(RULINGS[each.ruling], time=NOW + each.microseconds / 1e6, request_id=each.name) for each in world
+    }
+    store.decide(*(made for each, made in decisions.items() if each.kept), worker=WORKER)
+    journals = [filled(made for each, made in decisions.items() if each.journal is not None)]
+    found = config()
+    searched = DecisionSearch(Journals(journals, FORMATTER), store, lambda: found, portion=portion)
+    pages = all_pages(searched, DecisionFilter(limit=limit))
+    expected = sorted(decisions.values(), key=position, reverse=True)
+    assert [view for page in pages for view in page.decisions] == [FORMATTER.format(each) for each in expected]
+
+
+def test_a_whole_number_and_a_body_are_found_in_the_real_history(store: DirectStore) -> None:
+    body = b'{"appKey":"a","caller":"+4930987654","callee":"4000","password":"hunter2"}'
+    made = decision(request_id="with-body", body=body, hook=parse_hook(body))
+    store.decide(made)
+    found = config()
+    searched = DecisionSearch(Journals([Journal()], FORMATTER), store, lambda: found)
+    for wanted in (DecisionFilter(caller="0049 30 987654"), DecisionFilter(q="+4930987654")):
+        page = asyncio.run(searched.page(wanted))
+        assert [(each.request_id, each.caller) for each in page.decisions] == [("with-body", "*********54")]
+    assert asyncio.run(searched.page(DecisionFilter(callee="0049 30 987654"))).decisions == []
+    view, detail, _ = asyncio.run(searched.one("with-body"))
+    assert view is not None
+    assert detail.config_revision == "rev-1"
+    assert detail.hook_body is not None
+    assert "hunter2" not in detail.hook_body
+    assert "987654" not in detail.hook_body
+    assert detail.answer_body == '{"a":1}'
 
 
 def decisions_of(count: int, first: int = 0) -> list[Decision]:

@@ -9,7 +9,8 @@ import pytest
 
 from gateway.admin.rpc import ReportTargets
 from gateway.config import loads
-from gateway.server.ipc import Ask, Build, Channel, Ping, ReplyPart
+from gateway.server.channel import Channel, Ping, ReplyPart
+from gateway.server.ipc import Ask, Build
 
 
 @pytest.mark.parametrize("size", [0, 1, 15 * 1024, 15 * 1024 + 1, 1_000_000])

@@ -10,14 +10,17 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from gateway.config import Config
+from gateway.policy.history import HistorySettings
 from gateway.store.backlog_table import BacklogTable, BacklogWriter, create_table
 from gateway.store.client import StoreClient
 from gateway.store.messages import Settle
 from gateway.store.records import Delivery, SpooledEvent, UpstreamBacklog
 from gateway.store.requests import SpoolReport, SpoolStatus, StoreRequest, StoreUnavailable
 from gateway.store.service import StoreService
+from gateway.store.settings import StoreConfig
 
 Done = Callable[[str | None], None]
 
@@ -158,6 +161,23 @@ class MemoryHistory:
         pass
 
 
+def settings(directory: Path = Path("/nowhere"), **changes: Any) -> StoreConfig:
+    """A configuration whose databases lie in this directory."""
+    config = StoreConfig(
+        engine="sqlite",
+        url=f"sqlite:///{directory}/store.db",
+        history=HistorySettings(),
+        apps=frozenset({"defaultApp"}),
+        upstreams=frozenset({"php"}),
+        mask=("caller", "callee"),
+        body_fields=("caller", "callee"),
+        log_level="info",
+        log_console=False,
+        drain_timeout=1.0,
+    )
+    return config._replace(**changes)
+
+
 class Serving:
     """A socket that outlives its services, as the main process has it."""
 
@@ -169,7 +189,7 @@ class Serving:
         self.table = create_table(slots=2**12)
         self.writer = BacklogWriter(self.table)
         self.spool, self.history = MemorySpool(), MemoryHistory()
-        self.configs: list[Config] = []
+        self.configs: list[StoreConfig] = []
         self.shown: list[Sequence[UpstreamBacklog]] = []
         self.service: StoreService | None = None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import pickle
@@ -15,7 +14,6 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from gateway.config import Config, loads
 from gateway.model.verdicts import backend_reject
 from gateway.policy.history import Bodies
 from gateway.store.assembly import Store
@@ -38,8 +36,9 @@ from gateway.store.requests import (
     StoreReport,
     StoreUnavailable,
 )
+from gateway.store.settings import StoreConfig
 from tests.store.decided import decided
-from tests.store.serving import Serving, event, serving, until
+from tests.store.serving import Serving, event, serving, settings, until
 
 
 class Counts:
@@ -52,7 +51,7 @@ class Counts:
         self.missing = 0
         self.shown: list[Sequence[UpstreamBacklog]] = []
 
-    def configure(self, config: Config) -> None:
+    def configure(self, config: StoreConfig) -> None:
         pass
 
     def committed(self, seconds: float) -> None:
@@ -85,13 +84,8 @@ class Running:
         self.worker.on_backlogs = self.backlogs.append
         self.configure()
 
-    def configure(self, **sections: object) -> None:
-        config = {
-            "store": {"url": f"sqlite:{self.file}"},
-            "apps": {"defaultApp": {"static": "allow"}},
-            **(sections or {"history": {}}),
-        }
-        self.admin.configure(pickle.dumps(loads(json.dumps(config)).config))
+    def configure(self, **changes: object) -> None:
+        self.admin.configure(pickle.dumps(settings(self.file.parent, **changes)))
 
     async def start(self) -> None:
         self.store = Store(self.at.writer, "owner", self.counts)
@@ -138,15 +132,13 @@ async def test_events_are_kept_taken_in_order_and_settled(tmp_path: Path) -> Non
         (second,) = await it.worker.take("php", 10)
         assert second.event.body == b'{"n":2}'
         it.worker.settle(Settle(second.id, "failed", time.time() - 1, "500"))
-        await until(lambda: f"{1} held" in repr(it.worker))
+        await until(lambda: "1 held" in repr(it.worker))
         (second,) = await it.worker.take("php", 10)
         assert second.attempts == 1
         it.worker.settle(Settle(second.id, "dead", error="500"))
         await until(lambda: it.counts.dead_letters == 1)
         assert it.at.writer.count(b"k" * 16) == 0
-        await until(
-            lambda: it.backlogs and (it.backlogs[-1].upstreams[0].events, it.backlogs[-1].upstreams[0].dead) == (1, 1)
-        )
+        await until(lambda: [(each.events, each.dead) for each in it.backlogs[-1].upstreams] == [(1, 1)])
         assert len(it.counts.commits) == 3
 
 
@@ -226,7 +218,7 @@ async def test_decisions_are_kept_and_found(tmp_path: Path) -> None:
 
 async def test_without_a_history_operators_learn_that_there_is_none(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
-        it.configure(log={"level": "info"})
+        it.configure(history=None)
         await it.opened()
         with pytest.raises(StoreUnavailable, match="no history is configured"):
             await _ask_until_refused(it.admin, SearchHistory(HistoryFilter()))

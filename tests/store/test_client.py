@@ -7,12 +7,11 @@ import pickle
 
 import pytest
 
-from gateway.config import loads
 from gateway.store import client as client_module
 from gateway.store.client import BEHIND, LATE, LOST, NOT_CONNECTED, StoreClient
 from gateway.store.messages import Backlogs, Settle
 from gateway.store.requests import SpoolReport, SpoolStatus, StoreReport, StoreUnavailable
-from tests.store.serving import Serving, event, serving, until
+from tests.store.serving import Serving, event, serving, settings, until
 
 
 def soon(seconds: float = 10.0) -> float:
@@ -222,12 +221,12 @@ async def test_an_operator_s_question_ends_with_the_connection() -> None:
 
 
 async def test_the_configuration_comes_first_on_each_connection() -> None:
-    config = loads("apps: {a: {static: allow}}").config
+    config = settings()
     async with serving() as running, running.client("admin") as client:
         client.configure(pickle.dumps(config))
         await running.start()
         await until(lambda: running.configs == [config])
-        other = loads("apps: {b: {static: allow}}").config
+        other = settings(apps=frozenset())
         client.configure(pickle.dumps(other))
         await until(lambda: running.configs == [config, other])
         await running.stop()

@@ -141,6 +141,8 @@ def backup(file: BackupFile, config: ConfigOption = DEFAULT_CONFIG, as_json: Jso
     _, url = _configured(config)
     if file.exists():
         fail(f"{printable(str(file))}: exists already; nothing was written", BAD_USAGE)
+    if not file.absolute().parent.is_dir():
+        fail(f"{printable(str(file))}: its folder does not exist", BAD_USAGE)
     with _errors():
         done = _maintenance().backup(url, file)
     if as_json:

@@ -11,7 +11,8 @@ import pytest
 
 from gateway.admin.rpc import ReportTargets
 from gateway.server import worker_handle
-from gateway.server.ipc import Ask, Built, Committed, Pong, Prepared, Ready, ReplyPart, Serve
+from gateway.server.channel import Pong, Ready, ReplyPart
+from gateway.server.ipc import Ask, Built, Committed, Prepared, Serve
 from gateway.server.worker_handle import WorkerHandle
 
 
