@@ -124,7 +124,7 @@ def list_events(
     as_json: JsonOption = False,
 ) -> None:
     """List kept events, the oldest first. Numbers and bodies are not shown."""
-    filters = _Filters(app, upstream, method, call_id, dead)
+    filters = _Filters(app=app, upstream=upstream, method=method, call_id=call_id, dead=dead)
     console = render.console()
     with gateway_at(admin, token_file, config) as gateway:
         shown, is_cut = 0, False
@@ -193,7 +193,7 @@ def retry(
     as_json: JsonOption = False,
 ) -> None:
     """Try events again now, dead letters too: these get all their attempts again."""
-    filters = _Filters(app, upstream, method, call_id, dead, tuple(ids or ()))
+    filters = _Filters(app=app, upstream=upstream, method=method, call_id=call_id, dead=dead, ids=tuple(ids or ()))
     _check_choice(filters, everything, "retry")
     with gateway_at(admin, token_file, config) as gateway:
         events = _act(gateway, "/api/spool/retry", filters, everything)
@@ -216,7 +216,7 @@ def drop(
     as_json: JsonOption = False,
 ) -> None:
     """Delete events without delivering them. Asks first."""
-    filters = _Filters(app, upstream, method, call_id, dead, tuple(ids or ()))
+    filters = _Filters(app=app, upstream=upstream, method=method, call_id=call_id, dead=dead, ids=tuple(ids or ()))
     _check_choice(filters, everything, "drop")
     with gateway_at(admin, token_file, config) as gateway:
         if not yes and not _confirm(gateway, filters):
@@ -285,7 +285,7 @@ def export(
     config: WatchedConfig = None,
 ) -> None:
     """Write kept events as JSON lines, whole numbers and bodies included. gateway replay can send them."""
-    filters = _Filters(app, upstream, method, call_id, dead)
+    filters = _Filters(app=app, upstream=upstream, method=method, call_id=call_id, dead=dead)
     events = 0
     with (
         gateway_at(admin, token_file, config) as gateway,
