@@ -168,6 +168,7 @@ async def test_a_database_that_is_silent_does_not_keep_back_that_it_is_down(monk
         await at.start()
         async with at.client() as client:
             await until(lambda: client.up)
+            assert at.service is not None
             monkeypatch.setattr(at.spool, "backlogs", backlogs)
             at.service.note_change()
             await until(lambda: asked)
