@@ -44,6 +44,9 @@ apps:
 
 _MAX_REQUEST: Final = 1024 * 1024
 _JSON: Final = b"Content-Type: application/json\r\n"
+_STORE_LOOKS: Final = 50
+_STORE_PAUSE: Final = 0.1
+"""Seconds between two looks whether the store is up."""
 
 
 class Behaviour(NamedTuple):
@@ -203,6 +206,7 @@ async def _show_samples(gateway: Gateway, decisions: asyncio.Queue[Decision]) ->
     base = f"http://{gateway.hook_address}/rest/my_api"
     outcomes: list[_Outcome] = []
     async with httpx.AsyncClient(trust_env=False, timeout=20.0) as client:
+        await _wait_for_store(client, gateway.admin_address)
         for does, method, hook in _samples():
             response = await client.post(f"{base}/{method}", json=hook)
             outcomes.append(_Outcome(does, response.status_code, await decisions.get()))
@@ -219,6 +223,16 @@ async def _show_samples(gateway: Gateway, decisions: asyncio.Queue[Decision]) ->
         highlight=False,
         soft_wrap=True,
     )
+
+
+async def _wait_for_store(client: httpx.AsyncClient, admin: str) -> None:
+    """Give the store, if there is one, some seconds: the sample of an event is then kept."""
+    for _ in range(_STORE_LOOKS):
+        answer = await client.get(f"http://{admin}/api/spool")
+        store = answer.json()["store"] if answer.status_code == httpx.codes.OK else {}
+        if store.get("up") or not store.get("configured"):
+            return
+        await asyncio.sleep(_STORE_PAUSE)
 
 
 def _samples() -> list[tuple[str, str, Mapping[str, Any]]]:
