@@ -11,8 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pytest
 
+from gateway.admin.decision_search import DecisionDetail, DecisionPage, HistoryScope
+from gateway.admin.spool_views import AppView, EventDetail, SpoolView, StoreView, UpstreamView
 from gateway.cli.main import app
 from gateway.cli.reference_docs import SECTIONS, cure_table, reason_table, refusal_table, regenerate
 from gateway.config import json_schema, loads
@@ -113,6 +116,14 @@ def test_every_reason_has_a_chapter_on_what_to_do(reason: Reason) -> None:
 @pytest.mark.parametrize("fault", HandshakeFault)
 def test_every_handshake_failure_is_documented(fault: HandshakeFault) -> None:
     assert f"`{fault}`" in TROUBLESHOOTING.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "answer", [DecisionPage, DecisionDetail, HistoryScope, SpoolView, StoreView, UpstreamView, AppView, EventDetail]
+)
+def test_every_field_of_these_answers_is_documented(answer: type[msgspec.Struct]) -> None:
+    text = texts(ROOT / "docs/admin-api.md")
+    assert [field for field in answer.__struct_fields__ if f"`{field}`" not in text] == []
 
 
 def test_every_metric_is_documented() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from gateway.policy.history import HistorySettings
 from gateway.store.engine import Database, open_databases
 from gateway.store.history import History
+from gateway.store.history_forget import clear_free_pages, clear_log
 from gateway.store.migrate import read_version
 
 
@@ -40,5 +41,12 @@ def _forget(database: Database, history: History, number: str, on_step: Callable
         decisions += done.decisions
         on_step(decisions)
         if done.next is None:
-            return decisions
+            break
         after = done.next
+    more = True
+    while more:
+        with database.write() as connection:
+            more = clear_free_pages(connection)
+    with database.connect() as connection:
+        clear_log(connection)
+    return decisions

@@ -3,9 +3,9 @@
 A row for each decision, with an index for each thing that it is searched by, costs 40 µs of CPU time and 16 kB of
 writing for each decision once there are half a million: random places of large indexes. So decisions of one
 transaction become a **block**, one row. Its decisions are found by their **terms**: numbers of 32 bits, made of ids and
-hashes; at first they lie in the row. Once there are some thousand decisions in such blocks, these are *sealed*: put
-together into a **bucket**, compressed, and their terms sorted into SHARDS rows, each for a range of terms. So whoever
-looks for a term reads the rows of one shard, one for each bucket, which lie beside each other.
+hashes; at first they lie in the row. Once there are some thousand decisions in such blocks, these are *sealed*: small
+ones are put together, all become a **bucket**, and their terms are sorted into SHARDS rows, each for a range of terms.
+A search for a term reads the rows of one shard, one for each bucket, which lie beside each other.
 
 Ordinary decisions and others have blocks and buckets of their own, since they are kept for different times: what is
 too old goes block by block.
@@ -34,6 +34,8 @@ _TERM_SHIFT: Final = 32
 _HEADER: Final = b"\xdd"
 """Begins an array of MessagePack, with its length in the next four bytes."""
 _HEADER_SIZE: Final = 5
+_WORTH_PACKING: Final = 32
+"""Decisions of a block that is compressed at once; smaller ones are put together first."""
 
 _decode = msgspec.msgpack.Decoder(list[KeptDecision]).decode
 
@@ -81,7 +83,7 @@ def _make_block(prepared: Sequence[Prepared]) -> NewBlock:
         decisions=len(prepared),
         bodies=sum(each.bodies is not None for each in prepared),
         terms=_pack("I", terms),
-        data=_join([each.encoded for each in prepared], len(prepared)),
+        data=encode_block([each.encoded for each in prepared]),
     )
 
 
@@ -89,8 +91,16 @@ def _join(encoded: Iterable[bytes], count: int) -> bytes:
     return b"".join((_HEADER, count.to_bytes(4, "big"), *encoded))
 
 
+def encode_block(encoded: Sequence[bytes]) -> bytes:
+    """The data of a block of these encoded decisions, compressed where there are so many that it is worth it."""
+    data = _join(encoded, len(encoded))
+    return data if len(encoded) < _WORTH_PACKING else zlib.compress(data, 1)
+
+
 def join_data(parts: Sequence[tuple[int, bytes]]) -> bytes:
     """The data of several blocks as that of one, compressed; each with its number of decisions."""
+    if len(parts) == 1 and not parts[0][1].startswith(_HEADER):
+        return parts[0][1]
     count = sum(decisions for decisions, _ in parts)
     return zlib.compress(_join((unpack(data)[_HEADER_SIZE:] for _, data in parts), count), 1)
 
@@ -108,11 +118,6 @@ def unpack(data: bytes) -> bytes:
 def decode_block(unpacked: bytes) -> list[KeptDecision]:
     """The decisions of a block. Raises ValueError where it is damaged."""
     return _decode(unpacked)
-
-
-def encode_block(encoded: Sequence[bytes]) -> bytes:
-    """The data of a block of these encoded decisions, compressed."""
-    return zlib.compress(_join(encoded, len(encoded)), 1)
 
 
 # --- terms ---

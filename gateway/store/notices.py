@@ -7,7 +7,6 @@ a notice names its transaction, and a reading knows which transactions it has se
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 from collections import Counter
@@ -17,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 
 from gateway.store.backlog_table import BacklogWriter
-from gateway.store.engine import Database, StoreError, translated
+from gateway.store.engine import Database
 
 logger = logging.getLogger(__name__)
 
@@ -145,21 +144,22 @@ class Notices:
 
     def _run(self) -> None:
         while not self._ending.is_set():
-            with contextlib.suppress(StoreError):  # the writer reports what is wrong with the database
+            try:
                 self._listen()
+            except Exception as exc:  # the driver's own errors too; the writer reports what is wrong with the database
+                logger.debug("notices of other gateways cannot be received: %s", exc)
             self._ending.wait(_AGAIN)
 
     def _listen(self) -> None:
         """Receive notices until the connection ends."""
         connection = self._database.connect().execution_options(isolation_level="AUTOCOMMIT")
         try:
-            with translated(self._database):
-                driver: Any = connection.connection.driver_connection
-                driver.execute(f"LISTEN {CHANNEL}")
-                self._read_again()
-                while not self._ending.is_set():
-                    for notice in driver.notifies(timeout=_WAIT):
-                        self.take(notice.payload)
+            driver: Any = connection.connection.driver_connection
+            driver.execute(f"LISTEN {CHANNEL}")
+            self._read_again()
+            while not self._ending.is_set():
+                for notice in driver.notifies(timeout=_WAIT):
+                    self.take(notice.payload)
         finally:
             connection.invalidate()  # nobody else gets a connection that listens
             connection.close()

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import sqlalchemy as sa
 
-from gateway.policy.spooling import MAX_AGE, REPEAT_WINDOW
+from gateway.policy.spooling import REPEAT_WINDOW
 from gateway.store import spool_queries
 from gateway.store.engine import Database, StoreError
 from gateway.store.messages import Settle
@@ -49,7 +49,7 @@ from gateway.store.spool_rows import (
     tally_removal,
     write_counts,
 )
-from gateway.store.steady_clock import arrival, lifetime
+from gateway.store.steady_clock import arrival
 
 STEP: Final = 500
 """Events that one transaction of a long action changes, at most."""
@@ -209,7 +209,7 @@ class Spool:
         """Put down what became of deliveries; None for an event that is no longer kept. Repeating one is harmless."""
         self._lock(connection)
         now = self._clock()
-        query = sa.select(*ROW, _EVENT.method, _EVENT.due, _EVENT.received, _EVENT.expires)
+        query = sa.select(*ROW, _EVENT.method, _EVENT.due, _EVENT.expires, _EVENT.event)
         found = connection.execute(query.where(_EVENT.id.in_([each.id for each in outcomes])))
         rows = {row.id: row for row in found}
         results: list[Settlement | None] = []
@@ -232,7 +232,7 @@ class Spool:
             elif outcome.outcome == "dead":
                 rows.pop(row.id)
                 is_gone = True
-                expires = now + lifetime(row.received, row.expires, MAX_AGE)
+                expires = now + spool_queries.decode_event(row.event).max_age
                 updates.append(settle_values(outcome, dead=1, failures=1, expires=expires, due=row.due))
                 tally(counts, row.app, row.upstream, (-1, -row.size, 1, row.size))
             else:

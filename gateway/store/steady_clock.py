@@ -31,8 +31,3 @@ class SteadyClock:
 def arrival(received: float, now: float) -> float:
     """When an event came, by this clock: as it says itself, unless its clock was set differently."""
     return received if abs(received - now) <= NEAR else now
-
-
-def lifetime(received: float, expires: float, default: float) -> float:
-    """How long an event is kept, by its row; *default* where the clock was set between the two."""
-    return expires - received if expires > received else default

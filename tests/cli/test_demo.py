@@ -17,9 +17,11 @@ from typing import Final
 import httpx
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from gateway.cli.demo import BEHAVIOURS, DEMO_CONFIG
-from gateway.config import loads
+from gateway.cli.main import app
+from gateway.config import Loaded, loads
 from tests.support.gateways import ROOT, wait_until
 
 PATIENCE: Final = 30.0
@@ -33,7 +35,7 @@ EXPECTED: Final = {
     "fails: 500": ("403 reject", "fallback: error_status"),
     "redirects to a login page": ("403 reject", "fallback: error_status"),
     "closes the connection": ("403 reject", "fallback: unreachable"),
-    "hangs on an event": ("200 allow", "fallback: timeout"),
+    "hangs on an event": ("200 allow", "spool: timeout"),
     "not contacted: app blocked": ("403 reject", "static: denied"),
     "not contacted: app stranger": ("403 reject", "gateway: unknown_app"),
 }
@@ -129,6 +131,18 @@ def test_the_table_shows_the_verdict_for_each_way_in_which_a_backend_behaves(dem
         assert row[1] == why or row[1].startswith(f"{why} ("), begin
 
 
+def test_the_event_that_was_kept_is_delivered(demo: Demo) -> None:
+    found = re.search(r"Console: (http://\S+)/ ", demo.printed())
+    assert found
+    with httpx.Client(trust_env=False, timeout=20.0) as client:
+
+        def delivered() -> bool:
+            metrics = client.get(f"{found[1]}/metrics").text
+            return "\ngateway_spool_redelivered_total 1.0\n" in metrics
+
+        assert wait_until(delivered, PATIENCE), client.get(f"{found[1]}/api/spool").text
+
+
 def test_every_behaviour_is_in_the_table(demo: Demo) -> None:
     assert {behaviour.does for behaviour in BEHAVIOURS} <= rows_of(demo.printed()).keys()
 
@@ -195,3 +209,18 @@ def test_the_demo_s_own_configuration_has_no_flaw() -> None:
     loaded = loads(DEMO_CONFIG)
     assert loaded.warnings == ()
     assert [str(address) for address in loaded.config.server.listen] == ["127.0.0.1:8080"]
+
+
+def test_what_the_demo_keeps_is_gone_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    directories: list[Path] = []
+
+    def serve(loaded: Loaded, main: object) -> None:
+        assert loaded.config.store is not None
+        store = Path(loaded.config.store.path)
+        assert store.parent.is_dir()
+        store.with_name("store.spool.db").touch()
+        directories.append(store.parent)
+
+    monkeypatch.setattr("gateway.cli.commands.demo.serve", serve)
+    CliRunner().invoke(app, ["demo"], catch_exceptions=False)
+    assert [directory.exists() for directory in directories] == [False]

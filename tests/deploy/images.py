@@ -7,7 +7,7 @@ this host the base image lacks. Only what our Dockerfile says is understood. Nee
 a mount namespace of their own (``unshare --mount``), which takes all mounts with it when it ends.
 
     build DOCKERFILE CONTEXT IMAGE                         IMAGE: a directory that is made; gets image.json and files/
-    run IMAGE [-v SOURCE:TARGET …] [-e NAME=VALUE …]       the entrypoint with its command, as the last process
+    run IMAGE [-v SOURCE:TARGET[:ro] …] [-e NAME=VALUE …]       the entrypoint with its command, as the last process
 """
 
 from __future__ import annotations
@@ -166,8 +166,17 @@ def build(dockerfile: Path, context: Path, image: Path) -> None:
     building = Build(allowed(dockerfile, context, work / "context"), work)
     for name, rest in instructions(dockerfile.read_text()):
         building.step(name, rest)
-    shutil.copytree(building.files, image / "files", symlinks=True)
+    copy_layer(building.files, image / "files")
     (image / "image.json").write_text(json.dumps(asdict(building.image)))
+
+
+def copy_layer(source: Path, target: Path) -> None:
+    """Copy what steps have left behind, with its owners."""
+    shutil.copytree(source, target, symlinks=True)
+    for path in source.rglob("*"):
+        status = path.lstat()
+        if status.st_uid or status.st_gid:
+            os.chown(target / path.relative_to(source), status.st_uid, status.st_gid, follow_symlinks=False)
 
 
 def allowed(dockerfile: Path, context: Path, copy: Path) -> Path:
@@ -190,23 +199,23 @@ def run(image: Path, options: list[str]) -> None:
     """Become the image's first process; its file system is made of layers that cannot be written to."""
     described = Image(**json.loads((image / "image.json").read_text()))
     env = dict(described.env)
-    volumes: list[tuple[str, str]] = []
+    volumes: list[tuple[str, str, str]] = []
     for option, value in zip(options[::2], options[1::2], strict=True):
         if option == "-e":
             name, _, given = value.partition("=")
             env[name] = given
         else:
-            source, _, target = value.partition(":")
-            volumes.append((source, target))
+            source, target, *options = value.split(":")
+            volumes.append((source, target, "ro" if "ro" in options else "rw"))
     # A layer on the file system that it lies upon is refused; and where a volume goes has to be there already.
     mount("-t", "tmpfs", "tmpfs", "/mnt")
     layer, root = Path("/mnt/files"), Path("/mnt/root")
-    shutil.copytree(image / "files", layer, symlinks=True)
-    for directory in (root, *(layer / target.removeprefix("/") for _, target in volumes)):
+    copy_layer(image / "files", layer)
+    for directory in (root, *(layer / target.removeprefix("/") for _, target, _ in volumes)):
         directory.mkdir(parents=True, exist_ok=True)
     mount("-t", "overlay", "overlay", "-o", f"lowerdir={layer}:/", str(root))
-    for source, target in volumes:
-        mount("--bind", "-o", "ro", source, str(root / target.removeprefix("/")))
+    for source, target, option in volumes:
+        mount("--bind", "-o", option, source, str(root / target.removeprefix("/")))
     mount("-t", "proc", "proc", str(root / "proc"))
     mount("--rbind", "/dev", str(root / "dev"))
     user, group = described.user.split(":")

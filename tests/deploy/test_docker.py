@@ -129,11 +129,18 @@ def container(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     text = (
         f"server: {{listen: '127.0.0.1:{hooks}', admin: '127.0.0.1:{admin}', workers: 2}}\n"
         "admin: {token: '${env:GATEWAY_ADMIN_TOKEN}'}\n"
+        f"store: {{url: 'sqlite://{STATE}/store.db'}}\nhistory: {{}}\n"
         "apps: {a: {static: allow}}\n"
     )
     (config / "gateway.yaml").write_text(text)
+    volume = directory / "volume"  # an engine gives a new one the owner of the image's directory
+    volume.mkdir()
+    owner = (image / f"files{STATE}").stat()
+    os.chown(volume, owner.st_uid, owner.st_gid)
+    volume.chmod(owner.st_mode & 0o777)
     log = directory / "log"
-    command = [*namespaces("--pid", "--fork", "--kill-child"), "run", str(image), "-v", f"{config}:/etc/wcs-gateway"]
+    command = [*namespaces("--pid", "--fork", "--kill-child"), "run", str(image), "-v", f"{config}:/etc/wcs-gateway:ro"]
+    command += ["-v", f"{volume}:{STATE}"]
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, "-e", f"GATEWAY_ADMIN_TOKEN={TOKEN}"], stdout=output, stderr=output, start_new_session=True
@@ -198,6 +205,18 @@ def test_the_container_can_write_nowhere(container: Container) -> None:
         done = container.inside(["python3", "-c", f"open('{place}/new', 'w')"])
         assert done.returncode != 0, place
         assert "OSError" in done.stderr or "PermissionError" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_store_is_on_its_volume_and_nobody_else_can_read_it(container: Container) -> None:
+    said = "store_up 1.0"
+    with httpx.Client(trust_env=False, timeout=10, headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+        url = f"http://127.0.0.1:{container.admin}/metrics"
+        assert wait_until(lambda: said in client.get(url).text, 30), container.log.read_text()
+    state = Path(f"/proc/{container.pid}/root{STATE}")
+    assert {path.name for path in state.glob("*.db")} == {"store.spool.db", "store.history.db"}
+    assert {(path.stat().st_uid, path.stat().st_mode & 0o777) for path in state.iterdir()} == {(65532, 0o600)}
+    assert state.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import pytest
@@ -112,8 +112,15 @@ class Machine:
     def journal(self) -> str:
         return self.do("journalctl", "--no-pager", "--output=cat", "--lines=60").stdout
 
-    def hook(self, app: str = "a") -> int:
-        url, body = f"http://127.0.0.1:{self.hooks}/rest/OnCallEvent", f'{{"appKey":"{app}"}}'.encode()
+    def ask(self, path: str) -> Any:
+        """The admin port's answer; None while there is none."""
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.admin}{path}", trust_env=False, timeout=10).json()
+        except httpx.TransportError:
+            return None
+
+    def hook(self, app: str = "a", method: str = "OnCallEvent") -> int:
+        url, body = f"http://127.0.0.1:{self.hooks}/rest/{method}", f'{{"appKey":"{app}"}}'.encode()
         return httpx.post(url, content=body, trust_env=False, timeout=30).status_code
 
 
@@ -129,8 +136,9 @@ def machine(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     hooks, admin = free_port(), free_port()
     config = (
         f"server: {{listen: '127.0.0.1:{hooks}', admin: '127.0.0.1:{admin}', workers: 2, drain_timeout: 20s}}\n"
-        f"upstreams: {{u: {{url: '{backend}'}}}}\n"
-        "apps: {a: {static: allow}, slow: {upstream: u, timeout: 10s}}\n"
+        "store: {url: 'sqlite:///var/lib/wcs-gateway/store.db'}\n"
+        f"upstreams: {{u: {{url: '{backend}'}}, gone: {{url: 'http://127.0.0.1:9'}}}}\n"
+        "apps: {a: {static: allow}, slow: {upstream: u, timeout: 10s}, gone: {upstream: gone, spool: on}}\n"
     )
     # The interpreter of the tests may be under /root, which the unit hides.
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -186,13 +194,13 @@ def started(machine: Machine) -> Machine:
         done = machine.do("systemctl", "start", "wcs-gateway")
         status = machine.do("systemctl", "status", "wcs-gateway").stdout
         assert done.returncode == 0, done.stderr + status + machine.journal()
-    assert wait_until(lambda: machine.hook() == 200 and machine.property("StatusText") == "serving 2 apps", 20)
+    assert wait_until(lambda: machine.hook() == 200 and machine.property("StatusText") == "serving 3 apps", 20)
     return machine
 
 
 def test_a_start_returns_when_hooks_are_taken_and_the_status_says_what_is_served(started: Machine) -> None:
     assert started.hook() == 200
-    assert started.property("StatusText") == "serving 2 apps"
+    assert started.property("StatusText") == "serving 3 apps"
     assert (started.property("ActiveState"), started.property("SubState")) == ("active", "running")
 
 
@@ -211,6 +219,23 @@ def test_the_service_runs_confined_as_its_unit_says(started: Machine) -> None:
         with pytest.raises(OSError, match="Read-only"):
             process.joinpath("root", place).touch()
     assert list(process.joinpath("root/root").iterdir()) == []
+
+
+def test_what_is_kept_is_in_a_directory_of_its_own_and_outlives_a_restart(started: Machine) -> None:
+    def kept() -> int | None:
+        status: dict[str, int | None] | None = started.ask("/api/spool")
+        return None if status is None else status["events"]
+
+    assert wait_until(lambda: kept() == 0, 20), started.journal()
+    assert started.hook("gone", "CallStatusEvent") == 200
+    assert kept() == 1
+    assert started.systemctl("restart", "wcs-gateway") == 0
+    assert wait_until(lambda: kept() == 1, 20), started.journal()
+    state = Path(f"/proc/{started.pid}/root/var/lib/wcs-gateway")
+    assert {path.name for path in state.glob("*.db")} == {"store.spool.db", "store.history.db"}
+    user = started.do("id", "-u", "wcs-gateway").stdout.strip()
+    assert {(path.stat().st_uid, path.stat().st_mode & 0o777) for path in state.iterdir()} == {(int(user), 0o600)}
+    assert (state.stat().st_uid, state.stat().st_mode & 0o777) == (int(user), 0o700)
 
 
 def test_a_reload_takes_a_changed_file_and_one_of_a_broken_file_fails(started: Machine) -> None:

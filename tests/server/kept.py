@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,8 +62,10 @@ def worker_pids(gateway: RunningGateway) -> list[int]:
 
 
 def waiting(gateway: RunningGateway) -> float:
-    """Events that are kept."""
-    return gateway.metric("gateway_spool_events")
+    """Events that are kept; without end while nobody says so."""
+    text = gateway.get("/metrics").text
+    known = 'gateway_spool_events{upstream="php"}' in text and "\ngateway_store_up 1.0" in text
+    return gateway.metric("gateway_spool_events") if known else math.inf
 
 
 def descriptors(pid: int) -> int:

@@ -68,16 +68,16 @@ def test_a_batch_is_cut_into_blocks() -> None:
     prepared = [by.prepare(encode_sent(decided(n % 7), Bodies.OFF, 1, "")) for n in range(2 * BLOCK + 1)]
     blocks = make_blocks(prepared)
     assert [block.decisions for block in blocks] == [BLOCK, BLOCK, 1]
-    found = [each.id for block in blocks for each in decode_block(block.data)]
+    found = [each.id for block in blocks for each in decode_block(unpack(block.data))]
     assert found == sorted(each.id for each in prepared)
 
 
 def test_blocks_are_joined_in_their_order_packed_or_not() -> None:
     by = Preparer((), None)
-    encoded = [by.prepare(encode_sent(decided(n), Bodies.OFF, 1, "")).encoded for n in range(5)]
-    plain = make_blocks([by.prepare(encode_sent(decided(5), Bodies.OFF, 1, ""))])[0].data
-    joined = join_data([(5, encode_block(encoded)), (1, plain)])
-    assert [each.request_id for each in decode_block(unpack(joined))] == [f"request-{n}" for n in range(6)]
+    encoded = [by.prepare(encode_sent(decided(n), Bodies.OFF, 1, "")).encoded for n in range(50)]
+    plain = make_blocks([by.prepare(encode_sent(decided(50), Bodies.OFF, 1, ""))])[0].data
+    joined = join_data([(50, encode_block(encoded)), (1, plain)])
+    assert [each.request_id for each in decode_block(unpack(joined))] == [f"request-{n}" for n in range(51)]
     assert len(joined) < 0.5 * sum(map(len, encoded))
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.store.steady_clock import NEAR, SteadyClock, arrival, lifetime
+from gateway.store.steady_clock import NEAR, SteadyClock, arrival
 
 
 class Clocks:
@@ -44,8 +44,3 @@ def test_an_event_came_when_it_says_unless_its_clock_was_set_differently() -> No
     assert arrival(1002.0, 1000.0) == 1002.0
     assert arrival(1000.0, 1001.0 + NEAR) == 1001.0 + NEAR
     assert arrival(9000.0, 1000.0) == 1000.0
-
-
-def test_a_dead_letter_is_kept_as_long_as_the_event_was_to_be() -> None:
-    assert lifetime(1000.0, 1060.0, 5.0) == 60.0
-    assert lifetime(1000.0, 900.0, 5.0) == 5.0

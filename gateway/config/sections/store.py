@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -21,6 +22,8 @@ from gateway.config.source.display import mask_text
 SQLITE: Final = "sqlite"
 POSTGRESQL: Final = "postgresql"
 _DRIVER: Final = "psycopg"
+_LASTING: Final = frozenset((errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP))
+"""What no other user, and no disk that is mounted later, makes good: an error, where others are warnings."""
 _PARTS: Final = ("spool", "history")
 """Of ``store.db``, the files are ``store.spool.db`` and ``store.history.db``."""
 EXAMPLE: Final = "sqlite:store.db"
@@ -209,9 +212,11 @@ def path_problem(path: str) -> tuple[str | None, str | None]:
     except FileNotFoundError:
         can_make = os.access(_nearest_directory(above), os.W_OK | os.X_OK)
         return None, None if can_make else "its directory does not exist, and this user cannot make it: nothing is kept"
-    except (OSError, ValueError) as exc:
-        reason = (exc.strerror if isinstance(exc, OSError) else None) or "it has no valid name"
-        return f"its directory cannot be used: {reason.lower()}", None
+    except ValueError:
+        return "has no valid name", None
+    except OSError as exc:
+        reason = f"its directory cannot be used: {(exc.strerror or type(exc).__name__).lower()}"
+        return (reason, None) if exc.errno in _LASTING else (None, f"{reason}: nothing is kept")
     for status in statuses:
         if status is not None and not stat.S_ISREG(status.st_mode):
             kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
