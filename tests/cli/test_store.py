@@ -121,6 +121,7 @@ def test_a_restore_asks_first_and_is_refused_while_the_store_is_in_use(place: Pa
     assert "stop that gateway" in run.err
 
 
+@pytest.mark.slow
 def test_a_backup_on_a_full_disk_leaves_nothing_behind(place: Path) -> None:
     run = subprocess.run(
         ["bash", "-c", f"ulimit -f 20; exec {sys.executable} -m gateway store backup b.tar"],
