@@ -124,7 +124,7 @@ async def test_what_the_store_does_not_take_waits_until_it_does(monkeypatch: pyt
 async def test_what_is_too_much_to_wait_is_dropped_and_counted_the_newest_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(history, "MAX_UNSENT", 150_000)
+    monkeypatch.setattr(history, "MAX_UNSENT", 100_000)
     recording = Recording()
     recording.sink.takes = False
     recording.record(*range(1000))
