@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from gateway.admin.rpc import FindDecisions, WorkerRpc
+from gateway.admin.store_asking import ask_within
 from gateway.config import Config
 from gateway.model.text import timestamp
 from gateway.policy.shadow import ShadowResult
@@ -31,6 +32,8 @@ MAX_READ: Final = 5000
 """Decisions of the history that one request reads, if it gets any further by that."""
 MAX_READ_TIME: Final = 2.0
 """Seconds after which a request stops reading the history."""
+ASK_TIME: Final = 3.0
+"""Seconds that the store has for one portion; past it, the history is said to be missing."""
 _SAME_FIELDS: Final = (
     "app", "method", "verdict", "source", "reason", "upstream", "target", "call_id", "session_id", "request_id",
     "caller", "callee", "failures",
@@ -157,7 +160,7 @@ class DecisionSearch:
             return DecisionDetail()
         request = SearchHistory(HistoryFilter(request_id=view.request_id), limit=10, bodies=True)
         try:
-            page: HistoryPage = await self._store.ask(request)
+            page: HistoryPage = await ask_within(ASK_TIME, self._store, request)
         except StoreUnavailable:  # the page has said so
             return DecisionDetail()
         return await asyncio.to_thread(_find_detail, page.decisions, view)
@@ -200,7 +203,7 @@ class DecisionSearch:
         oldest: float | None = None
         while True:
             try:
-                page: HistoryPage = await store.ask(SearchHistory(asked, before, self._portion))
+                page: HistoryPage = await ask_within(ASK_TIME, store, SearchHistory(asked, before, self._portion))
             except StoreUnavailable as exc:
                 # What has been read is shown; what comes after it is said to be missing.
                 return _Found(rows, None, oldest, str(exc))

@@ -42,6 +42,7 @@ from gateway.admin.spool_views import (
     no_spool,
     spool_view,
 )
+from gateway.admin.store_asking import ask_within
 from gateway.model.text import plural
 from gateway.recording.settings import THIS_RUN
 from gateway.store.requests import (
@@ -71,6 +72,8 @@ NO_STORE: Final = "no store is configured: nothing is kept; see store and spool 
 """What a request for the spool is answered without one."""
 ACTION_TIME: Final = 2.0
 """Seconds that one action takes at most; what is left is done by the next request."""
+STATUS_TIME: Final = 2.0
+"""Seconds that the store has to say how it is; the first answer missing, it is not asked for the second."""
 _EXPORT_PAGE: Final = 200
 _EXPORT_TYPE: Final = [(b"content-type", b"application/x-ndjson"), (b"x-accel-buffering", b"no")]
 _SHOW_NAMES: Final = ("unmasked",)
@@ -119,8 +122,8 @@ class SpoolApi:
         if store is None:
             return no_spool(configured=False, error=None, now=now)
         try:
-            state: StoreState = await store.ask(StoreReport())
-            report: SpoolReport = await store.ask(SpoolStatus())
+            state: StoreState = await ask_within(STATUS_TIME, store, StoreReport())
+            report: SpoolReport = await ask_within(STATUS_TIME, store, SpoolStatus())
         except StoreUnavailable as exc:
             return no_spool(configured=True, error=str(exc), now=now)
         trend = self._trend.read(self._clock(), {each.upstream: each.events for each in report.upstreams})

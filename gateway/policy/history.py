@@ -19,6 +19,7 @@ MAX_BODIES: Final = 256 * 1024
 
 ORDINARY_SOURCES: Final = frozenset((Source.BACKEND, Source.DUPLICATE, Source.STATIC))
 """Of decisions that can be ordinary."""
+_ALLOW, _OK, _BACKEND = Verdict.ALLOW, Reason.OK, Source.BACKEND
 
 
 class Bodies(StrEnum):
@@ -47,11 +48,12 @@ class HistorySettings(NamedTuple):
 def is_ordinary(decision: Decision) -> bool:
     """Whether the hook was allowed as it was meant, at the first attempt, as nearly all of them are."""
     ruling = decision.ruling
+    source = ruling.source
     if (
-        ruling.verdict is not Verdict.ALLOW
-        or ruling.source not in ORDINARY_SOURCES
-        or ruling.reason is not Reason.OK
+        ruling.verdict is not _ALLOW
+        or ruling.reason is not _OK
         or decision.attempts > 1
+        or (source is not _BACKEND and source not in ORDINARY_SOURCES)  # to hash a member of an enum takes long
     ):
         return False
     if (annotations := ruling.annotations) is None:

@@ -32,12 +32,19 @@ logger = logging.getLogger(__name__)
 
 TICK: Final = 0.05
 """Seconds between two looks at what may begin, while anything waits."""
-AHEAD: Final = 8
-"""Events that are fetched ahead, for each that may be under way: the store's answer takes as long as several."""
+AHEAD: Final = 32
+"""Events that are held, for each that may be under way: the store's answer takes as long as several deliveries."""
+SETTLE_EVERY: Final = 0.02
+"""Seconds for which outcomes are gathered, unless nothing else is under way."""
+SETTLED_AT_ONCE: Final = 64
+MOST_AHEAD: Final = 256
+"""Events that are held besides those that may be under way, at most."""
 AHEAD_BYTES: Final = 16 * 2**20
 """Bytes of events that are held for one upstream, about: of large ones, fewer are delivered at once."""
 UNROUTED_DELAY: Final = 60.0
 """Seconds after which an event of an app that is not configured is looked at again."""
+_FAR: Final = 3600.0
+"""Seconds: what is due later than that was put off by a clock that was wrong, and is due now, for the store too."""
 _LAST: Final = 2.0
 """Seconds that deliveries under way get at the end."""
 _DEFECT: Final = Outcome(
@@ -65,6 +72,11 @@ class _Lane:
         """Whether the store may have events that are due, as far as is known: not after it had fewer than asked for."""
         self.goes_to: set[str] = set()
         """The upstreams that got its events: apps may have other ones now."""
+
+    def has_come_due(self, now: float) -> bool:
+        """Whether an event has come due since the last request; *now*: Unix time."""
+        due = self.backlog.due
+        return due is not None and (self.asked_at < due <= now or due > now + _FAR)
 
 
 class _Waiting(NamedTuple):
@@ -104,6 +116,9 @@ class Redelivery:
         self._up = False
         self._lanes: dict[str, _Lane] = {}
         self._flows: dict[str, _Flow] = {}
+        self._outcomes: list[Settle] = []
+        """Those that are not reported yet."""
+        self._sending: asyncio.TimerHandle | None = None
         self._unsettled: dict[int, _Lane] = {}
         """The lanes of events that are gone, until the store has committed that."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -152,6 +167,7 @@ class Redelivery:
             return
         for flow in self._flows.values():
             self._release_ready(flow)
+        self._send_outcomes()
 
     def _set_backlogs(self, backlogs: Backlogs) -> None:
         self._up = backlogs.up
@@ -205,7 +221,7 @@ class Redelivery:
         backlog, now = lane.backlog, time.time()
         if not self._delivers or not self._up or lane.asking or backlog.paused or not backlog.events:
             return
-        if not lane.has_due and (backlog.due is None or not lane.asked_at < backlog.due <= now):
+        if not lane.has_due and not lane.has_come_due(now):
             return
         window = self._window(lane)
         wanted = window - lane.held
@@ -229,7 +245,7 @@ class Redelivery:
     def _need(self, pace: Pace, now: float) -> int:
         """How many events an upstream with this pace may have here."""
         if pace.state in (State.RAMPING, State.STEADY):
-            return pace.allowed * AHEAD
+            return min(pace.allowed * AHEAD, pace.allowed + MOST_AHEAD)
         return max(pace.room(now), pace.in_flight)
 
     async def _take(self, lane: _Lane, most: int) -> None:
@@ -354,7 +370,20 @@ class Redelivery:
         lane.held -= 1
         if settle.outcome in ("delivered", "dead"):
             self._unsettled[settle.id] = lane
-        self._source.settle(settle)
+        self._outcomes.append(settle)
+        if not lane.held or len(self._outcomes) >= SETTLED_AT_ONCE or not self._delivers:
+            self._send_outcomes()
+        elif self._sending is None:
+            self._sending = self._loop.call_later(SETTLE_EVERY, self._send_outcomes)
+
+    def _send_outcomes(self) -> None:
+        """Report what became of the last deliveries, together: the store commits them together."""
+        if self._sending is not None:
+            self._sending.cancel()
+            self._sending = None
+        outcomes, self._outcomes = self._outcomes, []
+        for settle in outcomes:
+            self._source.settle(settle)
 
     def _release_ready(self, flow: _Flow) -> None:
         """Give back to the store what has not begun."""

@@ -333,7 +333,7 @@ class Search:
         query = sa.select(_b.id, _b.terms).where(*self._conditions(end), _b.bucket.is_(None)).order_by(_b.id.desc())
         return [
             row.id
-            for row in self._connection.execute(query)
+            for row in self._connection.execute(query).all()
             if all(any(has_term(row.terms, term) for term in either) for either in terms)
         ]
 
@@ -356,7 +356,7 @@ class Search:
         rows = sa.select(_shards.id, _shards.data).where(
             _shards.id.between(shard_row(shard, 0), shard_row(shard, _LAST_BUCKET))
         )
-        for row, data in self._connection.execute(rows):
+        for row, data in self._connection.execute(rows).all():
             if ordinals := find_ordinals(data, term):
                 yield bucket_of_row(row), ordinals
 

@@ -49,6 +49,10 @@ logger = logging.getLogger(__name__)
 
 _LARGE: Final = 16 * 1024
 """Bytes of a configuration from which on it is unpickled in a thread."""
+_READ_LIMIT: Final = 1.0
+"""Seconds for which finding out what waits may keep back whether the database can be written."""
+_REST_LIMIT: Final = 2.0
+"""Seconds between two of those messages, at most, where there is news."""
 _PUSH_EVERY: Final = 0.1
 """Seconds between two messages that say what waits, at least."""
 _REST_FACTOR: Final = 10.0
@@ -168,6 +172,8 @@ class StoreService:
         self.engine = ""
         """``sqlite`` or ``postgresql``."""
         self._all_gone = asyncio.Event()
+        self._reading: asyncio.Task[Sequence[UpstreamBacklog] | None] | None = None
+        """The look at what waits that is under way."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
@@ -192,9 +198,10 @@ class StoreService:
                     await self._all_gone.wait()
         for peer in list(self._peers):
             peer.connection.abort()
-        for task in self._tasks:
+        tasks = [*self._tasks, *([] if self._reading is None else [self._reading])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for pid in list(self._watched):
             self._unwatch(pid)
 
@@ -339,13 +346,28 @@ class StoreService:
             self._changed.clear()
             began = time.monotonic()
             with keep_going:
-                found = await self._spool.backlogs()
+                found = await self._read_backlogs()
                 self._backlogs = self._backlogs if found is None else found
                 message = Backlogs(tuple(self._backlogs or ()), self._spool.up)
                 for peer in self._peers:
                     if peer.role == "admin" or peer.pid == self._leases.duty:
                         peer.send(message)
-            await asyncio.sleep(max(_PUSH_EVERY, (time.monotonic() - began) * _REST_FACTOR))
+            await asyncio.sleep(min(max(_PUSH_EVERY, (time.monotonic() - began) * _REST_FACTOR), _REST_LIMIT))
+
+    async def _read_backlogs(self) -> Sequence[UpstreamBacklog] | None:
+        """What waits; None where the database is down, or silent: then it is asked no second time meanwhile."""
+        if self._reading is None:
+            self._reading = self._loop.create_task(self._await_backlogs())
+        reading = self._reading
+        done, _ = await asyncio.wait((reading,), timeout=_READ_LIMIT)
+        if not done:
+            reading.add_done_callback(lambda _: self._changed.set())
+            return None
+        self._reading = None
+        return reading.result()
+
+    async def _await_backlogs(self) -> Sequence[UpstreamBacklog] | None:
+        return await self._spool.backlogs()
 
     async def _tick(self) -> None:
         keep_going = KeepGoing("the store's timer")

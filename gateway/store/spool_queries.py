@@ -172,8 +172,8 @@ def backlogs(connection: sa.Connection) -> list[Backlog]:
 def by_upstream(
     connection: sa.Connection, found: list[Backlog], pauses: Pauses, apps: Collection[str] | None, now: float
 ) -> list[UpstreamBacklog]:
-    """What waits, by upstream; ``due`` without what is paused or of other *apps*."""
-    groups: dict[str, list[Backlog]] = defaultdict(list)
+    """What waits, by upstream; ``due`` without what is paused or of other *apps*. Paused ones too that have nothing."""
+    groups: dict[str, list[Backlog]] = defaultdict(list, {upstream: [] for upstream in sorted(pauses.upstreams)})
     for backlog in found:
         groups[backlog.upstream].append(backlog)
     return [
@@ -202,12 +202,12 @@ def _next_due(its: list[Backlog], pauses: Pauses, apps: Collection[str] | None, 
 def by_app(
     connection: sa.Connection, found: list[Backlog], pauses: Pauses, apps: Collection[str] | None
 ) -> list[AppBacklog]:
-    """What is kept, by app."""
+    """What is kept, by app. Paused ones too of which nothing is."""
     oldest: dict[str, float] = {}
     for row in connection.execute(_OLDEST_OF_APPS):
         if row.received is not None:
             oldest[row.app] = min(row.received, oldest.get(row.app, row.received))
-    groups: dict[str, list[Backlog]] = defaultdict(list)
+    groups: dict[str, list[Backlog]] = defaultdict(list, {app: [] for app in pauses.apps})
     for backlog in found:
         groups[backlog.app].append(backlog)
     return [

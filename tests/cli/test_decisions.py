@@ -112,12 +112,22 @@ def test_followed_decisions_go_on_over_a_restart_and_come_once(tmp_path: Path) -
         assert text.count(f"call={word}") == 1
 
 
+def test_following_shows_only_what_is_new(running: RunningGateway) -> None:
+    shown = len(ask(running, "decisions", "--app", "blocked", "--json").out.splitlines())
+    running.hook("connect", appKey="blocked", callId="last-one")
+    with Following(running.admin, "-n", "1", "--app", "blocked", "--since", "1h") as follower:
+        follower.wait_for("call=last-one")
+        running.hook("connect", appKey="blocked", callId="new-one")
+        follower.wait_for("call=new-one")
+        assert len(follower.text().splitlines()) == 2, (shown, follower.text())
+
+
 class Following:
     """``gateway decisions --follow`` in a process of its own."""
 
-    def __init__(self, admin: str) -> None:
+    def __init__(self, admin: str, *options: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "gateway", "decisions", "--follow", "--admin", admin],
+            [sys.executable, "-m", "gateway", "decisions", "--follow", "--admin", admin, *options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -131,6 +131,18 @@ def test_the_table_shows_the_verdict_for_each_way_in_which_a_backend_behaves(dem
         assert row[1] == why or row[1].startswith(f"{why} ("), begin
 
 
+def test_the_event_that_was_kept_is_delivered(demo: Demo) -> None:
+    found = re.search(r"Console: (http://\S+)/ ", demo.printed())
+    assert found
+    with httpx.Client(trust_env=False, timeout=20.0) as client:
+
+        def delivered() -> bool:
+            metrics = client.get(f"{found[1]}/metrics").text
+            return "\ngateway_spool_redelivered_total 1.0\n" in metrics
+
+        assert wait_until(delivered, PATIENCE), client.get(f"{found[1]}/api/spool").text
+
+
 def test_every_behaviour_is_in_the_table(demo: Demo) -> None:
     assert {behaviour.does for behaviour in BEHAVIOURS} <= rows_of(demo.printed()).keys()
 

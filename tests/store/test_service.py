@@ -154,3 +154,28 @@ async def test_a_worker_that_ends_while_its_events_are_looked_for_leases_none() 
         await until(lambda: any(isinstance(decode_for_client(each), Work) for each in got))
         (work,) = [each for each in map(decode_for_client, got) if isinstance(each, Work)]
         assert [each.id for each in work.deliveries] == [1]
+
+
+async def test_a_database_that_is_silent_does_not_keep_back_that_it_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    asked = []
+
+    async def backlogs() -> None:
+        asked.append(1)
+        await answer
+
+    async with serving() as at:
+        await at.start()
+        async with at.client() as client:
+            await until(lambda: client.up)
+            assert at.service is not None
+            monkeypatch.setattr(at.spool, "backlogs", backlogs)
+            at.service.note_change()
+            await until(lambda: asked)
+            at.spool.is_up = False
+            at.service.note_change()
+            await until(lambda: not client.up)
+            assert len(asked) == 1, "it was asked again while it was silent"
+            at.spool.is_up = True
+            answer.set_result(None)
+            await until(lambda: client.up)

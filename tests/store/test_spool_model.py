@@ -295,3 +295,16 @@ def test_an_event_larger_than_its_bound_alone_is_not_kept(database: Database) ->
     assert isinstance(kept, Added)
     assert isinstance(refused, StoreError)
     assert "larger than spool.max_size" in str(refused)
+
+
+def test_what_is_paused_is_reported_although_nothing_waits(database: Database) -> None:
+    spool = Spool(database)
+    with database.write() as connection:
+        assert spool.pause(connection, True, upstream="php")
+        assert spool.pause(connection, True, app="one")
+    with database.read() as connection:
+        report = spool.status(connection)
+    assert [(each.upstream, each.paused, each.events, each.due) for each in report.upstreams] == [
+        ("php", True, 0, None)
+    ]
+    assert [(each.app, each.paused, each.events) for each in report.apps] == [("one", True, 0)]

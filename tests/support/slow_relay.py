@@ -89,7 +89,7 @@ class SlowRelay:
             self._end(other_writer)
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, asyncio.CancelledError):  # at the end of the test
             while data := await reader.read(65536):
                 if self.delay:
                     await asyncio.sleep(self.delay)

@@ -45,7 +45,7 @@ function sentence({ store, events: waiting, dead, paused, oldest_age_seconds: ag
   if (!store.up) return { level: "bad", text: "The store is down: events are not kept, and nothing is redelivered", note: store.error };
   const notes = [];
   if (dead) notes.push(`${plural(dead, "dead letter")} below`);
-  if (!waiting) return { level: dead ? "warn" : "good", text: paused ? "Redelivery is paused; no event waits" : "No event waits: all were delivered", note: notes.join(", ") };
+  if (!waiting) return { level: dead ? "warn" : "good", text: paused ? "Redelivery is paused; no event waits" : dead ? "No event waits for delivery" : "No event waits: all were delivered", note: notes.join(", ") };
   const text = `${plural(waiting, "event")} ${waiting === 1 ? "waits" : "wait"} for delivery, the oldest for ${roughly(age)}`;
   if (paused) notes.unshift("redelivery is paused");
   else if (empty !== null) notes.unshift(`empty in about ${roughly(Math.max(1, empty))} at this rate`);
@@ -148,7 +148,7 @@ function paintBacklog(row, each, name, kind) {
   badge.hidden = !each.paused;
   badge.dataset.state = "partly";
   setText(badge, "paused");
-  const attempt = each.next_attempt && each.events && !each.paused ? `next attempt ${when(each.next_attempt)}` : "";
+  const attempt = each.events && !each.paused && new Date(each.next_attempt) > Date.now() ? `next attempt ${when(each.next_attempt)}` : "";
   setText(note, each.configured === false ? "no longer configured: drop its events, or bring the app back" : attempt);
   const values = [grouped(each.events), bytes(each.bytes), roughly(each.oldest_age_seconds)];
   if (kind === "upstream") values.push(changeText(each.change_per_second), emptyText(each));

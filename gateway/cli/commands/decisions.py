@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from datetime import datetime
 from typing import Annotated, Any, Final
 from urllib.parse import quote
 
@@ -40,6 +41,8 @@ _LOOK_EVERY: Final = 0.5
 """Seconds between two requests for new decisions."""
 _AT_ONCE: Final = 1000
 """Decisions per request; if more come in between, some are not shown."""
+_LONGEST_HOOK: Final = 30.0
+"""Seconds after which a hook has ended: the media server waits for 15."""
 _MAX_LIMIT: Final = 100_000
 """Decisions that one command prints: they are held until the oldest is known, which is printed first."""
 _REMEMBERED: Final = 20_000
@@ -163,7 +166,12 @@ def decisions(
             _show_one(gateway, request_id, as_json=as_json)
             return
         printer = _Printer(form)
-        printer.show(_find(gateway, filters, limit), say_if_none=not follow, filters=filters)
+        # What is not new when following begins is known, whether it is shown or not.
+        found = _find(gateway, filters, max(limit, _AT_ONCE) if follow else limit)
+        printer.show(found, limit)
+        if not follow and not found["decisions"]:
+            for line in nothing_found(found):
+                print_note(line)
         if follow:
             try:
                 _follow(gateway, filters, printer)
@@ -195,15 +203,18 @@ class _Printer:
         self._shown: set[str] = set()
         self._missing: list[int] = []
         """Workers whose decisions were missing in the last answer."""
+        self.newest = ""
+        """When the newest decision began, as RFC 3339."""
         self._error: str | None = None
         """Why the history was missing in the last answer."""
 
-    def show(self, found: Json, *, say_if_none: bool = False, filters: _Filters | None = None) -> int:
-        """Print the new decisions, the newest last; returns how many there were."""
+    def show(self, found: Json, limit: int) -> int:
+        """Print the new decisions, the newest last, and at most *limit* of them; returns how many there were."""
         new = [decision for decision in reversed(found["decisions"]) if decision["request_id"] not in self._shown]
-        for decision in new:
-            self._remember(decision["request_id"])
-            self._print(decision)
+        for number, decision in enumerate(new, 1):
+            self._remember(decision)
+            if number > len(new) - limit:
+                self._print(decision)
         sys.stdout.flush()
         for pid in found["incomplete"]:
             if pid not in self._missing:
@@ -213,12 +224,11 @@ class _Printer:
         if error is not None and error != self._error:
             print_note(f"the history is missing here: {plain(error)}")
         self._error = error
-        if say_if_none and not found["decisions"]:
-            for line in nothing_found(found):
-                print_note(line)
         return len(new)
 
-    def _remember(self, request_id: str) -> None:
+    def _remember(self, decision: Json) -> None:
+        request_id = decision["request_id"]
+        self.newest = max(self.newest, decision["time"])
         self._shown.add(request_id)
         self._order.append(request_id)
         if len(self._order) > _REMEMBERED:
@@ -244,11 +254,13 @@ def _back_to(name: str, oldest: str | None) -> str:
 
 
 def _follow(gateway: Gateway, filters: _Filters, printer: _Printer) -> None:
+    earliest = parse_filter([("since", filters.since or "")], time.time()).since
     connected = True
     while True:
         time.sleep(_LOOK_EVERY)
+        parameters = {**filters.parameters(), "since": _since(printer.newest, earliest)}
         try:
-            found = gateway.get("/api/decisions", limit=_AT_ONCE, **filters.parameters())
+            found = gateway.get("/api/decisions", limit=_AT_ONCE, **parameters)
         except NoAnswer as exc:
             if connected:
                 print_note(f"no connection to {gateway.url} ({exc}), retrying")
@@ -259,8 +271,16 @@ def _follow(gateway: Gateway, filters: _Filters, printer: _Printer) -> None:
         if not connected:
             print_note("connected again")
         connected = True
-        if printer.show(found) >= _AT_ONCE:
+        if printer.show(found, _AT_ONCE) >= _AT_ONCE:
             print_note("too many decisions to show all of them: some are missing; use filters")
+
+
+def _since(newest: str, earliest: float | None) -> str | None:
+    """From when on a decision can be new: hooks end in another order than they begin."""
+    times = [] if earliest is None else [earliest]
+    if newest:
+        times.append(datetime.fromisoformat(newest).timestamp() - _LONGEST_HOOK)
+    return f"{max(times):.3f}" if times else None
 
 
 def _show_one(gateway: Gateway, request_id: str, *, as_json: bool) -> None:
