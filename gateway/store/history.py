@@ -21,7 +21,7 @@ from gateway.recording import MASKED
 from gateway.recording.masking import Mask
 from gateway.recording.pseudonyms import Key, Pseudonyms
 from gateway.store.decisions import ID_STEP, Prepared, Preparer, is_ordinary_shadow
-from gateway.store.free_pages import give_back_pages, pragma
+from gateway.store.engine import shrink
 from gateway.store.history_blocks import (
     BLOCK,
     SPAN,
@@ -316,8 +316,8 @@ class History:
     def used(self, connection: sa.Connection) -> int:
         """Bytes that the history takes: of SQLite's file without free pages; of PostgreSQL, what its rows hold."""
         if connection.dialect.name == "sqlite":
-            pages = pragma(connection, "page_count") - pragma(connection, "freelist_count")
-            return pages * pragma(connection, "page_size")
+            pages = _pragma(connection, "page_count") - _pragma(connection, "freelist_count")
+            return pages * _pragma(connection, "page_size")
         now = time.monotonic()
         if self._size is None or now - self._size[0] > _COUNT_AGAIN:
             counted = connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(_b.size), 0)))
@@ -332,10 +332,10 @@ class History:
         """Give free pages of a SQLite file back, where there are many."""
         if connection.dialect.name != "sqlite":
             return
-        free = pragma(connection, "freelist_count")
-        pages = pragma(connection, "page_count")
-        if free > max(_FREE_PAGES, pages // 5) or pages * pragma(connection, "page_size") > self._settings.max_size:
-            give_back_pages(connection, _VACUUMED)
+        free = _pragma(connection, "freelist_count")
+        pages = _pragma(connection, "page_count")
+        if free > max(_FREE_PAGES, pages // 5) or pages * _pragma(connection, "page_size") > self._settings.max_size:
+            shrink(connection, _VACUUMED)
 
     # --- reading ---
 
@@ -376,6 +376,10 @@ class History:
         where the number cannot be found.
         """
         return forget_some(connection, number, self._hasher, self._mask, after)
+
+
+def _pragma(connection: sa.Connection, name: str) -> int:
+    return int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one())
 
 
 def _group(blocks: Sequence[Any]) -> list[list[Any]]:
