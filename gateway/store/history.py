@@ -24,6 +24,8 @@ from gateway.store.decisions import ID_STEP, Prepared, Preparer, is_ordinary_sha
 from gateway.store.engine import shrink
 from gateway.store.history_blocks import (
     BLOCK,
+    LAST_BUCKET,
+    SHARDS,
     SPAN,
     bucket_for,
     bucket_rows,
@@ -31,6 +33,7 @@ from gateway.store.history_blocks import (
     join_data,
     make_blocks,
     make_shards,
+    shard_row,
     unpack,
     unpack_terms,
 )
@@ -86,6 +89,7 @@ class History:
         self._begin = secrets.randbelow(ID_STEP)  # so that two gateways' decisions of one microsecond differ
         self._key = Key()
         self._size: tuple[float, int] | None = None
+        self._swept = 0
         self.configure(settings, mask, body_fields)
 
     def configure(
@@ -189,6 +193,7 @@ class History:
             self._prune_to_size(connection),
         ]
         self._vacuum(connection)
+        self._sweep(connection)
         return any(sealed) or any(pruned)
 
     # --- sealing ---
@@ -336,6 +341,16 @@ class History:
         pages = _pragma(connection, "page_count")
         if free > max(_FREE_PAGES, pages // 5) or pages * _pragma(connection, "page_size") > self._settings.max_size:
             shrink(connection, _VACUUMED)
+
+    def _sweep(self, connection: sa.Connection) -> None:
+        """Remove what is left of a bucket of which two gateways have each removed some blocks; one shard a step."""
+        if connection.dialect.name == "sqlite":
+            return  # one process writes
+        first = shard_row(self._swept, 0)
+        self._swept = (self._swept + 1) % SHARDS
+        # One statement, which sees one state: a bucket that is sealed meanwhile is not taken for such a rest.
+        oldest = sa.select(sa.func.coalesce(sa.func.min(_b.bucket), LAST_BUCKET)).scalar_subquery()
+        connection.execute(sa.delete(history_shard).where(_shards.id >= first, _shards.id < first + oldest))
 
     # --- reading ---
 
