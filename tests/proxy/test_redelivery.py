@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from gateway.config import Config, loads
+from gateway.model.verdicts import Failure
 from gateway.policy import redelivery as policy
 from gateway.proxy import redelivery
 from gateway.proxy.kept_hook import build_redelivery
@@ -213,6 +214,17 @@ async def test_an_event_that_hangs_while_others_are_answered_has_failed_by_itsel
     stage.store.begin()
     await until(lambda: stage.shelf.outcomes()["delivered"] == 199)
     assert "failed" in {settle.outcome for kept, settle in stage.shelf.settled if kept.request_id == "request-20"}
+
+
+async def test_an_event_that_hangs_alone_ejects_no_target_of_live_hooks(begin: Begin, backend: Sink) -> None:
+    stage = begin(upstream={"breaker": {"failures": 2, "open_for": "1h"}})
+    backend.status = lambda body: HANG if body["number"] == 1 else OK
+    stage.store.add(event(1))
+    stage.store.begin()
+    await until(lambda: stage.shelf.outcomes()["released"] >= 4)
+    (report,) = await stage.runtime.targets.reports()
+    assert (report.state, report.ejections) == ("up", 0)
+    assert not isinstance((await stage.send_live(2)).result, Failure)
 
 
 async def test_a_backend_that_fails_for_all_makes_no_dead_letters(begin: Begin, backend: Sink) -> None:
