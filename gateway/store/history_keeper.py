@@ -18,7 +18,7 @@ from gateway.store.requests import SearchHistory, StoreRequest, StoreUnavailable
 logger = logging.getLogger(__name__)
 
 OFF: Final = "no history is configured: decisions are only in the journal"
-_GATHER: Final = 0.25
+_GATHER: Final = 0.5
 """Seconds for which decisions are gathered for one transaction."""
 _MOST: Final = 64
 """Messages in a transaction, at most."""

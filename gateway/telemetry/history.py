@@ -22,11 +22,11 @@ from gateway.store.decisions import encode_sent, encode_shadow
 
 logger = logging.getLogger(__name__)
 
-SEND_AFTER: Final = 0.1
+SEND_AFTER: Final = 0.25
 """Seconds for which decisions are gathered before they are sent."""
 _BATCH: Final = 32
 """Decisions that are encoded at once: half the CPU time of encoding each amid hooks, and no hook waits long for it."""
-_MESSAGE: Final = 256
+_MESSAGE: Final = 512
 """Decisions after which they are sent at once."""
 _MESSAGE_BYTES: Final = 256 * 1024
 MAX_UNSENT: Final = 4 * 2**20

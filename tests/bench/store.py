@@ -39,7 +39,7 @@ from tests.bench.processes import (
     running,
 )
 from tests.bench.procstat import cpu_seconds, memory
-from tests.support.postgres_pair import USER, postgres_server
+from tests.support.postgres import postgres_server
 
 SIZE: Final = 3600
 """Bytes of a hook."""
@@ -336,18 +336,14 @@ def table(rows: Sequence[Row]) -> str:
 @contextlib.contextmanager
 def stores(engine: str, directory: Path) -> Iterator[Callable[[], str]]:
     """Makes URLs of empty stores."""
-    numbers = itertools.count()
     if engine == "sqlite":
-        yield lambda: f"sqlite:///{directory}/store-{next(numbers)}.db"
+        numbers = itertools.count()
+        yield lambda: f"sqlite://{directory}/store-{next(numbers)}.db"
         return
     with postgres_server() as server:
-
-        def new_database() -> str:
-            name = f"store_{next(numbers)}"
-            server.run("createdb", "-h", "127.0.0.1", "-p", str(server.port), "-U", USER, name)
-            return f"postgresql://{USER}@127.0.0.1:{server.port}/{name}"
-
-        yield new_database
+        for command in ("ALTER SYSTEM SET fsync = on", "SELECT pg_reload_conf()"):
+            server.query(command)
+        yield server.new_database
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -14,8 +19,9 @@ import pytest
 from gateway.recording.format import decode_record
 from tests.cli.commands import gateway
 from tests.cli.watched import ask
-from tests.support.direct_store import KEY
-from tests.support.gateways import LISTEN, RunningGateway, running_gateway, wait_until
+from tests.support.direct_store import KEY, DirectStore
+from tests.support.gateways import LISTEN, ROOT, RunningGateway, running_gateway, wait_until
+from tests.telemetry.test_journal import decision
 
 CONFIG: Final = (
     LISTEN
@@ -28,6 +34,8 @@ apps: {{billing: {{upstream: php}}, blocked: {{static: reject}}}}
 """
 )
 NUMBER: Final = "+4930123456"
+OLD: Final = 1234
+"""Decisions of the history, more than one page has."""
 CALLS: Final = ("c1", "c1", "c2", "c3")
 
 pytestmark = pytest.mark.usefixtures("nowhere")
@@ -35,8 +43,13 @@ pytestmark = pytest.mark.usefixtures("nowhere")
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    """A gateway that keeps four events, and does not deliver them."""
-    with running_gateway(CONFIG, tmp_path_factory.mktemp("kept")) as running:
+    """A gateway that keeps four events, and does not deliver them; with a history of two hours ago."""
+    directory = tmp_path_factory.mktemp("kept")
+    store = DirectStore(directory)
+    began = time.time() - 7200
+    store.decide(*(decision(time=began + number / 100, request_id=f"old-{number}", app="old") for number in range(OLD)))
+    store.close()
+    with running_gateway(CONFIG, directory) as running:
         assert wait_until(lambda: running.get("/api/spool").json()["store"]["up"]), running.log.read_text()
         assert ask(running, "spool", "pause").out == "redelivery of all events is paused\n"
         for number, call in enumerate(CALLS):
@@ -121,9 +134,41 @@ def test_decisions_come_from_the_history_by_whole_number_and_as_csv(kept: Runnin
 
 
 def test_the_log_says_the_same_as_the_admin_port(kept: RunningGateway) -> None:
-    asked = ask(kept, "decisions", "--csv").out
+    asked = ask(kept, "decisions", "--csv", "--since", "1h").out
     assert asked.count("\n") == 5
     assert gateway("decisions", "--from-log", kept.log, "--csv").out == asked
+
+
+def test_as_many_pages_are_read_as_it_takes(kept: RunningGateway) -> None:
+    everything = ask(kept, "decisions", "--app", "old", "--json", "-n", "100000")
+    ids = [json.loads(line)["request_id"] for line in everything.out.splitlines()]
+    assert ids == [f"old-{number}" for number in range(OLD)]
+    newest = ask(kept, "decisions", "--app", "old", "--json", "-n", "1100")
+    assert newest.out.splitlines() == everything.out.splitlines()[-1100:]
+    assert (
+        len(ask(kept, "decisions", "--since", "3h", "--until", "119m", "-n", "9999", "--json").out.splitlines()) == OLD
+    )
+    assert ask(kept, "decisions", "--since", "3h", "--until", "150m").out == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("answer", "left"), [(b"n\n", 4), (b"y\n", 3)])
+def test_dropping_asks_at_a_terminal(kept: RunningGateway, answer: bytes, left: int) -> None:
+    ours, theirs = pty.openpty()
+    try:
+        command = [sys.executable, "-m", "gateway", "spool", "drop", "--call-id", "c2", "--admin", kept.admin]
+        dropping = subprocess.Popen(
+            command, stdin=theirs, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        )
+        os.write(ours, answer)
+        _, errors = dropping.communicate(timeout=60)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert b"Delete 1 event without delivering it? [y/N]" in errors
+    assert (dropping.returncode, len(lines(kept, "list"))) == (1 if left == 4 else 0, left)
+    if left == 3:  # for the tests that follow
+        kept.hook("CallStatusEvent", appKey="billing", callId="c2", caller=NUMBER, number="again")
 
 
 def test_a_decision_in_full_names_the_spool(kept: RunningGateway) -> None:

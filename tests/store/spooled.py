@@ -15,7 +15,7 @@ from gateway.store.records import SpooledEvent
 from gateway.store.requests import EventFilter
 
 _NUMBERS: Final = itertools.count()
-START: Final = 1_800_000_000.0
+START: Final = 1_700_000_000.0
 
 
 def make_event(

@@ -211,13 +211,16 @@ def test_decisions_of_an_earlier_process_are_found_in_the_history(
     browser: Browser, backend: EventBackend, tmp_path: Path
 ) -> None:
     text = config(backend, tmp_path)
-    with running_gateway(text, tmp_path, environment=ENVIRONMENT) as first:
+    earlier, later = tmp_path / "earlier", tmp_path / "later"
+    earlier.mkdir()
+    later.mkdir()
+    with running_gateway(text, earlier, environment=ENVIRONMENT) as first:
         for number in range(3):
             assert first.hook(appKey="acme", callId="yesterday", id=f"h{number}").status_code == 200
         found = "/api/decisions?call_id=yesterday&limit=1"
         assert wait_until(lambda: first.get(found).json()["history"]["oldest"] is not None)
     with (
-        running_gateway(text, tmp_path, environment=ENVIRONMENT) as second,
+        running_gateway(text, later, environment=ENVIRONMENT) as second,
         watched(browser, second.admin) as seen,
     ):
         page = seen.page

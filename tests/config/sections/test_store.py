@@ -232,6 +232,18 @@ def test_a_directory_that_cannot_be_made_is_a_warning(tmp_path: Path) -> None:
     )
 
 
+def test_a_directory_that_this_user_may_not_enter_is_a_warning(tmp_path: Path) -> None:
+    """The gateway's own user may, and if not, hooks are decided all the same."""
+    (tmp_path / "closed").mkdir(mode=0)
+    user = os.geteuid()
+    os.seteuid(user or 65534)
+    try:
+        found = problem_of(tmp_path / "closed/store.db")
+    finally:
+        os.seteuid(user)
+    assert found == (None, "its directory cannot be used: permission denied: nothing is kept")
+
+
 def test_what_can_never_be_a_store_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "dir.db").mkdir()
