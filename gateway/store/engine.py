@@ -48,6 +48,7 @@ _PRAGMAS: Final = (
     "PRAGMA temp_store = MEMORY",
     "PRAGMA trusted_schema = OFF",
 )
+_WARNING: Final = "gateway.warning"
 _POSTGRESQL_OPTIONS: Final = {
     "statement_timeout": f"{int(STATEMENT_TIMEOUT * 1000)}",
     "lock_timeout": "5000",
@@ -271,7 +272,7 @@ class Database:
     def _make_postgresql(self, *, writes: bool) -> sa.Engine:
         options = " ".join(f"-c {name}={value}" for name, value in _POSTGRESQL_OPTIONS.items())
         given = self.where.url.query.get("options")
-        return sa.create_engine(
+        engine = sa.create_engine(
             self.where.url,
             pool_size=_WRITERS if writes else _READERS,
             max_overflow=0,
@@ -289,6 +290,8 @@ class Database:
                 "tcp_user_timeout": 10_000,
             },
         )
+        sa.event.listen(engine, "connect", _note_warnings)
+        return engine
 
 
 def checkpoint(connection: sa.Connection) -> bool:
@@ -298,13 +301,19 @@ def checkpoint(connection: sa.Connection) -> bool:
     return not is_busy
 
 
-def shrink(connection: sa.Connection, pages: int = 1000) -> bool:
-    """SQLite: give at most so many free pages back to the file system, in a transaction; whether there were any."""
+def shrink(connection: sa.Connection, pages: int = 1000, spare: float = 0.0) -> bool:
+    """SQLite: give at most so many free pages back to the file system, in a transaction.
+
+    Whether more than *spare* of the file was free; if not, nothing was done.
+    """
     driver: Any = connection.connection.driver_connection
     (free,) = driver.execute("PRAGMA freelist_count").fetchone()
+    (every,) = driver.execute("PRAGMA page_count").fetchone()
+    if free <= spare * every:
+        return False
     for _ in range(min(free, pages)):
         driver.execute("PRAGMA incremental_vacuum(1)")  # Python's module makes one step, so one page, of each
-    return bool(free)
+    return True
 
 
 class Databases(NamedTuple):
@@ -344,6 +353,20 @@ def _prepare_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry, *, writ
             cursor.execute("PRAGMA query_only = ON")
     finally:
         cursor.close()
+
+
+def _note_warnings(connection: Any, record: ConnectionPoolEntry) -> None:
+    def note(diagnostic: Any) -> None:
+        if diagnostic.severity_nonlocalized == "WARNING":
+            record.info[_WARNING] = diagnostic.message_primary
+
+    connection.add_notice_handler(note)
+
+
+def take_warning(connection: sa.Connection) -> str | None:
+    """PostgreSQL: what it warned of since the last call. A commit with a warning is not on the standby it waits for."""
+    warning: str | None = connection.info.pop(_WARNING, None)
+    return warning
 
 
 def _begin_immediate(connection: sa.Connection) -> None:

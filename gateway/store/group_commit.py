@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
-from gateway.store.engine import Database, Kind, StoreError, checkpoint, spares_connection, translated
+from gateway.store.engine import Database, Kind, StoreError, checkpoint, spares_connection, take_warning, translated
 from gateway.store.migrate import migrate
 from gateway.store.schema import META
 
@@ -287,7 +287,7 @@ class GroupCommit:
                     outcomes = perform(connection, jobs)
                     results = [result for _, result, error in outcomes if error is None]
                     self._committing(results)
-                    transaction.commit()
+                    self._end(connection, transaction)
                 except BaseException:
                     if transaction.is_active:
                         transaction.rollback()
@@ -301,6 +301,15 @@ class GroupCommit:
         self._committed(time.monotonic() - started)
         self._mark_up()
         return outcomes
+
+    def _end(self, connection: sa.Connection, transaction: sa.RootTransaction) -> None:
+        if not self._database.is_shared:
+            transaction.commit()
+            return
+        take_warning(connection)
+        transaction.commit()
+        if warning := take_warning(connection):
+            raise StoreError(f"PostgreSQL has committed, but perhaps not on its standby: {warning}", Kind.UNREACHABLE)
 
     def _together(self, connection: sa.Connection, jobs: list[_Job]) -> list[_Outcome]:
         outcomes: list[_Outcome] = []
