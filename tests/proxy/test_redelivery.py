@@ -240,6 +240,17 @@ async def test_an_event_that_hangs_while_others_are_answered_has_failed_by_itsel
     assert "failed" in {settle.outcome for kept, settle in stage.shelf.settled if kept.request_id == "request-20"}
 
 
+async def test_an_event_that_hangs_alone_ejects_no_target_of_live_hooks(begin: Begin, backend: Sink) -> None:
+    stage = begin(upstream={"breaker": {"failures": 2, "open_for": "1h"}})
+    backend.status = lambda body: HANG if body["number"] == 1 else OK
+    stage.store.add(event(1))
+    stage.store.begin()
+    await until(lambda: stage.shelf.outcomes()["released"] >= 4)
+    (report,) = await stage.runtime.targets.reports()
+    assert (report.state, report.ejections) == ("up", 0)
+    assert isinstance((await stage.send_live(2)).result, Ruling)
+
+
 async def test_a_backend_that_fails_for_all_makes_no_dead_letters(begin: Begin, backend: Sink) -> None:
     stage = begin()
     backend.status = lambda body: 500
