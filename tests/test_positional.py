@@ -15,6 +15,7 @@ MOST: Final = 5
 """Positional arguments of a call that makes an object."""
 BUILDERS: Final = {
     "model/decision DecisionBuilder.build Decision": "for every hook",
+    "store/schema  Table": "once: SQLAlchemy takes the columns of a table that way",
     "telemetry/access_log AccessLog._make_line _AccessLine": "for every hook that is logged",
 }
 """Functions that may pass more, as ``module function class``, and how often they run: naming the 20 fields of a msgspec

@@ -133,7 +133,7 @@ class SpoolApi:
         """The kept events that match, the oldest first."""
         asked = _parse(lambda: parse_spool_query(request.query_params.multi_items(), LIST_NAMES))
         page: EventPage = await self._ask(ListEvents(asked.wanted, asked.after, asked.limit))
-        return _json(event_list(page, time.time()))
+        return await asyncio.to_thread(_encode_list, page)
 
     async def event(self, request: Request) -> Response:
         """One event with headers and body; masked, unless asked for unmasked."""
@@ -324,6 +324,10 @@ def _log_fields(wanted: EventFilter) -> dict[str, Any]:
     fields = {name: value for name, value in msgspec.structs.asdict(wanted).items() if value is not None}
     ids = fields.pop("ids", None)
     return {**fields, **({} if ids is None else {"ids": list(ids[:20])})}
+
+
+def _encode_list(page: EventPage) -> Response:
+    return _json(event_list(page, time.time()))
 
 
 def _encode_detail(view: EventView, mask: EventMask | None) -> Response:

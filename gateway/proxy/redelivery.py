@@ -41,8 +41,9 @@ MOST_AHEAD: Final = 256
 """Events that are held besides those that may be under way, at most."""
 AHEAD_BYTES: Final = 16 * 2**20
 """Bytes of events that are held for one upstream, about: of large ones, fewer are delivered at once."""
-UNROUTED_DELAY: Final = 60.0
-"""Seconds after which an event of an app that is not configured is looked at again."""
+UNROUTED_DELAY: Final = 5.0
+"""Seconds after which an event of an app that is not configured here is looked at again: the store, which gives out
+only those of configured apps, may have got a new configuration a moment earlier, or later."""
 _FAR: Final = 3600.0
 """Seconds: what is due later than that was put off by a clock that was wrong, and is due now, for the store too."""
 _LAST: Final = 2.0

@@ -48,6 +48,7 @@ _PRAGMAS: Final = (
     "PRAGMA temp_store = MEMORY",
     "PRAGMA trusted_schema = OFF",
 )
+_WARNING: Final = "gateway.warning"
 _POSTGRESQL_OPTIONS: Final = {
     "statement_timeout": f"{int(STATEMENT_TIMEOUT * 1000)}",
     "lock_timeout": "5000",
@@ -189,14 +190,14 @@ class Database:
     def connect(self) -> sa.Connection:
         """The writer's connection, in no transaction. Raises StoreError."""
         with translated(self):
-            self._make_directory()
+            self._make_file()
             return self._writer.connect()
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """A transaction of its own that may write; committed at the end. Raises StoreError."""
         with translated(self):
-            self._make_directory()
+            self._make_file()
             with self._writer.connect() as connection, connection.begin():
                 yield connection
 
@@ -241,9 +242,11 @@ class Database:
 
     # --- how it is opened ---
 
-    def _make_directory(self) -> None:
-        if self.is_sqlite:
+    def _make_file(self) -> None:
+        """SQLite: what callers say is in it, so not for everyone to read; its log gets the same mode."""
+        if self.is_sqlite and not self.file.exists():
             self.file.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            os.close(os.open(self.file, os.O_RDWR | os.O_CREAT, 0o640))
             with contextlib.suppress(OSError):  # which SQLite reports itself, with all that it knows
                 os.close(os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # it has what callers said
 
@@ -271,7 +274,7 @@ class Database:
     def _make_postgresql(self, *, writes: bool) -> sa.Engine:
         options = " ".join(f"-c {name}={value}" for name, value in _POSTGRESQL_OPTIONS.items())
         given = self.where.url.query.get("options")
-        return sa.create_engine(
+        engine = sa.create_engine(
             self.where.url,
             pool_size=_WRITERS if writes else _READERS,
             max_overflow=0,
@@ -289,6 +292,8 @@ class Database:
                 "tcp_user_timeout": 10_000,
             },
         )
+        sa.event.listen(engine, "connect", _note_warnings)
+        return engine
 
 
 def checkpoint(connection: sa.Connection) -> bool:
@@ -298,13 +303,19 @@ def checkpoint(connection: sa.Connection) -> bool:
     return not is_busy
 
 
-def shrink(connection: sa.Connection, pages: int = 1000) -> bool:
-    """SQLite: give at most so many free pages back to the file system, in a transaction; whether there were any."""
+def shrink(connection: sa.Connection, pages: int = 1000, spare: float = 0.0) -> bool:
+    """SQLite: give at most so many free pages back to the file system, in a transaction.
+
+    Whether more than *spare* of the file was free; if not, nothing was done.
+    """
     driver: Any = connection.connection.driver_connection
     (free,) = driver.execute("PRAGMA freelist_count").fetchone()
+    (every,) = driver.execute("PRAGMA page_count").fetchone()
+    if free <= spare * every:
+        return False
     for _ in range(min(free, pages)):
         driver.execute("PRAGMA incremental_vacuum(1)")  # Python's module makes one step, so one page, of each
-    return bool(free)
+    return True
 
 
 class Databases(NamedTuple):
@@ -344,6 +355,20 @@ def _prepare_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry, *, writ
             cursor.execute("PRAGMA query_only = ON")
     finally:
         cursor.close()
+
+
+def _note_warnings(connection: Any, record: ConnectionPoolEntry) -> None:
+    def note(diagnostic: Any) -> None:
+        if diagnostic.severity_nonlocalized == "WARNING":
+            record.info[_WARNING] = diagnostic.message_primary
+
+    connection.add_notice_handler(note)
+
+
+def take_warning(connection: sa.Connection) -> str | None:
+    """PostgreSQL: what it warned of since the last call. A commit with a warning is not on the standby it waits for."""
+    warning: str | None = connection.info.pop(_WARNING, None)
+    return warning
 
 
 def _begin_immediate(connection: sa.Connection) -> None:

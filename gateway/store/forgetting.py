@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from gateway.policy.history import HistorySettings
-from gateway.store.engine import Database, open_databases
+from gateway.store.engine import Database, checkpoint, open_databases, shrink
 from gateway.store.history import History
-from gateway.store.history_forget import clear_free_pages, clear_log
 from gateway.store.migrate import read_version
 
 
@@ -43,10 +42,16 @@ def _forget(database: Database, history: History, number: str, on_step: Callable
         if done.next is None:
             break
         after = done.next
+    if database.is_sqlite:
+        _clear_traces(database)
+    return decisions
+
+
+def _clear_traces(database: Database) -> None:
+    """Remove what free pages and the write-ahead log still have of removed rows; PostgreSQL's vacuum does so there."""
     more = True
     while more:
         with database.write() as connection:
-            more = clear_free_pages(connection)
+            more = shrink(connection)
     with database.connect() as connection:
-        clear_log(connection)
-    return decisions
+        checkpoint(connection)

@@ -21,9 +21,11 @@ from gateway.recording import MASKED
 from gateway.recording.masking import Mask
 from gateway.recording.pseudonyms import Key, Pseudonyms
 from gateway.store.decisions import ID_STEP, Prepared, Preparer, is_ordinary_shadow
-from gateway.store.free_pages import give_back_pages, pragma
+from gateway.store.engine import shrink
 from gateway.store.history_blocks import (
     BLOCK,
+    LAST_BUCKET,
+    SHARDS,
     SPAN,
     bucket_for,
     bucket_rows,
@@ -31,6 +33,7 @@ from gateway.store.history_blocks import (
     join_data,
     make_blocks,
     make_shards,
+    shard_row,
     unpack,
     unpack_terms,
 )
@@ -86,6 +89,7 @@ class History:
         self._begin = secrets.randbelow(ID_STEP)  # so that two gateways' decisions of one microsecond differ
         self._key = Key()
         self._size: tuple[float, int] | None = None
+        self._swept = 0
         self.configure(settings, mask, body_fields)
 
     def configure(
@@ -189,6 +193,7 @@ class History:
             self._prune_to_size(connection),
         ]
         self._vacuum(connection)
+        self._sweep(connection)
         return any(sealed) or any(pruned)
 
     # --- sealing ---
@@ -316,8 +321,8 @@ class History:
     def used(self, connection: sa.Connection) -> int:
         """Bytes that the history takes: of SQLite's file without free pages; of PostgreSQL, what its rows hold."""
         if connection.dialect.name == "sqlite":
-            pages = pragma(connection, "page_count") - pragma(connection, "freelist_count")
-            return pages * pragma(connection, "page_size")
+            pages = _pragma(connection, "page_count") - _pragma(connection, "freelist_count")
+            return pages * _pragma(connection, "page_size")
         now = time.monotonic()
         if self._size is None or now - self._size[0] > _COUNT_AGAIN:
             counted = connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(_b.size), 0)))
@@ -332,10 +337,20 @@ class History:
         """Give free pages of a SQLite file back, where there are many."""
         if connection.dialect.name != "sqlite":
             return
-        free = pragma(connection, "freelist_count")
-        pages = pragma(connection, "page_count")
-        if free > max(_FREE_PAGES, pages // 5) or pages * pragma(connection, "page_size") > self._settings.max_size:
-            give_back_pages(connection, _VACUUMED)
+        free = _pragma(connection, "freelist_count")
+        pages = _pragma(connection, "page_count")
+        if free > max(_FREE_PAGES, pages // 5) or pages * _pragma(connection, "page_size") > self._settings.max_size:
+            shrink(connection, _VACUUMED)
+
+    def _sweep(self, connection: sa.Connection) -> None:
+        """Remove what is left of a bucket of which two gateways have each removed some blocks; one shard a step."""
+        if connection.dialect.name == "sqlite":
+            return  # one process writes
+        first = shard_row(self._swept, 0)
+        self._swept = (self._swept + 1) % SHARDS
+        # One statement, which sees one state: a bucket that is sealed meanwhile is not taken for such a rest.
+        oldest = sa.select(sa.func.coalesce(sa.func.min(_b.bucket), LAST_BUCKET)).scalar_subquery()
+        connection.execute(sa.delete(history_shard).where(_shards.id >= first, _shards.id < first + oldest))
 
     # --- reading ---
 
@@ -376,6 +391,10 @@ class History:
         where the number cannot be found.
         """
         return forget_some(connection, number, self._hasher, self._mask, after)
+
+
+def _pragma(connection: sa.Connection, name: str) -> int:
+    return int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one())
 
 
 def _group(blocks: Sequence[Any]) -> list[list[Any]]:

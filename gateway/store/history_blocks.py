@@ -30,6 +30,7 @@ SPAN: Final = 600 * 1_000_000 * ID_STEP
 """Ten minutes as a difference of ids: between a block's first and last decision there is no more."""
 SHARDS: Final = 256
 _SHARD_SHIFT: Final = 55
+LAST_BUCKET: Final = 2**_SHARD_SHIFT - 1
 _TERM_SHIFT: Final = 32
 _HEADER: Final = b"\xdd"
 """Begins an array of MessagePack, with its length in the next four bytes."""
@@ -196,7 +197,7 @@ def shard_row(shard: int, bucket: int) -> int:
 
 def bucket_of_row(row: int) -> int:
     """The bucket of a shard's row."""
-    return row & ((1 << _SHARD_SHIFT) - 1)
+    return row & LAST_BUCKET
 
 
 def bucket_rows(bucket: int) -> Iterator[int]:

@@ -12,7 +12,6 @@ import msgspec
 import sqlalchemy as sa
 
 from gateway.store.decisions import KeptDecision, callee_term, caller_term
-from gateway.store.free_pages import give_back_pages
 from gateway.store.history_blocks import (
     decode_block,
     encode_block,
@@ -29,8 +28,6 @@ from gateway.store.schema import history_block, history_body, history_shard
 
 _STEP: Final = 32
 """Blocks that one step reads."""
-_CLEARED: Final = 4096
-"""Free pages that one step gives back."""
 
 _b, _shards, _bodies = history_block.c, history_shard.c, history_body.c
 _encode = msgspec.msgpack.Encoder().encode
@@ -75,21 +72,6 @@ def forget_some(
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("PRAGMA secure_delete = OFF")
     return Forgotten(forgotten, blocks[-1].id if len(blocks) == _STEP else None)
-
-
-def clear_free_pages(connection: sa.Connection) -> bool:
-    """After the last step: a part of what removed decisions have left in a SQLite file; whether more is to be done."""
-    if connection.dialect.name != "sqlite":
-        return False  # PostgreSQL's vacuum does so
-    return give_back_pages(connection, _CLEARED) == _CLEARED
-
-
-def clear_log(connection: sa.Connection) -> None:
-    """After that, in no transaction: empty the write-ahead log of SQLite, as far as those who read it allow."""
-    if connection.dialect.name == "sqlite":
-        cursor = connection.connection.cursor()
-        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        cursor.close()
 
 
 def _rewrite(connection: sa.Connection, block: sa.Row[tuple[int, ...]], wanted: Number) -> int:

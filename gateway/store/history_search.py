@@ -32,6 +32,7 @@ from gateway.store.decisions import (
 )
 from gateway.store.engine import StoreError
 from gateway.store.history_blocks import (
+    LAST_BUCKET,
     SPAN,
     bucket_of_row,
     decode_block,
@@ -55,7 +56,6 @@ _SKIPPED: Final = 8
 _FETCHED: Final = 16
 """Blocks that are read in one go."""
 _END: Final = 2**63 - 1
-_LAST_BUCKET: Final = 2**55 - 1
 
 _b, _shards, _bodies, _shadows = history_block.c, history_shard.c, history_body.c, history_shadow.c
 _encode = msgspec.msgpack.Encoder().encode
@@ -354,7 +354,7 @@ class Search:
     def _look_up(self, term: int) -> Iterator[tuple[int, list[int]]]:
         shard = shard_of(term)
         rows = sa.select(_shards.id, _shards.data).where(
-            _shards.id.between(shard_row(shard, 0), shard_row(shard, _LAST_BUCKET))
+            _shards.id.between(shard_row(shard, 0), shard_row(shard, LAST_BUCKET))
         )
         for row, data in self._connection.execute(rows).all():
             if ordinals := find_ordinals(data, term):

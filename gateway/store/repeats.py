@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from gateway.policy.spooling import REPEAT_WINDOW
 from gateway.store.records import SpooledEvent
 from gateway.store.schema import spool_event
-from gateway.store.spool_rows import values_list
+from gateway.store.spool_rows import driver_sql, values_list
 
 _EVERY: Final = 1.0
 """Seconds between two notes."""
@@ -47,13 +47,14 @@ class RepeatFinder:
         first = self._first_id(connection)
         query = (
             "SELECT (SELECT id FROM spool_event WHERE key = v.column1 AND dead = 0 ORDER BY id LIMIT 1), (SELECT id"  # noqa: S608
-            " FROM spool_event WHERE key = v.column1 AND dead IN (0, 1) AND id >= v.column4 AND digest = v.column2"
-            f" AND received >= v.column3 LIMIT 1) FROM {values_list(connection, len(events), 4)}"
+            " FROM spool_event WHERE key = v.column1 AND dead IN (0, 1) AND id >= f.first AND digest = v.column2"
+            f" AND received >= v.column3 LIMIT 1) FROM {values_list(connection, len(events), 3)},"
+            f" (SELECT {driver_sql(connection, 'CAST(? AS BIGINT)')} AS first) f"
         )
         values: list[Any] = []
         for event in events:
-            values += (event.key, event.digest, event.received - REPEAT_WINDOW, first)
-        return [Known(row[0], row[1]) for row in connection.exec_driver_sql(query, tuple(values))]
+            values += (event.key, event.digest, event.received - REPEAT_WINDOW)
+        return [Known(row[0], row[1]) for row in connection.exec_driver_sql(query, (*values, first))]
 
     def note(self, id_: int) -> None:
         """This id is given now."""

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from gateway.policy.spooling import REPEAT_WINDOW
 from gateway.store import spool_queries
-from gateway.store.engine import Database, StoreError
+from gateway.store.engine import Database, StoreError, shrink
 from gateway.store.messages import Settle
 from gateway.store.records import Delivery, SpooledEvent, UpstreamBacklog
 from gateway.store.repeats import RepeatFinder
@@ -39,6 +39,7 @@ from gateway.store.spool_rows import (
     TAKEN,
     Counts,
     PreparedInsert,
+    app_bytes,
     clean,
     first_waiting,
     promote,
@@ -51,32 +52,19 @@ from gateway.store.spool_rows import (
 )
 from gateway.store.steady_clock import arrival
 
-STEP: Final = 500
+STEP: Final = 200
 """Events that one transaction of a long action changes, at most."""
 LEASE: Final = 30.0
 """Seconds for which a gateway on PostgreSQL has a head that it has taken, unless it renews that."""
 _MAX_TAKEN: Final = 32 * 2**20
 """Bytes of bodies that are taken at once, unless one alone is larger."""
 
+_SHRINK_PAGES: Final = 500
+_SPARE: Final = 0.5
+"""Of the file, that stays free for the next events."""
 _COLUMNS: Final = (
-    "id",
-    "key",
-    "head",
-    "dead",
-    "app",
-    "method",
-    "upstream",
-    "call_id",
-    "value",
-    "received",
-    "expires",
-    "due",
-    "attempts",
-    "error",
-    "size",
-    "digest",
-    "event",
-    "body",
+    *"id key head dead app method upstream call_id value received expires due attempts error size digest".split(),
+    *("event", "body"),
 )
 _EVENT: Final = spool_event.c
 _encode_event: Final = msgspec.msgpack.Encoder().encode
@@ -416,13 +404,15 @@ class Spool:
                 query = sa.select(*ROW).where(_EVENT.app == app, _EVENT.expires <= now).order_by(_EVENT.expires)
                 rows += connection.execute(query.limit(limit - len(rows)))
         connection.execute(FORGET_EMPTY)
+        if not rows and self.database.is_sqlite:
+            shrink(connection, _SHRINK_PAGES, _SPARE)  # after an outage, slowly
         return self._remove(connection, rows, "age", 0 if len(rows) == limit else None)
 
     def enforce(self, connection: sa.Connection, app: str, max_size: int, *, limit: int = STEP) -> Step:
         """Drop events of an app until it has at most *max_size* bytes: dead letters, then the lowest value, then the
         oldest; ``next`` says there are more."""
         self._lock(connection)
-        surplus = spool_queries.app_bytes(connection, [app]).get(app, 0) - max_size
+        surplus = app_bytes(connection, app) - max_size
         rows: list[Any] = []
         for dead, value in ((dead, value) for dead in (1, 0) for value in spool_queries.VALUES):
             if surplus <= 0 or len(rows) >= limit:
@@ -446,15 +436,15 @@ class Spool:
     def _last_id(self, connection: sa.Connection, events: int) -> int:
         """The id after which these events get theirs."""
         if self.database.is_sqlite:
-            return connection.scalar(LAST_ID) or 0
+            return connection.exec_driver_sql(LAST_ID).scalar() or 0
         return int(connection.scalar(RESERVE_IDS, {"events": events}) or 0) - events
 
     def _mark_over(
         self, connection: sa.Connection, events: Sequence[SpooledEvent], results: list[Added | StoreError]
     ) -> None:
-        sizes = spool_queries.app_bytes(connection, {event.app for event in events})
+        sizes = {app: app_bytes(connection, app) for app in {event.app for event in events}}
         for at, (event, result) in enumerate(zip(events, results, strict=True)):
-            if isinstance(result, Added) and result.is_new and sizes.get(event.app, 0) > event.max_size:
+            if isinstance(result, Added) and result.is_new and sizes[event.app] > event.max_size:
                 results[at] = result._replace(is_over=True)
 
     def _due(

@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 STARTING: Final = "the store is starting"
 _EARLY_LIMIT: Final = 64 * 2**20
 """Bytes of the events that wait for the database to be opened when the gateway starts."""
+RELEASE_LIMIT: Final = 10.0
+"""Seconds after which an event is due again that was given back, at most."""
 _SETTLE_AGAIN: Final = 0.5
 """Seconds after which an outcome that could not be committed is tried again."""
 _REPORT_EVERY: Final = 60.0
@@ -220,7 +222,10 @@ class SpoolKeeper:
             self._loop.call_later(_SETTLE_AGAIN, self.settle, outcome, done)
         else:
             # By the system's clock, which other processes go by, until here; the database has the steady one's times.
-            steady = msgspec.structs.replace(outcome, due=outcome.due - self._clock.jump)
+            due = outcome.due - self._clock.jump
+            if outcome.outcome == "released":  # the clock may have been set while the outcome was on its way
+                due = min(due, self._clock() + RELEASE_LIMIT)
+            steady = msgspec.structs.replace(outcome, due=due)
             self._group.put(self._settle, steady, functools.partial(self._settled, outcome, done))
 
     def _settle(self, connection: sa.Connection, outcomes: Sequence[Settle]) -> list[Settlement | None]:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from gateway.store.records import SpooledEvent, UpstreamBacklog
 from gateway.store.requests import MAX_PAGE, MAX_PAGE_BYTES, AppBacklog, EventFilter, EventPage, EventView
-from gateway.store.schema import spool_count, spool_event, spool_pause
+from gateway.store.schema import spool_event, spool_pause
 
 VALUES: Final = (0, 1, 2)
 """What events can be worth (``policy.spooling.event_value``)."""
@@ -232,13 +232,6 @@ def pauses(connection: sa.Connection) -> Pauses:
         upstreams=frozenset(name for kind, name in rows if kind == "upstream"),
         apps=frozenset(name for kind, name in rows if kind == "app"),
     )
-
-
-def app_bytes(connection: sa.Connection, apps: Collection[str]) -> dict[str, int]:
-    """Bytes of all kept events of these apps, dead letters too."""
-    total = sa.func.sum(spool_count.c.bytes + spool_count.c.dead_bytes)
-    query = sa.select(spool_count.c.app, total).where(spool_count.c.app.in_(list(apps))).group_by(spool_count.c.app)
-    return {app: int(size) for app, size in connection.execute(query)}
 
 
 # --- soundness ---

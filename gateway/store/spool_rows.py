@@ -29,7 +29,7 @@ Counts = dict[tuple[str, str], list[int]]
 DATABASE_TIME: Final[sa.ColumnElement[float]] = sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double())
 """PostgreSQL's own clock: all gateways' leases are measured by it."""
 TAKE_LOCK: Final = sa.select(sa.func.pg_advisory_xact_lock(_LOCK))
-LAST_ID: Final = sa.text("SELECT seq FROM sqlite_sequence WHERE name = 'spool_event'")
+LAST_ID: Final = "SELECT seq FROM sqlite_sequence WHERE name = 'spool_event'"
 RESERVE_IDS: Final = sa.text(
     "SELECT max(id) FROM (SELECT nextval('spool_event_id_seq') AS id FROM generate_series(1, :events)) AS reserved"
 )
@@ -60,12 +60,13 @@ SETTLE: Final = (
     )
 )
 _SET_HEAD: Final = spool_event.update().where(_EVENT.id == sa.bindparam("this")).values(head=sa.bindparam("to_head"))
-_ADD_COUNT: Final = sa.text(
-    "INSERT INTO spool_count (app, upstream, events, bytes, dead, dead_bytes) VALUES (:app, :upstream, :events, :bytes,"
-    " :dead, :dead_bytes) ON CONFLICT (app, upstream) DO UPDATE SET events = spool_count.events + excluded.events,"
+_ADD_COUNT: Final = (
+    "INSERT INTO spool_count (app, upstream, events, bytes, dead, dead_bytes) VALUES (?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (app, upstream) DO UPDATE SET events = spool_count.events + excluded.events,"
     " bytes = spool_count.bytes + excluded.bytes, dead = spool_count.dead + excluded.dead,"
     " dead_bytes = spool_count.dead_bytes + excluded.dead_bytes"
 )
+_APP_BYTES: Final = "SELECT sum(bytes + dead_bytes) FROM spool_count WHERE app = ?"
 
 
 class PreparedInsert:
@@ -89,9 +90,13 @@ class PreparedInsert:
 
 def values_list(connection: sa.Connection, rows: int, width: int) -> str:
     """``VALUES (?, ?), …`` for so many rows, as this engine's driver writes parameters."""
-    param = "?" if connection.dialect.name == "sqlite" else "%s"
-    row = f"({','.join([param] * width)})"
-    return f"(VALUES {','.join([row] * rows)}) v"
+    row = f"({','.join('?' * width)})"
+    return driver_sql(connection, f"(VALUES {','.join([row] * rows)}) v")
+
+
+def driver_sql(connection: sa.Connection, statement: str) -> str:
+    """A statement for the driver itself, where SQLAlchemy's own work would show: with ``?`` for parameters."""
+    return statement if connection.dialect.name == "sqlite" else statement.replace("?", "%s")
 
 
 def settle_values(outcome: Settle, *, dead: int, failures: int, expires: float, due: float) -> dict[str, Any]:
@@ -152,11 +157,13 @@ def tally_removal(counts: Counts, row: Any) -> None:
 def write_counts(connection: sa.Connection, counts: Counts) -> None:
     """Put the changes into the table."""
     if counts:
-        rows = [
-            {"app": app, "upstream": upstream, "events": its[0], "bytes": its[1], "dead": its[2], "dead_bytes": its[3]}
-            for (app, upstream), its in counts.items()
-        ]
-        connection.execute(_ADD_COUNT, rows)
+        rows = [(app, upstream, *its) for (app, upstream), its in counts.items()]
+        connection.exec_driver_sql(driver_sql(connection, _ADD_COUNT), rows)
+
+
+def app_bytes(connection: sa.Connection, app: str) -> int:
+    """Bytes of all kept events of an app, dead letters too."""
+    return int(connection.exec_driver_sql(driver_sql(connection, _APP_BYTES), (app,)).scalar() or 0)
 
 
 def sum_keys(changes: Iterable[tuple[bytes, int]]) -> dict[bytes, int]:

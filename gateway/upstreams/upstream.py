@@ -118,7 +118,7 @@ class _Attempt(msgspec.Struct, frozen=True, gc=False):
     queued: float = 0.0
     """Seconds that the hook waited for a free connection."""
     held_up: bool = False
-    """Whether its time ran out while this process could not run, which says nothing about the target."""
+    """Whether its time ran out for a reason that says nothing about the target: this process could not run."""
     lost: AttemptRecord | None = None
     """The attempt just before it, on a connection that turned out to be closed; both began together."""
 
@@ -144,7 +144,6 @@ class Upstream:
         self._members = members
         self._balancer = balancer(config.balance)
         self._judge = judge or Judge()
-        self._is_checked = config.health is not None
         self._probed = 0
         self._duration = metrics.upstream_duration.with_labels(name)
         self._retries = metrics.retries
@@ -214,13 +213,13 @@ class Upstream:
     async def redeliver(self, outgoing: Outgoing, deadline: float) -> Outcome:
         """Send a kept event: as ``ask``, but where every target is ejected, one is tried all the same. Never raises.
 
-        An answer restores that target for live hooks too. Targets that operators or health checks ejected are not
-        tried.
+        An answer restores that target for live hooks too. Targets that an operator ejected, or whose health check
+        fails, are not tried.
         """
         outcome = await self.ask(outgoing, deadline, _REDELIVERY)
-        if outcome.result is not _ALL_EJECTED or self._is_checked:
+        if outcome.result is not _ALL_EJECTED:
             return outcome
-        targets = [member.target for member in self._members if member.target.operator_ejected_since is None]
+        targets = [member.target for member in self._members if member.target.may_be_probed]
         if not targets:
             return outcome
         self._probed += 1
@@ -312,6 +311,9 @@ class Upstream:
             raise
         finally:
             target.in_flight -= 1
+        if retry is _REDELIVERY and attempt.seen and _is_timeout(attempt.result):
+            # One event that its backend cannot process, tried again and again, must not eject the target of live hooks.
+            attempt = msgspec.structs.replace(attempt, held_up=True)
         self._report(target, ticket, outgoing.tenant, attempt, time.perf_counter() - began, set_out)
         return attempt if lost is None else msgspec.structs.replace(attempt, lost=lost)
 
@@ -429,6 +431,10 @@ def _attempt_with_error(judge: Judge, error: ExchangeError, outgoing: Outgoing, 
         queued=error.queued,
         held_up=error.held_up,
     )
+
+
+def _is_timeout(result: Ruling | Failure) -> bool:
+    return isinstance(result, Failure) and result.cause is Cause.TIMEOUT
 
 
 def _is_full(result: Ruling | Failure) -> bool:

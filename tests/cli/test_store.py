@@ -97,6 +97,12 @@ def test_what_is_too_old_is_dropped(place: Path) -> None:
     assert json.loads(gateway("store", "prune", "--json").out)["events"] == 0
 
 
+def test_decisions_that_are_too_old_are_removed(place: Path) -> None:
+    assert gateway("store", "prune").status == 0  # they are of 2023
+    history = checked().out.splitlines()[2].split()
+    assert history[:3] == ["history", "sound", "0"]
+
+
 def test_a_backup_is_private_and_brings_everything_back(place: Path) -> None:
     run = gateway("store", "backup", "b.tar")
     assert (run.status, run.err) == (0, "")

@@ -13,10 +13,12 @@ from msgspec.structs import replace
 
 from gateway.model.verdicts import backend_reject
 from gateway.policy.history import Bodies
+from gateway.store import spool_keeper
 from gateway.store.client import StoreClient
 from gateway.store.decisions import decode_decision, encode_sent
 from gateway.store.maintenance import hold
 from gateway.store.messages import Settle
+from gateway.store.records import Delivery
 from gateway.store.requests import (
     DropEvents,
     EventFilter,
@@ -102,6 +104,22 @@ async def test_operators_list_show_retry_drop_and_pause(tmp_path: Path) -> None:
         assert (state.engine, state.up, state.error) == ("sqlite", True, None)
         assert state.spool_size > 0
         assert state.history_size > 0
+
+
+async def test_an_event_that_is_given_back_is_due_soon_by_whatever_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock may have been set forward, and back, while the outcome was on its way."""
+    monkeypatch.setattr(spool_keeper, "RELEASE_LIMIT", 0.1)
+    async with running(tmp_path) as it:
+        assert await it.keep(event(b"first", key=b"k" * 16)) is None
+        (first,) = await it.worker.take("php", 1)
+        it.worker.settle(Settle(first.id, "released", time.time() + 1500))
+        again: tuple[Delivery, ...] = ()
+        async with asyncio.timeout(10):
+            while not again:
+                again = await it.worker.take("php", 1)
+        assert [each.id for each in again] == [first.id]
 
 
 async def test_bounds_drop_what_is_too_old_or_too_much_and_count_it(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from gateway.store.engine import Database, Databases, Kind, StoreError, open_dat
 from gateway.store.group_commit import GroupCommit
 from gateway.store.migrate import migrate
 from gateway.store.schema import spool_pause
-from tests.support.postgres import postgres_server
+from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.programs import require
 
 Start = Callable[..., GroupCommit]
@@ -131,6 +133,21 @@ async def test_an_action_has_a_transaction_of_its_own(start: Start, database: Da
     with pytest.raises(StoreError, match="changed its mind"):
         await failed
     assert names(database) == {"a"}
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+async def test_a_commit_that_is_refused_leaves_no_transaction_behind(start: Start, database: Database) -> None:
+    def enforce(connection: sa.Connection) -> None:
+        driver: Any = connection.connection.driver_connection
+        driver.execute("PRAGMA foreign_keys = ON")
+        driver.execute("CREATE TABLE child (id INTEGER REFERENCES spool_event (id) DEFERRABLE INITIALLY DEFERRED)")
+
+    group = start(opened=enforce)
+    with pytest.raises(StoreError, match="FOREIGN KEY constraint failed"):
+        await group.run(lambda connection: connection.exec_driver_sql("INSERT INTO child VALUES (7)"))
+    assert await group.submit(insert, "a") == "A"
+    assert names(database) == {"a"}
+    assert group.state == (True, None)
 
 
 async def test_a_full_queue_and_one_that_ends_say_so_at_once(start: Start) -> None:
@@ -256,38 +273,96 @@ def test_after_a_failed_fsync_only_what_is_on_the_disk_is_believed(tmp_path: Pat
     assert kept <= found
 
 
-async def test_a_server_that_goes_away_and_comes_back() -> None:
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    """One that these tests may stop."""
     with postgres_server() as server:
-        database = open_databases(server.new_database()).spool
-        opened: list[int] = []
-        group = GroupCommit(database, opened=lambda _: opened.append(1))
-        group.start()
+        yield server
+
+
+async def test_a_server_that_goes_away_and_comes_back(server: PostgresServer) -> None:
+    opened: list[int] = []
+    with running(server, opened=lambda _: opened.append(1)) as group:
+        assert await group.submit(insert, "a") == "A"
+        server.stop()
+        with pytest.raises(StoreError) as caught:
+            await group.submit(insert, "b")
+        assert caught.value.kind is Kind.UNREACHABLE
+        assert not group.state[0]
+        server.start()
+        await until(lambda: group.state == (True, None))
+        assert await group.submit(insert, "c") == "C"
+        assert await group.run(lambda connection: set(connection.scalars(sa.select(spool_pause.c.name)))) == {"a", "c"}
+        assert len(opened) == 2
+
+
+CANCEL = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+
+
+async def test_a_commit_that_hangs_is_given_up(server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.store.group_commit._HANG_LIMIT", 1.0)
+    with running(server) as group:
+        assert await group.submit(insert, "a") == "A"
+        server.set_standby("nowhere")
+        assert (await first_error(group)).kind is Kind.UNREACHABLE
+        server.set_standby("")
+        await until(lambda: group.state == (True, None))
+        assert await group.submit(insert, "c") == "C"
+
+
+async def test_a_commit_that_its_standby_never_had_is_not_believed(server: PostgresServer) -> None:
+    with running(server) as group:
+        assert await group.submit(insert, "a") == "A"
+        server.set_standby("nowhere")
+        waiting = asyncio.ensure_future(first_error(group))
+        await until(lambda: server.query(CANCEL) == "1")
+        assert "PostgreSQL has committed, but perhaps not on its standby" in str(await waiting)
+        server.set_standby("")
+        await until(lambda: group.state == (True, None))
+        assert await group.submit(insert, "c") == "C"
+
+
+async def first_error(group: GroupCommit) -> StoreError:
+    """Of the first item that is not committed: the server takes its new configuration a moment later."""
+    for number in itertools.count():
         try:
-            assert await group.submit(insert, "a") == "A"
-            server.stop()
-            with pytest.raises(StoreError) as caught:
-                await group.submit(insert, "b")
-            assert caught.value.kind is Kind.UNREACHABLE
-            assert not group.state[0]
-            server.start()
-            await until(lambda: group.state == (True, None))
-            assert await group.submit(insert, "c") == "C"
-            assert names(database) == {"a", "c"}
-            assert len(opened) == 2
-        finally:
-            group.close()
-            database.close()
+            await group.submit(insert, f"b{number}")
+        except StoreError as error:
+            return error
+    raise AssertionError("unreachable")
+
+
+@contextmanager
+def running(server: PostgresServer, **options: Any) -> Iterator[GroupCommit]:
+    """A writer to a new database of this server."""
+    database = open_databases(server.new_database()).spool
+    group = GroupCommit(database, **options)
+    group.start()
+    try:
+        yield group
+    finally:
+        group.close()
+        database.close()
+
+
+@pytest.fixture(scope="module")
+def kept_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """One for all examples of a property."""
+    database = open_databases(f"sqlite:{tmp_path_factory.mktemp('group')}/store.db").spool
+    migrate(database)
+    yield database
+    database.close()
 
 
 @given(batches=st.lists(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=5), max_size=4))
 def test_what_is_reported_done_is_in_the_database_and_nothing_else(
-    tmp_path_factory: pytest.TempPathFactory, batches: list[list[str]]
+    kept_database: Database, batches: list[list[str]]
 ) -> None:
-    database = open_databases(f"sqlite:{tmp_path_factory.mktemp('group')}/store.db").spool
-    migrate(database)
+    with kept_database.write() as connection:
+        connection.execute(spool_pause.delete())
 
     async def play() -> set[str]:
-        group = GroupCommit(database, gather=0.0)
+        group = GroupCommit(kept_database, gather=0.0)
         group.start()
         try:
             done: set[str] = set()
@@ -298,7 +373,4 @@ def test_what_is_reported_done_is_in_the_database_and_nothing_else(
         finally:
             group.close()
 
-    try:
-        assert asyncio.run(play()) == names(database) == {name for batch in batches for name in batch}
-    finally:
-        database.close()
+    assert asyncio.run(play()) == names(kept_database) == {name for batch in batches for name in batch}

@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from gateway.store.engine import Database, open_databases
+from gateway.store.history_blocks import shard_row
 from gateway.store.migrate import migrate
 from gateway.store.requests import HistoryFilter
 from gateway.store.schema import history_block, history_body, history_shadow, history_shard
@@ -84,3 +85,17 @@ def test_two_gateways_seal_and_remove_beside_each_other(empty_database: EmptyDat
     one.maintain()
     assert len(one.ids()) == 40
     assert other.page(HistoryFilter(request_id="request-7")).decisions
+
+
+def test_what_two_gateways_have_left_of_a_bucket_is_swept_up(empty_database: EmptyDatabase) -> None:
+    kept = Kept(empty_database(), bucket=10)
+    for n in range(10):
+        kept.add(decided(n))
+    kept.maintain()
+    rest, sealed = shard_row(2, 5), kept.rows(history_shard)
+    with kept.database.write() as connection:
+        connection.execute(sa.insert(history_shard), [{"id": rest, "data": b""}])
+    for _ in range(4):
+        kept.maintain()
+    assert kept.rows(history_shard) == sealed
+    assert kept.ids(request_id="request-3") == ["request-3"]

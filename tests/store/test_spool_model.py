@@ -32,7 +32,7 @@ APPS = ("app", "other", "gone")
 """The last one is not configured."""
 CONFIGURED = ("app", "other")
 UPSTREAMS = ("php", "night")
-STEPS = 30
+STEPS = 20
 
 apps = st.sampled_from(("app", "app", *APPS))
 upstreams = st.sampled_from(UPSTREAMS)
@@ -282,8 +282,11 @@ def database(databases: Databases) -> Database:
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize(
+    "store_url", ["sqlite", pytest.param("postgresql", marks=[pytest.mark.process, pytest.mark.slow])], indirect=True
+)
 def test_nothing_is_lost_doubled_or_overtaken(database: Database) -> None:
-    examples = max(settings.default.max_examples // 4, 10) if settings.default else 10
+    examples = max(settings.default.max_examples // 5, 5) if settings.default else 5
     machine: Any = functools.partial(SpoolMachine, database)
     run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=STEPS))
 

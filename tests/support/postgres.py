@@ -86,6 +86,11 @@ class PostgresServer:
         assert done.returncode == 0, done.stderr
         return str(done.stdout).strip()
 
+    def set_standby(self, name: str) -> None:
+        """Have each commit wait for this standby; an empty name: for none."""
+        self.query(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
+        self.query("SELECT pg_reload_conf()")
+
     def start(self) -> None:
         """Start it, and wait until it takes connections."""
         settings = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value.strip(chr(39))}")]

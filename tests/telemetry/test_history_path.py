@@ -114,3 +114,18 @@ def test_without_a_history_nothing_is_kept(tmp_path: Path) -> None:
     if file.exists():
         with closing(sqlite3.connect(file)) as connection:
             assert connection.execute("SELECT count(*) FROM history_block").fetchone() == (0,)
+
+
+@pytest.mark.slow
+def test_a_reload_turns_it_on_and_off(tmp_path: Path) -> None:
+    with_history = json.loads(configuration(tmp_path, 1))
+    with_history["server"] |= {"listen": f"127.0.0.1:{free_port()}", "admin": f"127.0.0.1:{free_port()}"}
+    without = {key: value for key, value in with_history.items() if key != "history"}
+    with running_gateway(json.dumps(without), tmp_path) as gateway:
+        wait_until_kept(gateway)
+        send(gateway, "static", "off")
+        gateway.reload(json.dumps(with_history))
+        send(gateway, "static", "on")
+        gateway.reload(json.dumps(without))
+        send(gateway, "static", "off-again")
+    assert [each.decision.request_id for each in kept(tmp_path)] == ["id-static-on"]

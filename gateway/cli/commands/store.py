@@ -123,10 +123,16 @@ def _print_check(found: Any) -> None:
 
 @app.command()
 def prune(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """Drop events that are too old, and give free room back to the file system. A running gateway does so by itself."""
+    """Drop events and decisions that are too old, and give free room back to the file system.
+
+    A running gateway does so by itself.
+    """
     loaded, url = _configured(config)
+    maintain = None
+    if loaded.history is not None:
+        maintain = import_module("gateway.store.history").History(loaded.history, loaded.log.mask).maintain
     with _errors():
-        pruned = _maintenance().prune(url, frozenset(loaded.apps))
+        pruned = _maintenance().prune(url, frozenset(loaded.apps), maintain)
     if as_json:
         print(json.dumps(msgspec.to_builtins(pruned), indent=2))
         return
