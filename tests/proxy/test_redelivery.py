@@ -183,6 +183,24 @@ async def test_a_target_that_its_breaker_ejected_is_probed_and_restored(begin: B
     assert report.state == "up"
 
 
+async def test_a_target_whose_health_check_fails_gets_nothing_until_it_is_well(begin: Begin, backend: Sink) -> None:
+    stage = begin(
+        upstream={"health": {"path": "/health", "interval": "100ms", "timeout": "100ms"}, "breaker": {"open_for": "1h"}}
+    )
+    backend.is_well = False
+    await stage.runtime.start()
+    (report,) = await stage.runtime.targets.reports()
+    while report.state == "up":
+        await asyncio.sleep(0.01)
+        (report,) = await stage.runtime.targets.reports()
+    stage.store.add(event(1))
+    stage.store.begin()
+    await until(lambda: len(stage.shelf.settled) >= 2)
+    assert not backend.got
+    backend.is_well = True
+    await until(lambda: backend.recorded == [1])
+
+
 async def test_a_target_that_an_operator_ejected_gets_nothing(begin: Begin, backend: Sink) -> None:
     stage = begin()
     (url,) = [target.url for target in stage.runtime.snapshot.config.upstreams["php"].targets]
