@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -199,8 +200,26 @@ async def test_a_store_that_another_process_owns_is_waited_for(
             assert await it.keep(event()) is not None
             with pytest.raises(StoreUnavailable):
                 await it.admin.ask(SpoolStatus())
+            assert caplog.text.count("the store cannot be opened") == 1
     async with running(tmp_path) as it:
         assert await it.keep(event()) is None
+
+
+async def test_an_event_that_comes_while_the_last_gateway_s_store_ends_is_kept_and_none_overtakes_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with contextlib.ExitStack() as last:
+        last.enter_context(hold(f"sqlite:{tmp_path}/store.db"))
+        async with running(tmp_path) as it:
+            keeping = asyncio.create_task(it.keep(event()))
+            assert it.store is not None
+            spool = it.store._spool
+            await until(lambda: spool._early)
+            assert not keeping.done()
+            assert it.worker.has_backlog(b"a" * 16)
+            last.close()
+            assert await keeping is None
+            assert "cannot be opened" not in caplog.text
 
 
 async def test_at_the_end_all_that_was_sent_is_committed(tmp_path: Path) -> None:
