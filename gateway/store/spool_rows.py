@@ -40,7 +40,7 @@ EXPIRED_APPS: Final = sa.text(
 )
 _DUE_HEAD: Final = "SELECT 1 FROM spool_event e WHERE e.upstream = :upstream AND e.app = c.app AND e.head = 1"
 DUE_APPS: Final = sa.text(
-    "SELECT c.app FROM spool_count c WHERE c.upstream = :upstream AND c.events > 0"
+    "SELECT c.app FROM spool_count c WHERE c.upstream = :upstream AND c.events > 0"  # noqa: S608
     f" AND (EXISTS ({_DUE_HEAD} AND e.due <= :now) OR EXISTS ({_DUE_HEAD} AND e.due > :far)) ORDER BY c.app"
 )
 TAKEN: Final = (
