@@ -211,9 +211,10 @@ async def test_an_event_that_comes_while_the_last_gateway_s_store_ends_is_kept_a
     with contextlib.ExitStack() as last:
         last.enter_context(hold(f"sqlite:{tmp_path}/store.db"))
         async with running(tmp_path) as it:
-            await until(lambda: it.worker.up)
             keeping = asyncio.create_task(it.keep(event()))
-            await asyncio.sleep(0.3)
+            assert it.store is not None
+            spool = it.store._spool
+            await until(lambda: spool._early)
             assert not keeping.done()
             assert it.worker.has_backlog(b"a" * 16)
             last.close()
