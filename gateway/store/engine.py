@@ -207,6 +207,8 @@ class Database:
 
         *timeout*: seconds for each statement on PostgreSQL; None leaves the ordinary one.
         """
+        with translated(self):
+            self._make_file()
         with translated(self), self._readers.connect() as connection, connection.begin():
             if timeout is not None and not self.is_sqlite:
                 connection.exec_driver_sql(f"SET LOCAL statement_timeout = {int(timeout * 1000)}")

@@ -456,6 +456,23 @@ async def test_a_paused_upstream_gets_nothing(begin: Begin, backend: Sink) -> No
     await until(lambda: backend.recorded == [1])
 
 
+async def test_a_pause_holds_for_what_was_fetched_too(begin: Begin, backend: Sink) -> None:
+    stage = begin()
+    backend.seconds = 0.02
+    stage.store.add(*(event(number) for number in range(200)))
+    stage.store.begin()
+    await until(lambda: len(backend.got) > 20)
+    stage.shelf.paused.add("php")
+    stage.store.tell()
+    begun = len(backend.got)
+    await until(lambda: not any(row.leased_to for row in stage.shelf.rows.values()))
+    assert len(backend.got) <= begun + 8
+    assert len(stage.shelf.rows) > 100
+    stage.shelf.paused.clear()
+    stage.store.tell()
+    await until(lambda: not stage.shelf.rows)
+
+
 async def test_a_drain_pauses_and_gives_back_what_has_not_begun(begin: Begin, backend: Sink) -> None:
     stage = begin(upstream={"max_connections": 8})
     backend.seconds = 0.05
