@@ -106,4 +106,5 @@ def test_a_clock_that_jumps_breaks_neither_order_nor_backoff(tmp_path: Path) -> 
                     day.backend.follow(UP)
         clock.write_text("+0d\n")
         found = day.close()
-        assert found.promised >= EVENTS * 0.8
+        assert found.delivered == EVENTS
+        assert found.promised >= EVENTS // 2, "libfaketime alone makes commits late"
