@@ -31,7 +31,7 @@ ELSEWHERE: Final = {
     "server/ipc": "server/workers/test_worker_handle.py",
     "store/migrations/history/v0001": "store/test_migrate.py",
     "store/migrations/spool/v0001": "store/test_migrate.py",
-    "store/records": "store/test_requests.py",
+    "store/records": "store/test_messages.py",
     "store/repeats": "store/test_spool.py",
     "store/schema": "store/test_migrate.py",
     "store/settings": "server/test_store_process.py",

@@ -8,7 +8,6 @@ from typing import Final, NamedTuple
 import msgspec
 
 from gateway.model.hooks import KEEP_ALIVE
-from gateway.model.verdicts import Cause
 
 RESERVE: Final = 0.1
 """Seconds of an event's budget that its upstream does not get, so that there is time to keep it."""
@@ -19,8 +18,6 @@ REPEAT_WINDOW: Final = 10.0
 """Seconds within which the media server's own repeat (same app, method and bytes) is kept once."""
 KEY_BYTES: Final = 16
 
-SPOOLED_CAUSES: Final = frozenset(Cause)
-"""Failures after which an event is kept: all of them, since none is a verdict."""
 NEVER_SPOOLED: Final = frozenset({KEEP_ALIVE})
 
 _BILLING: Final = frozenset(

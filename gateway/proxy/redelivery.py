@@ -182,6 +182,9 @@ class Redelivery:
         for name in [name for name, lane in self._lanes.items() if name not in names and not lane.held]:
             if not self._lanes[name].asking:
                 del self._lanes[name]
+        for flow in self._flows.values():
+            if any(waiting.lane.backlog.paused for waiting in flow.ready):
+                self._release_ready(flow)
         if self._delivers:
             self._look()
 

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
 from gateway.store.backlog_table import BacklogWriter
-from gateway.store.engine import StoreError, open_databases
+from gateway.store.engine import Databases, Kind, StoreError, open_databases
 from gateway.store.history_keeper import HistoryKeeper
 from gateway.store.maintenance import hold
 from gateway.store.records import UpstreamBacklog
@@ -29,6 +29,8 @@ _READERS: Final = 4
 """Threads that read beside the two that write."""
 _OPEN_AGAIN: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Seconds before the second, third, … attempt to get hold of the databases."""
+_PATIENT: Final = 4
+"""Attempts, in two seconds, before it is said that they belong to another process."""
 _COMMIT_LIMIT: Final = 5.0
 """Seconds for the last commits."""
 
@@ -59,6 +61,10 @@ class Store:
         self._history = HistoryKeeper(observer.history_dropped, self._readers)
         self._service = StoreService(self._spool, self._history, table, self._configure, observer.backlogs)
         self._held = contextlib.ExitStack()
+        self._is_owner = False
+        """Whether the databases are this process's."""
+        self._reported: str | None = None
+        """The last reason why they could not be opened."""
         self._opening: asyncio.Task[None] | None = None
         self.drain_timeout = 0.0
         """Seconds for which the gateway's hooks may go on after its end has begun."""
@@ -95,25 +101,32 @@ class Store:
 
     async def _open(self, url: str) -> None:
         """Open the databases, however long it takes until they are free; what they hold is looked at later."""
-        reported, attempt = "", 0
-        while True:
+        attempt = 0
+        databases: Databases | None = None
+        while databases is None:
             try:
-                await asyncio.to_thread(self._held.enter_context, hold(url))
+                if not self._is_owner:
+                    await asyncio.to_thread(self._held.enter_context, hold(url))
+                    self._is_owner = True
                 databases = open_databases(url)
             except (StoreError, OSError) as exc:
-                reason = str(exc)
-            else:
-                break
-            self._spool.cannot_open(reason)
-            self._history.cannot_open(reason)
-            if reason != reported:
-                logger.error(
-                    "the store cannot be opened, hooks are decided without it: %s", reason,
-                    extra={"fields": {"event": "store_down", "reason": reason}},
-                )  # fmt: skip
-                reported = reason
-            await asyncio.sleep(_OPEN_AGAIN[min(attempt, len(_OPEN_AGAIN) - 1)])
-            attempt += 1
+                # The process of a gateway that was killed ends soon, and nobody may overtake what it has kept.
+                if attempt >= _PATIENT or not (isinstance(exc, StoreError) and exc.kind is Kind.BUSY):
+                    self._report(str(exc))
+                await asyncio.sleep(_OPEN_AGAIN[min(attempt, len(_OPEN_AGAIN) - 1)])
+                attempt += 1
         self._spool.open(databases.spool, self._owner)
         self._history.open(databases.history)
         self._note_change()
+
+    def _report(self, reason: str) -> None:
+        """Have hooks decided without the store; each reason is said once."""
+        if reason == self._reported:
+            return
+        self._reported = reason
+        self._spool.cannot_open(reason)
+        self._history.cannot_open(reason)
+        logger.error(
+            "the store cannot be opened, hooks are decided without it: %s", reason,
+            extra={"fields": {"event": "store_down", "reason": reason}},
+        )  # fmt: skip

@@ -4,8 +4,8 @@ A worker looks here before each attempt to deliver an event: while its key has a
 it, or the order within the key would be lost. The look takes no system call and no lock. The table is of fixed size:
 keys that share a slot only send an event through the store needlessly.
 
-While a gateway starts, nobody knows yet what the databases hold. Until the store's process has said so, and for at most
-START_LIMIT seconds, every key counts as one with a backlog.
+While a gateway starts, nobody knows yet what the databases hold. Until the store's process has said so, every key
+counts as one with a backlog; but no longer than START_LIMIT seconds, which begin again while it reads what there is.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from typing import Final
 
 SLOTS: Final = 2**21
 START_LIMIT: Final = 5.0
-"""Seconds after the table's creation from which on a store that has not been opened is taken for one that is down."""
+"""Seconds after the table's creation, or the last sign that it is being filled, from which on a store that has not been
+opened is taken for one that is down."""
 
 _HEADER: Final = 1024
 """Words before the first slot."""
 _STATE: Final = 0
 _DUTY: Final = 1
-_CREATED: Final = 1
-"""Word of 8 bytes: monotonic time in ns at which the table was made."""
+_PROGRESS: Final = 1
+"""Word of 8 bytes: monotonic time in ns at which the table was made, or was last seen to be filled."""
 _STARTING: Final = 0
 _KNOWN: Final = 1
 _MOST: Final = 2**32 - 1
 _CHUNK: Final = 4096
-"""Bytes that are compared at once."""
+"""Bytes that are compared at once, and keys that are read between two signs of progress."""
 
 
 def create_table(slots: int = SLOTS) -> int:
@@ -39,7 +40,7 @@ def create_table(slots: int = SLOTS) -> int:
     fd = os.memfd_create("gateway-backlog")
     try:
         os.ftruncate(fd, 4 * (_HEADER + slots))
-        os.pwrite(fd, time.monotonic_ns().to_bytes(8, "little"), 8 * _CREATED)
+        os.pwrite(fd, time.monotonic_ns().to_bytes(8, "little"), 8 * _PROGRESS)
     except BaseException:
         os.close(fd)
         raise
@@ -53,7 +54,7 @@ class BacklogTable:
         memory = memoryview(mmap.mmap(fd, 0))
         self._words = memory.cast("I")
         self._slots = len(self._words) - _HEADER
-        self._starts_until = memory.cast("Q")[_CREATED] / 1e9 + START_LIMIT
+        self._times = memory.cast("Q")
 
     def slot(self, key: bytes) -> int:
         """The slot of a key (``policy.spooling.ordering_key``), which other gateways' tables have too."""
@@ -70,7 +71,7 @@ class BacklogTable:
     @property
     def is_starting(self) -> bool:
         """Whether it is not known yet what the databases hold."""
-        return not self.is_known and time.monotonic() < self._starts_until
+        return not self.is_known and time.monotonic() < self._times[_PROGRESS] / 1e9 + START_LIMIT
 
     @property
     def is_known(self) -> bool:
@@ -88,6 +89,7 @@ class BacklogWriter(BacklogTable):
         super().__init__(fd)
         self._memory = mmap.mmap(fd, 0)
         self._words = memoryview(self._memory).cast("I")
+        self._times = memoryview(self._memory).cast("Q")
         self._changing = threading.Lock()
 
     def __repr__(self) -> str:
@@ -121,8 +123,11 @@ class BacklogWriter(BacklogTable):
         """
         fresh = bytearray(4 * self._slots)
         words = memoryview(fresh).cast("I")
-        for key, count in counts:
+        self._times[_PROGRESS] = time.monotonic_ns()
+        for number, (key, count) in enumerate(counts):
             self._change(words, self.slot(key), count)
+            if not number % _CHUNK:
+                self._times[_PROGRESS] = time.monotonic_ns()
         with self._changing:
             for start in range(0, len(fresh), _CHUNK):  # pages that stay 0 are not written
                 end = min(start + _CHUNK, len(fresh))

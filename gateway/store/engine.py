@@ -190,14 +190,14 @@ class Database:
     def connect(self) -> sa.Connection:
         """The writer's connection, in no transaction. Raises StoreError."""
         with translated(self):
-            self._make_directory()
+            self._make_file()
             return self._writer.connect()
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """A transaction of its own that may write; committed at the end. Raises StoreError."""
         with translated(self):
-            self._make_directory()
+            self._make_file()
             with self._writer.connect() as connection, connection.begin():
                 yield connection
 
@@ -207,6 +207,8 @@ class Database:
 
         *timeout*: seconds for each statement on PostgreSQL; None leaves the ordinary one.
         """
+        with translated(self):
+            self._make_file()
         with translated(self), self._readers.connect() as connection, connection.begin():
             if timeout is not None and not self.is_sqlite:
                 connection.exec_driver_sql(f"SET LOCAL statement_timeout = {int(timeout * 1000)}")
@@ -242,9 +244,11 @@ class Database:
 
     # --- how it is opened ---
 
-    def _make_directory(self) -> None:
-        if self.is_sqlite:
+    def _make_file(self) -> None:
+        """SQLite: what callers say is in it, so not for everyone to read; its log gets the same mode."""
+        if self.is_sqlite and not self.file.exists():
             self.file.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            os.close(os.open(self.file, os.O_RDWR | os.O_CREAT, 0o640))
             with contextlib.suppress(OSError):  # which SQLite reports itself, with all that it knows
                 os.close(os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # it has what callers said
 

@@ -8,7 +8,9 @@ its items do; and after a failing disk or a lost connection nothing is believed 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import sqlite3
 import threading
 import time
 from collections import deque
@@ -17,7 +19,16 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
-from gateway.store.engine import Database, Kind, StoreError, checkpoint, spares_connection, take_warning, translated
+from gateway.store.engine import (
+    Database,
+    Kind,
+    StoreError,
+    checkpoint,
+    spares_connection,
+    take_warning,
+    translate,
+    translated,
+)
 from gateway.store.migrate import migrate
 from gateway.store.schema import META
 
@@ -270,7 +281,7 @@ class GroupCommit:
         try:
             return self._transact(connection, jobs, self._together)
         except StoreError as error:
-            if error.kind is not Kind.OTHER:
+            if error.kind is not Kind.OTHER or len(jobs) == 1:
                 raise
             logger.warning("one of %d items cannot be stored: trying each alone (%s)", len(jobs), error)
         return self._transact(connection, jobs, self._apart)
@@ -282,15 +293,14 @@ class GroupCommit:
         results: list[Any] | None = None
         try:
             with translated(self._database):
-                transaction = connection.begin()
+                transaction = self._begin(connection)
                 try:
                     outcomes = perform(connection, jobs)
                     results = [result for _, result, error in outcomes if error is None]
                     self._committing(results)
                     self._end(connection, transaction)
                 except BaseException:
-                    if transaction.is_active:
-                        transaction.rollback()
+                    self._undo(connection)
                     raise
         except StoreError:
             if results is not None:
@@ -301,6 +311,23 @@ class GroupCommit:
         self._committed(time.monotonic() - started)
         self._mark_up()
         return outcomes
+
+    def _begin(self, connection: sa.Connection) -> sa.RootTransaction:
+        try:
+            return connection.begin()
+        except sa.exc.SQLAlchemyError as exc:
+            error = translate(exc, self._database)
+            if error.kind is Kind.OTHER:  # no item is to blame
+                raise StoreError(str(error), Kind.UNREACHABLE) from exc
+            raise error from exc
+
+    def _undo(self, connection: sa.Connection) -> None:
+        """Roll back. What fails here fails again in the next transaction, and has the connection closed."""
+        with contextlib.suppress(sa.exc.SQLAlchemyError, sqlite3.Error):
+            connection.rollback()
+            if self._database.is_sqlite:  # after a commit that failed, SQLAlchemy holds it for ended; SQLite does not
+                driver: Any = connection.connection.driver_connection
+                driver.rollback()
 
     def _end(self, connection: sa.Connection, transaction: sa.RootTransaction) -> None:
         if not self._database.is_shared:

@@ -54,6 +54,12 @@ _LONG: Final = 600.0
 """Seconds that a query of a check may take."""
 
 
+_OTHER_SESSIONS: Final = sa.text(
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    " AND application_name LIKE 'wcs-gateway%'"
+)
+
+
 class PartCheck(msgspec.Struct, frozen=True):
     """How one of the two databases is."""
 
@@ -79,7 +85,7 @@ class StoreCheck(msgspec.Struct, frozen=True):
     engine: str
     parts: list[PartCheck]
     is_held: bool
-    """Whether a gateway that runs owns it (SQLite)."""
+    """Whether a gateway that runs uses it."""
 
     @property
     def is_sound(self) -> bool:
@@ -167,8 +173,13 @@ def _take_lock(where: StoreUrl) -> int:
     return descriptor
 
 
-def _is_held(where: StoreUrl) -> bool:
-    if where.path is None or not where.lock_file.exists():
+def _is_used(databases: Databases) -> bool:
+    """Whether a gateway has the store open. To be asked before this process has other connections to it."""
+    where = databases.where
+    if where.path is None:
+        with databases.spool.read() as connection:
+            return bool(connection.scalar(_OTHER_SESSIONS))
+    if not where.lock_file.exists():
         return False
     try:
         descriptor = os.open(where.lock_file, os.O_RDONLY)
@@ -190,8 +201,12 @@ def check(url: str) -> StoreCheck:
     """Read everything and say what is wrong. Long for large databases; harms nothing, also beside a gateway."""
     databases = open_databases(url)
     try:
+        try:
+            is_used = _is_used(databases)
+        except StoreError:  # each part will say so
+            is_used = False
         parts = [_check(database) for database in databases.parts]
-        return StoreCheck(databases.where.engine, parts, _is_held(databases.where))
+        return StoreCheck(databases.where.engine, parts, is_used)
     finally:
         databases.close()
 
@@ -234,8 +249,10 @@ def prune(url: str, apps: Collection[str], history: Callable[[sa.Connection], bo
     *history*: ``History.maintain``, to do the same for decisions. All of it is left to a gateway that runs.
     """
     databases = open_databases(url)
-    before = _sizes(databases)
     try:
+        if _is_used(databases):
+            return Pruned(0, 0, is_spool_left_out=True)
+        before = _sizes(databases)
         with hold(url):
             for database in databases.parts:
                 migrate(database)
@@ -249,10 +266,6 @@ def prune(url: str, apps: Collection[str], history: Callable[[sa.Connection], bo
                     with contextlib.closing(database.connect()) as connection:
                         checkpoint(connection)
         return Pruned(events, max(before - _sizes(databases), 0), is_spool_left_out=False)
-    except StoreError as exc:
-        if exc.kind is not Kind.BUSY or not _is_held(databases.where):
-            raise
-        return Pruned(0, 0, is_spool_left_out=True)
     finally:
         databases.close()
 

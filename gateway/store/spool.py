@@ -27,10 +27,10 @@ from gateway.store.requests import EventFilter, EventPage, EventView, SpoolRepor
 from gateway.store.schema import spool_event, spool_pause
 from gateway.store.spool_queries import Pauses
 from gateway.store.spool_rows import (
-    APPS_OF_UPSTREAM,
     DATABASE_TIME,
+    DUE_APPS,
+    EXPIRED_APPS,
     FORGET_EMPTY,
-    KNOWN_APPS,
     LAST_ID,
     RESERVE_IDS,
     ROW,
@@ -267,8 +267,9 @@ class Spool:
         paused = spool_queries.pauses(connection)
         if paused.everything or upstream in paused.upstreams or most < 1:
             return []
-        waiting = connection.scalars(APPS_OF_UPSTREAM, {"upstream": upstream})
-        chosen = [app for app in waiting if app not in paused.apps and (apps is None or app in apps)]
+        now = self._clock()
+        due = connection.scalars(DUE_APPS, {"upstream": upstream, "now": now, "far": now + spool_queries.FAR})
+        chosen = [app for app in due if app not in paused.apps and (apps is None or app in apps)]
         self._turn = start = (self._turn + 1) % max(len(chosen), 1)  # so that no app comes first each time
         ids: list[int] = []
         size = 0
@@ -396,11 +397,14 @@ class Spool:
 
         A dead letter is kept for ``max_age`` from the moment at which it became one.
         """
-        self._lock(connection)
         now = self._clock()
+        expired = [app for app in connection.scalars(EXPIRED_APPS, {"now": now}) if app in apps]
+        if self.database.is_shared and not expired:
+            return Step(0, {}, None)
+        self._lock(connection)
         rows: list[Any] = []
-        for app in connection.scalars(KNOWN_APPS).all():
-            if app in apps and len(rows) < limit:
+        for app in expired:
+            if len(rows) < limit:
                 query = sa.select(*ROW).where(_EVENT.app == app, _EVENT.expires <= now).order_by(_EVENT.expires)
                 rows += connection.execute(query.limit(limit - len(rows)))
         connection.execute(FORGET_EMPTY)

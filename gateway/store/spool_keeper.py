@@ -99,6 +99,8 @@ class SpoolKeeper:
         self._apps: frozenset[str] = frozenset()
         self._removals: list[bytes] = []
         """Keys of the events whose deletion is being committed; only the writing thread's."""
+        self._uncertain: list[bytes] = []
+        """Keys of the events whose commit has failed; the same."""
         self._enforcing: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._dropped: Counter[tuple[str, str]] = Counter()
@@ -377,11 +379,14 @@ class SpoolKeeper:
             if self._notices is not None:
                 self._notices.begin_reading(connection)
             self._table.replace(self._spool.keys(connection))
+            self._uncertain = []
             if self._notices is not None:
                 self._notices.end_reading()
 
     def _count_before(self, results: Sequence[Any]) -> None:
         """Count what is about to be committed; what is about to be deleted counts until that is true."""
+        self._table.remove(self._uncertain)  # the connection is the same as before: they were not committed
+        self._uncertain = []
         self._table.add(_keys(results, 1))
         self._removals = list(_keys(results, -1))
 
@@ -390,7 +395,8 @@ class SpoolKeeper:
         self._removals = []
 
     def _count_back(self, results: Sequence[Any]) -> None:
-        self._table.remove(_keys(results, 1))
+        """The commit failed, and may have been made all the same: they count until the next transaction says more."""
+        self._uncertain += _keys(results, 1)
         self._removals = []
 
     def _report_state(self, up: bool, reason: str | None) -> None:
@@ -420,6 +426,7 @@ class SpoolKeeper:
         assert self._notices is not None
         self._notices.begin_reading(connection)
         self._table.replace(self._spool.keys(connection))
+        self._uncertain = []
         self._notices.end_reading()
 
     # --- threads and tasks ---

@@ -34,11 +34,14 @@ RESERVE_IDS: Final = sa.text(
     "SELECT max(id) FROM (SELECT nextval('spool_event_id_seq') AS id FROM generate_series(1, :events)) AS reserved"
 )
 FORGET_EMPTY: Final = spool_count.delete().where(spool_count.c.events == 0, spool_count.c.dead == 0)
-KNOWN_APPS: Final = sa.select(spool_count.c.app).distinct()
-APPS_OF_UPSTREAM: Final = (
-    sa.select(spool_count.c.app)
-    .where(spool_count.c.upstream == sa.bindparam("upstream"), spool_count.c.events > 0)
-    .order_by(spool_count.c.app)
+EXPIRED_APPS: Final = sa.text(
+    "SELECT DISTINCT c.app FROM spool_count c"
+    " WHERE EXISTS (SELECT 1 FROM spool_event e WHERE e.app = c.app AND e.expires <= :now)"
+)
+_DUE_HEAD: Final = "SELECT 1 FROM spool_event e WHERE e.upstream = :upstream AND e.app = c.app AND e.head = 1"
+DUE_APPS: Final = sa.text(
+    "SELECT c.app FROM spool_count c WHERE c.upstream = :upstream AND c.events > 0"  # noqa: S608
+    f" AND (EXISTS ({_DUE_HEAD} AND e.due <= :now) OR EXISTS ({_DUE_HEAD} AND e.due > :far)) ORDER BY c.app"
 )
 TAKEN: Final = (
     sa.select(_EVENT.id, _EVENT.attempts, _EVENT.event, _EVENT.body)

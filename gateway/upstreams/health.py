@@ -56,6 +56,7 @@ class HealthCheck:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        self._target.fails_check = False
         if self._ejected:
             self._target.record_recovery(self._loop.time())
 
@@ -85,6 +86,7 @@ class HealthCheck:
             if self._failures >= _FALL:
                 logger.warning("%s: its health check is good again", target.name)
             self._failures = 0
+            target.fails_check = False
             if self._ejected:  # a breaker that hooks' failures opened is closed by a hook only
                 self._ejected = False
                 target.record_recovery(now)
@@ -94,6 +96,6 @@ class HealthCheck:
         if self._failures == _FALL:
             logger.warning("%s: its health check fails: %s", target.name, problem)
         if self._failures >= _FALL:
-            self._ejected = True
+            self._ejected = target.fails_check = True
             if target.breaker.eject(now):
                 target.report_ejection(EjectionScope.ALL, "", f"health check: {problem}")

@@ -69,6 +69,8 @@ class Target:
         """Why it was last ejected, for every app or for one, for people."""
         self.operator_ejected_since: float | None = None
         """Unix time since which an operator has ejected it; None if none has."""
+        self.fails_check = False
+        """Whether its health check, if it has one, fails."""
         self._reported_out: dict[str | None, float] = {}  # loop time of its ejection by app; None: for every app
         self._upstream = upstream
         self._base = url.rstrip("/")
@@ -90,6 +92,11 @@ class Target:
     def is_shared(self) -> bool:
         """Whether its breaker and its connections are shared with other workers."""
         return self._shared is not None
+
+    @property
+    def may_be_probed(self) -> bool:
+        """Whether only its breaker keeps hooks from it, not an operator, nor its health check."""
+        return self.operator_ejected_since is None and not self.fails_check
 
     @property
     def part_of_connections(self) -> int:

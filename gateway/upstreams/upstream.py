@@ -144,7 +144,6 @@ class Upstream:
         self._members = members
         self._balancer = balancer(config.balance)
         self._judge = judge or Judge()
-        self._is_checked = config.health is not None
         self._probed = 0
         self._duration = metrics.upstream_duration.with_labels(name)
         self._retries = metrics.retries
@@ -214,13 +213,13 @@ class Upstream:
     async def redeliver(self, outgoing: Outgoing, deadline: float) -> Outcome:
         """Send a kept event: as ``ask``, but where every target is ejected, one is tried all the same. Never raises.
 
-        An answer restores that target for live hooks too. Targets that operators or health checks ejected are not
-        tried.
+        An answer restores that target for live hooks too. Targets that an operator ejected, or whose health check
+        fails, are not tried.
         """
         outcome = await self.ask(outgoing, deadline, _REDELIVERY)
-        if outcome.result is not _ALL_EJECTED or self._is_checked:
+        if outcome.result is not _ALL_EJECTED:
             return outcome
-        targets = [member.target for member in self._members if member.target.operator_ejected_since is None]
+        targets = [member.target for member in self._members if member.target.may_be_probed]
         if not targets:
             return outcome
         self._probed += 1

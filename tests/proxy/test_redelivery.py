@@ -183,6 +183,24 @@ async def test_a_target_that_its_breaker_ejected_is_probed_and_restored(begin: B
     assert report.state == "up"
 
 
+async def test_a_target_whose_health_check_fails_gets_nothing_until_it_is_well(begin: Begin, backend: Sink) -> None:
+    stage = begin(
+        upstream={"health": {"path": "/health", "interval": "100ms", "timeout": "100ms"}, "breaker": {"open_for": "1h"}}
+    )
+    backend.is_well = False
+    await stage.runtime.start()
+    (report,) = await stage.runtime.targets.reports()
+    while report.state == "up":
+        await asyncio.sleep(0.01)
+        (report,) = await stage.runtime.targets.reports()
+    stage.store.add(event(1))
+    stage.store.begin()
+    await until(lambda: len(stage.shelf.settled) >= 2)
+    assert not backend.got
+    backend.is_well = True
+    await until(lambda: backend.recorded == [1])
+
+
 async def test_a_target_that_an_operator_ejected_gets_nothing(begin: Begin, backend: Sink) -> None:
     stage = begin()
     (url,) = [target.url for target in stage.runtime.snapshot.config.upstreams["php"].targets]
@@ -436,6 +454,23 @@ async def test_a_paused_upstream_gets_nothing(begin: Begin, backend: Sink) -> No
     stage.shelf.paused.clear()
     stage.store.tell()
     await until(lambda: backend.recorded == [1])
+
+
+async def test_a_pause_holds_for_what_was_fetched_too(begin: Begin, backend: Sink) -> None:
+    stage = begin()
+    backend.seconds = 0.02
+    stage.store.add(*(event(number) for number in range(200)))
+    stage.store.begin()
+    await until(lambda: len(backend.got) > 20)
+    stage.shelf.paused.add("php")
+    stage.store.tell()
+    begun = len(backend.got)
+    await until(lambda: not any(row.leased_to for row in stage.shelf.rows.values()))
+    assert len(backend.got) <= begun + 8
+    assert len(stage.shelf.rows) > 100
+    stage.shelf.paused.clear()
+    stage.store.tell()
+    await until(lambda: not stage.shelf.rows)
 
 
 async def test_a_drain_pauses_and_gives_back_what_has_not_begun(begin: Begin, backend: Sink) -> None:

@@ -48,7 +48,6 @@ def backend(directory: Path) -> Iterator[EventBackend]:
 def gateway(request: Any, backend: EventBackend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     """Used by all tests here, in their order; each leaves an empty spool behind."""
     with running_gateway(configuration(backend, request.param), tmp_path_factory.mktemp("gateway")) as running:
-        store_pid(running)
         yield running
 
 
@@ -76,6 +75,20 @@ def verdict(load: EventLoad, backend: EventBackend, gateway: RunningGateway, cra
     return found
 
 
+def test_the_first_event_after_the_start_is_kept_in_files_that_nobody_else_can_read(
+    gateway: RunningGateway, backend: EventBackend
+) -> None:
+    backend.follow(DOWN)
+    with EventLoad([gateway.hooks], calls=1, events=1, name=f"first-{gateway.pid}") as load:
+        load.wait()
+    assert [each.status for each in load.sent] == [200]
+    directory = gateway.config.parent
+    files = [*directory.glob("store.*.db"), *directory.glob("store.*.db-wal"), directory / "store.lock"]
+    assert len(files) == 5
+    assert {file.stat().st_mode & 0o077 for file in files} == {0}
+    assert verdict(load, backend, gateway, []).redelivered == 1
+
+
 def test_events_of_an_outage_are_kept_and_delivered_in_order(
     gateway: RunningGateway, backend: EventBackend, load: EventLoad
 ) -> None:
@@ -85,10 +98,10 @@ def test_events_of_an_outage_are_kept_and_delivered_in_order(
     assert wait_until(lambda: waiting(gateway) == 96)
     assert gateway.metric("gateway_spool_bytes", upstream="php") > 96 * 200
     assert gateway.metric("gateway_spool_oldest_age_seconds", upstream="php") > 0
-    assert gateway.metric("gateway_store_commit_seconds_count") == 96
+    assert gateway.metric("gateway_store_commit_seconds_count") == 97
     found = verdict(load, backend, gateway, [])
     assert (found.promised, found.redelivered) == (96, 96)
-    assert wait_until(lambda: gateway.metric("gateway_spool_redelivered_total") == 96)
+    assert wait_until(lambda: gateway.metric("gateway_spool_redelivered_total") == 97)
     assert gateway.metric("gateway_spool_oldest_age_seconds") == 0
 
 
@@ -154,6 +167,7 @@ def test_when_the_worker_that_redelivers_is_killed_another_one_does(
     assert found.promised == 96
 
 
+@pytest.mark.slow
 def test_what_was_opened_for_it_is_closed_again(gateway: RunningGateway) -> None:
     """After all the deaths above; the first one's figures are those of a gateway whose store has died once."""
     store_pid(gateway)
@@ -167,6 +181,7 @@ def test_what_was_opened_for_it_is_closed_again(gateway: RunningGateway) -> None
     assert resident(gateway.pid) < 400 * 2**20
 
 
+@pytest.mark.slow
 def test_told_to_end_it_keeps_what_it_has_and_delivers_it_after_the_restart(tmp_path: Path) -> None:
     with EventBackend(tmp_path) as backend:
         config = configuration(backend, 2, store={"url": f"sqlite:{tmp_path}/store.db"})
@@ -187,6 +202,7 @@ def test_told_to_end_it_keeps_what_it_has_and_delivers_it_after_the_restart(tmp_
             assert found.promised >= 40
 
 
+@pytest.mark.slow
 def test_when_the_main_process_is_killed_the_store_s_process_ends_too_and_the_next_gateway_delivers(
     tmp_path: Path,
 ) -> None:
@@ -208,19 +224,3 @@ def test_when_the_main_process_is_killed_the_store_s_process_ends_too_and_the_ne
             store_pid(gateway)
             found = verdict(load, backend, gateway, [crash])
             assert found.promised >= 40
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_the_first_event_after_the_start_is_kept_in_files_that_nobody_else_can_read(
-    workers: int, backend: EventBackend, tmp_path: Path
-) -> None:
-    backend.follow(DOWN)
-    with (
-        running_gateway(configuration(backend, workers), tmp_path) as gateway,
-        EventLoad([gateway.hooks], calls=1, events=1, pause=0.0, name="first") as load,
-    ):
-        load.wait()
-        assert [each.status for each in load.sent] == [200]
-        files = [*tmp_path.glob("store.*.db"), *tmp_path.glob("store.*.db-wal"), tmp_path / "store.lock"]
-        assert len(files) == 5
-        assert {file.stat().st_mode & 0o077 for file in files} == {0}

@@ -97,6 +97,7 @@ async def test_its_counts_survive_its_death_and_only_its_parent_ends_it(tmp_path
 
 
 @pytest.mark.process
+@pytest.mark.slow
 async def test_a_stopped_process_does_not_hold_up_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.server.store_handle._END_LIMIT", 0.5)
     handle = StoreHandle(configuration(tmp_path), Metrics("test"), threading.Lock())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -16,6 +17,7 @@ from gateway.policy.history import Bodies
 from gateway.store import spool_keeper
 from gateway.store.client import StoreClient
 from gateway.store.decisions import decode_decision, encode_sent
+from gateway.store.engine import open_databases
 from gateway.store.maintenance import hold
 from gateway.store.messages import Settle
 from gateway.store.records import Delivery
@@ -33,6 +35,8 @@ from gateway.store.requests import (
     StoreReport,
     StoreUnavailable,
 )
+from gateway.store.spool import Added
+from gateway.store.spool_keeper import _Kept
 from tests.store.decided import decided
 from tests.store.serving import event, until
 from tests.store.stores import Running, running
@@ -199,8 +203,26 @@ async def test_a_store_that_another_process_owns_is_waited_for(
             assert await it.keep(event()) is not None
             with pytest.raises(StoreUnavailable):
                 await it.admin.ask(SpoolStatus())
+            assert caplog.text.count("the store cannot be opened") == 1
     async with running(tmp_path) as it:
         assert await it.keep(event()) is None
+
+
+async def test_an_event_that_comes_while_the_last_gateway_s_store_ends_is_kept_and_none_overtakes_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with contextlib.ExitStack() as last:
+        last.enter_context(hold(f"sqlite:{tmp_path}/store.db"))
+        async with running(tmp_path) as it:
+            keeping = asyncio.create_task(it.keep(event()))
+            assert it.store is not None
+            spool = it.store._spool
+            await until(lambda: spool._early)
+            assert not keeping.done()
+            assert it.worker.has_backlog(b"a" * 16)
+            last.close()
+            assert await keeping is None
+            assert "cannot be opened" not in caplog.text
 
 
 async def test_at_the_end_all_that_was_sent_is_committed(tmp_path: Path) -> None:
@@ -222,3 +244,26 @@ async def test_at_the_end_all_that_was_sent_is_committed(tmp_path: Path) -> None
         report = await it.admin.ask(SpoolStatus())
         assert report.apps[0].events == 50
         assert os.path.exists(it.file.with_name("store.history.db"))
+
+
+async def test_an_event_whose_commit_has_failed_counts_until_it_is_known_what_became_of_it(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        assert await it.keep(event()) is None
+        assert it.store is not None
+        spool = it.store._spool
+        written = [_Kept(Added(id=4711, is_new=True, is_over=False), b"u" * 16)]
+        spool._count_before(written)
+        spool._count_back(written)
+        assert it.at.writer.count(b"u" * 16) == 1, "it may be in the database"
+        assert await it.keep(event(b"next")) is None
+        assert it.at.writer.count(b"u" * 16) == 0, "the same connection goes on: it is not"
+        spool._count_before(written)
+        spool._count_back(written)
+        database = open_databases(f"sqlite:{it.file}").spool
+        with database.connect() as connection:
+            spool._read_keys(connection)
+        database.close()
+        assert it.at.writer.count(b"u" * 16) == 0
+        assert it.at.writer.count(b"k" * 16) == 2
+        assert await it.keep(event(b"last")) is None
+        assert it.at.writer.count(b"k" * 16) == 3

@@ -127,6 +127,26 @@ def test_a_store_that_never_comes_holds_up_events_for_the_start_s_limit_alone(
     assert not BacklogTable(fd).has_backlog(b"a" * 16), "a worker that starts later does not begin the wait again"
 
 
+def test_a_store_that_reads_a_large_backlog_is_waited_for(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start of twenty limits; an event of a key that is not read yet must not overtake those that wait."""
+    table, writer, passed = BacklogTable(fd), BacklogWriter(fd), 0.0
+    monotonic, monotonic_ns = time.monotonic, time.monotonic_ns
+    monkeypatch.setattr("gateway.store.backlog_table.time.monotonic", lambda: monotonic() + passed)
+    monkeypatch.setattr("gateway.store.backlog_table.time.monotonic_ns", lambda: monotonic_ns() + int(passed * 1e9))
+
+    def keys() -> Iterator[tuple[bytes, int]]:
+        nonlocal passed
+        for number in range(40 * 4096):
+            if number % 4096 == 4095:
+                passed += START_LIMIT / 2
+                assert table.has_backlog(b"later" * 4), passed
+            yield number.to_bytes(4, "little") * 4, 1
+
+    writer.replace(keys())
+    assert not table.is_starting
+    assert not table.has_backlog(b"later" * 4)
+
+
 def test_the_worker_on_duty_outlives_the_store(fd: int) -> None:
     BacklogWriter(fd).duty = 4711
     assert BacklogWriter(fd).duty == 4711

@@ -105,6 +105,20 @@ def test_a_file_has_the_pragmas_that_durability_needs(tmp_path: Path) -> None:
     database.close()
 
 
+def test_what_callers_said_is_not_for_everyone_to_read(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        database = open_databases(f"sqlite:{tmp_path}/new/store.db").spool
+        with database.read() as connection:  # whoever comes first
+            connection.exec_driver_sql("SELECT 1")
+        migrate(database)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (database.file.parent, *database.files())}
+    assert modes == {"new": 0o750, **dict.fromkeys([path.name for path in database.files()], 0o640)}
+    database.close()
+
+
 def test_a_reader_sees_one_state_and_cannot_write(databases: Databases) -> None:
     database = databases.spool
     migrate(database)

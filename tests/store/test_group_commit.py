@@ -135,6 +135,21 @@ async def test_an_action_has_a_transaction_of_its_own(start: Start, database: Da
     assert names(database) == {"a"}
 
 
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+async def test_a_commit_that_is_refused_leaves_no_transaction_behind(start: Start, database: Database) -> None:
+    def enforce(connection: sa.Connection) -> None:
+        driver: Any = connection.connection.driver_connection
+        driver.execute("PRAGMA foreign_keys = ON")
+        driver.execute("CREATE TABLE child (id INTEGER REFERENCES spool_event (id) DEFERRABLE INITIALLY DEFERRED)")
+
+    group = start(opened=enforce)
+    with pytest.raises(StoreError, match="FOREIGN KEY constraint failed"):
+        await group.run(lambda connection: connection.exec_driver_sql("INSERT INTO child VALUES (7)"))
+    assert await group.submit(insert, "a") == "A"
+    assert names(database) == {"a"}
+    assert group.state == (True, None)
+
+
 async def test_a_full_queue_and_one_that_ends_say_so_at_once(start: Start) -> None:
     group = start(gather=0.2, max_queued=2000)
     first, second = group.submit(insert, "a"), group.submit(insert, "b", size=5000)

@@ -7,6 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
+
 from gateway.store.messages import Settle
 from gateway.store.requests import SpoolStatus
 from tests.store.serving import event, until
@@ -76,6 +78,7 @@ async def test_changes_that_come_while_the_database_is_read_count_once(
         assert counts(one) == counts(other) == [12] * 5
 
 
+@pytest.mark.slow
 async def test_when_the_server_restarts_both_keep_events_again_and_know_of_each_other(
     postgres: PostgresServer, tmp_path: Path
 ) -> None:

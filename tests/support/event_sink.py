@@ -24,6 +24,8 @@ class Sink:
         self.under_way = self.most_under_way = 0
         self.seconds = 0.0
         self.status: Callable[[dict[str, Any]], int] = lambda body: OK
+        self.is_well = True
+        """What it answers to health checks."""
         self.port = 0
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -50,6 +52,9 @@ class Sink:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
                 lines = [line.partition(": ") for line in head.split("\r\n")[1:] if line]
                 headers = {name.lower(): value for name, _, value in lines}
+                if head.startswith("GET"):  # a health check
+                    writer.write(b"HTTP/1.1 %d X\r\ncontent-length: 0\r\n\r\n" % (200 if self.is_well else 500))
+                    continue
                 assert len(headers) == len(lines), f"a header stands twice: {head}"
                 body = json.loads(await reader.readexactly(int(headers["content-length"])))
                 await self._answer(body, headers, reader, writer)

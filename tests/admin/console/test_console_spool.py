@@ -53,8 +53,15 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EventBackend]:
 
 @pytest.fixture(scope="module")
 def started(backend: EventBackend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    directory = tmp_path_factory.mktemp("gateway")
-    with running_gateway(config(backend, directory), directory, environment=ENVIRONMENT) as running:
+    """With the history of an earlier process, which decided hooks of the call *yesterday*."""
+    earlier, directory = tmp_path_factory.mktemp("earlier"), tmp_path_factory.mktemp("gateway")
+    text = config(backend, directory)
+    with running_gateway(text, earlier, environment=ENVIRONMENT) as first:
+        for number in range(3):
+            assert first.hook(appKey="acme", callId="yesterday", id=f"h{number}").status_code == 200
+        kept = wait_until(lambda: first.get("/api/decisions").json()["history"]["oldest"])
+        assert kept, first.log.read_text()
+    with running_gateway(text, directory, environment=ENVIRONMENT) as running:
         assert wait_until(lambda: running.get("/api/spool").json()["store"]["up"]), running.log.read_text()
         yield running
 
@@ -172,10 +179,12 @@ def test_a_dead_letter_is_shown_retried_and_dropped_after_a_question(
     expect(dialog.locator("pre")).to_contain_text('"callId"')
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
-    row.get_by_role("button", name="Retry").click()  # it fails again
+    tries = sum(event.id == "poison" for event in backend.received())
+    row.get_by_role("button", name="Retry").click()
     confirm(page, "Retry", TOKEN)
     expect(page.locator("#toasts")).to_contain_text("1 event will be tried again now")
-    expect(row).to_have_count(1)
+    assert wait_until(lambda: sum(event.id == "poison" for event in backend.received()) > tries)
+    assert wait_until(lambda: gateway.get("/api/spool").json()["dead"] == 1)  # it has failed again
     backend.follow(Script())
     page.get_by_role("button", name="Retry all").click()
     confirm(page, "Retry")
@@ -207,31 +216,14 @@ def test_a_store_that_is_down_is_shown_with_the_reason(browser: Browser, backend
         assert seen.complaints == []
 
 
-def test_decisions_of_an_earlier_process_are_found_in_the_history(
-    browser: Browser, backend: EventBackend, tmp_path: Path
-) -> None:
-    text = config(backend, tmp_path)
-    earlier, later = tmp_path / "earlier", tmp_path / "later"
-    earlier.mkdir()
-    later.mkdir()
-    with running_gateway(text, earlier, environment=ENVIRONMENT) as first:
-        for number in range(3):
-            assert first.hook(appKey="acme", callId="yesterday", id=f"h{number}").status_code == 200
-        found = "/api/decisions?call_id=yesterday&limit=1"
-        assert wait_until(lambda: first.get(found).json()["history"]["oldest"] is not None)
-    with (
-        running_gateway(text, later, environment=ENVIRONMENT) as second,
-        watched(browser, second.admin) as seen,
-    ):
-        page = seen.page
-        go(page, "decisions?call_id=yesterday")
-        expect(page.locator("#decisions tr")).to_have_count(3)
-        expect(page.locator("#decisions-state")).to_contain_text("3 decisions found · searched back to")
-        page.locator("#decisions a").first.click()
-        expect(page.get_by_role("dialog", name="OnCallEvent of acme")).to_contain_text("Configuration")
-        go(page, "decisions?call_id=never")
-        expect(page.locator("#decisions-empty")).to_contain_text("No matching decision since")
-        assert seen.complaints == []
+def test_decisions_of_an_earlier_process_are_found_in_the_history(page: Page, gateway: RunningGateway) -> None:
+    go(page, "decisions?call_id=yesterday")
+    expect(page.locator("#decisions tr")).to_have_count(3)
+    expect(page.locator("#decisions-state")).to_contain_text("3 decisions found · searched back to")
+    page.locator("#decisions a").first.click()
+    expect(page.get_by_role("dialog", name="OnCallEvent of acme")).to_contain_text("Configuration")
+    go(page, "decisions?call_id=never")
+    expect(page.locator("#decisions-empty")).to_contain_text("No matching decision since")
 
 
 @pytest.mark.parametrize(("size", "scheme"), [(DESK, "light"), (PHONE, "dark")])
