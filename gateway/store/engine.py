@@ -55,6 +55,8 @@ _POSTGRESQL_OPTIONS: Final = {
     # A gateway whose host vanished amid a transaction holds the spool's lock no longer than this.
     "idle_in_transaction_session_timeout": "5000",
 }
+_SPOOL_OPTIONS: Final = {"synchronous_commit": "on"}
+"""Whatever the server's own setting is: what is answered 200 is on the disk, and on that of a synchronous standby."""
 _TABLE_SIZES: Final = sa.text(
     "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0) FROM pg_class c JOIN pg_namespace n"
     " ON n.oid = c.relnamespace WHERE c.relkind = 'r' AND n.nspname = current_schema() AND c.relname LIKE :tables"
@@ -274,7 +276,8 @@ class Database:
             ) from exc
 
     def _make_postgresql(self, *, writes: bool) -> sa.Engine:
-        options = " ".join(f"-c {name}={value}" for name, value in _POSTGRESQL_OPTIONS.items())
+        settings = _POSTGRESQL_OPTIONS | (_SPOOL_OPTIONS if self.part is Part.SPOOL else {})
+        options = " ".join(f"-c {name}={value}" for name, value in settings.items())
         given = self.where.url.query.get("options")
         engine = sa.create_engine(
             self.where.url,

@@ -231,6 +231,23 @@ def test_a_damaged_file(tmp_path: Path, damage: Callable[[Path], None]) -> None:
             day.close()
 
 
+@pytest.mark.slow
+def test_a_damaged_history_leaves_the_spool_as_it_is(tmp_path: Path) -> None:
+    with bad_day("damaged history", tmp_path) as day:
+        day.backend.follow(DOWN)
+        config = day.config(history={})
+        with day.gateway(config) as gateway:
+            assert day.send(gateway, "before") == {200: 10}
+        damage_header(tmp_path / "store.history.db")
+        with day.gateway(config) as gateway:
+            gateway.wait_for_line(lambda line: "history.db is damaged" in str(line), 20)
+            with day.load([gateway], calls=5, events=10) as load:
+                pass
+            assert load.statuses() == {200: 50}
+            day.backend.follow(UP)
+            assert day.close().delivered == 60
+
+
 def set_oldest(file: Path, number: int) -> tuple[int]:
     """Change the oldest version of the schema that a gateway must know; returns the one before."""
     with closing(sqlite3.connect(file)) as database, database:

@@ -16,11 +16,11 @@ CALLS: Final = 20
 
 
 @pytest.mark.slow
-def test_kill_of_the_gateway(tmp_path: Path) -> None:
-    """While its backend is down, and again amid the recovery."""
-    events = MANY
-    with bad_day(f"kill -9 of the gateway, {events}", tmp_path) as day, ExitStack() as stack:
-        config = day.config(listen=f"127.0.0.1:{free_port()}")
+@pytest.mark.parametrize(("events", "workers"), [(MANY, 1), (2000, 2)])
+def test_kill_of_the_gateway(tmp_path: Path, events: int, workers: int) -> None:
+    """Of its main process, while its backend is down, and again amid the recovery."""
+    with bad_day(f"kill -9 of the gateway, {workers} workers, {events}", tmp_path) as day, ExitStack() as stack:
+        config = day.config(listen=f"127.0.0.1:{free_port()}", workers=workers)
         gateway = stack.enter_context(day.gateway(config))
         with day.load([gateway], calls=CALLS, events=events // CALLS) as load:
             load.wait_for(events // 10)

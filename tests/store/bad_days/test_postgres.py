@@ -59,6 +59,31 @@ def test_kill_of_postgresql(database: PostgresServer, tmp_path: Path) -> None:
         assert found.redelivered >= events // 10
 
 
+def test_a_server_that_confirms_commits_before_they_are_on_the_disk(database: PostgresServer, tmp_path: Path) -> None:
+    """``synchronous_commit = off`` is a usual setting of fast servers: what is promised is written all the same."""
+    for setting in ("synchronous_commit = off", "wal_writer_delay = '10s'"):
+        database.query(f"ALTER SYSTEM SET {setting}")
+    database.query("SELECT pg_reload_conf()")
+    try:
+        with (
+            bad_day("kill -9 of PostgreSQL with synchronous_commit = off", tmp_path) as day,
+            day.gateway(day.config(store=database.url)) as gateway,
+        ):
+            day.backend.follow(DOWN)
+            assert database.query("SHOW synchronous_commit") == "off"
+            for number in range(5):
+                assert day.send(gateway, f"kept{number}", 20, 4) == {200: 20}
+                database.kill()
+                database.start()
+                assert store_is_up(gateway)
+                assert wait_until(lambda: set(day.send(gateway, f"again{time.monotonic()}")) == {200})
+            day.backend.follow(UP)
+            day.close()
+    finally:
+        database.query("ALTER SYSTEM RESET ALL")
+        database.query("SELECT pg_reload_conf()")
+
+
 @pytest.mark.parametrize("how", ["stopped", "unreachable", "silent"])
 def test_postgresql_is_away(database: PostgresServer, tmp_path: Path, how: str) -> None:
     """Nothing is promised meanwhile, and nobody waits longer than the budget; then all goes on by itself."""
