@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -91,7 +93,9 @@ def test_a_store_that_was_never_used_is_no_error(place: Path) -> None:
 
 
 def test_what_is_too_old_is_dropped(place: Path) -> None:
-    run = gateway("store", "prune")  # the events are of 2023
+    with contextlib.closing(sqlite3.connect(place / "store.spool.db")) as database, database:
+        database.execute("UPDATE spool_event SET expires = received + 3600")  # as if kept in 2023, when they came
+    run = gateway("store", "prune")
     assert (run.status, run.err) == (0, "")
     assert run.out.startswith("2 events dropped, ")
     assert json.loads(gateway("store", "prune", "--json").out)["events"] == 0
