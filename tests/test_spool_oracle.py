@@ -199,6 +199,8 @@ def test_a_load_survives_the_end_of_its_gateway(tmp_path: Path) -> None:
         load.stop()
     statuses = load.statuses()
     assert statuses[200] + statuses[0] == 40
-    assert 1 <= statuses[0] <= 4, "those that were on their way"
+    assert 1 <= statuses[0] <= 8, (
+        "those that were on their way, and what was sent to a socket that nobody reads any more"
+    )
     found = judge(load.sent, backend.received())
     assert found.violations.keys() <= {"rekeyed"}, found
