@@ -13,6 +13,7 @@ from tests.support.programs import require
 FIGURE = Recorded(100_000, "3.11.2 (GCC 12.2.0)", "valgrind-3.19.0", "2024-01-02")
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_a_hook_takes_no_more_than_a_fifth_above_the_instructions_on_record(tmp_path: Path) -> None:
     require("valgrind", "valgrind")

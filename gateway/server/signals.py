@@ -203,6 +203,7 @@ def interruptible() -> Iterator[None]:
         yield
         return
     signal.signal(signal.SIGINT, _end)
+    sys.unraisablehook = _end_where_interrupted
     try:
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -211,6 +212,13 @@ def interruptible() -> Iterator[None]:
             signal.signal(signal.SIGINT, _end)
     except KeyboardInterrupt:
         _end(signal.SIGINT, None)
+
+
+def _end_where_interrupted(unraisable: sys.UnraisableHookArgs) -> None:
+    """End where Ctrl-C came inside a callback, such as the import system's: Python reports it there, and goes on."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        _end(signal.SIGINT, None)
+    sys.__unraisablehook__(unraisable)
 
 
 def _end(number: int, frame: object) -> NoReturn:

@@ -283,6 +283,7 @@ def test_every_key_has_a_document_that_is_taken(home: Path) -> None:
     assert [str(place) for place in known(home) if not place.valid] == []
 
 
+@pytest.mark.slow
 @pytest.mark.thorough
 def test_what_is_taken_can_be_served(home: Path) -> None:
     """Each key with the values known to be taken; one of them, unless the run is thorough; some keys in a short run."""
@@ -299,6 +300,7 @@ ODD: Final[Sequence[Any]] = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.thorough
 def test_every_key_with_odd_values(home: Path) -> None:
     """All of them in a thorough run; else each key meets some, and each value some keys; fewer in a short run."""

@@ -235,7 +235,7 @@ def test_the_log_is_rotated_under_a_running_gateway_and_goes_on(tmp_path: Path) 
         conf.chmod(0o644)
         if os.geteuid() != 0:
             conf.write_text(conf.read_text().replace("    su root root\n", ""))
-        command = [logrotate, "--force", "--state", str(tmp_path / "state"), str(conf)]
+        command = [logrotate, "--force", "--state", str(tmp_path / "logrotate.state"), str(conf)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=30)
         assert done.returncode == 0, done.stderr
         rotated = list(tmp_path.glob("gateway.log-*"))

@@ -100,6 +100,7 @@ def test_an_event_is_answered_because_it_is_kept_and_delivered_late(
         assert (received.redelivery, received.idempotency_key) == ("1", answer.headers["x-request-id"])
         assert received.event_time is not None
         assert received.event_time.endswith("Z")
+    assert wait_until(lambda: waiting(gateway) == 0, PATIENCE)
     third = send(gateway, "late/3", "late")
     (direct,) = attempts(backend, "late/3")
     assert (direct.redelivery, direct.event_time) == (None, None)

@@ -32,6 +32,8 @@ from tests.store.test_history_search import (
 )
 from tests.support.postgres import PostgresServer
 
+pytestmark = pytest.mark.slow
+
 __all__ = [
     "test_a_forgotten_number_is_nowhere_in_the_database",
     "test_a_number_is_forgotten_also_in_blocks_that_are_sealed_meanwhile",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
+_JUST = 0.1
+"""Seconds within which the other side may not have read an answer."""
 OK = 200
 HANG = 0
 
@@ -21,6 +24,8 @@ class Sink:
         """Every event, when it came."""
         self.recorded: list[int] = []
         """The numbers of those that were answered with 200, in order."""
+        self.unread: set[int] = set()
+        """Numbers of those whose answer may not have been read, because their connection ended right after it."""
         self.under_way = self.most_under_way = 0
         self.seconds = 0.0
         self.status: Callable[[dict[str, Any]], int] = lambda body: OK
@@ -28,7 +33,8 @@ class Sink:
         """What it answers to health checks."""
         self.port = 0
         self._server: asyncio.Server | None = None
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._writers: dict[asyncio.StreamWriter, tuple[int, float]] = {}
+        """With the last number that was answered on each connection, and when."""
         self._tasks: set[asyncio.Task[None] | None] = set()
 
     async def begin(self) -> None:
@@ -40,12 +46,15 @@ class Sink:
             self._server.close()
             await asyncio.sleep(0)  # that is when its socket closes
             self._server = None
-        for writer in self._writers:
+        now = asyncio.get_running_loop().time()
+        for writer, (number, answered) in self._writers.items():
+            if now - answered < _JUST:
+                self.unread.add(number)
             writer.transport.abort()
         await asyncio.gather(*filter(None, self._tasks), return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
+        self._writers[writer] = (-1, -math.inf)
         self._tasks.add(asyncio.current_task())
         try:
             while True:
@@ -61,7 +70,7 @@ class Sink:
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
-            self._writers.discard(writer)
+            self._writers.pop(writer, None)
             self._tasks.discard(asyncio.current_task())
             writer.transport.abort()
 
@@ -82,5 +91,8 @@ class Sink:
             self.under_way -= 1
         if status == OK:
             self.recorded.append(body["number"])
+            self._writers[writer] = (body["number"], asyncio.get_running_loop().time())
+            if writer.is_closing():
+                self.unread.add(body["number"])
         writer.write(b"HTTP/1.1 %d X\r\ncontent-length: 2\r\n\r\n{}" % status)
         await writer.drain()

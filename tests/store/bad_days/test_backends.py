@@ -19,6 +19,7 @@ EVENTS: Final = 300
 CALLS: Final = 10
 
 
+@pytest.mark.slow
 def test_a_poison_event_becomes_a_dead_letter_and_its_call_goes_on(tmp_path: Path) -> None:
     poison = {f"call-{call}/5": 500 for call in (3, 7)}
     with bad_day("a poison event", tmp_path) as day, day.gateway(day.config(spool={"attempts": 3})) as gateway:

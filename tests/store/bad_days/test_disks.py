@@ -67,6 +67,7 @@ class SmallDisk:
         subprocess.run(command, check=True, timeout=20)
 
 
+@pytest.mark.slow
 def test_a_full_disk_and_back(tmp_path: Path) -> None:
     """What finds no room is refused, not promised; what was kept is delivered once, though the disk is full."""
     with bad_day("disk full and back", tmp_path) as day:

@@ -153,6 +153,7 @@ def test_power_cuts_lose_nothing_that_was_promised(tmp_path: Path) -> None:
         assert promised > 50 * count, "the cuts came before there was anything to lose"
 
 
+@pytest.mark.slow
 def test_power_cuts_after_a_sync_that_failed(tmp_path: Path) -> None:
     """What a failed sync was to write is never written by a later one: the store must not count on it."""
     count = 20

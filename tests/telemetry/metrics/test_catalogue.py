@@ -17,7 +17,7 @@ ROWS = [pytest.param(attribute, spec, id=attribute) for attribute, spec in CATAL
 
 @pytest.mark.parametrize(("attribute", "spec"), ROWS)
 def test_each_row_has_its_attribute_of_the_type_that_it_says(attribute: str, spec: Spec) -> None:
-    expected = FAMILIES[spec.kind] if spec.labels else Value
+    expected = FAMILIES[spec.kind] if spec.labels or spec.optional else Value
     assert get_type_hints(Metrics)[attribute] is expected
     assert type(getattr(Metrics("1"), attribute)) is expected
 
