@@ -77,6 +77,7 @@ def test_without_a_store_nothing_of_it_is_loaded(tmp_path: Path) -> None:
     assert loaded.read_text() == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_with_a_store_its_own_process_alone_loads_it(workers: int, tmp_path: Path) -> None:
     loaded, environment = watched(tmp_path)

@@ -124,6 +124,7 @@ def test_prometheus_takes_the_rules() -> None:
     assert f"{len(alerts())} rules found" in said
 
 
+@pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.parametrize("file", TESTS, ids=[file.stem for file in TESTS])
 def test_rules_and_alerts_do_what_their_tests_say(file: Path) -> None:

@@ -101,6 +101,7 @@ def statuses(gateway: RunningGateway, app: str, count: int = 1) -> set[int]:
 # --- connections ---
 
 
+@pytest.mark.slow
 def test_hooks_are_answered_beside_5000_idle_connections(
     backend: PacedBackend, tmp_path: Path, many_descriptors: int
 ) -> None:
