@@ -467,7 +467,7 @@ class GroupCommit:
 
 def _settler(future: asyncio.Future[Any]) -> Done:
     def settle(result: Any, error: StoreError | None) -> None:
-        if future.done():  # whoever waited has given up
+        if future.done():  # its caller has given up
             return
         if error is not None:
             future.set_exception(error)

@@ -72,7 +72,7 @@ class ListEvents(StoreRequest, frozen=True):
 
 
 class EventView(msgspec.Struct, frozen=True):
-    """A kept event, as shown to operators; numbers in it are masked by whoever shows it."""
+    """A kept event, as shown to operators; numbers in it are masked where it is shown."""
 
     id: int
     dead: bool

@@ -11,7 +11,7 @@ NEAR: Final = 60.0
 
 
 class SteadyClock:
-    """Goes on from the time at which it was made, whatever becomes of the system's clock."""
+    """Goes on from the time at which it was made, also where the system's clock jumps."""
 
     def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._wall = wall
