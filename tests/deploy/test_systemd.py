@@ -184,7 +184,7 @@ def test_the_gateway_makes_no_system_call_that_the_unit_forbids(tmp_path: Path) 
 def test_a_forbidden_system_call_would_be_seen(tmp_path: Path) -> None:
     calls = forbidden_calls(allowed_calls() - {"listen"}, tmp_path)
     assert calls
-    assert all(" listen(" in call for call in calls)
+    assert [call for call in calls if " listen(" not in call] == []
 
 
 def test_the_gateway_lives_in_what_the_unit_leaves_it(tmp_path: Path) -> None:
