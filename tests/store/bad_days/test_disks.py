@@ -83,7 +83,7 @@ def test_a_full_disk_and_back(tmp_path: Path) -> None:
             disk.fill(gateway)
             assert set(day.send(gateway, "full")) <= {200, 403}
             day.backend.follow(UP)
-            assert wait_until(lambda: day.backend.count() > 5), "nothing is delivered while the disk is full"
+            assert wait_until(lambda: day.backend.count() > 5, 60), "nothing is delivered while the disk is full"
             time.sleep(2)
             disk.clear(gateway)
             day.wait_until_delivered()
