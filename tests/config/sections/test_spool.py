@@ -91,18 +91,18 @@ _LEVELS = st.fixed_dictionaries({"methods": _METHODS}, optional={"spool": st.sam
 
 @given(_LEVELS, _LEVELS, st.sampled_from(_EVENTS))
 def test_the_most_specific_level_wins(defaults: Any, app: Any, method: str) -> None:
-    """By a naive reading: the name, globs by their length, the type; the app's before those of all; then the levels."""
+    """By a naive reading: the name, globs, the type, of each the app's first, longer globs first; then the levels."""
 
-    def rank(key: str) -> tuple[int, int]:
-        return (0, 0) if key == method else (1, -len(key)) if is_glob(key) else (2, 0)
+    def rank(key: str, place: int) -> tuple[int, int, int]:
+        return (0 if key == method else 1 if is_glob(key) else 2, place, -len(key))
 
     found = [
-        (rank(key), place, level["methods"][key]["spool"])
+        (rank(key, place), level["methods"][key]["spool"])
         for place, level in enumerate((app, defaults))
         for key in level["methods"]
         if key == "event" or compile_glob(key).fullmatch(method)
     ]
-    said = [value for _, _, value in sorted(found, key=lambda it: it[:2])]
+    said = [value for _, value in sorted(found, key=lambda it: it[0])]
     said += [level["spool"] for level in (app, defaults) if "spool" in level]
     config = config_of(defaults, app)
     assert method_type(method, {}) is MethodType.EVENT
