@@ -24,16 +24,17 @@ run: install
 	@$(BIN)/gateway demo -c gateway.yaml
 
 # At each change, a minute: the linters, and every test that starts no process and no browser; it is an error if one of
-# these starts any. Properties are tried with a few examples. Six processes have a part of the rooms each, the last one
+# these starts any. Properties are tried with a few examples. Seven processes have a part of the rooms each, the last one
 # all that the others do not have.
-PARTS         := waits server client settings rules rest
+PARTS         := waits server client settings rules store rest
 WAITS         := tests/http/server/test_connections.py tests/http/server/test_deadlines.py
 PART_waits    := $(WAITS)
 PART_server   := tests/http/server $(addprefix --ignore ,$(WAITS))
 PART_client   := tests/http --ignore tests/http/server
 PART_settings := tests/config tests/model tests/recording
 PART_rules    := tests/policy tests/telemetry tests/upstreams
-PART_rest     := tests $(addprefix --ignore tests/,http config model recording policy telemetry upstreams)
+PART_store    := tests/store
+PART_rest     := tests $(addprefix --ignore tests/,http config model recording policy telemetry upstreams store)
 check: lint
 	@$(MAKE) --no-print-directory --keep-going --output-sync --jobs $(words $(PARTS)) $(PARTS:%=check-%)
 
