@@ -13,7 +13,8 @@ from gateway.policy.history import HistorySettings
 from gateway.store.engine import Database, StoreError
 from gateway.store.group_commit import GroupCommit
 from gateway.store.history import History
-from gateway.store.requests import SearchHistory, StoreRequest, StoreUnavailable
+from gateway.store.requests import HistoryPage, SearchHistory, StoreUnavailable
+from gateway.store.steady_clock import SteadyClock
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ class HistoryKeeper:
         self._group: GroupCommit
         self._history: History | None = None
         """None while none is configured."""
+        self._clock = SteadyClock()
+        """What is too old is removed by it: the system's clock may jump ahead, and everything would be too old."""
         self._is_configured = False
         self._waiting: list[tuple[Sequence[bytes], int]] = []
         """What came before the database was open, with its bytes."""
@@ -157,28 +160,24 @@ class HistoryKeeper:
             return
         try:
             for _ in range(_MOST_STEPS):
-                if not await self._group.run(history.maintain):
+                if not await self._group.run(functools.partial(history.maintain, now=self._clock())):
                     return
         except StoreError as exc:
             logger.debug("the history could not be put in order: %s", exc)
 
     # --- operators ---
 
-    async def answer(self, request: StoreRequest) -> object:
+    async def search(self, request: SearchHistory) -> HistoryPage:
         """See ``HistorySide``."""
-        match request:
-            case SearchHistory():
-                history = self._configured_history()
-                search = functools.partial(
-                    history.search,
-                    wanted=request.wanted,
-                    before=request.before,
-                    limit=request.limit,
-                    bodies=request.bodies,
-                )
-                return await self._read(search)
-            case _:
-                raise NotImplementedError
+        history = self._configured_history()
+        search = functools.partial(
+            history.search,
+            wanted=request.wanted,
+            before=request.before,
+            limit=request.limit,
+            bodies=request.bodies,
+        )
+        return await self._read(search)
 
     async def size(self) -> int:
         """Bytes of the database. Raises StoreUnavailable."""

@@ -42,7 +42,15 @@ from gateway.store.messages import (
     encode,
 )
 from gateway.store.records import Delivery, SpooledEvent, UpstreamBacklog
-from gateway.store.requests import StoreReport, StoreRequest, StoreState, StoreUnavailable, decode_request
+from gateway.store.requests import (
+    HistoryPage,
+    SearchHistory,
+    StoreReport,
+    StoreRequest,
+    StoreState,
+    StoreUnavailable,
+    decode_request,
+)
 from gateway.store.settings import StoreConfig
 
 logger = logging.getLogger(__name__)
@@ -93,7 +101,7 @@ class SpoolSide(Protocol):
         """What waits; None where the database is down."""
 
     async def answer(self, request: StoreRequest) -> object:
-        """The answer to an operator. Raises StoreUnavailable; NotImplementedError for what is not of the spool."""
+        """The answer to an operator's request about the spool. Raises StoreUnavailable."""
 
     async def tick(self, leased: Collection[int]) -> None:
         """Drop what is too old or too much, and keep the leases."""
@@ -118,8 +126,8 @@ class HistorySide(Protocol):
     def keep_shadow(self, request_id: str, time: float, result: bytes) -> None:
         """Keep the result of a shadow copy."""
 
-    async def answer(self, request: StoreRequest) -> object:
-        """The answer to an operator. Raises StoreUnavailable; NotImplementedError for what is not of the history."""
+    async def search(self, request: SearchHistory) -> HistoryPage:
+        """Some of the decisions that an operator wants. Raises StoreUnavailable."""
 
     async def tick(self) -> None:
         """Delete what is too old or too much."""
@@ -399,10 +407,9 @@ class StoreService:
     async def _find_answer(self, request: StoreRequest) -> object:
         if isinstance(request, StoreReport):
             return await self._report()
-        try:
-            return await self._spool.answer(request)
-        except NotImplementedError:
-            return await self._history.answer(request)
+        if isinstance(request, SearchHistory):
+            return await self._history.search(request)
+        return await self._spool.answer(request)
 
     async def _report(self) -> StoreState:
         spool, history = self._spool, self._history

@@ -301,7 +301,7 @@ class SpoolKeeper:
                 )
                 return await self._group.run(pause)
             case _:
-                raise NotImplementedError
+                raise TypeError(f"no handler for {request!r}")
 
     async def size(self) -> int:
         """Bytes of the database. Raises StoreUnavailable."""

@@ -18,7 +18,14 @@ from gateway.store.backlog_table import BacklogTable, BacklogWriter, create_tabl
 from gateway.store.client import StoreClient
 from gateway.store.messages import Settle
 from gateway.store.records import Delivery, SpooledEvent, UpstreamBacklog
-from gateway.store.requests import SpoolReport, SpoolStatus, StoreRequest, StoreUnavailable
+from gateway.store.requests import (
+    HistoryPage,
+    SearchHistory,
+    SpoolReport,
+    SpoolStatus,
+    StoreRequest,
+    StoreUnavailable,
+)
 from gateway.store.service import StoreService
 from gateway.store.settings import StoreConfig
 
@@ -118,7 +125,7 @@ class MemorySpool:
 
     async def answer(self, request: StoreRequest) -> object:
         if not isinstance(request, SpoolStatus):
-            raise NotImplementedError
+            raise ValueError("not of the spool")
         if not self.is_up:
             raise StoreUnavailable("the disk is full")
         return SpoolReport([], [], 4711)
@@ -148,8 +155,8 @@ class MemoryHistory:
     def keep_shadow(self, request_id: str, time: float, result: bytes) -> None:
         self.shadows.append((request_id, time, result))
 
-    async def answer(self, request: StoreRequest) -> object:
-        raise ValueError("not of the history either")
+    async def search(self, request: SearchHistory) -> HistoryPage:
+        raise ValueError("the database is no history")
 
     async def size(self) -> int:
         return 815

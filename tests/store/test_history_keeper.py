@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -44,9 +45,7 @@ class Keeping:
         self.keeper.open(database)
 
     async def page(self) -> HistoryPage:
-        page = await self.keeper.answer(SearchHistory(HistoryFilter()))
-        assert isinstance(page, HistoryPage)
-        return page
+        return await self.keeper.search(SearchHistory(HistoryFilter()))
 
     async def found(self) -> list[str]:
         return [decode_decision(each).decision.request_id for each in (await self.page()).decisions]
@@ -134,6 +133,20 @@ async def test_a_reload_changes_how_long_decisions_are_kept(tmp_path: Path, monk
         await each.keeper.tick()
         assert await each.found() == []
         assert await each.keeper.size() > 0
+
+
+async def test_a_clock_that_is_set_ahead_makes_no_decision_too_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with keeping(monkeypatch) as each:
+        each.open(tmp_path)
+        each.keeper.configure(SETTINGS, MASK, MASK)
+        each.keeper.keep(sent(1))
+        await each.wait_for(1)
+        ahead = time.time() + 2e9
+        monkeypatch.setattr(time, "time", lambda: ahead)
+        await each.keeper.tick()
+        assert await each.found() == ["request-1"]
 
 
 async def test_results_of_shadow_copies_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
