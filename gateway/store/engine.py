@@ -56,7 +56,7 @@ _POSTGRESQL_OPTIONS: Final = {
     "idle_in_transaction_session_timeout": "5000",
 }
 _SPOOL_OPTIONS: Final = {"synchronous_commit": "on"}
-"""Whatever the server's own setting is: what is answered 200 is on the disk, and on that of a synchronous standby."""
+"""What is answered 200 is on the disk, and on a synchronous standby's, also where the server has this off."""
 _TABLE_SIZES: Final = sa.text(
     "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0) FROM pg_class c JOIN pg_namespace n"
     " ON n.oid = c.relnamespace WHERE c.relkind = 'r' AND n.nspname = current_schema() AND c.relname LIKE :tables"

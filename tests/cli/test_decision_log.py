@@ -1,4 +1,4 @@
-"""``gateway decisions --from-log``: the log says the same as the admin port, whatever the log is like."""
+"""``gateway decisions --from-log``: the log says the same as the admin port, also of damaged and compressed logs."""
 
 from __future__ import annotations
 

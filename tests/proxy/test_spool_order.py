@@ -1,4 +1,4 @@
-"""Whatever happens: nothing that was answered 200 is lost, no order within a call is broken, nothing comes twice.
+"""Nothing that was answered 200 is lost, no order within a call is broken, nothing comes twice.
 
 Endpoints and redelivery of two workers, with a store in memory and a real backend, through random days.
 """

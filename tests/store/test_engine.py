@@ -109,7 +109,7 @@ def test_what_callers_said_is_not_for_everyone_to_read(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
         database = open_databases(f"sqlite:{tmp_path}/new/store.db").spool
-        with database.read() as connection:  # whoever comes first
+        with database.read() as connection:  # the first one to come
             connection.exec_driver_sql("SELECT 1")
         migrate(database)
     finally:

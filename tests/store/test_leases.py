@@ -1,4 +1,4 @@
-"""Leases: one process has the duty, and no event is in two processes' hands, whatever ends in which order."""
+"""Leases: one process has the duty, and no event is in two processes' hands, in any order of ends."""
 
 from __future__ import annotations
 

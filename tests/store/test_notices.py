@@ -1,4 +1,4 @@
-"""Notices between gateways that share a database: each change counts once, whatever is read in between."""
+"""Notices between gateways that share a database: each change counts once, also beside a reading."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_changes_travel_whole_and_fit_into_notices(changes: dict[int, int]) -> N
 
 @pytest.mark.parametrize("payload", ["", "x", "a b c", "a 1 ", "a 1 5", "a 1 +5", "a 1 z+1", "a 1 5+x", "a 1 5+1 6+1"])
 def test_what_is_no_notice_is_none(payload: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - whatever it says, it is only logged
+    with pytest.raises(ValueError):  # noqa: PT011 - its text is only logged
         parse_notice(payload)
 
 

@@ -1,4 +1,4 @@
-"""The spool against a plain model: whatever is done in whatever order, nothing is lost, doubled or overtaken."""
+"""The spool against a plain model: in any order of actions, nothing is lost, doubled or overtaken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The power is cut at random moments: whatever was answered 200 by then is on the disk, undamaged and in order.
+"""The power is cut at random moments: what was answered 200 by then is on the disk, undamaged and in order.
 
 A real gateway writes; a library that it loads keeps a journal of what its store writes and syncs
 (``tests/support/powercut``). The journal is then cut at many moments, any part of what was not synced is lost, and
