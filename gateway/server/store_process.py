@@ -96,8 +96,8 @@ async def serve(arguments: argparse.Namespace, writer: LogWriter) -> None:
     channel = await Channel.over(socket.socket(fileno=arguments.channel))
     metrics = Metrics(__version__, MetricCells(arguments.values, arguments.names))
     store = Store(BacklogWriter(arguments.table), arguments.owner, _Counts(metrics, writer))
-    receiver = Receiver(drain=lambda: None, ignore=_log_ignored_signal)
-    with PROCESS.forward_to(receiver, asyncio.get_running_loop()):
+    # Silent, as a worker's: Ctrl-C at a terminal comes to the whole group, and the main process says what it does.
+    with PROCESS.forward_to(Receiver(drain=lambda: None), asyncio.get_running_loop()):
         await store.start(socket.socket(fileno=arguments.listen))
         channel.send(Ready())
         was_told = await _listen(channel)
@@ -117,13 +117,6 @@ async def _listen(channel: Channel) -> bool:
                     return True
                 case Ping():
                     channel.send(Pong())
-
-
-def _log_ignored_signal(name: str) -> None:
-    logger.info(
-        "signal %s ignored by the store's process: it ends with the gateway", name,
-        extra={"fields": {"event": "signal_ignored", "signal": name}},
-    )  # fmt: skip
 
 
 def main() -> None:
