@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.support.gateways import LISTEN, running_gateway, wait_until
 from tests.support.spool_backend import EventBackend, Script
 from tests.support.spool_load import EventLoad
-from tests.support.spool_oracle import Findings, Received, Sent, judge
+from tests.support.spool_oracle import Crash, Findings, Received, Sent, judge
 
 
 def sent(number: int, **changes: Any) -> Sent:
@@ -88,9 +88,14 @@ def test_a_doubled_event_is_seen() -> None:
 
 def test_a_doubled_event_is_excused_by_a_crash_just_after_the_first() -> None:
     twice = [received(0), received(0, 5.0)]
-    found = judge(EVENTS[:1], twice, crashes=[0.5])
+    found = judge(EVENTS[:1], twice, crashes=[Crash(0.5, 0.5)])
     assert (found.violations, found.doubled_by_crash) == ({}, ["call/0"])
-    for crash in (0.01, 4.0, 6.0):
+    long = Crash(4.9, 5.5)  # killed before 5.0, or after
+    assert violations(EVENTS[:1], [received(0, 4.8), received(0, 5.0)], crashes=[long]) == {}, (
+        "killed before 5.0, or after"
+    )
+    for moment in (0.01, 4.0, 6.0):
+        crash = Crash(moment, moment)
         assert violations(EVENTS[:1], twice, crashes=[crash]) == {"doubled": ["call/0"]}, crash
 
 

@@ -9,9 +9,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from typer.testing import CliRunner
-
-from gateway.cli.main import app
+from tests.support.command_line import invoke
 from tests.support.gateways import ROOT
 
 PATIENCE: Final = 30.0
@@ -47,9 +45,7 @@ class Run:
 
 def gateway(*args: str | Path, stdin: bytes = b"") -> Run:
     """The command, in this process."""
-    result = CliRunner().invoke(app, [str(arg) for arg in args], input=stdin, prog_name="gateway")
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
+    result = invoke(*args, stdin=stdin)
     return Run(result.exit_code, result.stdout, result.stderr)
 
 

@@ -17,11 +17,10 @@ from typing import Final
 import httpx
 import pytest
 import yaml
-from typer.testing import CliRunner
 
 from gateway.cli.demo import BEHAVIOURS, DEMO_CONFIG
-from gateway.cli.main import app
 from gateway.config import Loaded, loads
+from tests.support.command_line import invoke
 from tests.support.gateways import ROOT, wait_until
 
 PATIENCE: Final = 30.0
@@ -222,5 +221,5 @@ def test_what_the_demo_keeps_is_gone_with_it(monkeypatch: pytest.MonkeyPatch) ->
         directories.append(store.parent)
 
     monkeypatch.setattr("gateway.cli.commands.demo.serve", serve)
-    CliRunner().invoke(app, ["demo"], catch_exceptions=False)
+    invoke("demo")
     assert [directory.exists() for directory in directories] == [False]

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from typer.testing import CliRunner
 
-from gateway.cli.main import app
 from gateway.policy.split import Share, Split
+from tests.support.command_line import invoke
 
 CONFIG: Final = """\
 upstreams: {php: {url: http://h}, new: {url: http://i}, other: {url: http://j, retry: {attempts: 3}}}
@@ -50,7 +49,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def gateway(*args: str | Path, stdin: bytes = b"") -> str:
-    result = CliRunner().invoke(app, [str(arg) for arg in args], input=stdin, prog_name="gateway")
+    result = invoke(*args, stdin=stdin)
     assert result.exit_code == 0, result.output
     return result.stdout
 
@@ -248,7 +247,7 @@ def test_a_rule_s_upstream_brings_its_own_retry(config: Path) -> None:
 
 
 def test_a_time_that_is_none_is_bad_usage(config: Path) -> None:
-    result = CliRunner().invoke(app, ["explain", "-", "-c", str(config), "--at", "\x1b[2Jlater"], input=b"{}")
+    result = invoke("explain", "-", "-c", config, "--at", "\x1b[2Jlater", stdin=b"{}")
     assert result.exit_code == 2
     assert result.stderr == (
         "gateway: --at '\\x1b[2Jlater': must be a time such as 2026-12-24T22:30 or 2026-12-24T22:30+01:00\n"
@@ -257,7 +256,7 @@ def test_a_time_that_is_none_is_bad_usage(config: Path) -> None:
 
 @pytest.mark.parametrize("at", ["0001-01-01", "0001-01-01T00:00+14:00", "9999-12-31T23:59", "9999-12-31T23:59-12:00"])
 def test_a_time_that_has_no_date_in_every_zone_is_bad_usage(at: str, config: Path) -> None:
-    result = CliRunner().invoke(app, ["explain", "-", "-c", str(config), "--at", at], input=b'{"appKey":"split"}')
+    result = invoke("explain", "-", "-c", config, "--at", at, stdin=b'{"appKey":"split"}')
     assert (result.exit_code, result.stderr.splitlines()[0].split(": ")[1]) == (2, f"--at '{at}'")
 
 

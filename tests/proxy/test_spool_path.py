@@ -21,7 +21,7 @@ from tests.support.gateways import RunningGateway, running_gateway, wait_until
 from tests.support.programs import free_port, require
 from tests.support.spool_backend import EventBackend, Script
 from tests.support.spool_load import EventLoad
-from tests.support.spool_oracle import Received, judge
+from tests.support.spool_oracle import Crash, Received, judge
 
 LATE_PHP: Final = Path(__file__).parent.parent / "tools" / "late.php"
 EVENT: Final = "CallStatusEvent"
@@ -203,7 +203,7 @@ def test_order_holds_across_two_workers_while_one_is_killed_and_the_configuratio
             gateway.reload(configured(backend, {**APPS, "third": {"upstream": "php"}}, workers=2))
             load.wait_for(300)
             victim = worker_pids(gateway)[0]
-            os.kill(victim, signal.SIGKILL)
+            crash = Crash.by(lambda: os.kill(victim, signal.SIGKILL))
             load.wait_for(360)
             backend.follow(AWAY)
             load.wait_for(420)
@@ -211,8 +211,7 @@ def test_order_holds_across_two_workers_while_one_is_killed_and_the_configuratio
             load.wait()
         assert wait_until(lambda: waiting(gateway) == 0, PATIENCE)
     mine = [each for each in backend.received() if each.id.startswith("workers")]
-    crash = min(each.ended for each in load.sent if each.status == 0) if load.statuses().get(0) else None
-    found = judge(load.sent, mine, crashes=[] if crash is None else [crash])
+    found = judge(load.sent, mine, crashes=[crash])
     assert not found.violations, str(found)
     assert found.redelivered > 100
     assert load.statuses().get(403, 0) == 0

@@ -62,10 +62,11 @@ def worker_pids(gateway: RunningGateway) -> list[int]:
 
 
 def waiting(gateway: RunningGateway) -> float:
-    """Events that are kept; without end while nobody says so."""
-    text = gateway.get("/metrics").text
-    known = 'gateway_spool_events{upstream="php"}' in text and "\ngateway_store_up 1.0" in text
-    return gateway.metric("gateway_spool_events") if known else math.inf
+    """Events that wait, as the store says when it is asked (the metric is up to a second old); without end while none
+    says so."""
+    answer = gateway.get("/api/spool").json()
+    events = answer["events"] if answer["store"]["up"] else None
+    return math.inf if events is None else float(events)
 
 
 def descriptors(pid: int) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +26,7 @@ from tests.server.workers.processes import is_alive
 from tests.support.gateways import RunningGateway, running_gateway, wait_until
 from tests.support.spool_backend import EventBackend, Script
 from tests.support.spool_load import EventLoad
-from tests.support.spool_oracle import Findings, judge
+from tests.support.spool_oracle import Crash, Findings, judge
 
 DOWN: Final = Script(up=False)
 UP: Final = Script()
@@ -60,11 +59,18 @@ def load(gateway: RunningGateway, backend: EventBackend, request: Any) -> Iterat
         yield running
 
 
+def kill_whole(gateway: RunningGateway, others: list[int]) -> None:
+    """``kill -9`` of its main process; the others end because of that."""
+    os.kill(gateway.pid, signal.SIGKILL)
+    gateway.process.wait()
+    assert wait_until(lambda: not any(map(is_alive, others)), PATIENCE)
+
+
 def is_ended(pid: int) -> bool:
     return not is_alive(pid)
 
 
-def verdict(load: EventLoad, backend: EventBackend, gateway: RunningGateway, crashes: list[float]) -> Findings:
+def verdict(load: EventLoad, backend: EventBackend, gateway: RunningGateway, crashes: list[Crash]) -> Findings:
     """What became of the events, once the spool is empty."""
     load.wait()
     backend.follow(UP)
@@ -95,7 +101,8 @@ def test_events_of_an_outage_are_kept_and_delivered_in_order(
     assert store_pid(gateway)
     load.wait()
     assert load.statuses() == {200: 96}
-    assert wait_until(lambda: waiting(gateway) == 96)
+    assert waiting(gateway) == 96
+    assert wait_until(lambda: gateway.metric("gateway_spool_events", upstream="php") == 96)
     assert gateway.metric("gateway_spool_bytes", upstream="php") > 96 * 200
     assert gateway.metric("gateway_spool_oldest_age_seconds", upstream="php") > 0
     earlier = gateway.metric("gateway_spool_redelivered_total")  # of other tests, all delivered
@@ -103,7 +110,7 @@ def test_events_of_an_outage_are_kept_and_delivered_in_order(
     found = verdict(load, backend, gateway, [])
     assert (found.promised, found.redelivered) == (96, 96)
     assert wait_until(lambda: gateway.metric("gateway_spool_redelivered_total") == earlier + 96)
-    assert gateway.metric("gateway_spool_oldest_age_seconds") == 0
+    assert wait_until(lambda: gateway.metric("gateway_spool_oldest_age_seconds") == 0)
 
 
 def test_when_the_store_s_process_is_killed_what_it_confirmed_is_delivered_and_another_one_goes_on(
@@ -111,8 +118,7 @@ def test_when_the_store_s_process_is_killed_what_it_confirmed_is_delivered_and_a
 ) -> None:
     pid = store_pid(gateway)
     load.wait_for(20)
-    os.kill(pid, signal.SIGKILL)
-    crash = time.monotonic()
+    crash = Crash.by(lambda: os.kill(pid, signal.SIGKILL))
     assert wait_until(functools.partial(is_ended, pid))
     assert store_pid(gateway) != pid
     found = verdict(load, backend, gateway, [crash])
@@ -159,12 +165,10 @@ def test_when_the_worker_that_redelivers_is_killed_another_one_does(
     assert wait_until(lambda: waiting(gateway) == 96)
     backend.follow(Script(delay=0.05))
     load.stop()
-    crashes = []
-    for pid in worker_pids(gateway)[:1]:
-        assert wait_until(lambda: waiting(gateway) < 90)
-        os.kill(pid, signal.SIGKILL)
-        crashes.append(time.monotonic())
-    found = verdict(load, backend, gateway, crashes)
+    pid = worker_pids(gateway)[0]
+    assert wait_until(lambda: waiting(gateway) < 90)
+    crash = Crash.by(lambda: os.kill(pid, signal.SIGKILL))
+    found = verdict(load, backend, gateway, [crash])
     assert found.promised == 96
 
 
@@ -215,10 +219,7 @@ def test_when_the_main_process_is_killed_the_store_s_process_ends_too_and_the_ne
             store, workers = store_pid(gateway), worker_pids(gateway)
             with EventLoad([gateway.hooks], calls=8, events=40, pause=0.01, name="killed") as load:
                 load.wait_for(40)
-                os.kill(gateway.pid, signal.SIGKILL)
-                gateway.process.wait()
-                crash = time.monotonic()
-                assert wait_until(lambda: not any(map(is_alive, [store, *workers])), PATIENCE)
+                crash = Crash.by(lambda: kill_whole(gateway, [store, *workers]))
                 load.stop()
         with running_gateway(config, tmp_path / "next") as gateway:
             backend.follow(UP)

@@ -158,10 +158,8 @@ class _Server:
                 serial = self._write_asked(head, body)
                 if not await self._answer(serial, json.loads(body).get("id", ""), reader, writer):
                     return
-        except asyncio.IncompleteReadError:
-            return
-        except ConnectionError:  # it was closed with the answer unread
-            if serial:
+        except (asyncio.IncompleteReadError, ConnectionError) as exc:
+            if serial and (isinstance(exc, ConnectionError) or _is_reset(writer)):
                 self._write(kind="unread", serial=serial)
         finally:
             self._connections.discard(writer)
@@ -205,6 +203,11 @@ class _Server:
 
     def _write(self, **entry: Any) -> None:
         os.write(self._log, json.dumps(entry, separators=(",", ":")).encode() + b"\n")
+
+
+def _is_reset(writer: asyncio.StreamWriter) -> bool:
+    """Whether an answer went to a socket that was closed: the end of the stream, which came before, hides that."""
+    return bool(writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
 
 
 async def _read_request(reader: asyncio.StreamReader) -> tuple[dict[str, str], bytes]:

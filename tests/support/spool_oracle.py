@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -52,6 +53,25 @@ class Received(NamedTuple):
     def is_delivery(self) -> bool:
         """Whether the gateway has read that the backend took the event, or rejected it for good."""
         return self.read and (200 <= self.status < 300 or self.status == 403)
+
+
+class Crash(NamedTuple):
+    """When a process was killed: somewhere between these two."""
+
+    begun: float
+    ended: float
+
+    @classmethod
+    def by(cls, kill: Callable[[], object]) -> Crash:
+        """Kill it so. The caller may be kept off the processor in the midst of that."""
+        begun = time.monotonic()
+        kill()
+        return cls(begun, time.monotonic())
+
+    def excuses(self, first: Received, second: Received) -> bool:
+        """Whether it may have come between a delivery and what would have been written down of it."""
+        read = _read_at(first)
+        return read - 0.001 <= self.ended and self.begun <= second.asked and self.begun - read <= CRASH_GRACE
 
 
 @dataclass
@@ -98,7 +118,7 @@ def judge(
     sent: Sequence[Sent],
     received: Iterable[Received],
     *,
-    crashes: Sequence[float] = (),
+    crashes: Sequence[Crash] = (),
     gap: float = 0.0,
     accounted: Collection[str] = (),
 ) -> Findings:
@@ -125,7 +145,7 @@ def judge(
 
 
 def _judge_event(
-    event: Sent, attempts: list[Received], found: Findings, crashes: Sequence[float], accounted: bool
+    event: Sent, attempts: list[Received], found: Findings, crashes: Sequence[Crash], accounted: bool
 ) -> None:
     deliveries = [attempt for attempt in attempts if attempt.is_delivery]
     found.delivered += bool(deliveries)
@@ -133,8 +153,7 @@ def _judge_event(
     if not deliveries and event.status == 200 and not accounted:
         found.lost.append(event.id)
     for first, second in itertools.pairwise(deliveries):
-        excused = any(_read_at(first) - 0.001 <= crash <= second.asked and crash - _read_at(first) <= CRASH_GRACE
-                      for crash in crashes)  # fmt: skip
+        excused = any(crash.excuses(first, second) for crash in crashes)
         (found.doubled_by_crash if excused else found.doubled).append(event.id)
     if any(attempt.digest != event.digest for attempt in attempts):
         found.damaged.append(event.id)

@@ -24,13 +24,12 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
-from gateway.cli.main import app
 from gateway.model.hooks import MethodType
 from gateway.recording.replay import HookFilter, Options, Player, Recording, Tally, UnreadableError
 from gateway.recording.replay import reader as reading_module
 from gateway.recording.replay.reader import _COMPRESSED
+from tests.support.command_line import invoke
 from tests.support.faulty import CASES, FaultyBackend, make_certificates, tls_backend
 from tests.support.gateways import ROOT, wait_until
 
@@ -155,9 +154,7 @@ class Run:
     """What the command left behind."""
 
     def __init__(self, *args: Any) -> None:
-        result = CliRunner().invoke(app, ["replay", *map(str, args)], prog_name="gateway")
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
+        result = invoke("replay", *map(str, args))
         self.status, self.out, self.err = result.exit_code, result.stdout, result.stderr
         assert "Traceback" not in self.err
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 from tests.support.gateways import RunningGateway, running_gateway, wait_until
 from tests.support.spool_backend import EventBackend, Script
 from tests.support.spool_load import EventLoad
-from tests.support.spool_oracle import Findings, Sent, judge
+from tests.support.spool_oracle import Crash, Findings, Sent, judge
 
 FIGURES: Final = os.environ.get("SPOOL_FIGURES")
 """A file that gets a line for each bad day, if set."""
@@ -34,7 +34,7 @@ class Day:
     directory: Path
     backend: EventBackend
     beside_backend: EventBackend
-    crashes: list[float] = field(default_factory=list)
+    crashes: list[Crash] = field(default_factory=list)
     """When processes were killed."""
     gap: float = 0.0
     """Seconds after an answer from which order must hold."""
@@ -104,13 +104,11 @@ class Day:
 
     def kill(self, pid: int) -> None:
         """``kill -9`` of one process."""
-        self.crashes.append(time.monotonic())
-        os.kill(pid, signal.SIGKILL)
+        self.crashes.append(Crash.by(lambda: os.kill(pid, signal.SIGKILL)))
 
     def kill_gateway(self, gateway: RunningGateway) -> None:
         """``kill -9`` of its main process."""
-        self.crashes.append(time.monotonic())
-        gateway.stop(signal.SIGKILL)
+        self.crashes.append(Crash.by(lambda: gateway.stop(signal.SIGKILL)))
 
     def wait_until_delivered(self, seconds: float = DELIVERY_LIMIT) -> None:
         """Wait until all that was promised has been delivered, or the time is over; then a little for doubles."""

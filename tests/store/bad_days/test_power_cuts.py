@@ -26,7 +26,7 @@ from gateway.store.spool import Spool
 from tests.store.bad_days.stage import DOWN, FIGURES, UP, Day, bad_day, store_is_up, store_pid
 from tests.support import powercut
 from tests.support.powercut import Faults, PowerCuts
-from tests.support.spool_oracle import Findings, Received, judge
+from tests.support.spool_oracle import Crash, Findings, Received, judge
 
 CALLS: Final = 20
 
@@ -89,7 +89,7 @@ def judge_cut(day: Day, moment: float, kept: Sequence[SpooledEvent]) -> Findings
             )
         )
     sent = [one if one.ended <= moment else one._replace(status=0) for one in day.sent if one.begun <= moment]
-    return judge(sent, received, crashes=[moment])
+    return judge(sent, received, crashes=[Crash(moment, moment)])
 
 
 def play_cuts(day: Day, count: int) -> tuple[int, int, int]:
