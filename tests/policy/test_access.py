@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from gateway.config import loads
 from gateway.policy.access import (
-    AllowedAddresses,
     BasicCredentials,
+    ClientAddresses,
     Signature,
     UnauthorizedError,
     body_signature,
@@ -39,10 +39,10 @@ keys = st.text(st.characters(codec="utf-8"), min_size=1, max_size=100)
 bodies = st.binary(max_size=300)
 
 
-def allowed(*networks: str) -> AllowedAddresses:
+def allowed(*networks: str) -> ClientAddresses:
     """As the configuration makes them."""
     text = f"server: {{allow_from: {list(networks)}}}\n"
-    return AllowedAddresses(loads(text, "gateway.yaml").config.server.allow_from)
+    return ClientAddresses(loads(text, "gateway.yaml").config.server.allow_from)
 
 
 def authorization(*values: bytes) -> list[tuple[bytes, bytes]]:
@@ -102,7 +102,7 @@ def test_what_is_no_address_is_in_no_network(peer: str) -> None:
 
 
 def test_an_empty_list_lets_everyone_in() -> None:
-    assert AllowedAddresses().allows(("192.0.2.1", 1))
+    assert ClientAddresses().allows(("192.0.2.1", 1))
     assert allowed().allows(("not even an address", 1))
 
 
@@ -116,7 +116,7 @@ def test_an_ipv4_peer_is_in_a_network_if_and_only_if_their_first_bits_agree(
 ) -> None:
     network = ipaddress.IPv4Network((int(base), prefix), strict=False)
     same = int(base) >> (32 - prefix) == int(peer) >> (32 - prefix)
-    addresses = AllowedAddresses([network])
+    addresses = ClientAddresses([network])
     assert addresses.allows((str(peer), 1)) is same
     assert addresses.allows((f"::ffff:{peer}", 1)) is same
 
@@ -126,7 +126,7 @@ def test_an_ipv6_peer_is_in_a_network_if_and_only_if_their_first_bits_agree(
     base: ipaddress.IPv6Address, prefix: int, peer: ipaddress.IPv6Address
 ) -> None:
     network = ipaddress.IPv6Network((int(base), prefix), strict=False)
-    addresses = AllowedAddresses([network])
+    addresses = ClientAddresses([network])
     assert addresses.allows((str(peer), 1)) is (int(base) >> (128 - prefix) == int(peer) >> (128 - prefix))
 
 
