@@ -25,7 +25,7 @@ _BATCH: Final = 32
 _NUMBER: Final = 64
 """Characters of a phone number in a line."""
 _FIELD: Final = 256
-"""Characters of a hook's field in a line; a quarter of them where the line would not fit in PIPE_ATOMIC."""
+"""Characters of a hook's field in a line; a fifth of them where the line would not fit in PIPE_ATOMIC."""
 
 
 class _AccessLine(msgspec.Struct):
@@ -125,7 +125,7 @@ class AccessLog:
             try:
                 line = self._format(decision, _FIELD)
                 if len(line) >= PIPE_ATOMIC:
-                    line = self._format(decision, _FIELD // 4)
+                    line = self._format(decision, _FIELD // 5)
             except Exception:
                 logger.exception("an access line could not be made; its hook was answered all the same")
                 self._writer.on_drop(1)

@@ -106,6 +106,32 @@ def test_an_empty_list_lets_everyone_in() -> None:
     assert allowed().allows(("not even an address", 1))
 
 
+def test_a_trusted_proxy_is_admitted_though_no_hook_may_come_from_it() -> None:
+    text = (
+        "server: {allow_from: [192.0.2.0/24], trusted_proxies: [10.0.0.5, '2001:db8::/64'], proxy_protocol: [10.0.0.6]}"
+    )
+    server = loads(text, "gateway.yaml").config.server
+    addresses = ClientAddresses(server.allow_from, server.trusted_proxies, server.proxy_protocol)
+
+    def said(address: str) -> tuple[bool, ...]:
+        peer = (address, 1)
+        checks = (addresses.allows, addresses.trusts, addresses.admits, addresses.expects_header)
+        return tuple(check(peer) for check in checks)
+
+    assert said("192.0.2.1") == (True, False, True, False)
+    assert said("10.0.0.5") == said("::ffff:10.0.0.5") == said("2001:db8::1%eth0") == (False, True, True, False)
+    assert said("10.0.0.6") == (False, False, False, True)
+    assert said("10.0.0.7") == said("nonsense") == (False, False, False, False)
+
+
+def test_nobody_is_trusted_or_has_to_send_a_header_by_default_and_nobody_on_a_unix_socket() -> None:
+    by_default, everywhere = ClientAddresses(), ClientAddresses((), *[[ipaddress.ip_network("0.0.0.0/0")]] * 2)
+    for addresses, peer in ((by_default, ("192.0.2.1", 1)), (by_default, None), (everywhere, None)):
+        assert not addresses.trusts(peer)
+        assert not addresses.expects_header(peer)
+        assert addresses.admits(peer)
+
+
 def test_a_peer_on_a_unix_socket_has_been_let_in_by_its_file() -> None:
     assert allowed("192.168.1.0/24").allows(None)
 
