@@ -78,7 +78,8 @@ REFUSALS: Final[Mapping[int, tuple[Refusal, ...]]] = {
             "from an address that is not in `server.allow_from`",
             Reason.UNAUTHORIZED,
             "Add the media server's address, as the gateway sees it (`client` in the log), to `server.allow_from`; "
-            "behind a proxy, that is the proxy's, unless `server.trusted_proxies` or `server.proxy_protocol` names the proxy.",
+            "behind a proxy, that is the proxy's, unless `server.trusted_proxies` or `server.proxy_protocol` names the "
+            "proxy.",
         ),
         Refusal(
             "on one connection too many (`server.max_connections`), or when memory has run out",

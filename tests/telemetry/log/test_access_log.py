@@ -289,13 +289,13 @@ async def assert_one_valid_line_each(sink: Sink, strings: list[str]) -> None:
 
 
 def assert_bounded(line: bytes, longest: int, text: str, names: set[str]) -> None:
-    """The fields hold the text up to its bound, or a quarter of that where the line were else too long for a pipe."""
+    """The fields hold the text up to its bound, or a fifth of that where the line were else too long for a pipe."""
     read = json.loads(line)
     whole = {**read, **dict.fromkeys(names, shorten(text, longest))}
     if "error" in names:
         whole.update({name: shorten(text, longest // 2) for name in TEXT_FIELDS.values()})
     if len(msgspec.json.encode(whole)) >= PIPE_ATOMIC:
-        longest //= 4
+        longest //= 5
     assert {read[name] for name in names} == {shorten(text, longest)}
 
 
