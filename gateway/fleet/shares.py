@@ -188,9 +188,9 @@ class _Demand:
 
     __slots__ = ("limit", "rank", "used", "value")
 
-    def __init__(self, key: str, measured: Measured) -> None:
+    def __init__(self, key: str) -> None:
         self.rank = _rank(key)
-        self.limit, self.value, self.used = measured.limit, measured.wanted, measured.used
+        self.limit = self.value = self.used = 0.0
 
     def add(self, kind: Kind, measured: Measured, seconds: float) -> None:
         """Add what was measured in the last *seconds*."""
@@ -272,9 +272,8 @@ class Sharing:
             if kind is None:
                 continue
             if known is None:
-                self._demands[key] = _Demand(key, found)
-            else:
-                known.add(kind, found, seconds)
+                known = self._demands[key] = _Demand(key)
+            known.add(kind, found, seconds)
 
     def entries(self) -> dict[str, Entry]:
         """What to publish now."""
