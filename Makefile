@@ -117,6 +117,7 @@ lock:
 	@$(LOCK) pyproject.toml -o requirements.lock
 	@$(LOCK) -c requirements.lock --extra otel pyproject.toml -o deploy/requirements-otel.lock
 	@$(LOCK) -c requirements.lock --extra postgresql pyproject.toml -o deploy/requirements-postgresql.lock
+	@$(LOCK) -c requirements.lock --extra fleet pyproject.toml -o deploy/requirements-fleet.lock
 	@$(LOCK) deploy/requirements-build.in -o deploy/requirements-build.lock
 	@$(LOCK) -c requirements.lock tests/requirements.in -o tests/requirements.lock
 	@$(LOCK) -c requirements.lock tests/bench/requirements.in -o tests/bench/requirements.lock
@@ -125,7 +126,7 @@ lock:
 audit:
 	@$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/pip install -q pip-audit==2.9.0
 	@$(VENV)/audit/bin/pip-audit --require-hashes -r deploy/requirements-otel.lock \
-	  -r deploy/requirements-postgresql.lock -r deploy/requirements-build.lock
+	  -r deploy/requirements-postgresql.lock -r deploy/requirements-fleet.lock -r deploy/requirements-build.lock
 
 docs: install
 	@$(BIN)/python -m gateway.cli.reference_docs README.md docs/*.md

@@ -20,6 +20,7 @@ ROOMS: Final = (
     "server",
     "admin",
     "proxy",
+    "fleet",
     "upstreams",
     "telemetry",
     "store",
