@@ -48,8 +48,8 @@ def gateway(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 def records(redis: RedisServer) -> list[dict[str, Any]]:
-    keys = [key for key in redis.all_keys() if key.startswith("wcs:replica:")]
-    return [msgspec.msgpack.decode(redis.command("GET", key)) for key in keys]
+    found = [redis.command("GET", key) for key in redis.command("KEYS", "wcs:replica:*")]
+    return [msgspec.msgpack.decode(record) for record in found]
 
 
 def test_another_one_is_found_and_says_when_it_ends(

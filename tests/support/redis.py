@@ -84,7 +84,7 @@ class RedisServer:
                 ask(connection, "AUTH", *login)
             return ask(connection, *words)
 
-    def all_keys(self) -> set[str]:
+    def keys(self) -> set[str]:
         """All keys."""
         return {key.decode() for key in self.command("KEYS", "*")}
 
