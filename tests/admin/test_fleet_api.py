@@ -59,7 +59,7 @@ def names(found: dict[str, Any]) -> dict[str, str | None]:
 def primary(gateway: RunningGateway) -> str:
     """The name of the target that is no backup."""
     (upstream,) = gateway.get("/api/upstreams").json()["upstreams"]
-    return next(target["target"] for target in upstream["targets"] if not target["backup"])
+    return next(str(target["target"]) for target in upstream["targets"] if not target["backup"])
 
 
 def order(gateway: RunningGateway, what: str) -> dict[str, Any]:

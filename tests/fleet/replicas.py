@@ -8,29 +8,23 @@ from collections.abc import AsyncIterator
 from gateway.fleet.departures import Departures
 from gateway.fleet.hints import Hints
 from gateway.fleet.link import Link
-from gateway.fleet.local import Demand, Description
 from gateway.fleet.membership import Membership
 from gateway.fleet.orders import Orders
 
 from .links import state
+from .locals import PlainLocal
 
 
-class Account:
-    """A ``Local`` that notes what it is told, and may fail."""
+class Account(PlainLocal):
+    """Notes what it is told, and may fail."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        super().__init__(name)
         self.ejected: set[tuple[str, str]] = set()
         self.paused: set[tuple[str | None, str | None]] = set()
         self.told: list[tuple[str, bool, str]] = []
         self.hints: list[tuple[str, str]] = []
         self.fails = False
-
-    def describe(self) -> Description:
-        return Description(name=self.name, version="1.0.0", revision="r", admin="127.0.0.1:9180", since=1.0)
-
-    async def demand(self) -> Demand:
-        return Demand()
 
     async def set_ejected(self, upstream: str, url: str, ejected: bool, by: str) -> None:
         if self.fails:
