@@ -199,5 +199,5 @@ def test_a_member_as_json() -> None:
     member = Member(id="x", beat=1, description=PlainLocal("one").description)
     assert describe_member(member) == {
         "id": "x", "name": "one", "version": "1.0", "revision": "abc", "admin": "127.0.0.1:9180", "since": 1.5,
-        "drained": False, "phase": "ready", "store": None,
+        "drained": False, "phase": "ready", "store": None, "reloaded": 0.0,
     }  # fmt: skip
