@@ -190,4 +190,4 @@ def announce_stopping(loaded: Loaded) -> None:
     """Report to systemd and in the log that the end has begun."""
     limit = loaded.config.server.drain_timeout
     systemd.stopping(limit)
-    logger.info("stopping: no new connections; hooks in flight have %g s", limit)
+    logger.info("stopping: hooks in flight have %g s", limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import os
 import re
@@ -113,6 +114,7 @@ def booted_machine(
     subprocess.run(["systemd-sysusers", f"--root={directory}", str(UNITS / "sysusers.conf")], check=True)
     code = directory / "code"
     shutil.copytree(ROOT / "gateway", code / "gateway", ignore=shutil.ignore_patterns("__pycache__"))
+    compileall.compile_dir(code, quiet=1)  # as pip does, else each process compiles it all again
     options = {
         "-v": [
             f"{sys.base_prefix}:/opt/python", f"{sysconfig.get_path('purelib')}:/opt/packages", f"{code}:/opt/code",
