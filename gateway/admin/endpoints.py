@@ -23,6 +23,7 @@ from gateway.admin.events import APP_COUNT_ERROR, DEFAULT_APPS, Events, no_event
 from gateway.admin.lifecycle import Lifecycle, Phase
 from gateway.admin.reload import FailureReason, Reloader
 from gateway.admin.rpc import FindDecisions, NoWorkers, WorkerRpc
+from gateway.fleet.agent import FleetAgent
 from gateway.http.client.resolver import is_address
 from gateway.http.server.head import BadRequest
 from gateway.http.server.state import Answer
@@ -72,6 +73,8 @@ class AdminState:
     """The address of the admin port."""
     store: StoreConnection | None = None
     """The store; None where none is configured."""
+    fleet: FleetAgent | None = None
+    """The fleet that this gateway is a member of; None where no state is configured."""
 
 
 class Guard:
@@ -229,6 +232,7 @@ class Admin:
                 "admin": self._state.admin,
                 "draining": self._state.lifecycle.phase is Phase.DRAINING,
                 "hooks": activity.hooks_as_json(),
+                "state": None if self._state.fleet is None else self._state.fleet.status(),
                 "journal": {"held": sum(found.held for found in replies.by_pid.values())},
                 "warnings": [str(warning) for warning in loaded.warnings[:_MOST_TEXTS]],
                 "last_reload": {

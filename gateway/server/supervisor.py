@@ -32,6 +32,7 @@ from gateway.proxy.routes import RuleNames
 from gateway.proxy.sessions import shared_memory
 from gateway.server.channel import Ping, Stop
 from gateway.server.children import exit_reason
+from gateway.server.fleet_local import FleetLocal, make_fleet, store_up
 from gateway.server.hook_service import LOOK_AT_CERTIFICATES_EVERY
 from gateway.server.ipc import Build, Commit, Discard, Prepare
 from gateway.server.main_process import (
@@ -107,6 +108,9 @@ class Supervisor:
         self._store = None if config.store is None else StoreHandle(config, self._metrics, self._cells_lock)
         if self._store is not None:
             self._metrics.on_scrape(self._store.sample)
+        address = display_address(self._admin_sockets[0])
+        local = FleetLocal(self._reloader, self.lifecycle, self, address, store_up(self._store))
+        self._fleet = make_fleet(config, self._metrics, local)
         self._inheritance = Inheritance(
             listen=self._sockets.descriptors,
             systemd=self._sockets.systemd_descriptors,
@@ -131,7 +135,7 @@ class Supervisor:
         state = AdminState(
             self._reloader, self.lifecycle, self._render, self._worker_pids,
             rpc=self, events=events, listen=hooks, admin=address,
-            store=None if self._store is None else self._store.client,
+            store=None if self._store is None else self._store.client, fleet=self._fleet,
         )  # fmt: skip
         admin = admin_listener(state, self._admin_sockets)
         _configure_series(self._metrics, self._config)
@@ -141,6 +145,7 @@ class Supervisor:
             run_admin(admin, self._reloader, self._stop, self.stop),
             contextlib.aclosing(events),
             contextlib.nullcontext() if self._store is None else self._store.running(),
+            contextlib.nullcontext() if self._fleet is None else self._fleet.running(),
         ):
             try:
                 await self._start_all()

@@ -25,6 +25,7 @@ from gateway.config.sections.addresses import (
 )
 from gateway.config.sections.recording import path_problem
 from gateway.config.sections.root import Config
+from gateway.config.sections.state import is_driver_installed
 from gateway.config.sections.tls import TlsFiles
 from gateway.config.sections.tracing import is_installed
 from gateway.config.sections.types import format_duration, parse_duration
@@ -85,6 +86,7 @@ class CrossChecks:
         self._client_keepalive()
         self._tracing()
         self._record()
+        self._state()
         for name, upstream in self._upstreams.items():
             self._each_app.check_reserved_name(name)
             if isinstance(upstream, dict):
@@ -163,6 +165,15 @@ class CrossChecks:
     def _tracing(self) -> None:
         if isinstance(self._data.get("tracing"), dict) and not is_installed():
             self._problem(("tracing",), "needs packages that are not installed: pip install 'wcs-gateway[otel]'")
+
+    def _state(self) -> None:
+        state = self._section("state")
+        if "state" in self._data and not is_driver_installed():
+            self._problem(("state",), "needs packages that are not installed: pip install 'wcs-gateway[fleet]'")
+        self._files(("state", "tls"), state.get("tls"))
+        url = state.get("url")
+        if "tls" in state and isinstance(url, str) and url.startswith(("redis:", "redis+")):
+            self._warn(("state", "tls"), "has no effect: state.url does not begin with rediss")
 
     def _record(self) -> None:
         record = self._section("record")

@@ -11,6 +11,7 @@ from gateway.config.sections.apps import App, Defaults, Settings, merge_settings
 from gateway.config.sections.fields import IN_FLIGHT, UNKNOWN_APP, AppName, MethodName, Section, Token, UpstreamName
 from gateway.config.sections.history import HISTORY
 from gateway.config.sections.recording import RECORD
+from gateway.config.sections.state import STATE, StateConfig
 from gateway.config.sections.store import STORE, StoreSettings
 from gateway.config.sections.tls import ServerTls
 from gateway.config.sections.tracing import Tracing
@@ -206,6 +207,12 @@ class Config(Section):
         description="Decisions kept in the store, for gateway decisions and the console; {} for the defaults of its "
         "keys. Default: none, so that decisions are found for about a minute only. Needs store. It shows who called "
         "whom and when, with numbers masked as log.mask says.",
+    )
+    state: Annotated[StateConfig | None, STATE] = Field(
+        default=None,
+        description="The Redis or Valkey server through which several gateways share limits, sessions and operators' "
+        "actions. Default: none, each gateway is alone; needs the extra fleet, pip install 'wcs-gateway[fleet]'. A "
+        "server that cannot be used is reported, and hooks are answered as they would be without it.",
     )
     media_server: MediaServer = Field(default_factory=MediaServer, description="Limits of the media server itself.")
     defaults: Defaults = Field(default_factory=Defaults, description="Settings of every app that sets none.")

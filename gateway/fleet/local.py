@@ -1,0 +1,48 @@
+"""What the fleet's agent needs of its own gateway. The server room implements it (``server/fleet_local.py``)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+
+class Description(msgspec.Struct, frozen=True, kw_only=True):
+    """A gateway in its own words, as the others see it. Later versions may add fields, which older ones ignore."""
+
+    name: str
+    """WCS_GATEWAY_INSTANCE, or the host's name and the admin port."""
+    version: str
+    revision: str
+    """Of the configuration in force: see ``Config.revision``."""
+    admin: str
+    """Host and port of the admin port as others can reach it; on loopback, where only this machine can."""
+    since: float
+    """Unix time of the start."""
+    drained: bool = False
+    """Whether an operator has drained it."""
+    phase: str = "ready"
+    """See ``Phase`` in ``admin/lifecycle.py``."""
+    store: bool | None = None
+    """Whether the store takes events; None where none is configured."""
+
+
+class Demand(msgspec.Struct, frozen=True, kw_only=True):
+    """What hooks want of each limit here, whether they get it or not. A limit that nothing is wanted of is left out."""
+
+    rates: dict[str, float] = {}
+    """Hooks a second, by app."""
+    in_flight: dict[str, float] = {}
+    """Hooks in flight, by app."""
+    connections: dict[str, float] = {}
+    """Connections in use and waited for, by upstream."""
+
+
+class Local(Protocol):
+    """The gateway that an agent belongs to: all of its processes."""
+
+    def describe(self) -> Description:
+        """What the others should know of it now."""
+
+    async def demand(self) -> Demand:
+        """What is wanted of the limits. Never raises; empty where its processes do not answer."""
