@@ -17,3 +17,12 @@ class PlainLocal:
 
     async def demand(self) -> Demand:
         return self.wanted
+
+    async def set_ejected(self, upstream: str, url: str, ejected: bool, by: str) -> None:
+        """It has no targets."""
+
+    async def set_spool_paused(self, upstream: str | None, app: str | None, paused: bool, by: str) -> None:
+        """It has no store."""
+
+    async def hint(self, upstream: str, url: str) -> None:
+        """It has no targets."""

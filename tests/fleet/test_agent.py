@@ -23,12 +23,13 @@ async def test_one_alone_and_then_another_with_another_configuration(server: Red
     metrics.on_scrape(agent.sample)
     assert values(metrics) == {
         "gateway_state_up": 0, "gateway_state_late_total": 0, "gateway_fleet_replicas": 0,
-        "gateway_fleet_config_mismatch": 0,
+        "gateway_fleet_config_mismatch": 0, 'gateway_state_degraded{feature="orders"}': 1,
     }  # fmt: skip
     async with agent.running():
         await until(lambda: len(agent.members) == 1)
         assert values(metrics)["gateway_state_up"] == 1
         assert values(metrics)["gateway_fleet_replicas"] == 1
+        assert values(metrics)['gateway_state_degraded{feature="orders"}'] == 0
         other = FleetAgent(state(server.url), PlainLocal("other", revision="def"), Metrics("1.0"))
         async with other.running():
             await until(lambda: len(agent.members) == 2)
