@@ -295,7 +295,7 @@ def test_a_hook_whose_header_is_half_there_when_the_gateway_ends_is_answered(
     tmp_path: Path, ours: Certificates, with_tls: bool
 ) -> None:
     certificate, key = ours.valid
-    tls = {"tls": {"certificate": str(certificate), "key": str(key)}} if with_tls else {}
+    tls: dict[str, Any] = {"tls": {"certificate": str(certificate), "key": str(key)}} if with_tls else {}
     header = v2(MEDIA)
     with running_gateway(config(**tls), tmp_path) as gateway, connected(gateway, BALANCER) as (sock, stream):
         sock.sendall(header[:20])
