@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 from gateway.config.sections.state import StateConfig
+from gateway.fleet.limits import FleetLimits
 from gateway.fleet.link import Link
 from gateway.fleet.local import Local
 from gateway.fleet.membership import Member, Membership
@@ -22,6 +23,7 @@ class FleetAgent:
         self.config = config
         self.link = Link(config, _CLIENT_NAME, on_late=metrics.state_late.inc, announce=True)
         self.membership = Membership(self.link, local)
+        self.limits = FleetLimits(self.membership, local)
         self._metrics = metrics
         self._local = local
 
@@ -37,17 +39,20 @@ class FleetAgent:
     async def running(self) -> AsyncIterator[None]:
         """Be a member of the fleet while the block serves hooks. Nothing in the block waits for the server."""
         await self.link.start()
+        self.limits.start()
         self.membership.start()
         try:
             yield
         finally:
             await self.membership.aclose()
+            await self.limits.aclose()
             await self.link.aclose()
 
     def sample(self) -> None:
         """Set the gauges of the fleet."""
         metrics, members = self._metrics, self.membership.members
         metrics.state_up.with_labels().set(self.link.up)
+        metrics.state_degraded.with_labels("limits").set(self.limits.degraded)
         metrics.fleet_replicas.with_labels().set(len(members))
         revisions = {member.description.revision for member in members.values()}
         metrics.fleet_config_mismatch.with_labels().set(len(revisions) > 1)
@@ -61,4 +66,5 @@ class FleetAgent:
             "dedupe": self.config.dedupe,
             "replicas": len(self.membership.members),
             "stale": self.membership.stale,
+            "limits": self.limits.status(),
         }
