@@ -13,6 +13,7 @@ from typing import Final
 
 from gateway.admin.rpc import RpcHandler
 from gateway.config import Config
+from gateway.fleet.hooks import FleetHooks
 from gateway.http.server import LINGER, FrontLimits, FrontState, enforce_limits
 from gateway.http.tls.certificates import Renewal, ServerTLS
 from gateway.http.tls.handshakes import FailedHandshake, HandshakeFault
@@ -26,6 +27,7 @@ from gateway.policy.shared import SharedState
 from gateway.policy.spooling import RESERVE
 from gateway.proxy.endpoint import HookEndpoint
 from gateway.proxy.endpoint import Listener as DecisionListener
+from gateway.proxy.fleet_endpoint import fleet_endpoint
 from gateway.proxy.redelivery import Redelivery
 from gateway.proxy.runtime import Runtime
 from gateway.proxy.sessions import Sessions
@@ -84,7 +86,12 @@ class HookService:
         consumers = (metrics.record, self._access.record, journal.record, *listeners)
         sessions = Sessions() if sessions is None else sessions
         sessions.on_settings_dropped = metrics.unkept_settings.inc
-        endpoint = HookEndpoint(self.runtime, consumers, sessions, store)
+        self._fleet = None if config.state is None else FleetHooks(config.state, metrics)
+        endpoint = self._endpoint = (
+            HookEndpoint(self.runtime, consumers, sessions, store)
+            if self._fleet is None
+            else fleet_endpoint(self.runtime, consumers, sessions, self._fleet, keeper=store)
+        )
         self._store = store
         self._redelivery = None if store is None else Redelivery(self.runtime, store)
         self._history = (
@@ -131,6 +138,8 @@ class HookService:
         self._prepare_history(self._config).commit()
         if self._store is not None:
             await self._store.wait_for_start()  # else the first events after a restart could not be kept
+        if self._fleet is not None:
+            await self._fleet.start()
         self._serving = asyncio.create_task(self._listener.run_until_stopped())
         await wait_until_started([self._listener], [self._serving])
         _tune_gc()
@@ -203,6 +212,9 @@ class HookService:
         if self._serving is not None:
             await self._serving
         await self._wait_for_cut_off()
+        await self._endpoint.settle()
+        if self._fleet is not None:
+            await self._fleet.aclose()
         if self._redelivery is not None:
             await self._redelivery.aclose()
         if self._renewing is not None:
