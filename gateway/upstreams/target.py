@@ -263,7 +263,7 @@ class MeasuredTarget(Target):
         shared: SharedBreaker | None = None,
     ) -> None:
         super().__init__(upstream=upstream, url=url, name=name, resolver=resolver, metrics=metrics, shared=shared)
-        # A URL may have a password in it, which is nobody else's business.
+        # A URL may have a secret in its path, which is nobody else's business.
         self.fleet_name = f"{upstream}:{blake2b(url.encode(), digest_size=8).hexdigest()}"
         """Its name among replicas."""
         self.used: list[MeasuredTarget] = []
