@@ -21,9 +21,14 @@ from gateway.http.server.slots import Client, Slot
 from gateway.http.tls.handshakes import FailedHandshake, Handshakes
 from gateway.model.keep_going import KeepGoing
 from gateway.server.sockets import StartError, close_to_new
+from gateway.server.systemd_sockets import SystemdSocket
 
 _ACCEPT_GRACE: Final = 0.1
 """Seconds from the end's beginning to the closing of the socket, for connections that are already being established."""
+_NEW_LINGER: Final = 1.0
+"""Seconds for which a connection that has just been accepted may send its first hook once nothing more is accepted."""
+_LOOK_EVERY: Final = 0.02
+"""Seconds between two looks at the connections that are left."""
 _FEW: Final = 8
 """Connections accepted at once where each may evict another: one can be evicted only after it has started."""
 _TRIES: Final = 200
@@ -66,6 +71,9 @@ class Listener(uvicorn.Server):
         self.config.load()
         self.server_state = state
         self._sockets = list(sockets)
+        self._grace = grace
+        self._acceptors: list[Acceptor] = []
+        self._systemd_acceptors: list[Acceptor] = []
         self._front = state
         self._accept_order = accept_order
         if accept_order is not None:
@@ -84,21 +92,29 @@ class Listener(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept on the sockets."""
         at_a_time = _FEW if self._front.limits.reclaims else AT_A_TIME
-        acceptors = [Acceptor(sock, self._admit, self._accept_order, at_a_time) for sock in sockets or ()]
+        for sock in sockets or ():
+            outlives = isinstance(sock, SystemdSocket)
+            acceptor = Acceptor(sock, self._admit, self._accept_order, at_a_time, outlives=outlives)
+            (self._systemd_acceptors if outlives else self._acceptors).append(acceptor)
         if self._accept_order is not None:
             self._accept_order.note(self._front.slots.held)
-        self.servers = cast(list[asyncio.Server], acceptors)
+        self.servers = cast(list[asyncio.Server], [*self._acceptors, *self._systemd_acceptors])
         self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer all clients that have connected, then close the sockets, and each connection once it is idle."""
         self._front.draining = True
-        for connection in list(self._front.connections):
+        connections = list(self._front.connections)
+        for connection in connections:
             connection.shutdown()
         if not self.force_exit:
             if self._accept_order is None:  # else other workers accept too, and the supervisor closes the sockets
                 close_to_new(self._sockets)
             await asyncio.sleep(_ACCEPT_GRACE)
+        for acceptor in self._acceptors:
+            acceptor.close()
+        if self._systemd_acceptors:
+            await self._hand_back(connections)
         if self._accept_order is not None:
             self._accept_order.retire()
         for server in self.servers:
@@ -106,6 +122,24 @@ class Listener(uvicorn.Server):
         if self._handshakes is not None:
             self._handshakes.close()
         await super().shutdown()
+
+    async def _hand_back(self, connections: Sequence[object]) -> None:
+        """Accept until *connections* have ended, but no longer than half the grace, then leave the rest to a successor.
+
+        What comes afterwards waits for it, so that must be brief: an idle connection may last as long as Java keeps it,
+        and a hook as long as its budget.
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        before = set(connections)
+        while not self.force_exit and loop.time() < began + self._grace / 2:
+            if before.isdisjoint(self._front.connections):
+                break
+            await asyncio.sleep(_LOOK_EVERY)
+        for acceptor in self._systemd_acceptors:
+            acceptor.close()
+        self._front.linger = min(self._front.linger, _NEW_LINGER)
+        self.config.timeout_graceful_shutdown = math.ceil(self._grace - (loop.time() - began))
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to end; called ten times a second. An exception ends one turn, not the listener."""

@@ -7,6 +7,7 @@ import logging
 import ssl
 from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Final, NamedTuple
 
 from gateway.config import Upstream as UpstreamConfig
@@ -66,6 +67,8 @@ class Targets:
         self._contexts: Contexts = {}
         self._sharing: frozenset[str] = frozenset()
         self._operator_ejections: set[_Key] = set()
+        self.on_ejection: Callable[[str, str], None] | None = None
+        """Called with upstream and URL of a target each time that it is ejected for every app because it fails."""
         self._loop = asyncio.get_running_loop()
         metrics.on_scrape(self._sample)
         if shared is not None:
@@ -175,6 +178,13 @@ class Targets:
         target = self._live.get(key)
         return target is not None and target.restore()
 
+    def hint(self, upstream: str, url: str) -> bool:
+        """The target fails at another gateway: one failure here ejects it; returns whether there is such a target."""
+        target = self._live.get(_Key(upstream, url))
+        if target is not None:
+            target.hint()
+        return target is not None
+
     async def renew_tls(self, configs: Mapping[str, UpstreamConfig]) -> None:
         """Use the certificates' files as they are now for new connections; idle older connections are closed.
 
@@ -210,6 +220,7 @@ class Targets:
             )
             if isinstance(target, MeasuredTarget):
                 target.used = self._used
+            target.on_ejection = partial(self._report_ejection, key)
             self._resolver.prefetch(target.url.raw_host.decode("ascii"))
         elif target.settings is not None:
             change.settings_before.append((target, target.settings))
@@ -256,6 +267,10 @@ class Targets:
         if self._part is not None and isinstance(target, MeasuredTarget):
             connections = self._part(target.fleet_name, connections)
         return connections if target.is_shared else max(1, connections // self._workers)
+
+    def _report_ejection(self, key: _Key) -> None:
+        if self.on_ejection is not None:
+            self.on_ejection(*key)
 
     def _yield_idle(self) -> None:
         for target in self._live.values():

@@ -11,35 +11,32 @@ import pytest
 from gateway.config.sections.state import StateConfig
 from gateway.fleet import limits as fleet_limits
 from gateway.fleet.limits import FleetLimits
-from gateway.fleet.local import Description
 from gateway.fleet.membership import Membership
 from gateway.fleet.shares import Measured, Shares
 from tests.support.redis import RedisServer, redis_server
 
 from .links import linked, state, until
+from .locals import PlainLocal
 
 KEY = "rate:a"
 LIMIT = 100.0
 
 
-class BusyLocal:
+class BusyLocal(PlainLocal):
     """A gateway whose hooks demand what the test says."""
 
-    def __init__(self, wanted: float) -> None:
-        self.wanted = wanted
-        self.shares: list[Shares] = []
+    def __init__(self, demand: float) -> None:
+        super().__init__("busy")
+        self.hooks = demand
+        """Offered a second."""
         self.answers = True
         """Whether all of its processes answer."""
 
-    def describe(self) -> Description:
-        return Description(name="busy", version="1.0", revision="abc", admin="127.0.0.1:9180", since=1.5)
-
     async def demand(self) -> Mapping[str, Measured]:
-        return {KEY: Measured(LIMIT, self.wanted)}
+        return {KEY: Measured(LIMIT, self.hooks)}
 
     async def apply_shares(self, shares: Shares) -> bool:
-        self.shares.append(shares)
-        return self.answers
+        return await super().apply_shares(shares) and self.answers
 
     @property
     def share(self) -> float:
@@ -72,7 +69,7 @@ async def test_the_busy_one_gets_what_the_idle_one_does_not_need_until_that_need
             "divided_by": 2,
             "shares": [{"app": "a", "setting": "rate_limit", "share": 100.0, "limit": 100.0}],
         }
-        idle.wanted = 300.0
+        idle.hooks = 300.0
         await until(lambda: busy.share == idle.share == 50.0)
 
 
@@ -94,7 +91,7 @@ async def test_while_the_state_is_away_each_keeps_its_last_share_and_says_so_onc
             await until(lambda: busy.share == 100.0)
             server.kill()
             await until(lambda: limits.degraded)
-            idle.wanted = 300.0
+            idle.hooks = 300.0
             assert limits.status()["degraded"] is True
             beats = limits._membership.beats
             server.start()  # it has forgotten everything

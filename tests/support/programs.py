@@ -302,15 +302,16 @@ def java_hooks(
     *,
     connect_timeout: float = 15.0,
     read_timeout: float = 15.0,
+    pause: float = 0.0,
 ) -> list[HookResult]:
     """Send *count* hooks with Java's HTTP client, as many at a time as *threads*, and wait for all of them.
 
     *template* is the body, with CALL_ID where each hook's own call id belongs. Timeouts in seconds, each for
-    one hook.
+    one hook, before which its thread waits up to *pause* seconds.
     """
     java = require("java", "default-jdk-headless")
     classes = _compiled_java_client()
-    longest = 30.0 + (connect_timeout + read_timeout) * -(-count // threads)
+    longest = 30.0 + (connect_timeout + read_timeout + pause) * -(-count // threads)
     with tempfile.TemporaryDirectory(prefix="wcs-java-") as name:
         body = Path(name, "body")
         body.write_text(template, encoding="utf-8", newline="")
@@ -318,7 +319,7 @@ def java_hooks(
             [
                 *(java, "-XX:TieredStopAtLevel=1", "-cp", str(classes), "HookClient"),
                 *(url, str(threads), str(count), str(body)),
-                *(str(round(connect_timeout * 1000)), str(round(read_timeout * 1000))),
+                *(str(round(seconds * 1000)) for seconds in (connect_timeout, read_timeout, pause)),
             ],
             capture_output=True,
             text=True,

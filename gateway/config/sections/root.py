@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, PrivateAttr
 
-from gateway.config.sections.addresses import AdminAddress, ListenAddresses, Networks
+from gateway.config.sections.addresses import AdminListener, HookListeners, Networks
 from gateway.config.sections.apps import App, Defaults, Settings, merge_settings, plain_settings, setting_levels
 from gateway.config.sections.fields import IN_FLIGHT, UNKNOWN_APP, AppName, MethodName, Section, Token, UpstreamName
 from gateway.config.sections.history import HISTORY
@@ -27,18 +27,20 @@ from gateway.recording import RecordSettings
 class Server(Section):
     """Where the gateway listens, and what clients may use."""
 
-    listen: ListenAddresses = Field(
+    listen: HookListeners = Field(
         default="0.0.0.0:8080",
         validate_default=True,
-        description="Address of the hook port, or a list of addresses: ADDRESS:PORT, :PORT for all interfaces, or "
-        "unix:/path for a unix socket. Default 0.0.0.0:8080. Any client that can connect can send hooks, unless "
-        "allow_from, tls.client_ca or an app's credentials or signature prevent it.",
+        description="Address of the hook port, or a list of addresses: ADDRESS:PORT, :PORT for all interfaces, "
+        "unix:/path for a unix socket, or systemd:NAME for the sockets that systemd hands over under this name "
+        "(FileDescriptorName=), so that connections wait during a restart instead of being refused. Default "
+        "0.0.0.0:8080. Any client that can connect can send hooks, unless allow_from, tls.client_ca or an app's "
+        "credentials or signature prevent it.",
     )
-    admin: AdminAddress = Field(
+    admin: AdminListener = Field(
         default="127.0.0.1:9180",
         validate_default=True,
-        description="Address of metrics, health and console. Default 127.0.0.1:9180. It cannot share the hook port; "
-        "set admin.token before you open it beyond loopback.",
+        description="Address of metrics, health and console, or systemd:NAME, as for listen. Default 127.0.0.1:9180. "
+        "It cannot share the hook port; set admin.token before you open it beyond loopback.",
     )
     allow_from: Networks = Field(
         default=(),
