@@ -164,6 +164,19 @@ async def test_the_claim_of_a_process_that_died_is_taken_over_by_one_and_the_oth
         assert await last == SharedVerdict(backend_reject(), 60.0)
 
 
+async def test_a_process_that_was_killed_is_known_to_be_gone_before_its_heartbeat_ends(redis: RedisServer) -> None:
+    async with claims(redis) as one, claims(redis) as two:
+        await claim(one, seconds=60.0)
+        waits = await waiting(two, redis, 60.0)
+        heartbeats = {key for key in redis.keys() if key.startswith("wcs:alive:")}  # noqa: SIM118
+        for key in heartbeats:
+            redis.command("PERSIST", key)
+        await one._link._subscriber.aclose()  # as the kernel closes it
+        assert isinstance(await asyncio.wait_for(waits, SOON), HookClaim)
+        for key in heartbeats:
+            redis.command("DEL", key)
+
+
 async def test_a_heartbeat_ends_by_itself(redis: RedisServer) -> None:
     async with claims(redis):
         (heartbeat,) = [key for key in redis.keys() if key.startswith("wcs:alive:")]  # noqa: SIM118
@@ -183,6 +196,8 @@ async def test_an_owner_that_was_away_publishes_all_the_same_and_nobody_waits_fo
         await until(lambda: one._epoch > epoch + 1 and two._link.up)
         assert isinstance(await take(two), HookClaim)  # the owner's old heartbeat has ended, or is about to
         one.finish(second, b"{}", backend_reject(), 60.0)
+        key = f"wcs:claim:{hook_digest(METHOD, b'{}').hex()}"
+        await until(lambda: redis.command("HEXISTS", key, "v"))
         found = await take(two, b"{}")
         assert isinstance(found, SharedVerdict)
         assert found.ruling == backend_reject()
