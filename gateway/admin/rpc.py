@@ -63,6 +63,14 @@ class SetEjected(RpcRequest[bool]):
 
 
 @dataclass(frozen=True)
+class HintFailing(RpcRequest[bool]):
+    """A target fails at another gateway of the fleet; the reply says whether there is such a target here."""
+
+    upstream: str
+    url: str
+
+
+@dataclass(frozen=True)
 class Drain(RpcRequest[bool]):
     """An action: make every answer close its connection, or stop doing so. The reply says whether that was possible."""
 
@@ -74,6 +82,7 @@ _REPLY_TYPES: Final[Mapping[type[RpcRequest[Any]], Any]] = {
     FollowDecisions: JournalUpdate,
     ReportTargets: list[TargetReport],
     SetEjected: bool,
+    HintFailing: bool,
     Drain: bool,
 }
 _encode = msgspec.msgpack.Encoder().encode
@@ -144,6 +153,8 @@ class RpcHandler:
                 return await targets.reports()
             case SetEjected(upstream, url, ejected):
                 return targets.eject(upstream, url) if ejected else targets.restore(upstream, url)
+            case HintFailing(upstream, url):
+                return targets.hint(upstream, url)
             case Drain(on):
                 return self._drain(on)
         raise TypeError(f"no handler for {request!r}")

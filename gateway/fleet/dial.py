@@ -140,7 +140,7 @@ def _reason(exc: BaseException) -> str:
     while found is not None:
         match found:
             case errors.AuthenticationError():
-                return refusal_reason("WRONGPASS", "")
+                return refusal_reason(found.status_code or "WRONGPASS", "")
             case errors.BusyLoadingError():
                 return refusal_reason("LOADING", "")
             case ssl.SSLCertVerificationError():

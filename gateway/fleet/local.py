@@ -25,6 +25,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     """See ``Phase`` in ``admin/lifecycle.py``."""
     store: bool | None = None
     """Whether the store takes events; None where none is configured."""
+    reloaded: float = 0.0
+    """Unix time at which a reload last changed its configuration; 0: none has since the start."""
 
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,3 +48,15 @@ class Local(Protocol):
 
     async def demand(self) -> Demand:
         """What is wanted of the limits. Never raises; empty where its processes do not answer."""
+
+    async def set_ejected(self, upstream: str, url: str, ejected: bool, by: str) -> None:
+        """Carry out an operator's order given at the gateway *by*, now and for processes that start later.
+
+        Raises TimeoutError or another error where it is to be tried again.
+        """
+
+    async def set_spool_paused(self, upstream: str | None, app: str | None, paused: bool, by: str) -> None:
+        """The same for redelivery to an upstream, of an app, or of everything; of no effect without a store."""
+
+    async def hint(self, upstream: str, url: str) -> None:
+        """The target fails at another gateway: one failure here then ejects it. Unknown targets are ignored."""

@@ -108,7 +108,10 @@ class Supervisor:
         if self._store is not None:
             self._metrics.on_scrape(self._store.sample)
         address = display_address(self._admin_sockets[0])
-        local = FleetLocal(self._reloader, self.lifecycle, self, address, store_up(self._store))
+        local = FleetLocal(
+            self._reloader, self.lifecycle, self, address, store_up(self._store),
+            store=None if self._store is None else self._store.client,
+        )  # fmt: skip
         self._fleet = make_fleet(config, self._metrics, local)
         self._inheritance = Inheritance(
             listen=self._sockets.descriptors,
@@ -175,6 +178,8 @@ class Supervisor:
 
     async def _spawn(self, slot: int) -> WorkerHandle:
         worker = await WorkerHandle.spawn(slot, self._inheritance)
+        if self._fleet is not None:
+            worker.on_ejection = self._fleet.hints.give
         self._workers[slot] = worker
         worker.send(Build(self._serial, self._config, self._actions.in_force(), self._pem_cache.copies))
         return worker

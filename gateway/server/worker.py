@@ -27,7 +27,7 @@ from gateway.proxy.sessions import Sessions
 from gateway.server.channel import Channel, Ping, Pong, Ready, Stop
 from gateway.server.executor import start_threads
 from gateway.server.hook_service import HookService
-from gateway.server.ipc import Ask, Build, Built, Commit, Committed, Discard, Prepare, Prepared, Serve
+from gateway.server.ipc import Ask, Build, Built, Commit, Committed, Discard, Prepare, Prepared, Serve, TargetEjected
 from gateway.server.signals import PROCESS, WORKER_MEANINGS, Receiver
 from gateway.server.store_handle import StoreAccess
 from gateway.telemetry.log import PIPE_ATOMIC, LogWriter
@@ -73,6 +73,8 @@ async def serve(arguments: argparse.Namespace, writer: LogWriter) -> None:
 
 
 async def _run(service: HookService, channel: Channel, first: Build, metrics: Metrics) -> None:
+    if first.config.state is not None:
+        service.runtime.targets.on_ejection = lambda upstream, url: channel.send(TargetEjected(upstream, url))
     for action in first.actions:
         await service.rpc_handler.answer(action)
     gate = _Gate(asyncio.Event(), asyncio.Event())

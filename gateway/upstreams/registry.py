@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Final, NamedTuple
 
 from gateway.config import Upstream as UpstreamConfig
@@ -55,6 +56,8 @@ class Targets:
         self._contexts: Contexts = {}
         self._sharing: frozenset[str] = frozenset()
         self._operator_ejections: set[_Key] = set()
+        self.on_ejection: Callable[[str, str], None] | None = None
+        """Called with upstream and URL of a target each time that it is ejected for every app because it fails."""
         self._loop = asyncio.get_running_loop()
         metrics.on_scrape(self._sample)
         if shared is not None:
@@ -164,6 +167,13 @@ class Targets:
         target = self._live.get(key)
         return target is not None and target.restore()
 
+    def hint(self, upstream: str, url: str) -> bool:
+        """The target fails at another gateway: one failure here ejects it; returns whether there is such a target."""
+        target = self._live.get(_Key(upstream, url))
+        if target is not None:
+            target.hint()
+        return target is not None
+
     async def renew_tls(self, configs: Mapping[str, UpstreamConfig]) -> None:
         """Use the certificates' files as they are now for new connections; idle older connections are closed.
 
@@ -196,6 +206,7 @@ class Targets:
                 metrics=self._metrics,
                 shared=breaker,
             )
+            target.on_ejection = partial(self._report_ejection, key)
             self._resolver.prefetch(target.url.raw_host.decode("ascii"))
         elif target.settings is not None:
             change.settings_before.append((target, target.settings))
@@ -209,6 +220,10 @@ class Targets:
     def _max_connections(self, target: Target, connections: int) -> int:
         """The limit of connections to a target: of all workers, or this one's share if they do not count together."""
         return connections if target.is_shared else max(1, connections // self._workers)
+
+    def _report_ejection(self, key: _Key) -> None:
+        if self.on_ejection is not None:
+            self.on_ejection(*key)
 
     def _yield_idle(self) -> None:
         for target in self._live.values():

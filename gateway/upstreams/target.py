@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, NamedTuple
 
 import httpx
@@ -71,6 +71,8 @@ class Target:
         """Unix time since which an operator has ejected it; None if none has."""
         self.fails_check = False
         """Whether its health check, if it has one, fails."""
+        self.on_ejection: Callable[[], None] | None = None
+        """Called each time that it is ejected for every app because it fails, not by an operator."""
         self._reported_out: dict[str | None, float] = {}  # loop time of its ejection by app; None: for every app
         self._upstream = upstream
         self._base = url.rstrip("/")
@@ -180,6 +182,11 @@ class Target:
         self._report_back(now, tuple(self._reported_out))
         return not was_closed
 
+    def hint(self) -> None:
+        """It fails at another gateway: one failure of its own now ejects it, where its breaker is on."""
+        if self.settings is not None and self.settings.breaker is not None:
+            self.breaker.hint(self._loop.time())
+
     def record_recovery(self, now: float) -> None:
         """A health check succeeds again: lift its ejection, but not an operator's."""
         if self.operator_ejected_since is None:
@@ -208,6 +215,8 @@ class Target:
         app = None if whom is EjectionScope.ALL else tenant
         if app is None:
             self._ejections.inc()
+            if self.on_ejection is not None:
+                self.on_ejection()
         if app in self._reported_out:
             return
         self._reported_out[app] = self._loop.time()

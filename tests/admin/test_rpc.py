@@ -15,6 +15,7 @@ from gateway.admin.rpc import (
     Drain,
     FindDecisions,
     FollowDecisions,
+    HintFailing,
     NoWorkers,
     ReportTargets,
     RpcRequest,
@@ -48,6 +49,7 @@ REPORT: Final = TargetReport(
             [REPORT, msgspec.structs.replace(REPORT, state=TargetState.EJECTED_BY_OPERATOR, last_error=(1.5, "no"))],
         ),
         (SetEjected("u", "http://t/", ejected=True), True),
+        (HintFailing("u", "http://t/"), True),
         (Drain(on=False), False),
     ],
 )
