@@ -13,7 +13,7 @@ import pytest
 from gateway.config.sections.state import StateConfig
 from gateway.fleet.local import Demand
 from gateway.fleet.membership import LIFETIME, Member, Membership, describe_member, reachable_address
-from tests.support.redis import RedisServer, redis_server
+from tests.support.redis import PASSWORD, USER, RedisServer, acl_options, redis_server
 
 from .links import linked, state, until
 from .locals import PlainLocal
@@ -77,6 +77,15 @@ async def test_who_dies_is_gone_when_its_record_has_run_out(server: RedisServer)
         await die(dying)
         await until(lambda: names(first) == ["one"])
         assert server.command("ZCARD", "wcs:replicas") == 1
+
+
+async def test_a_user_with_the_rights_that_the_reference_names() -> None:
+    with redis_server(*acl_options()) as guarded:
+        url = f"redis://{USER}:{PASSWORD}@127.0.0.1:{guarded.port}/0"
+        async with joined(state(url), PlainLocal("one")) as first:
+            await until(lambda: first.beats)
+            assert names(first) == ["one"]
+            assert not first.stale
 
 
 async def test_two_fleets_on_one_server_do_not_know_each_other(server: RedisServer) -> None:
