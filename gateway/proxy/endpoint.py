@@ -268,7 +268,7 @@ class HookEndpoint:
     def refuse(self, refusal: BadRequest) -> Answer:
         """The answer to what never became a request; the front door asks for it, and writes it."""
         ruling, head = answer_bad_request(refusal), refusal.head
-        scope = {"headers": head.headers if head is not None else ()}
+        scope = {"headers": head.headers if head is not None else (), "client": refusal.client}
         context = self._new_context(self._runtime.snapshot, self._loop.time(), scope)
         if head is not None:
             with contextlib.suppress(RequestRefused):
