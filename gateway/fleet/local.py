@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
+
+from gateway.fleet.shares import Measured, Shares
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,17 +28,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     """See ``Phase`` in ``admin/lifecycle.py``."""
     store: bool | None = None
     """Whether the store takes events; None where none is configured."""
-
-
-class Demand(msgspec.Struct, frozen=True, kw_only=True):
-    """What hooks want of each limit here, whether they get it or not. A limit that nothing is wanted of is left out."""
-
-    rates: dict[str, float] = {}
-    """Hooks a second, by app."""
-    in_flight: dict[str, float] = {}
-    """Hooks in flight, by app."""
-    connections: dict[str, float] = {}
-    """Connections in use and waited for, by upstream."""
+    reloaded: float = 0.0
+    """Unix time at which a reload last changed its configuration; 0: none has since the start."""
 
 
 class Local(Protocol):
@@ -44,5 +38,20 @@ class Local(Protocol):
     def describe(self) -> Description:
         """What the others should know of it now."""
 
-    async def demand(self) -> Demand:
-        """What is wanted of the limits. Never raises; empty where its processes do not answer."""
+    async def demand(self) -> Mapping[str, Measured]:
+        """What hooks demanded of the limits since the last call, by the limits' keys; empty where nobody answers."""
+
+    async def apply_shares(self, shares: Shares) -> bool:
+        """Use these shares of the limits, in processes that start later, too. Returns whether all have answered."""
+
+    async def set_ejected(self, upstream: str, url: str, ejected: bool, by: str) -> None:
+        """Carry out an operator's order given at the gateway *by*, now and for processes that start later.
+
+        Raises TimeoutError or another error where it is to be tried again.
+        """
+
+    async def set_spool_paused(self, upstream: str | None, app: str | None, paused: bool, by: str) -> None:
+        """The same for redelivery to an upstream, of an app, or of everything; of no effect without a store."""
+
+    async def hint(self, upstream: str, url: str) -> None:
+        """The target fails at another gateway: one failure here then ejects it. Unknown targets are ignored."""

@@ -60,9 +60,12 @@ class Gateway:
             self._metrics.on_scrape(self._store.sample)
         self._fleet = make_fleet(
             config, self._metrics, FleetLocal(
-                self._reloader, self.lifecycle, self._service.rpc_handler, self.admin_address, store_up(self._store)
+                self._reloader, self.lifecycle, self._service.rpc_handler, self.admin_address, store_up(self._store),
+                store=None if self._store is None else self._store.client,
             ),
         )  # fmt: skip
+        if self._fleet is not None:
+            self._service.runtime.targets.on_ejection = self._fleet.hints.give
         self._keep_going = KeepGoing("what follows a reload")
         self._stop = asyncio.Event()
         self.started = asyncio.Event()

@@ -1,8 +1,9 @@
 """Several workers on one port: starts them, replaces those that die, reloads and stops them, and answers for them all.
 
 All workers accept on the same listening sockets, which the supervisor keeps open: if one worker dies or hangs, another
-accepts the connections that wait, and while none lives they are refused at once. The supervisor decides no hooks. It
-owns the configuration, so that a replacement never depends on what is on the disk by then.
+accepts the connections that wait, and while none lives they are refused at once (on systemd's sockets they wait). The
+supervisor decides no hooks. It owns the configuration, so that a replacement never depends on what is on the disk by
+then.
 """
 
 from __future__ import annotations
@@ -108,10 +109,14 @@ class Supervisor:
         if self._store is not None:
             self._metrics.on_scrape(self._store.sample)
         address = display_address(self._admin_sockets[0])
-        local = FleetLocal(self._reloader, self.lifecycle, self, address, store_up(self._store))
+        local = FleetLocal(
+            self._reloader, self.lifecycle, self, address, store_up(self._store),
+            store=None if self._store is None else self._store.client,
+        )  # fmt: skip
         self._fleet = make_fleet(config, self._metrics, local)
         self._inheritance = Inheritance(
             listen=self._sockets.descriptors,
+            systemd=self._sockets.systemd_descriptors,
             sessions=sessions,
             shared=self._shared,
             instance=os.environ.get("WCS_GATEWAY_INSTANCE") or os.urandom(4).hex(),
@@ -175,6 +180,8 @@ class Supervisor:
 
     async def _spawn(self, slot: int) -> WorkerHandle:
         worker = await WorkerHandle.spawn(slot, self._inheritance)
+        if self._fleet is not None:
+            worker.on_ejection = self._fleet.hints.give
         self._workers[slot] = worker
         worker.send(Build(self._serial, self._config, self._actions.in_force(), self._pem_cache.copies))
         return worker

@@ -12,7 +12,17 @@ from pydantic import Field, SecretStr
 from gateway.config.sections.addresses import find_unfit_for_path, parse_authority
 from gateway.config.sections.fields import Section
 from gateway.config.sections.tls import FilePath
-from gateway.config.sections.types import NotNull, ReadAs, Value, duration, invalid, read_value, text, text_schema
+from gateway.config.sections.types import (
+    NotNull,
+    ReadAs,
+    Value,
+    duration,
+    invalid,
+    invalid_value,
+    read_value,
+    text,
+    text_schema,
+)
 from gateway.config.source.display import mask_text
 
 PORT: Final = 6379
@@ -140,7 +150,7 @@ _URL: Final = Value(
 
 def _read_switch(value: object) -> bool:
     if value not in ("on", "off"):
-        raise invalid("must be on or off")
+        raise invalid_value("must be on or off")
     return value == "on"
 
 
