@@ -17,9 +17,12 @@ from starlette.types import ASGIApp
 from gateway.http.server import FrontProtocol, FrontState
 from gateway.http.server.acceptor import AT_A_TIME, BACKLOG, Acceptor, AcceptOrder
 from gateway.http.server.eviction import reclaim
-from gateway.http.server.slots import Client, Slot
+from gateway.http.server.proxy_header import BadProxyHeader
+from gateway.http.server.proxy_receiver import receive_proxy_header
+from gateway.http.server.slots import Slot
 from gateway.http.tls.handshakes import FailedHandshake, Handshakes
 from gateway.model.keep_going import KeepGoing
+from gateway.policy.access import Client
 from gateway.server.sockets import StartError, close_to_new
 from gateway.server.systemd_sockets import SystemdSocket
 
@@ -151,30 +154,75 @@ class Listener(uvicorn.Server):
     def _admit(self, sock: socket.socket, address: object) -> None:
         """Serve an accepted connection if there is a slot for it."""
         client: Client = (str(address[0]), int(address[1])) if isinstance(address, tuple) else None
+        if self._front.addresses.expects_header(client):
+            task = self._run(self._receive_header(sock, client))
+            self._front.tasks.add(task)  # the end waits for it as for a handshake
+            task.add_done_callback(self._front.tasks.discard)
+            return
         slot = self._front.admit(client)
         if slot is not None:
-            self._serve_connection(sock, address, client, slot)
+            self._serve_connection(sock, slot)
         elif self._front.limits.reclaims and len(self._connecting) < self._front.limits.max_connections:
-            self._run(self._wait_for_slot(sock, address, client))
+            self._run(self._wait_for_slot(sock, client))
         else:
-            self._reject(sock, address, client)
+            self._reject(sock, client)
 
-    def _serve_connection(self, sock: socket.socket, address: object, client: Client, slot: Slot) -> None:
+    def _serve_connection(self, sock: socket.socket, slot: Slot) -> None:
+        protocol = self._make_protocol(slot)
+        if self._handshakes is None:
+            self._run(_connect(sock, protocol, is_tcp=slot.client is not None))
+        else:
+            self._begin_handshake(self._handshakes, sock, protocol)
+
+    def _make_protocol(self, slot: Slot) -> FrontProtocol:
         try:
-            protocol = FrontProtocol(self.config, self.server_state, {}, slot)
+            return FrontProtocol(self.config, self.server_state, {}, slot)
         except BaseException:
             slot.leave()
             raise
-        if self._handshakes is None:
-            self._run(_connect(sock, protocol, is_tcp=client is not None))
-        elif self._front.begin_handshake(slot, client):
-            self._handshakes.begin(sock, address, protocol, functools.partial(_end_handshake, protocol))
+
+    def _begin_handshake(self, handshakes: Handshakes, sock: socket.socket, protocol: FrontProtocol) -> None:
+        slot = protocol.slot
+        if self._front.begin_handshake(slot, slot.client):
+            handshakes.begin(sock, slot.client, protocol, functools.partial(_end_handshake, protocol))
         else:
             slot.leave()
             self._front.on_drop()
-            self._handshakes.refuse(sock, address)
+            handshakes.refuse(sock, slot.client)
 
-    async def _wait_for_slot(self, sock: socket.socket, address: object, client: Client) -> None:
+    async def _receive_header(self, sock: socket.socket, peer: Client) -> None:
+        """Serve a balancer's connection for the client that its PROXY header names."""
+        slot = self._front.admit_balancer(peer)
+        if slot is None:
+            self._reject(sock, peer)
+            return
+        try:
+            sock.setblocking(False)
+            header = await receive_proxy_header(sock, self._front.limits.read_timeout)
+        except BadProxyHeader as exc:
+            sock.close()
+            self._front.on_bad_header(peer, exc)
+            return
+        except BaseException:
+            sock.close()
+            raise
+        finally:
+            slot.leave()
+        client = header.client or peer
+        slot = self._front.admit(client)
+        if slot is None:
+            self._reject(sock, client)
+            return
+        protocol = self._make_protocol(slot)
+        protocol.balancer = peer
+        if self._handshakes is not None:
+            self._begin_handshake(self._handshakes, sock, protocol)
+            return
+        await _connect(sock, protocol, is_tcp=True)
+        if self.should_exit and protocol in self._front.connections:
+            await protocol.wait_closed()  # the end may have looked for connections before this was one
+
+    async def _wait_for_slot(self, sock: socket.socket, client: Client) -> None:
         """Serve the connection once another has left or can be evicted."""
         self._front.waiting += 1
         try:
@@ -183,18 +231,18 @@ class Listener(uvicorn.Server):
                 if slot is None and reclaim(self._front.connections, asyncio.get_running_loop().time()):
                     slot = self._front.admit(client)
                 if slot is not None:
-                    self._serve_connection(sock, address, client, slot)
+                    self._serve_connection(sock, slot)
                     return
                 await asyncio.sleep(_TRY_EVERY)
         finally:
             self._front.waiting -= 1
-        self._reject(sock, address, client)
+        self._reject(sock, client)
 
-    def _reject(self, sock: socket.socket, address: object, client: Client) -> None:
+    def _reject(self, sock: socket.socket, client: Client) -> None:
         """Refuse a connection for which there is no slot, without waiting for its request."""
         self._front.on_drop()
         if self._handshakes is not None:
-            self._handshakes.refuse(sock, address)
+            self._handshakes.refuse(sock, client)
             return
         with contextlib.suppress(OSError):
             sock.setblocking(False)
@@ -203,10 +251,11 @@ class Listener(uvicorn.Server):
             sock.recv(64 * 1024)  # unread data would reset the connection, and lose the answer
         sock.close()
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
+        return task
 
     def drain(self, on: bool) -> bool:
         """Have every answer close its connection (*on*) or not; new ones are accepted. False once the end has begun."""

@@ -287,6 +287,21 @@ def haproxy(**replacing: str) -> Iterator[Balancer]:
             yield Balancer(running.port, health, directory)
 
 
+@contextmanager
+def haproxy_by(configuration: Callable[[Path, int], str]) -> Iterator[Balancer]:
+    """HAProxy by a test's own *configuration*, given its directory (for admin.sock) and port; it has no health page."""
+    program = require("haproxy", "haproxy")
+    with _server_directory() as directory:
+        file = directory / "haproxy.cfg"
+
+        def command(port: int) -> list[str]:
+            file.write_text(configuration(directory, port))
+            return [program, "-db", "-f", str(file)]
+
+        with _server(command, {}, directory) as running:
+            yield Balancer(running.port, 0, directory)
+
+
 def haproxy_complaints() -> str:
     """What HAProxy says against the configuration that we give to operators; nothing if all is well."""
     program = require("haproxy", "haproxy")

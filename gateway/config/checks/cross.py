@@ -14,6 +14,7 @@ from gateway.config.checks.answers import AnswerChecks
 from gateway.config.checks.apps import AppChecks
 from gateway.config.checks.methods import MethodChecks
 from gateway.config.checks.plain import as_list
+from gateway.config.checks.proxies import ProxyChecks
 from gateway.config.checks.store import StoreChecks
 from gateway.config.sections.addresses import (
     AdminAddress,
@@ -82,6 +83,7 @@ class CrossChecks:
         self._answers = AnswerChecks(self._problem, self._warn, self._defaults, self._methods)
         self._limit = self._budget_limit()
         self._addresses()
+        ProxyChecks(self._warn, self._server).check()
         self._files(("server", "tls"), self._server.get("tls"))
         self._client_keepalive()
         self._tracing()

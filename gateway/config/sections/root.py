@@ -47,7 +47,24 @@ class Server(Section):
         description="Networks and single addresses, IPv4 and IPv6, from which hooks may come, such as 192.168.1.0/24 "
         "or 2001:db8::10: those of the media servers. Other clients get 403, and have at most 64 connections, 16 an "
         "address, beside max_connections. Default: an empty list, any client that can connect. Behind a proxy, the "
-        "client's address is the proxy's; unix sockets are protected by their directory only.",
+        "client's address is the proxy's, unless proxy_protocol or trusted_proxies names the proxy; unix sockets are "
+        "protected by their directory only.",
+    )
+    trusted_proxies: Networks = Field(
+        default=(),
+        description="Networks and single addresses of the proxies whose X-Forwarded-For is believed. They may always "
+        "connect; each hook's client is then the rightmost address of that header that is not one of them, or the "
+        "proxy itself where the header is missing. allow_from, log and backends see that client. Not for the admin "
+        "port, nor for unix sockets. Default: an empty list, X-Forwarded-For is ignored. Any address listed here can "
+        "pretend to be any client; a header that is malformed up to that address gets 403.",
+    )
+    proxy_protocol: Networks = Field(
+        default=(),
+        description="Networks and single addresses of the balancers whose connections begin with a PROXY header, "
+        "version 1 or 2, before TLS. allow_from, limits, log and backends see the client that it names; in a health "
+        "check (LOCAL, UNKNOWN), the balancer itself. Not for the admin port, nor for unix sockets. Default: an empty "
+        "list, no PROXY header is accepted. Connections from these addresses without a valid header are closed "
+        "without an answer: switch it on here and on the balancer together.",
     )
     tls: Annotated[ServerTls | None, NotNull()] = Field(
         default=None,
