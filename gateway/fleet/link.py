@@ -108,6 +108,7 @@ class Link:
         self._suspect: _Pending | None = None
         self._late_row = 0
         self._late_limit = 0.0
+        self._last_late = 0.0
         self._rest_until = 0.0
         self._last_rest: float | None = None
         self._keep_going = KeepGoing("what follows a change of the state's connection")
@@ -169,7 +170,7 @@ class Link:
         if limit <= self._late_limit and self._loop.time() < self._rest_until:
             raise StateUnavailable(self.error or _LATE)
         answer = self._submit(command, self._loop.create_future())
-        timer = self._loop.call_later(limit, self._give_up, answer, limit)
+        timer = self._loop.call_later(limit, self._give_up, answer, limit, self._loop.time())
         try:
             return await answer
         except Refused as exc:
@@ -235,12 +236,18 @@ class Link:
             waiting.set_result(answer)
         return None
 
-    def _give_up(self, answer: asyncio.Future[Any], limit: float) -> None:
-        """Nobody waits for this answer any more. Three in a row, and callers in such a hurry leave the server alone."""
+    def _give_up(self, answer: asyncio.Future[Any], limit: float, sent_at: float) -> None:
+        """Nobody waits for this answer any more. Three in a row, and callers in such a hurry leave the server alone.
+
+        Commands that were on their way together are late together: they count once.
+        """
         if answer.done():
             return
         answer.set_exception(StateUnavailable(_LATE))
         self._on_late()
+        if sent_at < self._last_late:
+            return
+        self._last_late = self._loop.time()
         self._late_row += 1
         self._late_limit = max(self._late_limit, limit) if self._late_row > 1 else limit
         if self._late_row >= LATE_IN_A_ROW:
