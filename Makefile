@@ -23,20 +23,24 @@ install: $(VENV)/.installed
 run: install
 	@$(BIN)/gateway demo -c gateway.yaml
 
-# At each change, a minute: the linters, and every test that starts no process and no browser; it is an error if one of
-# these starts any. Properties are tried with a few examples. Seven processes have a part of the rooms each, the last one
-# all that the others do not have.
-PARTS         := waits server client settings rules store rest
-WAITS         := tests/http/server/test_connections.py tests/http/server/test_deadlines.py
-PART_waits    := $(WAITS)
-PART_server   := tests/http/server $(addprefix --ignore ,$(WAITS))
-PART_client   := tests/http --ignore tests/http/server
-PART_settings := tests/config tests/model tests/recording
-PART_rules    := tests/policy tests/telemetry tests/upstreams
-PART_store    := tests/store
-PART_rest     := tests $(addprefix --ignore tests/,http config model recording policy telemetry upstreams store)
-check: lint
-	@$(MAKE) --no-print-directory --keep-going --output-sync --jobs $(words $(PARTS)) $(PARTS:%=check-%)
+# At each change, a minute on two cores: the linters, and every test that starts no process and no browser; it is an
+# error if one of these starts any. Properties are tried with a few examples. Some parts compute while others wait; each
+# is a process with some of the rooms, and the last one has all that the others do not have.
+PARTS          := waits server client store delivery traffic policy settings commands rest
+WAITS          := tests/http/server/test_connections.py tests/http/server/test_deadlines.py
+PART_waits     := $(WAITS)
+PART_server    := tests/http/server $(addprefix --ignore ,$(WAITS))
+PART_client    := tests/http --ignore tests/http/server
+PART_store     := tests/store
+PART_delivery  := tests/proxy tests/end_to_end
+PART_traffic   := tests/recording tests/telemetry tests/upstreams
+PART_policy    := tests/policy
+PART_settings  := tests/config tests/model
+PART_commands  := tests/admin tests/cli
+OTHERS         := $(filter-out rest,$(PARTS))
+PART_rest      := tests $(addprefix --ignore ,$(sort $(filter tests/%,$(foreach part,$(OTHERS),$(PART_$(part))))))
+check: $(VENV)/.test-tools
+	@$(MAKE) --no-print-directory --keep-going --output-sync --jobs $(words lint $(PARTS)) lint $(PARTS:%=check-%)
 
 check-%:
 	@HYPOTHESIS_PROFILE=dev $(BIN)/python -m pytest -q -m "not process and not slow" $(PART_$*)
@@ -98,7 +102,7 @@ rehearsal: $(VENV)/.test-tools
 	@$(BIN)/python -m tests.rehearsal$(if $(SPOOL),.outage) $(REHEARSAL)
 
 # Each target for FUZZ_SECONDS under atheris, in a venv of its own; what was found before is where it begins.
-FUZZ_TARGETS ?= head chunked answer hook config connect repair
+FUZZ_TARGETS ?= head proxy_header chunked answer hook config connect repair
 FUZZ_SECONDS ?= 180
 fuzz: $(VENV)/fuzz/.installed
 	@for target in $(FUZZ_TARGETS); do \
@@ -113,6 +117,7 @@ lock:
 	@$(LOCK) pyproject.toml -o requirements.lock
 	@$(LOCK) -c requirements.lock --extra otel pyproject.toml -o deploy/requirements-otel.lock
 	@$(LOCK) -c requirements.lock --extra postgresql pyproject.toml -o deploy/requirements-postgresql.lock
+	@$(LOCK) -c requirements.lock --extra fleet pyproject.toml -o deploy/requirements-fleet.lock
 	@$(LOCK) deploy/requirements-build.in -o deploy/requirements-build.lock
 	@$(LOCK) -c requirements.lock tests/requirements.in -o tests/requirements.lock
 	@$(LOCK) -c requirements.lock tests/bench/requirements.in -o tests/bench/requirements.lock
@@ -121,7 +126,7 @@ lock:
 audit:
 	@$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/pip install -q pip-audit==2.9.0
 	@$(VENV)/audit/bin/pip-audit --require-hashes -r deploy/requirements-otel.lock \
-	  -r deploy/requirements-postgresql.lock -r deploy/requirements-build.lock
+	  -r deploy/requirements-postgresql.lock -r deploy/requirements-fleet.lock -r deploy/requirements-build.lock
 
 docs: install
 	@$(BIN)/python -m gateway.cli.reference_docs README.md docs/*.md

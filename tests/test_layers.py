@@ -7,7 +7,7 @@ import functools
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeGuard
 
 import pytest
 
@@ -20,6 +20,7 @@ ROOMS: Final = (
     "server",
     "admin",
     "proxy",
+    "fleet",
     "upstreams",
     "telemetry",
     "store",
@@ -64,9 +65,19 @@ def tree_of(module: str) -> ast.Module:
     return ast.parse(NAMES[module].read_text("utf-8"))
 
 
+@functools.cache
+def nodes_of(module: str) -> list[tuple[ast.AST, bool]]:
+    """Every node of a module, and whether it is inside a function."""
+    found: list[tuple[ast.AST, bool]] = [(tree_of(module), False)]
+    for node, inside in found:  # which grows meanwhile
+        below = inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        found += [(child, below) for child in ast.iter_child_nodes(node)]
+    return found
+
+
 def imports_of(module: str) -> Iterator[str]:
     """The gateway's own modules that a module imports, the submodules that ``from`` takes included."""
-    for node in ast.walk(tree_of(module)):
+    for node, _ in nodes_of(module):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in NAMES)
         elif isinstance(node, ast.ImportFrom):
@@ -117,18 +128,15 @@ def test_no_import_goes_in_a_circle() -> None:
         pytest.fail(f"circle: {' -> '.join(exc.args[1])}")
 
 
+def is_import(node: ast.AST) -> TypeGuard[ast.Import | ast.ImportFrom | ast.Call]:
+    if isinstance(node, ast.Call):
+        return ast.unparse(node.func) in {"__import__", "importlib.import_module"}
+    return isinstance(node, ast.Import | ast.ImportFrom)
+
+
 @pytest.mark.parametrize("module", NAMES)
 def test_no_module_imports_inside_a_function(module: str) -> None:
-    tree = tree_of(module)
-    inside = [
-        f"line {node.lineno}"
-        for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        for node in ast.walk(function)
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        or (isinstance(node, ast.Call) and ast.unparse(node.func) in {"__import__", "importlib.import_module"})
-    ]
-    assert inside == []
+    assert [f"line {node.lineno}" for node, inside in nodes_of(module) if inside and is_import(node)] == []
 
 
 @pytest.mark.parametrize("module", NAMES)

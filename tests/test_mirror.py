@@ -18,6 +18,7 @@ MODULES: Final = sorted(
 ELSEWHERE: Final = {
     "http/client/answer_parser": "http/client/test_connection.py",
     "admin/dry_run": "config/test_load.py",
+    "admin/fleet_view": "admin/test_fleet_api.py",
     "admin/overview": "admin/test_api.py",
     "cli/commands/replay": "recording/replay/test_replay.py",
     "cli/render_replay": "recording/replay/test_replay.py",

@@ -1,4 +1,4 @@
-"""What an installation has, and what of it a process loads: the store's packages only where there is a store."""
+"""What an installation has, and what of it a process loads: packages of store and state only where there is one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flit_core import buildapi  # type: ignore[import-untyped]
 
 from tests.support.gateways import LISTEN, ROOT, running_gateway, wait_until
 
-HEAVY: Final = ("sqlalchemy", "alembic", "psycopg")
+HEAVY: Final = ("sqlalchemy", "alembic", "psycopg", "redis", "hiredis")
 SITE: Final = f"""
 import os, sys
 
@@ -29,7 +29,9 @@ sys.meta_path.insert(0, Watch())
 """A module that Python imports at the start of each process."""
 APPS: Final = "upstreams: {u: {url: 'http://127.0.0.1:9'}}\napps: {a: {static: allow}, b: {upstream: u}}\n"
 KEPT: Final = "store: {url: 'sqlite:store.db'}\nhistory: {}\ndefaults: {spool: on}\n"
-SHARED: Final = KEPT.replace("sqlite:store.db", "postgresql://u:p@127.0.0.1:9/d")
+SHARED: Final = (
+    KEPT.replace("sqlite:store.db", "postgresql://u:p@127.0.0.1:9/d") + "state: {url: 'redis://127.0.0.1:9'}\n"
+)
 
 
 def test_the_wheel_has_every_file_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +69,7 @@ def test_check_and_explain_load_nothing_of_the_store(command: list[str], kept: s
     assert list(tmp_path.glob("store*")) == []
 
 
-def test_without_a_store_nothing_of_it_is_loaded(tmp_path: Path) -> None:
+def test_without_store_and_state_nothing_of_them_is_loaded(tmp_path: Path) -> None:
     """In one process; that supervisor and workers load none is shown below, where there is a store."""
     loaded, environment = watched(tmp_path)
     with running_gateway(LISTEN + APPS, tmp_path, environment=environment) as gateway:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -16,9 +17,13 @@ from gateway.admin.decision_filter import parse_filter
 from gateway.admin.decision_search import DecisionSearch, detail_json
 from gateway.admin.endpoints import AdminState
 from gateway.admin.events import APP_COUNT_ERROR, DEFAULT_APPS, parse_app_count
+from gateway.admin.fleet_api import FleetApi, asks_fleet, asks_places, own_parameters
+from gateway.admin.fleet_merge import merge_upstreams
 from gateway.admin.overview import Overview
 from gateway.admin.rpc import Drain
 from gateway.model.text import timestamp
+from gateway.policy.orders import TargetOrder
+from gateway.telemetry.decision_view import DecisionFilter
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +33,9 @@ _JSON: Final = "application/json"
 class Api:
     """The endpoints."""
 
-    def __init__(self, state: AdminState, overview: Overview) -> None:
+    def __init__(self, state: AdminState, overview: Overview, fleet: FleetApi) -> None:
         self._state = state
+        self._fleet = fleet
         self._overview = overview
         self._decisions = DecisionSearch(state.rpc, state.store, lambda: state.reloader.loaded.config)
 
@@ -47,20 +53,31 @@ class Api:
         ]
 
     async def decisions(self, request: Request) -> Response:
-        """The matching decisions, newest first."""
+        """The matching decisions, newest first; of all gateways with ``fleet=true``."""
         try:
-            asked = parse_filter(request.query_params.multi_items(), time.time())
+            asked = parse_filter(own_parameters(request), time.time())
         except ValueError as exc:
             return PlainTextResponse(f"{exc}\n", 400)
-        return _json(await self._decisions.page(asked))
+        if asks_fleet(request):
+            return await self._fleet.decisions(request, partial(self._page, asked), asked.limit)
+        return _json(await self._decisions.page(asked, places=asks_places(request)))
+
+    async def _page(self, asked: DecisionFilter) -> dict[str, Any]:
+        page: dict[str, Any] = msgspec.to_builtins(await self._decisions.page(asked, places=True))
+        return page
 
     async def decision(self, request: Request) -> Response:
-        """One decision, by its request id."""
+        """One decision, by its request id; with ``fleet=true``, at whichever gateway it is."""
         view, detail, history = await self._decisions.one(request.path_params["request_id"])
+        elsewhere = ""
+        if view is None and asks_fleet(request):
+            found, elsewhere = await self._fleet.decision(request.path_params["request_id"])
+            if found is not None:
+                return _json(found)
         if view is None:
             where = "the journal (it keeps only the most recent)" + (" or the history" if history.configured else "")
             missing = "" if history.error is None else f"; the history was not searched: {history.error}"
-            return PlainTextResponse(f"request not in {where}{missing}; search the log\n", 404)
+            return PlainTextResponse(f"request not in {where}{missing}{elsewhere}; search the log\n", 404)
         return _json(detail_json(view, detail))
 
     async def insights(self, request: Request) -> Response:
@@ -73,7 +90,9 @@ class Api:
         return _json({"time": timestamp(activity.time), **shown})
 
     async def upstreams(self, request: Request) -> Response:
-        """Every upstream and the state of its targets."""
+        """Every upstream and the state of its targets; of all gateways with ``fleet=true``."""
+        if asks_fleet(request):
+            return await self._fleet.merged(request, self._overview.upstreams, merge_upstreams)
         return _json(await self._overview.upstreams())
 
     async def eject(self, request: Request) -> Response:
@@ -109,6 +128,10 @@ class Api:
             "target": name,
             "incomplete": list(done.incomplete),
         }
+        if self._state.fleet is not None:
+            order = TargetOrder(upstream, target.url)
+            error = await self._state.fleet.orders.give(order, on=ejected)
+            answer["fleet"] = {"published": error is None, "error": error}
         if ejected and not done.others_up:
             answer["warning"] = f"No other target of {upstream} is up: the fallback decides its hooks until one is."
         return _json(answer)

@@ -71,6 +71,10 @@ class DecisionPage(msgspec.Struct, frozen=True):
     history: HistoryScope
     incomplete: list[int]
     """The workers that did not answer in time: what only their journals have is missing."""
+    places: list[str] | msgspec.UnsetType = msgspec.UNSET
+    """For another gateway, which merges pages: each decision's cursor."""
+    in_journal: list[bool] | msgspec.UnsetType = msgspec.UNSET
+    """For the same: whether a journal of this gateway has it, not the history alone."""
 
 
 class DecisionDetail(msgspec.Struct, frozen=True):
@@ -116,16 +120,18 @@ class DecisionSearch:
         self._portion = portion
         self._max_read = max_read
 
-    async def page(self, wanted: DecisionFilter) -> DecisionPage:
-        """The newest decisions that match, as many as the limit allows."""
+    async def page(self, wanted: DecisionFilter, *, places: bool = False) -> DecisionPage:
+        """The newest decisions that match, as many as the limit allows; *places*: with what a merge needs."""
         replies = await self._rpc.ask(FindDecisions(wanted))
         parts = list(replies.by_pid.values())
         searches = await asyncio.gather(*map(self._search, self._history_filters(wanted), [wanted, wanted]))
         rows: dict[Position, DecisionView] = {}
         for found in searches:
             rows.update(found.rows)
+        in_journal: set[Position] = set()
         for part in parts:
             rows.update(zip(part.positions, part.decisions, strict=True))
+            in_journal.update(part.positions if places else ())
         horizon = max((found.horizon for found in searches if found.horizon is not None), default=-1)
         ordered = sorted((place for place in rows if place[0] > horizon), reverse=True)
         shown = ordered[: wanted.limit]
@@ -145,6 +151,8 @@ class DecisionSearch:
             journal_oldest=journal_oldest,
             history=history,
             incomplete=list(replies.incomplete),
+            places=[write_cursor(place) for place in shown] if places else msgspec.UNSET,
+            in_journal=[place in in_journal for place in shown] if places else msgspec.UNSET,
         )
 
     async def one(self, request_id: str) -> tuple[DecisionView | None, DecisionDetail, HistoryScope]:

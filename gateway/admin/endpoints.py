@@ -8,8 +8,9 @@ import ipaddress
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -20,9 +21,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway import __version__
 from gateway.admin import console
 from gateway.admin.events import APP_COUNT_ERROR, DEFAULT_APPS, Events, no_events, parse_app_count
+from gateway.admin.fleet_api import FleetApi, asks_fleet, is_fleet_path
+from gateway.admin.fleet_merge import merge_activity, merge_hooks
 from gateway.admin.lifecycle import Lifecycle, Phase
+from gateway.admin.peer_auth import is_signed
 from gateway.admin.reload import FailureReason, Reloader
 from gateway.admin.rpc import FindDecisions, NoWorkers, WorkerRpc
+from gateway.fleet.agent import FleetAgent
 from gateway.http.client.resolver import is_address
 from gateway.http.server.head import BadRequest
 from gateway.http.server.state import Answer
@@ -72,12 +77,15 @@ class AdminState:
     """The address of the admin port."""
     store: StoreConnection | None = None
     """The store; None where none is configured."""
+    fleet: FleetAgent | None = None
+    """The fleet that this gateway is a member of; None where no state is configured."""
 
 
 class Guard:
     """Checks access: loopback or the token; every POST needs the token, if one is configured, and so do whole numbers.
 
-    Liveness, readiness and the console's files are public.
+    Another gateway of the fleet may read what all views of the fleet show, if it has the same token. Liveness,
+    readiness and the console's files are public.
     """
 
     def __init__(self, app: ASGIApp, state: AdminState) -> None:
@@ -108,6 +116,8 @@ class Guard:
         headers = dict(scope["headers"])
         if configured is not None and _has_token(scope["headers"], configured.get_secret_value()):
             return None
+        if configured is not None and self._is_from_fleet(scope, headers, configured.get_secret_value()):
+            return None
         client = scope["client"]
         if client is not None and not _is_loopback(client[0]):
             return _text_error(401, "send the admin token (Authorization: Bearer …); only loopback works without it")
@@ -123,6 +133,17 @@ class Guard:
         if b"origin" in headers or b"sec-fetch-site" in headers:
             return _text_error(403, "not allowed from a browser without an admin token; set admin.token")
         return None
+
+    def _is_from_fleet(self, scope: Scope, headers: Mapping[bytes, bytes], token: str) -> bool:
+        """Whether it is a question of another gateway of the fleet, made for this one."""
+        fleet = self._state.fleet
+        if fleet is None or scope["method"] != "GET" or not is_fleet_path(scope["path"]):
+            return False
+        host = headers.get(b"host", b"")
+        if host.decode("latin-1") != fleet.describe().admin:
+            return False  # made for another gateway, and passed on
+        target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
+        return is_signed(headers.get(b"authorization", b""), token, host, target, time.time())
 
 
 def _has_token(headers: Iterable[tuple[bytes, bytes]], token: str) -> bool:
@@ -166,8 +187,9 @@ def plain_error(refusal: BadRequest) -> Answer:
 class Admin:
     """The endpoints."""
 
-    def __init__(self, state: AdminState) -> None:
+    def __init__(self, state: AdminState, fleet: FleetApi) -> None:
         self._state = state
+        self._fleet = fleet
 
     def routes(self) -> list[BaseRoute]:
         """Paths and their handlers."""
@@ -205,49 +227,59 @@ class Admin:
         return JSONResponse(report.as_json(), _STATUS[report.reason])
 
     async def status(self, request: Request) -> Response:
-        """Version, processes, uptime and configuration."""
+        """Version, processes, uptime and configuration; of all gateways with ``fleet=true``."""
+        if asks_fleet(request):
+            return await self._fleet.status(self._status, merge_hooks)
+        return JSONResponse(await self._status())
+
+    async def _status(self) -> dict[str, Any]:
         reloader = self._state.reloader
         loaded, report = reloader.loaded, reloader.last_report
         activity = await self._state.events.sampler.activity()
         replies = await self._state.rpc.ask(FindDecisions(DecisionFilter(until=0.0)))
-        return JSONResponse(
-            {
-                "version": __version__,
-                "python": platform.python_version(),
-                "workers": self._state.worker_pids(),
-                "phase": self._state.lifecycle.phase,
-                "started": timestamp(self._state.lifecycle.started_at),
-                "uptime_seconds": round(time.time() - self._state.lifecycle.started_at, 3),
-                "config": {
-                    "path": str(loaded.path),
-                    "apps": len(loaded.config.apps),
-                    "upstreams": len(loaded.config.upstreams),
-                    "last_reload_successful": self._state.reloader.last_successful,
-                    "loaded": timestamp(self._state.reloader.loaded_at),
-                },
-                "listen": list(self._state.listen),
-                "admin": self._state.admin,
-                "draining": self._state.lifecycle.phase is Phase.DRAINING,
-                "hooks": activity.hooks_as_json(),
-                "journal": {"held": sum(found.held for found in replies.by_pid.values())},
-                "warnings": [str(warning) for warning in loaded.warnings[:_MOST_TEXTS]],
-                "last_reload": {
-                    "time": timestamp(reloader.last_at),
-                    "successful": report.successful,
-                    "reason": report.reason,
-                    "problems": [str(problem) for problem in report.problems[:_MOST_TEXTS]],
-                    "changes": list(report.changes),
-                },
-            }
-        )
+        return {
+            "version": __version__,
+            "python": platform.python_version(),
+            "workers": self._state.worker_pids(),
+            "phase": self._state.lifecycle.phase,
+            "started": timestamp(self._state.lifecycle.started_at),
+            "uptime_seconds": round(time.time() - self._state.lifecycle.started_at, 3),
+            "config": {
+                "path": str(loaded.path),
+                "apps": len(loaded.config.apps),
+                "upstreams": len(loaded.config.upstreams),
+                "last_reload_successful": self._state.reloader.last_successful,
+                "loaded": timestamp(self._state.reloader.loaded_at),
+            },
+            "listen": list(self._state.listen),
+            "admin": self._state.admin,
+            "draining": self._state.lifecycle.phase is Phase.DRAINING,
+            "hooks": activity.hooks_as_json(),
+            "state": None if self._state.fleet is None else self._state.fleet.status(),
+            "journal": {"held": sum(found.held for found in replies.by_pid.values())},
+            "warnings": [str(warning) for warning in loaded.warnings[:_MOST_TEXTS]],
+            "last_reload": {
+                "time": timestamp(reloader.last_at),
+                "successful": report.successful,
+                "reason": report.reason,
+                "problems": [str(problem) for problem in report.problems[:_MOST_TEXTS]],
+                "changes": list(report.changes),
+            },
+        }
 
     async def activity(self, request: Request) -> Response:
-        """The current activity per app."""
+        """The current activity per app; of all gateways with ``fleet=true``."""
         most = parse_app_count(request.query_params.get("apps", str(DEFAULT_APPS)))
         if most is None:
             return PlainTextResponse(APP_COUNT_ERROR, 400)
+        if asks_fleet(request):
+            merge = partial(merge_activity, most=most)
+            return await self._fleet.merged(request, partial(self._activity, most), merge)
+        return JSONResponse(await self._activity(most))
+
+    async def _activity(self, most: int) -> dict[str, Any]:
         activity = await self._state.events.sampler.activity()
-        return JSONResponse(await asyncio.to_thread(activity.as_json, most))
+        return await asyncio.to_thread(activity.as_json, most)
 
     async def config(self, request: Request) -> Response:
         """The current configuration as it was written, with secrets masked."""

@@ -22,7 +22,7 @@ from gateway.telemetry.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 _NEEDS_RESTART: Final = ("listen", "admin", "workers", "tls", "drain_timeout")
-"""Of ``server``; ``store`` needs one too."""
+"""Of ``server``; ``store`` and ``state`` need one too."""
 
 _MASS_REMOVAL_FROM: Final = 10
 """With this many apps or more, an automatic reload must not remove more than half of them."""
@@ -242,7 +242,7 @@ def differences(before: Config, after: Config) -> list[str]:
         if key in ("upstreams", "apps") or old == new:
             continue
         is_section = isinstance(old, BaseModel) and isinstance(new, BaseModel)
-        restart = " (takes effect after a restart)" if key == "store" else ""
+        restart = " (takes effect after a restart)" if key in ("store", "state") else ""
         changes += _changed_fields(key, old, new) if is_section else [f"{key} changed{restart}"]
     return changes
 

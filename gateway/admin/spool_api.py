@@ -44,6 +44,7 @@ from gateway.admin.spool_views import (
 )
 from gateway.admin.store_asking import ask_within
 from gateway.model.text import plural
+from gateway.policy.orders import SpoolOrder
 from gateway.recording.settings import THIS_RUN
 from gateway.store.requests import (
     DropEvents,
@@ -190,7 +191,11 @@ class SpoolApi:
             what = f"to {upstream}" if upstream is not None else f"of {app}" if app is not None else "of all events"
             fields = {"event": "spool_pause" if paused else "spool_resume", **_log_fields(asked.wanted)}
             logger.warning("redelivery %s is %s by an operator", what, result, extra={"fields": fields})
-        return _json({"result": result, "upstream": upstream, "app": app})
+        answer: dict[str, Any] = {"result": result, "upstream": upstream, "app": app}
+        if self._state.fleet is not None:
+            error = await self._state.fleet.orders.give(SpoolOrder(upstream, app), on=paused)
+            answer["fleet"] = {"published": error is None, "error": error}
+        return _json(answer)
 
     async def _check_names(self, upstream: str | None, app: str | None) -> None:
         """Raises SpoolError if there is no such upstream or app, in the configuration or in the spool."""

@@ -15,6 +15,9 @@ window*: ``failures`` hard failures (the target could not be reached) that are a
 failures (no answer in time, a bad answer, an error status) count only in a row: where one tenant's script is broken,
 another tenant's success on the same target proves that it works.
 
+A *hint* (the target fails elsewhere) opens nothing: while it is fresh, and until the target answers here, one failure
+of either kind is enough.
+
 The window is kept as counts in nine slots of an eighth of its length, not as a list of events. Failures that fall
 within ``window`` are always counted together; ones up to an eighth further apart may be.
 
@@ -75,6 +78,8 @@ class Breaker:
         "_hard",
         "_hard_total",
         "_held",
+        "_hinted_at",
+        "_hinted_until",
         "_opened_at",
         "_opened_count",
         "_outcomes",
@@ -105,6 +110,7 @@ class Breaker:
         self._opened_at = -math.inf  # the last target's shorter wait runs from here
         self._retry_at = -math.inf
         self._succeeded_at = -math.inf
+        self._hinted_at = self._hinted_until = -math.inf
         self._width = _slot_width(self._settings)
         self._slot = 0
         self._slot_ends = -math.inf
@@ -208,7 +214,7 @@ class Breaker:
             if silent_since < self._succeeded_at:
                 return False
             self._count_failure(now, hard=hard)
-            if not self._is_too_much() or now - self._succeeded_at < patience:
+            if not self._is_too_much(now) or now - self._succeeded_at < patience:
                 return False
         self._open(now)
         return True
@@ -236,16 +242,24 @@ class Breaker:
         self._held = self._held or hold
         return not was_open
 
+    def hint(self, now: float) -> None:
+        """The target fails elsewhere: for ``open_for``, or until it answers here, one failure opens the breaker."""
+        self._hinted_at = now
+        self._hinted_until = now + self._settings.open_for
+
     def restore(self, now: float) -> None:
-        """Close it. A closed breaker keeps its counts: a health check that passes clears no hook's failure."""
+        """Close it, and forget a hint. A closed breaker keeps its counts: a passed check clears no hook's failure."""
+        self._hinted_until = -math.inf
         if self._state is not _CLOSED:
             self._close(now)
 
     def configure(self, settings: BreakerSettings) -> None:
         """Change the settings. The state stays; a running wait becomes what it would have been.
 
-        A window of another length begins empty.
+        A window of another length begins empty. A hint does not outlast other settings.
         """
+        if settings != self._settings:
+            self._hinted_until = -math.inf
         if settings.window != self._settings.window:
             self._clear_counts()
             self._width = _slot_width(settings)
@@ -306,8 +320,8 @@ class Breaker:
             self._hard[slot] += 1
             self._hard_total += 1
 
-    def _is_too_much(self) -> bool:
-        failures = self._settings.failures
+    def _is_too_much(self, now: float) -> bool:
+        failures = 1 if self._succeeded_at < self._hinted_at <= now < self._hinted_until else self._settings.failures
         return self._row_total >= failures or (
             self._hard_total >= failures and self._hard_total * 2 >= self._outcomes_total
         )

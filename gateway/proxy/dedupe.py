@@ -180,6 +180,8 @@ class Flight:
 
         *until*: loop time at which the hook's budget ends. Raises TimeoutError if there is no verdict by then.
         """
+        if self._claim is not None:
+            return None  # it has been this worker's since it was last asked
         claims, loop = self._duplicates.claims, asyncio.get_running_loop()
         while claims is not None:
             found = claims.take(self._key, self.body, loop.time(), until)

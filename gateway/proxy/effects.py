@@ -7,11 +7,14 @@ answers to connect are checked, completed and remembered, and the rulings that w
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from gateway.model.hooks import Hook, MethodType, method_type
 from gateway.model.verdicts import ALLOW_STATUS, Ruling
 from gateway.policy.rest_client_config import (
     ClientConfig,
+    MethodSettings,
+    SessionSettings,
     examine,
     excluded_fields,
     ignored_fields,
@@ -19,13 +22,26 @@ from gateway.policy.rest_client_config import (
     session_settings,
 )
 from gateway.proxy.context import HookContext
-from gateway.proxy.sessions import Sessions, session_key
+from gateway.proxy.sessions import session_key
+
+
+class KnownSessions(Protocol):
+    """What sessions' answers to connect set: of one gateway, or written behind to those of a fleet."""
+
+    def remember(self, session: str | None, failing: frozenset[str], settings: SessionSettings | None = None) -> None:
+        """Store what the session's answer to connect set; *failing*: the methods whose rejections stop the call."""
+
+    def stops(self, session: str | None, method: str) -> bool | None:
+        """Whether the media server stops a call when this method is rejected; None = not known."""
+
+    def settings(self, session: str | None, method: str) -> MethodSettings | None:
+        """What the session's answer to connect set for this method; None = not known."""
 
 
 class Effects:
     """Annotates rulings by what is known of the *sessions*."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: KnownSessions) -> None:
         self._sessions = sessions
 
     def annotate(self, context: HookContext, ruling: Ruling) -> Ruling:

@@ -40,8 +40,8 @@ from gateway.model.verdicts import (
 from gateway.policy.retry import MIN_LEFT
 from gateway.proxy.context import HookContext, TracedHookContext
 from gateway.proxy.dedupe import MIN_WAITING, Flight, OwnerLost, TooManyRepeats, WaitingRepeats, hook_key
-from gateway.proxy.effects import Effects
-from gateway.proxy.limits import Limits
+from gateway.proxy.effects import Effects, KnownSessions
+from gateway.proxy.limits import FleetLimits, Limits
 from gateway.proxy.refusals import (
     RequestRefused,
     answer_bad_request,
@@ -83,7 +83,7 @@ class HookEndpoint:
         self,
         runtime: Runtime,
         listeners: tuple[Listener, ...],
-        sessions: Sessions | None = None,
+        sessions: KnownSessions | None = None,
         keeper: EventKeeper | None = None,
     ) -> None:
         """*keeper* keeps events for methods that spool; None where no store is configured."""
@@ -95,8 +95,9 @@ class HookEndpoint:
         self._new_context: Callable[[Snapshot, float, Scope], HookContext] = HookContext
         self._loop = asyncio.get_running_loop()
         self._hook_reader = HookReader()
-        self._limits = Limits(runtime)
+        self._limits = Limits(runtime) if runtime.shares is None else FleetLimits(runtime, runtime.shares)
         self._waiting = WaitingRepeats()
+        self._has_other_workers = runtime.duplicates.claims is not None
         self._effects = Effects(Sessions() if sessions is None else sessions)
         self._spooling = Spooling(keeper)
 
@@ -172,8 +173,8 @@ class HookEndpoint:
         if context.original is not None:
             return await self._join(context, route, context.original)
         flight, tenant = context.flight, context.tenant
-        if flight is not None and self._runtime.duplicates.claims is not None:
-            elsewhere = await _ask_other_workers(context, route, flight)
+        if flight is not None and self._has_other_workers:
+            elsewhere = await ask_other_workers(context, route, flight)
             if elsewhere is not None:
                 return elsewhere
         self._limits.count(tenant, 1)
@@ -242,6 +243,9 @@ class HookEndpoint:
 
     # --- what else the endpoint does ---
 
+    async def settle(self) -> None:
+        """At the end, when no hook is in flight any more: publish the decisions that still wait. Here, none do."""
+
     def trace_with(self, sampling: Sampling | None, listener: Listener | None) -> None:
         """Trace the hooks that *sampling* picks from now on, for the *listener* too; None: trace nothing."""
         self._new_context = HookContext if sampling is None else partial(TracedHookContext, sampling)
@@ -264,7 +268,7 @@ class HookEndpoint:
     def refuse(self, refusal: BadRequest) -> Answer:
         """The answer to what never became a request; the front door asks for it, and writes it."""
         ruling, head = answer_bad_request(refusal), refusal.head
-        scope = {"headers": head.headers if head is not None else ()}
+        scope = {"headers": head.headers if head is not None else (), "client": refusal.client}
         context = self._new_context(self._runtime.snapshot, self._loop.time(), scope)
         if head is not None:
             with contextlib.suppress(RequestRefused):
@@ -301,7 +305,7 @@ def _apply_rules(context: HookContext, route: Route, hook: Hook) -> Ruling | Non
     return static_ruling(route.static or Verdict.REJECT, context.body) if context.upstream is None else None
 
 
-async def _ask_other_workers(context: HookContext, route: Route, flight: Flight) -> Ruling | None:
+async def ask_other_workers(context: HookContext, route: Route, flight: Flight) -> Ruling | None:
     """The verdict that another worker has of the same hook, or gets in time; None: this one is to ask."""
     try:
         ruling = await flight.await_other_worker(context.started + route.budget)

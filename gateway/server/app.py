@@ -12,6 +12,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.admin import console
 from gateway.admin.api import Api
 from gateway.admin.endpoints import Admin, AdminState, Guard
+from gateway.admin.fleet_api import FleetApi
+from gateway.admin.fleet_view import FleetView
 from gateway.admin.overview import Overview
 from gateway.admin.spool_api import SpoolApi
 from gateway.proxy.endpoint import HookEndpoint
@@ -43,5 +45,12 @@ def hook_app(endpoint: HookEndpoint) -> Starlette:
 def admin_app(state: AdminState) -> Starlette:
     """The application for operators and Prometheus."""
     overview = Overview(state.rpc, lambda: state.reloader.loaded)
-    routes = [*Admin(state).routes(), *Api(state, overview).routes(), *SpoolApi(state).routes(), *console.routes()]
+    fleet = FleetApi(None if state.fleet is None else FleetView(state.fleet, state.reloader))
+    routes = [
+        *Admin(state, fleet).routes(),
+        *Api(state, overview, fleet).routes(),
+        *fleet.routes(),
+        *SpoolApi(state).routes(),
+        *console.routes(),
+    ]
     return Starlette(routes=routes, middleware=[Middleware(Guard, state=state)])

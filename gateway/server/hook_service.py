@@ -13,19 +13,23 @@ from typing import Final
 
 from gateway.admin.rpc import RpcHandler
 from gateway.config import Config
+from gateway.fleet.hooks import FleetHooks
 from gateway.http.server import LINGER, FrontLimits, FrontState, enforce_limits
+from gateway.http.server.proxy_header import BadProxyHeader
+from gateway.http.server.proxy_receiver import PeerLeft
 from gateway.http.tls.certificates import Renewal, ServerTLS
-from gateway.http.tls.handshakes import FailedHandshake, HandshakeFault
+from gateway.http.tls.handshakes import FailedHandshake, HandshakeFault, peer_name
 from gateway.http.tls.pem_files import NO_COPIES, Copies
 from gateway.model.change import Change, Changes, Swap, prepare
 from gateway.model.decision import Decision
 from gateway.model.keep_going import KeepGoing
-from gateway.policy.access import AllowedAddresses
+from gateway.policy.access import Client, ClientAddresses
 from gateway.policy.shadow import ShadowResult
 from gateway.policy.shared import SharedState
 from gateway.policy.spooling import RESERVE
 from gateway.proxy.endpoint import HookEndpoint
 from gateway.proxy.endpoint import Listener as DecisionListener
+from gateway.proxy.fleet_endpoint import fleet_endpoint
 from gateway.proxy.redelivery import Redelivery
 from gateway.proxy.runtime import Runtime
 from gateway.proxy.sessions import Sessions
@@ -84,7 +88,12 @@ class HookService:
         consumers = (metrics.record, self._access.record, journal.record, *listeners)
         sessions = Sessions() if sessions is None else sessions
         sessions.on_settings_dropped = metrics.unkept_settings.inc
-        endpoint = HookEndpoint(self.runtime, consumers, sessions, store)
+        self._fleet = None if config.state is None else FleetHooks(config.state, metrics)
+        endpoint = self._endpoint = (
+            HookEndpoint(self.runtime, consumers, sessions, store)
+            if self._fleet is None
+            else fleet_endpoint(self.runtime, consumers, sessions, self._fleet, keeper=store)
+        )
         self._store = store
         self._redelivery = None if store is None else Redelivery(self.runtime, store)
         self._history = (
@@ -98,8 +107,10 @@ class HookService:
         self._lag_monitor = LoopLagMonitor(asyncio.get_running_loop(), metrics.held_up.inc)
         self._config = config
         self._front = FrontState(_limits(config), LINGER, endpoint.refuse)
-        self._front.addresses = AllowedAddresses(config.server.allow_from)
-        self._front.on_drop = metrics.dropped_connections.inc
+        self._front.addresses = _client_addresses(config)
+        self._front.on_drop = metrics.dropped_connections.with_labels("limit").inc
+        self._front.on_bad_header = self._record_bad_header
+        self._bad_headers = metrics.dropped_connections.with_labels("proxy_header")
         self._tls = _server_tls(config, copies)
         self._listener = Listener(
             hook_app(endpoint),
@@ -131,6 +142,8 @@ class HookService:
         self._prepare_history(self._config).commit()
         if self._store is not None:
             await self._store.wait_for_start()  # else the first events after a restart could not be kept
+        if self._fleet is not None:
+            await self._fleet.start()
         self._serving = asyncio.create_task(self._listener.run_until_stopped())
         await wait_until_started([self._listener], [self._serving])
         _tune_gc()
@@ -191,18 +204,24 @@ class HookService:
             (_, change), self._prepared = self._prepared, None
             await change.discard()
 
-    def stop(self, *, at_once: bool = False) -> None:
-        """Accept no more; answer what is in flight, unless *at_once*."""
+    def stop(self, *, at_once: bool = False, others_accept: bool = False) -> None:
+        """Accept no more; answer what is in flight, unless *at_once*.
+
+        From systemd's sockets it accepts for a moment yet, unless *others_accept*.
+        """
         self.runtime.shadows.drain()
         if self._redelivery is not None:
             self._redelivery.pause(True)
-        self._listener.stop(at_once=at_once)
+        self._listener.stop(at_once=at_once, others_accept=others_accept)
 
     async def wait_for_end(self) -> None:
         """Wait for the end of what ``stop()`` began, and clean up."""
         if self._serving is not None:
             await self._serving
         await self._wait_for_cut_off()
+        await self._endpoint.settle()
+        if self._fleet is not None:
+            await self._fleet.aclose()
         if self._redelivery is not None:
             await self._redelivery.aclose()
         if self._renewing is not None:
@@ -263,12 +282,22 @@ class HookService:
         logger.log(level, f"TLS handshake with %s failed ({failed.fault}): %s", failed.peer, failed.detail,
                    extra={"fields": fields})  # fmt: skip
 
+    def _record_bad_header(self, peer: Client, fault: BadProxyHeader) -> None:
+        """Count and log it; only at level debug where the peer disconnected at once, as health checks do."""
+        name = peer_name(peer)
+        fields = {"event": "proxy_header_rejected", "peer": name, "error": str(fault)}
+        if isinstance(fault, PeerLeft):
+            logger.debug("no PROXY header from %s: %s", name, fault, extra={"fields": fields})
+            return
+        self._bad_headers.inc()
+        logger.warning("PROXY header from %s rejected: %s", name, fault, extra={"fields": fields})
+
     async def _prepare_front(self, config: Config) -> Change:
         """What clients are granted, and the log."""
         front = self._front
-        before, after = (front.limits, front.addresses), (_limits(config), AllowedAddresses(config.server.allow_from))
+        before, after = (front.limits, front.addresses), (_limits(config), _client_addresses(config))
 
-        def grant(granted: tuple[FrontLimits, AllowedAddresses]) -> None:
+        def grant(granted: tuple[FrontLimits, ClientAddresses]) -> None:
             front.limits, front.addresses = granted
 
         grants = Swap(partial(grant, after), partial(grant, before))
@@ -306,6 +335,11 @@ def _limits(config: Config) -> FrontLimits:
         max_refused=granted.refused,
         max_strangers=granted.strangers,
     )
+
+
+def _client_addresses(config: Config) -> ClientAddresses:
+    server = config.server
+    return ClientAddresses(server.allow_from, server.trusted_proxies, server.proxy_protocol)
 
 
 def _server_tls(config: Config, copies: Copies) -> ServerTLS | None:

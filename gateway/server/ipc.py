@@ -55,6 +55,13 @@ class Built(NamedTuple):
     """From a worker: it can serve, and takes part in reloads from now on."""
 
 
+class TargetEjected(NamedTuple):
+    """From a worker: a target fails so much that it is ejected for every app; sent where a fleet is to know it."""
+
+    upstream: str
+    url: str
+
+
 class Prepared(NamedTuple):
     """From a worker: the configuration with this serial is prepared, or the reason why it cannot be."""
 

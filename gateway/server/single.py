@@ -16,6 +16,7 @@ from gateway.admin.reload import Reloader, with_workers
 from gateway.config import Loaded
 from gateway.model.keep_going import KeepGoing
 from gateway.proxy.endpoint import Listener as DecisionListener
+from gateway.server.fleet_local import FleetLocal, make_fleet, store_up
 from gateway.server.hook_service import HookService
 from gateway.server.main_process import (
     admin_listener,
@@ -57,6 +58,14 @@ class Gateway:
         self._metrics.on_scrape(lambda: self._metrics.ready.set(self.lifecycle.phase is Phase.READY))
         if self._store is not None:
             self._metrics.on_scrape(self._store.sample)
+        self._fleet = make_fleet(
+            config, self._metrics, FleetLocal(
+                self._reloader, self.lifecycle, self._service.rpc_handler, self.admin_address, store_up(self._store),
+                store=None if self._store is None else self._store.client,
+            ),
+        )  # fmt: skip
+        if self._fleet is not None:
+            self._service.runtime.targets.on_ejection = self._fleet.hints.give
         self._keep_going = KeepGoing("what follows a reload")
         self._stop = asyncio.Event()
         self.started = asyncio.Event()
@@ -85,7 +94,7 @@ class Gateway:
         state = AdminState(
             self._reloader, self.lifecycle, self._render,
             rpc=rpc_handler, events=events, listen=listen, admin=self.admin_address,
-            store=None if self._store is None else self._store.client,
+            store=None if self._store is None else self._store.client, fleet=self._fleet,
         )  # fmt: skip
         admin = admin_listener(state, self._sockets.admin)
         self._metrics.workers.set(1)
@@ -94,6 +103,7 @@ class Gateway:
             contextlib.aclosing(events),
             contextlib.nullcontext() if self._store is None else self._store.running(),
             contextlib.nullcontext() if self._kept is None else self._kept,
+            contextlib.nullcontext() if self._fleet is None else self._fleet.running(),
         ):
             await self._service.start()
             self.lifecycle.ready()

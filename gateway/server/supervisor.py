@@ -1,8 +1,9 @@
 """Several workers on one port: starts them, replaces those that die, reloads and stops them, and answers for them all.
 
 All workers accept on the same listening sockets, which the supervisor keeps open: if one worker dies or hangs, another
-accepts the connections that wait, and while none lives they are refused at once. The supervisor decides no hooks. It
-owns the configuration, so that a replacement never depends on what is on the disk by then.
+accepts the connections that wait, and while none lives they are refused at once (on systemd's sockets they wait). The
+supervisor decides no hooks. It owns the configuration, so that a replacement never depends on what is on the disk by
+then.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from gateway.proxy.routes import RuleNames
 from gateway.proxy.sessions import shared_memory
 from gateway.server.channel import Ping, Stop
 from gateway.server.children import exit_reason
+from gateway.server.fleet_local import FleetLocal, make_fleet, store_up
 from gateway.server.hook_service import LOOK_AT_CERTIFICATES_EVERY
 from gateway.server.ipc import Build, Commit, Discard, Prepare
 from gateway.server.main_process import (
@@ -106,8 +108,15 @@ class Supervisor:
         self._store = None if config.store is None else StoreHandle(config, self._metrics, self._cells_lock)
         if self._store is not None:
             self._metrics.on_scrape(self._store.sample)
+        address = display_address(self._admin_sockets[0])
+        local = FleetLocal(
+            self._reloader, self.lifecycle, self, address, store_up(self._store),
+            store=None if self._store is None else self._store.client,
+        )  # fmt: skip
+        self._fleet = make_fleet(config, self._metrics, local)
         self._inheritance = Inheritance(
             listen=self._sockets.descriptors,
+            systemd=self._sockets.systemd_descriptors,
             sessions=sessions,
             shared=self._shared,
             instance=os.environ.get("WCS_GATEWAY_INSTANCE") or os.urandom(4).hex(),
@@ -129,7 +138,7 @@ class Supervisor:
         state = AdminState(
             self._reloader, self.lifecycle, self._render, self._worker_pids,
             rpc=self, events=events, listen=hooks, admin=address,
-            store=None if self._store is None else self._store.client,
+            store=None if self._store is None else self._store.client, fleet=self._fleet,
         )  # fmt: skip
         admin = admin_listener(state, self._admin_sockets)
         _configure_series(self._metrics, self._config)
@@ -139,6 +148,7 @@ class Supervisor:
             run_admin(admin, self._reloader, self._stop, self.stop),
             contextlib.aclosing(events),
             contextlib.nullcontext() if self._store is None else self._store.running(),
+            contextlib.nullcontext() if self._fleet is None else self._fleet.running(),
         ):
             try:
                 await self._start_all()
@@ -170,6 +180,8 @@ class Supervisor:
 
     async def _spawn(self, slot: int) -> WorkerHandle:
         worker = await WorkerHandle.spawn(slot, self._inheritance)
+        if self._fleet is not None:
+            worker.on_ejection = self._fleet.hints.give
         self._workers[slot] = worker
         worker.send(Build(self._serial, self._config, self._actions.in_force(), self._pem_cache.copies))
         return worker
@@ -295,7 +307,7 @@ class Supervisor:
         """Do what follows a commit and cannot undo it."""
         with self._keep_going:
             for worker in await wait_until_committed(workers, serial):
-                worker.send(Stop(at_once=False))
+                worker.send(Stop(at_once=False, others_accept=True))  # it has the previous configuration
         if self._store is not None:
             with self._keep_going:
                 await self._store.configure(config)

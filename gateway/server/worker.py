@@ -27,9 +27,10 @@ from gateway.proxy.sessions import Sessions
 from gateway.server.channel import Channel, Ping, Pong, Ready, Stop
 from gateway.server.executor import start_threads
 from gateway.server.hook_service import HookService
-from gateway.server.ipc import Ask, Build, Built, Commit, Committed, Discard, Prepare, Prepared, Serve
+from gateway.server.ipc import Ask, Build, Built, Commit, Committed, Discard, Prepare, Prepared, Serve, TargetEjected
 from gateway.server.signals import PROCESS, WORKER_MEANINGS, Receiver
 from gateway.server.store_handle import StoreAccess
+from gateway.server.systemd_sockets import SystemdSocket
 from gateway.telemetry.log import PIPE_ATOMIC, LogWriter
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.metrics.cells import MetricCells
@@ -52,6 +53,7 @@ async def serve(arguments: argparse.Namespace, writer: LogWriter) -> None:
     metrics = Metrics(__version__, MetricCells(arguments.values, arguments.names))
     store = None if arguments.store is None else StoreAccess(arguments.store, arguments.backlog).client("worker")
     sockets = [socket.socket(fileno=fd) for fd in arguments.listen]
+    sockets += [SystemdSocket(fileno=fd) for fd in arguments.systemd]
     try:
         service = HookService(
             first.config,
@@ -73,6 +75,8 @@ async def serve(arguments: argparse.Namespace, writer: LogWriter) -> None:
 
 
 async def _run(service: HookService, channel: Channel, first: Build, metrics: Metrics) -> None:
+    if first.config.state is not None:
+        service.runtime.targets.on_ejection = lambda upstream, url: channel.send(TargetEjected(upstream, url))
     for action in first.actions:
         await service.rpc_handler.answer(action)
     gate = _Gate(asyncio.Event(), asyncio.Event())
@@ -121,7 +125,7 @@ async def _listen(channel: Channel, service: HookService, gate: _Gate) -> None:
                     case Ping():
                         channel.send(Pong())
                     case Stop():
-                        service.stop(at_once=message.at_once)
+                        service.stop(at_once=message.at_once, others_accept=message.others_accept)
                         gate.opened.set()
     finally:
         reloading.cancel()
@@ -210,7 +214,8 @@ def main() -> None:
     parser.add_argument("--store")
     parser.add_argument("--backlog", type=int)
     parser.add_argument("--slot", type=int, required=True)
-    parser.add_argument("--listen", type=int, nargs="+", required=True)
+    parser.add_argument("--listen", type=int, nargs="*", required=True)
+    parser.add_argument("--systemd", type=int, nargs="*", default=())
     arguments = parser.parse_args()
     writer = LogWriter(sys.stdout.fileno(), chunk=PIPE_ATOMIC)
     PROCESS.defer_signals(lambda: writer.close(_LAST_LINES))

@@ -8,7 +8,7 @@ import itertools
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from gateway.admin.rpc import RPC_TIMEOUT, RpcRequest
@@ -16,7 +16,7 @@ from gateway.model.keep_going import KeepGoing
 from gateway.policy.shared import SharedMemory
 from gateway.server.channel import Channel, Ready, ReplyPart
 from gateway.server.children import Child
-from gateway.server.ipc import Ask, Built, Committed, Prepared, Serve
+from gateway.server.ipc import Ask, Built, Committed, Prepared, Serve, TargetEjected
 from gateway.server.store_handle import StoreAccess
 from gateway.server.two_phase import Acknowledgement, Acknowledgements
 from gateway.telemetry.metrics.shared import WorkerMetrics
@@ -31,6 +31,8 @@ class Inheritance(NamedTuple):
 
     listen: Sequence[int]
     """Descriptors of the listening sockets."""
+    systemd: Sequence[int]
+    """Descriptors of those that systemd has handed over."""
     sessions: int
     """Descriptor of the sessions' shared memory."""
     shared: SharedMemory
@@ -51,6 +53,8 @@ class WorkerHandle:
         """Whether it takes part in reloads."""
         self.ready = asyncio.Event()
         """Set once it accepts hooks."""
+        self.on_ejection: Callable[[str, str], None] | None = None
+        """Called with upstream and URL of a target that it ejects for every app because the target fails."""
         self._channel = channel
         self._loop = asyncio.get_running_loop()
         self.started_at = self._loop.time()
@@ -67,7 +71,7 @@ class WorkerHandle:
     @classmethod
     async def spawn(cls, slot: int, inheritance: Inheritance) -> WorkerHandle:
         """Start a worker's process. Raises OSError and others where the system denies one."""
-        listen, sessions, shared, instance, store = inheritance
+        listen, systemd, sessions, shared, instance, store = inheritance
         kept = [] if store is None else ["--store", store.name, "--backlog", str(store.table)]
         with contextlib.ExitStack() as undo:
             ours, theirs = map(undo.enter_context, socket.socketpair())
@@ -83,9 +87,10 @@ class WorkerHandle:
                     "--slot", str(slot),
                     *kept,
                     "--listen", *map(str, listen),
+                    "--systemd", *map(str, systemd),
                 ),
                 pass_fds=(
-                    theirs.fileno(), metrics.values_fd, metrics.names_fd, sessions, shared.fd, *listen,
+                    theirs.fileno(), metrics.values_fd, metrics.names_fd, sessions, shared.fd, *listen, *systemd,
                     *(() if store is None else (store.table,)),
                 ),
                 env={**os.environ, **shared.environment, "WCS_GATEWAY_INSTANCE": instance},
@@ -171,6 +176,9 @@ class WorkerHandle:
                 self.ready.set()
             case Prepared() | Committed():
                 self._acknowledgements.add(message)
+            case TargetEjected(upstream, url):
+                if self.on_ejection is not None:
+                    self.on_ejection(upstream, url)
             case ReplyPart():
                 self._add_part(message)
         return True

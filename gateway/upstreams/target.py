@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import sys
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
 import httpx
@@ -35,6 +37,8 @@ class TargetSettings(NamedTuple):
 
     transport: TransportSettings
     breaker: BreakerSettings | None
+    max_connections: int | None = None
+    """In a fleet: the limit as configured, of which *transport* has this gateway's share."""
 
 
 class Target:
@@ -71,6 +75,8 @@ class Target:
         """Unix time since which an operator has ejected it; None if none has."""
         self.fails_check = False
         """Whether its health check, if it has one, fails."""
+        self.on_ejection: Callable[[], None] | None = None
+        """Called each time that it is ejected for every app because it fails, not by an operator."""
         self._reported_out: dict[str | None, float] = {}  # loop time of its ejection by app; None: for every app
         self._upstream = upstream
         self._base = url.rstrip("/")
@@ -180,6 +186,11 @@ class Target:
         self._report_back(now, tuple(self._reported_out))
         return not was_closed
 
+    def hint(self) -> None:
+        """It fails at another gateway: one failure of its own now ejects it, where its breaker is on."""
+        if self.settings is not None and self.settings.breaker is not None:
+            self.breaker.hint(self._loop.time())
+
     def record_recovery(self, now: float) -> None:
         """A health check succeeds again: lift its ejection, but not an operator's."""
         if self.operator_ejected_since is None:
@@ -208,6 +219,8 @@ class Target:
         app = None if whom is EjectionScope.ALL else tenant
         if app is None:
             self._ejections.inc()
+            if self.on_ejection is not None:
+                self.on_ejection()
         if app in self._reported_out:
             return
         self._reported_out[app] = self._loop.time()
@@ -244,3 +257,39 @@ class Target:
         self._connections.set(self.transport.open_connections)
         self._up.set(1.0 if self.admission.admits_all(now) else 0.0)
         self._ejected.set(1.0 if self.admission.is_ejected(now) else 0.0)
+
+
+class MeasuredTarget(Target):
+    """A target in a fleet: what hooks demand of its connections is measured."""
+
+    def __init__(
+        self,
+        upstream: str,
+        url: str,
+        name: str,
+        resolver: Resolver,
+        metrics: Metrics,
+        shared: SharedBreaker | None = None,
+    ) -> None:
+        super().__init__(upstream=upstream, url=url, name=name, resolver=resolver, metrics=metrics, shared=shared)
+        # A URL may have a secret in its path, which is nobody else's business.
+        self.fleet_name = f"{upstream}:{blake2b(url.encode(), digest_size=8).hexdigest()}"
+        """Its name among replicas."""
+        self.used: list[MeasuredTarget] = []
+        """Where it puts itself when its first hook since the last report begins."""
+        self.peak = 0
+        """The most hooks since then that had a connection or waited for one."""
+
+    def exchange(self, outgoing: Outgoing, deadline: float, *, fresh: bool) -> Coroutine[Any, Any, Answer]:
+        """Send a hook and await the whole answer. Raises ExchangeError. *deadline* is loop time."""
+        if self.in_flight > self.peak:
+            if not self.peak:
+                self.used.append(self)
+            self.peak = self.in_flight
+        return super().exchange(outgoing, deadline, fresh=fresh)
+
+    def limit_connections(self, most: int) -> None:
+        """Have at most so many connections from now on; those beyond that end when they are idle."""
+        if self.settings is not None and self.settings.transport.max_connections != most:
+            transport = dataclasses.replace(self.settings.transport, max_connections=most)
+            self.configure(self.settings._replace(transport=transport))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import pytest
@@ -13,9 +14,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.admin import console
 from gateway.admin.endpoints import AdminState
 from gateway.admin.lifecycle import Lifecycle
+from gateway.admin.peer_auth import sign
 from gateway.admin.reload import Reloader
+from gateway.admin.rpc import NoWorkers
 from gateway.config import Loaded, loads
 from gateway.server.app import admin_app
+from gateway.server.fleet_local import FleetLocal, make_fleet
 from gateway.telemetry.metrics import Metrics
 from tests.support.gateways import LISTEN, RunningGateway, running_gateway
 
@@ -46,6 +50,8 @@ SECURITY_HEADERS: Final = {
 }
 BEARER: Final = {"Authorization": f"Bearer {TOKEN}"}
 ELSEWHERE: Final = ("192.0.2.1", 1)
+OWN_ADDRESS: Final = "192.0.2.7:9180"
+FLEET: Final = f"{CONFIG}state: {{url: 'redis://127.0.0.1:1/0'}}\n"
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +216,10 @@ async def ask(
     path_of_config.write_text(text)
     metrics = Metrics("0")
     reloader = Reloader(loads(text, str(path_of_config)), metrics, nothing_to_do)
-    state = AdminState(reloader, Lifecycle(), metrics.render)
+    lifecycle = Lifecycle()
+    local = FleetLocal(reloader, lifecycle, NoWorkers(), OWN_ADDRESS)
+    fleet = make_fleet(reloader.loaded.config, metrics, local)
+    state = AdminState(reloader, lifecycle, metrics.render, fleet=fleet)
     transport = httpx.ASGITransport(admin_app(state), client=client)
     async with httpx.AsyncClient(transport=transport, base_url=base) as asker:
         return await asker.request(method, path, headers=headers)
@@ -292,6 +301,45 @@ async def test_who_has_the_token_may_ask_by_any_name(tmp_path: Path) -> None:
 async def test_who_has_the_token_may_do_all_from_anywhere(method: str, path: str, status: int, tmp_path: Path) -> None:
     answer = await ask(CONFIG, method, path, ELSEWHERE, tmp_path, **BEARER)
     assert answer.status_code == status
+
+
+def signed(path: str, token: str = TOKEN, host: str = OWN_ADDRESS, *, age: float = 0.0) -> dict[str, str]:
+    """The headers of another gateway of the fleet."""
+    return {"Authorization": sign(token, host, path, time.time() - age)}
+
+
+@pytest.mark.usefixtures("secrets")
+@pytest.mark.parametrize("path", ["/api/fleet/self", "/api/status", "/api/decisions?q=%2B49&places=1"])
+async def test_another_gateway_with_the_same_token_reads_what_the_fleet_shows(path: str, tmp_path: Path) -> None:
+    answer = await ask(FLEET, "GET", path, ELSEWHERE, tmp_path, base=f"http://{OWN_ADDRESS}", **signed(path))
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.usefixtures("secrets")
+@pytest.mark.parametrize(
+    ("text", "method", "path", "made", "host"),
+    [
+        (CONFIG, "GET", "/api/status", {}, OWN_ADDRESS),
+        (FLEET, "POST", "/-/reload", {}, OWN_ADDRESS),
+        (FLEET, "GET", "/api/config", {}, OWN_ADDRESS),
+        (FLEET, "GET", "/api/spool/export", {}, OWN_ADDRESS),
+        (FLEET, "GET", "/api/status", {"token": "another"}, OWN_ADDRESS),
+        (FLEET, "GET", "/api/status", {"path": "/api/fleet/self"}, OWN_ADDRESS),
+        (FLEET, "GET", "/api/status", {"host": "192.0.2.8:9180"}, "192.0.2.8:9180"),
+        (FLEET, "GET", "/api/status", {"host": "192.0.2.8:9180"}, OWN_ADDRESS),
+        (FLEET, "GET", "/api/status", {"age": 2000.0}, OWN_ADDRESS),
+    ],
+    ids=[
+        "no fleet", "an action", "the configuration", "whole numbers", "another token", "another question",
+        "passed on by the one it was made for", "made for another", "old",
+    ],
+)  # fmt: skip
+async def test_a_signature_is_of_no_use_for_anything_else(
+    text: str, method: str, path: str, made: dict[str, Any], host: str, tmp_path: Path
+) -> None:
+    headers = signed(**{"path": path, **made})
+    answer = await ask(text, method, path, ELSEWHERE, tmp_path, base=f"http://{host}", **headers)
+    assert answer.status_code == 401
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/metrics"), ("GET", "/api/config"), ("POST", "/-/reload")])

@@ -47,6 +47,10 @@ BASE: Final[Document] = {
     "record": {"path": "hooks.jsonl"},
     "store": {"url": "sqlite:store.db"},
     "history": {"key": TOKEN},
+    "state": {
+        "url": f"rediss://gateway:{TOKEN}@127.0.0.1:1/0",
+        "tls": {"ca": "certificate.pem", "certificate": "certificate.pem", "key": "key.pem"},
+    },
     "tracing": {"endpoint": "http://127.0.0.1:4318", "sample": 1, "headers": {"X-Key": TOKEN}},
     "defaults": {
         "upstream": [{"name": "u", "weight": 1}, {"name": "v", "weight": 0}],

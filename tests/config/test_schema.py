@@ -36,7 +36,7 @@ def _objects(node: Any) -> Iterator[dict[str, Any]]:
 
 def test_every_key_is_described_and_no_other_is_allowed() -> None:
     sections = [node for node in _objects(SCHEMA) if "description" in node]
-    assert len(sections) == 30
+    assert len(sections) == 32
     for section in sections:
         assert section["additionalProperties"] is False
         for name, field in section["properties"].items():
@@ -70,7 +70,7 @@ def test_the_example_validates() -> None:
         "upstreams: {u: {url: http://h, breaker: {failures: 1}, health: {path: '/a?b=c', expect: 204}}}",
         "defaults: {retry: {on: [connect, reset]}, dedupe: off, max_in_flight: 5}",
         "server: {listen: unix:/run/g.sock, max_connections: 5, allow_from: [10.0.0.0/8, '::1', '2001:db8::/32']}",
-        "server: {listen: [':80', 'unix:/run/g.sock'], allow_from: []}",
+        "server: {listen: [':80', 'unix:/run/g.sock', 'systemd:hooks'], admin: 'systemd:admin', allow_from: []}",
         "upstreams: {u: {url: https://h, tls: {minimum_version: 1.0, server_name: legacy.example.com}}}",
         "upstreams: {u: {url: https://h, tls: {minimum_version: '1.3', server_name: '2001:db8::1'}}}",
         "upstreams: {u: {url: https://h, tls: {}}}",
@@ -145,6 +145,8 @@ def test_a_reference_validates_wherever_text_does() -> None:
         "server: {listen: unix:run}",
         "server: {listen: 'unix:/'}",
         "server: {admin: unix:/run/g.sock}",
+        "server: {admin: 'systemd:'}",
+        "server: {listen: 'systemd:a:b'}",
         "server: {allow_from: 10.0.0.0/8}",
         "server: {allow_from: [media.example.com]}",
         "server: {max_connections: 0}",

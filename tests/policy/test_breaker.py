@@ -394,6 +394,52 @@ def test_it_opens_as_a_list_of_events_would_say_over_a_window_of_up_to_an_eighth
             return
 
 
+@pytest.mark.parametrize("hard", [True, False])
+def test_with_a_hint_one_failure_opens_it_hard_or_soft(hard: bool) -> None:
+    breaker = Breaker(SETTINGS)
+    breaker.hint(1.0)
+    assert breaker.state(1.0) is State.CLOSED
+    assert breaker.ready(1.0)
+    assert fail(breaker, 1.0 + SETTINGS.open_for - 0.125, hard=hard)
+
+
+def test_a_hint_is_over_after_open_for() -> None:
+    breaker = Breaker(SETTINGS)
+    breaker.hint(1.0)
+    assert not fail(breaker, 1.0 + SETTINGS.open_for, 2)
+
+
+def test_a_target_that_has_answered_here_since_is_believed_more_than_a_hint() -> None:
+    breaker = Breaker(SETTINGS)
+    breaker.hint(1.0)
+    succeed(breaker, 1.5)
+    assert not fail(breaker, 2.0, 2)
+    assert fail(breaker, 2.0)
+
+
+def test_a_late_failure_of_a_target_that_has_answered_since_opens_nothing_despite_a_hint() -> None:
+    breaker = Breaker(SETTINGS)
+    ticket = ticket_of(breaker, 0.0)
+    succeed(breaker, 1.0)
+    breaker.hint(2.0)
+    assert not breaker.record_failure(ticket, 3.0, hard=False, silent_since=0.0)
+
+
+@pytest.mark.parametrize("end", ["restore", "other settings", "opened and closed"])
+def test_a_hint_ends_with(end: str) -> None:
+    breaker = Breaker(SETTINGS)
+    breaker.hint(1.0)
+    if end == "restore":
+        breaker.restore(1.0)
+    elif end == "other settings":
+        breaker.configure(SETTINGS._replace(failures=2))
+    else:
+        assert fail(breaker, 1.0)
+        succeed(breaker, 1.0 + SETTINGS.open_for)
+        breaker.hint(1.5)  # from before the success
+    assert not fail(breaker, 1.0 + SETTINGS.open_for if end == "opened and closed" else 1.5)
+
+
 class BreakerMachine(RuleBasedStateMachine):
     """Any interleaving of hooks, results, health checks, reloads and time, against what must always hold."""
 
@@ -505,6 +551,12 @@ class BreakerMachine(RuleBasedStateMachine):
         self.held = self.freed = False
         if not was_closed:
             self.live_probe = None
+
+    @rule()
+    def it_is_hinted_at(self) -> None:
+        before = self.breaker.state(self.now), self.breaker.retry_at, self.breaker.ready(self.now)
+        self.breaker.hint(self.now)
+        assert before == (self.breaker.state(self.now), self.breaker.retry_at, self.breaker.ready(self.now))
 
     @rule(open_for=st.sampled_from([1.0, 4.0, 40.0]), window=st.sampled_from([1.0, 8.0]), failures=st.integers(1, 3))
     def it_is_configured(self, open_for: float, window: float, failures: int) -> None:

@@ -25,7 +25,7 @@ from playwright.sync_api import sync_playwright
 
 from gateway.server.children import Child
 
-EXAMPLES: Final = {"dev": 20, "ci": 100, "thorough": 1000}
+EXAMPLES: Final = {"dev": 5, "ci": 100, "thorough": 1000}
 """By profile: how many examples a property is tried with. HYPOTHESIS_PROFILE or --hypothesis-profile chooses."""
 STARTS: Final = frozenset(
     {

@@ -20,6 +20,7 @@ from gateway.cli.describe import (
     seconds,
     summary,
 )
+from gateway.cli.describe_state import state_summary
 from gateway.cli.describe_store import store_summary
 from gateway.config import Config, Settings
 from gateway.model.verdicts import Cause, Verdict
@@ -32,7 +33,7 @@ def check(config: ConfigOption = DEFAULT_CONFIG) -> None:
         print(f"{warning} (warning)", file=sys.stderr)
     print(f"{config}: valid")
     render.console().print(_routes(loaded.config))
-    for line in (*summary(loaded), *store_summary(loaded)):
+    for line in (*summary(loaded), *store_summary(loaded), *state_summary(loaded)):
         print(line)
 
 

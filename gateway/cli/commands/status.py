@@ -11,6 +11,7 @@ from rich.text import Text
 
 from gateway.cli import render, render_insights, render_spool
 from gateway.cli.client import AdminOption, JsonOption, TokenOption, WatchedConfig, gateway_at
+from gateway.cli.describe_state import state_line
 from gateway.cli.render import Json, clock, milliseconds, plain, rate
 from gateway.model.text import plural
 
@@ -22,7 +23,7 @@ _WINDOW = 2.0
 def status(
     admin: AdminOption = None, token_file: TokenOption = None, config: WatchedConfig = None, as_json: JsonOption = False
 ) -> None:
-    """Show the status of a running gateway. Prints hooks, failing apps, targets, the store and the configuration."""
+    """Show the status of a running gateway. Prints hooks, failing apps, targets, store, state and configuration."""
     with gateway_at(admin, token_file, config) as gateway:
         seen = gateway.get_or_fail("/api/activity", apps=0)["window_seconds"]
         time.sleep(min(_WINDOW, max(0.0, _WINDOW - seen)))  # the first request gets the rates of a moment only
@@ -51,6 +52,8 @@ def _status(activity: Json, status: Json, upstreams: Json, insights: Json, spool
     size = f"{plural(config['apps'], 'app')}, {plural(config['upstreams'], 'upstream')}"
     yield _line("config", f"{plain(config['path'])}: {size}, loaded {loaded}")
     yield Text.assemble((f"{'store':9} ", "dim"), render_spool.summary(spool))
+    if (state := state_line(status)) is not None:
+        yield Text.assemble((f"{'state':9} ", "dim"), state)
     for problem in render.problems(status):
         yield Text(problem, style="bold red")
     for warning in status["warnings"]:

@@ -14,10 +14,19 @@ from gateway.config.checks.answers import AnswerChecks
 from gateway.config.checks.apps import AppChecks
 from gateway.config.checks.methods import MethodChecks
 from gateway.config.checks.plain import as_list
+from gateway.config.checks.proxies import ProxyChecks
 from gateway.config.checks.store import StoreChecks
-from gateway.config.sections.addresses import Address, UnixAddress, overlap, parse_address, parse_listen_address
+from gateway.config.sections.addresses import (
+    AdminAddress,
+    ListenAddress,
+    SystemdAddress,
+    overlap,
+    parse_admin_address,
+    parse_listen_address,
+)
 from gateway.config.sections.recording import path_problem
 from gateway.config.sections.root import Config
+from gateway.config.sections.state import is_driver_installed
 from gateway.config.sections.tls import TlsFiles
 from gateway.config.sections.tracing import is_installed
 from gateway.config.sections.types import format_duration, parse_duration
@@ -29,7 +38,7 @@ from gateway.policy.retry import Retry, RetryOn
 
 _JAVA_KEEPALIVE: Final = 5.0
 """Seconds after which Java's HTTP client closes an idle connection by itself."""
-AnyAddress = TypeVar("AnyAddress", Address, Address | UnixAddress)
+AnyAddress = TypeVar("AnyAddress", AdminAddress, ListenAddress)
 _DEFAULTS: Final = Config()
 _HEALTH: Final = Health()
 _ONCE_ONLY: Final = (MethodType.DIRECT, MethodType.INCOMING)
@@ -74,10 +83,12 @@ class CrossChecks:
         self._answers = AnswerChecks(self._problem, self._warn, self._defaults, self._methods)
         self._limit = self._budget_limit()
         self._addresses()
+        ProxyChecks(self._warn, self._server).check()
         self._files(("server", "tls"), self._server.get("tls"))
         self._client_keepalive()
         self._tracing()
         self._record()
+        self._state()
         for name, upstream in self._upstreams.items():
             self._each_app.check_reserved_name(name)
             if isinstance(upstream, dict):
@@ -115,7 +126,7 @@ class CrossChecks:
     def _addresses(self) -> None:
         listen = self._server.get("listen", str(_DEFAULTS.server.listen[0]))
         is_list = isinstance(listen, list)
-        taken: list[Address | UnixAddress] = []
+        taken: list[ListenAddress] = []
         for index, text in enumerate(listen if is_list else [listen]):
             address = _parse_or_none(text, parse_listen_address)
             if address is None:
@@ -125,12 +136,14 @@ class CrossChecks:
                 words = self._as_written(place, str(address))
                 self._problem(place, f"{words} is taken by another address of this list")
             taken.append(address)
-        admin = _parse_or_none(self._server.get("admin", str(_DEFAULTS.server.admin)), parse_address)
+        admin = _parse_or_none(self._server.get("admin", str(_DEFAULTS.server.admin)), parse_admin_address)
         if admin is None:
             return
         if any(overlap(admin, other) for other in taken):
             words = self._as_written(("server", "admin"), str(admin))
             self._problem(("server", "admin"), f"{words} is a hook port too: the admin port needs its own")
+        if isinstance(admin, SystemdAddress):
+            return  # its address is in the socket unit
         if not admin.is_loopback and "token" not in self._section("admin"):
             self._warn(
                 ("server", "admin"),
@@ -154,6 +167,15 @@ class CrossChecks:
     def _tracing(self) -> None:
         if isinstance(self._data.get("tracing"), dict) and not is_installed():
             self._problem(("tracing",), "needs packages that are not installed: pip install 'wcs-gateway[otel]'")
+
+    def _state(self) -> None:
+        state = self._section("state")
+        if "state" in self._data and not is_driver_installed():
+            self._problem(("state",), "needs packages that are not installed: pip install 'wcs-gateway[fleet]'")
+        self._files(("state", "tls"), state.get("tls"))
+        url = state.get("url")
+        if "tls" in state and isinstance(url, str) and url.startswith(("redis:", "redis+")):
+            self._warn(("state", "tls"), "has no effect: state.url does not begin with rediss")
 
     def _record(self) -> None:
         record = self._section("record")

@@ -35,7 +35,7 @@ _MICROSECONDS: Final = 1_000_000
 
 
 class SharedBreaker(Breaker):
-    """One target's breaker at one worker. As ``Breaker``; an operator's hold is set in each worker."""
+    """One target's breaker at one worker. As ``Breaker``; an operator's hold and a hint are set in each worker."""
 
     __slots__ = (
         "_all_successes",

@@ -233,8 +233,10 @@ CATALOGUE: Final = {
     ),
     "dropped_connections": Spec(
         "gateway_dropped_connections_total",
-        "Connections to the hook port closed immediately, because a limit was reached.",
+        "Connections to the hook port closed immediately: a limit was reached, or a PROXY header missing or malformed.",
         Kind.COUNTER,
+        ("reason",),
+        presets=("limit", "proxy_header"),
     ),
     "workers": Spec("gateway_workers", "Processes that serve hooks.", Kind.GAUGE),
     "worker_deaths": Spec("gateway_worker_deaths_total", "Workers that died and were replaced.", Kind.COUNTER),
@@ -282,6 +284,37 @@ CATALOGUE: Final = {
         "gateway_history_dropped_total",
         "Decisions missing from the history: it could not take them in time.",
         Kind.COUNTER,
+    ),
+    "state_up": Spec(
+        "gateway_state_up",
+        "1 while the state's server can be used, else 0; missing where no state is configured.",
+        Kind.GAUGE,
+        merge=min,
+        optional=True,
+    ),
+    "state_degraded": Spec(
+        "gateway_state_degraded",
+        "1 while a feature does without the state's server: sessions, dedupe, limits, orders.",
+        Kind.GAUGE,
+        ("feature",),
+        merge=max,
+    ),
+    "state_late": Spec(
+        "gateway_state_late_total", "Answers of the state's server that came too late to be of use.", Kind.COUNTER
+    ),
+    "fleet_replicas": Spec(
+        "gateway_fleet_replicas",
+        "Gateways of the fleet that live, this one included, as last known; missing where no state is configured.",
+        Kind.GAUGE,
+        merge=max,
+        optional=True,
+    ),
+    "fleet_config_mismatch": Spec(
+        "gateway_fleet_config_mismatch",
+        "1 while the gateways of the fleet have different configurations, else 0.",
+        Kind.GAUGE,
+        merge=max,
+        optional=True,
     ),
     "build_info": Spec(
         "gateway_build_info", "1; the labels say what runs.", Kind.GAUGE, ("version", "python"), merge=max

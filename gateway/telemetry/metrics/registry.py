@@ -101,7 +101,7 @@ class Metrics:
     recorded_hooks: Counter
     certificate_days: Gauge
     failed_handshakes: Counter
-    dropped_connections: Value
+    dropped_connections: Counter
     workers: Value
     worker_deaths: Value
     spool_events: Gauge
@@ -113,6 +113,11 @@ class Metrics:
     store_commit: Histogram
     store_up: Gauge
     history_dropped: Value
+    state_up: Gauge
+    state_degraded: Gauge
+    state_late: Value
+    fleet_replicas: Gauge
+    fleet_config_mismatch: Gauge
     build_info: Gauge
 
     def __init__(self, version: str, cells: MetricCells | None = None) -> None:

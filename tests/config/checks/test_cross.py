@@ -10,7 +10,8 @@ from gateway.config import (
     ConfigError,
     loads,
 )
-from tests.config.texts import BACKEND, BACKEND_APP, UPSTREAMS, warnings_of
+from gateway.config.checks import cross
+from tests.config.texts import BACKEND, BACKEND_APP, UPSTREAMS, problems_of, warnings_of
 
 TWICE = "a backend may act on the hook more than once"
 NO_TOKEN = "without admin.token, clients that are not on loopback can only use /-/healthy and /-/ready"
@@ -28,6 +29,8 @@ REJECTED = [
     (f"record: {{path: {'x' * 254}}}\n", "1:10: record.path: its directory cannot be used: file name too long"),
     ("server: {listen: ['unix:/a', ':80', 'unix://a']}\n", "1:37: server.listen[2]: unix://a is taken by another address of this list"),
     ("server: {listen: ['127.0.0.1:80', ':80']}\n", "1:35: server.listen[1]: :80 is taken by another address of this list"),
+    ("server: {listen: ['systemd:a', 'systemd:b', 'systemd:a']}\n", "1:45: server.listen[2]: systemd:a is taken by another address of this list"),
+    ("server: {listen: 'systemd:a', admin: 'systemd:a'}\n", "1:31: server.admin: systemd:a is a hook port too: the admin port needs its own"),
     ("server: {listen: ':9180'}\n", "1:1: server.admin: 127.0.0.1:9180 is a hook port too: the admin port needs its own"),
     ("server: {admin: '127.0.0.1:8080'}\n", "1:10: server.admin: 127.0.0.1:8080 is a hook port too: the admin port needs its own"),
     ("media_server: {margin: 20s}\n", "1:16: media_server.margin: 20s leaves no time for a hook: it must be shorter than request_timeout, which is 15s"),
@@ -112,3 +115,17 @@ def test_what_does_no_harm_is_no_cause_for_a_warning(text: str) -> None:
 
 def test_a_timeout_just_below_the_media_server_s_limit_is_fine() -> None:
     assert loads("defaults: {timeout: 14499ms}\n").config.defaults.timeout == 14.499
+
+
+def test_a_state_needs_packages_that_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "state: {url: 'redis://h'}\napps: {a: {static: allow}}\n"
+    assert loads(text).warnings == ()
+    monkeypatch.setattr(cross, "is_driver_installed", lambda: False)
+    assert problems_of(text) == ["1:1: state: needs packages that are not installed: pip install 'wcs-gateway[fleet]'"]
+
+
+@pytest.mark.parametrize(("scheme", "said"), [("redis", True), ("redis+sentinel", True), ("rediss", False)])
+def test_certificates_without_tls_have_no_effect(scheme: str, said: bool) -> None:
+    text = f"state: {{url: '{scheme}://h/{'wcs' if 'sentinel' in scheme else 0}', tls: {{}}}}\napps: {{a: {{static: allow}}}}\n"
+    warning = "state.tls: has no effect: state.url does not begin with rediss"
+    assert [str(it).rpartition(f"{it.path}: ")[2] for it in loads(text).warnings] == [warning.partition(": ")[2]] * said

@@ -17,7 +17,9 @@ SETTINGS = BreakerSettings(failures=3, window=8.0, open_for=4.0)
 STEPS = st.lists(
     st.tuples(
         st.integers(0, 2),
-        st.sampled_from(["admit", "admit_last", "success", "hard", "soft", "patient", "abandon", "eject", "restore"]),
+        st.sampled_from(
+            ["admit", "admit_last", "success", "hard", "soft", "patient", "abandon", "eject", "restore", "hint"]
+        ),
         st.integers(0, 96).map(lambda n: n / 32),
     ),
     max_size=120,
@@ -78,6 +80,13 @@ def test_workers_have_the_breaker_that_one_process_would_have(steps: list[tuple[
             elif step == "restore":
                 breaker.restore(now)
                 model.restore(now)
+                assert {one.state(now) for one in shared} == {model.state(now)}
+                for one in shared:  # every worker is told, as it was of the hint
+                    one.restore(now)
+            elif step == "hint":
+                model.hint(now)
+                for one in shared:
+                    one.hint(now)
             elif (mine := next((one for one in tickets if one[0] == slot), None)) is not None:
                 tickets.remove(mine)
                 report(breaker, mine[1].own, step, now, model, mine[1].model)
@@ -165,6 +174,21 @@ def test_an_operator_s_hold_is_each_worker_s_own_and_no_probe_elsewhere_ends_it(
         assert {breaker.state(running.now) for breaker in (one, other)} == {State.CLOSED}
         succeed(one, running.now)
         succeed(other, running.now)
+
+
+def test_a_hinted_target_that_answers_one_worker_needs_all_its_failures_at_the_others() -> None:
+    with workers(2) as running:
+        one, other = attach(running)
+        running.advance(1.0)
+        for breaker in (one, other):
+            breaker.hint(running.now)
+        running.advance(1.0)
+        succeed(one, running.now)
+        assert not fail(other, running.now)
+        for breaker in (one, other):
+            breaker.hint(running.now + 1.0)
+        assert fail(other, running.now + 1.0)
+        assert one.state(running.now + 1.0) is State.OPEN
 
 
 def test_a_target_that_is_gone_here_changes_nothing_for_the_others() -> None:

@@ -69,6 +69,20 @@ async def test_of_those_who_wait_for_one_that_is_lost_one_asks(how: str, always_
         assert results == [ALLOWED]
 
 
+async def test_one_that_asks_again_has_its_claim_still(always_alive: None) -> None:
+    with workers(2) as running:
+        one, other = attach(running)
+        first, second = one.begin(KEY, BODY), other.begin(KEY, BODY)
+        assert await first.await_other_worker(soon()) is None
+        claim = first._claim
+        assert await first.await_other_worker(soon()) is None
+        assert first._claim is claim
+        waiting = asyncio.create_task(second.await_other_worker(soon()))
+        await asyncio.sleep(0.01)
+        first.finish(ALLOWED, soon(0.0), 10.0)
+        assert await waiting == ALLOWED
+
+
 async def test_who_waits_too_long_or_is_cancelled_leaves_the_other_worker_s_flight_alone(always_alive: None) -> None:
     with workers(2) as running:
         one, other = attach(running)

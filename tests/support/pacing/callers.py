@@ -46,7 +46,7 @@ class Answered:
         return self.headers.get("proxy-status", "").partition("error=")[2].partition(";")[0]
 
 
-class _Line:
+class Line:
     """A caller's keep-alive connection."""
 
     def __init__(self, address: str) -> None:
@@ -85,7 +85,7 @@ def volley(gateway: RunningGateway, bodies: Sequence[bytes], method: str = "OnCa
     """Send all of them at once, each on a connection of its own; their answers in the same order."""
 
     async def one(body: bytes) -> Answered:
-        line = _Line(gateway.hooks)
+        line = Line(gateway.hooks)
         try:
             return await line.call(body, method)
         finally:
@@ -170,17 +170,17 @@ class Callers:
             await self._at_rate(self._rate)
 
     async def _again_and_again(self) -> None:
-        line = _Line(self._address)
+        line = Line(self._address)
         while not self._stop.is_set():
             self.answers.append(await line.call(hook_body(self._app), "OnCallEvent"))
         line.close()
 
     async def _at_rate(self, rate: float) -> None:
-        free: list[_Line] = []
+        free: list[Line] = []
         tasks: set[asyncio.Task[None]] = set()
 
         async def one() -> None:
-            line = free.pop() if free else _Line(self._address)
+            line = free.pop() if free else Line(self._address)
             self.answers.append(await line.call(hook_body(self._app), "OnCallEvent"))
             free.append(line)
 

@@ -30,7 +30,7 @@ CONTRACT: Final[dict[str, tuple[str, set[str]]]] = {
     "gateway_config_last_reload_success_timestamp_seconds": ("gauge", set()),
     "gateway_config_reloads": ("counter", {"result"}),
     "gateway_config_reload_failures": ("counter", {"reason"}),
-    "gateway_dropped_connections": ("counter", set()),
+    "gateway_dropped_connections": ("counter", {"reason"}),
     "gateway_build_info": ("gauge", {"version", "python"}),
     # Beyond the contract's table: what an operator must be able to see of the gateway's own losses.
     "gateway_log_lines_dropped": ("counter", set()),
@@ -53,6 +53,11 @@ CONTRACT: Final[dict[str, tuple[str, set[str]]]] = {
     "gateway_store_commit_seconds": ("histogram", set()),
     "gateway_store_up": ("gauge", set()),
     "gateway_history_dropped": ("counter", set()),
+    "gateway_state_up": ("gauge", set()),
+    "gateway_state_degraded": ("gauge", {"feature"}),
+    "gateway_state_late": ("counter", set()),
+    "gateway_fleet_replicas": ("gauge", set()),
+    "gateway_fleet_config_mismatch": ("gauge", set()),
     # What is wise about this protocol.
     "gateway_ineffective_rejects": ("counter", {"app", "method"}),
     "gateway_ineffective_changes": ("counter", {"app", "method"}),
@@ -77,7 +82,14 @@ STORE: Final = {
     "gateway_store_up",
 }
 """Have no series where no store is configured: no alert must take that for a store that is down."""
-EMPTY: Final = {"gateway_certificate_days_to_expiry", *WISE, *STORE} - {
+STATE: Final = {
+    "gateway_state_up",
+    "gateway_state_degraded",
+    "gateway_fleet_replicas",
+    "gateway_fleet_config_mismatch",
+}
+"""The same of the state."""
+EMPTY: Final = {"gateway_certificate_days_to_expiry", *WISE, *STORE, *STATE} - {
     "gateway_recorded_hooks",
     "gateway_session_settings_unkept",
 }
