@@ -102,7 +102,7 @@ rehearsal: $(VENV)/.test-tools
 	@$(BIN)/python -m tests.rehearsal$(if $(SPOOL),.outage) $(REHEARSAL)
 
 # Each target for FUZZ_SECONDS under atheris, in a venv of its own; what was found before is where it begins.
-FUZZ_TARGETS ?= head chunked answer hook config connect repair
+FUZZ_TARGETS ?= head proxy_header chunked answer hook config connect repair
 FUZZ_SECONDS ?= 180
 fuzz: $(VENV)/fuzz/.installed
 	@for target in $(FUZZ_TARGETS); do \

@@ -19,7 +19,7 @@ from gateway.config.sections.upstreams import target_names
 from gateway.http.client.transport import url_origin
 from gateway.http.tls.certificates import client_context, server_context
 from gateway.http.tls.pem_files import NO_COPIES, Copies
-from gateway.policy.access import AllowedAddresses
+from gateway.policy.access import ClientAddresses
 from gateway.policy.breaker import Breaker
 from gateway.policy.sampling import Sample
 from gateway.proxy.routes import Table
@@ -62,7 +62,8 @@ def prove(config: Config) -> Iterator[tuple[KeyPath, str]]:
 
 def _parts(config: Config) -> Iterator[_Part]:
     server = config.server
-    yield ("server", "allow_from"), partial(AllowedAddresses, server.allow_from)
+    for key in ("allow_from", "trusted_proxies", "proxy_protocol"):
+        yield ("server", key), partial(ClientAddresses, getattr(server, key))
     if server.tls is not None:
         yield ("server", "tls"), partial(server_context, server.tls.files, server.tls.minimum_version)
     if config.tracing is not None:

@@ -28,7 +28,7 @@ def stopping(drain_timeout: float) -> None:
     limit = round((drain_timeout + _AFTER_DRAIN) * 1_000_000)
     _notify(
         "STOPPING=1",
-        f"STATUS=stopping: no new connections; hooks in flight have {drain_timeout:g} s",
+        f"STATUS=stopping: hooks in flight have {drain_timeout:g} s",
         f"EXTEND_TIMEOUT_USEC={limit}",
     )
 

@@ -13,7 +13,7 @@ import httpx
 import typer
 
 from gateway.cli.common import BAD_USAGE, DEFAULT_CONFIG, fail, is_usable
-from gateway.config import Address, ConfigError, load, parse_address
+from gateway.config import Address, AdminAddress, ConfigError, SystemdAddress, load, parse_admin_address
 from gateway.config.source.document import MAX_BYTES, parse
 from gateway.config.source.files import ReadError, read_text
 from gateway.model.text import printable, shorten
@@ -225,7 +225,7 @@ def _configured(config: Path | None) -> tuple[Address, str | None]:
     return _reachable(loaded.server.admin, path), None if token is None else token.get_secret_value()
 
 
-def _address_in(path: Path) -> Address:
+def _address_in(path: Path) -> AdminAddress:
     """The file's admin address, even if the rest has errors."""
     name = printable(str(path))
     try:
@@ -236,17 +236,19 @@ def _address_in(path: Path) -> Address:
         fail(f"{name} does not give the admin address (see gateway check); use --admin URL", BAD_USAGE)
 
 
-def _address(data: object) -> Address:
+def _address(data: object) -> AdminAddress:
     server = data.get("server") if isinstance(data, Mapping) else data
     if server is None:
         return _DEFAULT
     admin = server.get("admin", str(_DEFAULT)) if isinstance(server, Mapping) else server
     if not isinstance(admin, str):
         raise ValueError("not an address")
-    return parse_address(admin)
+    return parse_admin_address(admin)
 
 
-def _reachable(address: Address, path: Path) -> Address:
+def _reachable(address: AdminAddress, path: Path) -> Address:
+    if isinstance(address, SystemdAddress):
+        return _DEFAULT  # only the socket unit has its address; the one in deploy/systemd has this
     if address.port == 0:
         fail(f"{printable(str(path))}: server.admin is any free port; use --admin URL", BAD_USAGE)
     if "%" in address.host:  # a URL cannot contain it

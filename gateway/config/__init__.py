@@ -3,7 +3,16 @@
 from gateway.config.load import Loaded, file_digest, load, loads, text_digest
 from gateway.config.reference import Key, Section, reference_sections
 from gateway.config.schema import json_schema
-from gateway.config.sections.addresses import Address, UnixAddress, parse_address, parse_listen_address
+from gateway.config.sections.addresses import (
+    Address,
+    AdminAddress,
+    ListenAddress,
+    SystemdAddress,
+    UnixAddress,
+    parse_address,
+    parse_admin_address,
+    parse_listen_address,
+)
 from gateway.config.sections.apps import DEDUPED, App, Defaults, Method, Settings
 from gateway.config.sections.authorization import Credentials, Signature
 from gateway.config.sections.root import Admin, Config, Log, MediaServer, Server
@@ -19,6 +28,7 @@ __all__ = [
     "DEDUPED",
     "Address",
     "Admin",
+    "AdminAddress",
     "App",
     "Config",
     "ConfigError",
@@ -27,6 +37,7 @@ __all__ = [
     "Health",
     "Key",
     "KeyPath",
+    "ListenAddress",
     "Loaded",
     "Log",
     "MediaServer",
@@ -37,6 +48,7 @@ __all__ = [
     "ServerTls",
     "Settings",
     "Signature",
+    "SystemdAddress",
     "Target",
     "Tracing",
     "UnixAddress",
@@ -52,6 +64,7 @@ __all__ = [
     "load",
     "loads",
     "parse_address",
+    "parse_admin_address",
     "parse_duration",
     "parse_listen_address",
     "parse_size",

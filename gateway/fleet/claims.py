@@ -146,7 +146,7 @@ class FleetClaims:
     ) -> HookClaim | SharedVerdict | None:
         """The claim, if it is this process's or nobody can tell; the verdict; None: another process has the hook."""
         lives = max(1, round((until - self._loop.time() + _SLACK) * 1000))
-        arguments = (CLAIM, claim.token, self._process, lives, self._heartbeats)
+        arguments = (CLAIM, claim.token, self._process, lives, self._heartbeats, self._channels)
         try:
             reply = await self._link.run(CLAIMS, (self._key(claim),), arguments, timeout=patience)
         except StateUnavailable:

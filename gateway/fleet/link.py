@@ -12,9 +12,9 @@ import contextlib
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pkgutil import resolve_name
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from gateway.config.sections.state import StateConfig
 from gateway.config.sections.types import format_duration
@@ -26,7 +26,7 @@ from gateway.model.keep_going import KeepGoing
 
 logger = logging.getLogger(__name__)
 
-_DIAL: Final = "gateway.fleet.dial:dial"
+_DIALER: Final = "gateway.fleet.dial:Dialer"
 """Loaded by name, so that without ``state`` nothing of redis-py is loaded or needed."""
 ANSWER_LIMIT: Final = 1.0
 """Seconds after which a server that has not answered is taken to be gone; the limit of a ``call`` without its own."""
@@ -47,7 +47,15 @@ _CLOSE_LIMIT: Final = 0.3
 _AWAY: Final = "the state's server is away"
 _LATE: Final = "no answer in time"
 
-Dial = Callable[[StateConfig, str], Awaitable[Wire]]
+
+class Dialer(Protocol):
+    """Opens connections: see ``dial``."""
+
+    async def dial(self) -> Wire:
+        """A connection that is logged in. Raises Away."""
+
+    async def aclose(self) -> None:
+        """End what is under way."""
 
 
 class _Pending(NamedTuple):
@@ -92,6 +100,7 @@ class Link:
         self._wire: Wire | None = None
         self._pending: deque[_Pending] = deque()
         self._scripts: dict[str, Script] = {}
+        self._dialer: Dialer | None = None
         self._subscriber = Subscriber(self._dial)
         self._lost = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
@@ -124,7 +133,7 @@ class Link:
 
     async def start(self) -> None:
         """Begin to connect; returns at once, whether the server is there or not. Raises ImportError: see ``dial``."""
-        resolve_name(_DIAL)
+        self._dialer = resolve_name(_DIALER)(self._config, self._name)
         self._keeping = asyncio.create_task(self._keep_connected())
         self._subscriber.start()
 
@@ -139,6 +148,8 @@ class Link:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
         self._end("the gateway ends")
+        if self._dialer is not None:
+            await self._dialer.aclose()
 
     def send(self, *command: Argument) -> None:
         """Send a command whose answer nobody needs; dropped and counted while the server is away or far behind."""
@@ -271,8 +282,8 @@ class Link:
 
     async def _dial(self) -> Wire:
         """A new connection. Raises Away."""
-        dial: Dial = resolve_name(_DIAL)
-        return await dial(self._config, self._name)
+        assert self._dialer is not None
+        return await self._dialer.dial()
 
     async def _keep_connected(self) -> None:
         failures = 0

@@ -12,8 +12,8 @@ class StateUnavailable(Exception):
 class Away(StateUnavailable):
     """There is no connection of use to the server."""
 
-    def __init__(self, reason: str, where: str = "") -> None:
-        super().__init__(f"{where}: {reason}" if where else reason)
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
         self.reason = reason
 
 

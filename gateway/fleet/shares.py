@@ -82,6 +82,10 @@ class Measured(msgspec.Struct, frozen=True, array_like=True):
     used: float = 0.0
     """Places in use now; 0 for rates."""
 
+    def plus(self, other: Measured) -> Measured:
+        """What two processes of one gateway measured together."""
+        return Measured(min(self.limit, other.limit), self.wanted + other.wanted, self.used + other.used)
+
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
     """What a replica publishes for one limit."""

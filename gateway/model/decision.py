@@ -80,6 +80,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     """Whether its upstream was chosen by weight."""
     app_cache: AppCache | None = None
     """Its app's."""
+    client: tuple[str, int] | None = None
+    """The address and port of its sender, a media server as a rule; None on a unix socket, or where it is not known."""
 
 
 class UpstreamOutcome(Protocol):
@@ -115,6 +117,7 @@ class DecisionBuilder:
         "began",
         "body",
         "budget",
+        "client",
         "hook",
         "method",
         "method_name",
@@ -126,7 +129,8 @@ class DecisionBuilder:
 
     trace: Trace | None = None
 
-    def __init__(self, request_id: str) -> None:
+    def __init__(self, request_id: str, client: tuple[str, int] | None = None) -> None:
+        self.client = client
         self.began = time.perf_counter()
         self.request_id = request_id
         self.app = UNKNOWN_APP
@@ -169,6 +173,7 @@ class DecisionBuilder:
             self.method_name,
             self.split,
             self.app_cache,
+            self.client,
         )
 
 

@@ -13,30 +13,58 @@ from collections.abc import Iterable, Sequence
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Headers = Iterable[tuple[bytes, bytes]]
+Client = tuple[str, int] | None
+"""A peer's address and port; None on a unix socket."""
 
 
-class AllowedAddresses:
-    """The media servers' networks; empty = any address. On a unix socket, its file's permissions decide."""
+class ClientAddresses:
+    """Who may send hooks, and whose word is taken for a client's address: what one configuration says of addresses.
 
-    def __init__(self, networks: Sequence[Network] = ()) -> None:
-        self._networks = tuple(networks)
+    *allowed*: the media servers' networks; empty = any address. *trusted_proxies*: proxies whose X-Forwarded-For is
+    believed. *proxy_protocol*: balancers whose connections begin with a PROXY header. On a unix socket, the permissions
+    of its file decide, and nobody else's word is taken.
+    """
+
+    def __init__(
+        self,
+        allowed: Sequence[Network] = (),
+        trusted_proxies: Sequence[Network] = (),
+        proxy_protocol: Sequence[Network] = (),
+    ) -> None:
+        self._allowed = tuple(allowed)
+        self._trusted_proxies = tuple(trusted_proxies)
+        self._proxy_protocol = tuple(proxy_protocol)
 
     @property
     def everyone(self) -> bool:
         """Whether no address is listed: hooks may come from any."""
-        return not self._networks
+        return not self._allowed
 
-    def allows(self, client: tuple[str, int] | None) -> bool:
-        """Whether hooks may come from this peer."""
-        if not self._networks or client is None:
-            return True
-        try:
-            address = ipaddress.ip_address(client[0].partition("%")[0])
-        except ValueError:
-            return False
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped  # an IPv4 peer on a socket that takes both
-        return any(address in network for network in self._networks)
+    def allows(self, client: Client) -> bool:
+        """Whether hooks may come from this client."""
+        return not self._allowed or client is None or _is_in(client[0], self._allowed)
+
+    def trusts(self, client: Client) -> bool:
+        """Whether it is a proxy whose X-Forwarded-For is believed."""
+        return bool(self._trusted_proxies) and client is not None and _is_in(client[0], self._trusted_proxies)
+
+    def admits(self, client: Client) -> bool:
+        """Whether its connections are served: hooks may come from it, or it may bring those of others."""
+        return self.allows(client) or self.trusts(client)
+
+    def expects_header(self, peer: Client) -> bool:
+        """Whether this peer's connections begin with a PROXY header."""
+        return bool(self._proxy_protocol) and peer is not None and _is_in(peer[0], self._proxy_protocol)
+
+
+def _is_in(host: str, networks: Sequence[Network]) -> bool:
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped  # an IPv4 peer on a socket that takes both
+    return any(address in network for network in networks)
 
 
 class UnauthorizedError(Exception):

@@ -77,8 +77,9 @@ REFUSALS: Final[Mapping[int, tuple[Refusal, ...]]] = {
         Refusal(
             "from an address that is not in `server.allow_from`",
             Reason.UNAUTHORIZED,
-            "Add the media server's address, as the gateway sees it, to `server.allow_from`; behind a proxy, that is "
-            "the proxy's.",
+            "Add the media server's address, as the gateway sees it (`client` in the log), to `server.allow_from`; "
+            "behind a proxy, that is the proxy's, unless `server.trusted_proxies` or `server.proxy_protocol` names the "
+            "proxy.",
         ),
         Refusal(
             "on one connection too many (`server.max_connections`), or when memory has run out",

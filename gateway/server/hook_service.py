@@ -15,13 +15,15 @@ from gateway.admin.rpc import RpcHandler
 from gateway.config import Config
 from gateway.fleet.hooks import FleetHooks
 from gateway.http.server import LINGER, FrontLimits, FrontState, enforce_limits
+from gateway.http.server.proxy_header import BadProxyHeader
+from gateway.http.server.proxy_receiver import PeerLeft
 from gateway.http.tls.certificates import Renewal, ServerTLS
-from gateway.http.tls.handshakes import FailedHandshake, HandshakeFault
+from gateway.http.tls.handshakes import FailedHandshake, HandshakeFault, peer_name
 from gateway.http.tls.pem_files import NO_COPIES, Copies
 from gateway.model.change import Change, Changes, Swap, prepare
 from gateway.model.decision import Decision
 from gateway.model.keep_going import KeepGoing
-from gateway.policy.access import AllowedAddresses
+from gateway.policy.access import Client, ClientAddresses
 from gateway.policy.shadow import ShadowResult
 from gateway.policy.shared import SharedState
 from gateway.policy.spooling import RESERVE
@@ -105,8 +107,10 @@ class HookService:
         self._lag_monitor = LoopLagMonitor(asyncio.get_running_loop(), metrics.held_up.inc)
         self._config = config
         self._front = FrontState(_limits(config), LINGER, endpoint.refuse)
-        self._front.addresses = AllowedAddresses(config.server.allow_from)
-        self._front.on_drop = metrics.dropped_connections.inc
+        self._front.addresses = _client_addresses(config)
+        self._front.on_drop = metrics.dropped_connections.with_labels("limit").inc
+        self._front.on_bad_header = self._record_bad_header
+        self._bad_headers = metrics.dropped_connections.with_labels("proxy_header")
         self._tls = _server_tls(config, copies)
         self._listener = Listener(
             hook_app(endpoint),
@@ -275,12 +279,22 @@ class HookService:
         logger.log(level, f"TLS handshake with %s failed ({failed.fault}): %s", failed.peer, failed.detail,
                    extra={"fields": fields})  # fmt: skip
 
+    def _record_bad_header(self, peer: Client, fault: BadProxyHeader) -> None:
+        """Count and log it; only at level debug where the peer disconnected at once, as health checks do."""
+        name = peer_name(peer)
+        fields = {"event": "proxy_header_rejected", "peer": name, "error": str(fault)}
+        if isinstance(fault, PeerLeft):
+            logger.debug("no PROXY header from %s: %s", name, fault, extra={"fields": fields})
+            return
+        self._bad_headers.inc()
+        logger.warning("PROXY header from %s rejected: %s", name, fault, extra={"fields": fields})
+
     async def _prepare_front(self, config: Config) -> Change:
         """What clients are granted, and the log."""
         front = self._front
-        before, after = (front.limits, front.addresses), (_limits(config), AllowedAddresses(config.server.allow_from))
+        before, after = (front.limits, front.addresses), (_limits(config), _client_addresses(config))
 
-        def grant(granted: tuple[FrontLimits, AllowedAddresses]) -> None:
+        def grant(granted: tuple[FrontLimits, ClientAddresses]) -> None:
             front.limits, front.addresses = granted
 
         grants = Swap(partial(grant, after), partial(grant, before))
@@ -318,6 +332,11 @@ def _limits(config: Config) -> FrontLimits:
         max_refused=granted.refused,
         max_strangers=granted.strangers,
     )
+
+
+def _client_addresses(config: Config) -> ClientAddresses:
+    server = config.server
+    return ClientAddresses(server.allow_from, server.trusted_proxies, server.proxy_protocol)
 
 
 def _server_tls(config: Config, copies: Copies) -> ServerTLS | None:

@@ -31,6 +31,7 @@ from gateway.server.file_watch import watch_file
 from gateway.server.listener import Listener, wait_until_started
 from gateway.server.signals import PROCESS, Receiver
 from gateway.server.sockets import StartError, bind, close, unlink
+from gateway.server.systemd_sockets import HandedOver
 from gateway.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -56,14 +57,26 @@ class Sockets(NamedTuple):
 
 def bind_all(config: Config) -> Sockets:
     """Bind the sockets of hooks and admin port. Raises StartError, with none left bound."""
-    server = config.server
-    hooks = bind(server.listen, "server.listen")
+    server, handed_over = config.server, HandedOver()
+    hooks = bind(server.listen, "server.listen", handed_over)
     try:
-        return Sockets(hooks, bind((server.admin,), "server.admin"))
+        admin = bind((server.admin,), "server.admin", handed_over)
+        if any(sock.family == socket.AF_UNIX for sock in admin):
+            close(admin)
+            raise StartError(
+                f"cannot listen on {server.admin} (server.admin): unix sockets are for server.listen alone"
+            )
     except StartError:
         unlink(server.listen)
         close(hooks)
         raise
+    for name in handed_over.close_rest():
+        logger.warning(
+            "systemd handed over a socket %s, which the configuration does not use: connections to it get no answer; "
+            "write systemd:%s as an address, or disable the socket unit", name, name,
+            extra={"fields": {"event": "unused_socket", "name": name}},
+        )  # fmt: skip
+    return Sockets(hooks, admin)
 
 
 def certificate_sampler(metrics: Metrics, reloader: Reloader) -> Callable[[], None]:
@@ -177,4 +190,4 @@ def announce_stopping(loaded: Loaded) -> None:
     """Report to systemd and in the log that the end has begun."""
     limit = loaded.config.server.drain_timeout
     systemd.stopping(limit)
-    logger.info("stopping: no new connections; hooks in flight have %g s", limit)
+    logger.info("stopping: hooks in flight have %g s", limit)

@@ -3,29 +3,50 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import stat
 from collections.abc import Iterator, Sequence
 
-from gateway.config import Address, UnixAddress
+from gateway.config import Address, ListenAddress, SystemdAddress, UnixAddress
 from gateway.http.server.acceptor import BACKLOG, drop_new_connections
+from gateway.server.systemd_sockets import NOTHING_HANDED_OVER, HandedOver, SystemdSocket
 
 
 class StartError(Exception):
     """The process cannot serve; the message says what the operator can do."""
 
 
-def bind(addresses: Sequence[Address | UnixAddress], key: str) -> list[socket.socket]:
-    """Listening sockets for the addresses; raises StartError naming the configuration's *key*."""
+def bind(
+    addresses: Sequence[ListenAddress], key: str, handed_over: HandedOver = NOTHING_HANDED_OVER
+) -> list[socket.socket]:
+    """Listening sockets for the addresses; raises StartError naming the configuration's *key*.
+
+    *handed_over*: where those of systemd are taken from.
+    """
     sockets: list[socket.socket] = []
     for address in addresses:
         try:
-            sockets.append(_listen(address))
-        except OSError as exc:
+            if isinstance(address, SystemdAddress):
+                sockets += handed_over.take(address.name)
+            else:
+                sockets.append(_listen(address))
+        except (OSError, ValueError) as exc:
             close(sockets)
-            raise StartError(f"cannot listen on {address} ({key}): {(exc.strerror or str(exc)).lower()}") from exc
+            raise StartError(f"cannot listen on {address} ({key}): {_reason(exc, address, handed_over)}") from exc
     return sockets
+
+
+def _reason(exc: OSError | ValueError, address: ListenAddress, handed_over: HandedOver) -> str:
+    if not isinstance(exc, OSError):
+        return str(exc)
+    words = (exc.strerror or str(exc)).lower()
+    if exc.errno == errno.EADDRINUSE and isinstance(address, Address):
+        name = handed_over.name_of(address.host, address.port)
+        if name is not None:
+            return f"{words}; systemd hands over this socket: write systemd:{name}"
+    return words
 
 
 def _listen(address: Address | UnixAddress) -> socket.socket:
@@ -84,12 +105,13 @@ def close(sockets: Sequence[socket.socket]) -> None:
 
 
 def close_to_new(sockets: Sequence[socket.socket]) -> None:
-    """Ignore new connections until the sockets are closed, a moment later."""
+    """Ignore new connections until the sockets are closed, a moment later; those to systemd's wait for a successor."""
     for sock in sockets:
-        drop_new_connections(sock)
+        if not isinstance(sock, SystemdSocket):
+            drop_new_connections(sock)
 
 
-def unlink(addresses: Sequence[Address | UnixAddress]) -> None:
+def unlink(addresses: Sequence[ListenAddress]) -> None:
     """Remove the files of unix sockets. Call it before they are closed: after that they may be a successor's."""
     for address in addresses:
         if isinstance(address, UnixAddress):

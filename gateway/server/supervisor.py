@@ -1,8 +1,9 @@
 """Several workers on one port: starts them, replaces those that die, reloads and stops them, and answers for them all.
 
 All workers accept on the same listening sockets, which the supervisor keeps open: if one worker dies or hangs, another
-accepts the connections that wait, and while none lives they are refused at once. The supervisor decides no hooks. It
-owns the configuration, so that a replacement never depends on what is on the disk by then.
+accepts the connections that wait, and while none lives they are refused at once (on systemd's sockets they wait). The
+supervisor decides no hooks. It owns the configuration, so that a replacement never depends on what is on the disk by
+then.
 """
 
 from __future__ import annotations
@@ -115,6 +116,7 @@ class Supervisor:
         self._fleet = make_fleet(config, self._metrics, local)
         self._inheritance = Inheritance(
             listen=self._sockets.descriptors,
+            systemd=self._sockets.systemd_descriptors,
             sessions=sessions,
             shared=self._shared,
             instance=os.environ.get("WCS_GATEWAY_INSTANCE") or os.urandom(4).hex(),

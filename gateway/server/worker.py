@@ -30,6 +30,7 @@ from gateway.server.hook_service import HookService
 from gateway.server.ipc import Ask, Build, Built, Commit, Committed, Discard, Prepare, Prepared, Serve, TargetEjected
 from gateway.server.signals import PROCESS, WORKER_MEANINGS, Receiver
 from gateway.server.store_handle import StoreAccess
+from gateway.server.systemd_sockets import SystemdSocket
 from gateway.telemetry.log import PIPE_ATOMIC, LogWriter
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.metrics.cells import MetricCells
@@ -52,6 +53,7 @@ async def serve(arguments: argparse.Namespace, writer: LogWriter) -> None:
     metrics = Metrics(__version__, MetricCells(arguments.values, arguments.names))
     store = None if arguments.store is None else StoreAccess(arguments.store, arguments.backlog).client("worker")
     sockets = [socket.socket(fileno=fd) for fd in arguments.listen]
+    sockets += [SystemdSocket(fileno=fd) for fd in arguments.systemd]
     try:
         service = HookService(
             first.config,
@@ -212,7 +214,8 @@ def main() -> None:
     parser.add_argument("--store")
     parser.add_argument("--backlog", type=int)
     parser.add_argument("--slot", type=int, required=True)
-    parser.add_argument("--listen", type=int, nargs="+", required=True)
+    parser.add_argument("--listen", type=int, nargs="*", required=True)
+    parser.add_argument("--systemd", type=int, nargs="*", default=())
     arguments = parser.parse_args()
     writer = LogWriter(sys.stdout.fileno(), chunk=PIPE_ATOMIC)
     PROCESS.defer_signals(lambda: writer.close(_LAST_LINES))

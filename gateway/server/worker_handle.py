@@ -30,6 +30,8 @@ class Inheritance(NamedTuple):
 
     listen: Sequence[int]
     """Descriptors of the listening sockets."""
+    systemd: Sequence[int]
+    """Descriptors of those that systemd has handed over."""
     sessions: int
     """Descriptor of the sessions' shared memory."""
     shared: SharedMemory
@@ -68,7 +70,7 @@ class WorkerHandle:
     @classmethod
     async def spawn(cls, slot: int, inheritance: Inheritance) -> WorkerHandle:
         """Start a worker's process. Raises OSError and others where the system denies one."""
-        listen, sessions, shared, instance, store = inheritance
+        listen, systemd, sessions, shared, instance, store = inheritance
         kept = [] if store is None else ["--store", store.name, "--backlog", str(store.table)]
         with contextlib.ExitStack() as undo:
             ours, theirs = map(undo.enter_context, socket.socketpair())
@@ -84,9 +86,10 @@ class WorkerHandle:
                     "--slot", str(slot),
                     *kept,
                     "--listen", *map(str, listen),
+                    "--systemd", *map(str, systemd),
                 ),
                 pass_fds=(
-                    theirs.fileno(), metrics.values_fd, metrics.names_fd, sessions, shared.fd, *listen,
+                    theirs.fileno(), metrics.values_fd, metrics.names_fd, sessions, shared.fd, *listen, *systemd,
                     *(() if store is None else (store.table,)),
                 ),
                 env={**os.environ, **shared.environment, "WCS_GATEWAY_INSTANCE": instance},

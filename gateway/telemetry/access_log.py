@@ -25,7 +25,7 @@ _BATCH: Final = 32
 _NUMBER: Final = 64
 """Characters of a phone number in a line."""
 _FIELD: Final = 256
-"""Characters of a hook's field in a line; a quarter of them where the line would not fit in PIPE_ATOMIC."""
+"""Characters of a hook's field in a line; a fifth of them where the line would not fit in PIPE_ATOMIC."""
 
 
 class _AccessLine(msgspec.Struct):
@@ -33,6 +33,7 @@ class _AccessLine(msgspec.Struct):
 
     ts: str
     request_id: str
+    client: str | None
     node_id: str | None
     app: str
     method: str
@@ -124,7 +125,7 @@ class AccessLog:
             try:
                 line = self._format(decision, _FIELD)
                 if len(line) >= PIPE_ATOMIC:
-                    line = self._format(decision, _FIELD // 4)
+                    line = self._format(decision, _FIELD // 5)
             except Exception:
                 logger.exception("an access line could not be made; its hook was answered all the same")
                 self._writer.on_drop(1)
@@ -155,6 +156,7 @@ class AccessLog:
         return _AccessLine(
             timestamp(decision.time),
             decision.request_id,
+            None if decision.client is None else decision.client[0],
             node_id,
             decision.app,
             decision.method,
@@ -201,10 +203,11 @@ def _console_line(line: _AccessLine) -> bytes:
     call = f" call={line.call_id}" if line.call_id else ""
     where = f" → {line.target or line.upstream}" if line.upstream else ""
     why = f": {line.error}" if line.error else ""
+    who = f" from={line.client}" if line.error and line.client else ""
     more = _details(line) if isinstance(line, _AnnotatedLine) else ""
     text = (
         f"{line.ts} {line.verdict:6} {line.status} {line.app} {line.method}{where} "
-        f"{line.source}/{line.reason} {line.duration_ms:.1f} ms{call}{more}{why}"
+        f"{line.source}/{line.reason} {line.duration_ms:.1f} ms{call}{more}{who}{why}"
     )
     return printable(text).encode("utf-8", "replace")
 

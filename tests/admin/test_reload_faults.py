@@ -188,7 +188,7 @@ def broken(patch: pytest.MonkeyPatch, owner: Any, name: str, error: Exception, n
 
 PREPARING: Final = [
     (hook_service, "_limits", 1),
-    (hook_service, "AllowedAddresses", 1),
+    (hook_service, "ClientAddresses", 1),
     (hook_service, "prepare_logging", 1),
     (AccessLog, "prepare", 1),
     (runtime, "Table", 1),

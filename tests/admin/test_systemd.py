@@ -72,7 +72,7 @@ def test_the_manager_is_told_of_start_reload_and_end_in_this_order(
     # The unit's own TimeoutStopSec= would cut a long drain short.
     assert "EXTEND_TIMEOUT_USEC=55000000" in manager.told()[-1]
     assert statuses(manager) == [
-        "serving 1 app", "serving 1 app", "stopping: no new connections; hooks in flight have 45 s",
+        "serving 1 app", "serving 1 app", "stopping: hooks in flight have 45 s",
     ]  # fmt: skip
 
 

@@ -122,6 +122,11 @@ def test_a_file_that_does_not_tell_it_is_named(text: str, tmp_path: Path) -> Non
     assert "--admin" in run.err
 
 
+def test_where_systemd_has_the_port_it_is_the_socket_unit_s(tmp_path: Path) -> None:
+    path = config_file(tmp_path, "systemd:admin")
+    assert gateway_at(None, None, path).url == "http://127.0.0.1:9180"
+
+
 def test_a_file_that_is_not_there_is_named_only_where_it_was_asked_for() -> None:
     assert gateway("status", "-c", "absent.yaml").status == 2
     assert gateway_at(None, None, None).url == "http://127.0.0.1:9180"

@@ -26,19 +26,19 @@ INSTALLED_CHECK: Final = "/usr/local/libexec/wcs-gateway/check-balancer"
 ADDRESS: Final = "192.0.2.10"
 OWN: Final = {"a": "192.0.2.11", "b": "192.0.2.12"}
 MOVE_LIMIT: Final = 20.0
+ALLOWS: Final = LISTEN + "apps: {defaultApp: {static: allow}}\n"
 
 
 # --- HAProxy ---
 
 
 @contextlib.contextmanager
-def pair(directory: Path) -> Iterator[tuple[Balancer, dict[str, RunningGateway]]]:
+def pair(directory: Path, config: str = ALLOWS) -> Iterator[tuple[Balancer, dict[str, RunningGateway]]]:
     """Two gateways behind HAProxy, by the names that its configuration has for them."""
     with contextlib.ExitStack() as stack:
         gateways = {}
         for name in ("gateway-a", "gateway-b"):
             (directory / name).mkdir()
-            config = LISTEN + "apps: {defaultApp: {static: allow}}\n"
             gateways[name] = stack.enter_context(running_gateway(config, directory / name))
         ports = {
             f"{kind}_{name[-1]}": address.rpartition(":")[2]

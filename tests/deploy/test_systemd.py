@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 
-from gateway.config import Config, loads
+from gateway.config import Config, SystemdAddress, loads
 from tests.support.gateways import ROOT, RunningGateway, running_gateway, wait_until
 from tests.support.programs import require
 
@@ -23,6 +23,7 @@ pytestmark = pytest.mark.real
 UNITS: Final = ROOT / "deploy" / "systemd"
 UNIT: Final = UNITS / "wcs-gateway.service"
 TEMPLATE: Final = UNITS / "wcs-gateway@.service"
+SOCKETS: Final = (UNITS / "wcs-gateway.socket", UNITS / "wcs-gateway-admin.socket")
 PROGRAM: Final = "/opt/wcs-gateway/bin/gateway"
 MOST_EXPOSED: Final = 15
 """In tenths, of 100, by systemd's own count."""
@@ -55,7 +56,10 @@ def installed(directory: Path) -> list[Path]:
         assert unit.read_text().count(PROGRAM) == 2
         (directory / name).write_text(unit.read_text().replace(PROGRAM, "/bin/true"))
         units.append(directory / name)
-    return [units[0], directory / "wcs-gateway@blue.service"]
+    for unit in SOCKETS:
+        (directory / unit.name).write_text(unit.read_text())
+        units.append(directory / unit.name)
+    return [units[0], directory / "wcs-gateway@blue.service", *units[2:]]
 
 
 def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -69,14 +73,14 @@ def test_systemd_takes_the_units_without_a_complaint(tmp_path: Path) -> None:
 
 
 def test_a_mistake_in_a_unit_would_be_told(tmp_path: Path) -> None:
-    unit, _ = installed(tmp_path)
+    unit, *_ = installed(tmp_path)
     unit.write_text(unit.read_text().replace("PrivateTmp=yes", "PrivateTmq=yes"))
     done = analyze("verify", "--man=no", str(unit))
     assert "PrivateTmq" in done.stderr
 
 
 def test_systemd_counts_the_service_among_the_least_exposed(tmp_path: Path) -> None:
-    unit, _ = installed(tmp_path)
+    unit, *_ = installed(tmp_path)
     options = ("security", "--offline=true", f"--threshold={MOST_EXPOSED}")
     assert (done := analyze(*options, str(unit))).returncode == 0, done.stdout
     unit.write_text(unit.read_text().replace("CapabilityBoundingSet=\n", ""))
@@ -99,6 +103,18 @@ def test_an_instance_differs_from_the_one_service_in_its_names_alone() -> None:
 
 def settings_of_text(text: str) -> list[str]:
     return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def test_the_socket_units_hand_over_what_the_readme_has_the_gateway_take() -> None:
+    (shown,) = re.findall(r"```yaml\n(.*?)```", (UNITS / "README.md").read_text(), re.DOTALL)
+    server = loads(shown).config.server
+    names = [value("FileDescriptorName", unit) for unit in SOCKETS]
+    assert [*server.listen, server.admin] == [SystemdAddress(name) for name in names]
+    defaults = Config().server  # what the same ports are called without systemd
+    addresses = [value("ListenStream", unit) for unit in SOCKETS]
+    assert addresses == [str(address) for address in (*defaults.listen, defaults.admin)]
+    assert value("Service", SOCKETS[1]) == UNIT.name
+    assert SOCKETS[0].stem == UNIT.stem  # so systemd starts this service without being told
 
 
 def test_systemd_waits_longer_for_the_end_than_the_default_drain_lasts() -> None:

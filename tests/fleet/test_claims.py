@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from gateway.config.sections.state import StateConfig, parse_state_url
 from gateway.fleet.claim_script import DECIDED, MINE, TAKEN
 from gateway.fleet.claims import (
     HEARTBEAT_TTL,
+    LOOK_EVERY,
     ClaimOwnerLost,
     FleetClaims,
     HookClaim,
@@ -25,7 +26,7 @@ from gateway.fleet.claims import (
 from gateway.fleet.encoding import encode_verdict, hook_digest
 from gateway.fleet.link import Link
 from gateway.model.verdicts import Ruling, backend_allow, backend_reject
-from tests.support.redis import RedisServer, redis_server
+from tests.support.redis import PASSWORD, USER, RedisServer, acl_options, redis_server
 
 BODY = b'{"appKey": "a"}'
 METHOD = "OnCallEvent"
@@ -47,13 +48,15 @@ def redis(server: RedisServer) -> RedisServer:
 
 
 @contextlib.asynccontextmanager
-async def claims(redis: RedisServer, timeout: float = 1.0) -> AsyncIterator[FleetClaims]:
+async def claims(
+    redis: RedisServer, timeout: float = 1.0, *, url: str = "", login: Sequence[str] = ()
+) -> AsyncIterator[FleetClaims]:
     """A process of its own, as far as the server can tell; its timeout is long, for the machine may be busy."""
-    link = Link(StateConfig(url=parse_state_url(redis.url)), "test")
+    link = Link(StateConfig(url=parse_state_url(url or redis.url)), "test")
     process = FleetClaims(link, timeout)
     await link.start()
     try:
-        await until(lambda: link.up and bool(redis.command("PUBSUB", "NUMSUB", process.channel)[1]))
+        await until(lambda: link.up and bool(redis.command("PUBSUB", "NUMSUB", process.channel, login=login)[1]))
         yield process
     finally:
         process.close()
@@ -164,6 +167,15 @@ async def test_the_claim_of_a_process_that_died_is_taken_over_by_one_and_the_oth
         assert await last == SharedVerdict(backend_reject(), 60.0)
 
 
+async def test_a_process_that_was_killed_is_known_to_be_gone_before_its_heartbeat_ends(redis: RedisServer) -> None:
+    async with claims(redis) as one, claims(redis) as two:
+        await claim(one, seconds=60.0)
+        waits = await waiting(two, redis, 60.0)
+        await one._link._subscriber.aclose()  # as the kernel closes it
+        assert isinstance(await asyncio.wait_for(waits, SOON), HookClaim)
+        assert sum(key.startswith("wcs:alive:") for key in redis.keys()) >= 2  # noqa: SIM118
+
+
 async def test_a_heartbeat_ends_by_itself(redis: RedisServer) -> None:
     async with claims(redis):
         (heartbeat,) = [key for key in redis.keys() if key.startswith("wcs:alive:")]  # noqa: SIM118
@@ -183,6 +195,8 @@ async def test_an_owner_that_was_away_publishes_all_the_same_and_nobody_waits_fo
         await until(lambda: one._epoch > epoch + 1 and two._link.up)
         assert isinstance(await take(two), HookClaim)  # the owner's old heartbeat has ended, or is about to
         one.finish(second, b"{}", backend_reject(), 60.0)
+        key = f"wcs:claim:{hook_digest(METHOD, b'{}').hex()}"
+        await until(lambda: redis.command("HEXISTS", key, "v"))
         found = await take(two, b"{}")
         assert isinstance(found, SharedVerdict)
         assert found.ruling == backend_reject()
@@ -234,6 +248,19 @@ async def test_one_who_waits_asks_itself_when_the_server_goes() -> None:
             waits = await waiting(two, server, 60.0)
             server.kill()
             assert isinstance(await asyncio.wait_for(waits, SOON), HookClaim)
+
+
+async def test_a_user_with_the_rights_that_the_documents_name_can_claim_and_wait() -> None:
+    with redis_server(*acl_options()) as server:
+        url = f"redis://{USER}:{PASSWORD}@127.0.0.1:{server.port}/0"
+        login = (USER, PASSWORD)
+        async with claims(server, url=url, login=login) as one, claims(server, url=url, login=login) as two:
+            mine = await claim(one)
+            waits = asyncio.create_task(take(two))
+            await asyncio.sleep(2 * LOOK_EVERY)  # it looks again, and at who hears
+            assert not waits.done()
+            one.finish(mine, BODY, backend_reject(), 60.0)
+            assert await waits == SharedVerdict(backend_reject(), 60.0)
 
 
 async def test_a_full_server_and_one_that_forgot_the_script_claim_nothing_wrong() -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import uvloop
 
 from gateway.config.sections.state import StateTls
 from tests.support.faulty import Certificates
@@ -125,7 +128,27 @@ async def test_one_that_never_answers_is_away() -> None:
 async def test_a_name_that_is_unknown_is_away() -> None:
     found = await reason("redis://no-such-host.invalid/0")
     assert found is not None
-    assert "name" in found.lower() or "address" in found.lower()
+    assert found.startswith(("its name cannot be resolved: ", "the name server does not answer"))
+
+
+async def test_a_name_server_that_hangs_holds_up_nothing_else(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, system = threading.Event(), socket.getaddrinfo
+
+    def slow(host: Any, *arguments: Any, **options: Any) -> Any:
+        if host == "redis.example":
+            hangs.wait(20)
+            host = "127.0.0.1"
+        return system(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    async with linked(state(f"redis://redis.example:{server.port}"), up=False) as link:
+        await until(lambda: link.error == "the name server does not answer")
+        for _ in range(100):  # of asyncio's own threads none is taken
+            assert await asyncio.to_thread(lambda: 7) == 7
+        hangs.set()
+        await until(lambda: link.up)
 
 
 # --- TLS ---
@@ -154,6 +177,26 @@ async def test_a_certificate_of_a_stranger_is_not_accepted(
     found = await reason(f"rediss://127.0.0.1:{port}", tls=StateTls(ca=str(theirs.ca)))
     assert found is not None
     assert found.startswith("its certificate is not accepted: ")
+
+
+async def test_the_certificate_must_be_of_the_name(server: RedisServer, ours: Certificates) -> None:
+    port = free_port()
+    with redis_server(*tls_options(*ours.wrong_host, ours.ca, port)):
+        found = await reason(f"rediss://127.0.0.1:{port}", tls=StateTls(ca=str(ours.ca)))
+    assert found is not None
+    assert found.startswith("its certificate is not accepted: ")
+
+
+def test_tls_works_on_the_loop_that_gateways_run_on(secured: tuple[RedisServer, int], ours: Certificates) -> None:
+    _, port = secured
+
+    async def talk() -> None:
+        async with linked(state(f"rediss://localhost:{port}", tls=StateTls(ca=str(ours.ca)))) as link:
+            assert await link.call("SET", "wcs:big", b"x" * 300_000) == b"OK"
+            assert await link.call("GET", "wcs:big") == b"x" * 300_000
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(talk())
 
 
 async def test_tls_to_a_port_without_it(server: RedisServer, ours: Certificates) -> None:
@@ -185,6 +228,19 @@ async def test_a_failover_is_followed() -> None:
             master.command("CLIENT", "KILL", "TYPE", "normal")
             await until(lambda: not link.up)
             await until(lambda: link.up)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guarded", [False, True], ids=["of the servers only", "of the Sentinels too"])
+async def test_the_password_goes_to_those_sentinels_that_ask_for_it(guarded: bool) -> None:
+    with redis_sentinels(PASSWORD, guarded=guarded) as sentinels:
+        async with linked(state(sentinels.url)) as link:
+            assert await link.call("PING") == b"PONG"
+        if guarded:
+            wrong = sentinels.url.replace(PASSWORD, "wrong")
+            found = await reason(wrong)
+            assert found is not None
+            assert found.endswith(": it rejects user or password")
 
 
 async def test_sentinels_that_are_gone_or_do_not_know_the_name() -> None:

@@ -23,8 +23,7 @@ def test_the_server_s_own_words_are_used_where_there_are_no_better_ones() -> Non
     assert len(refusal_reason("ERR", "x" * 5000)) == 200
 
 
-def test_away_names_the_place_and_keeps_the_reason() -> None:
-    away = Away("it refuses connections", "h:1")
+def test_who_catches_what_is_unavailable_catches_away() -> None:
+    away = Away("it refuses connections")
     assert isinstance(away, StateUnavailable)
-    assert (str(away), away.reason) == ("h:1: it refuses connections", "it refuses connections")
-    assert str(Away("it is gone")) == "it is gone"
+    assert (str(away), away.reason) == ("it refuses connections", "it refuses connections")

@@ -7,6 +7,7 @@ A target may raise nothing at all: what the code under test is allowed to raise 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -20,8 +21,11 @@ from gateway.http.client.connection import Connection
 from gateway.http.client.errors import ExchangeError
 from gateway.http.client.fast_path import parse_plain_answer
 from gateway.http.server.chunked import ChunkedBody
-from gateway.http.server.head import BadRequest, Head, parse_head, read_head
+from gateway.http.server.forwarded_for import forwarded_client
+from gateway.http.server.head import BadRequest, Head, NotAllowed, parse_head, read_head
+from gateway.http.server.proxy_header import MAX_HEADER, BadProxyHeader, ProxyHeader, read_proxy_header
 from gateway.model.hooks import BadHookError, field_text, is_json_object, parse_hook
+from gateway.policy.access import ClientAddresses
 from tests.fuzz.fuzz_answers import ANSWER_TARGETS
 
 MAX_BODY: Final = 1000
@@ -122,6 +126,56 @@ def _agrees_with_llhttp(data: bytes, parsed: Head) -> None:
     assert len(lengths) + len(chunked) <= 1, parsed
     assert parsed.length == (None if chunked else sum(lengths)), parsed
     assert reader.complete == (parsed.length == 0), data
+
+
+# --- what a proxy says about its client ---
+
+_TRUSTED: Final = ClientAddresses((), [ipaddress.ip_network("192.0.2.0/24"), ipaddress.ip_network("2001:db8::/32")])
+_PROXY: Final = ("192.0.2.5", 1)
+
+
+def proxy_header(data: bytes) -> None:
+    """Any bytes are one header, a part of one, or rejected, however they are cut; the address is a plain one.
+
+    The same bytes as X-Forwarded-For name one client or none, and what comes before that client changes nothing.
+    """
+    found = _proxy_header(data)
+    if isinstance(found, ProxyHeader):
+        assert 15 <= found.size <= min(len(data), MAX_HEADER), found
+        assert _proxy_header(data[: found.size]) == found, data
+        for size in range(found.size):
+            assert _proxy_header(data[:size]) is None, (size, data)
+        _is_plain(found.client)
+    elif found is None:
+        assert len(data) < MAX_HEADER, data
+    else:
+        assert isinstance(_proxy_header(data + b"\r\n" + bytes(MAX_HEADER)), str), data
+    client = _forwarded(data)
+    _is_plain(client)
+    if client is not None and not _TRUSTED.trusts(client):
+        assert _forwarded(b"\x00, " + data) == client, data
+
+
+def _proxy_header(data: bytes) -> ProxyHeader | str | None:
+    try:
+        return read_proxy_header(data)
+    except BadProxyHeader as exc:
+        return str(exc)
+
+
+def _forwarded(data: bytes) -> tuple[str, int] | None:
+    try:
+        return forwarded_client([(b"x-forwarded-for", data)], _PROXY, _TRUSTED)
+    except NotAllowed:
+        return None
+
+
+def _is_plain(client: tuple[str, int] | None) -> None:
+    if client is not None:
+        address = ipaddress.ip_address(client[0])
+        assert str(address) == client[0], client
+        assert isinstance(address, ipaddress.IPv4Address) or address.ipv4_mapped is None, client
+        assert 0 <= client[1] <= 0xFFFF, client
 
 
 # --- the chunked coding ---
@@ -366,6 +420,7 @@ def config(data: bytes) -> None:
 
 TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {
     "head": head,
+    "proxy_header": proxy_header,
     "chunked": chunked,
     "answer": answer,
     "hook": hook,

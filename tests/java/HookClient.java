@@ -17,6 +17,7 @@ import java.util.concurrent.ExecutionException;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
+import java.util.concurrent.ThreadLocalRandom;
 
 /**
  * Sends hooks as the media server does: java.net.HttpURLConnection on a fixed pool of threads, over its own
@@ -24,7 +25,9 @@ import java.util.concurrent.Future;
  * whose connection closes before an answer included; only redirects are not followed, since to the media
  * server a 302 is an error.
  *
- * <p>Usage: HookClient URL THREADS COUNT TEMPLATE [CONNECT_TIMEOUT_MS [READ_TIMEOUT_MS]]
+ * <p>Usage: HookClient URL THREADS COUNT TEMPLATE [CONNECT_TIMEOUT_MS [READ_TIMEOUT_MS [PAUSE_MS]]]
+ *
+ * <p>Before each hook, its thread waits a random time of up to PAUSE_MS, 0 by default, so that connections idle.
  *
  * <p>TEMPLATE is the file of a hook's body, in which every {@value #CALL_ID} stands for the hook's own call
  * id. When all hooks have ended, prints one JSON object a line for each: call_id, sent_sha1, status,
@@ -39,18 +42,20 @@ public final class HookClient {
     private final String template;
     private final int connectTimeoutMs;
     private final int readTimeoutMs;
+    private final int pauseMs;
 
-    private HookClient(URL url, String template, int connectTimeoutMs, int readTimeoutMs) {
+    private HookClient(URL url, String template, int connectTimeoutMs, int readTimeoutMs, int pauseMs) {
         this.url = url;
         this.template = template;
         this.connectTimeoutMs = connectTimeoutMs;
         this.readTimeoutMs = readTimeoutMs;
+        this.pauseMs = pauseMs;
     }
 
     public static void main(String[] args) throws IOException, InterruptedException {
-        if (args.length < 4 || args.length > 6) {
+        if (args.length < 4 || args.length > 7) {
             System.err.println(
-                    "usage: HookClient URL THREADS COUNT TEMPLATE [CONNECT_TIMEOUT_MS [READ_TIMEOUT_MS]]");
+                    "usage: HookClient URL THREADS COUNT TEMPLATE [CONNECT_TIMEOUT_MS [READ_TIMEOUT_MS [PAUSE_MS]]]");
             System.exit(2);
         }
         int threads = Integer.parseInt(args[1]);
@@ -58,7 +63,8 @@ public final class HookClient {
         String template = new String(Files.readAllBytes(Paths.get(args[3])), StandardCharsets.UTF_8);
         int connectTimeoutMs = args.length > 4 ? Integer.parseInt(args[4]) : DEFAULT_TIMEOUT_MS;
         int readTimeoutMs = args.length > 5 ? Integer.parseInt(args[5]) : DEFAULT_TIMEOUT_MS;
-        HookClient client = new HookClient(new URL(args[0]), template, connectTimeoutMs, readTimeoutMs);
+        int pauseMs = args.length > 6 ? Integer.parseInt(args[6]) : 0;
+        HookClient client = new HookClient(new URL(args[0]), template, connectTimeoutMs, readTimeoutMs, pauseMs);
         for (String line : client.sendAll(threads, count)) {
             System.out.println(line);
         }
@@ -85,7 +91,10 @@ public final class HookClient {
         }
     }
 
-    private String send(String callId) {
+    private String send(String callId) throws InterruptedException {
+        if (pauseMs > 0) {
+            Thread.sleep(ThreadLocalRandom.current().nextInt(pauseMs + 1));
+        }
         byte[] body = template.replace(CALL_ID, callId).getBytes(StandardCharsets.UTF_8);
         Integer status = null;
         String received = null;

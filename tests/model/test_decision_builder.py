@@ -51,6 +51,7 @@ def test_every_field_of_a_decision_has_its_own_value() -> None:
     """The builder passes them by position."""
     made = builder()
     made.app, made.method, made.method_name = "app", "_other", "OnOwnEvent"
+    made.client = ("192.0.2.1", 50000)
     made.hook = HookReader().read(BODY)
     story = (AttemptRecord("u", "t", 0.0, 0.5, 0.0, "ok", ""),)
     made.outcome = Outcome("t", 3, made.began + 0.25, 0.5, story)
@@ -77,6 +78,7 @@ def test_every_field_of_a_decision_has_its_own_value() -> None:
         "method_name": "OnOwnEvent",
         "split": True,
         "app_cache": made.app_cache,
+        "client": ("192.0.2.1", 50000),
     }
     assert decision.duration < 60.0 < decision.time
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from gateway.config import loads
 from gateway.policy.access import (
-    AllowedAddresses,
     BasicCredentials,
+    ClientAddresses,
     Signature,
     UnauthorizedError,
     body_signature,
@@ -39,10 +39,10 @@ keys = st.text(st.characters(codec="utf-8"), min_size=1, max_size=100)
 bodies = st.binary(max_size=300)
 
 
-def allowed(*networks: str) -> AllowedAddresses:
+def allowed(*networks: str) -> ClientAddresses:
     """As the configuration makes them."""
     text = f"server: {{allow_from: {list(networks)}}}\n"
-    return AllowedAddresses(loads(text, "gateway.yaml").config.server.allow_from)
+    return ClientAddresses(loads(text, "gateway.yaml").config.server.allow_from)
 
 
 def authorization(*values: bytes) -> list[tuple[bytes, bytes]]:
@@ -102,8 +102,34 @@ def test_what_is_no_address_is_in_no_network(peer: str) -> None:
 
 
 def test_an_empty_list_lets_everyone_in() -> None:
-    assert AllowedAddresses().allows(("192.0.2.1", 1))
+    assert ClientAddresses().allows(("192.0.2.1", 1))
     assert allowed().allows(("not even an address", 1))
+
+
+def test_a_trusted_proxy_is_admitted_though_no_hook_may_come_from_it() -> None:
+    text = (
+        "server: {allow_from: [192.0.2.0/24], trusted_proxies: [10.0.0.5, '2001:db8::/64'], proxy_protocol: [10.0.0.6]}"
+    )
+    server = loads(text, "gateway.yaml").config.server
+    addresses = ClientAddresses(server.allow_from, server.trusted_proxies, server.proxy_protocol)
+
+    def said(address: str) -> tuple[bool, ...]:
+        peer = (address, 1)
+        checks = (addresses.allows, addresses.trusts, addresses.admits, addresses.expects_header)
+        return tuple(check(peer) for check in checks)
+
+    assert said("192.0.2.1") == (True, False, True, False)
+    assert said("10.0.0.5") == said("::ffff:10.0.0.5") == said("2001:db8::1%eth0") == (False, True, True, False)
+    assert said("10.0.0.6") == (False, False, False, True)
+    assert said("10.0.0.7") == said("nonsense") == (False, False, False, False)
+
+
+def test_nobody_is_trusted_or_has_to_send_a_header_by_default_and_nobody_on_a_unix_socket() -> None:
+    by_default, everywhere = ClientAddresses(), ClientAddresses((), *[[ipaddress.ip_network("0.0.0.0/0")]] * 2)
+    for addresses, peer in ((by_default, ("192.0.2.1", 1)), (by_default, None), (everywhere, None)):
+        assert not addresses.trusts(peer)
+        assert not addresses.expects_header(peer)
+        assert addresses.admits(peer)
 
 
 def test_a_peer_on_a_unix_socket_has_been_let_in_by_its_file() -> None:
@@ -116,7 +142,7 @@ def test_an_ipv4_peer_is_in_a_network_if_and_only_if_their_first_bits_agree(
 ) -> None:
     network = ipaddress.IPv4Network((int(base), prefix), strict=False)
     same = int(base) >> (32 - prefix) == int(peer) >> (32 - prefix)
-    addresses = AllowedAddresses([network])
+    addresses = ClientAddresses([network])
     assert addresses.allows((str(peer), 1)) is same
     assert addresses.allows((f"::ffff:{peer}", 1)) is same
 
@@ -126,7 +152,7 @@ def test_an_ipv6_peer_is_in_a_network_if_and_only_if_their_first_bits_agree(
     base: ipaddress.IPv6Address, prefix: int, peer: ipaddress.IPv6Address
 ) -> None:
     network = ipaddress.IPv6Network((int(base), prefix), strict=False)
-    addresses = AllowedAddresses([network])
+    addresses = ClientAddresses([network])
     assert addresses.allows((str(peer), 1)) is (int(base) >> (128 - prefix) == int(peer) >> (128 - prefix))
 
 

@@ -208,6 +208,7 @@ def running_gateway(
     *,
     environment: Mapping[str, str] | None = None,
     program: Sequence[str] = (sys.executable, "-m", "gateway"),
+    pass_fds: Sequence[int] = (),
 ) -> Iterator[RunningGateway]:
     """``gateway run`` with this configuration; ready when the block begins, gone when it ends."""
     path = directory / "gateway.yaml"
@@ -221,6 +222,7 @@ def running_gateway(
             stderr=subprocess.STDOUT,
             cwd=ROOT,
             env={**os.environ, **(environment or {})},
+            pass_fds=pass_fds,
         )
     gateway = RunningGateway(process, path, log)
     try:

@@ -287,6 +287,21 @@ def haproxy(**replacing: str) -> Iterator[Balancer]:
             yield Balancer(running.port, health, directory)
 
 
+@contextmanager
+def haproxy_by(configuration: Callable[[Path, int], str]) -> Iterator[Balancer]:
+    """HAProxy by a test's own *configuration*, given its directory (for admin.sock) and port; it has no health page."""
+    program = require("haproxy", "haproxy")
+    with _server_directory() as directory:
+        file = directory / "haproxy.cfg"
+
+        def command(port: int) -> list[str]:
+            file.write_text(configuration(directory, port))
+            return [program, "-db", "-f", str(file)]
+
+        with _server(command, {}, directory) as running:
+            yield Balancer(running.port, 0, directory)
+
+
 def haproxy_complaints() -> str:
     """What HAProxy says against the configuration that we give to operators; nothing if all is well."""
     program = require("haproxy", "haproxy")
@@ -302,15 +317,16 @@ def java_hooks(
     *,
     connect_timeout: float = 15.0,
     read_timeout: float = 15.0,
+    pause: float = 0.0,
 ) -> list[HookResult]:
     """Send *count* hooks with Java's HTTP client, as many at a time as *threads*, and wait for all of them.
 
     *template* is the body, with CALL_ID where each hook's own call id belongs. Timeouts in seconds, each for
-    one hook.
+    one hook, before which its thread waits up to *pause* seconds.
     """
     java = require("java", "default-jdk-headless")
     classes = _compiled_java_client()
-    longest = 30.0 + (connect_timeout + read_timeout) * -(-count // threads)
+    longest = 30.0 + (connect_timeout + read_timeout + pause) * -(-count // threads)
     with tempfile.TemporaryDirectory(prefix="wcs-java-") as name:
         body = Path(name, "body")
         body.write_text(template, encoding="utf-8", newline="")
@@ -318,7 +334,7 @@ def java_hooks(
             [
                 *(java, "-XX:TieredStopAtLevel=1", "-cp", str(classes), "HookClient"),
                 *(url, str(threads), str(count), str(body)),
-                *(str(round(connect_timeout * 1000)), str(round(read_timeout * 1000))),
+                *(str(round(seconds * 1000)) for seconds in (connect_timeout, read_timeout, pause)),
             ],
             capture_output=True,
             text=True,

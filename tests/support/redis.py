@@ -144,8 +144,8 @@ def acl_options(prefix: str = "wcs:") -> tuple[str, ...]:
     """Options for a server with the user ``USER`` that may do what the gateway needs, and nobody else."""
     return (
         "user default off",
-        f"user {USER} on >{PASSWORD} ~{prefix}* &{prefix}* -@all +@read +@write +@pubsub +@scripting +@connection "
-        "+time +select",
+        f"user {USER} on >{PASSWORD} ~{prefix}* &{prefix}* "
+        "-@all +@read +@write +@pubsub +@scripting +@connection +time",
     )
 
 
@@ -160,19 +160,27 @@ def tls_options(certificate: Path, key: Path, ca: Path, port: int) -> tuple[str,
 class Sentinels:
     """A master, its replica, and three Sentinels that replace one by the other within two seconds or so."""
 
-    def __init__(self, servers: list[RedisServer], sentinels: list[RedisServer]) -> None:
+    def __init__(self, servers: list[RedisServer], sentinels: list[RedisServer], password: str = "") -> None:
         self.servers = servers
         self.sentinels = sentinels
+        self.password = password
+        """Of the servers and the Sentinels; empty for none."""
 
     @property
     def url(self) -> str:
         """For ``state.url``."""
         hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
-        return f"redis+sentinel://{hosts}/{SERVICE}/0"
+        login = f":{self.password}@" if self.password else ""
+        return f"redis+sentinel://{login}{hosts}/{SERVICE}/0"
+
+    @property
+    def login(self) -> Sequence[str]:
+        """For ``RedisServer.command``."""
+        return (self.password,) if self.password else ()
 
     def master(self) -> RedisServer:
         """The server that the Sentinels name."""
-        answer = self.sentinels[0].command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
+        answer = self.sentinels[0].command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE, login=self.login)
         return next(server for server in self.servers if server.port == int(answer[1]))
 
     def fail_over(self) -> RedisServer:
@@ -180,24 +188,28 @@ class Sentinels:
         before = self.master()
         before.kill()
         after = next(server for server in self.servers if server is not before)
-        assert wait_until(lambda: after.command("ROLE")[0] == b"master", 30.0), "no failover"
+        assert wait_until(lambda: after.command("ROLE", login=self.login)[0] == b"master", 30.0), "no failover"
         return after
 
 
 @contextmanager
-def redis_sentinels() -> Iterator[Sentinels]:
-    """One master, one replica, three Sentinels."""
+def redis_sentinels(password: str = "", *, guarded: bool = False) -> Iterator[Sentinels]:
+    """One master, one replica, three Sentinels; with a password of the servers, and of the Sentinels if *guarded*."""
     require("redis-server", "redis-server")
     with tempfile.TemporaryDirectory(prefix="wcs-redis-") as name, ExitStack() as stack:
         directory = Path(name)
-        master = RedisServer(directory / "first")
-        replica = RedisServer(directory / "second", f"replicaof 127.0.0.1 {master.port}")
+        login = [password] * bool(password)
+        own = [f"requirepass {password}", f"masterauth {password}"] if password else []
+        master = RedisServer(directory / "first", *own)
+        replica = RedisServer(directory / "second", f"replicaof 127.0.0.1 {master.port}", *own)
         sentinels = [
             RedisServer(
                 directory / f"sentinel-{number}",
                 f"sentinel monitor {SERVICE} 127.0.0.1 {master.port} 2",
                 f"sentinel down-after-milliseconds {SERVICE} 500",
                 f"sentinel failover-timeout {SERVICE} 2000",
+                *([f"sentinel auth-pass {SERVICE} {password}"] if password else []),
+                *([f"requirepass {password}", f"sentinel sentinel-pass {password}"] if guarded else []),
                 sentinel=True,
             )
             for number in range(3)
@@ -205,14 +217,14 @@ def redis_sentinels() -> Iterator[Sentinels]:
         for server in (master, replica, *sentinels):
             stack.callback(server.close)
             server.start()
-        assert wait_until(lambda: b"online" in master.command("INFO", "replication")), replica
+        assert wait_until(lambda: b"online" in master.command("INFO", "replication", login=login)), replica
         for sentinel in sentinels:
-            assert wait_until(lambda it=sentinel: _knows_all(it), 30.0), sentinel  # type: ignore[misc]
-        yield Sentinels([master, replica], sentinels)
+            assert wait_until(lambda it=sentinel: _knows_all(it, login if guarded else ()), 30.0), sentinel  # type: ignore[misc]
+        yield Sentinels([master, replica], sentinels, password)
 
 
-def _knows_all(sentinel: RedisServer) -> bool:
+def _knows_all(sentinel: RedisServer, login: Sequence[str]) -> bool:
     """Whether it knows the replica and both other Sentinels: before that there is no failover."""
-    answer = sentinel.command("SENTINEL", "MASTER", SERVICE)
+    answer = sentinel.command("SENTINEL", "MASTER", SERVICE, login=login)
     facts = dict(zip(answer[::2], answer[1::2], strict=True))
     return (facts[b"num-slaves"], facts[b"num-other-sentinels"]) == (b"1", b"2")

@@ -14,8 +14,16 @@ from gateway.config.checks.answers import AnswerChecks
 from gateway.config.checks.apps import AppChecks
 from gateway.config.checks.methods import MethodChecks
 from gateway.config.checks.plain import as_list
+from gateway.config.checks.proxies import ProxyChecks
 from gateway.config.checks.store import StoreChecks
-from gateway.config.sections.addresses import Address, UnixAddress, overlap, parse_address, parse_listen_address
+from gateway.config.sections.addresses import (
+    AdminAddress,
+    ListenAddress,
+    SystemdAddress,
+    overlap,
+    parse_admin_address,
+    parse_listen_address,
+)
 from gateway.config.sections.recording import path_problem
 from gateway.config.sections.root import Config
 from gateway.config.sections.state import is_driver_installed
@@ -30,7 +38,7 @@ from gateway.policy.retry import Retry, RetryOn
 
 _JAVA_KEEPALIVE: Final = 5.0
 """Seconds after which Java's HTTP client closes an idle connection by itself."""
-AnyAddress = TypeVar("AnyAddress", Address, Address | UnixAddress)
+AnyAddress = TypeVar("AnyAddress", AdminAddress, ListenAddress)
 _DEFAULTS: Final = Config()
 _HEALTH: Final = Health()
 _ONCE_ONLY: Final = (MethodType.DIRECT, MethodType.INCOMING)
@@ -75,6 +83,7 @@ class CrossChecks:
         self._answers = AnswerChecks(self._problem, self._warn, self._defaults, self._methods)
         self._limit = self._budget_limit()
         self._addresses()
+        ProxyChecks(self._warn, self._server).check()
         self._files(("server", "tls"), self._server.get("tls"))
         self._client_keepalive()
         self._tracing()
@@ -117,7 +126,7 @@ class CrossChecks:
     def _addresses(self) -> None:
         listen = self._server.get("listen", str(_DEFAULTS.server.listen[0]))
         is_list = isinstance(listen, list)
-        taken: list[Address | UnixAddress] = []
+        taken: list[ListenAddress] = []
         for index, text in enumerate(listen if is_list else [listen]):
             address = _parse_or_none(text, parse_listen_address)
             if address is None:
@@ -127,12 +136,14 @@ class CrossChecks:
                 words = self._as_written(place, str(address))
                 self._problem(place, f"{words} is taken by another address of this list")
             taken.append(address)
-        admin = _parse_or_none(self._server.get("admin", str(_DEFAULTS.server.admin)), parse_address)
+        admin = _parse_or_none(self._server.get("admin", str(_DEFAULTS.server.admin)), parse_admin_address)
         if admin is None:
             return
         if any(overlap(admin, other) for other in taken):
             words = self._as_written(("server", "admin"), str(admin))
             self._problem(("server", "admin"), f"{words} is a hook port too: the admin port needs its own")
+        if isinstance(admin, SystemdAddress):
+            return  # its address is in the socket unit
         if not admin.is_loopback and "token" not in self._section("admin"):
             self._warn(
                 ("server", "admin"),

@@ -1,4 +1,4 @@
-"""Addresses: where to listen, TCP or a unix socket, and the networks that clients come from."""
+"""Addresses: where to listen (TCP, a unix socket, a socket of systemd), and the networks that clients come from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from gateway.config.sections.types import ListLength, invalid, invalid_value, pa
 
 _ADDRESS: Final = r"(?:\[[0-9A-Fa-f:.%A-Za-z]+\]|[A-Za-z0-9._-]*):[0-9]{1,5}"
 _ADDRESS_FORM: Final = "must be an address such as 127.0.0.1:8080, [::1]:8080 or :8080"
-_LISTEN_FORM: Final = "must be an address such as 127.0.0.1:8080, [::1]:8080, :8080 or unix:/run/gateway.sock"
+_ADMIN_FORM: Final = "must be an address such as 127.0.0.1:9180, [::1]:9180, :9180 or systemd:admin"
+_LISTEN_FORM: Final = (
+    "must be an address such as 127.0.0.1:8080, [::1]:8080, :8080, unix:/run/gateway.sock or systemd:hooks"
+)
 _MAX_ADDRESSES: Final = 64
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _is_host_name = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?").fullmatch
@@ -30,6 +33,13 @@ _UNIX_FORM: Final = (
 )
 _MAX_UNIX_PATH: Final = 100
 """Bytes; Linux takes 107 (unix(7)), other systems a few less."""
+_SYSTEMD: Final = "systemd:"
+_SYSTEMD_NAME: Final = r"[ -9;-~]{1,255}"
+_SYSTEMD_FORM: Final = (
+    "must be systemd: and the FileDescriptorName= of a socket unit, at most 255 printable ASCII characters without a "
+    "colon, such as systemd:hooks"
+)
+_is_descriptor_name = re.compile(_SYSTEMD_NAME).fullmatch
 _has_no_file_name = re.compile(r"(?s:.*/\.{0,2})").fullmatch
 find_unfit_for_path = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]").search
 """Finds what no path of a configuration may hold: control characters, and halves of surrogate pairs."""
@@ -62,10 +72,23 @@ class UnixAddress(NamedTuple):
         return f"{_UNIX}{self.path}"
 
 
+class SystemdAddress(NamedTuple):
+    """Sockets that systemd hands over: all those of the socket units with this ``FileDescriptorName=``."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"{_SYSTEMD}{self.name}"
+
+
+ListenAddress = Address | UnixAddress | SystemdAddress
+"""Where hooks may arrive."""
+AdminAddress = Address | SystemdAddress
+"""Where operators and Prometheus may connect."""
+
+
 def parse_address(text: str) -> Address:
     """``127.0.0.1:8080``, ``[::1]:8080``, ``localhost:8080``, ``:8080``. Raises ValueError."""
-    if text.startswith(_UNIX):
-        raise ValueError(f"{_ADDRESS_FORM} (unix sockets are for server.listen alone)")
     host, colon, digits = text.rpartition(":")
     if not colon or not (digits.isascii() and digits.isdigit()) or len(digits) > 5 or int(digits) > 65535:
         raise ValueError(_ADDRESS_FORM)
@@ -75,8 +98,22 @@ def parse_address(text: str) -> Address:
         raise ValueError(_ADDRESS_FORM) from exc
 
 
-def parse_listen_address(text: str) -> Address | UnixAddress:
-    """What ``parse_address`` takes, and ``unix:/run/gateway.sock``. Raises ValueError."""
+def parse_admin_address(text: str) -> AdminAddress:
+    """What ``parse_address`` takes, and ``systemd:admin``. Raises ValueError."""
+    if text.startswith(_SYSTEMD):
+        return _systemd_address(text)
+    if text.startswith(_UNIX):
+        raise ValueError(f"{_ADMIN_FORM} (unix sockets are for server.listen alone)")
+    try:
+        return parse_address(text)
+    except ValueError as exc:
+        raise ValueError(_ADMIN_FORM) from exc
+
+
+def parse_listen_address(text: str) -> ListenAddress:
+    """What ``parse_address`` takes, ``unix:/run/gateway.sock`` and ``systemd:hooks``. Raises ValueError."""
+    if text.startswith(_SYSTEMD):
+        return _systemd_address(text)
     if text.startswith(_UNIX):
         path = text.removeprefix(_UNIX)
         if not path.startswith("/") or find_unfit_for_path(path) or _has_no_file_name(path):
@@ -90,8 +127,17 @@ def parse_listen_address(text: str) -> Address | UnixAddress:
         raise ValueError(_LISTEN_FORM) from exc
 
 
-def overlap(one: Address | UnixAddress, other: Address | UnixAddress) -> bool:
+def _systemd_address(text: str) -> SystemdAddress:
+    name = text.removeprefix(_SYSTEMD)
+    if not _is_descriptor_name(name):
+        raise ValueError(_SYSTEMD_FORM)
+    return SystemdAddress(name)
+
+
+def overlap(one: ListenAddress, other: ListenAddress) -> bool:
     """Whether both cannot be listened on at once; port 0 takes a free one each time."""
+    if isinstance(one, SystemdAddress) or isinstance(other, SystemdAddress):
+        return isinstance(one, SystemdAddress) and isinstance(other, SystemdAddress) and one.name == other.name
     if isinstance(one, UnixAddress) or isinstance(other, UnixAddress):
         return (
             isinstance(one, UnixAddress)
@@ -184,16 +230,15 @@ def _as_list(value: object) -> object:
 
 
 _LISTEN_SCHEMA: Final = text_schema(
-    rf"{_ADDRESS}|{_UNIX}/[^\x00-\x1f\x7f]{{1,{_MAX_UNIX_PATH - 1}}}",
-    *("0.0.0.0:8080", "127.0.0.1:8080", "[::1]:8080", ":8080", "unix:/run/gateway.sock"),
+    rf"{_ADDRESS}|{_UNIX}/[^\x00-\x1f\x7f]{{1,{_MAX_UNIX_PATH - 1}}}|{_SYSTEMD}{_SYSTEMD_NAME}",
+    *("0.0.0.0:8080", "127.0.0.1:8080", "[::1]:8080", ":8080", "unix:/run/gateway.sock", "systemd:hooks"),
 )
-AdminAddress = Annotated[
-    Address,
-    parsed_text(_ADDRESS_FORM, parse_address, text_schema(_ADDRESS, "127.0.0.1:9180", "[::1]:9180", ":9180")),
-]
-ListenAddress = Annotated[Address | UnixAddress, parsed_text(_LISTEN_FORM, parse_listen_address, _LISTEN_SCHEMA)]
-ListenAddresses = Annotated[
-    tuple[ListenAddress, ...],
+_ADMIN_SCHEMA: Final = text_schema(
+    rf"{_ADDRESS}|{_SYSTEMD}{_SYSTEMD_NAME}", "127.0.0.1:9180", "[::1]:9180", ":9180", "systemd:admin"
+)
+AdminListener = Annotated[AdminAddress, parsed_text(_ADMIN_FORM, parse_admin_address, _ADMIN_SCHEMA)]
+HookListeners = Annotated[
+    tuple[Annotated[ListenAddress, parsed_text(_LISTEN_FORM, parse_listen_address, _LISTEN_SCHEMA)], ...],
     BeforeValidator(_as_list),
     WithJsonSchema({"anyOf": [_LISTEN_SCHEMA, {"type": "array", "items": _LISTEN_SCHEMA, "minItems": 1}]}),
 ]

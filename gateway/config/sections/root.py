@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, PrivateAttr
 
-from gateway.config.sections.addresses import AdminAddress, ListenAddresses, Networks
+from gateway.config.sections.addresses import AdminListener, HookListeners, Networks
 from gateway.config.sections.apps import App, Defaults, Settings, merge_settings, plain_settings, setting_levels
 from gateway.config.sections.fields import IN_FLIGHT, UNKNOWN_APP, AppName, MethodName, Section, Token, UpstreamName
 from gateway.config.sections.history import HISTORY
@@ -27,25 +27,44 @@ from gateway.recording import RecordSettings
 class Server(Section):
     """Where the gateway listens, and what clients may use."""
 
-    listen: ListenAddresses = Field(
+    listen: HookListeners = Field(
         default="0.0.0.0:8080",
         validate_default=True,
-        description="Address of the hook port, or a list of addresses: ADDRESS:PORT, :PORT for all interfaces, or "
-        "unix:/path for a unix socket. Default 0.0.0.0:8080. Any client that can connect can send hooks, unless "
-        "allow_from, tls.client_ca or an app's credentials or signature prevent it.",
+        description="Address of the hook port, or a list of addresses: ADDRESS:PORT, :PORT for all interfaces, "
+        "unix:/path for a unix socket, or systemd:NAME for the sockets that systemd hands over under this name "
+        "(FileDescriptorName=), so that connections wait during a restart instead of being refused. Default "
+        "0.0.0.0:8080. Any client that can connect can send hooks, unless allow_from, tls.client_ca or an app's "
+        "credentials or signature prevent it.",
     )
-    admin: AdminAddress = Field(
+    admin: AdminListener = Field(
         default="127.0.0.1:9180",
         validate_default=True,
-        description="Address of metrics, health and console. Default 127.0.0.1:9180. It cannot share the hook port; "
-        "set admin.token before you open it beyond loopback.",
+        description="Address of metrics, health and console, or systemd:NAME, as for listen. Default 127.0.0.1:9180. "
+        "It cannot share the hook port; set admin.token before you open it beyond loopback.",
     )
     allow_from: Networks = Field(
         default=(),
         description="Networks and single addresses, IPv4 and IPv6, from which hooks may come, such as 192.168.1.0/24 "
         "or 2001:db8::10: those of the media servers. Other clients get 403, and have at most 64 connections, 16 an "
         "address, beside max_connections. Default: an empty list, any client that can connect. Behind a proxy, the "
-        "client's address is the proxy's; unix sockets are protected by their directory only.",
+        "client's address is the proxy's, unless proxy_protocol or trusted_proxies names the proxy; unix sockets are "
+        "protected by their directory only.",
+    )
+    trusted_proxies: Networks = Field(
+        default=(),
+        description="Networks and single addresses of the proxies whose X-Forwarded-For is believed. They may always "
+        "connect; each hook's client is then the rightmost address of that header that is not one of them, or the "
+        "proxy itself where the header is missing. allow_from, log and backends see that client. Not for the admin "
+        "port, nor for unix sockets. Default: an empty list, X-Forwarded-For is ignored. Any address listed here can "
+        "pretend to be any client; a header that is malformed up to that address gets 403.",
+    )
+    proxy_protocol: Networks = Field(
+        default=(),
+        description="Networks and single addresses of the balancers whose connections begin with a PROXY header, "
+        "version 1 or 2, before TLS. allow_from, limits, log and backends see the client that it names; in a health "
+        "check (LOCAL, UNKNOWN), the balancer itself. Not for the admin port, nor for unix sockets. Default: an empty "
+        "list, no PROXY header is accepted. Connections from these addresses without a valid header are closed "
+        "without an answer: switch it on here and on the balancer together.",
     )
     tls: Annotated[ServerTls | None, NotNull()] = Field(
         default=None,

@@ -58,6 +58,7 @@ class Acceptor:
     """Accepts on one listening socket, as an ``asyncio.Server`` for uvicorn to close. Build it inside a running loop.
 
     *accept_order*: for a socket that several processes share. *at_a_time*: connections accepted before other events.
+    *outlives*: the socket listens already, and a later process accepts what waits on it when this one closes it.
     """
 
     def __init__(
@@ -66,28 +67,35 @@ class Acceptor:
         on_connection: Callable[[socket.socket, object], None],
         accept_order: AcceptOrder | None = None,
         at_a_time: int = AT_A_TIME,
+        *,
+        outlives: bool = False,
     ) -> None:
         self._sock = sock
         self._on_connection = on_connection
         self._accept_order = accept_order
         self._at_a_time = at_a_time
+        self._outlives = outlives
         self._loop = asyncio.get_running_loop()
         self._pause: asyncio.TimerHandle | None = None
         self._closed = False
         sock.setblocking(False)
-        sock.listen(BACKLOG)
+        if not outlives:
+            sock.listen(BACKLOG)
         self._resume()
 
     def __repr__(self) -> str:
         return f"<Acceptor {self._sock.fileno()}>"
 
     def close(self) -> None:
-        """Take the connections that wait, then close the socket: closing it first would reset them."""
+        """Take the connections that wait, then close the socket: closing it first would reset them.
+
+        Those that wait on a socket which outlives this process are left to the next one.
+        """
         if self._closed:
             return
         self._closed = True
         self._stop_looking()
-        for _ in range(BACKLOG):  # more than can wait, and an end to those that come meanwhile
+        for _ in range(0 if self._outlives else BACKLOG):  # more than can wait, and an end to those that come meanwhile
             if not self._accept_one():
                 break
         self._sock.close()

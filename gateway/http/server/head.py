@@ -43,6 +43,8 @@ class BadRequest(Exception):
         self.detail = detail
         self.head: Head | None = None
         """The request's head, if it had been read by then."""
+        self.client: tuple[str, int] | None = None
+        """The address and port of its sender, as far as they are known."""
 
 
 class NotAllowed(BadRequest):

@@ -17,13 +17,14 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gateway.http.server.exchange import EXCHANGE, Exchange
+from gateway.http.server.forwarded_for import NOT_FROM_HERE, forwarded_client
 from gateway.http.server.head import BadRequest, Head, NotAllowed, TooManyConnections
 from gateway.http.server.request_reader import RequestReader, whole_request
 from gateway.http.server.response import ResponseWriter, encode_answer
 from gateway.http.server.slots import ClientKind, Slot
 from gateway.http.server.state import TOO_MANY, Answer, FrontState
 from gateway.http.timer import ResettableTimer
-from gateway.policy.access import AllowedAddresses
+from gateway.policy.access import Client, ClientAddresses
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +58,11 @@ class FrontProtocol(asyncio.Protocol):
         self._app = config.loaded_app
         self._state = cast(FrontState, server_state)
         self.slot = slot
+        self.balancer: Client = None
+        """The peer whose PROXY header has named the client; None where there was no such header."""
         self._loop = _loop or asyncio.get_running_loop()
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
-        self._client: tuple[str, int] | None = None
+        self._client = slot.client
         self._server: tuple[str, int] | None = None
         self._scheme = "http"
         self._reader = RequestReader()
@@ -67,8 +70,9 @@ class FrontProtocol(asyncio.Protocol):
         self._scope = _NO_SCOPE
         self._timer = ResettableTimer(self._loop, self._expired)
         self._idle = True
-        self._checked_by: AllowedAddresses | None = None
+        self._checked_by: ClientAddresses | None = None
         self._allowed = False
+        self._is_proxy = False
         self._leaving = False
         self._last_use = 0.0
         self._discarding = False
@@ -89,7 +93,6 @@ class FrontProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
         self._transport = cast(asyncio.Transport, transport)
-        self._client = _address(transport.get_extra_info("peername"))
         self._server = _address(transport.get_extra_info("sockname"))
         if transport.get_extra_info("sslcontext") is not None:
             self._scheme = "https"
@@ -187,7 +190,9 @@ class FrontProtocol(asyncio.Protocol):
             self._wait(max(0.0, self._last_use + kept - self._loop.time()))
 
     def recheck(self) -> None:
-        """The list of addresses that may send hooks has changed: an address that left it gives up its slot."""
+        """The lists of addresses have changed: an address that may send no hooks any more gives up its slot."""
+        if self.balancer is not None and not self._state.addresses.expects_header(self.balancer):
+            self.close_gracefully()  # nothing names its client any more
         if self._is_allowed():
             if self.slot.kind is ClientKind.STRANGER and (slot := self._state.admit(self._client)) is not None:
                 self.slot.leave()
@@ -219,7 +224,7 @@ class FrontProtocol(asyncio.Protocol):
         reader = self._reader
         try:
             if reader.head is None and not self._is_allowed():
-                raise NotAllowed(403, "hooks are not taken from this address")
+                raise NotAllowed(403, NOT_FROM_HERE)
             request = reader.next_request(self._state.limits.max_body)
         except BadRequest as exc:
             self._refuse(exc)
@@ -234,17 +239,26 @@ class FrontProtocol(asyncio.Protocol):
             self._wait(self._state.limits.read_timeout)
 
     def _is_allowed(self) -> bool:
-        """Whether the peer may send hooks; looked up once per connection and configuration."""
+        """Whether the client may send or bring hooks; looked up once per connection and configuration."""
         addresses = self._state.addresses
         if addresses is not self._checked_by:
             self._checked_by = addresses
-            self._allowed = addresses.allows(self._client)
+            self._is_proxy = addresses.trusts(self._client)
+            self._allowed = self._is_proxy or addresses.allows(self._client)
         return self._allowed
 
     # --- answering ---
 
     def _start(self, head: Head, body: bytes) -> None:
         """Pass a whole request to the app."""
+        client = self._client
+        if self._is_proxy:
+            try:
+                client = forwarded_client(head.headers, client, self._checked_by or self._state.addresses)
+            except NotAllowed as exc:
+                exc.head = head
+                self._refuse(exc)
+                return
         self._stop_waiting()
         exchange = self._exchange = Exchange(
             self,
@@ -265,7 +279,7 @@ class FrontProtocol(asyncio.Protocol):
             "query_string": head.query,
             "root_path": "",
             "headers": head.headers,
-            "client": self._client,
+            "client": client,
             "server": self._server,
             "extensions": {EXCHANGE: exchange},
         }
@@ -371,7 +385,8 @@ class FrontProtocol(asyncio.Protocol):
             self._transport.abort()
 
     def _report_refusal(self, refusal: BadRequest) -> Answer:
-        refusal.head = self._reader.head
+        refusal.head = refusal.head or self._reader.head
+        refusal.client = refusal.client or self._client
         return self._state.refuse(refusal)
 
     def _close_gently(self) -> None:

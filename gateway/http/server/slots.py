@@ -13,8 +13,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Final, NamedTuple
 
-Client = tuple[str, int] | None
-"""A peer's address and port; None on a unix socket."""
+from gateway.policy.access import Client
 
 _ONE_OF: Final = 4
 """An address that is not listed holds at most one in four slots of a pool."""
@@ -55,12 +54,12 @@ class ClientKind(Enum):
 class Slot:
     """One connection's slot; ``leave`` gives it back and may be called more than once."""
 
-    __slots__ = ("_client", "_handshake", "_slots", "kind")
+    __slots__ = ("_handshake", "_slots", "client", "kind")
 
     def __init__(self, slots: Slots, kind: ClientKind, client: Client) -> None:
         self._slots = slots
         self._handshake = False
-        self._client = client
+        self.client = client
         self.kind: ClientKind | None = kind
         """None once it was given back."""
 
@@ -70,13 +69,13 @@ class Slot:
     @property
     def site(self) -> str:
         """The client's address as it is counted; computed on demand, because a member's is seldom needed."""
-        return client_site(self._client)
+        return client_site(self.client)
 
     def leave(self) -> None:
         """The connection has ended."""
         self.end_handshake()
         if self.kind is not None:
-            self._slots.release(self.kind, self._client)
+            self._slots.release(self.kind, self.client)
             self.kind = None
 
     def begin_handshake(self, sizes: SlotLimits, *, listed: bool) -> bool:

@@ -8,9 +8,10 @@ from typing import Final, NamedTuple
 from uvicorn.server import ServerState
 
 from gateway.http.server.head import BadRequest, TooManyConnections
+from gateway.http.server.proxy_header import BadProxyHeader
 from gateway.http.server.response import encode_answer
-from gateway.http.server.slots import Client, Slot, SlotLimits, Slots
-from gateway.policy.access import AllowedAddresses
+from gateway.http.server.slots import Slot, SlotLimits, Slots
+from gateway.policy.access import Client, ClientAddresses
 
 TOO_MANY: Final = "as many connections are open as server.max_connections allows"
 _NOT_ALLOWED: Final = (
@@ -56,29 +57,36 @@ class FrontState(ServerState):
     def __init__(self, limits: FrontLimits, linger: float, refuse: Refuse) -> None:
         super().__init__()
         self.limits = limits
-        self.addresses = AllowedAddresses()
-        """Addresses that may send hooks; a reload replaces the object."""
+        self.addresses = ClientAddresses()
+        """Who may send hooks; a reload replaces the object."""
         self.slots = Slots()
         self.linger = linger
         self.refuse = refuse
         self.on_drop: Callable[[], None] = lambda: None
         """Called for each connection that was closed because there was no slot for it."""
+        self.on_bad_header: Callable[[Client, BadProxyHeader], None] = lambda peer, exc: None
+        """Called with the peer of each connection that was closed because it had no valid PROXY header."""
         self.draining = False
         self.waiting = 0
         """New connections that wait until another is evicted."""
 
     def admit(self, client: Client) -> Slot | None:
         """A slot for a new connection; None if it can only be closed."""
-        return self.slots.take(self.limits.sizes, client, allowed=self.addresses.allows(client))
+        return self.slots.take(self.limits.sizes, client, allowed=self.addresses.admits(client))
+
+    def admit_balancer(self, peer: Client) -> Slot | None:
+        """A slot for a balancer's connection until its PROXY header names the client; None if it can only be closed."""
+        return self.slots.take(self.limits.sizes, peer, allowed=True)
 
     def busy_answer(self, client: Client) -> bytes:
         """The answer to a connection for which there is no slot; for a stranger, nothing is logged."""
-        if not self.addresses.allows(client):
+        if not (self.addresses.admits(client) or self.addresses.expects_header(client)):
             return _NOT_ALLOWED
         answer = self.refuse(TooManyConnections(403, TOO_MANY))
         return encode_answer(answer.status, [*answer.headers, *self.default_headers], answer.body, keep_alive=False)
 
     def begin_handshake(self, slot: Slot, client: Client) -> bool:
         """Whether a connection that has a slot may begin its TLS handshake."""
-        listed = client is None or (not self.addresses.everyone and self.addresses.allows(client))
+        addresses = self.addresses
+        listed = client is None or addresses.trusts(client) or (not addresses.everyone and addresses.allows(client))
         return slot.begin_handshake(self.limits.sizes, listed=listed)

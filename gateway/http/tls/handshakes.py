@@ -131,7 +131,7 @@ class Handshakes:
         finally:
             self._under_way -= 1
             on_done(is_done)
-        if is_done and generation != self._generation:
+        if is_done and (self._closing or generation != self._generation):
             protocol.close_gracefully()
             if self._closing:
                 await protocol.wait_closed()

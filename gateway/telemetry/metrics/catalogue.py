@@ -233,8 +233,10 @@ CATALOGUE: Final = {
     ),
     "dropped_connections": Spec(
         "gateway_dropped_connections_total",
-        "Connections to the hook port closed immediately, because a limit was reached.",
+        "Connections to the hook port closed immediately: a limit was reached, or a PROXY header missing or malformed.",
         Kind.COUNTER,
+        ("reason",),
+        presets=("limit", "proxy_header"),
     ),
     "workers": Spec("gateway_workers", "Processes that serve hooks.", Kind.GAUGE),
     "worker_deaths": Spec("gateway_worker_deaths_total", "Workers that died and were replaced.", Kind.COUNTER),

@@ -101,7 +101,7 @@ class Metrics:
     recorded_hooks: Counter
     certificate_days: Gauge
     failed_handshakes: Counter
-    dropped_connections: Value
+    dropped_connections: Counter
     workers: Value
     worker_deaths: Value
     spool_events: Gauge

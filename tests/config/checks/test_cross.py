@@ -29,6 +29,8 @@ REJECTED = [
     (f"record: {{path: {'x' * 254}}}\n", "1:10: record.path: its directory cannot be used: file name too long"),
     ("server: {listen: ['unix:/a', ':80', 'unix://a']}\n", "1:37: server.listen[2]: unix://a is taken by another address of this list"),
     ("server: {listen: ['127.0.0.1:80', ':80']}\n", "1:35: server.listen[1]: :80 is taken by another address of this list"),
+    ("server: {listen: ['systemd:a', 'systemd:b', 'systemd:a']}\n", "1:45: server.listen[2]: systemd:a is taken by another address of this list"),
+    ("server: {listen: 'systemd:a', admin: 'systemd:a'}\n", "1:31: server.admin: systemd:a is a hook port too: the admin port needs its own"),
     ("server: {listen: ':9180'}\n", "1:1: server.admin: 127.0.0.1:9180 is a hook port too: the admin port needs its own"),
     ("server: {admin: '127.0.0.1:8080'}\n", "1:10: server.admin: 127.0.0.1:8080 is a hook port too: the admin port needs its own"),
     ("media_server: {margin: 20s}\n", "1:16: media_server.margin: 20s leaves no time for a hook: it must be shorter than request_timeout, which is 15s"),

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from gateway.config import (
     Address,
     ConfigError,
+    SystemdAddress,
     UnixAddress,
     loads,
     parse_address,
+    parse_admin_address,
     parse_listen_address,
 )
 from gateway.config.sections.addresses import is_host, overlap, parse_network
@@ -23,23 +25,23 @@ from gateway.config.sections.addresses import is_host, overlap, parse_network
 REJECTED = [
     (
         "server: {admin: '[fe80::1%a b]:80'}\n",
-        '1:10: server.admin: must be an address such as 127.0.0.1:8080, [::1]:8080 or :8080, not "[fe80::1%a b]:80"',
+        '1:10: server.admin: must be an address such as 127.0.0.1:9180, [::1]:9180, :9180 or systemd:admin, not "[fe80::1%a b]:80"',
     ),
     (
         "server: {listen: '0x7f.1:80'}\n",
-        "1:10: server.listen: must be an address such as 127.0.0.1:8080, [::1]:8080, :8080 or unix:/run/gateway.sock, "
+        "1:10: server.listen: must be an address such as 127.0.0.1:8080, [::1]:8080, :8080, unix:/run/gateway.sock or systemd:hooks, "
         'not "0x7f.1:80"',
     ),
-    ("server: {listen: 8080}\n", "1:10: server.listen: must be an address such as 127.0.0.1:8080, [::1]:8080, :8080 or unix:/run/gateway.sock, not 8080"),
-    ("server: {listen: 'h:65536'}\n", '1:10: server.listen: must be an address such as 127.0.0.1:8080, [::1]:8080, :8080 or unix:/run/gateway.sock, not "h:65536"'),
-    ("server: {listen: [':1', '256.0.0.1:80']}\n", '1:25: server.listen[1]: must be an address such as 127.0.0.1:8080, [::1]:8080, :8080 or unix:/run/gateway.sock, not "256.0.0.1:80"'),
+    ("server: {listen: 8080}\n", "1:10: server.listen: must be an address such as 127.0.0.1:8080, [::1]:8080, :8080, unix:/run/gateway.sock or systemd:hooks, not 8080"),
+    ("server: {listen: 'h:65536'}\n", '1:10: server.listen: must be an address such as 127.0.0.1:8080, [::1]:8080, :8080, unix:/run/gateway.sock or systemd:hooks, not "h:65536"'),
+    ("server: {listen: [':1', '256.0.0.1:80']}\n", '1:25: server.listen[1]: must be an address such as 127.0.0.1:8080, [::1]:8080, :8080, unix:/run/gateway.sock or systemd:hooks, not "256.0.0.1:80"'),
     ("server: {listen: 'unix:run/g.sock'}\n", '1:10: server.listen: must be unix: and the absolute path of a socket in at most 100 bytes, such as unix:/run/gateway.sock, not "unix:run/g.sock"'),
     ("server: {listen: 'unix:'}\n", '1:10: server.listen: must be unix: and the absolute path of a socket in at most 100 bytes, such as unix:/run/gateway.sock, not "unix:"'),
     ("server: {listen: 'unix:/run/'}\n", '1:10: server.listen: must be unix: and the absolute path of a socket in at most 100 bytes, such as unix:/run/gateway.sock, not "unix:/run/"'),
     ("server: {listen: 'unix:/run/..'}\n", '1:10: server.listen: must be unix: and the absolute path of a socket in at most 100 bytes, such as unix:/run/gateway.sock, not "unix:/run/.."'),
     ('server: {listen: "unix:/run/a\\0b"}\n', '1:10: server.listen: must be unix: and the absolute path of a socket in at most 100 bytes, such as unix:/run/gateway.sock, not "unix:/run/a\\u0000b"'),
     ("server: {listen: unix:/" + "é" * 50 + "}\n", '1:10: server.listen: must be unix: and the absolute path of a socket in at most 100 bytes, such as unix:/run/gateway.sock, not "unix:/' + "é" * 50 + '"'),
-    ("server: {admin: 'unix:/run/a.sock'}\n", '1:10: server.admin: must be an address such as 127.0.0.1:8080, [::1]:8080 or :8080 (unix sockets are for server.listen alone), not "unix:/run/a.sock"'),
+    ("server: {admin: 'unix:/run/a.sock'}\n", '1:10: server.admin: must be an address such as 127.0.0.1:9180, [::1]:9180, :9180 or systemd:admin (unix sockets are for server.listen alone), not "unix:/run/a.sock"'),
     ("server: {allow_from: 10.0.0.0/8}\n", '1:10: server.allow_from: must be a list, not "10.0.0.0/8"'),
     ("server: {allow_from: [10.0.0.0/33]}\n", '1:23: server.allow_from[0]: must be a network or an address such as 192.168.1.0/24, 192.168.1.10 or 2001:db8::/32, not "10.0.0.0/33"'),
     ("server: {allow_from: [10.0.0.0/255.0.0.0]}\n", '1:23: server.allow_from[0]: must be a network or an address such as 192.168.1.0/24, 192.168.1.10 or 2001:db8::/32, not "10.0.0.0/255.0.0.0"'),
@@ -48,6 +50,8 @@ REJECTED = [
     ("server: {allow_from: ['::1', 10.1.2.3/8]}\n", '1:30: server.allow_from[1]: must have no bits beyond its prefix: write 10.0.0.0/8 for the network or 10.1.2.3 for that address alone, not "10.1.2.3/8"'),
     ("server: {allow_from: ['2001:db8::1/32']}\n", '1:23: server.allow_from[0]: must have no bits beyond its prefix: write 2001:db8::/32 for the network or 2001:db8::1 for that address alone, not "2001:db8::1/32"'),
     ("server: {allow_from: [" + "10.0.0.1, " * 1025 + "]}\n", "1:10: server.allow_from: must hold at most 1024 networks"),
+    ("server: {listen: 'systemd:'}\n", '1:10: server.listen: must be systemd: and the FileDescriptorName= of a socket unit, at most 255 printable ASCII characters without a colon, such as systemd:hooks, not "systemd:"'),
+    ("server: {admin: 'systemd:a:b'}\n", '1:10: server.admin: must be systemd: and the FileDescriptorName= of a socket unit, at most 255 printable ASCII characters without a colon, such as systemd:hooks, not "systemd:a:b"'),
     ("server: {listen: []}\n", "1:10: server.listen: must name at least one address"),
 ]  # fmt: skip
 
@@ -70,8 +74,10 @@ def test_every_form_of_listen_is_a_tuple_of_addresses() -> None:
     both = loads("server: {listen: ['0.0.0.0:1', '[::]:1', 'h:0', 'h:0']}\n").config.server.listen
     assert both == (Address("0.0.0.0", 1), Address("::", 1), Address("h", 0), Address("h", 0))
     assert loads("server: {listen: unix:/run/g.sock}\n").config.server.listen == (UnixAddress("/run/g.sock"),)
-    mixed = loads("server: {listen: [':1', unix:/a, unix:/b]}\n").config.server.listen
-    assert mixed == (Address("", 1), UnixAddress("/a"), UnixAddress("/b"))
+    assert loads("server: {listen: 'systemd:hooks'}\n").config.server.listen == (SystemdAddress("hooks"),)
+    mixed = loads("server: {listen: [':1', unix:/a, unix:/b, 'systemd:c']}\n").config.server.listen
+    assert mixed == (Address("", 1), UnixAddress("/a"), UnixAddress("/b"), SystemdAddress("c"))
+    assert [type(address) for address in mixed] == [Address, UnixAddress, UnixAddress, SystemdAddress]
 
 
 def test_allow_from_is_a_tuple_of_networks() -> None:
@@ -135,9 +141,24 @@ def test_anything_else_is_no_unix_socket(path: str) -> None:
         parse_listen_address(f"unix:{path}")
 
 
+@pytest.mark.parametrize("name", ["hooks", "wcs-gateway@blue.socket", "a b", "~" * 255])
+def test_sockets_of_systemd_are_listened_on_by_their_name(name: str) -> None:
+    for parse in (parse_listen_address, parse_admin_address):
+        address = parse(f"systemd:{name}")
+        assert address == SystemdAddress(name)
+        assert str(address) == f"systemd:{name}"
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "a\n", "\x7f", "é", "a" * 256])
+def test_what_systemd_takes_for_no_name_is_none(name: str) -> None:
+    for parse in (parse_listen_address, parse_admin_address):
+        with pytest.raises(ValueError, match=r"must be systemd: and the FileDescriptorName= of a socket unit"):
+            parse(f"systemd:{name}")
+
+
 def test_to_listen_on_takes_every_tcp_address_too() -> None:
     assert parse_listen_address("[::1]:8080") == Address("::1", 8080)
-    with pytest.raises(ValueError, match=r"\[::1\]:8080, :8080 or unix:/run/gateway\.sock"):
+    with pytest.raises(ValueError, match=r"\[::1\]:8080, :8080, unix:/run/gateway\.sock or systemd:hooks"):
         parse_listen_address("UNIX:/a")
 
 
@@ -154,6 +175,10 @@ def test_to_listen_on_takes_every_tcp_address_too() -> None:
         ("unix:/a", "unix://a", True),
         ("unix:/a", "unix:/b", False),
         ("unix:/a", ":80", False),
+        ("systemd:a", "systemd:a", True),
+        ("systemd:a", "systemd:A", False),
+        ("systemd:/a", "unix:/a", False),
+        ("systemd:a", ":80", False),
     ],
 )
 def test_addresses_that_cannot_both_be_listened_on(one: str, other: str, clash: bool) -> None:

@@ -181,7 +181,7 @@ def test_a_configuration_with_every_value_type_can_be_written_as_json() -> None:
 
 def test_a_configuration_survives_the_way_to_another_process() -> None:
     config = loads(
-        "server: {listen: [':1', unix:/run/g.sock], allow_from: [10.0.0.0/8, '::1']}\n"
+        "server: {listen: [':1', unix:/run/g.sock, 'systemd:a'], admin: 'systemd:b', allow_from: [10.0.0.0/8, '::1']}\n"
         "upstreams: {u: {url: https://h, tls: {minimum_version: '1.3'}}}\n"
         "apps: {a: {upstream: u, signature: {keys: [k]}}, b: {upstream: u, credentials: {username: w, password: p}}}\n"
     ).config

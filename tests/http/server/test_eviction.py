@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from gateway.http.server.eviction import reclaim
-from gateway.http.server.slots import Client, Slot, SlotLimits, Slots
+from gateway.http.server.slots import Slot, SlotLimits, Slots
+from gateway.policy.access import Client
 
 NOW = 1000.0
 

@@ -8,7 +8,7 @@ from typing import Any
 from gateway.http.server.head import BadRequest
 from gateway.http.server.slots import ClientKind
 from gateway.http.server.state import Answer, FrontLimits, FrontState
-from gateway.policy.access import AllowedAddresses
+from gateway.policy.access import ClientAddresses
 
 LISTED, STRANGER = ("10.0.0.1", 1), ("192.0.2.1", 1)
 
@@ -19,7 +19,7 @@ def state_of(refusals: list[BadRequest], **limits: Any) -> FrontState:
         return Answer(refusal.status, [(b"content-length", b"0")], b"")
 
     made = FrontState(FrontLimits(1024, 1.0, 1.0, **limits), 5.0, refuse)
-    made.addresses = AllowedAddresses([ipaddress.ip_network("10.0.0.0/8")])
+    made.addresses = ClientAddresses([ipaddress.ip_network("10.0.0.0/8")])
     return made
 
 

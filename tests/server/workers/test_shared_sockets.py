@@ -12,6 +12,7 @@ import pytest
 from gateway.config import loads
 from gateway.server.shared_sockets import SharedSockets
 from gateway.server.sockets import bind
+from gateway.server.systemd_sockets import SystemdSocket
 
 
 @pytest.fixture(params=["127.0.0.1", "unix"])
@@ -77,6 +78,21 @@ async def test_at_the_end_what_waits_can_still_be_accepted_by_whoever_has_the_so
         with accepted:
             await loop.sock_sendall(accepted, b"served")
             assert await loop.sock_recv(waiting, 6) == b"served"
+
+
+async def test_on_a_socket_of_systemd_connections_wait_until_somebody_accepts_again() -> None:
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as systemd_s:
+        shared = SharedSockets([SystemdSocket(fileno=systemd_s.dup().detach())])
+        assert (shared.descriptors, len(shared.systemd_descriptors)) == ([], 1)
+        for end in (shared.suspend, shared.resume, shared.suspend, shared.close):
+            end()
+            with await connect(systemd_s) as waiting:
+                systemd_s.setblocking(False)
+                accepted, _ = await loop.sock_accept(systemd_s)
+                with accepted:
+                    await loop.sock_sendall(accepted, b"served")
+                    assert await loop.sock_recv(waiting, 6) == b"served"
 
 
 def test_a_port_that_the_system_picked_is_kept_while_the_socket_does_not_listen() -> None:

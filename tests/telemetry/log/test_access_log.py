@@ -44,8 +44,8 @@ from tests.telemetry.log.lines import (
 )
 
 CONTRACT_FIELDS = (
-    "ts request_id node_id app method session_id call_id verdict source reason error status upstream target attempts "
-    "budget_ms duration_ms upstream_ms"
+    "ts request_id client node_id app method session_id call_id verdict source reason error status upstream target "
+    "attempts budget_ms duration_ms upstream_ms"
 ).split()
 ANNOTATIONS: dict[str, Any] = {
     "rule": "spam",
@@ -83,6 +83,7 @@ async def test_an_access_line_says_what_the_decision_says(sink: Sink) -> None:
     assert await line_of(sink, decision(fallback_ruling(TIMED_OUT, Fallback(), b""), body)) == {
         "ts": "2023-11-14T22:13:20.123Z",
         "request_id": "id-1",
+        "client": None,
         "node_id": "n",
         "app": "a",
         "method": "OnCallEvent",
@@ -127,6 +128,16 @@ async def test_a_line_has_no_annotation_but_its_own(sink: Sink, name: str) -> No
     assert line[name] == ANNOTATIONS[name]
 
 
+async def test_a_line_shows_its_client_without_the_port_and_for_people_where_something_was_wrong(sink: Sink) -> None:
+    client = ("2001:db8::7", 50000)
+    assert (await line_of(sink, decision(client=client)))["client"] == "2001:db8::7"
+    rulings = [backend_reject(), fallback_ruling(TIMED_OUT, Fallback(), b"")]
+    people = Sink(sink.path.with_suffix(".people"))
+    right, wrong = await record(people, *(decision(ruling, client=client) for ruling in rulings), console=True)
+    assert b"2001:db8::7" not in right
+    assert b" from=2001:db8::7: no answer within 1.5 s" in wrong
+
+
 async def test_a_connect_answer_that_is_as_wanted_is_not_worth_a_word(sink: Sink) -> None:
     line = await line_of(sink, decision(backend_allow(b"{}").annotate(client_config="ok")))
     assert set(line) == {*CONTRACT_FIELDS, "caller", "callee"}
@@ -145,7 +156,8 @@ async def test_adversarial_annotations_do_not_make_a_line_too_long_for_a_pipe(si
     names = ",".join(f"field{number:03d}" for number in range(32))
     annotations = {"changed_fields": names, "ignored_fields": names, "excluded": tuple(names.split(","))}
     ruling = ruling.annotate(rule=long, failed_over_from=long, failover_cause="error_status", cut=long, **annotations)
-    (line,) = await record(sink, decision(ruling, hook))
+    client = ("fe80:ffff:ffff:ffff:ffff:ffff:ffff:ffff%interface-of-15", 50000)
+    (line,) = await record(sink, decision(ruling, hook, client=client))
     assert len(line) < PIPE_ATOMIC
     json.loads(line)
 
@@ -277,13 +289,13 @@ async def assert_one_valid_line_each(sink: Sink, strings: list[str]) -> None:
 
 
 def assert_bounded(line: bytes, longest: int, text: str, names: set[str]) -> None:
-    """The fields hold the text up to its bound, or a quarter of that where the line were else too long for a pipe."""
+    """The fields hold the text up to its bound, or a fifth of that where the line were else too long for a pipe."""
     read = json.loads(line)
     whole = {**read, **dict.fromkeys(names, shorten(text, longest))}
     if "error" in names:
         whole.update({name: shorten(text, longest // 2) for name in TEXT_FIELDS.values()})
     if len(msgspec.json.encode(whole)) >= PIPE_ATOMIC:
-        longest //= 4
+        longest //= 5
     assert {read[name] for name in names} == {shorten(text, longest)}
 
 

@@ -30,7 +30,7 @@ CONTRACT: Final[dict[str, tuple[str, set[str]]]] = {
     "gateway_config_last_reload_success_timestamp_seconds": ("gauge", set()),
     "gateway_config_reloads": ("counter", {"result"}),
     "gateway_config_reload_failures": ("counter", {"reason"}),
-    "gateway_dropped_connections": ("counter", set()),
+    "gateway_dropped_connections": ("counter", {"reason"}),
     "gateway_build_info": ("gauge", {"version", "python"}),
     # Beyond the contract's table: what an operator must be able to see of the gateway's own losses.
     "gateway_log_lines_dropped": ("counter", set()),
