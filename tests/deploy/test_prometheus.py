@@ -93,6 +93,7 @@ PROVOKED: Final = {
     "WcsFailoverActive",
     "WcsRepairsRise",
     "WcsShadowDisagrees",
+    "WcsStateDown",
 }
 """Alerts that a real Prometheus holds pending or firing on what happens here."""
 WITHOUT_DATA: Final = {
@@ -258,6 +259,7 @@ def configuration(backend: FaultyBackend, recording: Path) -> str:
             "record": {"path": str(recording)},
             "store": {"url": f"sqlite:///{recording.parent}/store.db"},
             "history": {},
+            "state": {"url": "redis://127.0.0.1:1/0"},
         }
     )
 
