@@ -92,4 +92,3 @@ class Departures:
         self._left[data.decode("ascii", "replace")] = self._clock()
         while len(self._left) > _MAX_LOST * 10:
             del self._left[next(iter(self._left))]
-
