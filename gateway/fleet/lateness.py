@@ -21,6 +21,7 @@ class Lateness:
         """What the callers of the last late answers could wait."""
         self.limit = 0.0
         """Seconds: callers who cannot wait longer are concerned. 0 while the server is quick."""
+        self._counted_at = float("-inf")
         self._rest_until = 0.0
         self._last_rest = 0.0
 
@@ -31,8 +32,14 @@ class Lateness:
         """Whether a caller who can wait *limit* seconds should not ask now."""
         return limit <= self.limit and now < self._rest_until
 
-    def note_late(self, limit: float, now: float, rest: float = REST) -> bool:
-        """Note an answer that did not come within *limit* seconds. Returns whether the server has just become slow."""
+    def note_late(self, limit: float, sent_at: float, now: float, rest: float = REST) -> bool:
+        """Note an answer that did not come within *limit* seconds. Returns whether the server has just become slow.
+
+        Commands that were on their way together are late together: they count once.
+        """
+        if sent_at < self._counted_at:
+            return False
+        self._counted_at = now
         self._late.append(limit)
         if len(self._late) < IN_A_ROW:
             return False

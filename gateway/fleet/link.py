@@ -162,7 +162,7 @@ class Link:
         if self._lateness.is_resting(limit, self._loop.time()):
             raise StateUnavailable(self.error or _LATE)
         answer = self._submit(command, self._loop.create_future())
-        timer = self._loop.call_later(limit, self._give_up, answer, limit)
+        timer = self._loop.call_later(limit, self._give_up, answer, limit, self._loop.time())
         try:
             return await answer
         except Refused as exc:
@@ -232,14 +232,14 @@ class Link:
             waiting.set_result(answer)
         return None
 
-    def _give_up(self, answer: asyncio.Future[Any], limit: float) -> None:
+    def _give_up(self, answer: asyncio.Future[Any], limit: float, sent_at: float) -> None:
         """Nobody waits for this answer any more."""
         if answer.done():
             return
         answer.set_exception(StateUnavailable(_LATE))
         self._on_late()
         rest = REST * random.uniform(0.75, 1.25)  # noqa: S311 - not a secret
-        has_become_slow = self._lateness.note_late(limit, self._loop.time(), rest)
+        has_become_slow = self._lateness.note_late(limit, sent_at, self._loop.time(), rest)
         if self._lateness.limit:
             self.error = f"it answers later than {format_duration(self._lateness.limit)}"
         if has_become_slow and self._announce:

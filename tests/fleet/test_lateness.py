@@ -14,7 +14,7 @@ limits = st.sampled_from([HURRY, 0.005, PATIENT, 0.3, 1.0])
 def slow(limit: float = HURRY, now: float = 100.0) -> Lateness:
     """A server that has just become slow."""
     lateness = Lateness()
-    assert [lateness.note_late(limit, now) for _ in range(IN_A_ROW)] == [False] * (IN_A_ROW - 1) + [True]
+    assert [lateness.note_late(limit, now, now) for _ in range(IN_A_ROW)] == [False] * (IN_A_ROW - 1) + [True]
     return lateness
 
 
@@ -29,8 +29,8 @@ def test_three_in_a_row_and_those_in_such_a_hurry_rest() -> None:
 def test_an_answer_in_time_between_them_begins_the_row_again() -> None:
     lateness = Lateness()
     for _ in range(10):
-        lateness.note_late(HURRY, 0.0)
-        lateness.note_late(HURRY, 0.0)
+        lateness.note_late(HURRY, 0.0, 0.0)
+        lateness.note_late(HURRY, 0.0, 0.0)
         lateness.note_answer(HURRY / 2, 0.0)
     assert not lateness.is_resting(HURRY, 0.0)
 
@@ -38,15 +38,22 @@ def test_an_answer_in_time_between_them_begins_the_row_again() -> None:
 def test_an_answer_that_was_late_too_does_not() -> None:
     lateness = Lateness()
     for _ in range(IN_A_ROW):
-        lateness.note_late(HURRY, 0.0)
+        lateness.note_late(HURRY, 0.0, 0.0)
         lateness.note_answer(HURRY * 5, 0.0)
     assert lateness.is_resting(HURRY, 0.0)
+
+
+def test_commands_that_were_on_their_way_together_count_once() -> None:
+    lateness = Lateness()
+    for number in range(100):
+        lateness.note_late(HURRY, 1.0 + number / 1e6, 1.002 + number / 1e6)
+    assert not lateness.is_resting(HURRY, 1.003)
 
 
 def test_after_the_rest_one_more_is_enough_and_said_only_once() -> None:
     lateness = slow()
     now = 100.0 + REST
-    assert not lateness.note_late(HURRY, now), "it was slow before"
+    assert not lateness.note_late(HURRY, now, now), "it was slow before"
     assert lateness.is_resting(HURRY, now)
 
 
@@ -74,13 +81,15 @@ def test_whatever_comes_only_those_rest_for_whom_it_was_late_in_a_row(
     lateness, now = Lateness(), 0.0
     last: list[float] = []
     """The limits of the late answers since, for each, one in time."""
-    until, said = 0.0, 0
+    counted, until, said = float("-inf"), 0.0, 0
     resting = 0.0
     for kind, value, wait in events:
         now += wait
         if kind == "late":
-            last = [*last, value][-IN_A_ROW:]
-            said += lateness.note_late(value, now)
+            said += lateness.note_late(value, now - value, now)
+            if now - value < counted:
+                continue
+            counted, last = now, [*last, value][-IN_A_ROW:]
             if len(last) == IN_A_ROW:
                 resting, until = min(last), now + REST
         else:
