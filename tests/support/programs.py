@@ -292,6 +292,7 @@ def haproxy(**replacing: str) -> Iterator[Balancer]:
             return [program, "-db", "-f", str(file)]
 
         with _server(command, {}, directory) as running:
+            _await_socket(directory)
             yield Balancer(running.port, health, directory)
 
 
@@ -307,7 +308,16 @@ def haproxy_by(configuration: Callable[[Path, int], str]) -> Iterator[Balancer]:
             return [program, "-db", "-f", str(file)]
 
         with _server(command, {}, directory) as running:
+            _await_socket(directory)
             yield Balancer(running.port, 0, directory)
+
+
+def _await_socket(directory: Path) -> None:
+    """HAProxy gives its control socket the final name a moment after it accepts."""
+    deadline = time.monotonic() + _START_SECONDS
+    while not (directory / "admin.sock").exists():
+        assert time.monotonic() < deadline, (directory / "error.log").read_text(errors="replace")
+        time.sleep(0.01)
 
 
 def haproxy_complaints() -> str:
