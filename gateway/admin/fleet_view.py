@@ -16,6 +16,7 @@ from gateway.admin.peers import ASK_TIME, Peer, PeerAnswer, Peers
 from gateway.admin.reload import Reloader
 from gateway.fleet.agent import FleetAgent
 from gateway.fleet.local import Description
+from gateway.fleet.orders import target_name
 from gateway.model.text import timestamp
 from gateway.policy.orders import SpoolOrder, TargetOrder, read_subject
 
@@ -28,8 +29,8 @@ _MAX_ORDERS: Final = 200
 class FleetAnswers(NamedTuple):
     """What all gateways have answered."""
 
-    answers: list[Named]
-    """By name, this gateway's first."""
+    answers: dict[str, Named]
+    """By the gateway's id, this one's first."""
     replicas: list[dict[str, Any]]
     """Every gateway: ``id``, ``name``, ``here``, and ``error``: why its answer is missing; null where it is there."""
 
@@ -93,11 +94,11 @@ class FleetView:
         mine, theirs = await asyncio.gather(own, self._peers.ask(path, query, seconds))
         agent = self._agent
         name = agent.describe().name
-        answers = [Named(name, mine)]
+        answers = {agent.membership.id: Named(name, mine)}
         replicas: list[dict[str, Any]] = [{"id": agent.membership.id, "name": name, "here": True, "error": None}]
         for answer in theirs:
             if answer.error is None:
-                answers.append(Named(answer.peer.name, answer.content))
+                answers[answer.peer.id] = Named(answer.peer.name, answer.content)
             replicas.append({"id": answer.peer.id, "name": answer.peer.name, "here": False, "error": answer.error})
         return FleetAnswers(answers, replicas)
 
@@ -122,15 +123,12 @@ class FleetView:
             said = {"time": timestamp(order.at / 1000), "by": order.by}
             match read_subject(key):
                 case TargetOrder(upstream, url):
-                    shown.append({"order": "eject", "upstream": upstream, "target": _target(url), "app": None, **said})
+                    shown.append(
+                        {"order": "eject", "upstream": upstream, "target": target_name(url), "app": None, **said}
+                    )
                 case SpoolOrder(upstream, app):
                     shown.append({"order": "pause", "upstream": upstream, "target": None, "app": app, **said})
         return shown, max(0, len(in_force) - _MAX_ORDERS)
-
-
-def _target(url: str) -> str:
-    """A target as people know it: host and port, never the path, which may have a secret."""
-    return url.partition("://")[2].partition("/")[0]
 
 
 def _lost_words(since: float) -> str:

@@ -122,6 +122,14 @@ class Orders:
             return str(exc)
         return None
 
+    def ejection(self, upstream: str, name: str) -> TargetOrder | None:
+        """The ejection in force of a target with this host and port, also of one that no configuration has any more."""
+        for key, order in self.book.orders.items():
+            subject = read_subject(key) if order.on else None
+            if isinstance(subject, TargetOrder) and (subject.upstream, target_name(subject.url)) == (upstream, name):
+                return subject
+        return None
+
     # --- hearing ---
 
     def _receive(self, data: bytes) -> None:
@@ -245,6 +253,11 @@ class Orders:
                 await self._local.set_ejected(upstream, url, order.on, order.by)
             case SpoolOrder(upstream, app):
                 await self._local.set_spool_paused(upstream, app, order.on, order.by)
+
+
+def target_name(url: str) -> str:
+    """A target as people know it: host and port, never the path, which may have a secret."""
+    return url.partition("://")[2].partition("/")[0]
 
 
 def _pairs(answer: Any) -> dict[str, bytes]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socketserver
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.support.faulty import FaultyBackend
@@ -175,6 +178,22 @@ def test_a_target_ejected_at_one_is_ejected_at_all_until_it_is_restored_at_anoth
     assert b.get("/api/fleet").json()["orders"] == []
 
 
+def test_a_target_that_no_configuration_has_any_more_can_be_restored(
+    fleet: list[RunningGateway], configs: list[str]
+) -> None:
+    a, _, c = fleet
+    target = primary(a)
+    order(c, "eject")
+    assert wait_until(lambda: states_of(a)[target] == "ejected_by_operator")
+    a.reload(configs[0].replace("php:", "other:").replace("upstream: php", "upstream: other"))
+    assert a.post(f"/api/upstreams/php/{target}/eject").status_code == 404
+    answer = a.post(f"/api/upstreams/php/{target}/restore").json()
+    assert (answer["result"], answer["fleet"]["published"]) == ("restored", True)
+    assert wait_until(lambda: states_of(c)[target] == "up")
+    a.reload(configs[0])
+    assert wait_until(lambda: states_of(a)[target] == "up")
+
+
 @pytest.mark.slow
 def test_a_gateway_that_starts_later_begins_with_the_target_ejected(
     fleet: list[RunningGateway], configs: list[str], tmp_path: Path
@@ -232,6 +251,59 @@ def test_a_gateway_that_ends_in_an_orderly_way_is_not_missed(
 @pytest.mark.parametrize("query", ["fleet=true&nonsense=1", "fleet=true&limit=0"])
 def test_a_wrong_question_is_one_for_the_fleet_too(fleet: list[RunningGateway], query: str) -> None:
     assert fleet[0].get(f"/api/decisions?{query}").status_code == 400
+
+
+@pytest.mark.parametrize("answer", ["[]", "{}", '{"apps": [1], "upstreams": 7, "hooks": [], "decisions": 1}'])
+@pytest.mark.parametrize("path", VIEWS)
+def test_a_member_that_is_no_gateway_spoils_no_view(
+    fleet: list[RunningGateway], redis: RedisServer, path: str, answer: str
+) -> None:
+    """A record that names another server as a gateway: what that answers is left out."""
+    a = fleet[0]
+    body = f"HTTP/1.1 200 OK\r\nContent-Length: {len(answer)}\r\nConnection: close\r\n\r\n{answer}".encode()
+    with answering(body) as address, pretended(redis, address):
+        assert wait_until(lambda: a.get("/api/status").json()["state"]["replicas"] == 4)
+        found = view(a, path)
+        assert {name for name, error in names(found).items() if error is None} >= {"a", "b", "c"}
+        if path == "/api/decisions":
+            assert names(found)["z"] == "its answer is not that of a gateway of this version"
+    assert wait_until(lambda: a.get("/api/status").json()["state"]["replicas"] == 3)
+
+
+@contextlib.contextmanager
+def pretended(redis: RedisServer, admin: str) -> Iterator[None]:
+    """A member z with this admin address."""
+    description = {
+        "name": "z", "version": "0.0.1", "revision": "r", "admin": admin, "since": 1.0, "drained": False,
+        "phase": "ready", "store": None,
+    }  # fmt: skip
+    record = msgspec.msgpack.encode({"id": "z", "beat": 1, "description": description})
+    redis.command("SET", "wcs:replica:z", record)
+    redis.command("ZADD", "wcs:replicas", str(int(time.time() * 1000) + 60_000), "z")
+    try:
+        yield
+    finally:
+        redis.command("PUBLISH", "wcs:left", "z")
+        redis.command("ZREM", "wcs:replicas", "z")
+        redis.command("DEL", "wcs:replica:z")
+
+
+@contextlib.contextmanager
+def answering(body: bytes) -> Iterator[str]:
+    """The address of a server that answers everything with these bytes."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while self.rfile.readline() not in (b"\r\n", b""):
+                pass
+            self.wfile.write(body)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
 
 
 @pytest.mark.parametrize("path", VIEWS)
