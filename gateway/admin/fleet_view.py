@@ -15,6 +15,7 @@ from gateway.admin.fleet_table import Replica, mark_behind
 from gateway.admin.peers import ASK_TIME, Peer, PeerAnswer, Peers
 from gateway.admin.reload import Reloader
 from gateway.fleet.agent import FleetAgent
+from gateway.fleet.departures import Lost
 from gateway.fleet.local import Description
 from gateway.fleet.orders import target_name
 from gateway.model.text import timestamp
@@ -67,9 +68,10 @@ class FleetView:
         own.state = agent.link.up
         others = [member for member in agent.membership.members.values() if member.id != own.id]
         replicas = [own, *(_with_answer(_replica(one.id, one.description), answers.get(one.id)) for one in others)]
-        for lost in agent.departures.lost:
-            gone = _replica(lost.member.id, lost.member.description)
-            gone.lost, gone.state, gone.store, gone.error = lost.since, None, None, _lost_words(lost.since)
+        for lost in self._lost():
+            gone = _with_answer(_replica(lost.member.id, lost.member.description), answers.get(lost.member.id))
+            if gone.error is not None:  # else it lives, but does not reach the state
+                gone.lost, gone.store = lost.since, None
             replicas.append(gone)
         mark_behind(replicas)
         orders, more = self._orders()
@@ -111,9 +113,14 @@ class FleetView:
         for member in membership.members.values():
             if member.id != membership.id:
                 yield Peer(member.id, member.description.name, member.description.admin)
-        for lost in self._agent.departures.lost:
+        for lost in self._lost():
             description = lost.member.description
             yield Peer(lost.member.id, description.name, description.admin, _lost_words(lost.since))
+
+    def _lost(self) -> list[Lost]:
+        """Those that are lost, without ones whose address another gateway has by now."""
+        taken = {member.description.admin for member in self._agent.membership.members.values()}
+        return [lost for lost in self._agent.departures.lost if lost.member.description.admin not in taken]
 
     def _orders(self) -> tuple[list[dict[str, Any]], int]:
         """The orders in force, the newest first, and how many more there are."""

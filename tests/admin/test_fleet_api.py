@@ -18,6 +18,7 @@ import pytest
 from tests.support.faulty import FaultyBackend
 from tests.support.fleets import fleet_config, know_each_other, replica, running_fleet, states_of
 from tests.support.gateways import RunningGateway, wait_until
+from tests.support.postgres import postgres_server
 from tests.support.redis import RedisServer, redis_server
 
 VIEWS = ["/api/status", "/api/activity", "/api/upstreams", "/api/decisions"]
@@ -336,3 +337,30 @@ def test_a_hint_of_another_gateway_lets_one_failure_eject_a_target(
         time.sleep(1.0)  # the hint is on its way, and nothing says when it has come
         y.hook()
         assert wait_until(lambda: y.metric("gateway_target_up", upstream="php") == 0, 5.0)
+
+
+@pytest.mark.slow
+def test_a_history_that_all_share_shows_no_decision_twice(redis: RedisServer, tmp_path: Path) -> None:
+    with postgres_server() as postgres:
+        more = f"store: {{url: '{postgres.new_database()}'}}\nhistory: {{keep_allowed: 1h}}"
+        config = fleet_config(redis.url, "[{url: 'http://127.0.0.1:9/rest'}]", more, prefix="shared:")
+        with running_fleet([config, config], tmp_path) as (a, b):
+            for number in range(6):
+                (a, b)[number % 2].hook(callId=f"shared-{number}")
+
+            def in_history() -> bool:
+                """Whether all are in the history: what a page's second half shows comes from there too."""
+                found = a.get("/api/decisions", params={"q": "shared-"}).json()
+                return found["history"]["error"] is None and len(found["decisions"]) == 6
+
+            assert wait_until(in_history)
+            for limit in (100, 4, 1):
+                seen: list[tuple[str, str]] = []
+                cursor: dict[str, str] = {}
+                while True:
+                    found = view(b, "/api/decisions", q="shared-", limit=str(limit), **cursor)
+                    seen += [(each["call_id"], each["replica"]) for each in found["decisions"]]
+                    if found["next"] is None:
+                        break
+                    cursor = {"cursor": found["next"]}
+                assert seen == [(f"shared-{number}", "ab"[number % 2]) for number in reversed(range(6))]

@@ -119,6 +119,10 @@ def test_after_a_partition_with_contradicting_orders_all_do_what_was_ordered_las
         order(gateways[1], "restore")
         order(gateways[1], "eject")
         assert [states_of(each)[TARGET] for each in gateways] == ["up", OUT, OUT]
+        assert wait_until(lambda: gateways[2].get("/api/status").json()["state"]["replicas"] == 1)
+        listed = {each["name"]: each for each in gateways[2].get("/api/fleet").json()["replicas"]}
+        assert [listed[name]["error"] for name in "abc"] == [None, None, None]  # they answer, though they are cut off
+        assert [listed[name]["state"] for name in "abc"] == [False, False, True]
         for relay in relays:
             relay.restore()
         assert are(gateways, OUT)
