@@ -123,11 +123,16 @@ class Orders:
         return None
 
     def ejection(self, upstream: str, name: str) -> TargetOrder | None:
-        """The ejection in force of a target with this host and port, also of one that no configuration has any more."""
+        """The ejection in force of a target by its name, also of one that no configuration has any more.
+
+        *name*: host and port, with the path where several targets share those.
+        """
         for key, order in self.book.orders.items():
             subject = read_subject(key) if order.on else None
-            if isinstance(subject, TargetOrder) and (subject.upstream, target_name(subject.url)) == (upstream, name):
-                return subject
+            if isinstance(subject, TargetOrder) and subject.upstream == upstream:
+                address = subject.url.partition("://")[2]
+                if name in (address, target_name(subject.url)):
+                    return subject
         return None
 
     # --- hearing ---
