@@ -26,6 +26,8 @@ STRANGER: Final = "198.51.100.1"
 FAR_PROXY: Final = "192.0.2.7"
 """A trusted proxy in front of the balancer."""
 NOT_FROM_HERE: Final = "hooks are not taken from this address"
+PAUSE: Final = 0.5
+"""Seconds in which a gateway that ends would be gone if it did not wait for what it has accepted."""
 BODY: Final = b'{"appKey":"defaultApp"}'
 
 
@@ -299,7 +301,9 @@ def test_a_hook_whose_header_is_half_there_when_the_gateway_ends_is_answered(tmp
     with running_gateway(config(), tmp_path) as gateway, connected(gateway, BALANCER) as (sock, stream):
         sock.sendall(header[:20])
         begin_to_end(gateway)
-        sock.sendall(header[20:] + hook())
+        sock.sendall(header[20:])
+        time.sleep(PAUSE)
+        sock.sendall(hook())
         answer = read_answer(stream)
         assert (answer.status, answer.headers["connection"]) == (200, "close")
         assert stream.read() == b""
@@ -351,6 +355,7 @@ def test_the_header_comes_before_tls_to_the_end_and_the_log_of_a_failed_handshak
             begin_to_end(gateway)
             sock.sendall(v2(MEDIA)[20:])
             with tls_client(ours).wrap_socket(sock, server_hostname="localhost") as inner:
+                time.sleep(PAUSE)
                 inner.sendall(hook())
                 with inner.makefile("rb") as stream:
                     assert read_answer(stream).status == 200
