@@ -98,7 +98,7 @@ def test_post_reload_takes_the_new_file_and_says_what_changed(backend: FaultyBac
 def test_whichever_part_of_the_configuration_has_changed_it_is_named(key: str) -> None:
     before = loads("apps: {a: {static: allow}}\n").config
     (change,) = differences(before, before.model_copy(update={key: "other"}))
-    assert change == f"{key} changed" + (" (takes effect after a restart)" if key == "store" else "")
+    assert change == f"{key} changed" + (" (takes effect after a restart)" if key in ("store", "state") else "")
 
 
 def test_what_only_a_new_start_can_change_is_said_so(backend: FaultyBackend, gateway: RunningGateway) -> None:
