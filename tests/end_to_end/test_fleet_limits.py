@@ -137,8 +137,8 @@ def test_what_passes_is_the_limit_of_the_fleet_with_one_to_eight_gateways(
     with contextlib.ExitStack() as stack:
         gateways: list[RunningGateway] = []
         for hooks in LOADS:
-            for name in "abcdefgh"[len(gateways) : len(hooks)]:
-                gateways.append(stack.enter_context(replica(text, tmp_path, name)))
+            more = "abcdefgh"[len(gateways) : len(hooks)]
+            gateways.extend(stack.enter_context(replica(text, tmp_path, name)) for name in more)
             know_each_other(gateways)
             with load(gateways, hooks) as callers:
                 time.sleep(6.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
@@ -15,7 +16,9 @@ from gateway.proxy.limits import FleetLimits
 from gateway.proxy.runtime import Runtime
 from gateway.proxy.tenants import Tenant
 from gateway.telemetry.metrics import Metrics
+from gateway.upstreams import Outgoing
 from gateway.upstreams.target import MeasuredTarget
+from tests.support.pacing import Mode, PacedBackend, hook_body
 
 STATE = {"url": "redis://127.0.0.1:1/0"}  # a runtime asks it nothing
 URL = "http://127.0.0.1:9/secret"
@@ -206,3 +209,27 @@ async def test_apps_without_limits_are_not_counted() -> None:
         FleetLimits(runtime, runtime.shares).count(runtime.tenants["a"], 1)
         assert runtime.tenants["a"].active_hooks == 1
         assert not runtime.shares.used_tenants
+
+
+async def test_the_connections_that_hooks_have_or_wait_for_are_measured_at_their_most() -> None:
+    with PacedBackend(Mode.HOLD) as backend:
+        first = loads(json.dumps({
+            "upstreams": {"u": {"url": backend.url, "max_connections": 8}},
+            "apps": {"a": {"upstream": "u"}},
+            "state": STATE,
+        })).config  # fmt: skip
+        async with running(first) as runtime:
+            await runtime.apply_shares(Shares(4))
+            upstream, deadline = runtime.snapshot.upstreams["u"], asyncio.get_running_loop().time() + 20
+            key = f"connections:{target_of(runtime).fleet_name}"
+            asking = [
+                asyncio.create_task(upstream.ask(Outgoing("/call", None, b"", hook_body("a"), "a"), deadline, Retry()))
+                for _ in range(5)
+            ]
+            while backend.held < 2:
+                await asyncio.sleep(0.01)
+            assert runtime.measure_demand() == {key: Measured(8.0, 5.0, 2.0)}
+            backend.release()
+            await asyncio.gather(*asking)
+            assert runtime.measure_demand()[key].wanted == 5.0
+            assert runtime.measure_demand() == {}
