@@ -108,6 +108,7 @@ class Link:
         self._suspect: _Pending | None = None
         self._late_row = 0
         self._late_limit = 0.0
+        self._last_late = 0.0
         self._rest_until = 0.0
         self._last_rest: float | None = None
         self._keep_going = KeepGoing("what follows a change of the state's connection")
@@ -169,7 +170,7 @@ class Link:
         if limit <= self._late_limit and self._loop.time() < self._rest_until:
             raise StateUnavailable(self.error or _LATE)
         answer = self._submit(command, self._loop.create_future())
-        timer = self._loop.call_later(limit, self._give_up, answer, limit)
+        timer = self._loop.call_later(limit, self._give_up, answer, limit, self._loop.time())
         try:
             return await answer
         except Refused as exc:
@@ -235,12 +236,18 @@ class Link:
             waiting.set_result(answer)
         return None
 
-    def _give_up(self, answer: asyncio.Future[Any], limit: float) -> None:
-        """Nobody waits for this answer any more. Three in a row, and callers in such a hurry leave the server alone."""
+    def _give_up(self, answer: asyncio.Future[Any], limit: float, sent_at: float) -> None:
+        """Nobody waits for this answer any more. Three in a row, and callers in such a hurry leave the server alone.
+
+        Commands that were on their way together are late together: they count once.
+        """
         if answer.done():
             return
         answer.set_exception(StateUnavailable(_LATE))
         self._on_late()
+        if sent_at < self._last_late:
+            return
+        self._last_late = self._loop.time()
         self._late_row += 1
         self._late_limit = max(self._late_limit, limit) if self._late_row > 1 else limit
         if self._late_row >= LATE_IN_A_ROW:
@@ -286,22 +293,28 @@ class Link:
         return await self._dialer.dial()
 
     async def _keep_connected(self) -> None:
+        keep_going = KeepGoing("the connection to the state's server")
         failures = 0
         while True:
-            self._lost.clear()
             began = self._loop.time()
-            try:
-                await self._connect()
-            except Away as exc:
-                self._announce_away(exc.reason)
-            except Exception as exc:  # a defect, or no memory: it must not end the attempts
-                logger.error("the state's server cannot be reached", exc_info=exc)
-                self._announce_away(f"the connection failed ({type(exc).__name__})")
-            else:
-                await self._lost.wait()
+            with keep_going:
+                await self._stay_connected()
             failures = 0 if self._loop.time() - began > _PROVEN_AFTER else failures + 1
             wait = _BACKOFF[min(failures, len(_BACKOFF) - 1)]
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
+
+    async def _stay_connected(self) -> None:
+        """Connect, and return when the connection is lost, or cannot be made. Raises what a defect raises."""
+        self._lost.clear()
+        try:
+            await self._connect()
+        except Away as exc:
+            self._announce_away(exc.reason)
+        except Exception as exc:
+            self._announce_away(f"the connection failed ({type(exc).__name__})")
+            raise
+        else:
+            await self._lost.wait()
 
     async def _connect(self) -> None:
         """Open a connection and prove that it can be written. Raises Away."""

@@ -122,6 +122,22 @@ async def test_those_in_a_hurry_leave_a_slow_server_alone(
         await link.aclose()
 
 
+async def test_commands_that_are_late_together_count_once(server: RedisServer) -> None:
+    with SlowRelay(server.port) as relay:
+        late: list[int] = []
+        link = Link(state(f"redis://127.0.0.1:{relay.port}"), "test", on_late=lambda: late.append(1))
+        await link.start()
+        await until(lambda: link.up)
+        relay.delay = 0.3
+        hurried = [link.call("PING", timeout=0.01) for _ in range(10 * LATE_IN_A_ROW)]
+        results = await asyncio.gather(*hurried, return_exceptions=True)
+        assert {str(result) for result in results} == {"no answer in time"}
+        assert len(late) == len(results)
+        with pytest.raises(StateUnavailable, match="no answer in time"):  # it is still asked
+            await link.call("PING", timeout=0.01)
+        await link.aclose()
+
+
 async def test_a_quick_answer_between_late_ones_counts(server: RedisServer) -> None:
     with SlowRelay(server.port) as relay:
         async with linked(state(f"redis://127.0.0.1:{relay.port}")) as link:

@@ -12,6 +12,7 @@ from gateway.config import Config
 from gateway.config.load import loads
 from gateway.fleet.shares import Measured, Share, Shares
 from gateway.model.change import prepare
+from gateway.policy.retry import Retry
 from gateway.proxy.limits import FleetLimits
 from gateway.proxy.runtime import Runtime
 from gateway.proxy.tenants import Tenant
