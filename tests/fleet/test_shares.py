@@ -193,11 +193,12 @@ def test_places_still_in_use_beyond_a_share_are_not_given_to_others_yet() -> Non
 
 def test_of_too_many_limits_all_replicas_divide_the_same_ones_by_demand() -> None:
     busy, idle = Sharing("busy"), Sharing("idle")
+    for sharing in (busy, idle):
+        sharing.connected(-10.0)
     measured = {f"rate:{number}": Measured(100.0, 300.0) for number in range(MAX_DIVIDED + 50)}
     for now in range(10):
         busy.measure(measured, now)
         for sharing in (busy, idle):
-            sharing.connected(-10.0)
             published = {"busy": busy.entries(), "idle": idle.entries()}
             assert len(published["busy"]) <= MAX_DIVIDED
             sharing.divide(published, now)

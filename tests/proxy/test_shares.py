@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
+
+import pytest
 
 from gateway.config import Config
 from gateway.config.load import loads
@@ -212,25 +214,30 @@ async def test_apps_without_limits_are_not_counted() -> None:
         assert not runtime.shares.used_tenants
 
 
-async def test_the_connections_that_hooks_have_or_wait_for_are_measured_at_their_most() -> None:
-    with PacedBackend(Mode.HOLD) as backend:
-        first = loads(json.dumps({
-            "upstreams": {"u": {"url": backend.url, "max_connections": 8}},
-            "apps": {"a": {"upstream": "u"}},
-            "state": STATE,
-        })).config  # fmt: skip
-        async with running(first) as runtime:
-            await runtime.apply_shares(Shares(4))
-            upstream, deadline = runtime.snapshot.upstreams["u"], asyncio.get_running_loop().time() + 20
-            key = f"connections:{target_of(runtime).fleet_name}"
-            asking = [
-                asyncio.create_task(upstream.ask(Outgoing("/call", None, b"", hook_body("a"), "a"), deadline, Retry()))
-                for _ in range(5)
-            ]
-            while backend.held < 2:
-                await asyncio.sleep(0.01)
-            assert runtime.measure_demand() == {key: Measured(8.0, 5.0, 2.0)}
-            backend.release()
-            await asyncio.gather(*asking)
-            assert runtime.measure_demand()[key].wanted == 5.0
-            assert runtime.measure_demand() == {}
+@pytest.fixture
+def backend() -> Iterator[PacedBackend]:
+    with PacedBackend(Mode.HOLD) as running:
+        yield running
+
+
+async def test_the_connections_that_hooks_have_or_wait_for_are_measured_at_their_most(backend: PacedBackend) -> None:
+    first = loads(json.dumps({
+        "upstreams": {"u": {"url": backend.url, "max_connections": 8}},
+        "apps": {"a": {"upstream": "u"}},
+        "state": STATE,
+    })).config  # fmt: skip
+    async with running(first) as runtime:
+        await runtime.apply_shares(Shares(4))
+        upstream, deadline = runtime.snapshot.upstreams["u"], asyncio.get_running_loop().time() + 20
+        key = f"connections:{target_of(runtime).fleet_name}"
+        asking = [
+            asyncio.create_task(upstream.ask(Outgoing("/call", None, b"", hook_body("a"), "a"), deadline, Retry()))
+            for _ in range(5)
+        ]
+        while backend.held < 2:
+            await asyncio.sleep(0.01)
+        assert runtime.measure_demand() == {key: Measured(8.0, 5.0, 2.0)}
+        backend.release()
+        await asyncio.gather(*asking)
+        assert runtime.measure_demand()[key].wanted == 5.0
+        assert runtime.measure_demand() == {}
