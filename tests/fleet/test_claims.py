@@ -241,6 +241,25 @@ def redis_answers(server: RedisServer) -> bool:
     return bool(server.command("PING") == b"PONG")
 
 
+async def test_a_hook_that_is_cut_off_while_it_claims_leaves_no_claim() -> None:
+    with redis_server() as server:
+        async with claims(server) as one, claims(server) as two:
+            server.pause()
+            taking = asyncio.create_task(take(one))
+            await asyncio.sleep(0.05)
+            taking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await taking
+            server.resume()
+            assert await one._link.call("PING") == b"PONG"  # all before it is done
+            mine = await claim(two)
+            waits = await waiting(one, server)
+            waits.cancel()
+            await asyncio.wait((waits,))
+            two.finish(mine, BODY, backend_reject(), 60.0)
+            await until(lambda: server.command("HEXISTS", f"wcs:claim:{DIGEST.hex()}", "v"))
+
+
 async def test_one_who_waits_asks_itself_when_the_server_goes() -> None:
     with redis_server() as server:
         async with claims(server) as one, claims(server) as two:
