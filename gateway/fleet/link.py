@@ -293,22 +293,28 @@ class Link:
         return await self._dialer.dial()
 
     async def _keep_connected(self) -> None:
+        keep_going = KeepGoing("the connection to the state's server")
         failures = 0
         while True:
-            self._lost.clear()
             began = self._loop.time()
-            try:
-                await self._connect()
-            except Away as exc:
-                self._announce_away(exc.reason)
-            except Exception as exc:  # a defect, or no memory: it must not end the attempts
-                logger.error("the state's server cannot be reached", exc_info=exc)
-                self._announce_away(f"the connection failed ({type(exc).__name__})")
-            else:
-                await self._lost.wait()
+            with keep_going:
+                await self._stay_connected()
             failures = 0 if self._loop.time() - began > _PROVEN_AFTER else failures + 1
             wait = _BACKOFF[min(failures, len(_BACKOFF) - 1)]
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
+
+    async def _stay_connected(self) -> None:
+        """Connect, and return when the connection is lost, or cannot be made. Raises what a defect raises."""
+        self._lost.clear()
+        try:
+            await self._connect()
+        except Away as exc:
+            self._announce_away(exc.reason)
+        except Exception as exc:
+            self._announce_away(f"the connection failed ({type(exc).__name__})")
+            raise
+        else:
+            await self._lost.wait()
 
     async def _connect(self) -> None:
         """Open a connection and prove that it can be written. Raises Away."""
