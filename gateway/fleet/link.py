@@ -31,7 +31,10 @@ _DIALER: Final = "gateway.fleet.dial:Dialer"
 ANSWER_LIMIT: Final = 1.0
 """Seconds after which a server that has not answered is taken to be gone; the limit of a ``call`` without its own."""
 REST: Final = 1.0
-"""Seconds, more or less, for which callers leave a server alone that was late for them LATE_IN_A_ROW times."""
+"""Seconds, more or less, for which callers leave a server alone that was late for them LATE_IN_A_ROW times, and still
+is after shorter rests."""
+FIRST_REST: Final = 0.05
+"""Seconds of the first rest; each doubles until an answer is in time. A busy server is late for moments only."""
 LATE_IN_A_ROW: Final = 3
 MAX_PENDING: Final = 10_000
 """Commands that may be unanswered; past it, more are dropped or fail."""
@@ -109,6 +112,7 @@ class Link:
         self._late_row = 0
         self._late_limit = 0.0
         self._last_late = 0.0
+        self._next_rest = FIRST_REST
         self._rest_until = 0.0
         self._last_rest: float | None = None
         self._keep_going = KeepGoing("what follows a change of the state's connection")
@@ -225,7 +229,7 @@ class Link:
             return self._lose("it sends answers that nothing asked for")
         waiting, sent_at = self._pending.popleft()
         if self._late_limit and self._loop.time() - sent_at < self._late_limit:
-            self._late_row = 0
+            self._late_row, self._next_rest = 0, FIRST_REST
             self._become_quick()
         if isinstance(answer, Refused):
             if waiting is not None and not waiting.done():
@@ -256,7 +260,8 @@ class Link:
     def _rest(self, limit: float) -> None:
         now = self._loop.time()
         self._late_row = LATE_IN_A_ROW - 1  # after the rest, the next late answer is enough for another one
-        self._rest_until = now + REST * random.uniform(0.75, 1.25)  # noqa: S311 - not a secret
+        self._rest_until = now + self._next_rest * random.uniform(0.75, 1.25)  # noqa: S311 - not a secret
+        self._next_rest = min(REST, 2 * self._next_rest)
         was_calm, self._last_rest = self._last_rest is None, now
         self.error = f"it answers later than {format_duration(limit)}"
         if was_calm and self._announce:
@@ -384,6 +389,7 @@ class Link:
 
     def _announce_up(self) -> None:
         self.error, self._late_row, self._late_limit, self._rest_until, self._last_rest = None, 0, 0.0, 0.0, None
+        self._next_rest = FIRST_REST
         if self._announce and self._announced is not True:
             logger.info("state %s is up", self._config.url, extra={"fields": {"event": "state_up"}})
         self._announced = True

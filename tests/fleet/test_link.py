@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from gateway.fleet.link import ANSWER_LIMIT, LATE_IN_A_ROW, MAX_PENDING, Link
+from gateway.fleet.link import ANSWER_LIMIT, FIRST_REST, LATE_IN_A_ROW, MAX_PENDING, REST, Link
 from gateway.fleet.reasons import StateUnavailable
 from gateway.fleet.scripts import Script
 from tests.support.redis import RedisServer, redis_server
@@ -120,6 +120,33 @@ async def test_those_in_a_hurry_leave_a_slow_server_alone(
             "decided without it"
         ]
         await link.aclose()
+
+
+async def test_a_rest_is_short_at_first_and_longer_each_time_until_an_answer_is_in_time(server: RedisServer) -> None:
+    with SlowRelay(server.port) as relay:
+        async with linked(state(f"redis://127.0.0.1:{relay.port}")) as link:
+
+            async def rest() -> float:
+                """Be late until the next rest begins; how long it is."""
+                before = link._rest_until
+                while link._rest_until == before:
+                    with pytest.raises(StateUnavailable):
+                        await link.call("PING", timeout=0.01)
+                    began = link._loop.time()
+                    await asyncio.sleep(0.001)
+                return link._rest_until - began
+
+            relay.delay = 0.1
+            lengths = [await rest() for _ in range(6)]
+            # Each is a random part of its length, from three quarters to five.
+            assert lengths[0] < 1.3 * FIRST_REST
+            assert all(length < 1.3 * min(REST, FIRST_REST * 2**number) for number, length in enumerate(lengths))
+            assert lengths[5] > 0.7 * REST
+            relay.delay = 0.0
+            await link.call("PING", timeout=5)  # behind the late ones
+            assert await link.call("PING", timeout=5) == b"PONG"
+            relay.delay = 0.1
+            assert await rest() < 1.3 * FIRST_REST
 
 
 async def test_commands_that_are_late_together_count_once(server: RedisServer) -> None:
