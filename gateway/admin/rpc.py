@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
+from gateway.fleet.shares import Measured, Shares
 from gateway.proxy.runtime import Runtime
 from gateway.telemetry.decision_view import DecisionFilter, DecisionFormatter
 from gateway.telemetry.journal import Cursor, Journal, JournalUpdate, SearchResult
@@ -77,6 +78,18 @@ class Drain(RpcRequest[bool]):
     on: bool
 
 
+@dataclass(frozen=True)
+class MeasureDemand(RpcRequest[dict[str, Measured]]):
+    """Report what hooks demanded of the limits since the last request, by the limits' keys."""
+
+
+@dataclass(frozen=True)
+class ApplyShares(RpcRequest[bool]):
+    """An action: use these shares of the limits. The reply says whether limits are shared with other gateways."""
+
+    shares: Shares
+
+
 _REPLY_TYPES: Final[Mapping[type[RpcRequest[Any]], Any]] = {
     FindDecisions: SearchResult,
     FollowDecisions: JournalUpdate,
@@ -84,6 +97,8 @@ _REPLY_TYPES: Final[Mapping[type[RpcRequest[Any]], Any]] = {
     SetEjected: bool,
     HintFailing: bool,
     Drain: bool,
+    MeasureDemand: dict[str, Measured],
+    ApplyShares: bool,
 }
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -157,6 +172,10 @@ class RpcHandler:
                 return targets.hint(upstream, url)
             case Drain(on):
                 return self._drain(on)
+            case MeasureDemand():
+                return self._runtime.measure_demand()
+            case ApplyShares(shares):
+                return await self._runtime.apply_shares(shares)
         raise TypeError(f"no handler for {request!r}")
 
     def _formatter(self) -> DecisionFormatter:
@@ -170,6 +189,7 @@ class ActiveActions:
     def __init__(self) -> None:
         self._ejected: dict[tuple[str, str], SetEjected] = {}
         self._drain: Drain | None = None
+        self._shares: ApplyShares | None = None
 
     def record(self, request: RpcRequest[Any]) -> None:
         """Remember the request if it is an action; forget the action that it ends."""
@@ -180,7 +200,10 @@ class ActiveActions:
                     self._ejected[upstream, url] = request
             case Drain(on):
                 self._drain = request if on else None
+            case ApplyShares():
+                self._shares = request
 
     def in_force(self) -> tuple[RpcRequest[Any], ...]:
         """Everything that a new process must carry out."""
-        return (*self._ejected.values(), *(() if self._drain is None else (self._drain,)))
+        once = [action for action in (self._drain, self._shares) if action is not None]
+        return (*self._ejected.values(), *once)

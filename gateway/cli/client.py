@@ -54,6 +54,7 @@ TokenOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+FleetOption = Annotated[bool, typer.Option("--fleet", help="Of all gateways of the fleet, not only the one asked.")]
 
 
 Parameter = str | int | Sequence[int] | None
@@ -146,6 +147,11 @@ class Gateway:
         if error.status == 401:
             fail(f"{self.url} requires the admin token: use --token-file FILE or ${TOKEN_VARIABLE}")
         fail(f"{self.url}: {error}", BAD_USAGE if error.status == 400 else 1)
+
+
+def fleet_parameter(fleet: bool) -> dict[str, Parameter]:
+    """The parameter of a question to all gateways."""
+    return {"fleet": "true"} if fleet else {}
 
 
 def _query(parameters: Mapping[str, Parameter]) -> dict[str, str | int | Sequence[int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.cli.commands import check, decisions, demo, explain, info, replay, send, serve, spool, status, store
+from gateway.cli.commands import check, decisions, demo, explain, fleet, info, replay, send, serve, spool, status, store
 from gateway.cli.common import new_app
 from gateway.cli.top import top
 
@@ -16,6 +16,7 @@ app.command("demo")(demo.demo)
 app.command("status")(status.status)
 app.command("decisions")(decisions.decisions)
 app.command("top")(top)
+app.command("fleet")(fleet.fleet)
 app.command("schema")(info.schema)
 app.command("version")(info.version)
 app.add_typer(spool.app, name="spool")

@@ -70,7 +70,7 @@ def decision_line(decision: Json) -> Text:
         f"{render.reason(decision):20} {plain(decision['app']):16} {plain(decision['method']):16} "
         f"{milliseconds(decision['duration_ms']):>8}  {where:21}",
     )  # fmt: skip
-    for name, value in (("call", decision["call_id"]), ("id", decision["request_id"])):
+    for name, value in (("at", decision.get("replica")), ("call", decision["call_id"]), ("id", decision["request_id"])):
         if value:
             line.append(f"  {name}={plain(value)}")
     if notes := render_insights.annotation_text(decision):
@@ -97,7 +97,7 @@ def details(decision: Json) -> Iterable[Text]:
     for name, words in render_insights.details(decision):
         yield _fact(name, words)
     yield _fact("answer", f"{decision['status']}: {plain(decision['means'])}")
-    for name in ("config_revision", "hook_body", "answer_body"):
+    for name in ("config_revision", "hook_body", "answer_body", "replica"):
         if decision.get(name) is not None:
             yield _fact(name.replace("_", " ").replace(" revision", ""), plain(decision[name]))
 

@@ -20,8 +20,18 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from gateway.cli import render, render_insights
-from gateway.cli.client import AdminError, AdminOption, Gateway, NoAnswer, TokenOption, WatchedConfig, gateway_at
+from gateway.cli import render, render_fleet, render_insights
+from gateway.cli.client import (
+    AdminError,
+    AdminOption,
+    FleetOption,
+    Gateway,
+    NoAnswer,
+    TokenOption,
+    WatchedConfig,
+    fleet_parameter,
+    gateway_at,
+)
 from gateway.cli.common import fail
 from gateway.cli.render import Json, clock, milliseconds, plain, rate
 from gateway.model.text import plural
@@ -53,17 +63,22 @@ class View:
     insights: Json | None = None
 
 
-def top(admin: AdminOption = None, token_file: TokenOption = None, config: WatchedConfig = None) -> None:
+def top(
+    fleet: FleetOption = False,
+    admin: AdminOption = None,
+    token_file: TokenOption = None,
+    config: WatchedConfig = None,
+) -> None:
     """Watch a running gateway. Shows hooks, apps (failing ones first), targets and the latest failures; q quits."""
     console = Console(markup=False, emoji=False, highlight=False)
     with gateway_at(admin, token_file, config) as gateway:
-        first = _poll(gateway, View())
+        first = _poll(gateway, View(), fleet=fleet)
         if first.status is None:
             fail(first.problem or "no answer")
         if not (console.is_terminal and sys.stdin.isatty()):
             console.print(screen(first, console.width, max(console.height, 24), gateway.url))
             return
-        with contextlib.suppress(KeyboardInterrupt), _Poller(gateway, first) as poller, _keys() as keys:
+        with contextlib.suppress(KeyboardInterrupt), _Poller(gateway, first, fleet=fleet) as poller, _keys() as keys:
             _watch(console, poller, keys, gateway.url)
 
 
@@ -82,9 +97,10 @@ def _watch(console: Console, poller: _Poller, keys: Iterator[bytes], url: str) -
 class _Poller:
     """Polls the gateway in a thread, so that the user can quit even if the gateway does not answer."""
 
-    def __init__(self, gateway: Gateway, first: View) -> None:
+    def __init__(self, gateway: Gateway, first: View, *, fleet: bool) -> None:
         self.view = first
         self._gateway = gateway
+        self._fleet = fleet
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -97,17 +113,18 @@ class _Poller:
 
     def _run(self) -> None:
         while not self._ended.wait(_POLL_EVERY):
-            self.view = _poll(self._gateway, self.view)
+            self.view = _poll(self._gateway, self.view, fleet=self._fleet)
 
 
-def _poll(gateway: Gateway, last: View) -> View:
+def _poll(gateway: Gateway, last: View, *, fleet: bool) -> View:
+    wanted = fleet_parameter(fleet)
     try:
         return View(
-            activity=gateway.get("/api/activity", apps=_MOST_APPS),
-            status=gateway.get("/api/status"),
-            upstreams=gateway.get("/api/upstreams"),
-            failures=gateway.get("/api/decisions", failures=1, limit=_MOST_FAILURES),
-            insights=gateway.get("/api/insights", apps=0),
+            activity=gateway.get("/api/activity", apps=_MOST_APPS, **wanted),
+            status=gateway.get("/api/status", **wanted),
+            upstreams=gateway.get("/api/upstreams", **wanted),
+            failures=gateway.search("/api/decisions", failures=1, limit=_MOST_FAILURES, **wanted),
+            insights=None if fleet else gateway.get("/api/insights", apps=0),
             seen=time.time(),
         )
     except NoAnswer as exc:
@@ -164,7 +181,8 @@ def screen(view: View, width: int, height: int, url: str) -> ConsoleRenderable:
 
 
 def _head(view: View, status: Json, activity: Json, url: str) -> Iterable[Text]:
-    title = render.headline(status)
+    replicas = status.get("replicas")  # of a fleet
+    title = render.headline(status) if replicas is None else render_fleet.headline(replicas)
     title.append(f" · {clock(activity['time'])}", style="dim" if view.problem is None else "bold red")
     title.append(f" · p99 {milliseconds(activity['total']['p99_ms'])}")
     yield _cut(title)
@@ -173,7 +191,7 @@ def _head(view: View, status: Json, activity: Json, url: str) -> Iterable[Text]:
         yield _cut(Text(f" {plain(view.problem)} ", style="bold white on red"))
     if view.insights is not None and (notable := render_insights.at_a_glance(view.insights)) is not None:
         yield _cut(notable)
-    for problem in render.problems(status):
+    for problem in render.problems(status) if replicas is None else render_fleet.missing(replicas):
         yield _cut(Text(f" {problem} ", style="bold white on red"))
 
 
@@ -231,10 +249,14 @@ def _targets(targets: list[tuple[str, Json]], lines: int, width: int) -> Table:
             clock(target["since"])[-8:],
             plain(target["in_flight"]),
             milliseconds(target["p99_ms"]),
-            Text(render.state_reason(target), style="" if target["state"] == "up" else "red"),
+            Text(_reason(target), style="" if target["state"] == "up" else "red"),
         )
     _fill(table, lines - len(targets))
     return table
+
+
+def _reason(target: Json) -> str:
+    return "; ".join(filter(None, (render_fleet.not_up_at(target), render.state_reason(target))))
 
 
 def _failures(decisions: list[Json], width: int) -> Table:

@@ -11,6 +11,7 @@ import msgspec
 from gateway.config.sections.state import StateConfig
 from gateway.fleet.departures import Departures
 from gateway.fleet.hints import Hints
+from gateway.fleet.limits import FleetLimits
 from gateway.fleet.link import Link
 from gateway.fleet.local import Description, Local
 from gateway.fleet.membership import Member, Membership, reachable_address
@@ -29,6 +30,7 @@ class FleetAgent:
         self.config = config
         self.link = Link(config, _CLIENT_NAME, on_late=metrics.state_late.inc, announce=True)
         self.membership = Membership(self.link, local)
+        self.limits = FleetLimits(self.membership, local)
         self.departures = Departures(self.link, self.membership)
         self.orders = Orders(self.link, self.membership, local)
         self.hints = Hints(self.link, local, self.membership.id)
@@ -53,6 +55,7 @@ class FleetAgent:
     async def running(self) -> AsyncIterator[None]:
         """Be a member of the fleet while the block serves hooks. Nothing in the block waits for the server."""
         await self.link.start()
+        self.limits.start()
         self.membership.start()
         self.hints.start()
         self.orders.start()
@@ -64,12 +67,14 @@ class FleetAgent:
             await self.hints.aclose()
             self.departures.leave()
             await self.membership.aclose()
+            await self.limits.aclose()
             await self.link.aclose()
 
     def sample(self) -> None:
         """Set the gauges of the fleet."""
         metrics, members = self._metrics, self.membership.members
         metrics.state_up.with_labels().set(self.link.up)
+        metrics.state_degraded.with_labels("limits").set(self.limits.degraded)
         metrics.state_degraded.with_labels("orders").set(not self.link.up)
         metrics.fleet_replicas.with_labels().set(len(members))
         revisions = {member.description.revision for member in members.values()}
@@ -84,4 +89,5 @@ class FleetAgent:
             "dedupe": self.config.dedupe,
             "replicas": len(self.membership.members),
             "stale": self.membership.stale,
+            "limits": self.limits.status(),
         }

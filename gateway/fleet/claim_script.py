@@ -1,8 +1,9 @@
 """The Lua script by which replicas claim hooks and publish verdicts, each in one step.
 
 A claim is a hash: ``o`` is its owner's token (``PROCESS.EPOCH:NUMBER``), ``v`` the verdict once there is one, ``k`` is
-set where that holds for later hooks too, and each ``w:PROCESS`` is a process that waits. It is one script, so that a
-server knows both halves or none.
+set where that holds for later hooks too, and each ``w:PROCESS`` is a process that waits. An owner lives while its
+heartbeat does; one that asks again also looks whether the owner hears its channel, for a process that was killed has
+lost that at once. It is one script, so that a server knows both halves or none.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from typing import Final
 from gateway.fleet.scripts import Script
 
 CLAIM: Final = "claim"
-"""Claim a hook. More arguments: the token of the one who asks, its process, for how many milliseconds, the prefix of
-heartbeats. Returns MINE, TAKEN, or DECIDED with the verdict and the milliseconds for which it still holds (0 = for
-those only who waited for it)."""
+"""Claim a hook. More arguments: the token of the one who asks, its process, for how many milliseconds, the prefixes of
+heartbeats and of channels. Returns MINE, TAKEN, or DECIDED with the verdict and the milliseconds for which it still
+holds (0 = for those only who waited for it)."""
 END: Final = "end"
 """End a claim. More arguments: the owner's token, the verdict (empty: there is none), for how many milliseconds it is
 there, whether it holds for later hooks (empty: no), the prefix of channels, and the message for those who wait, which
@@ -43,8 +44,11 @@ if ARGV[1] == 'claim' then
       redis.call('DEL', key)
     else
       local process, epoch = string.match(owner, '^(.-)%.(.-):')
-      if process and process ~= ARGV[3] and redis.call('EXISTS', ARGV[5] .. process .. '.' .. epoch) == 1 then
-        redis.call('HSET', key, waiter, '')
+      local lives = process and process ~= ARGV[3] and redis.call('EXISTS', ARGV[5] .. process .. '.' .. epoch) == 1
+      if lives and redis.call('HSET', key, waiter, '') == 0 then
+        lives = redis.call('PUBSUB', 'NUMSUB', ARGV[6] .. process)[2] > 0
+      end
+      if lives then
         return {1}
       end
       redis.call('HDEL', key, waiter)

@@ -112,6 +112,9 @@ class FleetClaims:
                 if found is not None:
                     return found
                 message = await self._wait_for_message(waiter, until)
+            except asyncio.CancelledError:
+                self.drop(claim)  # the server may have it by now
+                raise
             finally:
                 self._unfollow(digest, waiter)
             if message is not None and (found := read_message(message, body)) is not None:
@@ -146,7 +149,7 @@ class FleetClaims:
     ) -> HookClaim | SharedVerdict | None:
         """The claim, if it is this process's or nobody can tell; the verdict; None: another process has the hook."""
         lives = max(1, round((until - self._loop.time() + _SLACK) * 1000))
-        arguments = (CLAIM, claim.token, self._process, lives, self._heartbeats)
+        arguments = (CLAIM, claim.token, self._process, lives, self._heartbeats, self._channels)
         try:
             reply = await self._link.run(CLAIMS, (self._key(claim),), arguments, timeout=patience)
         except StateUnavailable:

@@ -76,10 +76,15 @@ class Departures:
             if lost.member.description.name in names or each in self._left or now - lost.since > REMEMBER:
                 del self._lost[each]
                 if lost.reported:
-                    _log(logging.INFO, "gateway %s is not lost any more", lost, "replica_back")
+                    name = lost.member.description.name
+                    fields = {"event": "replica_back", "replica": name}
+                    logger.info("gateway %s is not lost any more", name, extra={"fields": fields})
             elif not lost.reported and now - lost.since >= _SETTLE:
                 lost.reported = True
-                _log(logging.WARNING, "gateway %s is lost: it has shown no sign of life", lost, "replica_lost")
+                name = lost.member.description.name
+                fields = {"event": "replica_lost", "replica": name}
+                words = "gateway %s is lost: it has shown no sign of life"
+                logger.warning(words, name, extra={"fields": fields})
         for each in [each for each, at in self._left.items() if now - at > REMEMBER]:
             del self._left[each]
 
@@ -87,8 +92,3 @@ class Departures:
         self._left[data.decode("ascii", "replace")] = self._clock()
         while len(self._left) > _MAX_LOST * 10:
             del self._left[next(iter(self._left))]
-
-
-def _log(level: int, text: str, lost: Lost, event: str) -> None:
-    name = lost.member.description.name
-    logger.log(level, text, name, extra={"fields": {"event": event, "replica": name}})

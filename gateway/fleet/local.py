@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
+
+from gateway.fleet.shares import Measured, Shares
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,25 +32,17 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     """Unix time at which a reload last changed its configuration; 0: none has since the start."""
 
 
-class Demand(msgspec.Struct, frozen=True, kw_only=True):
-    """What hooks want of each limit here, whether they get it or not. A limit that nothing is wanted of is left out."""
-
-    rates: dict[str, float] = {}
-    """Hooks a second, by app."""
-    in_flight: dict[str, float] = {}
-    """Hooks in flight, by app."""
-    connections: dict[str, float] = {}
-    """Connections in use and waited for, by upstream."""
-
-
 class Local(Protocol):
     """The gateway that an agent belongs to: all of its processes."""
 
     def describe(self) -> Description:
         """What the others should know of it now."""
 
-    async def demand(self) -> Demand:
-        """What is wanted of the limits. Never raises; empty where its processes do not answer."""
+    async def demand(self) -> Mapping[str, Measured]:
+        """What hooks demanded of the limits since the last call, by the limits' keys; empty where nobody answers."""
+
+    async def apply_shares(self, shares: Shares) -> bool:
+        """Use these shares of the limits, in processes that start later, too. Returns whether all have answered."""
 
     async def set_ejected(self, upstream: str, url: str, ejected: bool, by: str) -> None:
         """Carry out an operator's order given at the gateway *by*, now and for processes that start later.

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from gateway.fleet.link import Link
-from gateway.fleet.local import Demand, Description, Local
+from gateway.fleet.local import Description, Local
 from gateway.fleet.reasons import StateUnavailable
 from gateway.fleet.scripts import Script
+from gateway.fleet.shares import Entry
 from gateway.model.keep_going import KeepGoing
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     beat: int
     """How many records it had written before: rises by one a second."""
     description: Description
-    demand: Demand = Demand()
+    limits: Mapping[str, Entry] = {}
+    """What it demands and holds of limits, by their keys; those that are not here are divided evenly."""
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -77,6 +79,8 @@ class Membership:
         """Called with all members after each beat that succeeded."""
         self.on_change: list[Listener] = []
         """The same, where a member has come or gone, and when the members become stale."""
+        self.entries: Callable[[], Awaitable[Mapping[str, Entry]]] | None = None
+        """Asked before each beat what to publish of the limits; None: nothing."""
         self._link = link
         self._local = local
         self._watched: dict[str, Callable[[bytes | None], None]] = {}
@@ -133,7 +137,7 @@ class Membership:
             id=self.id,
             beat=self.beats,
             description=msgspec.structs.replace(description, admin=admin),
-            demand=await self._local.demand(),
+            limits={} if self.entries is None else await self.entries(),
         )
         key = self._link.key
         keys = (key("replicas"), key("replica:", self.id), *self._watched)

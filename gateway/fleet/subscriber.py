@@ -63,22 +63,25 @@ class Subscriber:
             self.start()
 
     async def _keep_connected(self) -> None:
+        keep_going = KeepGoing("the hearing of other gateways' messages")
         failures = 0
         loop = asyncio.get_running_loop()
         while True:
             self._lost.clear()
             began = loop.time()
-            try:
-                await self._listen()
-            except StateUnavailable as exc:
-                logger.debug("no messages of other gateways: %s", exc)
-            except Exception as exc:  # a defect, or no memory: it must not end the attempts
-                logger.error("messages of other gateways cannot be heard; trying again", exc_info=exc)
-            finally:
-                self._end()
+            with keep_going:
+                await self._listen_until_lost()
             failures = 0 if loop.time() - began > SILENCE_LIMIT * 2 else failures + 1
             wait = _BACKOFF[min(failures, len(_BACKOFF) - 1)]
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
+
+    async def _listen_until_lost(self) -> None:
+        try:
+            await self._listen()
+        except StateUnavailable as exc:
+            logger.debug("no messages of other gateways: %s", exc)
+        finally:
+            self._end()
 
     async def _listen(self) -> None:
         """Return when the connection is lost. Raises Away."""

@@ -36,6 +36,10 @@ class Rate(NamedTuple):
         """One worker's share while it cannot count together with the others; its burst is at least 1."""
         return Rate(self.per_second / workers, max(1, self.burst // workers))
 
+    def scaled(self, per_second: float) -> Rate:
+        """The part of it that has this many hooks a second, and the same part of its burst, which is at least 1."""
+        return Rate(per_second, max(1, int(self.burst * per_second / self.per_second + 1e-9)))
+
 
 def parse_rate(text: str) -> Rate:
     """``50/s``, ``300/m``, ``50/s burst 100``; without a burst, one second's worth. Raises ValueError."""
@@ -88,3 +92,12 @@ class Limiter:
         self._per_second = rate.per_second
         self._burst = float(rate.burst)
         self._left = max(0.0, self._burst - taken)
+
+    def rescale(self, rate: Rate, now: float) -> None:
+        """Become another part of a fleet's rate. Nothing is given for that: what is left fills up at the new rate."""
+        if now > self._filled_at:
+            self._left = min(self._burst, self._left + (now - self._filled_at) * self._per_second)
+            self._filled_at = now
+        self._per_second = rate.per_second
+        self._burst = float(rate.burst)
+        self._left = min(self._left, self._burst)

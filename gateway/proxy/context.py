@@ -44,7 +44,7 @@ class HookContext(DecisionBuilder):
         """*started*: loop time, for deadlines; uvloop's counts whole milliseconds, so durations have their own."""
         self.received = received = parse_head(tuple(scope["headers"]))
         self.identity = identity = received.identity()
-        super().__init__(identity.request_id.decode("ascii"), scope["client"])
+        super().__init__(identity.request_id.decode("ascii"), scope.get("client"))
         self.snapshot = snapshot
         """In force when the hook came; it keeps it to its end."""
         self.started = started

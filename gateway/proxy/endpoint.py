@@ -41,7 +41,7 @@ from gateway.policy.retry import MIN_LEFT
 from gateway.proxy.context import HookContext, TracedHookContext
 from gateway.proxy.dedupe import MIN_WAITING, Flight, OwnerLost, TooManyRepeats, WaitingRepeats, hook_key
 from gateway.proxy.effects import Effects, KnownSessions
-from gateway.proxy.limits import Limits
+from gateway.proxy.limits import FleetLimits, Limits
 from gateway.proxy.refusals import (
     RequestRefused,
     answer_bad_request,
@@ -95,7 +95,7 @@ class HookEndpoint:
         self._new_context: Callable[[Snapshot, float, Scope], HookContext] = HookContext
         self._loop = asyncio.get_running_loop()
         self._hook_reader = HookReader()
-        self._limits = Limits(runtime)
+        self._limits = Limits(runtime) if runtime.shares is None else FleetLimits(runtime, runtime.shares)
         self._waiting = WaitingRepeats()
         self._has_other_workers = runtime.duplicates.claims is not None
         self._effects = Effects(Sessions() if sessions is None else sessions)

@@ -46,7 +46,7 @@ def storable_fields(received: RequestHead) -> tuple[Field, ...]:
 
 def make_event(context: HookContext, key: bytes, cause: str, error: str, settings: SpoolSettings) -> SpooledEvent:
     """The event to keep for a hook that its upstream did not take, for this *cause*."""
-    hook, scope, client = context.hook, context.scope, context.scope["client"]
+    hook, scope, client = context.hook, context.scope, context.scope.get("client")
     return SpooledEvent(
         key=key,
         digest=repeat_digest(context.app, context.method_name, context.body),

@@ -8,6 +8,7 @@ from typing import Final
 from gateway.model.verdicts import Cause, Failure, ProxyError
 from gateway.proxy.routes import Route
 from gateway.proxy.runtime import Runtime
+from gateway.proxy.shares import ProcessShares
 from gateway.proxy.tenants import Tenant
 
 _TOO_MANY: Final = Failure(
@@ -18,6 +19,16 @@ _TOO_MANY_OF_APP: Final = Failure(
 )
 _TOO_FAST: Final = Failure(
     Cause.OVERLOAD, ProxyError.CONNECTION_LIMIT_REACHED, "the app's hooks come faster than its rate_limit"
+)
+_TOO_MANY_OF_SHARE: Final = Failure(
+    Cause.OVERLOAD,
+    ProxyError.CONNECTION_LIMIT_REACHED,
+    "this gateway's share of the app's max_in_flight hooks are inside already",
+)
+_TOO_FAST_OF_SHARE: Final = Failure(
+    Cause.OVERLOAD,
+    ProxyError.CONNECTION_LIMIT_REACHED,
+    "the app's hooks come faster than this gateway's share of its rate_limit",
 )
 
 
@@ -55,3 +66,31 @@ class Limits:
             self._runtime.count_rate_limited(tenant.name)
             return _TOO_FAST
         return None
+
+
+class FleetLimits(Limits):
+    """The same in a fleet: an app's limits are this gateway's shares, and what its hooks demand is measured."""
+
+    def __init__(self, runtime: Runtime, shares: ProcessShares) -> None:
+        super().__init__(runtime)
+        self._shares = shares
+
+    def count(self, tenant: Tenant | None, change: int) -> None:
+        """Add a hook (1) or take one away (-1). Add it before looking at ``exceeded``: no sum is ever too small."""
+        super().count(tenant, change)
+        if change > 0 and tenant is not None and (use := tenant.use) is not None:
+            use.offered += 1
+            if tenant.active_hooks > use.peak:
+                if not use.peak:
+                    self._shares.used_tenants.append(tenant)
+                use.peak = tenant.active_hooks
+
+    def exceeded(self, tenant: Tenant | None, route: Route, max_in_flight: int) -> Failure | None:
+        """The limit that the hook just counted exceeds, if any; a hook within all of them uses up some of the rate."""
+        if tenant is not None and (use := tenant.use) is not None and (places := use.places) is not None:
+            active, active_count = tenant.active_hooks, tenant.active_count
+            if active > places or (active_count is not None and active_count.total(active) > places):
+                use.crowded += 1
+                return _TOO_MANY_OF_SHARE
+        failure = super().exceeded(tenant, route, max_in_flight)
+        return _TOO_FAST_OF_SHARE if failure is _TOO_FAST else failure

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 
 from gateway.config import Config
 from gateway.config import Upstream as UpstreamConfig
+from gateway.fleet.shares import Measured, Shares
 from gateway.http.tls.pem_files import NO_COPIES, Copies
 from gateway.model.change import Change, Changes
 from gateway.model.decision import UNKNOWN_APP
 from gateway.policy.shared import SharedState
 from gateway.proxy.dedupe import Duplicates
 from gateway.proxy.routes import Table
+from gateway.proxy.shares import ProcessShares
 from gateway.proxy.tenants import Tenant
 from gateway.telemetry.metrics import Metrics
 from gateway.upstreams import Contexts, Targets, Upstream
@@ -45,7 +47,10 @@ class Runtime:
         self.shared = shared
         self.active_count = None if shared is None else shared.all_hooks
         """The count of hooks at backends over all workers; None with a single one."""
-        self.targets = Targets(metrics, config.server.workers, copies, shared)
+        self.shares = None if config.state is None else ProcessShares(config.server.workers)
+        """The shares of limits that hold for a fleet; None where there is none."""
+        part = None if self.shares is None else self.shares.connections
+        self.targets = Targets(metrics, config.server.workers, copies, shared, part=part)
         self.duplicates = Duplicates(claims=None if shared is None else shared.claims)
         self.leaving_tenants: dict[str, Tenant] = {}
         """Apps that a reload has removed, while hooks of theirs are in flight."""
@@ -90,6 +95,17 @@ class Runtime:
         await self.targets.aclose()
         if self.shared is not None:
             self.shared.close()
+
+    async def apply_shares(self, shares: Shares) -> bool:
+        """Use these shares of the limits from now on; False where limits are not shared with other gateways."""
+        if self.shares is None:
+            return False
+        await self.shares.apply(shares, self.tenants, self.targets)
+        return True
+
+    def measure_demand(self) -> dict[str, Measured]:
+        """What hooks demanded of the limits since the last call, by the limits' keys."""
+        return {} if self.shares is None else self.shares.measure(self.targets)
 
     def prune(self) -> None:
         """Remove the metrics series of all that is no longer configured."""
@@ -179,9 +195,12 @@ class RuntimeChange(Change):
         return tenants
 
     def _set_rates(self, table: Table) -> None:
-        now = self._now()
+        now, shares = self._now(), self._runtime.shares
         for app in table.apps:
-            app.tenant.limit(app.default.rate, now)
+            if shares is None:
+                app.tenant.limit(app.default.rate, now)
+            else:
+                shares.set_limits(app.tenant, app.default, now)
 
 
 def _release_tenants(runtime: Runtime, apps: Mapping[str, Tenant], served: Mapping[str, Tenant]) -> None:

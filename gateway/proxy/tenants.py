@@ -8,14 +8,38 @@ from __future__ import annotations
 
 from gateway.model.decision import AppCache
 from gateway.policy.rate_limit import Limiter, Rate
-from gateway.policy.shared import AppLimits, HookCount, SharedLimiter
+from gateway.policy.shared import AppLimits, HookCount, RescaledLimiter, SharedLimiter
 from gateway.telemetry.metrics.cells import Value
+
+
+class FleetUse:
+    """What is measured of an app whose limits hold for a fleet, and this gateway's share of them."""
+
+    __slots__ = ("crowded", "max_in_flight", "offered", "peak", "places", "rate")
+
+    def __init__(self) -> None:
+        self.rate: Rate | None = None
+        """As configured, for the fleet."""
+        self.max_in_flight: int | None = None
+        """As configured, for the fleet."""
+        self.places: int | None = None
+        """This gateway's share of it."""
+        self.offered = 0
+        """Hooks since the last report, those over a limit included."""
+        self.crowded = 0
+        """Those of them over *places*."""
+        self.peak = 0
+        """The most hooks at backends since then, in this process."""
+
+    def restart(self, active: int) -> None:
+        """Begin another report, with the hooks that are at backends now."""
+        self.offered, self.crowded, self.peak = 0, 0, active
 
 
 class Tenant(AppCache):
     """A configured app, by its name: a glob is one, for all its appKeys."""
 
-    __slots__ = ("_shared", "active_count", "active_hooks", "in_flight", "limiter", "name")
+    __slots__ = ("_shared", "active_count", "active_hooks", "in_flight", "limiter", "name", "use")
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -27,6 +51,8 @@ class Tenant(AppCache):
         self.active_count: HookCount | None = None
         """The same over all workers; None with a single one, or without a limit."""
         self.limiter: Limiter | SharedLimiter | None = None
+        self.use: FleetUse | None = None
+        """Only of an app with limits, in a fleet."""
         self._shared: AppLimits | None = None
 
     def __repr__(self) -> str:
@@ -40,6 +66,17 @@ class Tenant(AppCache):
             self.limiter.configure(rate)
         elif self._shared is not None:
             self.limiter = self._shared.limiter(rate, now)
+        else:
+            self.limiter = Limiter(rate, now)
+
+    def limit_share(self, rate: Rate | None, now: float) -> None:
+        """The same in a fleet: *rate* is this gateway's share, and what is left of it stays left. *now*: loop time."""
+        if rate is None:
+            self.limiter = None
+        elif isinstance(self.limiter, Limiter | RescaledLimiter):
+            self.limiter.rescale(rate, now)
+        elif self._shared is not None:
+            self.limiter = self._shared.rescaled_limiter(rate, now)
         else:
             self.limiter = Limiter(rate, now)
 

@@ -23,6 +23,8 @@ class Stop(NamedTuple):
     """To a child: end; *at_once*: without waiting for hooks in flight."""
 
     at_once: bool
+    others_accept: bool = False
+    """Whether other workers go on: this one need not accept until a new process does."""
 
 
 class Ready(NamedTuple):

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from gateway import __version__
 from gateway.admin.lifecycle import Lifecycle
 from gateway.admin.reload import Reloader
-from gateway.admin.rpc import HintFailing, SetEjected, WorkerRpc
+from gateway.admin.rpc import ApplyShares, HintFailing, MeasureDemand, SetEjected, WorkerRpc
 from gateway.config import Config
 from gateway.fleet.agent import FleetAgent
-from gateway.fleet.local import Demand, Description, Local
+from gateway.fleet.local import Description, Local
+from gateway.fleet.shares import Measured, Shares
 from gateway.server.store_handle import StoreHandle
 from gateway.store.requests import PauseSpool, StoreConnection
 from gateway.telemetry.metrics import Metrics
@@ -57,9 +58,18 @@ class FleetLocal:
             reloaded=0.0 if self._reloader.loaded_at == self._first_load else self._reloader.loaded_at,
         )
 
-    async def demand(self) -> Demand:
-        """Nothing is measured yet."""
-        return Demand()
+    async def demand(self) -> Mapping[str, Measured]:
+        """What hooks demanded of the limits since the last call, in all processes."""
+        replies = await self._rpc.ask(MeasureDemand())
+        found: dict[str, Measured] = {}
+        for measured in replies.by_pid.values():
+            for key, more in measured.items():
+                found[key] = found[key].plus(more) if key in found else more
+        return found
+
+    async def apply_shares(self, shares: Shares) -> bool:
+        """Use these shares of the limits, in processes that start later, too. Returns whether all have answered."""
+        return not (await self._rpc.ask(ApplyShares(shares))).incomplete
 
     async def set_ejected(self, upstream: str, url: str, ejected: bool, by: str) -> None:
         """Have every process eject or restore a target, also those that start later."""

@@ -204,12 +204,15 @@ class HookService:
             (_, change), self._prepared = self._prepared, None
             await change.discard()
 
-    def stop(self, *, at_once: bool = False) -> None:
-        """Accept no more; answer what is in flight, unless *at_once*."""
+    def stop(self, *, at_once: bool = False, others_accept: bool = False) -> None:
+        """Accept no more; answer what is in flight, unless *at_once*.
+
+        From systemd's sockets it accepts for a moment yet, unless *others_accept*.
+        """
         self.runtime.shadows.drain()
         if self._redelivery is not None:
             self._redelivery.pause(True)
-        self._listener.stop(at_once=at_once)
+        self._listener.stop(at_once=at_once, others_accept=others_accept)
 
     async def wait_for_end(self) -> None:
         """Wait for the end of what ``stop()`` began, and clean up."""

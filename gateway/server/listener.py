@@ -79,6 +79,7 @@ class Listener(uvicorn.Server):
         self._systemd_acceptors: list[Acceptor] = []
         self._front = state
         self._accept_order = accept_order
+        self._others_accept = False
         if accept_order is not None:
             state.slots.on_change = accept_order.note
         self._connecting: set[asyncio.Task[None]] = set()
@@ -110,7 +111,7 @@ class Listener(uvicorn.Server):
         connections = list(self._front.connections)
         for connection in connections:
             connection.shutdown()
-        if not self.force_exit:
+        if self._acceptors and not self.force_exit:
             if self._accept_order is None:  # else other workers accept too, and the supervisor closes the sockets
                 close_to_new(self._sockets)
             await asyncio.sleep(_ACCEPT_GRACE)
@@ -135,8 +136,8 @@ class Listener(uvicorn.Server):
         loop = asyncio.get_running_loop()
         began = loop.time()
         before = set(connections)
-        while not self.force_exit and loop.time() < began + self._grace / 2:
-            if before.isdisjoint(self._front.connections):
+        while not (self.force_exit or self._others_accept or before.isdisjoint(self._front.connections)):
+            if loop.time() >= began + self._grace / 2:
                 break
             await asyncio.sleep(_LOOK_EVERY)
         for acceptor in self._systemd_acceptors:
@@ -278,9 +279,13 @@ class Listener(uvicorn.Server):
         """Accept and serve until ``stop()``; returns when the last connection has closed or the grace is over."""
         await self.serve(self._sockets)
 
-    def stop(self, *, at_once: bool = False) -> None:
-        """Begin the orderly end; *at_once*: wait for no answer."""
+    def stop(self, *, at_once: bool = False, others_accept: bool = False) -> None:
+        """Begin the orderly end; *at_once*: wait for no answer.
+
+        *others_accept*: other processes accept on the same sockets meanwhile.
+        """
         self.should_exit = True
+        self._others_accept = others_accept
         self.force_exit = self.force_exit or at_once
 
 

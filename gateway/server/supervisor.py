@@ -307,7 +307,7 @@ class Supervisor:
         """Do what follows a commit and cannot undo it."""
         with self._keep_going:
             for worker in await wait_until_committed(workers, serial):
-                worker.send(Stop(at_once=False))
+                worker.send(Stop(at_once=False, others_accept=True))  # it has the previous configuration
         if self._store is not None:
             with self._keep_going:
                 await self._store.configure(config)

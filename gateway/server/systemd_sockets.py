@@ -82,8 +82,8 @@ class HandedOver:
             )
         if not self._names:
             return (
-                "systemd handed over no sockets: systemctl enable --now wcs-gateway.socket wcs-gateway-admin.socket, "
-                "or write an address"
+                "systemd handed over no sockets: stop the service, then systemctl enable --now wcs-gateway.socket "
+                "wcs-gateway-admin.socket, and start it; or write an address"
             )
         return (
             f"systemd handed over no socket of this name, only {', '.join(self._names)}: write one of these, or "

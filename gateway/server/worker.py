@@ -125,7 +125,7 @@ async def _listen(channel: Channel, service: HookService, gate: _Gate) -> None:
                     case Ping():
                         channel.send(Pong())
                     case Stop():
-                        service.stop(at_once=message.at_once)
+                        service.stop(at_once=message.at_once, others_accept=message.others_accept)
                         gate.opened.set()
     finally:
         reloading.cancel()

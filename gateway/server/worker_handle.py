@@ -21,8 +21,9 @@ from gateway.server.store_handle import StoreAccess
 from gateway.server.two_phase import Acknowledgement, Acknowledgements
 from gateway.telemetry.metrics.shared import WorkerMetrics
 
-_START_LIMIT: Final = 30.0
-"""Seconds for a worker to become ready."""
+_START_LIMIT: Final = 60.0
+"""Seconds for a worker to become ready. On a busy machine, as after a boot, a start takes many times as long as else.
+The units' TimeoutStartSec is longer, so that the gateway can say what was too slow."""
 
 
 class Inheritance(NamedTuple):

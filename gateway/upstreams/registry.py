@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Collection, Container, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple
@@ -22,7 +22,7 @@ from gateway.telemetry.metrics import Metrics
 from gateway.upstreams.answers import Judge
 from gateway.upstreams.health import HealthCheck
 from gateway.upstreams.status import TargetReport, target_report
-from gateway.upstreams.target import Target, TargetSettings
+from gateway.upstreams.target import MeasuredTarget, Target, TargetSettings
 from gateway.upstreams.upstream import Member, Upstream
 
 logger = logging.getLogger(__name__)
@@ -37,14 +37,25 @@ class _Key(NamedTuple):
 
 
 Contexts = Mapping[UpstreamTls, FileBacked[ssl.SSLContext]]
+ConnectionShare = Callable[[str, int], int]
+"""From a target's ``fleet_name`` and the limit of all gateways to this gateway's share."""
 
 
 class Targets:
     """Live targets by upstream and URL, with their health checks."""
 
     def __init__(
-        self, metrics: Metrics, workers: int = 1, copies: Copies = NO_COPIES, shared: SharedState | None = None
+        self,
+        metrics: Metrics,
+        workers: int = 1,
+        copies: Copies = NO_COPIES,
+        shared: SharedState | None = None,
+        *,
+        part: ConnectionShare | None = None,
     ) -> None:
+        """*part*: this gateway's share of the connections to a target, in a fleet; None where there is none."""
+        self._part = part
+        self._used: list[MeasuredTarget] = []
         self._metrics = metrics
         self._copies = copies
         self._workers = workers
@@ -183,7 +194,7 @@ class Targets:
             config = configs[name]
             settings = self._settings(name, config, self._sharing, self._contexts)
             for key in (_Key(name, target.url) for target in config.targets):
-                self._live[key].configure(TargetSettings(settings, config.breaker))
+                self._live[key].configure(self._target_settings(self._live[key], config, settings))
                 await self.replace_check(key, self._new_check(key, self._live[key], config, settings))
 
     async def aclose(self) -> None:
@@ -198,7 +209,8 @@ class Targets:
         target = change.targets.get(key) or self._live.get(key)
         if target is None:
             breaker = None if self._shared is None else self._shared.target_breaker(key.upstream, key.url)
-            target = Target(
+            kind = Target if self._part is None else MeasuredTarget
+            target = kind(
                 upstream=key.upstream,
                 url=key.url,
                 name=name,
@@ -206,19 +218,54 @@ class Targets:
                 metrics=self._metrics,
                 shared=breaker,
             )
+            if isinstance(target, MeasuredTarget):
+                target.used = self._used
             target.on_ejection = partial(self._report_ejection, key)
             self._resolver.prefetch(target.url.raw_host.decode("ascii"))
         elif target.settings is not None:
             change.settings_before.append((target, target.settings))
-        settings = replace(settings, max_connections=self._max_connections(target, config.max_connections))
-        target.transport.prepare(settings)
+        target_settings = self._target_settings(target, config, settings)
+        target.transport.prepare(target_settings.transport)
         change.targets[key] = target
-        change.settings.append((target, TargetSettings(settings, config.breaker)))
+        change.settings.append((target, target_settings))
         change.checks[key] = self._new_check(key, target, config, settings)
         return target
 
+    def measure(self) -> Iterator[tuple[str, int, int, int]]:
+        """In a fleet: each target with hooks since the last call, by its ``fleet_name``.
+
+        With it: the limit of connections for the fleet; the most that hooks had or waited for; those open now.
+        """
+        used, self._used[:] = list(self._used), ()
+        for target in used:
+            settings, peak, target.peak = target.settings, target.peak, target.in_flight
+            if target.peak:
+                self._used.append(target)
+            if settings is not None and settings.max_connections is not None:
+                yield target.fleet_name, settings.max_connections, peak, target.transport.open_connections
+
+    def apply_shares(self, names: Container[str] | None = None) -> None:
+        """In a fleet: limit connections to this gateway's shares as they are now, of these targets; None: of all."""
+        for target in self._live.values() if self._part is not None else ():
+            if not isinstance(target, MeasuredTarget) or (names is not None and target.fleet_name not in names):
+                continue
+            if target.settings is not None:
+                limit = target.settings.max_connections
+                if limit is not None:
+                    target.limit_connections(self._max_connections(target, limit))
+
+    def _target_settings(self, target: Target, config: UpstreamConfig, settings: TransportSettings) -> TargetSettings:
+        limit = config.max_connections
+        settings = replace(settings, max_connections=self._max_connections(target, limit))
+        return TargetSettings(settings, config.breaker, None if self._part is None else limit)
+
     def _max_connections(self, target: Target, connections: int) -> int:
-        """The limit of connections to a target: of all workers, or this one's share if they do not count together."""
+        """The limit of connections to a target: of all workers, or this one's share if they do not count together.
+
+        In a fleet, of this gateway's share.
+        """
+        if self._part is not None and isinstance(target, MeasuredTarget):
+            connections = self._part(target.fleet_name, connections)
         return connections if target.is_shared else max(1, connections // self._workers)
 
     def _report_ejection(self, key: _Key) -> None:
@@ -310,12 +357,14 @@ class TargetsChange(Change):
             target.configure(settings)
         every = {**self._before.targets, **self.targets}
         self._registry.put(Live(every, self._contexts, self._sharing))
+        self._registry.apply_shares()  # they may have changed since it was prepared
 
     def revert(self) -> None:
         """Apply the previous settings again."""
         self._registry.put(self._before)
         for target, settings in self.settings_before:
             target.configure(settings)
+        self._registry.apply_shares()
 
     async def settle(self) -> None:
         """Close targets that are gone, once their hooks have finished; start and stop health checks."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable
+from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
 import httpx
@@ -35,6 +37,8 @@ class TargetSettings(NamedTuple):
 
     transport: TransportSettings
     breaker: BreakerSettings | None
+    max_connections: int | None = None
+    """In a fleet: the limit as configured, of which *transport* has this gateway's share."""
 
 
 class Target:
@@ -253,3 +257,39 @@ class Target:
         self._connections.set(self.transport.open_connections)
         self._up.set(1.0 if self.admission.admits_all(now) else 0.0)
         self._ejected.set(1.0 if self.admission.is_ejected(now) else 0.0)
+
+
+class MeasuredTarget(Target):
+    """A target in a fleet: what hooks demand of its connections is measured."""
+
+    def __init__(
+        self,
+        upstream: str,
+        url: str,
+        name: str,
+        resolver: Resolver,
+        metrics: Metrics,
+        shared: SharedBreaker | None = None,
+    ) -> None:
+        super().__init__(upstream=upstream, url=url, name=name, resolver=resolver, metrics=metrics, shared=shared)
+        # A URL may have a secret in its path, which is nobody else's business.
+        self.fleet_name = f"{upstream}:{blake2b(url.encode(), digest_size=8).hexdigest()}"
+        """Its name among replicas."""
+        self.used: list[MeasuredTarget] = []
+        """Where it puts itself when its first hook since the last report begins."""
+        self.peak = 0
+        """The most hooks since then that had a connection or waited for one."""
+
+    def exchange(self, outgoing: Outgoing, deadline: float, *, fresh: bool) -> Coroutine[Any, Any, Answer]:
+        """Send a hook and await the whole answer. Raises ExchangeError. *deadline* is loop time."""
+        if self.in_flight > self.peak:
+            if not self.peak:
+                self.used.append(self)
+            self.peak = self.in_flight
+        return super().exchange(outgoing, deadline, fresh=fresh)
+
+    def limit_connections(self, most: int) -> None:
+        """Have at most so many connections from now on; those beyond that end when they are idle."""
+        if self.settings is not None and self.settings.transport.max_connections != most:
+            transport = dataclasses.replace(self.settings.transport, max_connections=most)
+            self.configure(self.settings._replace(transport=transport))

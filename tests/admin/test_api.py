@@ -16,6 +16,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
+from tests.server.workers.processes import OUTAGE
 from tests.support.faulty import FaultyBackend, gated_case, refused_port
 from tests.support.gateways import RunningGateway, running_gateway, wait_until
 from tests.telemetry.test_journal import CONTRACT_FIELDS
@@ -26,7 +27,7 @@ SECRET_PATH: Final = "path-out-of-the-environment"
 IN_THE_BODY: Final = "sdp-of-the-hook"
 TARGET_FIELDS: Final = (
     "target url weight backup state since reason ejected_for retry_in_seconds in_flight queued connections "
-    "max_connections usual_ms p50_ms p95_ms p99_ms ejections last_error workers_ejected workers"
+    "max_connections fleet_max_connections usual_ms p50_ms p95_ms p99_ms ejections last_error workers_ejected workers"
 ).split()
 UNTIL_RESTORED: Final = "1h"
 _numbers = itertools.count()
@@ -296,7 +297,7 @@ def test_a_target_that_the_breaker_ejected_says_why_and_since_when(gateway: Runn
         datetime.fromisoformat,
         (gateway.get(f"/api/decisions/{began}").json()["time"], target["since"], target["last_error"]["time"]),
     )
-    inexact = timedelta(seconds=0.2)  # the event loop's clock stands still at times
+    inexact = timedelta(seconds=2)  # the event loop's clock stands still at times
     assert first - inexact <= since <= last + inexact
     assert 0 < target["retry_in_seconds"] <= 3600
     assert target["ejections"] >= 1
@@ -436,7 +437,7 @@ def test_a_worker_that_begins_later_carries_out_every_action(two_workers: Runnin
         now = pids(two_workers)
         return len(now) == 2 and not set(now) & set(victims) and targets(two_workers, "ok")[0]["workers"] == 2
 
-    assert wait_until(replaced, 20.0)
+    assert wait_until(replaced, OUTAGE)
     out = targets(two_workers, "first-gone")[0]
     assert (out["state"], out["workers_ejected"]) == ("ejected_by_operator", 2)
     assert send(two_workers, "ok").headers["connection"] == "close"
@@ -451,19 +452,25 @@ def hanging(gateway: RunningGateway, pid: int) -> Iterator[None]:
     try:
         yield
     finally:
-        os.kill(pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
     assert wait_until(lambda: gateway.get("/api/decisions").json()["incomplete"] == [])
 
 
 def test_a_worker_that_hangs_is_named_and_the_others_answer_meanwhile(two_workers: RunningGateway) -> None:
-    victim, other = pids(two_workers)
     name = targets(two_workers, "first-gone")[0]["target"]
-    with hanging(two_workers, victim):
-        answer = two_workers.get("/api/decisions").json()
-    assert answer["incomplete"] == [victim]
-    with hanging(two_workers, victim):
-        assert targets(two_workers, "ok")[0]["workers"] == 1
-    assert sorted(pids(two_workers)) == sorted((victim, other))
+
+    def named() -> bool:
+        """Once more where this process itself was held up, so that the worker hung for too long and was replaced."""
+        before = victim, _ = pids(two_workers)
+        with hanging(two_workers, victim):
+            incomplete = two_workers.get("/api/decisions").json()["incomplete"]
+        with hanging(two_workers, victim):
+            workers = targets(two_workers, "ok")[0]["workers"]
+        return bool((incomplete, workers) == ([victim], 1) and sorted(pids(two_workers)) == sorted(before))
+
+    assert wait_until(named), two_workers.log.read_text()
+    victim, _ = pids(two_workers)
     os.kill(victim, signal.SIGSTOP)  # an order takes two questions, and so long a silence may end it
     done = two_workers.post(f"/api/upstreams/first-gone/{name}/eject").json()
     with contextlib.suppress(ProcessLookupError):

@@ -198,7 +198,7 @@ class Served:
 @pytest.fixture
 async def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[Served]:
     monkeypatch.setattr(events, "_UPSTREAMS_EVERY", 0.01)
-    monkeypatch.setattr(events, "SEND_LIMIT", 0.3)
+    monkeypatch.setattr(events, "SEND_LIMIT", 1.0)
     path = tmp_path / "gateway.yaml"
     path.write_text(LISTEN)
 

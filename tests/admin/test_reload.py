@@ -98,7 +98,7 @@ def test_post_reload_takes_the_new_file_and_says_what_changed(backend: FaultyBac
 def test_whichever_part_of_the_configuration_has_changed_it_is_named(key: str) -> None:
     before = loads("apps: {a: {static: allow}}\n").config
     (change,) = differences(before, before.model_copy(update={key: "other"}))
-    assert change == f"{key} changed" + (" (takes effect after a restart)" if key == "store" else "")
+    assert change == f"{key} changed" + (" (takes effect after a restart)" if key in ("store", "state") else "")
 
 
 def test_what_only_a_new_start_can_change_is_said_so(backend: FaultyBackend, gateway: RunningGateway) -> None:
@@ -243,9 +243,8 @@ def test_a_hook_in_flight_keeps_what_it_began_with(
     line = gateway.access_line(answer.headers["x-request-id"])
     assert (line["app"], line["upstream"], line["verdict"], line["attempts"]) == ("goes", "gone", "allow", 1)
     assert backend.wait_for_connections(0, "gated", within=10)
-    text = gateway.get("/metrics").text
-    assert 'app="goes"' not in text
-    assert 'upstream="gone"' not in text
+    left = ('app="goes"', 'upstream="gone"')
+    assert wait_until(lambda: not any(series in gateway.get("/metrics").text for series in left))
 
 
 def test_the_series_of_what_a_reload_removed_go_away_and_the_others_count_on(

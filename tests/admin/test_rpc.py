@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from gateway.admin.rpc import (
     ActiveActions,
+    ApplyShares,
     Drain,
     FindDecisions,
     FollowDecisions,
     HintFailing,
+    MeasureDemand,
     NoWorkers,
     ReportTargets,
     RpcRequest,
@@ -23,6 +25,7 @@ from gateway.admin.rpc import (
     decode_reply,
     encode_reply,
 )
+from gateway.fleet.shares import Measured, Share, Shares
 from gateway.telemetry.decision_view import Attempt, DecisionFilter, DecisionView
 from gateway.telemetry.journal import JournalUpdate, SearchResult
 from gateway.upstreams.status import TargetReport, TargetState, merge_reports
@@ -51,6 +54,8 @@ REPORT: Final = TargetReport(
         (SetEjected("u", "http://t/", ejected=True), True),
         (HintFailing("u", "http://t/"), True),
         (Drain(on=False), False),
+        (MeasureDemand(), {"rate:a": Measured(100.0, 12.5), "connections:u:1": Measured(64.0, 3.0, 2.0)}),
+        (ApplyShares(Shares(4, {"rate:a": Share(70.0, 100.0)})), True),
     ],
 )
 def test_requests_and_replies_survive_the_way_between_processes(request_: RpcRequest[Any], reply: Any) -> None:
@@ -71,6 +76,7 @@ async def test_a_process_without_workers_gets_no_replies() -> None:
         st.one_of(
             st.builds(SetEjected, st.sampled_from("uv"), st.sampled_from("st"), st.booleans()),
             st.builds(Drain, st.booleans()),
+            st.builds(ApplyShares, st.builds(Shares, st.integers(1, 3))),
             st.just(ReportTargets()),
         ),
         max_size=20,
@@ -79,7 +85,7 @@ async def test_a_process_without_workers_gets_no_replies() -> None:
 def test_the_actions_in_force_are_those_that_no_later_one_ended(given_actions: list[RpcRequest[Any]]) -> None:
     actions = ActiveActions()
     ejected: set[tuple[str, str]] = set()
-    drained = False
+    drained, shares = False, list[Shares]()
     for action in given_actions:
         actions.record(action)
         match action:
@@ -87,10 +93,13 @@ def test_the_actions_in_force_are_those_that_no_later_one_ended(given_actions: l
                 (ejected.add if on else ejected.discard)((upstream, url))
             case Drain(on):
                 drained = on
+            case ApplyShares(given):
+                shares = [given]
     in_force = actions.in_force()
     assert {(each.upstream, each.url) for each in in_force if isinstance(each, SetEjected) and each.ejected} == ejected
     assert [each for each in in_force if isinstance(each, Drain)] == ([Drain(on=True)] if drained else [])
-    assert len(in_force) == len(ejected) + drained
+    assert [each.shares for each in in_force if isinstance(each, ApplyShares)] == shares
+    assert len(in_force) == len(ejected) + drained + len(shares)
 
 
 # --- several processes' reports ---

@@ -63,7 +63,7 @@ def test_the_manager_is_told_of_start_reload_and_end_in_this_order(
 ) -> None:
     with running_gateway(config(workers), tmp_path, environment=manager.environment) as gateway:
         assert gateway.hook(body=b'{"appKey":"a"}').status_code == 200
-        assert [message[0] for message in manager.told()] == ["READY=1"]
+        assert wait_until(lambda: [message[0] for message in manager.told()] == ["READY=1"])
         gateway.process.send_signal(signal.SIGHUP)
         assert wait_until(lambda: len(manager.told()) == 3)
         assert gateway.stop() == 0
@@ -81,9 +81,9 @@ def test_a_reload_that_fails_is_over_too_and_the_status_says_why(manager: Manage
         gateway.write_config("apps: [")
         assert gateway.post("/-/reload").status_code == 422
         assert wait_until(lambda: any("NOT in use: " in status for status in statuses(manager)))
-        assert manager.told()[-1][0] == "READY=1"
+        assert wait_until(lambda: manager.told()[-1][0] == "READY=1")
         gateway.reload(config(1))
-        assert statuses(manager)[-1] == "serving 1 app"
+        assert wait_until(lambda: statuses(manager)[-1] == "serving 1 app")
 
 
 @pytest.mark.parametrize("workers", [1, 2])

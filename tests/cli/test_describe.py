@@ -55,8 +55,12 @@ def gateway(*args: str | Path, stdin: bytes = b"") -> str:
 
 
 def checked(config: Path) -> dict[str, list[str]]:
+    return blocks_of(gateway("check", "-c", config))
+
+
+def blocks_of(said: str) -> dict[str, list[str]]:
     """The blocks below the table by their first lines."""
-    blocks = gateway("check", "-c", config).rstrip("\n").split("\n\n")[1:]
+    blocks = said.rstrip("\n").split("\n\n")[1:]
     return {block.splitlines()[0]: [line.strip() for line in block.splitlines()[1:]] for block in blocks}
 
 
@@ -161,10 +165,11 @@ def test_where_every_refusal_counts_or_nobody_refuses_nothing_is_advised(config:
 def test_many_apps_are_named_by_the_first_of_them(config: Path) -> None:
     apps = "".join(f"  app{number}: {{}}\n" for number in range(1000))
     config.write_text("upstreams: {u: {url: http://h}}\ndefaults: {upstream: u, rate_limit: 5/s}\napps:\n" + apps)
-    blocks = checked(config)
+    said = gateway("check", "-c", config)
+    blocks = blocks_of(said)
     assert list(blocks)[:1] == ["defaults"]
     assert len(blocks) == 3
-    assert "warn     app0, app1, app2, app3, app4, app5, app6, app7 and 992 more: " in gateway("check", "-c", config)
+    assert "warn     app0, app1, app2, app3, app4, app5, app6, app7 and 992 more: " in said
 
 
 def test_the_record_is_told(config: Path, tmp_path: Path) -> None:
@@ -300,6 +305,16 @@ def test_rate_answers_and_shadow_are_told(config: Path) -> None:
         for n in range(30)
     }
     assert ends == {"this hook is copied", "this hook is not copied: its session is not in the sample"}
+
+
+def test_limits_of_a_fleet_are_told_as_such(config: Path) -> None:
+    limits = "upstreams: {u: {url: 'http://h'}}\napps: {a: {upstream: u, max_in_flight: 9, rate_limit: 50/s}}\n"
+    config.write_text(limits)
+    assert explained(config, "a")["limit"] == "9 hooks of this app at once (apps.a.max_in_flight)"
+    config.write_text("state: {url: 'redis://h'}\n" + limits)
+    told, words = explained(config, "a"), "in the whole fleet: each replica has a share"
+    assert told["limit"] == f"9 hooks of this app at once {words} (apps.a.max_in_flight)"
+    assert told["rate"].startswith(f"50/s burst 50, for this app {words}; above it, the fallback for overload")
 
 
 def test_it_is_explained_whether_a_hook_is_recorded(config: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import re
@@ -38,6 +39,7 @@ class Expression(NamedTuple):
         return [name + (labels or "") for name, labels in _SELECTOR.findall(_LABELS.sub(" ", self.text))]
 
 
+@functools.cache
 def rules(file: str) -> list[dict[str, Any]]:
     """The rules of a file, of all its groups."""
     groups = yaml.safe_load((PROMETHEUS / file).read_text("utf-8"))["groups"]

@@ -60,6 +60,7 @@ def test_it_has_the_rows_that_an_operator_goes_through_from_top_to_bottom() -> N
         "Upstream targets",
         "Protocol",
         "Spool and history",
+        "Fleet",
         "The gateway itself",
     ]
     tops = [panel["gridPos"]["y"] for panel in PANELS]

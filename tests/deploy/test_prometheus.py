@@ -37,6 +37,7 @@ from tests.deploy.expressions import (
 from tests.support.faulty import FaultyBackend, Turn, added_case, make_certificates, reply
 from tests.support.gateways import ROOT, RunningGateway, running_gateway, wait_until
 from tests.support.programs import require
+from tests.support.redis import redis_server
 
 RUNBOOKS: Final = ROOT / "docs" / "alerts.md"
 TESTS: Final = sorted((PROMETHEUS / "tests").glob("*.yml"))
@@ -221,7 +222,7 @@ def polluted(turn: Turn) -> list[bytes]:
     return [reply(notice + turn.request.body)]
 
 
-def configuration(backend: FaultyBackend, recording: Path) -> str:
+def configuration(backend: FaultyBackend, recording: Path, state: str) -> str:
     upstreams: dict[str, dict[str, Any]] = {
         name: {"url": backend.url_of(name), "breaker": "off"} for name in CASES if name != "down"
     }
@@ -258,6 +259,7 @@ def configuration(backend: FaultyBackend, recording: Path) -> str:
             "record": {"path": str(recording)},
             "store": {"url": f"sqlite:///{recording.parent}/store.db"},
             "history": {},
+            "state": {"url": state},
         }
     )
 
@@ -281,7 +283,10 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         socket.socket() as gone,
         FaultyBackend() as backend,
         added_case("polluted_watched", "A notice, then the hook's own body.", polluted),
-        running_gateway(configuration(backend, directory("record") / "hooks.jsonl"), directory("gateway")) as gateway,
+        redis_server() as redis,
+        running_gateway(
+            configuration(backend, directory("record") / "hooks.jsonl", redis.url), directory("gateway")
+        ) as gateway,
         running_gateway(short_lived, directory("secured")) as secured,
         prometheus([gateway.admin, secured.admin, unheard(gone)], directory("prometheus")) as watching,
     ):

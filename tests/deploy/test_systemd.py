@@ -15,6 +15,7 @@ from typing import Final
 import pytest
 
 from gateway.config import Config, SystemdAddress, loads
+from gateway.server import worker_handle
 from tests.support.gateways import ROOT, RunningGateway, running_gateway, wait_until
 from tests.support.programs import require
 
@@ -121,6 +122,10 @@ def test_systemd_waits_longer_for_the_end_than_the_default_drain_lasts() -> None
     # A longer drain is asked for by the gateway itself: see test_notify.py.
     assert float(value("TimeoutStopSec")) >= Config().server.drain_timeout + 10
     assert value("KillMode") == "mixed"  # or the workers would be told by systemd too, at the same time
+
+
+def test_systemd_waits_longer_for_the_start_than_the_gateway_for_its_workers() -> None:
+    assert float(value("TimeoutStartSec")) >= worker_handle._START_LIMIT + 20
 
 
 def test_the_journal_takes_a_line_of_every_hook() -> None:

@@ -19,9 +19,9 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from tests.support.gateways import ROOT, STOP_LIMIT, RunningGateway, running_gateway, wait_until
+from tests.support.gateways import ROOT, START_LIMIT, STOP_LIMIT, RunningGateway, running_gateway, wait_until
 from tests.support.pacing import Callers, Mode, PacedBackend, configuration, hook_body, volley
-from tests.support.programs import missing, require
+from tests.support.programs import free_port, missing, require
 
 FAKETIME: Final = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 
@@ -41,13 +41,6 @@ def statuses(gateway: RunningGateway, count: int = 1, app: str = "a") -> set[int
     return {answer.status for answer in volley(gateway, [hook_body(app) for _ in range(count)])}
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago."""
-    with contextlib.ExitStack() as stack:
-        socks = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [sock.getsockname()[1] for sock in socks]
-
-
 @contextlib.contextmanager
 def started(
     backend: PacedBackend,
@@ -58,7 +51,7 @@ def started(
     **server: Any,
 ) -> Iterator[RunningGateway]:
     """A gateway whose log goes where the test wants it; the test chooses its ports, since it cannot read them."""
-    hooks, admin = (f"127.0.0.1:{port}" for port in free_ports(2))
+    hooks, admin = (f"127.0.0.1:{free_port()}" for _ in range(2))
     config, log = directory / "gateway.yaml", directory / "gateway.log"
     config.write_text(config_for(backend, server={"listen": hooks, "admin": admin, **server}))
     with log.open("ab") as own:
@@ -71,7 +64,7 @@ def started(
         )
     gateway = RunningGateway(process, config, log, hooks, admin)
     try:
-        assert wait_until(lambda: process.poll() is not None or is_ready(gateway), 20)
+        assert wait_until(lambda: process.poll() is not None or is_ready(gateway), START_LIMIT)
         assert process.poll() is None, log.read_text()
         yield gateway
     finally:

@@ -99,7 +99,7 @@ def test_the_configuration_for_operators_is_one_that_haproxy_takes_without_a_com
 
 @pytest.mark.slow
 def test_a_rolling_restart_under_load_loses_no_hook_and_doubles_none(backend: FaultyBackend, tmp_path: Path) -> None:
-    ports = iter(distinct_ports(4))
+    ports = iter([free_port() for _ in range(4)])
     url = backend.url_of("slowly")
     places = [Place(tmp_path / name, next(ports), next(ports), url, workers) for workers, name in ((1, "a"), (2, "b"))]
     with contextlib.ExitStack() as stack:
@@ -140,10 +140,3 @@ def test_a_rolling_restart_under_load_loses_no_hook_and_doubles_none(backend: Fa
     repeated = max(0, requests - len(load.results))
     assert seen_ids.total() - len(seen_ids) <= repeated
     assert repeated == 0  # for nobody has closed its connections
-
-
-def distinct_ports(count: int) -> list[int]:
-    ports: set[int] = set()
-    while len(ports) < count:
-        ports.add(free_port())
-    return list(ports)

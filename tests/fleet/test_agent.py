@@ -24,19 +24,21 @@ async def test_one_alone_and_then_another_with_another_configuration(server: Red
     assert values(metrics) == {
         "gateway_state_up": 0, "gateway_state_late_total": 0, "gateway_fleet_replicas": 0,
         "gateway_fleet_config_mismatch": 0, 'gateway_state_degraded{feature="orders"}': 1,
+        'gateway_state_degraded{feature="limits"}': 1,
     }  # fmt: skip
     async with agent.running():
         await until(lambda: len(agent.members) == 1)
         assert values(metrics)["gateway_state_up"] == 1
         assert values(metrics)["gateway_fleet_replicas"] == 1
         assert values(metrics)['gateway_state_degraded{feature="orders"}'] == 0
+        assert values(metrics)['gateway_state_degraded{feature="limits"}'] == 0
         other = FleetAgent(state(server.url), PlainLocal("other", revision="def"), Metrics("1.0"))
         async with other.running():
             await until(lambda: len(agent.members) == 2)
             assert values(metrics)["gateway_fleet_config_mismatch"] == 1
             assert agent.status() == {
                 "url": f"redis://127.0.0.1:{server.port}/0", "up": True, "error": None, "dedupe": False, "replicas": 2,
-                "stale": False,
+                "stale": False, "limits": {"degraded": False, "divided_by": 2, "shares": []},
             }  # fmt: skip
         await until(lambda: len(agent.members) == 1)
         assert values(metrics)["gateway_fleet_config_mismatch"] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.fleet.claim_script import CLAIM, CLAIMS, DECIDED, END, MINE, TAKEN
-from tests.support.redis import RedisServer, redis_server
+from tests.support.redis import RedisServer, ask, redis_server
 
 KEY = "wcs:claim:x"
 PROCESSES = ("p", "q", "r")
@@ -18,7 +19,9 @@ PROCESSES = ("p", "q", "r")
 
 @pytest.fixture(scope="module")
 def redis() -> Iterator[RedisServer]:
-    with redis_server() as running:
+    """A server, and on it the channel of each process."""
+    with redis_server() as running, socket.create_connection(("127.0.0.1", running.port)) as listening:
+        ask(listening, "SUBSCRIBE", *(f"wcs:verdicts:{process}" for process in PROCESSES))
         yield running
 
 
@@ -81,7 +84,7 @@ def test_the_script_does_what_the_model_says(redis: RedisServer, actions: list[t
         if kind == CLAIM:
             (process,) = words
             tokens.append(token := f"{process}.1:{len(tokens)}")
-            found = run(redis, CLAIM, token, process, 60_000, "wcs:alive:")
+            found = run(redis, CLAIM, token, process, 60_000, "wcs:alive:", "wcs:verdicts:")
             assert tuple(found[:2]) == model.claim(token, process)
             assert found[0] != DECIDED or bool(found[2]) is model.kept
         elif kind == END:
@@ -96,9 +99,19 @@ def test_the_script_does_what_the_model_says(redis: RedisServer, actions: list[t
     assert redis.command("EXISTS", KEY) == (model.owner is not None)
 
 
+def test_one_that_asks_again_has_the_hook_of_an_owner_that_hears_nothing_any_more(redis: RedisServer) -> None:
+    redis.command("FLUSHALL")
+    redis.command("SET", "wcs:alive:gone.1", "")
+    run(redis, CLAIM, "gone.1:1", "gone", 5_000, "wcs:alive:", "wcs:verdicts:")
+    asks = (CLAIM, "p.1:1", "p", 5_000, "wcs:alive:", "wcs:verdicts:")
+    assert run(redis, *asks) == [TAKEN]  # it may have begun a moment ago
+    assert run(redis, CLAIM, "q.1:1", "q", 5_000, "wcs:alive:", "wcs:verdicts:") == [TAKEN]
+    assert run(redis, *asks) == [MINE]
+
+
 def test_a_claim_ends_by_itself(redis: RedisServer) -> None:
     redis.command("FLUSHALL")
-    run(redis, CLAIM, "p.1:1", "p", 5_000, "wcs:alive:")
+    run(redis, CLAIM, "p.1:1", "p", 5_000, "wcs:alive:", "wcs:verdicts:")
     assert 0 < redis.command("PTTL", KEY) <= 5_000
     run(redis, END, "p.1:1", b"yes", 90_000, "1", "wcs:verdicts:", b"V")
     assert 5_000 < redis.command("PTTL", KEY) <= 90_000

@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.fleet.local import Demand, Description
+from gateway.fleet.local import Description
 
 texts = st.text(max_size=20)
 descriptions = st.builds(
@@ -32,4 +32,3 @@ def test_what_an_earlier_version_does_not_say_has_a_default() -> None:
     said = {"name": "n", "version": "v", "revision": "r", "admin": "h:1", "since": 1.0}
     description = msgspec.convert(said, Description)
     assert (description.drained, description.phase, description.store) == (False, "ready", None)
-    assert msgspec.convert({}, Demand) == Demand()

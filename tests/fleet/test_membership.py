@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from gateway.config.sections.state import StateConfig
-from gateway.fleet.local import Demand
 from gateway.fleet.membership import LIFETIME, Member, Membership, describe_member, reachable_address
+from gateway.fleet.shares import Entry
 from tests.support.redis import PASSWORD, USER, RedisServer, acl_options, redis_server
 
 from .links import linked, state, until
@@ -44,20 +44,31 @@ async def die(membership: Membership) -> None:
 
 async def test_two_see_each_other_and_what_they_say(server: RedisServer) -> None:
     one, other = PlainLocal("one"), PlainLocal("other")
-    one.wanted = Demand(rates={"a": 12.5})
     changes: list[list[str]] = []
     async with joined(state(server.url), one) as first:
         first.on_change.append(lambda members: changes.append(sorted(it.description.name for it in members.values())))
         await until(lambda: names(first) == ["one"])
         async with joined(state(server.url), other) as second:
             await until(lambda: names(first) == names(second) == ["one", "other"])
-            assert second.members[first.id].demand.rates == {"a": 12.5}
             assert first.members[second.id].description == other.description
             assert not first.stale
         await until(lambda: names(first) == ["one"])
         assert first.members[first.id].beat > 0
     assert changes == [["one"], ["one", "other"], ["one"]]
     assert server.keys() <= {"wcs:probe"}
+
+
+async def test_they_see_what_others_say_of_limits(server: RedisServer) -> None:
+    entries = {"rate:a": Entry(100.0, 12.5, 50.0)}
+
+    async def say() -> dict[str, Entry]:
+        return entries
+
+    async with joined(state(server.url), PlainLocal("one")) as first:
+        first.entries = say
+        async with joined(state(server.url), PlainLocal("other")) as second:
+            await until(lambda: first.id in second.members and second.members[first.id].limits == entries)
+            assert second.members[second.id].limits == {}
 
 
 async def test_who_leaves_in_order_is_gone_at_once(server: RedisServer) -> None:

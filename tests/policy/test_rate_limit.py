@@ -89,6 +89,15 @@ def test_the_workers_parts_make_up_the_whole(rate: Rate, workers: int) -> None:
     assert part.burst * workers <= max(rate.burst, workers)
 
 
+@given(RATES, st.floats(0.001, 1.0))
+def test_a_part_of_a_rate_has_the_same_part_of_its_burst(rate: Rate, part: float) -> None:
+    scaled = rate.scaled(rate.per_second * part)
+    assert scaled.per_second == rate.per_second * part
+    assert 1 <= scaled.burst <= max(1, rate.burst * part + 1e-6)
+    assert scaled.burst >= rate.burst * part - 1
+    assert rate.scaled(rate.per_second) == rate
+
+
 # --- the bucket ---
 
 
@@ -204,3 +213,37 @@ def test_a_lower_burst_leaves_no_debt() -> None:
     limiter.configure(Rate(1.0, 2))
     assert not limiter.take(0.5)
     assert limiter.take(1.0)
+
+
+@given(RATES, st.lists(st.tuples(st.floats(0.0, 5.0), st.floats(0.01, 1.0), st.integers(0, 100)), max_size=50))
+def test_a_share_that_changes_yields_no_more_than_the_first_burst_and_what_each_share_brings(
+    whole: Rate, steps: list[tuple[float, float, int]]
+) -> None:
+    rate, now, passed = whole, 0.0, 0
+    limiter, allowed = Limiter(rate, now), float(rate.burst)
+    for seconds, part, hooks in steps:
+        now += seconds
+        allowed += seconds * rate.per_second
+        passed += sum(limiter.take(now) for _ in range(hooks))
+        rate = whole.scaled(whole.per_second * part)
+        limiter.rescale(rate, now)
+        assert passed <= allowed + LITTLE
+        passed_at_once = sum(limiter.take(now) for _ in range(rate.burst + 1))
+        passed += passed_at_once
+        assert passed_at_once <= rate.burst
+
+
+def test_a_share_that_comes_and_goes_gives_nothing_each_time() -> None:
+    limiter = Limiter(Rate(80.0, 80), 0.0)
+    assert sum(limiter.take(0.0) for _ in range(100)) == 80
+    for _ in range(10):
+        limiter.rescale(Rate(20.0, 20), 0.0)
+        limiter.rescale(Rate(80.0, 80), 0.0)
+    assert not limiter.take(0.0)
+
+
+def test_an_idle_replica_whose_share_grows_gets_the_rate_at_once_and_the_burst_in_time() -> None:
+    limiter = Limiter(Rate(1.0, 1), 0.0)
+    limiter.rescale(Rate(100.0, 100), 60.0)
+    assert sum(limiter.take(60.0) for _ in range(100)) == 1
+    assert sum(limiter.take(60.5) for _ in range(100)) == 50

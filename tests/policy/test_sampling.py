@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
@@ -17,6 +18,12 @@ def hook_of(**fields: Any) -> Hook:
     return parse_hook(json.dumps({"appKey": "a", "nodeId": "n", **fields}).encode())
 
 
+@functools.cache
+def hooks_of(form: str) -> list[Hook]:
+    """Of ten thousand sessions whose ids have this form."""
+    return [hook_of(sessionId=form % number) for number in range(10_000, 20_000)]
+
+
 @given(st.text(min_size=1, max_size=20), st.floats(0.001, 1.0), st.lists(st.text(max_size=5), max_size=5))
 def test_of_a_session_all_hooks_are_in_it_or_none(session: str, part: float, calls: list[str]) -> None:
     sample = Sample(part)
@@ -28,7 +35,7 @@ def test_of_a_session_all_hooks_are_in_it_or_none(session: str, part: float, cal
 @pytest.mark.parametrize("form", ["%d", "/192.0.2.1:%d/127.0.0.1:8080", "%08x-0000-4000-8000-000000000000"])
 def test_it_has_the_share_that_was_asked_for_however_sessions_are_numbered(form: str, part: float) -> None:
     sample = Sample(part)
-    taken = sum(sample.takes(hook_of(sessionId=form % number), "r") for number in range(10_000, 20_000))
+    taken = sum(sample.takes(hook, "r") for hook in hooks_of(form))
     assert abs(taken / 10_000 - part) < 0.02
 
 

@@ -123,7 +123,8 @@ def test_a_verdict_is_kept_no_longer_than_dedupe_says(gateway: RunningGateway, b
 def test_a_hook_that_a_backend_had_gets_the_same_verdict_again_though_it_failed(
     gateway: RunningGateway, backend: PacedBackend, mode: Mode
 ) -> None:
-    serve(gateway, {"u": {"url": backend.url}}, {"a": {**APP, "timeout": "300ms"}}, defaults=ON)
+    timeout = "1s" if mode is Mode.HOLD else "14s"
+    serve(gateway, {"u": {"url": backend.url}}, {"a": {**APP, "timeout": timeout}}, defaults=ON)
     backend.mode = mode
     body = hook_body("a")
     first = ask(gateway, body)
@@ -151,14 +152,15 @@ def test_a_hook_that_never_reached_a_backend_may_ask_again(gateway: RunningGatew
 def test_a_hook_refused_by_an_open_breaker_or_a_limit_may_ask_again(
     gateway: RunningGateway, backend: PacedBackend
 ) -> None:
-    upstream = {"url": backend.url, "breaker": {"failures": 1, "open_for": "300ms"}}
+    upstream = {"url": backend.url, "breaker": {"failures": 1, "open_for": "1h"}}
     serve(gateway, {"u": upstream}, {"a": {**APP, "max_in_flight": 1}}, defaults=ON)
     backend.mode = Mode.UNAVAILABLE
     assert ask(gateway, hook_body("a")).status == 403
     body = hook_body("a")
     assert source(gateway, ask(gateway, body)) == ("fallback", "unreachable")
     backend.mode = Mode.OK
-    assert wait_until(lambda: ask(gateway, body).status == 200)
+    assert gateway.post(f"/api/upstreams/u/{backend.name}/restore").json()["result"] == "restored"
+    assert ask(gateway, body).status == 200
     backend.mode = Mode.HOLD
     held = Volley(gateway, [hook_body("a")])
     assert wait_until(lambda: backend.held == 1)

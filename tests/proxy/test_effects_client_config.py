@@ -13,6 +13,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
+from tests.server.workers.processes import OUTAGE
 from tests.support.faulty import FaultyBackend, Step, Turn, added_case, refused_port, reply
 from tests.support.gateways import RunningGateway, running_gateway, wait_until
 from tests.support.programs import apache_php
@@ -304,7 +305,7 @@ def test_a_session_is_known_to_all_workers_and_outlives_each_of_them(backend: Fa
         assert workers == set(first), "by chance, of one in a million, all connections reached one worker"
         for pid in first:
             os.kill(pid, signal.SIGKILL)
-        assert wait_until(lambda: fresh(gateway, first), 20), gateway.log.read_text()
+        assert wait_until(lambda: fresh(gateway, first), OUTAGE), gateway.log.read_text()
         assert_all_known(gateway, sessions)
         late = Session(gateway, "enforce")
         spread(gateway, late, "connect", answer=LOG)

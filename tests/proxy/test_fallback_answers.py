@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any, Final
 
 import httpx
@@ -182,7 +183,7 @@ def test_a_session_that_does_not_let_the_field_be_overwritten_is_told_of(
     before = ineffective(gateway, "warn")
     line = session.line("OnCallEvent", callee="1")
     assert (line["changed_fields"], line["ignored_fields"]) == ("callee", "callee")
-    assert ineffective(gateway, "warn") == before + 1
+    assert wait_until(lambda: ineffective(gateway, "warn") == before + 1)
     call = gateway.get(f"/api/decisions/{line['request_id']}").json()
     assert call["ignored_fields"] == "callee"
     found = gateway.get("/api/decisions", params={"ineffective": 1, "request_id": line["request_id"]}).json()[
@@ -256,7 +257,8 @@ def test_what_rules_or_the_gateway_itself_need_is_told_of_where_it_is_left_out(
     call = gateway.get(f"/api/decisions/{line['request_id']}").json()
     assert call["excluded"] == excluded
     for field in {name.split(".")[1] for name in (excluded or "").split(",") if name}:
-        assert gateway.metric("gateway_excluded_fields_total", app="blind", field=field) >= 1
+        counted = partial(gateway.metric, "gateway_excluded_fields_total", app="blind", field=field)
+        assert wait_until(counted)
 
 
 def test_an_app_without_such_rules_is_not_blinded(gateway: RunningGateway) -> None:

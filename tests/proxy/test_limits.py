@@ -86,12 +86,12 @@ def test_a_target_never_has_more_hooks_than_max_connections(gateway: RunningGate
 def test_a_hook_that_could_not_be_answered_in_time_is_not_kept_waiting(
     gateway: RunningGateway, backend: PacedBackend
 ) -> None:
-    serve(gateway, {"u": {"url": backend.url, "max_connections": 1}}, {"a": {"upstream": "u", "timeout": "1s"}})
-    backend.delay = 0.25
+    serve(gateway, {"u": {"url": backend.url, "max_connections": 1}}, {"a": {"upstream": "u", "timeout": "3s"}})
+    backend.delay = 0.75
     assert [answer.status for _ in range(3) for answer in volley(gateway, hooks("a", 1))] == [200] * 3
     answers = volley(gateway, hooks("a", 12))
     why = reasons(gateway, answers)
-    assert why["overload"] >= 8  # four times 250 ms are all of a second
+    assert why["overload"] >= 8  # four times 750 ms are all of three seconds
     assert why["ok"] >= 1
     refused = [answer for answer in answers if answer.status == 403]
     assert {answer.proxy_error for answer in refused} <= {"connection_limit_reached", "http_response_timeout"}
@@ -112,7 +112,7 @@ def test_a_hook_that_had_to_queue_has_its_whole_time_to_connect(gateway: Running
 
 def test_a_full_queue_is_no_failure_of_the_target(gateway: RunningGateway, backend: PacedBackend) -> None:
     upstream = {"url": backend.url, "max_connections": 1, "breaker": {"failures": 2, "open_for": "1h"}}
-    apps = {"long": {"upstream": "u", "timeout": LONG}, "a": {"upstream": "u", "timeout": "500ms"}}
+    apps = {"long": {"upstream": "u", "timeout": LONG}, "a": {"upstream": "u", "timeout": "2s"}}
     serve(gateway, {"u": upstream}, apps)
     backend.mode = Mode.HOLD
     held = Volley(gateway, hooks("long", 1))

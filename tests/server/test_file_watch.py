@@ -408,17 +408,18 @@ def count_of(gateway: RunningGateway) -> int:
 
 
 def test_a_file_that_is_written_in_two_parts_is_taken_as_a_whole(gateway: RunningGateway) -> None:
-    gateway.reload(served(10))
-    text = served(20)
+    patient = {"settle": "5s"}
+    gateway.reload(served(10, watch=patient))
+    text = served(20, watch=patient)
     cut = text.index("  app-4:")
     with gateway.config.open("w") as file:
         file.write(text[:cut])
         file.flush()
         assert not wait_until(lambda: count_of(gateway) != 10, 0.8)
         file.write(text[cut:])
-    line = gateway.wait_for_line(lambda line: line.get("trigger") == "file changed")
-    assert line["result"] == "success"
-    assert count_of(gateway) == 20
+    assert wait_until(lambda: count_of(gateway) == 20)
+    line = gateway.wait_for_line(lambda line: any("app-10" in change for change in line.get("changes", [])))
+    assert (line["trigger"], line["result"]) == ("file changed", "success")
     assert gateway.reloads("failure") == []
 
 

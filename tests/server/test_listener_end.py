@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import socket
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.gateways import RunningGateway, running_gateway
+from tests.support.gateways import RunningGateway, running_gateway, wait_until
 
 BODY = b'{"appKey":"defaultApp"}'
 HEAD = b"POST /OnCallEvent HTTP/1.1\r\nHost: gw\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
@@ -59,6 +60,10 @@ class Callers:
                 self.lost.append(repr(answer))
 
 
+def has_enough(callers: Callers) -> bool:
+    return callers.answered > CALLERS
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_connection_that_was_made_is_answered_whenever_the_end_comes(tmp_path: Path, workers: int) -> None:
     text = json.dumps(
@@ -74,8 +79,7 @@ def test_a_connection_that_was_made_is_answered_whenever_the_end_comes(tmp_path:
         with running_gateway(text, directory) as gateway:
             callers = Callers(gateway)
             callers.start()
-            time.sleep(0.3)
+            assert wait_until(functools.partial(has_enough, callers))
             assert gateway.stop(signal.SIGTERM) == 0
             callers.join()
         assert callers.lost == []
-        assert callers.answered > CALLERS

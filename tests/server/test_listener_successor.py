@@ -118,6 +118,21 @@ async def test_new_connections_are_served_until_the_old_ones_have_ended_and_then
         await serving
 
 
+async def test_a_process_that_ends_beside_others_leaves_new_connections_to_them_at_once() -> None:
+    app = SlowApp()
+    with socket.create_server(("127.0.0.1", 0), backlog=8) as held:
+        listener, sock = listener_on(held, app)
+        serving = asyncio.create_task(listener.run_until_stopped())
+        await until(lambda: listener.started)
+        old = Client(held, "old")
+        await until(lambda: app.seen == ["old"])
+        listener.stop(others_accept=True)
+        await until(lambda: sock.fileno() == -1)
+        app.event("old").set()
+        assert (await old.answer()).status == 200
+        await serving
+
+
 async def test_the_backlog_that_the_socket_unit_sets_stays() -> None:
     def backlog(sock: socket.socket) -> int:
         """Of a listening socket: tcpi_sacked (tcp(7), linux/tcp.h)."""

@@ -109,7 +109,7 @@ def test_a_backend_whose_answers_had_not_come_when_it_was_held_up_is_not_blamed(
 def test_a_hook_that_comes_on_a_connection_whose_time_ran_out_meanwhile_is_answered(
     backend: PacedBackend, tmp_path: Path
 ) -> None:
-    text = configuration({"u": {"url": backend.url}}, {"a": {"static": "allow"}}, server={"keepalive_timeout": "1s"})
+    text = configuration({"u": {"url": backend.url}}, {"a": {"static": "allow"}}, server={"keepalive_timeout": "3s"})
     hook = b'POST /rest/my_api/OnCallEvent HTTP/1.1\r\nHost: gw\r\nContent-Length: 14\r\n\r\n{"appKey":"a"}'
     with running_gateway(text, tmp_path) as gateway, gateway.connect() as sock:
         for _ in range(2):

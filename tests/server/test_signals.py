@@ -19,7 +19,7 @@ import pytest
 
 from gateway.server.signals import MEANINGS, WORKER_MEANINGS, Meaning, signal_name
 from tests.support.faulty import FaultyBackend, gated_case
-from tests.support.gateways import ROOT, STOP_LIMIT, RunningGateway, running_gateway, wait_until
+from tests.support.gateways import ROOT, START_LIMIT, STOP_LIMIT, RunningGateway, running_gateway, wait_until
 from tests.support.programs import require
 
 HARMLESS: Final = sorted(number for number, meaning in MEANINGS.items() if meaning in (Meaning.IGNORE, Meaning.RELOAD))
@@ -73,7 +73,7 @@ class Started:
         if program is not RUN:
             assert wait_until(lambda: children_of(self.process.pid))
         self.pid = self.process.pid if program is RUN else children_of(self.process.pid)[0]
-        assert wait_until(lambda: holds(self.pid, list(MEANINGS)), 20), self.log.read_text()
+        assert wait_until(lambda: holds(self.pid, list(MEANINGS)), START_LIMIT), self.log.read_text()
 
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
@@ -175,7 +175,7 @@ def test_signals_that_come_again_and_again_while_it_ends_change_neither_its_stat
     workers: int, tmp_path: Path
 ) -> None:
     with started(tmp_path, workers) as gateway:
-        assert wait_until(lambda: gateway.line("ready"))
+        assert wait_until(lambda: gateway.line("ready"), START_LIMIT)
         gateway.process.terminate()
         assert wait_until(lambda: any("stopping" in line.get("message", "") for line in gateway.lines()))
         deadline = time.monotonic() + STOP_LIMIT
@@ -203,7 +203,7 @@ def test_a_signal_that_the_parent_had_blocked_or_ignored_has_its_meaning_all_the
 
     with log, subprocess.Popen([*RUN, "run", "-c", str(path)], stdout=log, cwd=ROOT, preexec_fn=block) as process:  # noqa: PLW1509
         try:
-            assert wait_until(lambda: b'"ready"' in (tmp_path / "log").read_bytes())
+            assert wait_until(lambda: b'"ready"' in (tmp_path / "log").read_bytes(), START_LIMIT)
             (worker, _) = children_of(process.pid)
             os.kill(worker, signal.SIGKILL)
             assert wait_until(lambda: b"signal SIGKILL; it is replaced" in (tmp_path / "log").read_bytes())
@@ -238,7 +238,7 @@ def test_process_1_survives_what_it_ignores_and_leaves_no_orphan_a_zombie(tmp_pa
     with started(tmp_path, 2, AS_FIRST) as gateway:
         for number in HARMLESS:
             os.kill(gateway.pid, number)
-        assert wait_until(lambda: gateway.line("ready")), gateway.log.read_text()
+        assert wait_until(lambda: gateway.line("ready"), START_LIMIT), gateway.log.read_text()
         for number in HARMLESS:
             os.kill(gateway.pid, number)
         workers = children_of(gateway.pid)
@@ -258,18 +258,19 @@ def test_process_1_survives_what_it_ignores_and_leaves_no_orphan_a_zombie(tmp_pa
 # --- the other commands ---
 
 MARKED: Final = """\
+import os
 import sys
 import gateway.cli as cli
 run = cli._run
-cli._run = lambda: (print("held", file=sys.stderr, flush=True), run())
+cli._run = lambda: (print("held", file=sys.stderr, flush=True), os.read(0, 1), run())
 sys.exit(cli.main())
 """
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.05, 0.1, 0.2, 0.4])
+@pytest.mark.parametrize("delay", [None, 0.0, 0.05, 0.1, 0.2, 0.4])
 @pytest.mark.parametrize("command", [["check"], ["schema"], ["explain", "-"]], ids=" ".join)
 def test_ctrl_c_ends_another_command_at_any_moment_without_a_word(
-    command: list[str], delay: float, tmp_path: Path
+    command: list[str], delay: float | None, tmp_path: Path
 ) -> None:
     (tmp_path / "gateway.yaml").write_text(configuration(1))
     process = subprocess.Popen(
@@ -281,11 +282,14 @@ def test_ctrl_c_ends_another_command_at_any_moment_without_a_word(
     assert process.stderr is not None
     with process:
         assert process.stderr.readline() == b"held\n"
-        time.sleep(delay)
+        if delay is not None:  # else it has not begun with what it was told
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            time.sleep(delay)
         process.send_signal(signal.SIGINT)
         status = process.wait(STOP_LIMIT)
         assert (status, process.stderr.read()) in ((130, b""), (-signal.SIGINT, b""), (0, b""))
-        assert status == 130 or delay  # else it may have been done
+        assert status == 130 or delay is not None  # it may have been done
 
 
 def test_another_command_ends_by_sigterm_as_any_program_does(tmp_path: Path) -> None:

@@ -77,6 +77,16 @@ async def test_while_the_gateway_starts_an_event_waits_for_the_store() -> None:
         assert await keeping is None
 
 
+async def test_a_gateway_that_starts_waits_for_its_store_before_it_takes_hooks() -> None:
+    async with serving(known=False) as running, running.client() as client:
+        waiting = asyncio.create_task(client.wait_for_start())
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        await running.start()
+        await waiting
+        assert not client.has_backlog(b"k" * 16), "what waits is known"
+
+
 async def test_while_the_gateway_starts_an_event_waits_no_longer_than_its_deadline() -> None:
     async with serving(known=False) as running, running.client() as client:
         assert await client.keep(event(), soon(0.05)) == NOT_CONNECTED

@@ -105,7 +105,7 @@ class RunningGateway:
         assert len(lines) == 1, lines
         return lines[0]
 
-    def wait_for_line(self, wanted: Callable[[dict[str, Any]], bool], seconds: float = 10.0) -> dict[str, Any]:
+    def wait_for_line(self, wanted: Callable[[dict[str, Any]], bool], seconds: float = 30.0) -> dict[str, Any]:
         """The first log line that is *wanted*."""
         found: dict[str, Any] | None = wait_until(
             lambda: next((line for line in self.lines() if wanted(line)), None), seconds

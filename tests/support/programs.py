@@ -137,11 +137,16 @@ def require(program: str, package: str) -> str:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on; bind it soon, for it is not reserved."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of 127.0.0.1 that nobody listens on. The system picks it for nobody else while this process lives.
+
+    It is bound here, and refuses. A server that names it may listen on it all the same, for servers set SO_REUSEADDR.
+    """
+    reserved = socket.socket()
+    atexit.register(reserved.close)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", 0))
+    port: int = reserved.getsockname()[1]
+    return port
 
 
 @contextmanager

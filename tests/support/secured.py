@@ -24,7 +24,7 @@ IMPATIENT: Final = (
     "hook_service.LOOK_AT_CERTIFICATES_EVERY = 0.1\ncli.main()",
 )
 """The gateway itself, but it looks every 0.1 s whether certificates' files have changed."""
-HANDSHAKE_LIMIT: Final = 0.7
+HANDSHAKE_LIMIT: Final = 2
 """Seconds: read_timeout where a handshake is to run out of time."""
 BODY: Final = b'{"appKey":"defaultApp"}'
 HOOK: Final = b"POST /rest/my_api/OnCallEvent HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (

@@ -22,7 +22,7 @@ from tests.support.pacing import (
 )
 
 APPS = {"a": {"upstream": "u", "timeout": "10s"}}
-CHECK = {"path": "/alive", "interval": "100ms", "timeout": "90ms"}
+CHECK = {"path": "/alive", "interval": "300ms", "timeout": "300ms"}
 FOREVER = "1h"
 
 
@@ -102,8 +102,8 @@ def test_a_target_that_refuses_connections_is_ejected_and_comes_back(
 
 def test_one_failed_check_between_good_ones_ejects_nobody(gateway: RunningGateway, backend: PacedBackend) -> None:
     backend.checks = lambda number: Mode.ERROR if number % 2 else Mode.OK
-    serve(gateway, checked(backend), APPS)
-    assert wait_for_checks(backend, 10)
+    serve(gateway, checked(backend, interval="1s", timeout="1s"), APPS)
+    assert wait_for_checks(backend, 5)
     assert gateway.metric("gateway_target_ejections_total", target=backend.name) == 0
     assert status(gateway) == 200
 
@@ -164,6 +164,7 @@ def test_checks_end_with_the_reload_that_takes_them_away(gateway: RunningGateway
     assert wait_for_checks(backend, 2)
     del upstreams["u"]["health"]
     serve(gateway, upstreams, APPS)
+    assert wait_until(lambda: not backend.is_connected)  # a check that was under way has arrived by then
     assert status(gateway) == 200
     asked = len(backend.check_requests)
     assert not wait_until(lambda: len(backend.check_requests) > asked, 0.5)
@@ -174,10 +175,10 @@ def test_checks_end_with_the_target_that_a_reload_takes_away(gateway: RunningGat
         serve(gateway, checked(goes, stays), APPS)
         assert wait_for_checks(goes, 2)
         serve(gateway, checked(stays), APPS)
+        assert wait_until(lambda: not goes.is_connected)  # a check that was under way has arrived by then
         asked = len(goes.check_requests)
         assert wait_for_checks(stays, 3)
         assert len(goes.check_requests) == asked
-        assert wait_until(lambda: not goes.is_connected)
         take(gateway, EMPTY)
 
 

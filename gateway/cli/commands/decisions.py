@@ -22,12 +22,14 @@ from gateway.cli import render
 from gateway.cli.client import (
     AdminError,
     AdminOption,
+    FleetOption,
     Gateway,
     JsonOption,
     NoAnswer,
     Parameter,
     TokenOption,
     WatchedConfig,
+    fleet_parameter,
     gateway_at,
 )
 from gateway.cli.common import BAD_USAGE, fail
@@ -72,6 +74,8 @@ class _Filters:
     failures: bool
     ineffective: bool
     repaired: bool
+    fleet: bool = False
+    """Not a filter: whether all gateways are asked."""
 
     def parameters(self) -> dict[str, Parameter]:
         """The parameters as a query has them: a flag is 1."""
@@ -141,6 +145,7 @@ def decisions(
             help="Search the gateway's JSON log instead: files, also compressed ones; globs; - is standard input.",
         ),
     ] = None,
+    fleet: FleetOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, with a line of headings.")] = False,
     admin: AdminOption = None,
     token_file: TokenOption = None,
@@ -152,6 +157,7 @@ def decisions(
         app=app, method=method, verdict=verdict, source=source, reason=reason, call_id=call_id, session_id=session_id,
         upstream=upstream, target=target, q=search, since=since, until=until, rule=rule, shadow=shadow,
         caller=caller, callee=callee, failures=failures, ineffective=ineffective, repaired=repaired,
+        fleet=fleet,
     )  # fmt: skip
     if as_json and as_csv:
         fail("use either --json or --csv, not both", BAD_USAGE)
@@ -159,11 +165,13 @@ def decisions(
     if from_log:
         if follow:
             fail("--follow cannot be combined with --from-log: tail -f the log instead", BAD_USAGE)
+        if fleet:
+            fail("--fleet cannot be combined with --from-log: name the logs of all gateways", BAD_USAGE)
         _search_log(from_log, filters, request_id, limit, form)
         return
     with gateway_at(admin, token_file, config) as gateway:
         if request_id is not None:
-            _show_one(gateway, request_id, as_json=as_json)
+            _show_one(gateway, request_id, fleet=fleet, as_json=as_json)
             return
         printer = _Printer(form)
         # What is not new when following begins is known, whether it is shown or not.
@@ -191,6 +199,7 @@ def _find(gateway: Gateway, filters: _Filters, limit: int) -> Json:
             )
             found["decisions"] += page["decisions"]
             found["history"]["error"] = found["history"]["error"] or page["history"]["error"]
+            found["replicas"] = page.get("replicas")
     return found
 
 
@@ -201,8 +210,8 @@ class _Printer:
         self._print = decision_printer(form)
         self._order: deque[str] = deque()
         self._shown: set[str] = set()
-        self._missing: list[int] = []
-        """Workers whose decisions were missing in the last answer."""
+        self._missing: set[str] = set()
+        """Whose decisions were missing in the last answer."""
         self.newest = ""
         """When the newest decision began, as RFC 3339."""
         self._error: str | None = None
@@ -216,10 +225,10 @@ class _Printer:
             if number > len(new) - limit:
                 self._print(decision)
         sys.stdout.flush()
-        for pid in found["incomplete"]:
-            if pid not in self._missing:
-                print_note(f"worker {pid} did not answer in time: its decisions are missing here")
-        self._missing = found["incomplete"]
+        missing = dict(_missing(found))
+        for who in missing.keys() - self._missing:
+            print_note(f"{who} {missing[who]}: its decisions are missing here")
+        self._missing = set(missing)
         error = found["history"]["error"]
         if error is not None and error != self._error:
             print_note(f"the history is missing here: {plain(error)}")
@@ -233,6 +242,22 @@ class _Printer:
         self._order.append(request_id)
         if len(self._order) > _REMEMBERED:
             self._shown.discard(self._order.popleft())
+
+
+def _missing(found: Json) -> Iterable[tuple[str, str]]:
+    """Whose decisions are missing in an answer, and why."""
+    for pid in found["incomplete"]:
+        yield f"worker {pid}", "did not answer in time"
+    for replica in found.get("replicas") or ():
+        if replica["error"] is not None:
+            yield f"gateway {plain(replica['name'])}", f"gave no answer ({_reason(replica['error'])})"
+        for pid in replica["incomplete"]:
+            yield f"worker {pid} of gateway {plain(replica['name'])}", "did not answer in time"
+
+
+def _reason(error: str) -> str:
+    """The error of a gateway without figures that change from one answer to the next."""
+    return plain(error.partition(" for ")[0] if error.startswith("lost") else error)
 
 
 def nothing_found(found: Json) -> Iterable[str]:
@@ -260,7 +285,7 @@ def _follow(gateway: Gateway, filters: _Filters, printer: _Printer) -> None:
         time.sleep(_LOOK_EVERY)
         parameters = {**filters.parameters(), "since": _since(printer.newest, earliest)}
         try:
-            found = gateway.get("/api/decisions", limit=_AT_ONCE, **parameters)
+            found = (gateway.search if filters.fleet else gateway.get)("/api/decisions", limit=_AT_ONCE, **parameters)
         except NoAnswer as exc:
             if connected:
                 print_note(f"no connection to {gateway.url} ({exc}), retrying")
@@ -283,12 +308,15 @@ def _since(newest: str, earliest: float | None) -> str | None:
     return f"{max(times):.3f}" if times else None
 
 
-def _show_one(gateway: Gateway, request_id: str, *, as_json: bool) -> None:
+def _show_one(gateway: Gateway, request_id: str, *, fleet: bool, as_json: bool) -> None:
+    wanted = fleet_parameter(fleet)
     with gateway.or_fail():
-        found = gateway.search("/api/decisions", request_id=request_id, limit=1)
+        found = gateway.search("/api/decisions", request_id=request_id, limit=1, **wanted)
+        for who, why in _missing(found):
+            print_note(f"{who} {why}")
         if not found["decisions"]:
             raise AdminError(404, _not_found(request_id, found))
-        decision = gateway.search(f"/api/decisions/{quote(found['decisions'][0]['request_id'], safe='')}")
+        decision = gateway.search(f"/api/decisions/{quote(found['decisions'][0]['request_id'], safe='')}", **wanted)
     _print_one(decision, as_json=as_json)
 
 

@@ -9,9 +9,18 @@ from collections.abc import Iterable
 from rich.table import Table
 from rich.text import Text
 
-from gateway.cli import render, render_insights, render_spool
-from gateway.cli.client import AdminOption, JsonOption, TokenOption, WatchedConfig, gateway_at
-from gateway.cli.describe_state import state_line
+from gateway.cli import render, render_fleet, render_insights, render_spool
+from gateway.cli.client import (
+    AdminOption,
+    FleetOption,
+    Gateway,
+    JsonOption,
+    TokenOption,
+    WatchedConfig,
+    fleet_parameter,
+    gateway_at,
+)
+from gateway.cli.describe_state import limits_line, state_line
 from gateway.cli.render import Json, clock, milliseconds, plain, rate
 from gateway.model.text import plural
 
@@ -21,25 +30,55 @@ _WINDOW = 2.0
 
 
 def status(
-    admin: AdminOption = None, token_file: TokenOption = None, config: WatchedConfig = None, as_json: JsonOption = False
+    fleet: FleetOption = False,
+    admin: AdminOption = None,
+    token_file: TokenOption = None,
+    config: WatchedConfig = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Show the status of a running gateway. Prints hooks, failing apps, targets, store, state and configuration."""
+    """Show the status of a running gateway. Prints hooks, failing apps, targets, the store and the configuration."""
     with gateway_at(admin, token_file, config) as gateway:
-        seen = gateway.get_or_fail("/api/activity", apps=0)["window_seconds"]
+        wanted = fleet_parameter(fleet)
+        seen = gateway.get_or_fail("/api/activity", apps=0, **wanted)["window_seconds"]
         time.sleep(min(_WINDOW, max(0.0, _WINDOW - seen)))  # the first request gets the rates of a moment only
         answers = {
-            "activity": gateway.get_or_fail("/api/activity", apps=_APPS_SHOWN),
-            "status": gateway.get_or_fail("/api/status"),
-            "upstreams": gateway.get_or_fail("/api/upstreams"),
-            "insights": gateway.get_or_fail("/api/insights", apps=_APPS_SHOWN),
-            "spool": gateway.get_or_fail("/api/spool"),
+            "activity": gateway.get_or_fail("/api/activity", apps=_APPS_SHOWN, **wanted),
+            "status": gateway.get_or_fail("/api/status", **wanted),
+            "upstreams": gateway.get_or_fail("/api/upstreams", **wanted),
+            **(_of_fleet(gateway) if fleet else _of_one(gateway)),
         }
     if as_json:
         print(json.dumps(answers, indent=2))
         return
     console = render.console()
-    for part in _status(**answers):
+    for part in (_fleet_status if fleet else _status)(**answers):
         console.print(part)
+
+
+def _of_one(gateway: Gateway) -> dict[str, Json]:
+    return {
+        "insights": gateway.get_or_fail("/api/insights", apps=_APPS_SHOWN),
+        "spool": gateway.get_or_fail("/api/spool"),
+    }
+
+
+def _of_fleet(gateway: Gateway) -> dict[str, Json]:
+    return {"fleet": gateway.get_or_fail("/api/fleet")}
+
+
+def _fleet_status(activity: Json, status: Json, upstreams: Json, fleet: Json) -> Iterable[Text | Table]:
+    replicas = fleet["replicas"]
+    yield render_fleet.headline(replicas)
+    yield render.hooks(status)
+    yield _line("times", render_fleet.quantiles(activity["total"]))
+    for line in dict.fromkeys(render_fleet.missing([*replicas, *status["replicas"]])):
+        yield Text(line, style="bold red")
+    yield from render_fleet.order_lines(fleet["orders"], fleet["more_orders"])
+    yield Text()
+    yield render_fleet.replicas_table(replicas)
+    yield Text()
+    yield render_fleet.statuses_table(status["replicas"])
+    yield from _apps_and_targets(activity, upstreams)
 
 
 def _status(activity: Json, status: Json, upstreams: Json, insights: Json, spool: Json) -> Iterable[Text | Table]:
@@ -54,6 +93,8 @@ def _status(activity: Json, status: Json, upstreams: Json, insights: Json, spool
     yield Text.assemble((f"{'store':9} ", "dim"), render_spool.summary(spool))
     if (state := state_line(status)) is not None:
         yield Text.assemble((f"{'state':9} ", "dim"), state)
+    if (limits := limits_line(status)) is not None:
+        yield Text.assemble((f"{'limits':9} ", "dim"), limits)
     for problem in render.problems(status):
         yield Text(problem, style="bold red")
     for warning in status["warnings"]:
@@ -61,6 +102,10 @@ def _status(activity: Json, status: Json, upstreams: Json, insights: Json, spool
     if notes := render_insights.notes(insights):
         yield Text()
         yield from notes
+    yield from _apps_and_targets(activity, upstreams)
+
+
+def _apps_and_targets(activity: Json, upstreams: Json) -> Iterable[Text | Table]:
     yield Text()
     yield apps_table(activity["apps"])
     if (more := activity["app_count"] - len(activity["apps"])) > 0:
@@ -69,7 +114,7 @@ def _status(activity: Json, status: Json, upstreams: Json, insights: Json, spool
     targets = render.targets(upstreams)
     yield targets_table(targets)
     for upstream, target in targets:
-        if reason := render.state_reason(target):
+        if reason := "; ".join(filter(None, (render.state_reason(target), render_fleet.not_up_at(target)))):
             style = "dim" if target["state"] == "up" else "red"
             yield Text(f"{upstream} {plain(target['target'])}: {reason}", style=style)
 

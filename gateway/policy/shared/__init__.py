@@ -7,7 +7,7 @@ counted on every hook has a word of each worker's own, and only the sum is read.
 
 from gateway.policy.shared.breakers import SharedBreaker
 from gateway.policy.shared.claims import Claim, Claims
-from gateway.policy.shared.limits import AppLimits, HookCount, SharedLimiter
+from gateway.policy.shared.limits import AppLimits, HookCount, RescaledLimiter, SharedLimiter
 from gateway.policy.shared.memory import Memory
 from gateway.policy.shared.quotas import POLL_EVERY, Quota
 from gateway.policy.shared.supervisor import SharedMemory
@@ -21,6 +21,7 @@ __all__ = [
     "HookCount",
     "Memory",
     "Quota",
+    "RescaledLimiter",
     "SharedBreaker",
     "SharedLimiter",
     "SharedMemory",

@@ -15,6 +15,8 @@ from gateway.policy.shared.names import leave_entry, take_entry
 
 _TAKEN: Final = 1
 _FILLED_AT: Final = 2
+_BURST: Final = 3
+"""In a fleet: the burst that the hooks taken are counted against."""
 
 
 class HookCount(Protocol):
@@ -70,7 +72,7 @@ class SharedLimiter:
         self._at = LIMIT_NAMES.entries + entry * LIMIT_WORDS
         self._lock = LOCK_OF_LIMITS + entry
         self._per_second = rate.per_second
-        self._burst = rate.burst
+        self._burst: float = rate.burst
         self._alone = Limiter(rate.per_worker(memory.workers), now)
         """Used instead while another worker holds the lock because it was stopped."""
 
@@ -97,6 +99,38 @@ class SharedLimiter:
         self._alone.configure(rate.per_worker(self._memory.workers))
 
 
+class RescaledLimiter(SharedLimiter):
+    """The same in a fleet, where the rate is a share that changes. The burst in force is one for all workers."""
+
+    __slots__ = ()
+
+    def __init__(self, memory: Memory, entry: int, rate: Rate, now: float) -> None:
+        super().__init__(memory, entry, rate, now)
+        if not self._floats[self._at + _BURST]:  # else another worker knows the share better than one that starts
+            self._floats[self._at + _BURST] = float(rate.burst)
+
+    def take(self, now: float) -> bool:
+        """Whether one more hook may come now; if so, it is counted."""
+        self._burst = self._floats[self._at + _BURST]
+        return super().take(now)
+
+    def rescale(self, rate: Rate, now: float) -> None:
+        """Become another part of the fleet's rate; the first worker to do so changes what is left for all of them."""
+        self._alone.rescale(rate.per_worker(self._memory.workers), now)
+        locked = self._memory.lock(self._lock)
+        floats, at = self._floats, self._at
+        before = floats[at + _BURST]
+        if now > floats[at + _FILLED_AT]:  # by the rate until now, also where the burst stays
+            floats[at + _TAKEN] = max(0.0, floats[at + _TAKEN] - (now - floats[at + _FILLED_AT]) * self._per_second)
+            floats[at + _FILLED_AT] = now
+        if before != rate.burst:
+            floats[at + _TAKEN] = max(0.0, floats[at + _TAKEN] + rate.burst - before)
+            floats[at + _BURST] = float(rate.burst)
+        self._per_second = rate.per_second
+        if locked:
+            self._memory.unlock(self._lock)
+
+
 class AppLimits:
     """An app's entry in the shared memory, for as long as this worker serves it."""
 
@@ -112,6 +146,12 @@ class AppLimits:
         if self._entry is None:
             return Limiter(rate.per_worker(self._memory.workers), now)
         return SharedLimiter(self._memory, self._entry, rate, now)
+
+    def rescaled_limiter(self, rate: Rate, now: float) -> Limiter | RescaledLimiter:
+        """The same, where the rate is this gateway's share of a fleet's."""
+        if self._entry is None:
+            return Limiter(rate.per_worker(self._memory.workers), now)
+        return RescaledLimiter(self._memory, self._entry, rate, now)
 
     def leave(self) -> None:
         """This worker serves the app no more, and has none of its hooks inside."""

@@ -196,12 +196,12 @@ class Client:
             return body
         if "transfer-encoding" not in headers:
             return self.rest()
-        body = b""
+        parts = []
         while size := int(self.line(), 16):
-            body += self._file.read(size)
+            parts.append(self._file.read(size))
             assert self.line() == b""
         assert self.line() == b""
-        return body
+        return b"".join(parts)
 
     def rest(self) -> bytes:
         """Everything up to the end of the connection, which comes in order; but for the answers' dates."""

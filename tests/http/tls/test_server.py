@@ -16,6 +16,7 @@ from typing import Final
 
 import pytest
 
+from tests.server.workers.processes import OUTAGE
 from tests.support.faulty import Certificates, FaultyBackend, right_answer, tls_backend
 from tests.support.gateways import RunningGateway, read_answer, running_gateway, wait_until
 from tests.support.secured import (
@@ -360,8 +361,8 @@ def test_workers_that_die_while_the_files_are_broken_are_replaced_and_serve_by_t
         victims = gateway.get("/api/status").json()["workers"]
         for pid in victims:
             os.kill(pid, signal.SIGKILL)
-        assert wait_until(lambda: gateway.metric("gateway_worker_deaths_total") == 2, 20)
-        assert wait_until(lambda: gateway.metric("gateway_workers") == 2, 20), gateway.log.read_text()
+        assert wait_until(lambda: gateway.metric("gateway_worker_deaths_total") == 2, OUTAGE)
+        assert wait_until(lambda: gateway.metric("gateway_workers") == 2, OUTAGE), gateway.log.read_text()
         assert not set(gateway.get("/api/status").json()["workers"]) & set(victims)
         assert {serial_shown(gateway, ours) for _ in range(12)} == {serial_of(ours.valid[0])}
         assert is_served(gateway, client(ours))
@@ -387,6 +388,6 @@ def test_a_worker_that_begins_while_a_backend_s_authority_is_broken_on_the_disk_
             authority.write_bytes(b"")
             for pid in gateway.get("/api/status").json()["workers"]:
                 os.kill(pid, signal.SIGKILL)
-            assert wait_until(lambda: gateway.metric("gateway_worker_deaths_total") == 2, 20)
-            assert wait_until(lambda: gateway.metric("gateway_workers") == 2, 20), gateway.log.read_text()
+            assert wait_until(lambda: gateway.metric("gateway_worker_deaths_total") == 2, OUTAGE)
+            assert wait_until(lambda: gateway.metric("gateway_workers") == 2, OUTAGE), gateway.log.read_text()
             assert [gateway.hook(callId=f"after-{number}").status_code for number in range(12)] == [200] * 12

@@ -60,7 +60,7 @@ async def test_of_those_who_wait_for_one_that_is_lost_one_asks(how: str, always_
             first.leave()
         else:
             running.replace(0)
-        done, still = await asyncio.wait(waiting, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+        done, still = await asyncio.wait(waiting, timeout=10.0, return_when=asyncio.FIRST_COMPLETED)
         assert len(done) == len(still) == 1
         assert done.pop().result() is None
         asking = rest[0 if waiting[0].done() else 1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.policy.rate_limit import Limiter, Rate
@@ -47,6 +47,35 @@ def test_another_rate_forgets_nothing_and_a_successor_finds_the_bucket_as_it_was
         assert [limiter.take(running.now) for limiter in (successor, other)] == [True, False]
         other.configure(Rate(1.0, 7))
         assert [other.take(running.now) for _ in range(3)] == [True, True, False]
+
+
+@given(RATES, st.lists(st.tuples(st.integers(0, 2), st.floats(0, 2), st.none() | st.floats(0.01, 1)), max_size=100))
+@example(Rate(0.625, 1), [(0, 0.0, None), (0, 1.25, None), (0, 0.5, 0.5)])
+def test_a_share_of_a_fleet_s_rate_changes_once_for_all_workers(
+    whole: Rate, steps: list[tuple[int, float, float | None]]
+) -> None:
+    with workers(3) as running:
+        buckets = [AppLimits(memory, "app a").rescaled_limiter(whole, running.now) for memory in running.memories]
+        model = Limiter(whole, running.now)
+        for slot, seconds, part in steps:
+            running.now += seconds
+            if part is not None:
+                for limiter in (*buckets[slot:], *buckets[:slot], model):
+                    limiter.rescale(whole.scaled(whole.per_second * part), running.now)
+            assert buckets[slot].take(running.now) is model.take(running.now)
+
+
+def test_a_worker_that_has_not_heard_of_a_smaller_share_yet_lets_no_burst_through() -> None:
+    with workers(2) as running:
+        one, other = (
+            AppLimits(memory, "app a").rescaled_limiter(Rate(80.0, 80), running.now) for memory in running.memories
+        )
+        assert sum(one.take(running.now) for _ in range(100)) == 80
+        one.rescale(Rate(20.0, 20), running.now)
+        assert not other.take(running.now)
+        one.rescale(Rate(80.0, 80), running.now)
+        other.rescale(Rate(80.0, 80), running.now)
+        assert not other.take(running.now)
 
 
 def test_while_the_bucket_is_locked_for_good_each_worker_has_its_share(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,6 +119,7 @@ async def test_a_worker_that_is_lost_while_its_hooks_wait_holds_nobody_up(monkey
         other._quota.note(0, 5)
         echo.go_on.clear()
         tasks = [ask(one, b"1") for _ in range(4)]
+        await until(lambda: echo.held == 1)
         await asyncio.sleep(0.05)
         assert echo.held == 1, "the other one's turn"
         monkeypatch.setattr(Memory, "is_alive", lambda self, owner: False)

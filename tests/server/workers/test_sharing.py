@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import select
 import signal
 import socket
 import time
@@ -46,6 +47,10 @@ class Line:
 
     def ask(self, body: bytes) -> Answer:
         return self.send(body).answer()
+
+    def has_answer(self) -> bool:
+        """Whether some of an answer is here that nobody has read."""
+        return bool(select.select([self._sock], [], [], 0)[0])
 
 
 class Lines:
@@ -128,13 +133,14 @@ def test_the_same_hook_at_two_workers_at_once_is_decided_once(
         assert verdicts[0] == verdicts[1]
         assert verdicts[0][0] == (200 if mode is Mode.OK else 403)
     assert Counter(request.body for request in backend.hooks) == dict.fromkeys(bodies, 1)
-    assert running.metric("gateway_hooks_total", app="a", source="duplicate") >= len(bodies)
+    # A hook is counted once its answer is out.
+    assert wait_until(lambda: running.metric("gateway_hooks_total", app="a", source="duplicate") >= len(bodies))
 
 
 def test_a_repeat_at_another_worker_waits_for_the_verdict_and_gets_it_later_too(
     running: RunningGateway, backend: PacedBackend, lines: Lines
 ) -> None:
-    serve(running, backend, {"a": APP, "b": {**APP, "timeout": "300ms"}, "c": {**APP, "dedupe": "400ms"}})
+    serve(running, backend, {"a": APP, "b": {**APP, "timeout": "1500ms"}, "c": {**APP, "dedupe": "400ms"}})
     (one,), (other,) = lines.each()
     backend.mode = Mode.HOLD
     body = hook_body("a")
@@ -174,21 +180,20 @@ def test_what_no_backend_can_have_seen_may_be_asked_again_at_another_worker(
 def test_a_repeat_whose_first_is_lost_with_its_worker_is_asked_again_within_its_budget(
     tmp_path: Path, backend: PacedBackend, how: signal.Signals
 ) -> None:
-    config = configuration({"u": {"url": backend.url}}, {"a": {**APP, "timeout": "5s"}}, server=SERVER, defaults={})
+    app = {**APP, "timeout": "5s", "dedupe": "5m"}  # longer than a worker may take to be replaced
+    config = configuration({"u": {"url": backend.url}}, {"a": app}, server=SERVER)
     with running_gateway(config, tmp_path) as gateway, contextlib.ExitStack() as stack:
         (one,), (other,) = Lines(gateway, stack).each()
         backend.mode = Mode.HOLD
         body = hook_body("a")
         one.send(body)
         assert wait_until(lambda: backend.held == 1)
-        began = time.monotonic()
         other.send(body)
         assert wait_until(lambda: gateway.metric("gateway_hooks_in_flight", app="a") == 2)
         assert backend.count == 1
         backend.mode = Mode.OK
         os.kill(one.pid, how)
-        assert other.answer().status == 200
-        assert time.monotonic() - began < 5.0
+        assert other.answer().status == 200, "past its budget it would be 403"
         assert [request.body for request in backend.hooks] == [body] * 2
         assert other.ask(body).status == 200
         assert backend.count == 2
@@ -287,16 +292,11 @@ def test_all_workers_together_send_one_probe_and_its_success_lets_all_in(
     before = backend.count
 
     def probed() -> bool:
-        for line in (ones[0], others[0]):
-            line.send(hook_body("a"))
-        time.sleep(0.05)
-        return backend.held > 0
+        asked = [line.send(hook_body("a")) for line in (ones[0], others[0])]
+        assert wait_until(lambda: backend.held > 0 or all(line.has_answer() for line in asked))
+        return backend.held > 0 or not [line.answer() for line in asked]
 
-    for _ in range(100):
-        if probed():
-            break
-        for line in (ones[0], others[0]):
-            line.answer()
+    assert wait_until(probed)
     assert backend.count == before + 1, "one probe"
     for line in (ones[1], others[1]):
         assert "destination_unavailable" in line.ask(hook_body("a")).headers["proxy-status"]

@@ -153,7 +153,7 @@ def test_a_worker_that_hangs_is_replaced_and_a_parent_that_was_held_up_kills_non
             os.kill(held_up.pid, signal.SIGCONT)
         assert not is_alive(victim)
         assert hanging.metric("gateway_worker_deaths_total") == 1
-        assert any("silent" in line["message"] for line in hanging.lines() if "message" in line)
+        hanging.wait_for_line(lambda line: "silent" in line.get("message", ""))
         assert set(status_at_each(hanging, "defaultApp").values()) == {200}
         # Two rounds of asking who lives go by.
         assert not wait_until(lambda: held_up.metric("gateway_worker_deaths_total") > 0, 2.5), held_up.log.read_text()

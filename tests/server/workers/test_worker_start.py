@@ -26,7 +26,8 @@ def children(gateway: RunningGateway) -> set[int]:
 def status(gateway: RunningGateway) -> int | None:
     """What a hook on a new connection is answered with; None while nobody accepts."""
     try:
-        return httpx.post(f"{gateway.url}/OnCallEvent", json={"appKey": "defaultApp"}, trust_env=False).status_code
+        answer = httpx.post(f"{gateway.url}/OnCallEvent", json={"appKey": "defaultApp"}, trust_env=False, timeout=20)
+        return answer.status_code
     except httpx.TransportError:
         return None
 

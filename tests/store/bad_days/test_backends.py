@@ -34,7 +34,7 @@ def test_a_poison_event_becomes_a_dead_letter_and_its_call_goes_on(tmp_path: Pat
         assert wait_until(lambda: gateway.get("/api/spool").json()["dead"] == len(poison))
         tries = [one.redelivery for one in day.backend.received() if one.id in poison]
         assert sorted(map(str, tries)) == ["1", "1", "2", "2", "3", "3"]
-        assert gateway.metric("gateway_spool_dead_total") == len(poison)
+        assert wait_until(lambda: gateway.metric("gateway_spool_dead_total") == len(poison))
 
 
 @pytest.mark.slow

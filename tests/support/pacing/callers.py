@@ -108,6 +108,11 @@ class Volley:
     def _run(self, gateway: RunningGateway, bodies: Sequence[bytes], method: str) -> None:
         self._answers = volley(gateway, bodies, method)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether all of them are answered."""
+        return not self._thread.is_alive()
+
     def answers(self) -> list[Answered]:
         self._thread.join(2 * _PATIENCE)
         return self._answers

@@ -106,12 +106,11 @@ BATCH: Final = 50
 
 
 def configuration(backend: FaultyBackend, unknown_app: str) -> str:
-    apps: dict[str, dict[str, str]] = {name: {"upstream": name, "timeout": "300ms"} for name in CASES}
+    apps: dict[str, dict[str, str]] = {name: {"upstream": name, "timeout": "10s"} for name in CASES}
     apps["blocked"] = {"static": "reject"}
     apps["all others"] = {"static": "allow"}
-    for name in ("ok", "close_after_idle"):
-        apps[name]["timeout"] = "5s"
-    apps["down"] = {"upstream": "down", "timeout": "5s"}
+    apps["hang"]["timeout"] = "300ms"
+    apps["down"] = {"upstream": "down", "timeout": "10s"}
     upstreams: dict[str, dict[str, Any]] = {name: {"url": backend.url_of(name)} for name in CASES}
     breaker = {"failures": FAILURES, "window": "1m", "open_for": "1m"}
     upstreams["down"] = {"url": backend.url_of("close_without_a_byte"), "breaker": breaker}
