@@ -87,7 +87,7 @@ EXPECTED: Final = [(200, MEDIA), (403, STRANGER), (200, "::1")]
 
 FORWARDS: Final = "source 127.0.0.6"
 """On the server's line: the gateway sees a proxy that is trusted."""
-BOTH: Final = {"proxy_protocol": ["127.0.0.1"], "trusted_proxies": ["127.0.0.6", "127.0.0.7"]}
+BOTH: Final[dict[str, Any]] = {"proxy_protocol": ["127.0.0.1"], "trusted_proxies": ["127.0.0.6", "127.0.0.7"]}
 
 
 @pytest.fixture(scope="module")
