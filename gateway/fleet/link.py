@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from gateway.config.sections.state import StateConfig
 from gateway.config.sections.types import format_duration
+from gateway.fleet.lateness import Lateness
 from gateway.fleet.reasons import Away, StateUnavailable, makes_useless, refusal_reason
 from gateway.fleet.scripts import Script
 from gateway.fleet.subscriber import Subscriber
@@ -30,9 +31,6 @@ _DIALER: Final = "gateway.fleet.dial:Dialer"
 """Loaded by name, so that without ``state`` nothing of redis-py is loaded or needed."""
 ANSWER_LIMIT: Final = 1.0
 """Seconds after which a server that has not answered is taken to be gone; the limit of a ``call`` without its own."""
-REST: Final = 1.0
-"""Seconds, more or less, for which callers leave a server alone that was late for them LATE_IN_A_ROW times."""
-LATE_IN_A_ROW: Final = 3
 MAX_PENDING: Final = 10_000
 """Commands that may be unanswered; past it, more are dropped or fail."""
 _BACKOFF: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -40,8 +38,6 @@ _BACKOFF: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 _PROVEN_AFTER: Final = 5.0
 """Seconds after which a connection has proved that it works."""
 _WATCH_EVERY: Final = 0.25
-_CALM_AFTER: Final = 10.0
-"""Seconds without a rest after which a late server is called quick again, so that the log does not repeat itself."""
 _CLOSE_LIMIT: Final = 0.3
 """Seconds at the end for what is unanswered."""
 _AWAY: Final = "the state's server is away"
@@ -106,11 +102,7 @@ class Link:
         self._keeping: asyncio.Task[None] | None = None
         self._watching: asyncio.TimerHandle | None = None
         self._suspect: _Pending | None = None
-        self._late_row = 0
-        self._late_limit = 0.0
-        self._last_late = 0.0
-        self._rest_until = 0.0
-        self._last_rest: float | None = None
+        self._lateness = Lateness()
         self._keep_going = KeepGoing("what follows a change of the state's connection")
 
     def __repr__(self) -> str:
@@ -167,7 +159,7 @@ class Link:
         limit = ANSWER_LIMIT if timeout is None else timeout
         if self._is_blocked():
             raise StateUnavailable(_AWAY)
-        if limit <= self._late_limit and self._loop.time() < self._rest_until:
+        if self._lateness.is_resting(limit, self._loop.time()):
             raise StateUnavailable(self.error or _LATE)
         answer = self._submit(command, self._loop.create_future())
         timer = self._loop.call_later(limit, self._give_up, answer, limit, self._loop.time())
@@ -224,9 +216,13 @@ class Link:
         if not self._pending:
             return self._lose("it sends answers that nothing asked for")
         waiting, sent_at = self._pending.popleft()
-        if self._late_limit and self._loop.time() - sent_at < self._late_limit:
-            self._late_row = 0
-            self._become_quick()
+        now = self._loop.time()
+        if self._lateness.note_answer(now - sent_at, now):
+            self.error = None
+            if self._announce:
+                logger.info(
+                    "state %s answers in time again", self._config.url, extra={"fields": {"event": "state_quick"}}
+                )
         if isinstance(answer, Refused):
             if waiting is not None and not waiting.done():
                 waiting.set_exception(answer)
@@ -237,40 +233,20 @@ class Link:
         return None
 
     def _give_up(self, answer: asyncio.Future[Any], limit: float, sent_at: float) -> None:
-        """Nobody waits for this answer any more. Three in a row, and callers in such a hurry leave the server alone.
-
-        Commands that were on their way together are late together: they count once.
-        """
+        """Nobody waits for this answer any more."""
         if answer.done():
             return
         answer.set_exception(StateUnavailable(_LATE))
         self._on_late()
-        if sent_at < self._last_late:
-            return
-        self._last_late = self._loop.time()
-        self._late_row += 1
-        self._late_limit = max(self._late_limit, limit) if self._late_row > 1 else limit
-        if self._late_row >= LATE_IN_A_ROW:
-            self._rest(limit)
-
-    def _rest(self, limit: float) -> None:
-        now = self._loop.time()
-        self._late_row = LATE_IN_A_ROW - 1  # after the rest, the next late answer is enough for another one
-        self._rest_until = now + REST * random.uniform(0.75, 1.25)  # noqa: S311 - not a secret
-        was_calm, self._last_rest = self._last_rest is None, now
-        self.error = f"it answers later than {format_duration(limit)}"
-        if was_calm and self._announce:
+        jitter = random.uniform(0.75, 1.25)  # noqa: S311 - not a secret
+        has_become_slow = self._lateness.note_late(limit, sent_at, self._loop.time(), jitter)
+        if self._lateness.limit:
+            self.error = f"it answers later than {format_duration(self._lateness.limit)}"
+        if has_become_slow and self._announce:
             logger.warning(
                 "state %s is slow (%s): what cannot wait longer is decided without it", self._config.url, self.error,
                 extra={"fields": {"event": "state_slow"}},
             )  # fmt: skip
-
-    def _become_quick(self) -> None:
-        if self._last_rest is None or self._loop.time() - self._last_rest < _CALM_AFTER:
-            return
-        self._last_rest, self._late_limit, self.error = None, 0.0, None
-        if self._announce:
-            logger.info("state %s answers in time again", self._config.url, extra={"fields": {"event": "state_quick"}})
 
     def _watch(self) -> None:
         """Look for a command that is unanswered for too long: twice, for it may have been this process that stood."""
@@ -383,7 +359,7 @@ class Link:
                 answer.set_exception(StateUnavailable(reason))
 
     def _announce_up(self) -> None:
-        self.error, self._late_row, self._late_limit, self._rest_until, self._last_rest = None, 0, 0.0, 0.0, None
+        self.error, self._lateness = None, Lateness()
         if self._announce and self._announced is not True:
             logger.info("state %s is up", self._config.url, extra={"fields": {"event": "state_up"}})
         self._announced = True

@@ -7,7 +7,8 @@ import logging
 
 import pytest
 
-from gateway.fleet.link import ANSWER_LIMIT, LATE_IN_A_ROW, MAX_PENDING, Link
+from gateway.fleet.lateness import IN_A_ROW
+from gateway.fleet.link import ANSWER_LIMIT, MAX_PENDING, Link
 from gateway.fleet.reasons import StateUnavailable
 from gateway.fleet.scripts import Script
 from tests.support.redis import RedisServer, redis_server
@@ -100,17 +101,17 @@ async def test_those_in_a_hurry_leave_a_slow_server_alone(
         await link.start()
         await until(lambda: link.up)
         relay.delay = 0.02
-        for _ in range(LATE_IN_A_ROW):
+        for _ in range(IN_A_ROW):
             with pytest.raises(StateUnavailable, match="no answer in time"):
                 await link.call("PING", timeout=0.002)
-        assert len(late) == LATE_IN_A_ROW
+        assert len(late) == IN_A_ROW
         with pytest.raises(StateUnavailable, match="it answers later than 2ms"):
             await link.call("PING", timeout=0.002)
-        assert len(late) == LATE_IN_A_ROW, "it was asked while it was to be left alone"
+        assert len(late) == IN_A_ROW, "it was asked while it was to be left alone"
         assert await link.call("PING", timeout=5) == b"PONG", "those who can wait still may"
         assert link.up
         # After the rest one late answer is enough for another one, and the log does not say it again.
-        await until(lambda: link._loop.time() > link._rest_until)
+        await until(lambda: not link._lateness.is_resting(0.002, link._loop.time()))
         with pytest.raises(StateUnavailable, match="no answer in time"):
             await link.call("PING", timeout=0.002)
         with pytest.raises(StateUnavailable, match="it answers later"):
@@ -129,7 +130,7 @@ async def test_commands_that_are_late_together_count_once(server: RedisServer) -
         await link.start()
         await until(lambda: link.up)
         relay.delay = 0.3
-        hurried = [link.call("PING", timeout=0.01) for _ in range(10 * LATE_IN_A_ROW)]
+        hurried = [link.call("PING", timeout=0.01) for _ in range(10 * IN_A_ROW)]
         results = await asyncio.gather(*hurried, return_exceptions=True)
         assert {str(result) for result in results} == {"no answer in time"}
         assert len(late) == len(results)
@@ -143,12 +144,26 @@ async def test_a_quick_answer_between_late_ones_counts(server: RedisServer) -> N
         async with linked(state(f"redis://127.0.0.1:{relay.port}")) as link:
             for _ in range(3):
                 relay.delay = 0.3
-                for _ in range(LATE_IN_A_ROW - 1):
+                for _ in range(IN_A_ROW - 1):
                     with pytest.raises(StateUnavailable, match="no answer in time"):
                         await link.call("PING", timeout=0.1)
                 relay.delay = 0.0
                 await link.call("PING", timeout=5)  # behind the late ones
                 assert await link.call("PING", timeout=5) == b"PONG"
+
+
+@pytest.mark.slow
+async def test_a_server_that_is_slow_by_two_seconds_is_away_and_comes_back(server: RedisServer) -> None:
+    with SlowRelay(server.port) as relay:
+        async with linked(state(f"redis://127.0.0.1:{relay.port}")) as link:
+            relay.delay = 2.0
+            with pytest.raises(StateUnavailable):
+                await link.call("PING")
+            await until(lambda: link.error == "it does not answer")
+            assert not link.up
+            relay.delay = 0.0
+            await until(lambda: link.up)
+            assert link.error is None
 
 
 async def test_what_is_unanswered_is_bounded() -> None:

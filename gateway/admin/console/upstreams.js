@@ -90,7 +90,8 @@ function paintTarget(item, target, upstream) {
   const reason = stateReason(target);
   reasonBox.hidden = !reason;
   setText(reasonBox, reason);
-  const connections = `${grouped(target.connections)} of ${grouped(target.max_connections)}`;
+  const forFleet = target.fleet_max_connections ? `, of ${grouped(target.fleet_max_connections)} for the fleet` : ""; // what comes before is a share
+  const connections = `${grouped(target.connections)} of ${grouped(target.max_connections)}${forFleet}`;
   const times = [target.p50_ms, target.p95_ms, target.p99_ms].map((time) => (time ? ms(time) : null));
   const values = [grouped(target.in_flight), target.queued ? grouped(target.queued) : null, connections, ...times, target.ejections ? grouped(target.ejections) : null];
   [...figures.children].forEach((figure, at) => {

@@ -120,10 +120,10 @@ class RescaledLimiter(SharedLimiter):
         locked = self._memory.lock(self._lock)
         floats, at = self._floats, self._at
         before = floats[at + _BURST]
+        if now > floats[at + _FILLED_AT]:  # by the rate until now, also where the burst stays
+            floats[at + _TAKEN] = max(0.0, floats[at + _TAKEN] - (now - floats[at + _FILLED_AT]) * self._per_second)
+            floats[at + _FILLED_AT] = now
         if before != rate.burst:
-            if now > floats[at + _FILLED_AT]:
-                floats[at + _TAKEN] = max(0.0, floats[at + _TAKEN] - (now - floats[at + _FILLED_AT]) * self._per_second)
-                floats[at + _FILLED_AT] = now
             floats[at + _TAKEN] = max(0.0, floats[at + _TAKEN] + rate.burst - before)
             floats[at + _BURST] = float(rate.burst)
         self._per_second = rate.per_second

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.policy.rate_limit import Limiter, Rate
@@ -50,6 +50,7 @@ def test_another_rate_forgets_nothing_and_a_successor_finds_the_bucket_as_it_was
 
 
 @given(RATES, st.lists(st.tuples(st.integers(0, 2), st.floats(0, 2), st.none() | st.floats(0.01, 1)), max_size=100))
+@example(Rate(0.625, 1), [(0, 0.0, None), (0, 1.25, None), (0, 0.5, 0.5)])
 def test_a_share_of_a_fleet_s_rate_changes_once_for_all_workers(
     whole: Rate, steps: list[tuple[int, float, float | None]]
 ) -> None:
