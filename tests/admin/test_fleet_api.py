@@ -21,6 +21,8 @@ from tests.support.gateways import RunningGateway, wait_until
 from tests.support.postgres import postgres_server
 from tests.support.redis import RedisServer, redis_server
 
+pytestmark = pytest.mark.slow  # of what is here, tests/cli/test_fleet.py shows the most part
+
 VIEWS = ["/api/status", "/api/activity", "/api/upstreams", "/api/decisions"]
 
 
@@ -195,7 +197,6 @@ def test_a_target_that_no_configuration_has_any_more_can_be_restored(
     assert wait_until(lambda: states_of(a)[target] == "up")
 
 
-@pytest.mark.slow
 def test_a_gateway_that_starts_later_begins_with_the_target_ejected(
     fleet: list[RunningGateway], configs: list[str], tmp_path: Path
 ) -> None:
@@ -239,7 +240,6 @@ def test_a_gateway_that_hangs_is_named_in_every_view_at_once_and_when_it_has_lef
         assert names(view(a, path)) == {"a": None, "b": None, "c": None}, path
 
 
-@pytest.mark.slow
 def test_a_gateway_that_ends_in_an_orderly_way_is_not_missed(
     fleet: list[RunningGateway], configs: list[str], tmp_path: Path
 ) -> None:
@@ -255,19 +255,18 @@ def test_a_wrong_question_is_one_for_the_fleet_too(fleet: list[RunningGateway], 
 
 
 @pytest.mark.parametrize("answer", ["[]", "{}", '{"apps": [1], "upstreams": 7, "hooks": [], "decisions": 1}'])
-@pytest.mark.parametrize("path", VIEWS)
 def test_a_member_that_is_no_gateway_spoils_no_view(
-    fleet: list[RunningGateway], redis: RedisServer, path: str, answer: str
+    fleet: list[RunningGateway], redis: RedisServer, answer: str
 ) -> None:
     """A record that names another server as a gateway: what that answers is left out."""
     a = fleet[0]
     body = f"HTTP/1.1 200 OK\r\nContent-Length: {len(answer)}\r\nConnection: close\r\n\r\n{answer}".encode()
     with answering(body) as address, pretended(redis, address):
         assert wait_until(lambda: a.get("/api/status").json()["state"]["replicas"] == 4)
-        found = view(a, path)
-        assert {name for name, error in names(found).items() if error is None} >= {"a", "b", "c"}
-        if path == "/api/decisions":
-            assert names(found)["z"] == "its answer is not that of a gateway of this version"
+        for path in VIEWS:
+            found = view(a, path)
+            assert {name for name, error in names(found).items() if error is None} >= {"a", "b", "c"}
+        assert names(found)["z"] == "its answer is not that of a gateway of this version"
     assert wait_until(lambda: a.get("/api/status").json()["state"]["replicas"] == 3)
 
 
@@ -316,7 +315,6 @@ def test_without_a_state_there_is_no_fleet(gateway: RunningGateway, path: str) -
     assert gateway.get("/api/fleet/self").status_code == 409
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("first", [0, 1], ids=["from one process", "from one of two workers"])
 def test_a_hint_of_another_gateway_lets_one_failure_eject_a_target(
     redis: RedisServer, tmp_path: Path, first: int
@@ -339,7 +337,6 @@ def test_a_hint_of_another_gateway_lets_one_failure_eject_a_target(
         assert wait_until(lambda: y.metric("gateway_target_up", upstream="php") == 0, 5.0)
 
 
-@pytest.mark.slow
 def test_a_history_that_all_share_shows_no_decision_twice(redis: RedisServer, tmp_path: Path) -> None:
     with postgres_server() as postgres:
         more = f"store: {{url: '{postgres.new_database()}'}}\nhistory: {{keep_allowed: 1h}}"
