@@ -20,6 +20,16 @@ _TOO_MANY_OF_APP: Final = Failure(
 _TOO_FAST: Final = Failure(
     Cause.OVERLOAD, ProxyError.CONNECTION_LIMIT_REACHED, "the app's hooks come faster than its rate_limit"
 )
+_TOO_MANY_OF_SHARE: Final = Failure(
+    Cause.OVERLOAD,
+    ProxyError.CONNECTION_LIMIT_REACHED,
+    "this gateway's share of the app's max_in_flight hooks are inside already",
+)
+_TOO_FAST_OF_SHARE: Final = Failure(
+    Cause.OVERLOAD,
+    ProxyError.CONNECTION_LIMIT_REACHED,
+    "the app's hooks come faster than this gateway's share of its rate_limit",
+)
 
 
 class Limits:
@@ -81,5 +91,6 @@ class FleetLimits(Limits):
             active, active_count = tenant.active_hooks, tenant.active_count
             if active > places or (active_count is not None and active_count.total(active) > places):
                 use.crowded += 1
-                return _TOO_MANY_OF_APP
-        return super().exceeded(tenant, route, max_in_flight)
+                return _TOO_MANY_OF_SHARE
+        failure = super().exceeded(tenant, route, max_in_flight)
+        return _TOO_FAST_OF_SHARE if failure is _TOO_FAST else failure
