@@ -203,13 +203,16 @@ async def test_a_limit_that_is_divided_by_demand_is_reported_however_little_is_u
         counted = FleetLimits(runtime, runtime.shares)
         await runtime.apply_shares(Shares(2, {"in_flight:a": Share(1.0, 1000.0)}))
         counted.count(runtime.tenants["a"], 1)
+        assert counted.exceeded(runtime.tenants["a"], runtime.snapshot.table.route_for("a", None), 9) is None
         assert runtime.measure_demand() == {"in_flight:a": Measured(1000.0, 1.0, 1.0)}
 
 
 async def test_apps_without_limits_are_not_counted() -> None:
     async with running(config(a={})) as runtime:
         assert runtime.shares is not None
-        FleetLimits(runtime, runtime.shares).count(runtime.tenants["a"], 1)
+        counted = FleetLimits(runtime, runtime.shares)
+        counted.count(runtime.tenants["a"], 1)
+        assert counted.exceeded(runtime.tenants["a"], runtime.snapshot.table.route_for("a", None), 9) is None
         assert runtime.tenants["a"].active_hooks == 1
         assert not runtime.shares.used_tenants
 
