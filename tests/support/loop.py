@@ -159,7 +159,7 @@ class _Guard:
         self.item: pytest.Item | None = None
 
     def __call__(self, event: str, _: tuple[Any, ...]) -> None:
-        if event in _EVENTS and self.item is not None:
+        if self.item is not None and event in _EVENTS:  # at the end of the process there is neither
             raise AssertionError(f"{self.item.nodeid} starts a process ({event}): mark it pytest.mark.process")
 
 
