@@ -19,7 +19,7 @@ from gateway.admin.endpoints import AdminState
 from gateway.admin.events import APP_COUNT_ERROR, DEFAULT_APPS, parse_app_count
 from gateway.admin.fleet_api import FleetApi, asks_fleet, asks_places, own_parameters
 from gateway.admin.fleet_merge import merge_upstreams
-from gateway.admin.overview import Overview
+from gateway.admin.overview import ConfiguredTarget, Overview
 from gateway.admin.rpc import Drain
 from gateway.model.text import timestamp
 from gateway.policy.orders import TargetOrder
@@ -114,16 +114,19 @@ class Api:
     async def _set_ejected(self, request: Request, *, ejected: bool) -> Response:
         upstream, name = request.path_params["upstream"], request.path_params["target"]
         target = await self._overview.find_target(upstream, name)
+        ordered = self._find_ordered(upstream, name) if target is None and not ejected else None
+        target = target or ordered
         if target is None:
             return PlainTextResponse("no such target; GET /api/upstreams lists all targets\n", 404)
         done = await self._overview.set_ejected(target, ejected=ejected)
         result = "ejected" if ejected else "restored"
-        if done.changed:
+        changed = done.changed or ordered is not None
+        if changed:
             words = "ejected by an operator, until it is restored" if ejected else "restored by an operator"
             fields = {"event": result, "upstream": upstream, "target": name}
             logger.warning("%s: target %s is %s", upstream, name, words, extra={"fields": fields})
         answer = {
-            "result": result if done.changed else "unchanged",
+            "result": result if changed else "unchanged",
             "upstream": upstream,
             "target": name,
             "incomplete": list(done.incomplete),
@@ -135,6 +138,11 @@ class Api:
         if ejected and not done.others_up:
             answer["warning"] = f"No other target of {upstream} is up: the fallback decides its hooks until one is."
         return _json(answer)
+
+    def _find_ordered(self, upstream: str, name: str) -> ConfiguredTarget | None:
+        """A target that the configuration has no more, but that the fleet remembers as ejected."""
+        order = None if self._state.fleet is None else self._state.fleet.orders.ejection(upstream, name)
+        return None if order is None else ConfiguredTarget(upstream, name, order.url)
 
     async def _drain(self, *, on: bool) -> Response:
         lifecycle = self._state.lifecycle

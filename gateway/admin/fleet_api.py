@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, Route
 
 from gateway.admin.fleet_decisions import ReplicaPage, merge_pages
 from gateway.admin.fleet_merge import Json, Named
-from gateway.admin.fleet_view import SELF, FleetView
+from gateway.admin.fleet_view import SELF, FleetAnswers, FleetView
 from gateway.admin.peers import ASK_TIME, SEARCH_TIME
 
 NO_STATE: Final = "no state is configured: this gateway knows no others; see docs/fleet.md\n"
@@ -79,19 +79,20 @@ class FleetApi:
         if self._view is None:
             return PlainTextResponse(NO_STATE, 409)
         found = await self._view.ask_all(own(), request.url.path, own_parameters(request), ASK_TIME)
-        return _json({**merge(found.answers), "replicas": found.replicas})
+        _leave_out_strange(found, lambda answer: merge([answer]))
+        return _json({**merge(list(found.answers.values())), "replicas": found.replicas})
 
     async def status(self, own: Callable[[], Awaitable[Json]], merge: Callable[[Sequence[Json]], Json]) -> Response:
         """The status of each gateway, with the hooks of all."""
         if self._view is None:
             return PlainTextResponse(NO_STATE, 409)
         found = await self._view.ask_all(own(), "/api/status")
-        by_place = iter(found.answers)
+        _leave_out_strange(found, lambda answer: merge([answer.content["hooks"]]))
         replicas = [
-            {**replica, "status": next(by_place).content if replica["error"] is None else None}
+            {**replica, "status": found.answers[replica["id"]].content if replica["id"] in found.answers else None}
             for replica in found.replicas
         ]
-        hooks = merge([answer.content.get("hooks", {}) for answer in found.answers])
+        hooks = merge([answer.content["hooks"] for answer in found.answers.values()])
         return _json({"hooks": hooks, "replicas": replicas})
 
     async def decisions(self, request: Request, own: Callable[[], Awaitable[Json]], limit: int) -> Response:
@@ -100,22 +101,12 @@ class FleetApi:
             return PlainTextResponse(NO_STATE, 409)
         query = [*own_parameters(request), (_PLACES, "1")]
         found = await self._view.ask_all(own(), request.url.path, query, SEARCH_TIME)
-        pages, failed = [], {}
-        for number, content in found.answers:
-            try:
-                merge_pages([ReplicaPage(number, content)], limit)
-            except (ValueError, LookupError, TypeError):
-                failed[number] = "its answer is not that of a gateway of this version"
-            else:
-                pages.append(ReplicaPage(number, content))
-        replicas = [
-            {**replica, "error": replica["error"] or failed.get(replica["name"]), "incomplete": []}
-            for replica in found.replicas
-        ]
-        incomplete = {page.replica: page.content.get("incomplete", []) for page in pages}
-        for replica in replicas:
-            replica["incomplete"] = incomplete.get(replica["name"], [])
-        return _json({**merge_pages(pages, limit), "replicas": replicas})
+        _leave_out_strange(found, lambda answer: merge_pages([ReplicaPage(*answer)], limit))
+        for replica in found.replicas:
+            answer = found.answers.get(replica["id"])
+            replica["incomplete"] = [] if answer is None else answer.content["incomplete"]
+        page = merge_pages([ReplicaPage(*answer) for answer in found.answers.values()], limit)
+        return _json({**page, "replicas": found.replicas})
 
     async def decision(self, request_id: str) -> tuple[Json | None, str]:
         """The decision with this request id, at whichever other gateway it is; else why perhaps none has it."""
@@ -129,6 +120,19 @@ class FleetApi:
             if not answer.knows_nothing:
                 silent.append(f"{answer.peer.name} ({answer.error})")
         return None, f"; no answer from {', '.join(silent)}" if silent else ""
+
+
+def _leave_out_strange(found: FleetAnswers, merge: Callable[[Named], object]) -> None:
+    """Leave out answers that cannot be merged: of a version further apart, or of what is no gateway."""
+    for replica in found.replicas:
+        answer = found.answers.get(replica["id"])
+        if answer is None or replica["here"]:
+            continue
+        try:
+            merge(answer)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            del found.answers[replica["id"]]
+            replica["error"] = "its answer is not that of a gateway of this version"
 
 
 def _json(content: Any) -> Response:

@@ -15,7 +15,9 @@ from gateway.admin.fleet_table import Replica, mark_behind
 from gateway.admin.peers import ASK_TIME, Peer, PeerAnswer, Peers
 from gateway.admin.reload import Reloader
 from gateway.fleet.agent import FleetAgent
+from gateway.fleet.departures import Lost
 from gateway.fleet.local import Description
+from gateway.fleet.orders import target_name
 from gateway.model.text import timestamp
 from gateway.policy.orders import SpoolOrder, TargetOrder, read_subject
 
@@ -28,8 +30,8 @@ _MAX_ORDERS: Final = 200
 class FleetAnswers(NamedTuple):
     """What all gateways have answered."""
 
-    answers: list[Named]
-    """By name, this gateway's first."""
+    answers: dict[str, Named]
+    """By the gateway's id, this one's first."""
     replicas: list[dict[str, Any]]
     """Every gateway: ``id``, ``name``, ``here``, and ``error``: why its answer is missing; null where it is there."""
 
@@ -66,9 +68,10 @@ class FleetView:
         own.state = agent.link.up
         others = [member for member in agent.membership.members.values() if member.id != own.id]
         replicas = [own, *(_with_answer(_replica(one.id, one.description), answers.get(one.id)) for one in others)]
-        for lost in agent.departures.lost:
-            gone = _replica(lost.member.id, lost.member.description)
-            gone.lost, gone.state, gone.store, gone.error = lost.since, None, None, _lost_words(lost.since)
+        for lost in self._lost():
+            gone = _with_answer(_replica(lost.member.id, lost.member.description), answers.get(lost.member.id))
+            if gone.error is not None:  # else it lives, but does not reach the state
+                gone.lost, gone.store = lost.since, None
             replicas.append(gone)
         mark_behind(replicas)
         orders, more = self._orders()
@@ -93,11 +96,11 @@ class FleetView:
         mine, theirs = await asyncio.gather(own, self._peers.ask(path, query, seconds))
         agent = self._agent
         name = agent.describe().name
-        answers = [Named(name, mine)]
+        answers = {agent.membership.id: Named(name, mine)}
         replicas: list[dict[str, Any]] = [{"id": agent.membership.id, "name": name, "here": True, "error": None}]
         for answer in theirs:
             if answer.error is None:
-                answers.append(Named(answer.peer.name, answer.content))
+                answers[answer.peer.id] = Named(answer.peer.name, answer.content)
             replicas.append({"id": answer.peer.id, "name": answer.peer.name, "here": False, "error": answer.error})
         return FleetAnswers(answers, replicas)
 
@@ -110,9 +113,14 @@ class FleetView:
         for member in membership.members.values():
             if member.id != membership.id:
                 yield Peer(member.id, member.description.name, member.description.admin)
-        for lost in self._agent.departures.lost:
+        for lost in self._lost():
             description = lost.member.description
             yield Peer(lost.member.id, description.name, description.admin, _lost_words(lost.since))
+
+    def _lost(self) -> list[Lost]:
+        """Those that are lost, without ones whose address another gateway has by now."""
+        taken = {member.description.admin for member in self._agent.membership.members.values()}
+        return [lost for lost in self._agent.departures.lost if lost.member.description.admin not in taken]
 
     def _orders(self) -> tuple[list[dict[str, Any]], int]:
         """The orders in force, the newest first, and how many more there are."""
@@ -122,15 +130,12 @@ class FleetView:
             said = {"time": timestamp(order.at / 1000), "by": order.by}
             match read_subject(key):
                 case TargetOrder(upstream, url):
-                    shown.append({"order": "eject", "upstream": upstream, "target": _target(url), "app": None, **said})
+                    shown.append(
+                        {"order": "eject", "upstream": upstream, "target": target_name(url), "app": None, **said}
+                    )
                 case SpoolOrder(upstream, app):
                     shown.append({"order": "pause", "upstream": upstream, "target": None, "app": app, **said})
         return shown, max(0, len(in_force) - _MAX_ORDERS)
-
-
-def _target(url: str) -> str:
-    """A target as people know it: host and port, never the path, which may have a secret."""
-    return url.partition("://")[2].partition("/")[0]
 
 
 def _lost_words(since: float) -> str:

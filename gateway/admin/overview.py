@@ -149,6 +149,7 @@ def _target_names(upstream: str, urls: list[str], reports: Mapping[tuple[str, st
 _UNKNOWN: Final[Mapping[str, Any]] = dict.fromkeys(
     (
         "state", "since", "reason", "retry_in_seconds", "in_flight", "queued", "connections", "max_connections",
+        "fleet_max_connections",
         "usual_ms", "p50_ms", "p95_ms", "p99_ms", "ejections", "last_error",
     )
 ) | {"ejected_for": [], "workers_ejected": 0, "workers": 0}  # fmt: skip
@@ -170,6 +171,7 @@ def _report_json(report: TargetReport | None) -> Mapping[str, Any]:
         "queued": report.queued,
         "connections": report.connections,
         "max_connections": report.max_connections,
+        "fleet_max_connections": report.fleet_max_connections,
         "usual_ms": _ms(report.latency or None),
         "p50_ms": _ms(quantile(report.times, 0.5)),
         "p95_ms": _ms(quantile(report.times, 0.95)),

@@ -20,6 +20,8 @@ ASK_TIME: Final = 2.0
 """Seconds that the others have for an overview."""
 SEARCH_TIME: Final = 4.5
 """Seconds that they have for a search, which may read their history."""
+LOST_TIME: Final = 0.5
+"""Seconds that one that is lost has: where it hangs, no view is to wait for it long."""
 MAX_ANSWER: Final = 16 * 2**20
 """Bytes of an answer."""
 _MAX_REASON: Final = 120
@@ -39,7 +41,7 @@ class Peer(msgspec.Struct, frozen=True):
     admin: str
     """host:port of its admin port; empty where it is not known."""
     lost: str | None = None
-    """Why it is known to be gone; None while it lives."""
+    """How it is missed; None while the state knows it. It is asked, too: it may only be cut off from the state."""
 
 
 class PeerAnswer(msgspec.Struct, frozen=True):
@@ -84,20 +86,19 @@ class Peers:
     async def _ask(
         self, client: httpx.AsyncClient, peer: Peer, path: str, query: Sequence[tuple[str, str]], seconds: float
     ) -> PeerAnswer:
-        if peer.lost is not None:
-            return PeerAnswer(peer, None, peer.lost)
         if not peer.admin:
-            return PeerAnswer(peer, None, "its admin port is not known")
+            return PeerAnswer(peer, None, peer.lost or "its admin port is not known")
+        limit = seconds if peer.lost is None else min(seconds, LOST_TIME)
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(limit):
                 return PeerAnswer(peer, await self._get(client, peer.admin, path, query))
         except (TimeoutError, httpx.TimeoutException):
-            return PeerAnswer(peer, None, f"no answer within {seconds:g} s")
+            return PeerAnswer(peer, None, peer.lost or f"no answer within {limit:g} s")
         except NoPeerAnswer as exc:
             return PeerAnswer(peer, None, str(exc), exc.status == 404)
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as exc:
             text = printable(shorten(str(exc), _MAX_REASON)) or "the connection was closed"
-            return PeerAnswer(peer, None, f"no connection to {printable(peer.admin)}: {text}")
+            return PeerAnswer(peer, None, peer.lost or f"no connection to {printable(peer.admin)}: {text}")
 
     async def _get(self, client: httpx.AsyncClient, address: str, path: str, query: Sequence[tuple[str, str]]) -> Any:
         """The JSON of an answer. Raises NoPeerAnswer, and what httpx raises."""

@@ -30,6 +30,23 @@ def state_summary(loaded: Loaded) -> Iterator[str]:
         yield "  duplicates    are found within one replica only (dedupe: off)"
 
 
+def limits_line(status: Json) -> Text | None:
+    """This gateway's shares of the limits that hold for a fleet; None where there is no fleet."""
+    limits = (status.get("state") or {}).get("limits")
+    if limits is None:
+        return None
+    divisor = limits["divided_by"]
+    line = Text("not divided: it is the only replica" if divisor == 1 else f"1/{divisor} of each")
+    if limits["degraded"]:
+        line = Text.assemble((f"the last shares are kept while the state is away: {line.plain}", "yellow"))
+    for share in limits["shares"]:
+        unit = "/s" if share["setting"] == "rate_limit" else " in flight"
+        line.append(
+            f" · {plain(share['app'])}: {share['share']:.4g}{unit}, of {share['limit']:.4g}{unit} for the fleet"
+        )
+    return line
+
+
 def state_line(status: Json) -> Text | None:
     """The state in one line, from ``/api/status``; None where none is configured."""
     state = status.get("state")  # a gateway of an earlier version has none

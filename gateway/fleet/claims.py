@@ -112,6 +112,9 @@ class FleetClaims:
                 if found is not None:
                     return found
                 message = await self._wait_for_message(waiter, until)
+            except asyncio.CancelledError:
+                self.drop(claim)  # the server may have it by now
+                raise
             finally:
                 self._unfollow(digest, waiter)
             if message is not None and (found := read_message(message, body)) is not None:

@@ -23,6 +23,7 @@ from gateway.model.verdicts import (
     Ruling,
     Source,
     Verdict,
+    backend_reject,
     duplicate_ruling,
 )
 from gateway.policy.rest_client_config import SessionSettings, pack_settings, unpack_settings
@@ -70,6 +71,10 @@ class FoundSession(msgspec.Struct, frozen=True, gc=False):
 
 
 _encode = msgspec.msgpack.Encoder().encode
+_REJECT: Final = backend_reject()
+_PACKED_REJECT: Final = _encode(_Verdict(Verdict.REJECT, Source.BACKEND, Reason.DENIED))
+_PACKED_ECHO: Final = _encode(_Verdict(Verdict.ALLOW, Source.BACKEND, Reason.OK))
+"""The usual verdicts."""
 _decode_verdict = msgspec.msgpack.Decoder(_Verdict).decode
 _decode_session = msgspec.msgpack.Decoder(_Session).decode
 
@@ -88,9 +93,11 @@ def session_digest(session: str) -> bytes:
 
 def encode_verdict(digest: bytes, body: bytes, ruling: Ruling) -> bytes | None:
     """The verdict of the hook with this digest and *body*; None if it is of a kind or size that is not stored."""
+    echoes = ruling.verdict is Verdict.ALLOW and ruling.body == body
+    if ruling is _REJECT or (echoes and ruling.source is Source.BACKEND and ruling.annotations is None):
+        return _seal(_PACKED_REJECT if ruling is _REJECT else _PACKED_ECHO, digest)
     kept = duplicate_ruling(ruling)  # with what a duplicate keeps
     changed = None if kept.annotations is None else kept.annotations.changed_fields
-    echoes = ruling.verdict is Verdict.ALLOW and ruling.body == body
     stored = _Verdict(
         verdict=ruling.verdict,
         source=ruling.source,

@@ -7,8 +7,11 @@ from typing import Final
 
 IN_A_ROW: Final = 3
 """Late answers after which callers who cannot wait longer than that leave the server alone."""
+FIRST_REST: Final = 0.05
+"""Seconds, more or less, for which they do; after it, one late answer is enough for another rest, twice as long. It is
+short, because a server on a busy machine is late for moments only."""
 REST: Final = 1.0
-"""Seconds, more or less, for which they do; after it, one late answer is enough for another rest."""
+"""Seconds of the longest rest."""
 CALM_AFTER: Final = 10.0
 """Seconds without a rest after which an answer in time means that the server is quick again."""
 
@@ -23,6 +26,7 @@ class Lateness:
         """Seconds: callers who cannot wait longer are concerned. 0 while the server is quick."""
         self._counted_at = float("-inf")
         self._rest_until = 0.0
+        self._next_rest = FIRST_REST
         self._last_rest = 0.0
 
     def __repr__(self) -> str:
@@ -32,9 +36,10 @@ class Lateness:
         """Whether a caller who can wait *limit* seconds should not ask now."""
         return limit <= self.limit and now < self._rest_until
 
-    def note_late(self, limit: float, sent_at: float, now: float, rest: float = REST) -> bool:
+    def note_late(self, limit: float, sent_at: float, now: float, jitter: float = 1.0) -> bool:
         """Note an answer that did not come within *limit* seconds. Returns whether the server has just become slow.
 
+        *jitter* is a factor of how long the next rest is.
         Commands that were on their way together are late together: they count once.
         """
         if sent_at < self._counted_at:
@@ -44,13 +49,16 @@ class Lateness:
         if len(self._late) < IN_A_ROW:
             return False
         was_quick = self.limit == 0.0
-        self.limit, self._rest_until, self._last_rest = min(self._late), now + rest, now
+        self.limit, self._rest_until, self._last_rest = min(self._late), now + self._next_rest * jitter, now
+        self._next_rest = min(REST, 2 * self._next_rest)
         return was_quick
 
     def note_answer(self, took: float, now: float) -> bool:
         """Note an answer after *took* seconds. Returns whether the server is quick again."""
         if self._late and max(self._late) > took:
             self._late = deque((limit for limit in self._late if limit <= took), IN_A_ROW)
+        if took < self.limit:
+            self._next_rest = FIRST_REST
         if self.limit <= took or now - self._last_rest < CALM_AFTER:
             return False
         self.limit = 0.0

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from gateway.config.sections.state import StateConfig
 from gateway.config.sections.types import format_duration
-from gateway.fleet.lateness import REST, Lateness
+from gateway.fleet.lateness import Lateness
 from gateway.fleet.reasons import Away, StateUnavailable, makes_useless, refusal_reason
 from gateway.fleet.scripts import Script
 from gateway.fleet.subscriber import Subscriber
@@ -238,8 +238,8 @@ class Link:
             return
         answer.set_exception(StateUnavailable(_LATE))
         self._on_late()
-        rest = REST * random.uniform(0.75, 1.25)  # noqa: S311 - not a secret
-        has_become_slow = self._lateness.note_late(limit, sent_at, self._loop.time(), rest)
+        jitter = random.uniform(0.75, 1.25)  # noqa: S311 - not a secret
+        has_become_slow = self._lateness.note_late(limit, sent_at, self._loop.time(), jitter)
         if self._lateness.limit:
             self.error = f"it answers later than {format_duration(self._lateness.limit)}"
         if has_become_slow and self._announce:

@@ -122,6 +122,19 @@ class Orders:
             return str(exc)
         return None
 
+    def ejection(self, upstream: str, name: str) -> TargetOrder | None:
+        """The ejection in force of a target by its name, also of one that no configuration has any more.
+
+        *name*: host and port, with the path where several targets share those.
+        """
+        for key, order in self.book.orders.items():
+            subject = read_subject(key) if order.on else None
+            if isinstance(subject, TargetOrder) and subject.upstream == upstream:
+                address = subject.url.partition("://")[2]
+                if name in (address, target_name(subject.url)):
+                    return subject
+        return None
+
     # --- hearing ---
 
     def _receive(self, data: bytes) -> None:
@@ -245,6 +258,11 @@ class Orders:
                 await self._local.set_ejected(upstream, url, order.on, order.by)
             case SpoolOrder(upstream, app):
                 await self._local.set_spool_paused(upstream, app, order.on, order.by)
+
+
+def target_name(url: str) -> str:
+    """A target as people know it: host and port, never the path, which may have a secret."""
+    return url.partition("://")[2].partition("/")[0]
 
 
 def _pairs(answer: Any) -> dict[str, bytes]:

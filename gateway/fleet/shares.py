@@ -95,6 +95,11 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     held: float
     """Its share, or what it still uses beyond it."""
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether the numbers make sense: a replica with a defect must not keep the others from dividing."""
+        return 0.0 < self.limit < math.inf and 0.0 <= self.demand < math.inf and 0.0 <= self.held < math.inf
+
 
 class Share(msgspec.Struct, frozen=True, array_like=True):
     """A replica's part of a limit."""
@@ -260,6 +265,8 @@ class Sharing:
     def connected(self, now: float) -> None:
         """The state is there (again): what others hold is not known until they have published it."""
         self._grows_from = now + _SETTLE_TIME
+        for held in self._held.values():
+            held.planned = held.share
 
     def measure(self, measured: Mapping[str, Measured], now: float) -> None:
         """Take what was measured since the last time; a limit that is missing was not used."""
@@ -308,7 +315,8 @@ class Sharing:
         by_key: dict[str, dict[str, Entry]] = {key: {} for key in self._held}
         for replica, entries in published.items():
             for key, entry in entries.items():
-                by_key.setdefault(key, {})[replica] = entry
+                if entry.is_usable:
+                    by_key.setdefault(key, {})[replica] = entry
         divided = by_key.keys() if len(by_key) <= MAX_DIVIDED else set(heapq.nsmallest(MAX_DIVIDED, by_key, key=_rank))
         for key, found in by_key.items():
             kind = kind_of(key)

@@ -20,6 +20,16 @@ _TOO_MANY_OF_APP: Final = Failure(
 _TOO_FAST: Final = Failure(
     Cause.OVERLOAD, ProxyError.CONNECTION_LIMIT_REACHED, "the app's hooks come faster than its rate_limit"
 )
+_TOO_MANY_OF_SHARE: Final = Failure(
+    Cause.OVERLOAD,
+    ProxyError.CONNECTION_LIMIT_REACHED,
+    "this gateway's share of the app's max_in_flight hooks are inside already",
+)
+_TOO_FAST_OF_SHARE: Final = Failure(
+    Cause.OVERLOAD,
+    ProxyError.CONNECTION_LIMIT_REACHED,
+    "the app's hooks come faster than this gateway's share of its rate_limit",
+)
 
 
 class Limits:
@@ -65,21 +75,25 @@ class FleetLimits(Limits):
         super().__init__(runtime)
         self._shares = shares
 
-    def count(self, tenant: Tenant | None, change: int) -> None:
-        """Add a hook (1) or take one away (-1). Add it before looking at ``exceeded``: no sum is ever too small."""
-        super().count(tenant, change)
-        if change > 0 and tenant is not None and (use := tenant.use) is not None:
-            use.offered += 1
-            if tenant.active_hooks > use.peak:
-                if not use.peak:
-                    self._shares.used_tenants.append(tenant)
-                use.peak = tenant.active_hooks
-
     def exceeded(self, tenant: Tenant | None, route: Route, max_in_flight: int) -> Failure | None:
         """The limit that the hook just counted exceeds, if any; a hook within all of them uses up some of the rate."""
-        if tenant is not None and (use := tenant.use) is not None and (places := use.places) is not None:
-            active, active_count = tenant.active_hooks, tenant.active_count
+        if tenant is None or (use := tenant.use) is None:
+            return super().exceeded(tenant, route, max_in_flight)
+        active = tenant.active_hooks
+        use.offered += 1
+        if active > use.peak:
+            if not use.peak:
+                self._shares.used_tenants.append(tenant)
+            use.peak = active
+        every, all_count = self._active, self._active_count
+        if every > max_in_flight or (all_count is not None and all_count.total(every) > max_in_flight):
+            return _TOO_MANY
+        if (places := use.places) is not None:
+            active_count = tenant.active_count
             if active > places or (active_count is not None and active_count.total(active) > places):
                 use.crowded += 1
-                return _TOO_MANY_OF_APP
-        return super().exceeded(tenant, route, max_in_flight)
+                return _TOO_MANY_OF_SHARE
+        if tenant.limiter is not None and not tenant.limiter.take(self._loop.time()):
+            self._runtime.count_rate_limited(tenant.name)
+            return _TOO_FAST_OF_SHARE
+        return None

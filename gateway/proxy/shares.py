@@ -20,7 +20,7 @@ _WORTH_REPORTING: Final = 8
 """A demand is reported from this part of an even share on: far below what changes a share."""
 _MOST: Final = 10.0
 """Times the limit: no demand for places is taken for more."""
-_BATCH: Final = 256
+_BATCH: Final = 64
 """Apps given another share before hooks get their turn again."""
 
 

@@ -14,6 +14,7 @@ from gateway.admin.rpc import ApplyShares, HintFailing, MeasureDemand, SetEjecte
 from gateway.config import Config
 from gateway.fleet.agent import FleetAgent
 from gateway.fleet.local import Description, Local
+from gateway.fleet.orders import target_name
 from gateway.fleet.shares import Measured, Shares
 from gateway.server.store_handle import StoreHandle
 from gateway.store.requests import PauseSpool, StoreConnection
@@ -76,7 +77,7 @@ class FleetLocal:
         replies = await self._rpc.ask(SetEjected(upstream, url, ejected))
         if any(replies.by_pid.values()):
             words = "ejected by an operator, until it is restored" if ejected else "restored by an operator"
-            target = url.partition("://")[2].partition("/")[0]
+            target = target_name(url)
             fields = {"event": "ejected" if ejected else "restored", "upstream": upstream, "target": target, "by": by}
             logger.warning("%s: target %s is %s; ordered at %s", upstream, target, words, by, extra={"fields": fields})
 

@@ -111,7 +111,7 @@ class Listener(uvicorn.Server):
         connections = list(self._front.connections)
         for connection in connections:
             connection.shutdown()
-        if not self.force_exit:
+        if self._acceptors and not self.force_exit:
             if self._accept_order is None:  # else other workers accept too, and the supervisor closes the sockets
                 close_to_new(self._sockets)
             await asyncio.sleep(_ACCEPT_GRACE)

@@ -60,6 +60,8 @@ class TargetReport(msgspec.Struct, frozen=True):
     workers: int = 1
     workers_ejected: int = 0
     """Processes that send it no hooks, except for probes."""
+    fleet_max_connections: int | None = None
+    """The limit of all gateways of a fleet, of which *max_connections* is a share; None where there is no fleet."""
 
 
 def target_report(upstream: str, url: str, target: Target, now: float) -> TargetReport:
@@ -98,6 +100,7 @@ def target_report(upstream: str, url: str, target: Target, now: float) -> Target
         last_error=target.last_error,
         workers=1,
         workers_ejected=1 if standing in _CLOSED else 0,
+        fleet_max_connections=None if target.settings is None else target.settings.max_connections,
     )
 
 

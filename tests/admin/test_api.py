@@ -27,7 +27,7 @@ SECRET_PATH: Final = "path-out-of-the-environment"
 IN_THE_BODY: Final = "sdp-of-the-hook"
 TARGET_FIELDS: Final = (
     "target url weight backup state since reason ejected_for retry_in_seconds in_flight queued connections "
-    "max_connections usual_ms p50_ms p95_ms p99_ms ejections last_error workers_ejected workers"
+    "max_connections fleet_max_connections usual_ms p50_ms p95_ms p99_ms ejections last_error workers_ejected workers"
 ).split()
 UNTIL_RESTORED: Final = "1h"
 _numbers = itertools.count()

@@ -5,17 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socketserver
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.support.faulty import FaultyBackend
 from tests.support.fleets import fleet_config, know_each_other, replica, running_fleet, states_of
 from tests.support.gateways import RunningGateway, wait_until
+from tests.support.postgres import postgres_server
 from tests.support.redis import RedisServer, redis_server
+
+pytestmark = pytest.mark.slow  # of what is here, tests/cli/test_fleet.py shows the most part
 
 VIEWS = ["/api/status", "/api/activity", "/api/upstreams", "/api/decisions"]
 
@@ -175,7 +181,22 @@ def test_a_target_ejected_at_one_is_ejected_at_all_until_it_is_restored_at_anoth
     assert b.get("/api/fleet").json()["orders"] == []
 
 
-@pytest.mark.slow
+def test_a_target_that_no_configuration_has_any_more_can_be_restored(
+    fleet: list[RunningGateway], configs: list[str]
+) -> None:
+    a, _, c = fleet
+    target = primary(a)
+    order(c, "eject")
+    assert wait_until(lambda: states_of(a)[target] == "ejected_by_operator")
+    a.reload(configs[0].replace("php:", "other:").replace("upstream: php", "upstream: other"))
+    assert a.post(f"/api/upstreams/php/{target}/eject").status_code == 404
+    answer = a.post(f"/api/upstreams/php/{target}/restore").json()
+    assert (answer["result"], answer["fleet"]["published"]) == ("restored", True)
+    assert wait_until(lambda: states_of(c)[target] == "up")
+    a.reload(configs[0])
+    assert wait_until(lambda: states_of(a)[target] == "up")
+
+
 def test_a_gateway_that_starts_later_begins_with_the_target_ejected(
     fleet: list[RunningGateway], configs: list[str], tmp_path: Path
 ) -> None:
@@ -219,7 +240,6 @@ def test_a_gateway_that_hangs_is_named_in_every_view_at_once_and_when_it_has_lef
         assert names(view(a, path)) == {"a": None, "b": None, "c": None}, path
 
 
-@pytest.mark.slow
 def test_a_gateway_that_ends_in_an_orderly_way_is_not_missed(
     fleet: list[RunningGateway], configs: list[str], tmp_path: Path
 ) -> None:
@@ -234,6 +254,58 @@ def test_a_wrong_question_is_one_for_the_fleet_too(fleet: list[RunningGateway], 
     assert fleet[0].get(f"/api/decisions?{query}").status_code == 400
 
 
+@pytest.mark.parametrize("answer", ["[]", "{}", '{"apps": [1], "upstreams": 7, "hooks": [], "decisions": 1}'])
+def test_a_member_that_is_no_gateway_spoils_no_view(
+    fleet: list[RunningGateway], redis: RedisServer, answer: str
+) -> None:
+    """A record that names another server as a gateway: what that answers is left out."""
+    a = fleet[0]
+    body = f"HTTP/1.1 200 OK\r\nContent-Length: {len(answer)}\r\nConnection: close\r\n\r\n{answer}".encode()
+    with answering(body) as address, pretended(redis, address):
+        assert wait_until(lambda: a.get("/api/status").json()["state"]["replicas"] == 4)
+        for path in VIEWS:
+            found = view(a, path)
+            assert {name for name, error in names(found).items() if error is None} >= {"a", "b", "c"}
+        assert names(found)["z"] == "its answer is not that of a gateway of this version"
+    assert wait_until(lambda: a.get("/api/status").json()["state"]["replicas"] == 3)
+
+
+@contextlib.contextmanager
+def pretended(redis: RedisServer, admin: str) -> Iterator[None]:
+    """A member z with this admin address."""
+    description = {
+        "name": "z", "version": "0.0.1", "revision": "r", "admin": admin, "since": 1.0, "drained": False,
+        "phase": "ready", "store": None,
+    }  # fmt: skip
+    record = msgspec.msgpack.encode({"id": "z", "beat": 1, "description": description})
+    redis.command("SET", "wcs:replica:z", record)
+    redis.command("ZADD", "wcs:replicas", str(int(time.time() * 1000) + 60_000), "z")
+    try:
+        yield
+    finally:
+        redis.command("PUBLISH", "wcs:left", "z")
+        redis.command("ZREM", "wcs:replicas", "z")
+        redis.command("DEL", "wcs:replica:z")
+
+
+@contextlib.contextmanager
+def answering(body: bytes) -> Iterator[str]:
+    """The address of a server that answers everything with these bytes."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while self.rfile.readline() not in (b"\r\n", b""):
+                pass
+            self.wfile.write(body)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
 @pytest.mark.parametrize("path", VIEWS)
 def test_without_a_state_there_is_no_fleet(gateway: RunningGateway, path: str) -> None:
     answer = gateway.get(path, params={"fleet": "true"})
@@ -243,7 +315,6 @@ def test_without_a_state_there_is_no_fleet(gateway: RunningGateway, path: str) -
     assert gateway.get("/api/fleet/self").status_code == 409
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("first", [0, 1], ids=["from one process", "from one of two workers"])
 def test_a_hint_of_another_gateway_lets_one_failure_eject_a_target(
     redis: RedisServer, tmp_path: Path, first: int
@@ -264,3 +335,29 @@ def test_a_hint_of_another_gateway_lets_one_failure_eject_a_target(
         time.sleep(1.0)  # the hint is on its way, and nothing says when it has come
         y.hook()
         assert wait_until(lambda: y.metric("gateway_target_up", upstream="php") == 0, 5.0)
+
+
+def test_a_history_that_all_share_shows_no_decision_twice(redis: RedisServer, tmp_path: Path) -> None:
+    with postgres_server() as postgres:
+        more = f"store: {{url: '{postgres.new_database()}'}}\nhistory: {{keep_allowed: 1h}}"
+        config = fleet_config(redis.url, "[{url: 'http://127.0.0.1:9/rest'}]", more, prefix="shared:")
+        with running_fleet([config, config], tmp_path) as (a, b):
+            for number in range(6):
+                (a, b)[number % 2].hook(callId=f"shared-{number}")
+
+            def in_history() -> bool:
+                """Whether all are in the history: what a page's second half shows comes from there too."""
+                found = a.get("/api/decisions", params={"q": "shared-"}).json()
+                return found["history"]["error"] is None and len(found["decisions"]) == 6
+
+            assert wait_until(in_history)
+            for limit in (100, 4, 1):
+                seen: list[tuple[str, str]] = []
+                cursor: dict[str, str] = {}
+                while True:
+                    found = view(b, "/api/decisions", q="shared-", limit=str(limit), **cursor)
+                    seen += [(each["call_id"], each["replica"]) for each in found["decisions"]]
+                    if found["next"] is None:
+                        break
+                    cursor = {"cursor": found["next"]}
+                assert seen == [(f"shared-{number}", "ab"[number % 2]) for number in reversed(range(6))]

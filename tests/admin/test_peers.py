@@ -127,12 +127,18 @@ async def test_an_endless_answer_is_not_read_to_its_end(monkeypatch: pytest.Monk
     assert found.error == "its answer is larger than 1 MiB"
 
 
-async def test_one_that_is_lost_is_not_asked_and_nonsense_for_an_address_is_named() -> None:
-    async with other(ok(b"{}")) as one:
-        lost = Peer("1", "gone", f"127.0.0.1:{one.port}", "lost: no sign of life for 9 s")
-        known = [lost, Peer("2", "odd", "no such:address:at all"), Peer("3", "empty", "")]
-        found = await Peers(lambda: known, lambda: None).ask("/api/status")
-    assert one.requests == []
-    assert found[0].error == "lost: no sign of life for 9 s"
-    assert (found[1].error or "").startswith("no connection to no such:address:at all: ")
-    assert found[2].error == "its admin port is not known"
+async def test_one_that_is_lost_is_asked_all_the_same_for_it_may_only_be_cut_off_from_the_state() -> None:
+    words = "lost: no sign of life for 9 s"
+    async with other(ok(b'{"n":1}')) as alive, other(None) as silent:
+        ports = {"cut off": alive.port, "hung": silent.port}
+        known = [Peer(name, name, f"127.0.0.1:{port}", words) for name, port in ports.items()]
+        answered, hung = await Peers(lambda: known, lambda: None).ask("/api/status", (), 60.0)
+    assert (answered.content, answered.error) == ({"n": 1}, None)
+    assert hung.error == words
+
+
+async def test_nonsense_for_an_address_is_named() -> None:
+    known = [Peer("2", "odd", "no such:address:at all"), Peer("3", "empty", ""), Peer("4", "gone", "", "lost")]
+    found = await Peers(lambda: known, lambda: None).ask("/api/status")
+    assert (found[0].error or "").startswith("no connection to no such:address:at all: ")
+    assert [answer.error for answer in found[1:]] == ["its admin port is not known", "lost"]

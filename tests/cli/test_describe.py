@@ -307,6 +307,16 @@ def test_rate_answers_and_shadow_are_told(config: Path) -> None:
     assert ends == {"this hook is copied", "this hook is not copied: its session is not in the sample"}
 
 
+def test_limits_of_a_fleet_are_told_as_such(config: Path) -> None:
+    limits = "upstreams: {u: {url: 'http://h'}}\napps: {a: {upstream: u, max_in_flight: 9, rate_limit: 50/s}}\n"
+    config.write_text(limits)
+    assert explained(config, "a")["limit"] == "9 hooks of this app at once (apps.a.max_in_flight)"
+    config.write_text("state: {url: 'redis://h'}\n" + limits)
+    told, words = explained(config, "a"), "in the whole fleet: each replica has a share"
+    assert told["limit"] == f"9 hooks of this app at once {words} (apps.a.max_in_flight)"
+    assert told["rate"].startswith(f"50/s burst 50, for this app {words}; above it, the fallback for overload")
+
+
 def test_it_is_explained_whether_a_hook_is_recorded(config: Path, tmp_path: Path) -> None:
     apps = "apps: {a: {static: allow}}\n"
     config.write_text(apps)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.cli.describe_state import state_line, state_summary
+from gateway.cli.describe_state import limits_line, state_line, state_summary
 from gateway.config import loads
 
 SHARED = [
@@ -49,3 +49,33 @@ def test_the_line_of_status(state: dict[str, Any], line: str) -> None:
     found = state_line({"state": state})
     assert found is not None
     assert found.plain == line
+
+
+EVENLY = {"degraded": False, "divided_by": 4, "shares": []}
+SHARES = [
+    {"app": "a", "setting": "rate_limit", "share": 62.5, "limit": 100.0},
+    {"app": "b", "setting": "max_in_flight", "share": 9.0, "limit": 20.0},
+]
+
+
+@pytest.mark.parametrize(
+    ("limits", "line"),
+    [
+        (EVENLY, "1/4 of each"),
+        ({**EVENLY, "divided_by": 1}, "not divided: it is the only replica"),
+        (
+            {**EVENLY, "shares": SHARES},
+            "1/4 of each · a: 62.5/s, of 100/s for the fleet · b: 9 in flight, of 20 in flight for the fleet",
+        ),
+        ({**EVENLY, "degraded": True}, "the last shares are kept while the state is away: 1/4 of each"),
+    ],
+)
+def test_the_shares_in_status(limits: dict[str, Any], line: str) -> None:
+    found = limits_line({"state": {"limits": limits}})
+    assert found is not None
+    assert found.plain == line
+
+
+@pytest.mark.parametrize("status", [{}, {"state": None}, {"state": {"up": True}}])
+def test_without_a_fleet_there_are_no_shares(status: dict[str, Any]) -> None:
+    assert limits_line(status) is None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 import os
 import subprocess
 import sys
@@ -26,6 +28,8 @@ INSTALLED_CHECK: Final = "/usr/local/libexec/wcs-gateway/check-balancer"
 ADDRESS: Final = "192.0.2.10"
 OWN: Final = {"a": "192.0.2.11", "b": "192.0.2.12"}
 MOVE_LIMIT: Final = 20.0
+SESSIONS: Final = itertools.count()
+"""A session stays on one gateway: hooks of many reach both."""
 ALLOWS: Final = LISTEN + "apps: {defaultApp: {static: allow}}\n"
 
 
@@ -61,7 +65,7 @@ def is_down(balancer: Balancer, server: str) -> bool:
 
 
 def hook(balancer: Balancer) -> int:
-    body = b'{"appKey":"defaultApp"}'
+    body = json.dumps({"appKey": "defaultApp", "sessionId": str(next(SESSIONS))})
     return httpx.post(f"{balancer.url}/OnCallEvent", content=body, trust_env=False, timeout=20).status_code
 
 

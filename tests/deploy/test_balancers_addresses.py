@@ -85,22 +85,37 @@ def seen(gateway: RunningGateway, balancer: Balancer, context: ssl.SSLContext | 
 EXPECTED: Final = [(200, MEDIA), (403, STRANGER), (200, "::1")]
 
 
-def test_the_client_that_haproxy_names_is_the_one_that_is_judged(tmp_path: Path) -> None:
-    with running_gateway(config(proxy_protocol=["127.0.0.1"]), tmp_path) as gateway:
-        for words in (
-            "send-proxy check-send-proxy",
-            "send-proxy-v2 check-send-proxy",
-            "send-proxy-v2 check-send-proxy proxy-v2-options crc32c,unique-id,authority",
-            "send-proxy-v2",
-        ):
-            with balanced(gateway, words) as balancer:
-                # A health check brings a header that names nobody; one without is closed, and no fault either.
-                assert wait_until(partial(is_up_in, balancer)), words
-                assert seen(gateway, balancer) == EXPECTED, words
-        assert gateway.metric("gateway_dropped_connections_total") == 0
-        with balanced(gateway, "") as balancer, pytest.raises(AssertionError):
-            ask(balancer, MEDIA)  # no header: closed without an answer
-        assert wait_until(lambda: gateway.metric("gateway_dropped_connections_total", reason="proxy_header") == 1)
+FORWARDS: Final = "source 127.0.0.6"
+"""On the server's line: the gateway sees a proxy that is trusted."""
+BOTH: Final[dict[str, Any]] = {"proxy_protocol": ["127.0.0.1"], "trusted_proxies": ["127.0.0.6", "127.0.0.7"]}
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    with running_gateway(config(**BOTH), tmp_path_factory.mktemp("balanced")) as running:
+        yield running
+
+
+def dropped(gateway: RunningGateway) -> float:
+    return gateway.metric("gateway_dropped_connections_total", reason="proxy_header")
+
+
+def test_the_client_that_haproxy_names_is_the_one_that_is_judged(gateway: RunningGateway) -> None:
+    before = dropped(gateway)
+    for words in (
+        "send-proxy check-send-proxy",
+        "send-proxy-v2 check-send-proxy",
+        "send-proxy-v2 check-send-proxy proxy-v2-options crc32c,unique-id,authority",
+        "send-proxy-v2",
+    ):
+        with balanced(gateway, words) as balancer:
+            # A health check brings a header that names nobody; one without is closed, and no fault either.
+            assert wait_until(partial(is_up_in, balancer)), words
+            assert seen(gateway, balancer) == EXPECTED, words
+    assert dropped(gateway) == before
+    with balanced(gateway, "") as balancer, pytest.raises(AssertionError):
+        ask(balancer, MEDIA)  # no header: closed without an answer
+    assert wait_until(lambda: dropped(gateway) == before + 1)
 
 
 def is_up_in(balancer: Balancer) -> bool:
@@ -108,24 +123,29 @@ def is_up_in(balancer: Balancer) -> bool:
     return figures["status"] == "UP" and figures["check_status"] == "L4OK"
 
 
-@pytest.mark.parametrize("words", ["send-proxy", "send-proxy-v2", "send-proxy-v2 proxy-v2-options crc32c"])
-def test_the_header_comes_before_tls_that_is_passed_on_or_begun_by_haproxy(
-    tmp_path: Path, ours: Certificates, words: str
-) -> None:
-    text = config(tls=ours.valid, proxy_protocol=["127.0.0.1"])
-    with running_gateway(text, tmp_path) as gateway:
-        with balanced(gateway, words) as balancer:
-            assert seen(gateway, balancer, tls_client(ours)) == EXPECTED
-        with balanced(gateway, f"{words} {TLS_ITSELF}", mode="http") as balancer:
-            assert seen(gateway, balancer) == EXPECTED
-        assert gateway.metric("gateway_dropped_connections_total") == 0
+def test_the_header_comes_before_tls_that_is_passed_on_or_begun_by_haproxy(tmp_path: Path, ours: Certificates) -> None:
+    with running_gateway(config(tls=ours.valid, **BOTH), tmp_path) as gateway:
+        for words in ("send-proxy", "send-proxy-v2", "send-proxy-v2 proxy-v2-options crc32c"):
+            with balanced(gateway, words) as balancer:
+                assert seen(gateway, balancer, tls_client(ours)) == EXPECTED, words
+            with balanced(gateway, f"{words} {TLS_ITSELF}", mode="http") as balancer:
+                assert seen(gateway, balancer) == EXPECTED, words
+        assert dropped(gateway) == 0
 
 
-def test_haproxy_s_x_forwarded_for_names_the_client_of_each_hook(tmp_path: Path) -> None:
-    with running_gateway(config(trusted_proxies=["127.0.0.1"]), tmp_path) as gateway:
-        for option in ("option forwardfor", "option forwardfor\n    http-reuse always"):
-            with balanced(gateway, "", mode="http", option=option) as balancer:
-                assert seen(gateway, balancer) == EXPECTED, option
+@pytest.mark.parametrize("option", ["option forwardfor", "option forwardfor\n    http-reuse always"])
+def test_haproxy_s_x_forwarded_for_names_the_client_of_each_hook(gateway: RunningGateway, option: str) -> None:
+    with balanced(gateway, FORWARDS, mode="http", option=option) as balancer:
+        assert seen(gateway, balancer) == EXPECTED
+
+
+def test_both_headers_together_name_the_client_behind_two_proxies(gateway: RunningGateway) -> None:
+    with balanced(gateway, "send-proxy-v2") as balancer:
+        for value, status in ((MEDIA, 200), (STRANGER, 403), (f"{MEDIA}, {STRANGER}", 403), (f"x, {MEDIA}", 200)):
+            with socket.create_connection(("127.0.0.1", balancer.port), 20, source_address=("127.0.0.7", 0)) as sock:
+                sock.sendall(HOOK.replace(b"Host: gw", f"Host: gw\r\nX-Forwarded-For: {value}".encode()))
+                with sock.makefile("rb") as stream:
+                    assert read_answer(stream).status == status, value
 
 
 def test_by_the_configuration_that_we_give_away_allow_from_judges_the_media_server(tmp_path: Path) -> None:
@@ -143,13 +163,3 @@ def client_in_log(gateways: Iterable[RunningGateway], answer: Answer) -> str | N
     """The client of the hook with this answer, by the log of the gateway that gave it."""
     lines = (line for gateway in gateways for line in gateway.access_lines())
     return next((line["client"] for line in lines if line["request_id"] == answer.headers["x-request-id"]), None)
-
-
-def test_both_headers_together_name_the_client_behind_two_proxies(tmp_path: Path) -> None:
-    text = config(proxy_protocol=["127.0.0.1"], trusted_proxies=["127.0.0.7"])
-    with running_gateway(text, tmp_path) as gateway, balanced(gateway, "send-proxy-v2") as balancer:
-        for value, status in ((MEDIA, 200), (STRANGER, 403), (f"{MEDIA}, {STRANGER}", 403), (f"x, {MEDIA}", 200)):
-            with socket.create_connection(("127.0.0.1", balancer.port), 20, source_address=("127.0.0.7", 0)) as sock:
-                sock.sendall(HOOK.replace(b"Host: gw", f"Host: gw\r\nX-Forwarded-For: {value}".encode()))
-                with sock.makefile("rb") as stream:
-                    assert read_answer(stream).status == status, value

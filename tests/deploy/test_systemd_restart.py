@@ -150,6 +150,8 @@ def test_the_first_hook_starts_the_gateway_and_a_killed_one_comes_back_to_those_
         assert machine.property("ActiveState") == "inactive"
         assert machine.hook() == 200
         assert wait_until(lambda: machine.property("ActiveState") == "active", 60)  # once all workers serve
+        assert machine.systemctl("reload", "wcs-gateway") == 0
+        assert machine.hook() == 200
         before = machine.main_pid()
         assert machine.do("systemctl", "kill", "--signal=KILL", "wcs-gateway").returncode == 0
         assert machine.hook() == 200

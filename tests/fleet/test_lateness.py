@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.fleet.lateness import CALM_AFTER, IN_A_ROW, REST, Lateness
+from gateway.fleet.lateness import CALM_AFTER, FIRST_REST, IN_A_ROW, REST, Lateness
 
 HURRY, PATIENT = 0.002, 0.1
 limits = st.sampled_from([HURRY, 0.005, PATIENT, 0.3, 1.0])
@@ -20,10 +20,25 @@ def slow(limit: float = HURRY, now: float = 100.0) -> Lateness:
 
 def test_three_in_a_row_and_those_in_such_a_hurry_rest() -> None:
     lateness = slow()
-    assert lateness.is_resting(HURRY, 100.0 + REST / 2)
-    assert lateness.is_resting(HURRY / 2, 100.0 + REST / 2)
+    assert lateness.is_resting(HURRY, 100.0 + FIRST_REST / 2)
+    assert lateness.is_resting(HURRY / 2, 100.0 + FIRST_REST / 2)
     assert not lateness.is_resting(PATIENT, 100.0)
-    assert not lateness.is_resting(HURRY, 100.0 + REST)
+    assert not lateness.is_resting(HURRY, 100.0 + FIRST_REST)
+
+
+def test_a_rest_is_twice_as_long_as_the_one_before_until_an_answer_is_in_time() -> None:
+    lateness, now = slow(), 100.0
+    for length in (FIRST_REST, 2 * FIRST_REST, 4 * FIRST_REST, 8 * FIRST_REST, 16 * FIRST_REST, REST, REST):
+        assert lateness.is_resting(HURRY, now + 0.99 * length)
+        now += 1.01 * length
+        assert not lateness.is_resting(HURRY, now)
+        lateness.note_answer(HURRY * 5, now)  # late
+        lateness.note_late(HURRY, now, now)
+    lateness.note_answer(HURRY / 2, now)
+    for _ in range(IN_A_ROW):
+        lateness.note_late(HURRY, now + REST, now + REST, 0.5)
+    assert lateness.is_resting(HURRY, now + REST + 0.49 * FIRST_REST)
+    assert not lateness.is_resting(HURRY, now + REST + 0.51 * FIRST_REST)
 
 
 def test_an_answer_in_time_between_them_begins_the_row_again() -> None:
@@ -52,7 +67,7 @@ def test_commands_that_were_on_their_way_together_count_once() -> None:
 
 def test_after_the_rest_one_more_is_enough_and_said_only_once() -> None:
     lateness = slow()
-    now = 100.0 + REST
+    now = 100.0 + FIRST_REST
     assert not lateness.note_late(HURRY, now, now), "it was slow before"
     assert lateness.is_resting(HURRY, now)
 

@@ -147,6 +147,15 @@ def test_what_another_version_publishes_is_left_alone() -> None:
     assert 50.0 <= fleet.share("a") <= 100 * SLACK - 50, "the other has an even share, it says nothing else"
 
 
+@pytest.mark.parametrize("entry", [(0.0, 1.0, 1.0), (-1.0, 1.0, 1.0), (math.nan, 1.0, 1.0), (9.0, math.inf, math.nan)])
+def test_numbers_that_make_no_sense_are_left_alone(entry: tuple[float, float, float]) -> None:
+    fleet = Fleet("rate:a", 100.0)
+    fleet.join("a").demand = 300.0
+    fleet.records["b"] = math.inf, {"rate:a": Entry(*entry), "rate:b": Entry(*entry)}
+    fleet.run(A_WHILE)
+    assert 50.0 <= fleet.share("a") <= 100 * SLACK - 50
+
+
 def test_a_limit_that_nobody_needs_much_of_is_not_published() -> None:
     fleet = Fleet("rate:a", 100.0)
     for name in "abcd":
@@ -184,11 +193,12 @@ def test_places_still_in_use_beyond_a_share_are_not_given_to_others_yet() -> Non
 
 def test_of_too_many_limits_all_replicas_divide_the_same_ones_by_demand() -> None:
     busy, idle = Sharing("busy"), Sharing("idle")
+    for sharing in (busy, idle):
+        sharing.connected(-10.0)
     measured = {f"rate:{number}": Measured(100.0, 300.0) for number in range(MAX_DIVIDED + 50)}
     for now in range(10):
         busy.measure(measured, now)
         for sharing in (busy, idle):
-            sharing.connected(-10.0)
             published = {"busy": busy.entries(), "idle": idle.entries()}
             assert len(published["busy"]) <= MAX_DIVIDED
             sharing.divide(published, now)

@@ -132,7 +132,7 @@ def test_many_pairs_at_once_reach_the_backend_once_each(gateways: Pair) -> None:
     answers = gateways.pairs(bodies, lines=8)
     late = sum(gateway.metric("gateway_state_late_total") for gateway in (gateways.a, gateways.b)) - late
     twice = gateways.backend.count - len(bodies)
-    assert 0 <= twice <= late  # on a busy machine, an answer of the state's server may come too late
+    assert twice == 0 or late > 0  # on a busy machine, an answer of the state's server may come too late
     assert sum(one.body != other.body for one, other in answers) == twice
     assert all(answer.status == 200 for both in answers for answer in both)
 

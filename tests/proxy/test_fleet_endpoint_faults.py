@@ -186,7 +186,8 @@ def test_of_ten_thousand_pairs_none_is_asked_twice_but_where_the_server_was_late
         answers = gateways.pairs(bodies, lines=4)
         late = sum(gateway.metric("gateway_state_late_total") for gateway in (gateways.a, gateways.b))
         twice = backend.count - len(bodies)
+        assert twice <= len(bodies) / 100
         print(f"{twice} of {len(bodies)} pairs reached the backend twice; {late:.0f} answers of the server were late")
-        assert 0 <= twice <= late
+        assert twice == 0 or late > 0
         assert all(answer.status == 200 for both in answers for answer in both)
         assert sum(one.body != other.body for one, other in answers) == twice

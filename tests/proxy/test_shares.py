@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
+
+import pytest
 
 from gateway.config import Config
 from gateway.config.load import loads
 from gateway.fleet.shares import Measured, Share, Shares
 from gateway.model.change import prepare
+from gateway.policy.retry import Retry
 from gateway.proxy.limits import FleetLimits
 from gateway.proxy.runtime import Runtime
 from gateway.proxy.tenants import Tenant
 from gateway.telemetry.metrics import Metrics
+from gateway.upstreams import Outgoing
 from gateway.upstreams.target import MeasuredTarget
+from tests.support.pacing import Mode, PacedBackend, hook_body
 
 STATE = {"url": "redis://127.0.0.1:1/0"}  # a runtime asks it nothing
 URL = "http://127.0.0.1:9/secret"
@@ -197,12 +203,44 @@ async def test_a_limit_that_is_divided_by_demand_is_reported_however_little_is_u
         counted = FleetLimits(runtime, runtime.shares)
         await runtime.apply_shares(Shares(2, {"in_flight:a": Share(1.0, 1000.0)}))
         counted.count(runtime.tenants["a"], 1)
+        assert counted.exceeded(runtime.tenants["a"], runtime.snapshot.table.route_for("a", None), 9) is None
         assert runtime.measure_demand() == {"in_flight:a": Measured(1000.0, 1.0, 1.0)}
 
 
 async def test_apps_without_limits_are_not_counted() -> None:
     async with running(config(a={})) as runtime:
         assert runtime.shares is not None
-        FleetLimits(runtime, runtime.shares).count(runtime.tenants["a"], 1)
+        counted = FleetLimits(runtime, runtime.shares)
+        counted.count(runtime.tenants["a"], 1)
+        assert counted.exceeded(runtime.tenants["a"], runtime.snapshot.table.route_for("a", None), 9) is None
         assert runtime.tenants["a"].active_hooks == 1
         assert not runtime.shares.used_tenants
+
+
+@pytest.fixture
+def backend() -> Iterator[PacedBackend]:
+    with PacedBackend(Mode.HOLD) as running:
+        yield running
+
+
+async def test_the_connections_that_hooks_have_or_wait_for_are_measured_at_their_most(backend: PacedBackend) -> None:
+    first = loads(json.dumps({
+        "upstreams": {"u": {"url": backend.url, "max_connections": 8}},
+        "apps": {"a": {"upstream": "u"}},
+        "state": STATE,
+    })).config  # fmt: skip
+    async with running(first) as runtime:
+        await runtime.apply_shares(Shares(4))
+        upstream, deadline = runtime.snapshot.upstreams["u"], asyncio.get_running_loop().time() + 20
+        key = f"connections:{target_of(runtime).fleet_name}"
+        asking = [
+            asyncio.create_task(upstream.ask(Outgoing("/call", None, b"", hook_body("a"), "a"), deadline, Retry()))
+            for _ in range(5)
+        ]
+        while backend.held < 2:
+            await asyncio.sleep(0.01)
+        assert runtime.measure_demand() == {key: Measured(8.0, 5.0, 2.0)}
+        backend.release()
+        await asyncio.gather(*asking)
+        assert runtime.measure_demand()[key].wanted == 5.0
+        assert runtime.measure_demand() == {}

@@ -263,10 +263,13 @@ def haproxy(**replacing: str) -> Iterator[Balancer]:
     """HAProxy with the configuration that we give to operators, on a port of its own.
 
     *replacing* says what stands for the addresses of the example's servers: gateway_a and gateway_b for the hook ports,
-    admin_a and admin_b for the admin ports. All on 127.0.0.1.
+    admin_a and admin_b for the admin ports; gateway_c and admin_c add a third. All on 127.0.0.1.
     """
     program = require("haproxy", "haproxy")
     text = _HAPROXY_CONF.read_text()
+    if "gateway_c" in replacing:
+        third = f"127.0.0.1:{replacing['gateway_c']} port {replacing['admin_c']} id 3"
+        text += f"    server gateway-c {third}\n"
     with _server_directory() as directory:
         file = directory / "haproxy.cfg"
         health = free_port()
@@ -289,6 +292,7 @@ def haproxy(**replacing: str) -> Iterator[Balancer]:
             return [program, "-db", "-f", str(file)]
 
         with _server(command, {}, directory) as running:
+            _await_socket(directory)
             yield Balancer(running.port, health, directory)
 
 
@@ -304,7 +308,16 @@ def haproxy_by(configuration: Callable[[Path, int], str]) -> Iterator[Balancer]:
             return [program, "-db", "-f", str(file)]
 
         with _server(command, {}, directory) as running:
+            _await_socket(directory)
             yield Balancer(running.port, 0, directory)
+
+
+def _await_socket(directory: Path) -> None:
+    """HAProxy gives its control socket the final name a moment after it accepts."""
+    deadline = time.monotonic() + _START_SECONDS
+    while not (directory / "admin.sock").exists():
+        assert time.monotonic() < deadline, (directory / "error.log").read_text(errors="replace")
+        time.sleep(0.01)
 
 
 def haproxy_complaints() -> str:

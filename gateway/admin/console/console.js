@@ -4,6 +4,7 @@ import { get, keepToken } from "./api.js";
 import { add, filterBy, findDecision, listHash, paintDecisions, paintFailures, refresh, refreshFailures, setUpDecisions, skip, suggestApps, tickDecisions } from "./decisions.js";
 import { Diagnosis } from "./diagnosis.js";
 import { byId, setText } from "./dom.js";
+import { fetchAll, fetchFleet, paintFleet, setUpFleet, showsAll } from "./fleet.js";
 import { History, failing } from "./history.js";
 import { fetchInsights, paintInsights, showAllInsights } from "./insights.js";
 import { paintNow, searchApps } from "./now.js";
@@ -18,7 +19,9 @@ import { clock } from "./words.js";
 const STATUS_EVERY = 3000; // ms
 const INSIGHTS_EVERY = 1500; // ms
 const SPOOL_EVERY = 2000; // ms
-const VIEWS = { now: "Now", decisions: "Decisions", spool: "Spool", gateway: "Gateway" };
+const FLEET_EVERY = 3000; // ms
+const ALL_EVERY = 1000; // ms between two looks at all gateways, while they are shown
+const VIEWS = { now: "Now", decisions: "Decisions", spool: "Spool", fleet: "Fleet", gateway: "Gateway" };
 const THEMES = ["auto", "light", "dark"];
 const THEME_KEY = "wcs-gateway.theme";
 
@@ -63,6 +66,7 @@ function route() {
     if (view === "decisions") filterBy(new URLSearchParams(query));
     else if (view === "now" && state.insights) refreshInsights();
     else if (view === "gateway" && state.status) refreshStatus();
+    else if (view === "fleet") refreshFleet();
     else if (view === "spool") {
       refreshSpool(() => showEvents(new URLSearchParams(query)));
     }
@@ -88,6 +92,7 @@ function paint() {
       paintFailures();
     } else if (view === "decisions") paintDecisions();
     else if (view === "spool") paintSpool();
+    else if (view === "fleet") paintFleet();
     else paintStatus(state.status);
   });
 }
@@ -108,7 +113,7 @@ function paintPhase() {
 function onState(now) {
   connection = now;
   if (now.state === "live") {
-    for (const refetch of [refreshStatus, refreshInsights, refreshFailures, refreshSpool]) refetch();
+    for (const refetch of [refreshStatus, refreshInsights, refreshFailures, refreshSpool, refreshFleet]) refetch();
     if (view === "decisions") refresh();
   }
   if (now.state === "unauthorized") askForToken();
@@ -153,19 +158,64 @@ function onEvent(name, data) {
       configLoaded = null;
     }
     started = data.started;
+  } else if (showsAll()) {
+    if (name === "activity") tickDecisions(view === "decisions"); // the stream is this gateway's alone
   } else if (name === "activity") {
-    state.sample = data;
-    state.history.add(data);
-    state.diagnosis.look(
-      data.apps.filter(failing).map((app) => app.app),
-      paint,
-    );
-    if (view === "now" && byId("apps-search").value) searchApps(state);
+    takeSample(data);
     tickDecisions(view === "decisions");
   } else if (name === "upstreams") state.upstreams = data;
   else if (name === "decision") add(data);
   else if (name === "skipped") skip(data.skipped);
   if (!document.hidden) paint();
+}
+
+function takeSample(sample) {
+  state.sample = sample;
+  state.history.add(sample);
+  state.diagnosis.look(
+    sample.apps.filter(failing).map((app) => app.app),
+    paint,
+  );
+  if (view === "now" && byId("apps-search").value) searchApps(state);
+}
+
+/** Begin anew with the figures of other gateways. */
+function changeScope() {
+  Object.assign(state, { sample: null, history: new History(), diagnosis: new Diagnosis(), upstreams: null, insights: null });
+  byId("insights-panel").hidden = true;
+  refreshAll();
+  refreshInsights();
+  refreshFailures();
+  refresh();
+  paint();
+}
+
+let lookingAtAll = false;
+
+/** Fetch the figures of all gateways, while they are shown. */
+async function refreshAll() {
+  if (!showsAll() || lookingAtAll) return;
+  lookingAtAll = true;
+  try {
+    const { sample, upstreams } = await fetchAll();
+    if (showsAll()) {
+      state.upstreams = upstreams;
+      takeSample(sample);
+    }
+    paint();
+  } catch {
+    // the stream reports the connection
+  }
+  lookingAtAll = false;
+}
+
+async function refreshFleet() {
+  try {
+    await fetchFleet();
+    paint();
+  } catch {
+    // the stream reports the connection
+  }
 }
 
 async function refreshStatus() {
@@ -185,10 +235,11 @@ async function refreshStatus() {
 let refreshing = false;
 
 async function refreshInsights() {
-  if (refreshing) return;
+  if (refreshing || showsAll()) return; // insights are of one gateway
   refreshing = true;
   try {
-    state.insights = await fetchInsights();
+    const insights = await fetchInsights();
+    if (!showsAll()) state.insights = insights;
     paint();
   } catch {
     // the stream reports the connection
@@ -246,8 +297,10 @@ setUpSettings(() => {
   paint();
 });
 setUpSpool();
+setUpFleet(changeScope);
 onDone(() => {
   refreshStatus();
+  refreshFleet();
   refreshSpool();
 });
 byId("insights-more").addEventListener("click", () => showAllInsights(state));
@@ -266,6 +319,12 @@ const stream = listen("/api/events", onEvent, onState);
 setInterval(() => {
   if (connection.state === "live" && !document.hidden) refreshStatus();
 }, STATUS_EVERY);
+setInterval(() => {
+  if (connection.state === "live" && !document.hidden) refreshFleet();
+}, FLEET_EVERY);
+setInterval(() => {
+  if (connection.state === "live" && !document.hidden) refreshAll();
+}, ALL_EVERY);
 setInterval(() => {
   if (connection.state === "live" && !document.hidden && view === "now") refreshInsights();
 }, INSIGHTS_EVERY);

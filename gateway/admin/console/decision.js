@@ -3,6 +3,7 @@
 import { get } from "./api.js";
 import { timelineSpan, timeline } from "./charts.js";
 import { byId, h } from "./dom.js";
+import { scoped } from "./fleet.js";
 import { details, ignoredRejection } from "./insights.js";
 import { REASONS, clock, dateAndClock, decidedBy, isFailure, ms, plural, reasonColour, reasonLabel } from "./words.js";
 
@@ -16,7 +17,7 @@ export async function openDecision(id, known) {
   else byId("decision-body").replaceChildren(h("p", { class: "empty" }, "Loading …"));
   if (!dialog.open) dialog.showModal();
   try {
-    const decision = await get(`/api/decisions/${encodeURIComponent(id)}`);
+    const decision = await get(scoped(`/api/decisions/${encodeURIComponent(id)}`));
     // The candidate may have answered after the decision, and the history knows more than the list.
     const more = (decision.shadow && !known?.shadow) || decision.config_revision || decision.hook_body;
     if (shown === id && (!known || (decision.time === known.time && more))) paint(decision);

@@ -3,6 +3,7 @@
 import { get } from "./api.js";
 import { kinds } from "./diagnosis.js";
 import { byId, h, keyed, setText } from "./dom.js";
+import { scoped, showsAll } from "./fleet.js";
 import { decisionNote } from "./insights.js";
 import { REASONS, VERDICTS, clock, dateAndClock, decidedBy, grouped, isFailure, ms, plural, reasonColour, reasonLabel, when } from "./words.js";
 
@@ -27,7 +28,7 @@ let matched = null;
 let next = null; // cursor of the older ones; undefined where only the last row says where they begin
 let oldest = null; // how far back it looked
 let searched = null; // the history, as the gateway describes it
-let incomplete = [];
+let incomplete = []; // who gave no answer, as text
 let following = true;
 let waiting = 0; // new decisions while the list is paused
 let skipped = 0;
@@ -99,15 +100,24 @@ export async function refresh() {
 async function page(from, wanted) {
   let answer;
   for (let tries = 0; tries < TRIES; tries++) {
-    answer = await get(`/api/decisions?${new URLSearchParams({ ...filters, ...from, limit: String(PAGE) })}`);
+    answer = await get(scoped(`/api/decisions?${new URLSearchParams({ ...filters, ...from, limit: String(PAGE) })}`));
     if (answer.decisions.length || answer.next === null || !wanted()) break;
     from = { cursor: answer.next };
   }
   if (wanted()) {
     ({ next, oldest, history: searched } = answer);
-    incomplete = answer.incomplete ?? [];
+    incomplete = silent(answer);
   }
   return answer;
+}
+
+/** Whose decisions an answer lacks. */
+function silent({ incomplete: workers = [], replicas = [] }) {
+  return [
+    ...workers.map((pid) => `worker ${pid}`),
+    ...replicas.filter((replica) => replica.error).map((replica) => `gateway ${replica.name} (${replica.error})`),
+    ...replicas.flatMap((replica) => (replica.incomplete ?? []).map((pid) => `worker ${pid} of gateway ${replica.name}`)),
+  ];
 }
 
 async function older() {
@@ -130,7 +140,7 @@ async function older() {
 /** The latest failures, for the first view. */
 export async function refreshFailures() {
   try {
-    failures = (await get(`/api/decisions?failures=1&limit=${LATEST}`)).decisions;
+    failures = (await get(scoped(`/api/decisions?failures=1&limit=${LATEST}`))).decisions;
     paintFailures();
   } catch {
     // console.js reports the connection
@@ -184,7 +194,7 @@ function matches(decision) {
 
 /** Once a second, or when the view is shown: paint changes, fetch what the stream skipped. */
 export function tickDecisions(visible) {
-  if (following && visible && ((skipped && Object.keys(filters).length) || unsure) && Date.now() - refreshed > REFRESH_AFTER) refresh();
+  if (following && visible && ((skipped && Object.keys(filters).length) || unsure || showsAll()) && Date.now() - refreshed > REFRESH_AFTER) refresh();
   if (visible) paintDecisions();
 }
 
@@ -213,7 +223,7 @@ export function paintDecisions() {
     if (following) parts.push("following");
     if (!following) parts.push(waiting ? `paused, ${grouped(waiting)} new` : "paused");
     if (following && skipped && !some) parts.push(`${plural(skipped, "hook")} skipped (too fast to display). Pause or filter.`);
-    if (incomplete.length) parts.push(`no answer from ${incomplete.map((pid) => `worker ${pid}`).join(", ")}: its decisions are missing`);
+    if (incomplete.length) parts.push(`no answer from ${incomplete.join(", ")}: ${incomplete.length > 1 ? "their" : "its"} decisions are missing`);
   }
   setText(byId("decisions-state"), parts.join(" · "));
   const empty = byId("decisions-empty");
@@ -251,7 +261,7 @@ function newRow(decision) {
     h("td", { role: "cell", class: "id" }, decision.call_id ?? decision.session_id ?? "–"),
     h("td", { role: "cell" }, verdictBadge(decision)),
     h("td", { role: "cell", class: "why-cell" }, ...why),
-    h("td", { role: "cell", class: "target-cell" }, decision.target ?? "–", attempts > 1 ? h("span", { class: "faint" }, ` ${attempts} attempts`) : null),
+    h("td", { role: "cell", class: "target-cell" }, decision.target ?? "–", attempts > 1 ? h("span", { class: "faint" }, ` ${attempts} attempts`) : null, decision.replica ? h("span", { class: "faint" }, ` at ${decision.replica}`) : null),
     h("td", { role: "cell", class: "number" }, ms(decision.duration_ms)),
   );
 }

@@ -1,6 +1,7 @@
 // From failures to their cause: which target, which error, since when.
 
 import { get } from "./api.js";
+import { scoped } from "./fleet.js";
 import { when, withoutName } from "./words.js";
 
 const LOOKED_AT = 5; // failing apps whose first failure is searched for
@@ -53,7 +54,7 @@ export class Diagnosis {
 
   async #ask(name) {
     try {
-      const { decisions, matched } = await get(`/api/decisions?${new URLSearchParams({ app: name, failures: "1", limit: String(FETCHED) })}`);
+      const { decisions, matched } = await get(scoped(`/api/decisions?${new URLSearchParams({ app: name, failures: "1", limit: String(FETCHED) })}`));
       const failed = decisions.filter(hookFailed);
       let first = failed[0];
       for (const decision of failed) {

@@ -5,6 +5,7 @@ import { latestFailures } from "./decisions.js";
 import { bar, sparkline, stacked } from "./charts.js";
 import { earliest } from "./diagnosis.js";
 import { byId, h, keyed, setText } from "./dom.js";
+import { fleetProblems, scoped } from "./fleet.js";
 import { insightProblems } from "./insights.js";
 import { spoolProblems } from "./spool.js";
 import { SERIES, bySeries, failing, totals } from "./history.js";
@@ -89,7 +90,7 @@ function troubles({ sample, upstreams, status, diagnosis, insights, spool }) {
       });
     }
   }
-  found.push(...insightProblems(insights), ...spoolProblems(spool));
+  found.push(...fleetProblems(), ...insightProblems(insights), ...spoolProblems(spool));
   if (status?.last_reload && status.last_reload.successful === false) {
     found.push({ level: "warn", text: `The last reload failed (${when(status.last_reload.time)}): the file on disk is not in use`, link: "#/gateway" });
   }
@@ -109,9 +110,10 @@ function paintHealth(state) {
   box.dataset.level = bad ? "bad" : found.length ? "warn" : "good";
   const apps = found.reduce((sum, trouble) => sum + (trouble.apps ?? 0), 0);
   const store = found.some((trouble) => trouble.level === "bad" && trouble.store);
-  const targets = found.filter((trouble) => trouble.level === "bad" && !trouble.apps && !trouble.store).length;
+  const gateways = found.filter((trouble) => trouble.level === "bad" && trouble.gateway).length;
+  const targets = found.filter((trouble) => trouble.level === "bad" && !trouble.apps && !trouble.store && !trouble.gateway).length;
   const perhapsMore = apps === state.sample.apps.length && apps < state.sample.app_count; // the stream sends only so many
-  const parts = [apps && plural(apps, "app") + (perhapsMore ? " or more" : ""), targets && plural(targets, "target"), store && "the store"].filter(Boolean);
+  const parts = [apps && plural(apps, "app") + (perhapsMore ? " or more" : ""), targets && plural(targets, "target"), gateways && plural(gateways, "gateway"), store && "the store"].filter(Boolean);
   setText(byId("summary"), bad ? `Problems with ${inWords(parts)}` : found.length ? "Working, with warnings" : "All is well: every target is up and no hook is failing");
   const shown = found.slice(0, TROUBLES);
   if (found.length > shown.length) shown.push({ level: "warn", text: `and ${grouped(found.length - shown.length)} more`, link: null, key: "more" });
@@ -193,7 +195,7 @@ export async function searchApps(state) {
   if (wanted && lacking && Date.now() - fetched > ASK_EVERY) {
     fetched = Date.now();
     try {
-      allApps = await get(`/api/activity?apps=${MOST}`);
+      allApps = await get(scoped(`/api/activity?apps=${MOST}`));
     } catch {
       fetched = Date.now(); // console.js reports the connection
     }

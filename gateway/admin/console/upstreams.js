@@ -1,6 +1,7 @@
 // Upstreams and their targets: state, why, since when, and the buttons to eject and restore them.
 
 import { byId, h, keyed, setText } from "./dom.js";
+import { inFleet } from "./fleet.js";
 import { STATES } from "./now.js";
 import { confirmAction } from "./actions.js";
 import { ago, grouped, ms, plural, when, withoutName } from "./words.js";
@@ -71,6 +72,7 @@ function stateReason(target) {
   if (target.state && target.state !== "up") words.push(`${STATES[target.state] ?? target.state}${target.since ? ` since ${when(target.since)} (${ago(target.since)})` : ""}`);
   if (target.reason) words.push(withoutName(target.target, target.reason));
   if (target.ejected_for?.length) words.push(`ejected for ${target.ejected_for.join(", ")}`);
+  if (target.not_up_at?.length) words.push(`at ${target.not_up_at.length} of ${plural(target.replicas, "gateway")}: ${target.not_up_at.join(", ")}`);
   if (target.workers > 1 && target.workers_ejected) words.push(`in ${target.workers_ejected} of ${target.workers} workers`);
   if (target.retry_in_seconds !== null && target.retry_in_seconds !== undefined) words.push(`next probe in ${Math.ceil(target.retry_in_seconds)} s`);
   return words.join(" · ");
@@ -88,7 +90,8 @@ function paintTarget(item, target, upstream) {
   const reason = stateReason(target);
   reasonBox.hidden = !reason;
   setText(reasonBox, reason);
-  const connections = `${grouped(target.connections)} of ${grouped(target.max_connections)}`;
+  const forFleet = target.fleet_max_connections ? `, of ${grouped(target.fleet_max_connections)} for the fleet` : ""; // what comes before is a share
+  const connections = `${grouped(target.connections)} of ${grouped(target.max_connections)}${forFleet}`;
   const times = [target.p50_ms, target.p95_ms, target.p99_ms].map((time) => (time ? ms(time) : null));
   const values = [grouped(target.in_flight), target.queued ? grouped(target.queued) : null, connections, ...times, target.ejections ? grouped(target.ejections) : null];
   [...figures.children].forEach((figure, at) => {
@@ -107,18 +110,21 @@ function paintTarget(item, target, upstream) {
 
 const path = (upstream, target, what) => `/api/upstreams/${encodeURIComponent(upstream.name)}/${encodeURIComponent(target.target)}/${what}`;
 
+/** What is said where the other gateways do not know the order yet. */
+const unpublished = ({ fleet }) => (fleet && !fleet.published ? ` The other gateways obey when the state is back: ${fleet.error}.` : "");
+
 function askToEject(upstream, target) {
   const others = upstream.targets.filter((other) => other !== target && (other.state === "up" || other.state === "partly"));
   confirmAction({
     title: `Eject ${target.target}?`,
     text: [
-      `It gets no more hooks of ${upstream.name} until you restore it, in all workers and across reloads. A restart of the gateway restores it. Hooks it is processing now are still answered.`,
+      `It gets no more hooks of ${upstream.name} until you restore it, ${inFleet() ? "at all gateways of the fleet, also at those that start later" : "in all workers and across reloads. A restart of the gateway restores it"}. Hooks it is processing now are still answered.`,
       others.length ? null : `It is the last available target of ${upstream.name}: the fallback will decide every hook of ${plural(upstream.app_count, "app")}.`,
     ],
     danger: true,
     button: "Eject it",
     path: path(upstream, target, "eject"),
-    done: (answer) => `${target.target} is ${answer.result ?? "ejected"}.${answer.warning ? ` ${answer.warning}` : ""}`,
+    done: (answer) => `${target.target} is ${answer.result ?? "ejected"}.${answer.warning ? ` ${answer.warning}` : ""}${unpublished(answer)}`,
   });
 }
 
@@ -128,6 +134,6 @@ function askToRestore(upstream, target) {
     text: [`It gets hooks of ${upstream.name} again immediately. If it keeps failing, the breaker ejects it again.`],
     button: "Restore it",
     path: path(upstream, target, "restore"),
-    done: (answer) => `${target.target} is ${answer.result ?? "restored"}.`,
+    done: (answer) => `${target.target} is ${answer.result ?? "restored"}.${unpublished(answer)}`,
   });
 }

@@ -172,10 +172,11 @@ class _Explained:
         yield f"budget    {seconds(route.budget)} ({self._from('timeout')})"
         yield f"retry     {_describe_retry(self._retry(name))} ({self._retry_from(name)})"
         yield f"dedupe    {_describe_dedupe(route.dedupe)} ({self._from('dedupe')})"
+        fleet = "" if self._config.state is None else " in the whole fleet: each replica has a share"
         if settings.max_in_flight is not None:
-            yield f"limit     {settings.max_in_flight} hooks of this app at once ({self._from('max_in_flight')})"
+            yield f"limit     {settings.max_in_flight} hooks of this app at once{fleet} ({self._from('max_in_flight')})"
         if settings.rate_limit is not None:
-            rate = f"{settings.rate_limit}, for this app; above it, the fallback for overload"
+            rate = f"{settings.rate_limit}, for this app{fleet}; above it, the fallback for overload"
             yield f"rate      {rate} ({self._from('rate_limit')})"
         if self._kind is MethodType.EVENT and settings.event_answers is EventAnswers.ANY:
             answers = "any 2xx means delivered, unless it contains a PHP fatal error"

@@ -20,7 +20,7 @@ from gateway.cli.client import (
     fleet_parameter,
     gateway_at,
 )
-from gateway.cli.describe_state import state_line
+from gateway.cli.describe_state import limits_line, state_line
 from gateway.cli.render import Json, clock, milliseconds, plain, rate
 from gateway.model.text import plural
 
@@ -93,6 +93,8 @@ def _status(activity: Json, status: Json, upstreams: Json, insights: Json, spool
     yield Text.assemble((f"{'store':9} ", "dim"), render_spool.summary(spool))
     if (state := state_line(status)) is not None:
         yield Text.assemble((f"{'state':9} ", "dim"), state)
+    if (limits := limits_line(status)) is not None:
+        yield Text.assemble((f"{'limits':9} ", "dim"), limits)
     for problem in render.problems(status):
         yield Text(problem, style="bold red")
     for warning in status["warnings"]:

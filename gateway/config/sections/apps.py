@@ -80,17 +80,17 @@ class AppSettings(Section):
     )
     max_in_flight: Annotated[int | None, IN_FLIGHT] = Field(
         default=None,
-        description="Hooks of the app in the gateway at once, over all workers; past it, they are answered at once "
-        "with the verdict for overload. All appKeys of a glob share one limit. Default: that of defaults, or no limit "
-        "but server.max_in_flight. Too small rejects calls in a peak; without a limit, an app whose backend hangs can "
-        "use up server.max_in_flight.",
+        description="Hooks of the app in the gateway at once, over all workers, and with state over the whole fleet; "
+        "past it, they are answered at once with the verdict for overload. All appKeys of a glob share one limit. "
+        "Default: that of defaults, or no limit but server.max_in_flight. Too small rejects calls in a peak; without "
+        "a limit, an app whose backend hangs can use up server.max_in_flight.",
     )
     rate_limit: RateLimit = Field(
         default=None,
         description="Hooks of the app per second (/s), minute (/m) or hour (/h), and how many at once (burst; without "
-        "it, one second's worth), over all workers; or off. Past it, hooks are answered at once with the verdict for "
-        "overload. All appKeys of a glob share one limit. Default: that of defaults, or off. Below the media server's "
-        "peak rate, it rejects calls.",
+        "it, one second's worth), over all workers, and with state over the whole fleet; or off. Past it, hooks are "
+        "answered at once with the verdict for overload. All appKeys of a glob share one limit. Default: that of "
+        "defaults, or off. Below the media server's peak rate, it rejects calls.",
     )
     rest_client_config: Annotated[ClientConfigPart | None, CLIENT_CONFIG] = Field(
         default=None,

@@ -191,8 +191,9 @@ class Upstream(Section):
     )
     max_connections: Annotated[int, whole_number(1, 65535, "connections")] = Field(
         default=64,
-        description="Connections to each target at once, over all workers; past it, hooks queue inside their budget. "
-        "Default 64. No more than the backend has workers, or hooks wait there unseen.",
+        description="Connections to each target at once, over all workers, and with state over the whole fleet; past "
+        "it, hooks queue inside their budget. Default 64. No more than the backend has workers, or hooks wait there "
+        "unseen.",
     )
     max_answer: Annotated[int, size("1B", "64MiB")] = Field(
         default="1MiB",

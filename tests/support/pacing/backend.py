@@ -68,6 +68,8 @@ class PacedBackend:
         self.check_requests: list[Request] = []
         self.most_in_hand = 0
         """The most hooks that it has had in hand at once."""
+        self.most_open = 0
+        """The most connections that were open at once."""
         self.worked = 0.0
         """Seconds that it has had hooks in hand, those of all connections together."""
         self.accepted = 0
@@ -99,6 +101,11 @@ class PacedBackend:
     def count(self) -> int:
         """Hooks that have arrived."""
         return len(self.hooks)
+
+    @property
+    def open(self) -> int:
+        """Connections open now."""
+        return len(self._open)
 
     @property
     def is_connected(self) -> bool:
@@ -198,6 +205,7 @@ class PacedBackend:
 
     def opened(self, serving: _Serving) -> None:
         self._open.add(serving)
+        self.most_open = max(self.most_open, len(self._open))
         if not self._listens:
             serving.reset()
 
