@@ -35,13 +35,13 @@ def gateway(process: RunningGateway) -> RunningGateway:
     return process
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """Of the authority that everyone here trusts."""
     return make_certificates(tmp_path_factory.mktemp("ours"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """Of another authority."""
     return make_certificates(tmp_path_factory.mktemp("theirs"))

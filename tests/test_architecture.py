@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -69,7 +70,12 @@ def defined_in(path: Path) -> set[str]:
     return set(defined(source))
 
 
-EVERYTHING: Final = set().union(*map(defined_in, PACKAGE.rglob("*.py")), *map(defined_in, PACKAGE.rglob("*.js")))
+@functools.cache
+def everything() -> set[str]:
+    """What all our sources define; read when asked for, for every process of the tests imports this module."""
+    return set().union(*map(defined_in, PACKAGE.rglob("*.py")), *map(defined_in, PACKAGE.rglob("*.js")))
+
+
 KEYS: Final = {key.name for section in reference_sections().values() for key in section.keys}
 """The configuration's."""
 WORDS: Final = {*KEYS, *ROOMS, *CATALOGUE, *Verdict}
@@ -78,7 +84,7 @@ WORDS: Final = {*KEYS, *ROOMS, *CATALOGUE, *Verdict}
 def is_known(name: str) -> bool:
     """Whether a name is defined somewhere, or is a key of the configuration, or a word of ours."""
     section, _, key = name.rpartition(".")
-    return name in EVERYTHING or name in WORDS or (section in KEYS and key in KEYS)
+    return name in everything() or name in WORDS or (section in KEYS and key in KEYS)
 
 
 def rows(*header: str) -> Iterator[list[str]]:
@@ -102,7 +108,7 @@ def test_every_file_that_is_named_exists(path: str) -> None:
 
 @pytest.mark.parametrize("name", dict.fromkeys(names()))
 def test_every_name_is_defined(name: str) -> None:
-    assert is_known(name), f"renamed? there are {get_close_matches(name, EVERYTHING)}"
+    assert is_known(name), f"renamed? there are {get_close_matches(name, everything())}"
 
 
 @pytest.mark.parametrize(("name", "file"), pairs())

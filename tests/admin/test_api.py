@@ -420,9 +420,12 @@ def test_what_is_read_is_not_posted_to_and_an_action_is_not_read(gateway: Runnin
 # --- workers ---
 
 
-@pytest.fixture
-def two_workers(backend: FaultyBackend, refused: int, tmp_path: Path) -> Iterator[RunningGateway]:
-    with running_gateway(config_of(backend, refused, 2), tmp_path) as running:
+@pytest.fixture(scope="module")
+def two_workers(
+    backend: FaultyBackend, refused: int, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningGateway]:
+    """Another than that of the tests above: these here kill its workers, and stop them."""
+    with running_gateway(config_of(backend, refused, 2), tmp_path_factory.mktemp("workers")) as running:
         yield running
 
 
@@ -443,6 +446,7 @@ def test_a_worker_that_begins_later_carries_out_every_action(two_workers: Runnin
     assert send(two_workers, "ok").headers["connection"] == "close"
     assert act(two_workers, "first-gone", 0, "restore")["result"] == "restored"
     assert states(two_workers, "first-gone") == ["up", "up"]
+    two_workers.post("/-/undrain")
 
 
 @contextlib.contextmanager
@@ -478,13 +482,14 @@ def test_a_worker_that_hangs_is_named_and_the_others_answer_meanwhile(two_worker
     assert done["result"] == "ejected"
     assert done["incomplete"] in ([victim], [])
     assert wait_until(lambda: targets(two_workers, "first-gone")[0]["workers_ejected"] == 2)
+    act(two_workers, "first-gone", 0, "restore")
 
 
 def test_an_answer_of_a_thousand_long_decisions_comes_whole_from_several_workers(two_workers: RunningGateway) -> None:
     text = "\N{TELEPHONE RECEIVER}" * 5_000
     for number in range(300):
         send(two_workers, "blocked", f"{number} {text}", sessionId=text, nodeId=text)
-    answer = two_workers.get("/api/decisions", params={"limit": 1000})
+    answer = two_workers.get("/api/decisions", params={"app": "blocked", "limit": 1000})
     found = answer.json()
     assert (found["matched"], len(found["decisions"]), found["incomplete"]) == (300, 300, [])
     assert {each["call_id"].partition(" ")[0] for each in found["decisions"]} == {str(number) for number in range(300)}

@@ -110,13 +110,24 @@ def test_no_value_of_an_option_brings_a_traceback_hangs_or_takes_all_memory(
 
 
 @pytest.mark.parametrize("command", ["send -u http://127.0.0.1:1", "explain -c gateway.yaml"])
-@pytest.mark.parametrize("file", ["/dev/zero", "/dev/tty", "/proc/kmsg", "directory", "pipe", "sparse", "- </dev/zero"])
+@pytest.mark.parametrize("file", ["/dev/zero", "/dev/tty", "/proc/kmsg", "directory", "pipe", "sparse"])
+@pytest.mark.usefixtures("config", "place")
+def test_a_hook_that_is_no_file_or_has_no_end_is_told_as_bad_usage(command: str, file: str) -> None:
+    with shorten():
+        run = gateway(*command.split(), file)
+    assert_bad_usage(run, file)
+
+
+@pytest.mark.parametrize("command", ["send -u http://127.0.0.1:1", "explain -c gateway.yaml"])
 @pytest.mark.usefixtures("config")
-def test_a_hook_that_is_no_file_or_has_no_end_is_told_as_bad_usage(command: str, file: str, place: Path) -> None:
-    run: Run = shell(f"ulimit -v 1000000; gateway {command} {file}", place)
+def test_a_hook_from_a_standard_input_without_an_end_is_told_as_bad_usage(command: str, place: Path) -> None:
+    assert_bad_usage(shell(f"ulimit -v 1000000; gateway {command} - </dev/zero", place), "-")
+
+
+def assert_bad_usage(run: Run, file: str) -> None:
     assert (run.status, run.out) == (2, "")
     assert len(run.err.splitlines()) == 1
-    assert run.err.startswith(f"gateway: {file.split()[0]}: ")
+    assert run.err.startswith(f"gateway: {file}: ")
 
 
 def test_a_hook_may_come_through_a_pipe_that_somebody_writes_to(config: Path) -> None:

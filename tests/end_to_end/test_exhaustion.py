@@ -168,7 +168,7 @@ def few_descriptors(gateway: RunningGateway) -> list[str]:
 
 
 @pytest.mark.parametrize("in_one_burst", [False, True])
-@pytest.mark.parametrize("limit", [128, 256, 1024])
+@pytest.mark.parametrize("limit", [128, 256, pytest.param(1024, marks=pytest.mark.slow)])
 def test_whoever_comes_when_the_descriptors_are_used_up_is_told_so_and_the_others_are_served(
     backend: PacedBackend, tmp_path: Path, limit: int, in_one_burst: bool
 ) -> None:

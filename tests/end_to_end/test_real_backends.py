@@ -87,7 +87,9 @@ def test_what_a_php_backend_does_is_the_verdict_and_the_reason_that_the_contract
     assert [hook.request_id for hook in seen] == [answer.headers["x-request-id"]]  # asked exactly once
 
 
-@pytest.mark.parametrize("pair", ["Apache", "Apache without keep-alive"], indirect=True)
+@pytest.mark.parametrize(
+    "pair", ["Apache", pytest.param("Apache without keep-alive", marks=pytest.mark.slow)], indirect=True
+)
 def test_two_thousand_hooks_of_java_reach_apache_once_each_and_come_back_byte_for_byte(
     pair: tuple[RunningGateway, Backend],
 ) -> None:

@@ -187,25 +187,28 @@ CROWDS = {
 }
 
 
+@pytest.fixture(scope="module")
+def visited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    """For one crowd after the other: what the last one left is worth no more than the next one."""
+    with running_gateway(configuration(), tmp_path_factory.mktemp("visited")) as gateway:
+        yield gateway
+
+
 @pytest.mark.parametrize("crowd", CROWDS)
-def test_crowds_at_the_admin_port_keep_no_probe_scrape_or_operator_out(tmp_path: Path, crowd: str) -> None:
-    with (
-        running_gateway(configuration(), tmp_path) as gateway,
-        connections(gateway.admin, "127.0.0.1", 150, CROWDS[crowd]),
-    ):
+def test_crowds_at_the_admin_port_keep_no_probe_scrape_or_operator_out(visited: RunningGateway, crowd: str) -> None:
+    with connections(visited.admin, "127.0.0.1", 150, CROWDS[crowd]):
         for path in ("/-/healthy", "/-/ready", "/metrics", "/api/status") * 3:
-            assert gateway.get(path, headers={"Connection": "close"}).status_code == 200, path
+            assert visited.get(path, headers={"Connection": "close"}).status_code == 200, path
 
 
-def test_all_crowds_at_once_and_an_operator_still_reloads(tmp_path: Path) -> None:
-    with running_gateway(configuration(), tmp_path) as gateway, contextlib.ExitStack() as stack:
+def test_all_crowds_at_once_and_an_operator_still_reloads(visited: RunningGateway) -> None:
+    with contextlib.ExitStack() as stack:
         for first in CROWDS.values():
-            stack.enter_context(connections(gateway.admin, "127.0.0.1", 40, first))
-        assert gateway.reload(configuration(max_connections=21))["changes"] == ["server.max_connections changed"]
+            stack.enter_context(connections(visited.admin, "127.0.0.1", 40, first))
+        assert visited.reload(configuration(max_connections=21))["changes"] == ["server.max_connections changed"]
 
 
-def test_half_a_request_has_seconds_at_the_admin_port(tmp_path: Path) -> None:
-    with running_gateway(configuration(), tmp_path) as gateway:
-        for half in (CROWDS["half a head"], CROWDS["half a body"]):
-            with connections(gateway.admin, "127.0.0.1", 1, half) as [sock], sock.makefile("rb") as stream:
-                assert read_answer(stream).status == 408
+def test_half_a_request_has_seconds_at_the_admin_port(visited: RunningGateway) -> None:
+    for half in (CROWDS["half a head"], CROWDS["half a body"]):
+        with connections(visited.admin, "127.0.0.1", 1, half) as [sock], sock.makefile("rb") as stream:
+            assert read_answer(stream).status == 408

@@ -147,8 +147,15 @@ def test_what_does_not_end_a_gateway_does_not_while_it_starts_serves_and_drains(
         assert gateway.lines()[-1]["message"] == "stopped"
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("to_all", [False, True], ids=["to the process", "to the group"])
+@pytest.mark.parametrize(
+    ("workers", "to_all"),
+    [
+        pytest.param(1, False, id="one worker, to the process"),
+        pytest.param(1, True, id="one worker, to the group", marks=pytest.mark.slow),
+        pytest.param(2, False, id="two workers, to the process", marks=pytest.mark.slow),
+        pytest.param(2, True, id="two workers, to the group"),
+    ],
+)
 def test_what_ends_a_gateway_does_at_any_moment_of_its_start_with_status_0(
     workers: int, to_all: bool, tmp_path: Path
 ) -> None:

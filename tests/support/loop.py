@@ -11,14 +11,17 @@ import inspect
 import multiprocessing
 import multiprocessing.context
 import os
+import ssl
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, Final
+from unittest import mock
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 from playwright.sync_api import sync_playwright
@@ -55,6 +58,22 @@ for name, examples in EXAMPLES.items():
         derandomize=os.environ.get("CI") == "true",  # where the same commit has the same result each time
     )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+# --- certificates of the world's authorities ---
+
+
+@functools.cache
+def _context(file: str | None, directory: str | None, **options: Any) -> ssl.SSLContext:
+    """By what httpx takes from the environment and from its caller; nobody changes it later."""
+    return httpx.create_ssl_context(**options)
+
+
+def _kept_context(**options: Any) -> ssl.SSLContext:
+    return _context(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"), **options)
+
+
+# Each new client of httpx reads them again, which takes 25 ms, and nearly all clients here speak no TLS.
+mock.patch("httpx._transports.default.create_ssl_context", _kept_context).start()
 
 # --- the mark ---
 
@@ -101,9 +120,15 @@ def _starts_process(thing: Any) -> bool:
             return any(found(each) for each in (getattr(thing, "fget", None), getattr(thing, "__func__", None)) if each)
         if not inspect.isfunction(thing) or not _of_tests(thing):
             return False
-        return any(named in STARTS or found(named) for named in _named(thing.__code__, thing.__globals__))
+        return any(named in STARTS or found(named) for named in _named_by(thing))
 
     return found(thing)
+
+
+@functools.cache
+def _named_by(function: FunctionType) -> tuple[Any, ...]:
+    """Once for all tests that lead to it."""
+    return tuple(_named(function.__code__, function.__globals__))
 
 
 def _of_tests(thing: Any) -> bool:
@@ -134,7 +159,7 @@ class _Guard:
         self.item: pytest.Item | None = None
 
     def __call__(self, event: str, _: tuple[Any, ...]) -> None:
-        if event in _EVENTS and self.item is not None:
+        if self.item is not None and event in _EVENTS:  # at the end of the process there is neither
             raise AssertionError(f"{self.item.nodeid} starts a process ({event}): mark it pytest.mark.process")
 
 
