@@ -5,9 +5,9 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 # Tests run in several processes, file by file, so that a file's tests share one gateway: in one process per core where
-# they compute (one more where some wait), in five for two cores where most wait.
+# they compute (one more where some wait), in three per core where most wait.
 CORES   := $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)))')
-WORKERS := $(shell expr 5 '*' $(CORES) / 2)
+WORKERS := $(shell expr 3 '*' $(CORES))
 PYTEST  := $(BIN)/python -m pytest -q --dist loadfile --no-loadscope-reorder
 
 LOCK   := $(VENV)/lock/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

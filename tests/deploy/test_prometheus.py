@@ -354,6 +354,7 @@ def variables() -> list[Expression]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.parametrize("expression", recorded(), ids=[rule.place for rule in recorded()])
 def test_a_recorded_expression_has_data_and_so_has_what_it_is_recorded_as(
@@ -362,6 +363,7 @@ def test_a_recorded_expression_has_data_and_so_has_what_it_is_recorded_as(
     assert not watched.without_data & {expression.text, expression.place}
 
 
+@pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.parametrize("alert", alerts(), ids=[alert.place for alert in alerts()])
 def test_every_series_that_an_alert_asks_for_has_data(watched: Watched, alert: Expression) -> None:
@@ -369,12 +371,14 @@ def test_every_series_that_an_alert_asks_for_has_data(watched: Watched, alert: E
     assert watched.without_data & set(alert.selectors) <= WITHOUT_DATA.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.parametrize("expression", shown(), ids=[expression.place for expression in shown()])
 def test_a_panels_expression_has_data(watched: Watched, expression: Expression) -> None:
     assert expression.text not in watched.without_data
 
 
+@pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.parametrize("expression", variables(), ids=[expression.place for expression in variables()])
 def test_a_variable_of_the_dashboard_has_values_to_choose_from(watched: Watched, expression: Expression) -> None:
@@ -383,6 +387,7 @@ def test_a_variable_of_the_dashboard_has_values_to_choose_from(watched: Watched,
     assert watched.prometheus.ask(f"label/{found[2]}/values", **{"match[]": found[1]})
 
 
+@pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.parametrize("name", sorted(PROVOKED))
 def test_an_alert_that_is_due_is_raised_with_its_texts_filled_in(watched: Watched, name: str) -> None:
@@ -393,6 +398,7 @@ def test_an_alert_that_is_due_is_raised_with_its_texts_filled_in(watched: Watche
         assert "error" not in text.replace("error_status", "")
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_a_runbook_names_only_paths_of_the_admin_port_that_there_are(watched: Watched) -> None:
     paths = set(re.findall(r"(?:GET |POST |`)(/(?:-|api)/[\w/-]+)", RUNBOOKS.read_text("utf-8")))
@@ -401,6 +407,7 @@ def test_a_runbook_names_only_paths_of_the_admin_port_that_there_are(watched: Wa
         assert watched.gateway.get(path).status_code in (200, 405), path
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_no_rule_meets_an_error(watched: Watched) -> None:
     groups = watched.prometheus.ask("rules")["groups"]
@@ -409,6 +416,7 @@ def test_no_rule_meets_an_error(watched: Watched) -> None:
     assert {name: state for name, state in found.items() if state != ("ok", "")} == {}
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_calls_are_told_from_what_else_fails(watched: Watched) -> None:
     """The alert names the app and the cause: timeouts are the silent backend's app's, and nobody else's."""
