@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -97,8 +99,13 @@ def test_a_pool_that_is_never_sent_more_than_it_can_take_works_for_nobody_who_ha
     with ThreadPoolExecutor(HOOKS) as pool:
         answers = list(pool.map(lambda _: send(setting.gateway, "limited", SLOW), range(HOOKS)))
     # Where one gives up just before the next does, that has its place for its last few milliseconds.
-    assert len(setting.fpm.hooks()) - before <= 2 * POOL
-    assert sum("connection_limit_reached" in answer.why for answer in answers) >= HOOKS - 2 * POOL
+    seen = len(setting.fpm.hooks()) - before
+    assert seen <= 2 * POOL
+    assert {answer.status for answer in answers} == {403}
+    errors = Counter(re.findall("error=([a-z_]+)", " ".join(answer.why for answer in answers)))
+    assert errors.total() == HOOKS
+    assert errors.keys() <= {"http_response_timeout", "connection_limit_reached"}
+    assert seen <= errors["http_response_timeout"], "no hook without a place was sent"
 
 
 def test_once_the_breaker_is_open_hooks_are_answered_without_asking_the_full_pool(setting: Setting) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import math
 from collections.abc import Callable
@@ -35,27 +36,38 @@ class Sink:
         self._server: asyncio.Server | None = None
         self._writers: dict[asyncio.StreamWriter, tuple[int, float]] = {}
         """With the last number that was answered on each connection, and when."""
-        self._tasks: set[asyncio.Task[None] | None] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def begin(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._begin, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def end(self) -> None:
         if self._server is not None:
             self._server.close()
-            await asyncio.sleep(0)  # that is when its socket closes
             self._server = None
+            for _ in range(5):
+                await asyncio.sleep(0)  # its socket closes, and what it has just accepted gets its connection
         now = asyncio.get_running_loop().time()
         for writer, (number, answered) in self._writers.items():
             if now - answered < _JUST:
                 self.unread.add(number)
             writer.transport.abort()
-        await asyncio.gather(*filter(None, self._tasks), return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """At once, not in the task: one that is cancelled before it runs would leave the connection open."""
+        self._writers[writer] = (-1, -math.inf)
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(functools.partial(self._forget, writer))
+
+    def _forget(self, writer: asyncio.StreamWriter, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._writers.pop(writer, None)
+        writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers[writer] = (-1, -math.inf)
-        self._tasks.add(asyncio.current_task())
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -69,10 +81,6 @@ class Sink:
                 await self._answer(body, headers, reader, writer)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
-        finally:
-            self._writers.pop(writer, None)
-            self._tasks.discard(asyncio.current_task())
-            writer.transport.abort()
 
     async def _answer(
         self, body: dict[str, Any], headers: Headers, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
