@@ -6,7 +6,9 @@ Endpoints and redelivery of two workers, with a store in memory and a real backe
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -191,7 +193,6 @@ def quick() -> Iterator[None]:
 
 
 # The backend of the test may have accepted a connection in the moment in which the loop ends, and leave it open.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @given(st.lists(actions, min_size=5, max_size=30))
 def test_nothing_is_lost_or_out_of_order_or_twice(day: list[tuple[Any, ...]]) -> None:
     async def live() -> None:
@@ -204,4 +205,7 @@ def test_nothing_is_lost_or_out_of_order_or_twice(day: list[tuple[Any, ...]]) ->
         finally:
             await today.aclose()
 
-    asyncio.run(live())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        asyncio.run(live())
+        gc.collect()
