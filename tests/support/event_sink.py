@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import functools
+import contextlib
 import json
 import math
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -33,54 +34,61 @@ class Sink:
         self.is_well = True
         """What it answers to health checks."""
         self.port = 0
-        self._server: asyncio.Server | None = None
+        self._listening: socket.socket | None = None
         self._writers: dict[asyncio.StreamWriter, tuple[int, float]] = {}
         """With the last number that was answered on each connection, and when."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def begin(self) -> None:
-        self._server = await asyncio.start_server(self._begin, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._listening = listening = socket.create_server(("127.0.0.1", self.port), backlog=100)
+        listening.setblocking(False)
+        self.port = listening.getsockname()[1]
+        asyncio.get_running_loop().add_reader(listening, self._accept, listening)
 
     async def end(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-            for _ in range(5):
-                await asyncio.sleep(0)  # its socket closes, and what it has just accepted gets its connection
-        now = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        if self._listening is not None:
+            loop.remove_reader(self._listening)
+            self._listening.close()
+            self._listening = None
+        now = loop.time()
         for writer, (number, answered) in self._writers.items():
             if now - answered < _JUST:
                 self.unread.add(number)
             writer.transport.abort()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """At once, not in the task: one that is cancelled before it runs would leave the connection open."""
+    def _accept(self, listening: socket.socket) -> None:
+        """Not by ``asyncio.Server``: closed before an accepted connection has its transport, it leaves it open."""
+        with contextlib.suppress(BlockingIOError):
+            accepted, _ = listening.accept()
+            task = asyncio.create_task(self._serve(accepted, listening))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, accepted: socket.socket, listening: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=accepted)
         self._writers[writer] = (-1, -math.inf)
-        task = asyncio.create_task(self._serve(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(functools.partial(self._forget, writer))
-
-    def _forget(self, writer: asyncio.StreamWriter, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._writers.pop(writer, None)
-        writer.transport.abort()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-                lines = [line.partition(": ") for line in head.split("\r\n")[1:] if line]
-                headers = {name.lower(): value for name, _, value in lines}
-                if head.startswith("GET"):  # a health check
-                    writer.write(b"HTTP/1.1 %d X\r\ncontent-length: 0\r\n\r\n" % (200 if self.is_well else 500))
-                    continue
-                assert len(headers) == len(lines), f"a header stands twice: {head}"
-                body = json.loads(await reader.readexactly(int(headers["content-length"])))
-                await self._answer(body, headers, reader, writer)
+            if listening is self._listening:  # else it was closed meanwhile
+                await self._talk(reader, writer)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
+        finally:
+            del self._writers[writer]
+            writer.transport.abort()
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            lines = [line.partition(": ") for line in head.split("\r\n")[1:] if line]
+            headers = {name.lower(): value for name, _, value in lines}
+            if head.startswith("GET"):  # a health check
+                writer.write(b"HTTP/1.1 %d X\r\ncontent-length: 0\r\n\r\n" % (200 if self.is_well else 500))
+                continue
+            assert len(headers) == len(lines), f"a header stands twice: {head}"
+            body = json.loads(await reader.readexactly(int(headers["content-length"])))
+            await self._answer(body, headers, reader, writer)
 
     async def _answer(
         self, body: dict[str, Any], headers: Headers, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
