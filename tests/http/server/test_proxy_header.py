@@ -199,7 +199,9 @@ def test_a_header_with_a_checksum_and_one_byte_changed_brings_no_other_address(
     changed[at] ^= data.draw(st.integers(1, 255))
     found, whole = result(bytes(changed)), result(header)
     assert isinstance(whole, ProxyHeader)
-    assert not isinstance(found, ProxyHeader) or found.client == whole.client, changed
+    if at in (14, 15) and isinstance(found, ProxyHeader):  # the length: a header that ends sooner has no checksum
+        found = found._replace(size=whole.size)
+    assert not isinstance(found, ProxyHeader) or found == whole, changed
 
 
 @given(header=st.builds(v1, addresses, ports), data=st.data())
